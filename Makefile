@@ -1,0 +1,101 @@
+# narfs: build, test, demonstrate, install. Each target first installs what it needs, where that
+# is missing: Debian packages (as root) and cargo tools.
+
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: build test check demo bench fuzz install world help clean
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+FUZZ_SECONDS ?= 60
+
+# RocksDB is some 300 C++ files: ccache makes the second clone fast, and a single cargo profile,
+# for the program, its tests and the lints, makes the first one bearable.
+export CC := ccache cc
+export CXX := ccache c++
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CARGO_PROFILE := --release
+
+BUILD_PACKAGES := g++ clang libclang-dev ccache
+WORLD_PACKAGES := nix-bin patchelf util-linux
+TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps
+BENCH_WORLD := hello perl git python3 gcc vim sqlite3 curl
+BENCH_PACKAGES := $(WORLD_PACKAGES) $(BENCH_WORLD) squashfs-tools erofs-utils
+
+# $(call debian,PACKAGE…): installs the packages that are missing.
+define debian
+missing=; for p in $(1); do \
+    [ "$$(dpkg-query -W -f '$${db:Status-Status}' "$$p" 2>/dev/null)" = installed ] || missing="$$missing $$p"; done; \
+if [ -n "$$missing" ]; then \
+    if [ "$$(id -u)" != 0 ]; then echo "missing packages; as root: apt-get install$$missing" >&2; exit 1; fi; \
+    echo "installing$$missing"; export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+    apt-get install -y -qq --no-install-recommends $$missing </dev/null >/dev/null; fi
+endef
+
+# Rust itself is not installed: which toolchain a machine has is its owner's choice.
+define rust
+version=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2) || version=; \
+if [ -z "$$version" ] || [ "$$(printf '%s\n' 1.90 "$$version" | sort -V | head -n 1)" != 1.90 ]; then \
+    echo "narfs needs Rust 1.90 or newer (here: $${version:-none}), which Debian 12 does not have." >&2; \
+    echo "Install it with rustup, as https://rustup.rs says, and run make again." >&2; exit 1; fi
+endef
+
+# $(call cargo_tool,COMMAND,VERSION): installs a cargo command that is missing.
+define cargo_tool
+cargo $(1) --version >/dev/null 2>&1 || cargo install cargo-$(1) --version '$(2)' --locked
+endef
+
+build: ## the program: target/release/narfs (default)
+	@$(rust)
+	@$(call debian,$(BUILD_PACKAGES))
+	cargo build $(CARGO_PROFILE) --workspace
+
+check: ## format, lints, licences
+	@$(rust)
+	@$(call debian,$(BUILD_PACKAGES))
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+	@$(call cargo_tool,deny,^0.20)
+	cargo fmt --all --check
+	cargo deny check licenses bans sources
+	cargo clippy $(CARGO_PROFILE) --workspace --all-targets -- -D warnings
+
+test: check ## everything that continuous integration runs
+	@$(call debian,$(TEST_PACKAGES))
+	cargo test $(CARGO_PROFILE) --workspace
+
+demo: build ## makes a small signed binary cache, mounts it, runs a program from it (root)
+	@$(call debian,$(WORLD_PACKAGES) hello)
+	tests/demo.sh
+
+world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/world (root)
+	@$(call debian,$(BENCH_PACKAGES))
+	tests/world/make-world.sh target/world/bench $(BENCH_WORLD)
+	tests/world/make-world.sh --salt rebuild --key target/world/bench/key.sec target/world/rebuild $(BENCH_WORLD)
+
+bench: build world ## the benchmarks, with the tools they are compared to (root)
+	cargo run $(CARGO_PROFILE) --package narfs-bench -- target/world/bench target/world/rebuild
+
+fuzz: ## each fuzz target for FUZZ_SECONDS (60)
+	@$(rust)
+	@$(call debian,$(BUILD_PACKAGES))
+	@$(call cargo_tool,fuzz,^0.13)
+	targets=$$(RUSTC_BOOTSTRAP=1 cargo fuzz list --fuzz-dir tests/fuzz); \
+	for t in $$targets; do \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz "$$t" -- -max_total_time=$(FUZZ_SECONDS); done
+
+target/release/narfs:
+	$(MAKE) build
+
+install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/local)
+	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
+	install -d $(DESTDIR)$(PREFIX)/share/doc/narfs
+	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/narfs/
+
+clean: ## what building and the targets above left behind
+	rm -rf target tests/fuzz/target
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 10

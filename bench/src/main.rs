@@ -1,0 +1,173 @@
+//! narfs-bench: what narfs costs and saves, measured beside its peers in one run on one machine.
+//!
+//! It drives the `narfs` program as a user would, and needs nothing else of the library. Its modules:
+//!
+//! ```text
+//! ingest, size   the two benchmarks
+//! report         medians, ratios, tables, JSON
+//! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
+//! cache, world   the input: binary caches, given or made here
+//! measure        wall clock, CPU, memory and bytes written of a command
+//! work           the one directory that this program writes to
+//! ```
+
+mod cache;
+mod files;
+mod image;
+mod ingest;
+mod measure;
+mod narfs;
+mod nix;
+mod report;
+mod size;
+mod work;
+mod world;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use crate::cache::BinaryCache;
+use crate::narfs::Narfs;
+use crate::nix::Nix;
+use crate::report::Section;
+use crate::work::Work;
+
+/// Measures narfs beside its peers: Nix, file-level deduplication, squashfs, EROFS
+///
+/// Tables go to standard output as markdown, progress to standard error. Needs root. A peer that
+/// this machine does not have is reported as not measured.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Options {
+    /// What to measure
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    /// A signed binary cache directory; repeat for the size of several worlds together: first the
+    /// world, then its mass rebuild, then an upgrade. Without any, a world and its rebuild are made
+    /// of Debian packages that are installed here
+    #[arg(long, value_name = "DIR")]
+    cache: Vec<PathBuf>,
+    /// The public key file of each binary cache, or one for all; default: key.pub beside the cache
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// What the tables call each binary cache; default: world, rebuild, upgrade
+    #[arg(long, value_name = "NAME")]
+    label: Vec<String>,
+    /// Debian packages to make a world of; default: some of perl, git, python3, gcc and others
+    #[arg(long, value_name = "NAME", conflicts_with = "cache")]
+    package: Vec<String>,
+    /// The program to measure; default: the one beside this program
+    #[arg(long, value_name = "FILE")]
+    narfs: Option<PathBuf>,
+    /// Everything is written here, and what was measured is removed again
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    work: PathBuf,
+    /// Rounds of the ingest benchmark
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Write every sample and setting to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum What {
+    /// Copying a binary cache until it is synced to disk: narfs and Nix
+    Ingest,
+    /// Bytes kept for one world, for its mass rebuild, for an upgrade
+    Size,
+    /// Both
+    All,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("narfs-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "this needs root: Nix stores are read-only directories that only root can remove, and \
+             the page cache is dropped between runs"
+        );
+    }
+    let narfs = Narfs::find(options.narfs.as_deref())?;
+    let work = Work::open(&options.work)?;
+    let nix = Nix::find(&work)?;
+    let caches = inputs(options, &work)?;
+    work.require_space(caches.iter().map(BinaryCache::nar_bytes).sum::<u64>() * 2)?;
+
+    let mut sections = Vec::new();
+    if options.what != What::Size {
+        sections.push(ingest::run(
+            &narfs,
+            nix.as_ref(),
+            &caches[0],
+            &work,
+            options.rounds,
+        )?);
+    }
+    if options.what != What::Ingest {
+        sections.push(size::run(&narfs, nix.as_ref(), &caches, &work)?);
+    }
+    work.clear()?;
+
+    let machine = report::machine(&work, &narfs, nix.as_ref());
+    for section in &sections {
+        println!("{}", section.markdown);
+    }
+    println!("{machine}");
+    if let Some(file) = &options.json {
+        let sections: serde_json::Map<_, _> = sections
+            .into_iter()
+            .map(|Section { name, data, .. }| (name.to_owned(), data))
+            .collect();
+        let all = json!({ "machine": machine, "benchmarks": sections });
+        fs::write(file, format!("{all:#}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The binary caches, those of the command line or our own, with labels.
+fn inputs(options: &Options, work: &Work) -> Result<Vec<BinaryCache>> {
+    let (dirs, keys) = if options.cache.is_empty() {
+        world::make(work, &options.package)?
+    } else {
+        (options.cache.clone(), options.key.clone())
+    };
+    if keys.len() > 1 && keys.len() != dirs.len() {
+        bail!(
+            "{} keys for {} binary caches: give one for each, or one for all",
+            keys.len(),
+            dirs.len()
+        );
+    }
+    dirs.iter()
+        .enumerate()
+        .map(|(i, dir)| {
+            let key = keys.get(i).or(keys.first()).map(PathBuf::as_path);
+            BinaryCache::open(dir, key, &label(&options.label, i))
+        })
+        .collect()
+}
+
+fn label(given: &[String], i: usize) -> String {
+    const USUAL: [&str; 3] = ["world", "rebuild", "upgrade"];
+    given
+        .get(i)
+        .cloned()
+        .or_else(|| USUAL.get(i).map(|&name| name.to_owned()))
+        .unwrap_or_else(|| format!("cache {}", i + 1))
+}

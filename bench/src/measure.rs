@@ -1,0 +1,157 @@
+//! What a command costs until its output is on disk: wall clock, CPU and memory of its process
+//! tree, bytes written. Nothing here knows what is measured.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// One run of a command.
+pub struct Cost {
+    /// From the start until what it wrote is synced.
+    pub synced_seconds: f64,
+    /// From the start until it ended.
+    pub ended_seconds: f64,
+    /// User and system time of the process and of all that it waited for.
+    pub cpu_seconds: f64,
+    /// Of the largest process.
+    pub peak_rss_bytes: u64,
+    /// What the kernel charges to the processes for writing (`write_bytes` in /proc/PID/io): pages
+    /// of files, without the journal of the file system.
+    pub charged_bytes: u64,
+    /// What the block device below wrote meanwhile, journal and metadata included, other
+    /// programs' writing too. None where the file system has no device of its own.
+    pub device_bytes: Option<u64>,
+}
+
+/// Runs a command that writes below `output`, which must be a directory on the disk that counts.
+pub fn run(command: &mut Command, output: &Path, log: &Path) -> Result<Cost> {
+    let disk = File::open(output).with_context(|| format!("cannot open {}", output.display()))?;
+    let sync = || rustix::fs::syncfs(&disk).context("syncfs");
+    let written = File::create(log)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(written.try_clone()?)
+        .stderr(written);
+
+    rustix::fs::sync();
+    let before = device_written(output);
+    let start = Instant::now();
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let (status, usage) = wait(child.id())?;
+    let ended_seconds = start.elapsed().as_secs_f64();
+    sync()?;
+    let synced_seconds = start.elapsed().as_secs_f64();
+    let after = device_written(output);
+
+    if !status.success() {
+        bail!("{name} failed ({status}):\n{}", tail(log));
+    }
+    Ok(Cost {
+        synced_seconds,
+        ended_seconds,
+        cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        peak_rss_bytes: count(usage.ru_maxrss) * 1024,
+        // The kernel counts blocks of 512 bytes here, whatever the block size of the file system.
+        charged_bytes: count(usage.ru_oublock) * 512,
+        device_bytes: before.zip(after).map(|(before, after)| after - before),
+    })
+}
+
+/// Drops the page cache, entries and inodes, after writing out what is dirty. False where this
+/// is not allowed, as in some containers.
+pub fn drop_kernel_caches() -> bool {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
+
+/// The last lines of a log.
+pub fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(10)..].join("\n")
+}
+
+fn wait(pid: u32) -> Result<(ExitStatus, libc::rusage)> {
+    use std::os::unix::process::ExitStatusExt;
+    let pid = libc::pid_t::try_from(pid)?;
+    let mut status = 0;
+    // SAFETY: a rusage is plain numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to live locals, and the process is a child that nobody else waits for.
+        if unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } == pid {
+            return Ok((ExitStatus::from_raw(status), usage));
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error).context("wait4");
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds of a run are few")]
+fn seconds(time: libc::timeval) -> f64 {
+    time.tv_sec as f64 + time.tv_usec as f64 / 1e6
+}
+
+fn count(value: libc::c_long) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// Bytes that the block device of a path has written since the start of the machine.
+fn device_written(path: &Path) -> Option<u64> {
+    let dev = fs::metadata(path).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    sectors_written(&stat).map(|sectors| sectors * 512)
+}
+
+/// The seventh number of a block device's statistics.
+fn sectors_written(stat: &str) -> Option<u64> {
+    stat.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_a_command_includes_the_processes_that_it_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        let script = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 3000000 /dev/zero >big'";
+        command
+            .args(["-c", &format!("{script}; true")])
+            .current_dir(dir.path());
+        let cost = run(&mut command, dir.path(), &dir.path().join("log")).unwrap();
+        assert!(cost.cpu_seconds > 0.01, "{}", cost.cpu_seconds);
+        assert!(cost.synced_seconds >= cost.ended_seconds);
+        assert!(cost.peak_rss_bytes > 100_000);
+    }
+
+    #[test]
+    fn a_command_that_fails_is_an_error_with_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo no space >&2; exit 3"]);
+        let error = run(&mut command, dir.path(), &dir.path().join("log"))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("no space"), "{error}");
+    }
+
+    #[test]
+    fn the_sectors_written_of_a_device_are_its_seventh_number() {
+        let stat =
+            "  680148    38057 29422538  1586474   126980   331148 73751248   423812        0";
+        assert_eq!(sectors_written(stat), Some(73_751_248));
+    }
+}

@@ -1,0 +1,94 @@
+//! Real Nix, copying into a store below a directory of ours. It reads no configuration but the one
+//! written here, so that the settings of this machine do not count: signatures are required, as by
+//! default, and nothing else is set.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{self, BinaryCache};
+use crate::measure;
+use crate::work::Work;
+
+pub const ABSENT: &str = "Nix is not installed (Debian: nix-bin)";
+
+pub struct Nix {
+    pub version: String,
+    /// Home, configuration and caches of Nix, all ours.
+    home: PathBuf,
+}
+
+impl Nix {
+    /// None if there is no `nix` command.
+    pub fn find(work: &Work) -> Result<Option<Self>> {
+        let Ok(output) = Command::new("nix").arg("--version").output() else {
+            return Ok(None);
+        };
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let home = work.fresh("nix-home")?;
+        fs::create_dir(&home)?;
+        fs::write(
+            home.join("nix.conf"),
+            "experimental-features = nix-command\nsubstituters =\nrequire-sigs = true\nbuild-users-group =\n",
+        )?;
+        Ok(Some(Self { version, home }))
+    }
+
+    /// Copies all of a binary cache, signatures checked, into the store at `root`.
+    pub fn copy(&self, root: &Path, cache: &BinaryCache, optimise: bool) -> Result<Command> {
+        if cache.store_dir != "/nix/store" {
+            bail!("the store directory is {}, not /nix/store", cache.store_dir);
+        }
+        let mut command = self.command(&["copy"]);
+        command
+            .args(["--from", &cache.url(), "--to", &store(root)])
+            .args(["--option", "trusted-public-keys", &cache.public_key])
+            .args(["--option", "auto-optimise-store", if optimise { "true" } else { "false" }])
+            // Not `--all`, which Nix 2.8 cannot do with a binary cache: that does not know the names.
+            .args(cache.roots());
+        Ok(command)
+    }
+
+    /// Keeps equal files once, as hard links.
+    pub fn optimise(&self, root: &Path, log: &Path) -> Result<()> {
+        let mut command = self.command(&["store", "optimise", "--store", &store(root)]);
+        measure::run(&mut command, root, log).map(drop)
+    }
+
+    /// An error unless every path of the binary cache lies in the store.
+    pub fn check(root: &Path, cache: &BinaryCache) -> Result<()> {
+        for path in cache.paths.keys() {
+            fs::symlink_metadata(store_dir(root).join(cache::base_name(path)))
+                .with_context(|| format!("nix copy left out {path}"))?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("nix");
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin")),
+            )
+            .env("HOME", &self.home)
+            .env("XDG_CACHE_HOME", &self.home)
+            .env("XDG_CONFIG_HOME", &self.home)
+            .env("NIX_CONF_DIR", &self.home)
+            .args(args);
+        command
+    }
+}
+
+/// Where the store at `root` keeps its paths.
+pub fn store_dir(root: &Path) -> PathBuf {
+    root.join("nix/store")
+}
+
+fn store(root: &Path) -> String {
+    format!("local?root={}", root.display())
+}

@@ -1,0 +1,283 @@
+//! Size: the bytes that each way of keeping store paths takes, for a world, for the world and
+//! its mass rebuild together, and so on for every binary cache that is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::cache::{BinaryCache, base_name};
+use crate::files::{self, Distinct};
+use crate::image::{self, Recipe};
+use crate::narfs::{Narfs, Stats};
+use crate::nix::{self, Nix};
+use crate::report::{Section, mb, table};
+use crate::work::{self, Work};
+
+/// One way of keeping store paths: for each stage its bytes, or why they were not measured.
+struct Row {
+    name: String,
+    stages: Vec<Result<u64, String>>,
+}
+
+const STORED: &str = "**narfs**, stored";
+
+pub fn run(
+    narfs: &Narfs,
+    nix: Option<&Nix>,
+    caches: &[BinaryCache],
+    work: &Work,
+) -> Result<Section> {
+    let (ours, stats) = of_narfs(narfs, caches, work)?;
+    let mut rows = vec![nars(caches), binary_caches(caches)];
+    rows.extend(unpacked(nix, caches, work)?);
+    rows.extend(ours);
+    Ok(Section {
+        name: "size",
+        markdown: markdown(&rows, caches, &stats),
+        data: data(&rows, caches, &stats),
+    })
+}
+
+fn of_narfs(narfs: &Narfs, caches: &[BinaryCache], work: &Work) -> Result<(Vec<Row>, Vec<Stats>)> {
+    let state = work.fresh("state")?;
+    let mut all = Vec::new();
+    let mut on_disk = Vec::new();
+    for cache in caches {
+        eprintln!("size, {}: narfs", cache.label);
+        narfs.copy_now(&state, cache, &work.scratch("log"))?;
+        // Before another command opens the state, and tidies it.
+        on_disk.push(files::disk_bytes(&state)?);
+        all.push(narfs.stats(&state)?);
+    }
+    work::remove(&state)?;
+    let row = |name: &str, of: fn(&Stats) -> u64| Row {
+        name: name.to_owned(),
+        stages: all.iter().map(|stats| Ok(of(stats))).collect(),
+    };
+    let rows = vec![
+        row("narfs, distinct contents before compression", |s| {
+            s.unique_bytes
+        }),
+        row(STORED, |s| s.stored_bytes),
+        Row {
+            name: "narfs, state directory on disk".into(),
+            stages: on_disk.into_iter().map(Ok).collect(),
+        },
+    ];
+    Ok((rows, all))
+}
+
+/// Sums `of` over what is distinct in the binary caches so far.
+fn cumulative(
+    caches: &[BinaryCache],
+    of: fn(&crate::cache::Entry) -> u64,
+) -> Vec<Result<u64, String>> {
+    let mut seen = BTreeMap::new();
+    caches
+        .iter()
+        .map(|cache| {
+            seen.extend(cache.paths.iter().map(|(path, entry)| (path, of(entry))));
+            Ok(seen.values().sum())
+        })
+        .collect()
+}
+
+fn nars(caches: &[BinaryCache]) -> Row {
+    Row {
+        name: "NARs".into(),
+        stages: cumulative(caches, |entry| entry.nar_size),
+    }
+}
+
+fn binary_caches(caches: &[BinaryCache]) -> Row {
+    let methods: BTreeSet<&str> = caches
+        .iter()
+        .flat_map(|cache| cache.paths.values())
+        .map(|entry| entry.compression.as_str())
+        .collect();
+    let methods: Vec<&str> = methods.into_iter().collect();
+    Row {
+        name: format!("binary cache, {}", methods.join(" and ")),
+        stages: cumulative(caches, |entry| entry.file_bytes),
+    }
+}
+
+/// All that starts from unpacked trees, which real Nix unpacks.
+fn unpacked(nix: Option<&Nix>, caches: &[BinaryCache], work: &Work) -> Result<Vec<Row>> {
+    let images = image::recipes(work);
+    let mut names: Vec<String> = vec![
+        "Nix store on disk".into(),
+        "Nix store on disk, optimised".into(),
+        "distinct files".into(),
+        format!("distinct files, each zstd level {}", files::LEVEL),
+    ];
+    names.extend(images.iter().map(|recipe| recipe.name.clone()));
+    let mut rows: Vec<Row> = names
+        .into_iter()
+        .map(|name| Row {
+            name,
+            stages: Vec::new(),
+        })
+        .collect();
+
+    let root = work.fresh("root")?;
+    let mut distinct = Distinct::default();
+    for (i, cache) in caches.iter().enumerate() {
+        let stage = match nix {
+            None => Err(format!("unpacking needs Nix: {}", nix::ABSENT)),
+            Some(nix) => stage(nix, &caches[..=i], &root, &mut distinct, &images, work)
+                .with_context(|| format!("unpacking {}", cache.label))
+                .map_err(|error| format!("{error:#}")),
+        };
+        for (column, row) in rows.iter_mut().enumerate() {
+            row.stages.push(match &stage {
+                Ok(values) => values[column].clone(),
+                Err(reason) => Err(reason.clone()),
+            });
+        }
+    }
+    work::remove(&root)?;
+    Ok(rows)
+}
+
+/// Adds the last binary cache to the store at `root`, and measures what is there now.
+fn stage(
+    nix: &Nix,
+    caches: &[BinaryCache],
+    root: &std::path::Path,
+    distinct: &mut Distinct,
+    images: &[Recipe],
+    work: &Work,
+) -> Result<Vec<Result<u64, String>>> {
+    let Some(cache) = caches.last() else {
+        return Ok(Vec::new());
+    };
+    eprintln!("size, {}: Nix", cache.label);
+    let log = work.scratch("log");
+    std::fs::create_dir_all(root)?;
+    crate::measure::run(&mut nix.copy(root, cache, false)?, root, &log)?;
+    Nix::check(root, cache)?;
+    nix.optimise(root, &log)?;
+    let mut values = vec![
+        Ok(files::unlinked_disk_bytes(root)?),
+        Ok(files::disk_bytes(root)?),
+    ];
+
+    eprintln!("size, {}: distinct files", cache.label);
+    let old = &caches[..caches.len() - 1];
+    for path in cache.paths.keys() {
+        if !old.iter().any(|cache| cache.paths.contains_key(path)) {
+            distinct.add(&nix::store_dir(root).join(base_name(path)))?;
+        }
+    }
+    values.extend([Ok(distinct.bytes), Ok(distinct.compressed_bytes)]);
+
+    for recipe in images {
+        eprintln!("size, {}: {}", cache.label, recipe.name);
+        values.push(recipe.size(&nix::store_dir(root), work));
+    }
+    Ok(values)
+}
+
+fn markdown(rows: &[Row], caches: &[BinaryCache], stats: &[Stats]) -> String {
+    let mut head = vec!["MB kept".to_owned()];
+    for (i, cache) in caches.iter().enumerate() {
+        head.push(if i == 0 {
+            cache.label.clone()
+        } else {
+            format!("+ {}", cache.label)
+        });
+        head.push("of narfs".into());
+        if i > 0 {
+            head.push("adds".into());
+        }
+    }
+    let body = rows.iter().map(|row| cells(row, stats));
+    let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
+    let paths: Vec<String> = caches
+        .iter()
+        .zip(stats)
+        .map(|(cache, stats)| {
+            format!(
+                "{}: {} store paths, then {} chunks",
+                cache.label,
+                cache.paths.len(),
+                stats.chunks
+            )
+        })
+        .collect();
+    let missing: Vec<String> = rows
+        .iter()
+        .filter_map(|row| {
+            let reason = row.stages.iter().find_map(|stage| stage.as_ref().err())?;
+            Some(format!("\n{}: not measured: {reason}\n", row.name))
+        })
+        .collect();
+    let legend = "\nMB of 10^6 bytes; each column holds all that is left of it as well. The columns `of narfs` are \
+        ratios to what narfs stores: every record of chunks, trees and path infos, whatever RocksDB makes of \
+        them; its directory is what `du` sees right after the copy, log and files not yet compacted included. \
+        The binary cache is counted as it lies there, NARs and narinfos. A Nix store is what `du` sees, \
+        database and its reserve of 8 MB included, before and after `nix store optimise`. Distinct files are the sum of lengths, \
+        without any metadata; images hold the store directory, equal files linked. What narfs is to add for a mass \
+        rebuild: at most 1 %.\n";
+    format!(
+        "### Size: {}\n\n{}{}{legend}",
+        paths.join("; "),
+        table(&all),
+        missing.concat()
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
+fn cells(row: &Row, stats: &[Stats]) -> Vec<String> {
+    let mut cells = vec![row.name.clone()];
+    for (i, (bytes, stats)) in row.stages.iter().zip(stats).enumerate() {
+        let Ok(bytes) = bytes else {
+            cells.extend(["not measured".into(), String::new()]);
+            cells.extend((i > 0).then(String::new));
+            continue;
+        };
+        cells.push(format!("{:.1}", mb(*bytes)));
+        cells.push(format!(
+            "{:.2} ×",
+            *bytes as f64 / stats.stored_bytes as f64
+        ));
+        if i > 0 {
+            cells.push(match row.stages[i - 1] {
+                Ok(before) => format!("{:+.1} %", (*bytes as f64 / before as f64 - 1.0) * 100.0),
+                Err(_) => String::new(),
+            });
+        }
+    }
+    cells
+}
+
+fn data(rows: &[Row], caches: &[BinaryCache], stats: &[Stats]) -> Value {
+    let stages: Vec<Value> = caches
+        .iter()
+        .zip(stats)
+        .enumerate()
+        .map(|(i, (cache, stats))| {
+            let kept: serde_json::Map<_, _> = rows
+                .iter()
+                .map(|row| {
+                    let value = match &row.stages[i] {
+                        Ok(bytes) => json!(bytes),
+                        Err(reason) => json!({ "not_measured": reason }),
+                    };
+                    (row.name.replace("**", ""), value)
+                })
+                .collect();
+            json!({
+                "label": cache.label,
+                "paths": cache.paths.len(),
+                "paths_together": stats.paths,
+                "nar_bytes_together": stats.nar_bytes,
+                "chunks_together": stats.chunks,
+                "bytes": kept,
+            })
+        })
+        .collect();
+    json!({ "stages": stages })
+}

@@ -1,0 +1,17 @@
+//! Chunks: how the bytes of a store path are cut, named, masked and compressed.
+//!
+//! Invariant: a chunk's name is the BLAKE3 digest of its *masked, uncompressed* bytes. Nothing
+//! in this layer knows which path a chunk belongs to, and how a chunk is stored (codec, level,
+//! a later delta) never changes its name.
+
+mod chunker;
+mod digest;
+mod elf;
+mod mask;
+mod record;
+
+pub use chunker::{AVERAGE, Chunker, MAXIMUM, MINIMUM, PACK_BELOW};
+pub use digest::ChunkDigest;
+pub use elf::{SECTION_CUT, section_cuts};
+pub use mask::{HASH_LEN, Masker, Occurrence, PLACEHOLDER, ReferenceTable, unmask};
+pub use record::{ChunkRecord, Encoder, RecordError};

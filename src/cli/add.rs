@@ -1,0 +1,35 @@
+//! `narfs add`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::{Global, Outcome, println};
+use crate::daemon::{Command, Report};
+
+/// Add a local file or directory as a content-addressed path
+///
+/// Prints the store path, the same as that of `nix-store --add`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Name of the store path [default: the last part of PATH]
+    #[arg(long)]
+    name: Option<String>,
+    /// What to add
+    path: PathBuf,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let command = Command::Add {
+            from: std::path::absolute(self.path)?,
+            name: self.name,
+        };
+        let Report::Added(path) = global.run(command, true)? else {
+            bail!("the daemon gave another report than that of an addition");
+        };
+        println(&path)?;
+        Ok(Outcome::Good)
+    }
+}

@@ -1,0 +1,194 @@
+//! The command line: one file a command. The only home of clap, anyhow and progress bars.
+//!
+//! Invariant: results go to stdout, everything else to stderr; the exit status is 0, 1 for a
+//! failure, 2 for a command that cannot be understood.
+
+mod add;
+mod cat;
+mod copy;
+mod dump;
+mod key;
+mod ls;
+mod mount;
+mod path_info;
+mod progress;
+mod stats;
+mod status;
+mod umount;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::daemon::{self, Command, Report};
+use crate::nix::store_path::StoreDir;
+use crate::store::StoreOptions;
+use progress::Terminal;
+
+/// Mounts a Nix store that you have not downloaded: verified, deduplicated, read-only.
+#[derive(Debug, Parser)]
+#[command(name = "narfs", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// Directory with the database; one process owns it at a time
+    #[arg(
+        long,
+        global = true,
+        env = "NARFS_STATE",
+        default_value = "/var/lib/narfs",
+        value_name = "DIR"
+    )]
+    state: PathBuf,
+    /// Store directory of the paths, for a new state [default: /nix/store]
+    #[arg(long, global = true, value_name = "DIR")]
+    store_dir: Option<String>,
+    /// Memory for caches and buffers, in MiB
+    #[arg(long, global = true, env = "NARFS_MEMORY", default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
+    memory: u32,
+    /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    Mount(mount::Arguments),
+    Umount(umount::Arguments),
+    Copy(copy::Arguments),
+    Add(add::Arguments),
+    PathInfo(path_info::Arguments),
+    Ls(ls::Arguments),
+    Cat(cat::Arguments),
+    Dump(dump::Arguments),
+    Stats(stats::Arguments),
+    Verify(verify::Arguments),
+    Status(status::Arguments),
+    Key(key::Arguments),
+}
+
+/// How a command ends when nothing broke.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Good,
+    /// Some of it failed; said already.
+    Failed,
+}
+
+impl Global {
+    fn options(&self, create: bool) -> anyhow::Result<StoreOptions> {
+        let store_dir = self.store_dir.as_deref().map(StoreDir::parse).transpose()?;
+        Ok(StoreOptions {
+            memory: (self.memory as usize) << 20,
+            create,
+            store_dir,
+        })
+    }
+
+    /// The state directory, absolute, so that a daemon and a mount name it alike.
+    fn state(&self) -> anyhow::Result<PathBuf> {
+        Ok(std::path::absolute(&self.state)?)
+    }
+
+    /// Runs a command on the state, which it makes if `create`.
+    fn run(&self, command: Command, create: bool) -> anyhow::Result<Report> {
+        let mut terminal = Terminal::new();
+        let state = self.state()?;
+        let report = daemon::run(&state, &self.options(create)?, command, &mut terminal);
+        terminal.finish();
+        Ok(report?)
+    }
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.global.verbose);
+    let global = &cli.global;
+    let outcome = match cli.command {
+        Subcommands::Mount(a) => a.run(global),
+        Subcommands::Umount(a) => a.run(),
+        Subcommands::Copy(a) => a.run(global),
+        Subcommands::Add(a) => a.run(global),
+        Subcommands::PathInfo(a) => a.run(global),
+        Subcommands::Ls(a) => a.run(global),
+        Subcommands::Cat(a) => a.run(global),
+        Subcommands::Dump(a) => a.run(global),
+        Subcommands::Stats(a) => a.run(global),
+        Subcommands::Verify(a) => a.run(global),
+        Subcommands::Status(a) => a.run(global),
+        Subcommands::Key(a) => a.run(),
+    };
+    match outcome {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("narfs: {}", one_line(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `narfs dump … | head` is no mistake that wants a message.
+fn reader_went_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// An error with its reasons; some repeat their source in their own sentence.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn log(verbose: u8) {
+    let default = match verbose {
+        0 => "narfs=warn",
+        1 => "narfs=info",
+        _ => "narfs=debug",
+    };
+    let filter = std::env::var("NARFS_LOG").unwrap_or_else(|_| default.to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
+
+/// Prints a report as JSON.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints a line; a reader that went away is an error, not a panic.
+fn println(line: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// A number of bytes as people read it.
+fn bytes(n: u64) -> String {
+    indicatif::HumanBytes(n).to_string()
+}

@@ -1,0 +1,51 @@
+//! `narfs path-info`
+
+use anyhow::bail;
+use clap::Args;
+
+use super::{Global, Outcome, print_json, println};
+use crate::daemon::{Command, Report};
+
+/// Show what is registered of paths, as `nix path-info` does
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// With everything that the paths refer to
+    #[arg(long)]
+    closure: bool,
+    /// Print NarSize and the size of the closure, in bytes, beside each path
+    #[arg(long)]
+    size: bool,
+    /// Print everything, as JSON
+    #[arg(long)]
+    json: bool,
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH [default: all]
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let command = Command::PathInfo {
+            paths: self.paths,
+            closure: self.closure,
+        };
+        let Report::Paths(paths) = global.run(command, false)? else {
+            bail!("the daemon gave another report than path infos");
+        };
+        if self.json {
+            print_json(&paths)?;
+            return Ok(Outcome::Good);
+        }
+        for p in paths {
+            if self.size {
+                println(&format!(
+                    "{}\t{:>12}\t{:>12}",
+                    p.path, p.nar_size, p.closure_size
+                ))?;
+            } else {
+                println(&p.path)?;
+            }
+        }
+        Ok(Outcome::Good)
+    }
+}

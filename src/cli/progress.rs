@@ -1,0 +1,51 @@
+//! What a running command shows: bytes on stdout, a progress bar on stderr.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::bytes;
+use crate::daemon::Output;
+use crate::fetch::Snapshot;
+
+/// The terminal as an output; the bar is there only where stderr is a terminal.
+pub(super) struct Terminal {
+    bar: ProgressBar,
+}
+
+impl Terminal {
+    pub(super) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template(
+            "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {msg}",
+        );
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Output for Terminal {
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        io::stdout().write_all(bytes)
+    }
+
+    fn progress(&mut self, s: &Snapshot) -> io::Result<()> {
+        // The total is what is known so far; it grows while the closure is being found.
+        self.bar.set_length(s.nar_bytes);
+        self.bar.set_position(s.nar_bytes_done.min(s.nar_bytes));
+        let mut message = format!("{}/{} paths", s.paths_done, s.paths);
+        if s.fetched_bytes > 0 {
+            message = format!("{message}, {} fetched", bytes(s.fetched_bytes));
+        }
+        self.bar.set_message(message);
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+//! `narfs umount`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::Outcome;
+use crate::{daemon, fuse};
+
+/// Unmount; returns when the daemon has ended
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Unmount even while programs use it; the daemon ends when the last of them has
+    #[arg(short = 'l', long)]
+    lazy: bool,
+    /// Where it is mounted
+    mountpoint: PathBuf,
+}
+
+/// A daemon that has nothing to serve ends within this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Arguments {
+    pub(super) fn run(self) -> anyhow::Result<Outcome> {
+        let at: PathBuf = std::path::absolute(&self.mountpoint)?
+            .components()
+            .collect();
+        let state = fuse::unmount(&at, self.lazy)?;
+        let elsewhere = !fuse::mounted_states(&state)?.is_empty();
+        if self.lazy || elsewhere {
+            return Ok(Outcome::Good);
+        }
+        if !daemon::wait_until_released(&state, PATIENCE) {
+            bail!(
+                "{} is unmounted, but the daemon still owns the state {}; it may be mounted in \
+                 another mount namespace, or a command may still run",
+                at.display(),
+                state.display()
+            );
+        }
+        Ok(Outcome::Good)
+    }
+}

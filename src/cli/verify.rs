@@ -1,0 +1,52 @@
+//! `narfs verify`
+
+use anyhow::bail;
+use clap::Args;
+
+use super::copy::{Sources, show_failures};
+use super::{Global, Outcome, bytes, print_json, println};
+use crate::daemon::{Command, Report, VerifyReport};
+
+/// Read paths whole and compare them with their digests and NAR hashes
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Fetch what is damaged again
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    sources: Sources,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH [default: all]
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let command = Command::Verify {
+            paths: self.paths,
+            repair: self.repair.then(|| self.sources.request()),
+        };
+        let Report::Verify(report) = global.run(command, false)? else {
+            bail!("the daemon gave another report than that of a verification");
+        };
+        if self.json {
+            print_json(&report)?;
+        } else {
+            println(&summary(&report))?;
+        }
+        Ok(show_failures(&report.failures))
+    }
+}
+
+fn summary(r: &VerifyReport) -> String {
+    format!(
+        "{} paths are good ({} of NARs), {} repaired, {} damaged",
+        r.good,
+        bytes(r.nar_bytes),
+        r.repaired.len(),
+        r.failures.len()
+    )
+}

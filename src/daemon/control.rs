@@ -1,0 +1,200 @@
+//! The control socket: commands to the daemon that owns the state.
+//!
+//! A frame is one byte of kind, four of length (little-endian), and the payload: `C` a command,
+//! then from the daemon any number of `D` bytes and `P` progress, and at the end `R` a report or
+//! `E` an error text. Commands, progress and reports are JSON. One command a connection; who
+//! closes it stops the command. The socket is root's alone (mode 0600).
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::command::{Command, CommandError, Output, Report};
+use super::engine::{Engine, chain};
+use crate::fetch::Snapshot;
+use crate::store::{Store, StoreError, StoreOptions};
+
+const COMMAND: u8 = b'C';
+const DATA: u8 = b'D';
+const PROGRESS: u8 = b'P';
+const REPORT: u8 = b'R';
+const ERROR: u8 = b'E';
+
+/// Longest frame that is read, in bytes: the listing of a very large path.
+const LIMIT: u32 = 1 << 30;
+
+fn socket(state: &Path) -> PathBuf {
+    state.join("control.sock")
+}
+
+fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+    let mut header = [kind, 0, 0, 0, 0];
+    header[1..].copy_from_slice(&length.to_le_bytes());
+    stream.write_all(&header)?;
+    stream.write_all(payload)
+}
+
+fn receive(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header)?;
+    let [kind, l0, l1, l2, l3] = header;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    if length > LIMIT {
+        return Err(io::Error::other(
+            "a frame of the control socket is too long",
+        ));
+    }
+    let mut payload = Vec::new();
+    stream.take(u64::from(length)).read_to_end(&mut payload)?;
+    if payload.len() < length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((kind, payload))
+}
+
+/// The daemon's end of a connection, as an output.
+struct Remote<'s>(&'s mut UnixStream);
+
+impl Output for Remote<'_> {
+    fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
+        send(self.0, DATA, bytes)
+    }
+
+    fn progress(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        send(self.0, PROGRESS, &serde_json::to_vec(snapshot)?)
+    }
+}
+
+/// Listens for commands to `engine`, each on a thread of its own, until the process ends.
+pub(super) fn listen(engine: Arc<Engine>, state: &Path) -> io::Result<()> {
+    let path = socket(state);
+    // The state's lock is ours: whoever left the socket is gone.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let accept = move || {
+        for stream in listener.incoming() {
+            let engine = engine.clone();
+            let answer = move || {
+                if let Ok(stream) = stream
+                    && let Err(e) = answer(&engine, stream)
+                {
+                    tracing::debug!("a connection to the control socket broke off: {e}");
+                }
+            };
+            let thread = std::thread::Builder::new().name("narfs-command".into());
+            if let Err(e) = thread.spawn(answer) {
+                tracing::warn!("no thread for a command: {e}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("narfs-control".into());
+    thread.spawn(accept).map(drop)
+}
+
+fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
+    let (kind, payload) = receive(&mut stream)?;
+    if kind != COMMAND {
+        return send(&mut stream, ERROR, b"a command was expected");
+    }
+    let command = match serde_json::from_slice(&payload) {
+        Ok(command) => command,
+        Err(e) => {
+            let text =
+                format!("the daemon does not know this command; is it an older version? {e}");
+            return send(&mut stream, ERROR, text.as_bytes());
+        }
+    };
+    match engine.execute(command, &mut Remote(&mut stream)) {
+        Ok(report) => send(&mut stream, REPORT, &serde_json::to_vec(&report)?),
+        Err(e) => send(&mut stream, ERROR, chain(&e).as_bytes()),
+    }
+}
+
+/// Whether a daemon owns the state and answers.
+pub fn is_served(state: &Path) -> bool {
+    UnixStream::connect(socket(state)).is_ok()
+}
+
+/// Carries out `command` on the state in `state`: in the daemon that owns it, or here.
+///
+/// # Errors
+/// The state cannot be opened, or the command failed as a whole.
+pub fn run(
+    state: &Path,
+    options: &StoreOptions,
+    command: Command,
+    output: &mut dyn Output,
+) -> Result<Report, CommandError> {
+    if let Ok(stream) = UnixStream::connect(socket(state)) {
+        return ask(state, stream, &command, output);
+    }
+    match Store::open(state, options) {
+        Ok(store) => Engine::new(Arc::new(store), None).execute(command, output),
+        // A daemon may have started, and not listen yet.
+        Err(owned @ StoreError::Owned { .. }) => {
+            let deadline = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(50));
+                if let Ok(stream) = UnixStream::connect(socket(state)) {
+                    return ask(state, stream, &command, output);
+                }
+            }
+            Err(owned.into())
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn ask(
+    state: &Path,
+    mut stream: UnixStream,
+    command: &Command,
+    output: &mut dyn Output,
+) -> Result<Report, CommandError> {
+    let broken = |source| CommandError::BrokenOff {
+        state: state.to_owned(),
+        source,
+    };
+    let json = |e: serde_json::Error| broken(e.into());
+    let command = serde_json::to_vec(command).map_err(json)?;
+    send(&mut stream, COMMAND, &command).map_err(broken)?;
+    loop {
+        let (kind, payload) = receive(&mut stream).map_err(broken)?;
+        match kind {
+            DATA => output.data(&payload)?,
+            PROGRESS => output.progress(&serde_json::from_slice(&payload).map_err(json)?)?,
+            REPORT => return serde_json::from_slice(&payload).map_err(json),
+            _ => {
+                let text = String::from_utf8_lossy(&payload).into_owned();
+                return Err(CommandError::Remote(text));
+            }
+        }
+    }
+}
+
+/// Waits until nobody owns the state; `false` if it takes longer than `patience`.
+pub fn wait_until_released(state: &Path, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let Ok(lock) = std::fs::File::open(state.join("lock")) else {
+            return true;
+        };
+        // Taken and let go at once.
+        if lock.try_lock().is_ok() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

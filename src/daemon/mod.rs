@@ -1,0 +1,20 @@
+//! What commands do to a state: in this process, or in the daemon that owns the state.
+//!
+//! Invariant: a command means the same wherever it runs. [`Engine::execute`] is the one place
+//! that carries it out; the control socket only moves [`Command`]s, outputs and reports.
+
+mod command;
+mod control;
+mod engine;
+mod location;
+mod ready;
+mod serve;
+
+pub use command::{
+    Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
+    PathReport, Report, StateReport, StatusReport, VerifyReport,
+};
+pub use control::{is_served, run, wait_until_released};
+pub use engine::Engine;
+pub use ready::spawn_and_wait;
+pub use serve::{ServeError, serve};

@@ -1,0 +1,408 @@
+//! Copies closures: several NARs at once, published in groups, references first.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::plan::{Plan, Wanted, plan};
+use super::receive::{ReceiveError, receive};
+use super::sources::{Expected, Offer, Vouched};
+use super::{FetchError, Progress, Sources, Trust};
+use crate::nix::store_path::{ContentVerifier, StorePath, StorePathHash};
+use crate::store::{PathInfo, Publication, Registration, Store, StoreError};
+
+/// A group is published when this many bytes of chunks wait for it: one flush then writes one
+/// large file rather than one for each path.
+const GROUP_BYTES: u64 = 24 << 20;
+/// … or when this much time has passed, so that a mount shows what has arrived.
+const GROUP_TIME: Duration = Duration::from_secs(2);
+/// Tries for one NAR at one source when the transfer breaks off.
+const TRIES: u32 = 3;
+
+/// How to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    /// With everything that the paths refer to.
+    pub recursive: bool,
+    /// NARs that are unpacked at once.
+    pub jobs: usize,
+}
+
+/// A path that could not be copied.
+#[derive(Debug)]
+pub struct CopyFailure {
+    /// Its hash.
+    pub hash: StorePathHash,
+    /// The path, where its name is known.
+    pub path: Option<StorePath>,
+    /// Why.
+    pub error: FetchError,
+}
+
+/// What a copy did.
+#[derive(Debug, Default)]
+pub struct CopySummary {
+    /// Paths that are new.
+    pub copied: u64,
+    /// Paths that were there before.
+    pub already: u64,
+    /// NAR bytes of the new paths.
+    pub nar_bytes: u64,
+    /// Bytes that the sources sent for them.
+    pub fetched_bytes: u64,
+    /// What could not be copied; the rest was.
+    pub failures: Vec<CopyFailure>,
+}
+
+/// Brings `wanted` into `store`. Blocks; `runtime` carries the network.
+///
+/// # Errors
+/// What ends the whole copy: the state failed, the sources cannot be listed, or the user stopped
+/// it. What was published until then stays. A path that fails is in the summary instead, and
+/// the others go on.
+pub fn copy(
+    store: &Store,
+    runtime: &Handle,
+    sources: &Sources,
+    trust: &Trust,
+    wanted: &Wanted,
+    options: CopyOptions,
+    progress: &Arc<Progress>,
+) -> Result<CopySummary, FetchError> {
+    let planned = plan(store, sources, trust, wanted, options.recursive, progress);
+    let Plan {
+        offers,
+        failures,
+        already,
+    } = runtime.block_on(planned)?;
+    let failed: HashSet<_> = failures.iter().map(|f| f.hash).collect();
+    let copier = Copier {
+        store,
+        runtime,
+        sources,
+        trust,
+        progress,
+        recursive: options.recursive,
+        offers: &offers,
+        next: AtomicUsize::new(0),
+        failed: Mutex::new(failed),
+    };
+    let mut publisher = Publisher {
+        store,
+        progress,
+        waiting: HashMap::new(),
+        group: Vec::new(),
+        unpublished: offers.iter().map(|o| o.info.store_path.hash()).collect(),
+        last: Instant::now(),
+        copied: 0,
+        nar_bytes: 0,
+    };
+    let mut summary = CopySummary {
+        already,
+        failures,
+        ..CopySummary::default()
+    };
+    let outcome = std::thread::scope(|scope| {
+        let (sender, results) = mpsc::channel();
+        for _ in 0..options.jobs.max(1).min(offers.len()) {
+            let (copier, sender) = (&copier, sender.clone());
+            scope.spawn(move || copier.work(&sender));
+        }
+        drop(sender);
+        let outcome = collect(&results, &mut publisher, &copier, &mut summary.failures);
+        if outcome.is_err() {
+            progress.stop.store(true, Ordering::Relaxed);
+        }
+        outcome
+    });
+    // What is whole is published even when the rest was stopped.
+    let published = publisher.publish();
+    summary.copied = publisher.copied;
+    summary.nar_bytes = publisher.nar_bytes;
+    summary.fetched_bytes = progress.fetched_bytes.load(Ordering::Relaxed);
+    outcome?;
+    published?;
+    Ok(summary)
+}
+
+/// Fetches a registered path again, to replace those of its chunks that were found damaged. What
+/// comes must be the NAR that is registered.
+///
+/// # Errors
+/// No source has it, or the state failed.
+pub fn repair(
+    store: &Store,
+    runtime: &Handle,
+    sources: &Sources,
+    trust: &Trust,
+    info: &PathInfo,
+) -> Result<(), FetchError> {
+    let path = &info.registration.path;
+    let offers = runtime.block_on(sources.offers(path.hash(), store.store_dir(), trust))?;
+    let offer = offers.into_iter().next();
+    let same = |o: &Offer| o.info.nar_hash == info.registration.nar_hash;
+    let offer = offer.filter(same).ok_or_else(|| FetchError::Absent {
+        path: path.to_string(),
+        sources: sources.names(),
+    })?;
+    let progress = Arc::new(Progress::default());
+    let copier = Copier {
+        store,
+        runtime,
+        sources,
+        trust,
+        progress: &progress,
+        recursive: false,
+        offers: &[],
+        next: AtomicUsize::new(0),
+        failed: Mutex::default(),
+    };
+    copier.fetch(&offer)?;
+    store.flush()?;
+    Ok(())
+}
+
+/// Takes results until the last worker is done.
+fn collect(
+    results: &mpsc::Receiver<(usize, Result<Publication, FetchError>)>,
+    publisher: &mut Publisher<'_>,
+    copier: &Copier<'_>,
+    failures: &mut Vec<CopyFailure>,
+) -> Result<(), FetchError> {
+    for (index, result) in results {
+        let path = copier.offers[index].info.store_path.clone();
+        match result {
+            Ok(publication) => publisher.take(publication)?,
+            Err(FetchError::Store(e)) => return Err(e.into()),
+            Err(FetchError::Stopped) => return Err(FetchError::Stopped),
+            Err(FetchError::Receive { error, .. }) if error.is_ours() => {
+                return Err(own(*error));
+            }
+            Err(error) => {
+                copier.fail(path.hash());
+                failures.push(CopyFailure {
+                    hash: path.hash(),
+                    path: Some(path),
+                    error,
+                });
+            }
+        }
+    }
+    for path in publisher.abandon() {
+        let mut offers = copier.offers.iter();
+        let offer = offers.find(|o| o.info.store_path == path);
+        let missing = offer.and_then(|o| copier.missing_reference(o));
+        let missing = missing.unwrap_or_else(|| path.clone());
+        failures.push(CopyFailure {
+            hash: path.hash(),
+            path: Some(path),
+            error: FetchError::Reference(missing),
+        });
+    }
+    Ok(())
+}
+
+/// The state's own failure out of that of a NAR.
+fn own(error: ReceiveError) -> FetchError {
+    use crate::tree::UnpackError;
+    match error {
+        ReceiveError::Unpack(UnpackError::Sink(e)) => e.into(),
+        other => FetchError::Receive {
+            url: "the state".into(),
+            error: Box::new(other),
+        },
+    }
+}
+
+/// What the workers share.
+struct Copier<'a> {
+    store: &'a Store,
+    runtime: &'a Handle,
+    sources: &'a Sources,
+    trust: &'a Trust,
+    progress: &'a Arc<Progress>,
+    recursive: bool,
+    offers: &'a [Offer],
+    next: AtomicUsize,
+    failed: Mutex<HashSet<StorePathHash>>,
+}
+
+impl Copier<'_> {
+    fn work(&self, results: &mpsc::Sender<(usize, Result<Publication, FetchError>)>) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(offer) = self.offers.get(index) else {
+                return;
+            };
+            let result = if self.progress.stopped() {
+                Err(FetchError::Stopped)
+            } else if let Some(missing) = self.missing_reference(offer) {
+                Err(FetchError::Reference(missing))
+            } else {
+                self.fetch(offer)
+            };
+            if let Err(e) = &result {
+                tracing::debug!(path = %offer.info.store_path, "{e}");
+            }
+            let stopped = self.progress.stopped();
+            if results.send((index, result)).is_err() || stopped {
+                return;
+            }
+        }
+    }
+
+    fn fail(&self, hash: StorePathHash) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.insert(hash);
+    }
+
+    /// A reference of an offered path that could not be copied.
+    fn missing_reference(&self, offer: &Offer) -> Option<StorePath> {
+        if !self.recursive {
+            return None;
+        }
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut references = offer.info.references.iter();
+        references.find(|r| failed.contains(&r.hash())).cloned()
+    }
+
+    /// Fetches from the source of the offer and, where that fails, from the sources after it.
+    fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
+        let mut result = self.fetch_from(offer);
+        let mut rest = self.sources.after(&offer.source);
+        while let Err(FetchError::Receive { error, .. }) = &result
+            && !error.is_ours()
+            && !rest.0.is_empty()
+        {
+            let hash = offer.info.store_path.hash();
+            let store_dir = self.store.store_dir();
+            let offers = self
+                .runtime
+                .block_on(rest.offers(hash, store_dir, self.trust));
+            // The first failure says more than that another source has not got it either.
+            let Some(other) = offers.ok().and_then(|o| o.into_iter().next()) else {
+                break;
+            };
+            tracing::warn!(path = %offer.info.store_path, "trying the next source: {error}");
+            result = self.fetch_from(&other);
+            rest = rest.after(&other.source);
+        }
+        result
+    }
+
+    fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
+        let info = &offer.info;
+        let fail = |error| FetchError::Receive {
+            url: format!("{}: {}", offer.source.url(), info.store_path),
+            error: Box::new(error),
+        };
+        let mut attempt = 1;
+        let received = loop {
+            let stream = self
+                .runtime
+                .block_on(offer.source.substituter.nar(&info.url))?
+                .ok_or_else(|| fail(ReceiveError::Gone))?;
+            let content = match (offer.vouched, &info.ca) {
+                (Vouched::ContentAddress, Some(ca)) => {
+                    let own = info.store_path.hash();
+                    Some(ContentVerifier::new(ca, &own).map_err(|e| fail(e.into()))?)
+                }
+                _ => None,
+            };
+            let expected = Expected {
+                nar_hash: info.nar_hash,
+                nar_size: info.nar_size,
+            };
+            let result = receive(
+                self.store,
+                stream,
+                info.compression,
+                &info.references,
+                expected,
+                content,
+                self.progress,
+            );
+            match result {
+                Ok(received) => break received,
+                Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
+                Err(e) if e.is_transient() && attempt < TRIES => attempt += 1,
+                Err(e) => return Err(fail(e)),
+            }
+        };
+        tracing::info!(
+            path = %info.store_path,
+            source = offer.source.url(),
+            nar_bytes = info.nar_size,
+            "fetched"
+        );
+        Ok(Publication {
+            registration: Registration {
+                path: info.store_path.clone(),
+                nar_hash: info.nar_hash,
+                nar_size: info.nar_size,
+                references: received.unpacked.references,
+                deriver: info.deriver.clone(),
+                signatures: info.signatures.iter().map(ToString::to_string).collect(),
+                ca: info.ca,
+            },
+            tree: received.unpacked.tree,
+        })
+    }
+}
+
+/// Publishes what is whole, in groups, each path after its references.
+struct Publisher<'a> {
+    store: &'a Store,
+    progress: &'a Progress,
+    /// Unpacked paths whose references are not in the group or published yet.
+    waiting: HashMap<StorePathHash, Publication>,
+    group: Vec<Publication>,
+    /// Planned paths that are neither published nor in the group.
+    unpublished: HashSet<StorePathHash>,
+    last: Instant,
+    copied: u64,
+    nar_bytes: u64,
+}
+
+impl Publisher<'_> {
+    fn take(&mut self, publication: Publication) -> Result<(), StoreError> {
+        let hash = publication.registration.path.hash();
+        self.waiting.insert(hash, publication);
+        // Work comes in the order of references, so that few ever wait.
+        loop {
+            let ready = self.waiting.iter().find_map(|(hash, p)| {
+                let mut references = p.registration.references.iter();
+                references
+                    .all(|r| r.hash() == *hash || !self.unpublished.contains(&r.hash()))
+                    .then_some(*hash)
+            });
+            let Some(ready) = ready else { break };
+            self.unpublished.remove(&ready);
+            self.group.extend(self.waiting.remove(&ready));
+        }
+        if self.store.unflushed() >= GROUP_BYTES || self.last.elapsed() >= GROUP_TIME {
+            self.publish()?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<(), StoreError> {
+        self.store.publish(&self.group)?;
+        for p in self.group.drain(..) {
+            self.copied += 1;
+            self.nar_bytes += p.registration.nar_size;
+            self.progress.paths_done.fetch_add(1, Ordering::Relaxed);
+        }
+        self.last = Instant::now();
+        Ok(())
+    }
+
+    /// What never became ready: its references failed, or refer to each other.
+    fn abandon(&mut self) -> Vec<StorePath> {
+        let abandoned = self.waiting.drain().map(|(_, p)| p.registration.path);
+        abandoned.collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! From a source to the state: narinfo → trust → unpack → verify → publish.
+//!
+//! Invariant: nothing is published whose NarHash and NarSize were not checked over the whole
+//! NAR, nor (unless the user gave up on signatures) without a signature by a trusted key or a
+//! content address that its contents fulfil; and of a closure nothing is published before its
+//! references.
+
+mod copy;
+mod plan;
+mod receive;
+mod sources;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+
+pub use copy::{CopyFailure, CopyOptions, CopySummary, copy, repair};
+pub use plan::Wanted;
+pub use receive::{AddError, ReceiveError, Received, add};
+pub use sources::{CACHE_NIXOS_ORG, Source, Sources, Trust};
+
+use crate::nix::cache_info::CacheInfoError;
+use crate::nix::narinfo::{Distrust, NarInfoError};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::StoreError;
+use crate::substituter::SourceError;
+
+/// Why a path, or a source, could not be used.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// A source does not answer, or not in a way that makes sense.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A source is no binary cache.
+    #[error("{url} is not a binary cache: it has no nix-cache-info")]
+    NoBinaryCache {
+        /// The source.
+        url: String,
+    },
+    /// Its `nix-cache-info` is malformed.
+    #[error("{url}: nix-cache-info is malformed")]
+    CacheInfo {
+        /// The source.
+        url: String,
+        /// Why.
+        #[source]
+        source: CacheInfoError,
+    },
+    /// It is for another store directory.
+    #[error("binary cache '{url}' is for Nix stores with prefix '{theirs}', not '{ours}'")]
+    OtherStoreDir {
+        /// The source.
+        url: String,
+        /// The source's store directory.
+        theirs: String,
+        /// The state's.
+        ours: String,
+    },
+    /// A narinfo is malformed or for another path.
+    #[error("{url}: the narinfo of {hash} is not usable")]
+    NarInfo {
+        /// The source.
+        url: String,
+        /// What was asked for.
+        hash: StorePathHash,
+        /// Why.
+        #[source]
+        source: NarInfoError,
+    },
+    /// Nobody who is trusted vouches for the path.
+    #[error(
+        "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe this source"
+    )]
+    Untrusted {
+        /// The source.
+        url: String,
+        /// Why.
+        distrust: Distrust,
+    },
+    /// No source has the path.
+    #[error("{path} is in none of the sources: {sources}")]
+    Absent {
+        /// Hash or whole path, as asked for.
+        path: String,
+        /// The sources that were asked.
+        sources: String,
+    },
+    /// A reference cannot be had.
+    #[error("not copied, because its reference {0} could not be")]
+    Reference(StorePath),
+    /// The NAR is not what the narinfo says.
+    #[error("{url}: {error}")]
+    Receive {
+        /// The NAR.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        error: Box<ReceiveError>,
+    },
+    /// The state failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The user stopped it.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What a running copy has done; read by whoever shows it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Narinfos that were read.
+    pub narinfos: AtomicU64,
+    /// Paths that are to be fetched, as far as is known.
+    pub paths: AtomicU64,
+    /// Of these, done.
+    pub paths_done: AtomicU64,
+    /// NAR bytes that are to be fetched, as far as is known.
+    pub nar_bytes: AtomicU64,
+    /// Of these, unpacked.
+    pub nar_bytes_done: AtomicU64,
+    /// Bytes that the sources sent for NARs, compressed.
+    pub fetched_bytes: AtomicU64,
+    /// Set to stop.
+    pub stop: std::sync::atomic::AtomicBool,
+}
+
+/// [`Progress`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Snapshot {
+    /// See [`Progress`].
+    pub narinfos: u64,
+    /// See [`Progress`].
+    pub paths: u64,
+    /// See [`Progress`].
+    pub paths_done: u64,
+    /// See [`Progress`].
+    pub nar_bytes: u64,
+    /// See [`Progress`].
+    pub nar_bytes_done: u64,
+    /// See [`Progress`].
+    pub fetched_bytes: u64,
+}
+
+impl Progress {
+    /// The counts now.
+    pub fn snapshot(&self) -> Snapshot {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Snapshot {
+            narinfos: get(&self.narinfos),
+            paths: get(&self.paths),
+            paths_done: get(&self.paths_done),
+            nar_bytes: get(&self.nar_bytes),
+            nar_bytes_done: get(&self.nar_bytes_done),
+            fetched_bytes: get(&self.fetched_bytes),
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

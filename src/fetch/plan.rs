@@ -1,0 +1,155 @@
+//! Which paths a copy needs: the closure, from narinfos, in the order of publication.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+
+use tokio::task::JoinSet;
+
+use super::sources::Offer;
+use super::{CopyFailure, FetchError, Progress, Sources, Trust};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::Store;
+
+/// Narinfos that are asked for at once, as in Nix.
+const PARALLEL: usize = 25;
+
+/// What a copy is to bring.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// These paths; where a name is given, the source's must be the same.
+    Paths(Vec<(StorePathHash, Option<StorePath>)>),
+    /// Whatever the sources list.
+    All,
+}
+
+/// What is to be done for a copy.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// References before referrers.
+    pub(super) offers: Vec<Offer>,
+    pub(super) failures: Vec<CopyFailure>,
+    pub(super) already: u64,
+}
+
+/// Finds what is missing for `wanted` (with references, if `recursive`).
+pub(super) async fn plan(
+    store: &Store,
+    sources: &Sources,
+    trust: &Trust,
+    wanted: &Wanted,
+    recursive: bool,
+    progress: &Progress,
+) -> Result<Plan, FetchError> {
+    let mut queue = VecDeque::new();
+    let mut names = HashMap::new();
+    match wanted {
+        Wanted::Paths(paths) => {
+            for (hash, path) in paths {
+                queue.push_back(*hash);
+                names.extend(path.clone().map(|p| (*hash, p)));
+            }
+        }
+        Wanted::All => {
+            for source in &sources.0 {
+                queue.extend(source.substituter.list().await?);
+            }
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut found = HashMap::new();
+    let mut plan = Plan::default();
+    let mut asked = JoinSet::new();
+    loop {
+        while asked.len() < PARALLEL {
+            let Some(hash) = queue.pop_front() else { break };
+            if !seen.insert(hash) {
+                continue;
+            }
+            if let Some(local) = store.path_info(hash)? {
+                plan.already += 1;
+                if recursive {
+                    queue.extend(local.registration.references.iter().map(StorePath::hash));
+                }
+                continue;
+            }
+            let (sources, trust) = (sources.clone(), trust.clone());
+            let store_dir = store.store_dir().clone();
+            asked.spawn(async move { (hash, sources.offers(hash, &store_dir, &trust).await) });
+        }
+        let Some(answer) = asked.join_next().await else {
+            break;
+        };
+        let Ok((hash, offers)) = answer else { continue };
+        if progress.stopped() {
+            return Err(FetchError::Stopped);
+        }
+        progress.narinfos.fetch_add(1, Ordering::Relaxed);
+        match usable(hash, offers, names.get(&hash), sources) {
+            Ok(offer) => {
+                if recursive {
+                    queue.extend(offer.info.references.iter().map(StorePath::hash));
+                }
+                progress.paths.fetch_add(1, Ordering::Relaxed);
+                let nar_bytes = &progress.nar_bytes;
+                nar_bytes.fetch_add(offer.info.nar_size, Ordering::Relaxed);
+                found.insert(hash, offer);
+            }
+            Err(error) => plan.failures.push(CopyFailure {
+                hash,
+                path: names.get(&hash).cloned(),
+                error,
+            }),
+        }
+    }
+    plan.offers = order(found);
+    Ok(plan)
+}
+
+fn usable(
+    hash: StorePathHash,
+    offers: Result<Vec<Offer>, FetchError>,
+    name: Option<&StorePath>,
+    sources: &Sources,
+) -> Result<Offer, FetchError> {
+    let offer = offers?
+        .into_iter()
+        .next()
+        .ok_or_else(|| FetchError::Absent {
+            path: name.map_or_else(|| hash.to_string(), ToString::to_string),
+            sources: sources.names(),
+        })?;
+    if let Some(name) = name {
+        let info = &offer.info;
+        info.verify_request(name)
+            .map_err(|source| FetchError::NarInfo {
+                url: offer.source.url().to_owned(),
+                hash,
+                source,
+            })?;
+    }
+    Ok(offer)
+}
+
+/// References first. A cycle, which no honest source has, ends anywhere.
+fn order(mut found: HashMap<StorePathHash, Offer>) -> Vec<Offer> {
+    let mut roots: Vec<_> = found.keys().copied().collect();
+    roots.sort_unstable();
+    let mut out = Vec::with_capacity(found.len());
+    let mut entered = HashSet::new();
+    for root in roots {
+        // Each entry: a path, and whether its references were pushed.
+        let mut stack = vec![(root, false)];
+        while let Some((hash, expanded)) = stack.pop() {
+            if expanded {
+                out.extend(found.remove(&hash));
+            } else if entered.insert(hash)
+                && let Some(offer) = found.get(&hash)
+            {
+                stack.push((hash, true));
+                let references = offer.info.references.iter().rev();
+                stack.extend(references.map(|r| (r.hash(), false)));
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,288 @@
+//! One NAR: decompressed, hashed, unpacked and compared with what it must be, as it arrives.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+
+use super::Progress;
+use super::sources::Expected;
+use crate::nix::compression::{Compression, CompressionError};
+use crate::nix::hash::{NarHash, Sha256Hasher};
+use crate::nix::nar::{self, NarError};
+use crate::nix::store_path::{
+    ContentAddress, ContentAddressError, ContentVerifier, ContentVerifyError, IngestionMethod,
+    StorePath,
+};
+use crate::store::{Publication, Registration, Store, StoreError};
+use crate::substituter::Stream;
+use crate::tree::{UnpackError, Unpacked, Unpacker};
+
+/// What is wrong with a NAR.
+#[derive(Debug, Error)]
+pub enum ReceiveError {
+    /// It cannot be decompressed.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
+    /// It is longer than the narinfo says; reading stopped there.
+    #[error("size mismatch importing path: the NAR is longer than the {expected} bytes of NarSize")]
+    TooLong {
+        /// NarSize.
+        expected: u64,
+    },
+    /// It is shorter than the narinfo says.
+    #[error("size mismatch importing path: the NAR has {actual} bytes, NarSize is {expected}")]
+    Size {
+        /// NarSize.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+    /// It is another NAR.
+    #[error("hash mismatch importing path: NarHash is {expected}, the NAR has {actual}")]
+    Hash {
+        /// NarHash.
+        expected: NarHash,
+        /// What came.
+        actual: NarHash,
+    },
+    /// It does not fulfil its content address.
+    #[error(transparent)]
+    Content(#[from] ContentVerifyError),
+    /// The NAR is malformed, broke off, does not fit, or could not be kept.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError<StoreError>),
+    /// The narinfo is good, but the source has no such NAR.
+    #[error("the narinfo is there, but the NAR is gone")]
+    Gone,
+}
+
+impl ReceiveError {
+    /// Whether another try at the same source may succeed.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self, Self::Unpack(UnpackError::Nar(NarError::Io { .. })))
+    }
+
+    /// The state's own failure, which no other source can mend.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Unpack(UnpackError::Sink(_) | UnpackError::Spool { .. })
+        )
+    }
+}
+
+/// A NAR that was received, and found to be what it must be.
+#[derive(Debug)]
+pub struct Received {
+    /// Its tree and references.
+    pub unpacked: Unpacked,
+    /// Its hash.
+    pub nar_hash: NarHash,
+    /// Its length, in bytes.
+    pub nar_size: u64,
+}
+
+/// Counts what a source sends.
+struct Counting {
+    inner: Stream,
+    progress: Arc<Progress>,
+}
+
+impl Read for Counting {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(out)?;
+        let fetched = &self.progress.fetched_bytes;
+        fetched.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// Hashes the NAR as it passes, and stops it where it gets longer than it may be.
+struct Hashing<'p, R> {
+    inner: R,
+    sha256: Sha256Hasher,
+    content: Option<ContentVerifier>,
+    length: u64,
+    limit: u64,
+    progress: &'p Progress,
+}
+
+impl<R: Read> Read for Hashing<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.progress.stopped() {
+            return Err(io::Error::other("stopped"));
+        }
+        let n = self.inner.read(out)?;
+        self.length += n as u64;
+        if self.length > self.limit {
+            return Err(io::Error::other("longer than NarSize"));
+        }
+        self.sha256.update(&out[..n]);
+        if let Some(content) = &mut self.content {
+            content.update(&out[..n]);
+        }
+        let done = &self.progress.nar_bytes_done;
+        done.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// Unpacks a NAR into the chunks of `store`. With `expected`, what differs from it is an error;
+/// with `content`, the contents must fulfil that address.
+///
+/// # Errors
+/// See [`ReceiveError`]. Chunks may have been kept; nothing is published here.
+pub(super) fn unpack(
+    store: &Store,
+    nar: impl Read,
+    references: &[StorePath],
+    expected: Option<Expected>,
+    content: Option<ContentVerifier>,
+    progress: &Progress,
+) -> Result<Received, ReceiveError> {
+    let mut hashing = Hashing {
+        inner: nar,
+        sha256: Sha256Hasher::new(),
+        content,
+        length: 0,
+        limit: expected.map_or(u64::MAX, |e| e.nar_size),
+        progress,
+    };
+    let mut writer = store
+        .chunk_writer()
+        .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
+    let unpacked = Unpacker::new(&mut writer, references, &store.spool()).unpack(&mut hashing);
+    let received = compare(unpacked, hashing, expected);
+    received.map_err(|(length, error)| {
+        progress.nar_bytes_done.fetch_sub(length, Ordering::Relaxed);
+        error
+    })
+}
+
+/// Judges what was unpacked; an error comes with the bytes that were counted for nothing.
+fn compare<R>(
+    unpacked: Result<Unpacked, UnpackError<StoreError>>,
+    hashing: Hashing<'_, R>,
+    expected: Option<Expected>,
+) -> Result<Received, (u64, ReceiveError)> {
+    let length = hashing.length;
+    let nar_hash = NarHash::from_bytes(hashing.sha256.finish().sha256);
+    let content = hashing.content;
+    let judge = || {
+        // A NAR that was cut off at its limit looks like one that broke off.
+        if let Some(e) = expected.filter(|e| length > e.nar_size) {
+            return Err(ReceiveError::TooLong {
+                expected: e.nar_size,
+            });
+        }
+        let unpacked = unpacked?;
+        if let Some(e) = expected {
+            if length != e.nar_size {
+                return Err(ReceiveError::Size {
+                    expected: e.nar_size,
+                    actual: length,
+                });
+            }
+            if nar_hash != e.nar_hash {
+                return Err(ReceiveError::Hash {
+                    expected: e.nar_hash,
+                    actual: nar_hash,
+                });
+            }
+        }
+        if let Some(content) = content {
+            content.finish()?;
+        }
+        Ok(Received {
+            unpacked,
+            nar_hash,
+            nar_size: length,
+        })
+    };
+    judge().map_err(|error| (length, error))
+}
+
+/// The same for a NAR as a source stores it.
+pub(super) fn receive(
+    store: &Store,
+    stream: Stream,
+    compression: Compression,
+    references: &[StorePath],
+    expected: Expected,
+    content: Option<ContentVerifier>,
+    progress: &Arc<Progress>,
+) -> Result<Received, ReceiveError> {
+    let counted = Counting {
+        inner: stream,
+        progress: progress.clone(),
+    };
+    let nar = compression.reader(counted)?;
+    unpack(store, nar, references, Some(expected), content, progress)
+}
+
+/// Why a local tree could not be added.
+#[derive(Debug, Error)]
+pub enum AddError {
+    /// It cannot be read, or holds what no store path can.
+    #[error(transparent)]
+    Dump(#[from] nar::DumpError),
+    /// Its name cannot be that of a store path, or the state failed.
+    #[error(transparent)]
+    Address(#[from] ContentAddressError),
+    /// It does not fit.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    /// The state failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No pipe or thread to be had.
+    #[error("cannot start reading")]
+    Start(#[source] io::Error),
+}
+
+/// Adds the file, link or directory at `from` as a content-addressed path with the name `name`,
+/// as `nix-store --add` does, and publishes it.
+///
+/// # Errors
+/// See [`AddError`].
+pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError> {
+    let (reader, writer) = io::pipe().map_err(AddError::Start)?;
+    let (dumped, received) = std::thread::scope(|scope| {
+        let dump = std::thread::Builder::new()
+            .name("narfs-add".into())
+            .spawn_scoped(scope, move || nar::dump_path(from, writer).map(drop))
+            .map_err(AddError::Start)?;
+        let progress = Progress::default();
+        let reader = io::BufReader::with_capacity(256 << 10, reader);
+        let received = unpack(store, reader, &[], None, None, &progress);
+        let dumped = dump
+            .join()
+            .map_err(|_| AddError::Start(io::Error::other("the reading thread failed")))?;
+        Ok::<_, AddError>((dumped, received))
+    })?;
+    // The reason for a NAR that broke off is on the other side of the pipe; but where we
+    // stopped reading, the reason is ours.
+    let received = match (dumped, received) {
+        (Ok(()), received) => received?,
+        (Err(_), Err(e)) if !e.is_transient() && e.is_ours() => return Err(e.into()),
+        (Err(e), _) => return Err(e.into()),
+    };
+    let address = ContentAddress::fixed(IngestionMethod::Nar, received.nar_hash.into())?;
+    let path = address.store_path(store.store_dir(), name, [], false)?;
+    store.publish(&[Publication {
+        registration: Registration {
+            path: path.clone(),
+            nar_hash: received.nar_hash,
+            nar_size: received.nar_size,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: Some(address),
+        },
+        tree: received.unpacked.tree,
+    }])?;
+    Ok(path)
+}

@@ -1,0 +1,217 @@
+//! The sources of a command, in their order, and whom it trusts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::FetchError;
+use crate::nix::cache_info::CacheInfo;
+use crate::nix::hash::NarHash;
+use crate::nix::narinfo::{self, NarInfo};
+use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
+use crate::nix::store_path::{StoreDir, StorePathHash};
+use crate::substituter::{self, Substituter};
+
+/// The source that is used where none is named.
+pub const CACHE_NIXOS_ORG: &str = "https://cache.nixos.org";
+/// Priority of a source that says nothing of it, as in Nix.
+const DEFAULT_PRIORITY: u32 = 0;
+/// A source that sends nothing for this long has failed.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Whom to believe.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Keys whose signatures count.
+    pub keys: TrustedKeys,
+    /// Whether a path needs one (or a content address).
+    pub require_signatures: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            // The constant is a key; a set without it would only trust less.
+            keys: PublicKey::parse(CACHE_NIXOS_ORG_KEY).into_iter().collect(),
+            require_signatures: true,
+        }
+    }
+}
+
+/// How far a narinfo is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vouched {
+    /// Someone trusted signed NarHash, or signatures are not asked for.
+    Signed,
+    /// The path follows from its content address; the contents must still fulfil it.
+    ContentAddress,
+}
+
+impl Trust {
+    pub(super) fn judge(
+        &self,
+        url: &str,
+        store_dir: &StoreDir,
+        info: &NarInfo,
+    ) -> Result<Vouched, FetchError> {
+        match info.trust(store_dir, &self.keys) {
+            Ok(narinfo::Trust::ContentAddressed { .. }) => Ok(Vouched::ContentAddress),
+            Ok(narinfo::Trust::Signed { .. }) => Ok(Vouched::Signed),
+            Err(_) if !self.require_signatures => Ok(Vouched::Signed),
+            Err(distrust) => Err(FetchError::Untrusted {
+                url: url.to_owned(),
+                distrust,
+            }),
+        }
+    }
+}
+
+/// A source that was found to be a binary cache for our store directory.
+#[derive(Clone)]
+pub struct Source {
+    pub(super) substituter: Arc<dyn Substituter>,
+    priority: u32,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Source({})", self.url())
+    }
+}
+
+impl Source {
+    /// Opens a source and reads its `nix-cache-info`.
+    async fn open(url: &str, store_dir: &StoreDir) -> Result<Self, FetchError> {
+        let substituter = substituter::open(url, STALL)?;
+        let url = || substituter.url().to_owned();
+        let text = substituter.cache_info().await?;
+        let text = text.ok_or_else(|| FetchError::NoBinaryCache { url: url() })?;
+        let info = CacheInfo::parse(&text)
+            .map_err(|source| FetchError::CacheInfo { url: url(), source })?;
+        if info.store_dir != *store_dir {
+            return Err(FetchError::OtherStoreDir {
+                url: url(),
+                theirs: info.store_dir.to_string(),
+                ours: store_dir.to_string(),
+            });
+        }
+        let named = priority_parameter(substituter.url());
+        Ok(Self {
+            priority: named.or(info.priority).unwrap_or(DEFAULT_PRIORITY),
+            substituter,
+        })
+    }
+
+    /// How users name it.
+    pub fn url(&self) -> &str {
+        self.substituter.url()
+    }
+}
+
+/// `?priority=N` of a URL, which overrides what the source says.
+fn priority_parameter(url: &str) -> Option<u32> {
+    let (_, query) = url.split_once('?')?;
+    query
+        .split('&')
+        .find_map(|p| p.strip_prefix("priority="))?
+        .parse()
+        .ok()
+}
+
+/// The sources of a command, best first.
+#[derive(Clone, Debug)]
+pub struct Sources(pub(super) Vec<Source>);
+
+/// A narinfo, where it came from, and how far it is believed.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) info: NarInfo,
+    pub(super) source: Source,
+    pub(super) vouched: Vouched,
+}
+
+impl Sources {
+    /// Opens all of `urls`; [`CACHE_NIXOS_ORG`] if there is none.
+    ///
+    /// # Errors
+    /// The first that cannot be used: a command does not go on with fewer sources than named.
+    pub async fn open(urls: &[String], store_dir: &StoreDir) -> Result<Self, FetchError> {
+        let default = [CACHE_NIXOS_ORG.to_owned()];
+        let urls = if urls.is_empty() { &default[..] } else { urls };
+        let mut all = Vec::new();
+        for url in urls {
+            all.push(Source::open(url, store_dir).await?);
+        }
+        // Stable: equal priorities keep the user's order.
+        all.sort_by_key(|s| s.priority);
+        Ok(Self(all))
+    }
+
+    pub(super) fn names(&self) -> String {
+        let urls: Vec<_> = self.0.iter().map(Source::url).collect();
+        urls.join(", ")
+    }
+
+    /// All usable offers of a path, best first. If there is none, the last error; if no source
+    /// has it, an empty list.
+    pub(super) async fn offers(
+        &self,
+        hash: StorePathHash,
+        store_dir: &StoreDir,
+        trust: &Trust,
+    ) -> Result<Vec<Offer>, FetchError> {
+        let mut offers: Vec<Offer> = Vec::new();
+        let mut failure = None;
+        for source in &self.0 {
+            // One good offer is enough unless it fails later; then the next is asked.
+            match offer(source, hash, store_dir, trust).await {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    offers.push(found);
+                    break;
+                }
+                Err(e) => failure = Some(e),
+            }
+        }
+        match failure {
+            Some(e) if offers.is_empty() => Err(e),
+            _ => Ok(offers),
+        }
+    }
+
+    /// The sources after the one named, to try when it fails.
+    pub(super) fn after(&self, source: &Source) -> Self {
+        let at = self.0.iter().position(|s| s.url() == source.url());
+        Self(self.0[at.map_or(self.0.len(), |at| at + 1)..].to_vec())
+    }
+}
+
+async fn offer(
+    source: &Source,
+    hash: StorePathHash,
+    store_dir: &StoreDir,
+    trust: &Trust,
+) -> Result<Option<Offer>, FetchError> {
+    let Some(text) = source.substituter.narinfo(hash).await? else {
+        return Ok(None);
+    };
+    let unusable = |error| FetchError::NarInfo {
+        url: source.url().to_owned(),
+        hash,
+        source: error,
+    };
+    let info = NarInfo::parse(store_dir, &text).map_err(unusable)?;
+    info.verify_request_hash(&hash).map_err(unusable)?;
+    let vouched = trust.judge(source.url(), store_dir, &info)?;
+    Ok(Some(Offer {
+        info,
+        source: source.clone(),
+        vouched,
+    }))
+}
+
+/// What a NAR must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) nar_hash: NarHash,
+    pub(super) nar_size: u64,
+}

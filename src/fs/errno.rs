@@ -1,0 +1,47 @@
+//! What can go wrong in the file system, and the errno that says so to programs.
+//!
+//! Invariant: this is the one place where an error becomes an errno.
+
+use thiserror::Error;
+
+use crate::store::StoreError;
+
+/// Why a request fails.
+#[derive(Debug, Error)]
+pub enum FsError {
+    /// The number names nothing (any more).
+    #[error("no such inode")]
+    Stale,
+    /// Something else was meant to be a directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// A directory was meant to be a file.
+    #[error("a directory")]
+    IsADirectory,
+    /// Something else was meant to be a symbolic link.
+    #[error("not a symbolic link")]
+    NotALink,
+    /// Something else was meant to be a regular file.
+    #[error("not a regular file")]
+    NotAFile,
+    /// The disk of the state does not say how full it is.
+    #[error("the state's disk cannot be asked")]
+    NoSpaceKnown,
+    /// The state fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl FsError {
+    /// The errno. Whatever is wrong with the state is EIO, never ENOENT: what cannot be read is
+    /// not absent.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Stale => libc::ESTALE,
+            Self::NotADirectory => libc::ENOTDIR,
+            Self::IsADirectory => libc::EISDIR,
+            Self::NotALink | Self::NotAFile => libc::EINVAL,
+            Self::NoSpaceKnown | Self::Store(_) => libc::EIO,
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The file system: what a lookup, a listing, a read means. No kernel here.
+//!
+//! Invariants: an inode number is an address (see [`Inode`]), so there is no table of inodes and
+//! numbers are the same after a restart; everything below a store path is immutable and may be
+//! cached for ever; a name that is not there inside a path may be cached for ever too, one that
+//! is not there in the store directory not at all.
+
+mod errno;
+mod inode;
+mod read;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use errno::FsError;
+pub use inode::{Inode, Place, Special};
+pub use read::Space;
+
+use crate::nix::store_path::StorePath;
+use crate::store::{LoadedPath, PathOrdinal, Store};
+use crate::tree::{NodeIndex, NodeKind};
+
+/// atime, mtime and ctime of everything in a store path: one second after the epoch, as Nix sets.
+const EPOCH: Duration = Duration::from_secs(1);
+
+/// Size of a directory, in bytes: what ext4 says of a small one, and always the same.
+const DIRECTORY_SIZE: u64 = 4096;
+
+/// What kind of file an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+}
+
+/// What stat shows; owner and group are root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// The number.
+    pub inode: Inode,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u16,
+    /// Bytes of contents, of a target, or [`DIRECTORY_SIZE`].
+    pub size: u64,
+    /// Hard links: 1 for files, 2 and the subdirectories for directories, as ext4 counts.
+    pub links: u32,
+    /// mtime, atime and ctime.
+    pub time: SystemTime,
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// It is there.
+    Found(Attributes),
+    /// It is not there, and never will be.
+    NeverThere,
+    /// It is not there now.
+    NotThere,
+}
+
+/// An entry of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Where the listing goes on after it.
+    pub next: u64,
+    /// What it is.
+    pub attributes: Attributes,
+}
+
+/// A state seen as a file system.
+#[derive(Debug)]
+pub struct FileSystem {
+    store: Arc<Store>,
+    started: SystemTime,
+}
+
+impl FileSystem {
+    /// The file system of a state.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self {
+            store,
+            started: SystemTime::now(),
+        }
+    }
+
+    /// Looks up `name` in directory `parent`.
+    ///
+    /// # Errors
+    /// `parent` is no directory, or the state fails.
+    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Looked, FsError> {
+        match parent.place()? {
+            Place::Special(Special::Store) => self.lookup_path(name),
+            Place::Special(parent) => match parent.child(name) {
+                Some(child) => Ok(Looked::Found(self.special(child)?)),
+                None => Ok(Looked::NeverThere),
+            },
+            Place::Node(ordinal, node) => {
+                let path = self.path(ordinal)?;
+                match path.tree().node(node).ok_or(FsError::Stale)?.kind {
+                    NodeKind::Directory { .. } => {}
+                    _ => return Err(FsError::NotADirectory),
+                }
+                match path.tree().lookup(node, name) {
+                    Some(child) => Ok(Looked::Found(self.node(&path, child)?)),
+                    None => Ok(Looked::NeverThere),
+                }
+            }
+        }
+    }
+
+    /// Looks up a name in the store directory. What is no store path is not asked for further.
+    fn lookup_path(&self, name: &[u8]) -> Result<Looked, FsError> {
+        if let Some(child) = Special::Store.child(name) {
+            return Ok(Looked::Found(self.special(child)?));
+        }
+        let Ok(path) = StorePath::parse_base_name(name) else {
+            return Ok(Looked::NeverThere);
+        };
+        match self.store.path_info(path.hash())? {
+            Some(info) if info.registration.path == path => {
+                let path = self.path(info.ordinal)?;
+                Ok(Looked::Found(self.node(&path, 0)?))
+            }
+            // The hash is another path's: no path of this name can be true.
+            Some(_) | None => Ok(Looked::NotThere),
+        }
+    }
+
+    /// What stat shows of an inode.
+    ///
+    /// # Errors
+    /// There is no such inode, or the state fails.
+    pub fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
+        match inode.place()? {
+            Place::Special(special) => self.special(special),
+            Place::Node(ordinal, node) => self.node(&*self.path(ordinal)?, node),
+        }
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// It is no link, or the state fails.
+    pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>, FsError> {
+        match inode.place()? {
+            Place::Special(_) => Err(FsError::NotALink),
+            Place::Node(ordinal, node) => self.path(ordinal)?.target(node).ok_or(FsError::NotALink),
+        }
+    }
+
+    /// Hands the entries of a directory from `offset` on (0 or the `next` of an entry) to
+    /// `take`, until it says that it is full; `.` and `..` come first.
+    ///
+    /// # Errors
+    /// It is no directory, or the state fails.
+    pub fn list(
+        &self,
+        inode: Inode,
+        offset: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let place = inode.place()?;
+        let own = self.attributes(inode)?;
+        if own.kind != Kind::Directory {
+            return Err(FsError::NotADirectory);
+        }
+        let dots = [
+            (&b"."[..], own),
+            (b"..", self.attributes(self.parent(place)?)?),
+        ];
+        for (next, (name, attributes)) in (1..).zip(dots).skip(offset as usize) {
+            let name = name.to_vec();
+            if take(Entry {
+                name,
+                next,
+                attributes,
+            }) {
+                return Ok(());
+            }
+        }
+        let from = offset.max(2) - 2;
+        match place {
+            Place::Special(Special::Store) => self.list_paths(from, take),
+            Place::Special(special) => {
+                for (at, child) in (0..).zip(special.children()).skip(from as usize) {
+                    let attributes = self.special(*child)?;
+                    let name = child.name().as_bytes().to_vec();
+                    if take(Entry {
+                        name,
+                        next: at + 3,
+                        attributes,
+                    }) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Place::Node(ordinal, node) => {
+                let path = self.path(ordinal)?;
+                let Some(NodeKind::Directory { first, count, .. }) =
+                    path.tree().node(node).map(|n| n.kind)
+                else {
+                    return Err(FsError::NotADirectory);
+                };
+                for at in from..u64::from(count) {
+                    let child = first + at as NodeIndex;
+                    let attributes = self.node(&path, child)?;
+                    let name = path.tree().node(child).map_or(&[][..], |n| n.name).to_vec();
+                    if take(Entry {
+                        name,
+                        next: at + 3,
+                        attributes,
+                    }) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The store directory: its entries are ordered by ordinal, so that a path that is published
+    /// during a listing does not make another one come twice or not at all.
+    fn list_paths(
+        &self,
+        mut from: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        /// Paths that are looked at in one go.
+        const GROUP: usize = 256;
+        loop {
+            let Ok(ordinal) = u32::try_from(from) else {
+                return Ok(());
+            };
+            let group = self.store.list(PathOrdinal(ordinal), GROUP)?;
+            for (ordinal, path) in &group {
+                from = u64::from(ordinal.0) + 1;
+                let loaded = self.path(*ordinal)?;
+                let attributes = self.node(&loaded, 0)?;
+                if take(Entry {
+                    name: path.base_name().into_bytes(),
+                    next: from + 2,
+                    attributes,
+                }) {
+                    return Ok(());
+                }
+            }
+            if group.len() < GROUP {
+                return Ok(());
+            }
+        }
+    }
+
+    fn parent(&self, place: Place) -> Result<Inode, FsError> {
+        match place {
+            Place::Special(special) => Ok(Inode::special(special.parent())),
+            Place::Node(_, 0) => Ok(Inode::special(Special::Store)),
+            Place::Node(ordinal, node) => {
+                let parent = self.path(ordinal)?.tree().parent(node);
+                Ok(Inode::node(ordinal, parent))
+            }
+        }
+    }
+
+    fn path(&self, ordinal: PathOrdinal) -> Result<Arc<LoadedPath>, FsError> {
+        self.store.load(ordinal)?.ok_or(FsError::Stale)
+    }
+
+    fn special(&self, special: Special) -> Result<Attributes, FsError> {
+        let time = match special {
+            Special::Store => self.store.changed()?,
+            _ => self.started,
+        };
+        Ok(Attributes {
+            inode: Inode::special(special),
+            kind: Kind::Directory,
+            mode: 0o755,
+            size: DIRECTORY_SIZE,
+            links: 2 + special.children().len() as u32,
+            time,
+        })
+    }
+
+    fn node(&self, path: &LoadedPath, index: NodeIndex) -> Result<Attributes, FsError> {
+        let node = path.tree().node(index).ok_or(FsError::Stale)?;
+        let (kind, mode, size, links) = match node.kind {
+            NodeKind::Directory { subdirectories, .. } => {
+                (Kind::Directory, 0o555, DIRECTORY_SIZE, 2 + subdirectories)
+            }
+            NodeKind::File {
+                executable, size, ..
+            } => (Kind::File, if executable { 0o555 } else { 0o444 }, size, 1),
+            NodeKind::Link { length, .. } => (Kind::Link, 0o777, u64::from(length), 1),
+        };
+        Ok(Attributes {
+            inode: Inode::node(path.info().ordinal, index),
+            kind,
+            mode,
+            size,
+            links,
+            time: UNIX_EPOCH + EPOCH,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! Contents, and the size of the whole.
+
+use super::{FileSystem, FsError, Inode, Place};
+use crate::tree::NodeKind;
+
+/// What statfs shows, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the disk that the state is on.
+    pub total: u64,
+    /// Of it, free.
+    pub free: u64,
+    /// Of it, free to users.
+    pub available: u64,
+}
+
+impl FileSystem {
+    /// At most `length` bytes of a file, from `offset` on; fewer only at its end.
+    ///
+    /// # Errors
+    /// It is no file, or its contents cannot be read.
+    pub fn read(&self, inode: Inode, offset: u64, length: u32) -> Result<Vec<u8>, FsError> {
+        let Place::Node(ordinal, node) = inode.place()? else {
+            return Err(FsError::IsADirectory);
+        };
+        let path = self.path(ordinal)?;
+        match path.tree().node(node).ok_or(FsError::Stale)?.kind {
+            NodeKind::File {
+                offset: start,
+                size,
+                ..
+            } => {
+                let length = u64::from(length).min(size.saturating_sub(offset));
+                let mut out = Vec::with_capacity(length as usize);
+                if length > 0 {
+                    self.store
+                        .read_stream(&path, start + offset, length, &mut out)?;
+                }
+                Ok(out)
+            }
+            NodeKind::Directory { .. } => Err(FsError::IsADirectory),
+            NodeKind::Link { .. } => Err(FsError::NotAFile),
+        }
+    }
+
+    /// The room on the disk of the state.
+    ///
+    /// # Errors
+    /// The disk does not say.
+    pub fn space(&self) -> Result<Space, FsError> {
+        let stat = rustix::fs::statvfs(self.store.dir()).map_err(|_| FsError::NoSpaceKnown)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Space {
+            total: bytes(stat.f_blocks),
+            free: bytes(stat.f_bfree),
+            available: bytes(stat.f_bavail),
+        })
+    }
+}

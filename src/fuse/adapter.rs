@@ -1,0 +1,343 @@
+//! One method for each request of the kernel.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
+};
+
+use super::counters::{Counters, Operation};
+use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked};
+
+/// For ever, as far as the kernel is concerned: 34 years.
+const EVER: Duration = Duration::from_secs(1 << 30);
+/// An inode number is never given to something else, so that FUSE needs no generations.
+const GENERATION: Generation = Generation(0);
+/// Read-aheads that may wait at once. fuser's 16 would let a few slow ones hold back all others.
+const MAX_BACKGROUND: u16 = 1024;
+/// Bytes that `st_blksize` and statfs speak of.
+const BLOCK: u32 = 4096;
+const NAME_MAX: u32 = 255;
+
+pub(super) struct Adapter {
+    fs: FileSystem,
+    counters: Arc<Counters>,
+}
+
+impl Adapter {
+    pub(super) fn new(fs: FileSystem, counters: Arc<Counters>) -> Self {
+        Self { fs, counters }
+    }
+
+    fn count(&self, operation: Operation) {
+        self.counters.count(operation);
+    }
+
+    fn list(
+        &self,
+        inode: INodeNo,
+        offset: u64,
+        mut add: impl FnMut(&Entry, &FileAttr) -> bool,
+    ) -> Result<(), Errno> {
+        self.fs
+            .list(Inode(inode.0), offset, &mut |entry| {
+                add(&entry, &attr(&entry.attributes))
+            })
+            .map_err(errno)
+    }
+}
+
+fn errno(error: FsError) -> Errno {
+    if let FsError::Store(e) = &error {
+        tracing::warn!("a request failed: {e}");
+    }
+    Errno::from_i32(error.errno())
+}
+
+fn attr(a: &Attributes) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(a.inode.0),
+        size: a.size,
+        blocks: a.size.div_ceil(512),
+        atime: a.time,
+        mtime: a.time,
+        ctime: a.time,
+        crtime: a.time,
+        kind: match a.kind {
+            Kind::Directory => FileType::Directory,
+            Kind::File => FileType::RegularFile,
+            Kind::Link => FileType::Symlink,
+        },
+        perm: a.mode,
+        nlink: a.links,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+/// An entry with the number 0 is a negative one, and is cached as such.
+fn nothing() -> FileAttr {
+    let time = std::time::UNIX_EPOCH;
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for flag in [
+            // One slow lookup must not hold back its whole directory.
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // A listing brings the attributes, so that `find` and `ls -l` need no LOOKUPs.
+            InitFlags::FUSE_DO_READDIRPLUS,
+        ] {
+            // An older kernel works without.
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Operation::Lookup);
+        match self.fs.lookup(Inode(parent.0), name.as_bytes()) {
+            Ok(Looked::Found(found)) => reply.entry(&EVER, &attr(&found), GENERATION),
+            Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
+            Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn forget(&self, _request: &Request, _inode: INodeNo, _lookups: u64) {
+        // Numbers are addresses: there is nothing to forget.
+        self.count(Operation::Forget);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        self.count(Operation::Getattr);
+        match self.fs.attributes(Inode(inode.0)) {
+            Ok(a) => reply.attr(&EVER, &attr(&a)),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+        self.count(Operation::Readlink);
+        match self.fs.read_link(Inode(inode.0)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn open(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Operation::Open);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.count(Operation::Read);
+        match self.fs.read(Inode(inode.0), offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.count(Operation::Flush);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.count(Operation::Release);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Operation::Opendir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.count(Operation::Readdir);
+        let listed = self.list(inode, offset, |entry, attr| {
+            reply.add(
+                attr.ino,
+                entry.next,
+                attr.kind,
+                OsStr::from_bytes(&entry.name),
+            )
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.count(Operation::Readdirplus);
+        let listed = self.list(inode, offset, |entry, attr| {
+            let name = OsStr::from_bytes(&entry.name);
+            reply.add(attr.ino, entry.next, name, &EVER, attr, GENERATION)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.count(Operation::Releasedir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
+        self.count(Operation::Statfs);
+        match self.fs.space() {
+            Ok(space) => {
+                let blocks = |bytes: u64| bytes / u64::from(BLOCK);
+                reply.statfs(
+                    blocks(space.total),
+                    blocks(space.free),
+                    blocks(space.available),
+                    0,
+                    0,
+                    BLOCK,
+                    NAME_MAX,
+                    BLOCK,
+                );
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn access(&self, _request: &Request, _inode: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks the mode bits itself (default_permissions).
+        self.count(Operation::Access);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.count(Operation::Getxattr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _inode: INodeNo, _size: u32, reply: ReplyXattr) {
+        self.count(Operation::Listxattr);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // ENOSYS would break overlayfs above us, and Nix asks for FS_IOC_GETFLAGS.
+        self.count(Operation::Ioctl);
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // The kernel's own SEEK_DATA and SEEK_HOLE, for files without holes.
+        self.count(Operation::Lseek);
+        reply.error(Errno::ENOSYS);
+    }
+}

@@ -1,0 +1,108 @@
+//! The adapter from the kernel's requests to [`crate::fs`]. It translates and decides nothing.
+//!
+//! Invariant: everything inside a store path is told to the kernel as valid for ever, so that a
+//! warm file system costs no request; what is asked of every file and means nothing here (OPEN,
+//! FLUSH, GETXATTR, …) is answered with ENOSYS once, after which the kernel does not ask again.
+
+mod adapter;
+mod counters;
+mod mount;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+pub use counters::{Counters, RequestCounts};
+pub use mount::{
+    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, unmount,
+};
+
+use crate::fs::{FileSystem, Inode, Special};
+use crate::store::Store;
+use adapter::Adapter;
+
+/// Threads that read requests, for each core. They share one descriptor: a clone of it would
+/// lose the requests in flight with its daemon.
+const THREADS_PER_CORE: usize = 2;
+
+/// A mounted file system that is being served.
+#[derive(Debug)]
+pub struct Session {
+    background: fuser::BackgroundSession,
+    counters: Arc<Counters>,
+}
+
+/// Why a session could not start.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The mount point, or the mounting.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The kernel and fuser did not come to terms.
+    #[error("the kernel does not accept the FUSE session at {}", at.display())]
+    Handshake {
+        /// The mount point.
+        at: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Session {
+    /// Mounts `store` as `request` says and serves it until it is unmounted. Returns once the
+    /// mount answers.
+    ///
+    /// # Errors
+    /// See [`SessionError`]; nothing stays mounted.
+    pub fn start(store: &Arc<Store>, request: &MountRequest) -> Result<Self, SessionError> {
+        request.check()?;
+        let counters = Arc::new(Counters::default());
+        let adapter = Adapter::new(FileSystem::new(store.clone()), counters.clone());
+        let attached = mount::attach(request, store.dir())?;
+        let handshake = |source| SessionError::Handshake {
+            at: attached.at().to_owned(),
+            source,
+        };
+        let mut config = fuser::Config::default();
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        config.n_threads = Some(cores * THREADS_PER_CORE);
+        let device = attached.device().map_err(handshake)?;
+        let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
+            .map_err(handshake)?;
+        let background = session.spawn().map_err(handshake)?;
+        let notifier = background.notifier();
+        // Listings and attributes of the store directory are cached; the thread that publishes
+        // drops them before it goes on. It is never one that answers requests.
+        store.observe(move || {
+            let inode = fuser::INodeNo(Inode::special(Special::Store).0);
+            if let Err(e) = notifier.inval_inode(inode, 0, 0) {
+                tracing::debug!("the kernel's listing of the store was not dropped: {e}");
+            }
+        });
+        attached.finish(request)?;
+        Ok(Self {
+            background,
+            counters,
+        })
+    }
+
+    /// How often the kernel has asked for what.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Serves until the file system is unmounted.
+    ///
+    /// # Errors
+    /// The session broke.
+    pub fn join(self) -> std::io::Result<()> {
+        self.background.join()
+    }
+}
+
+/// Whether `path` is a directory with nothing in it.
+fn is_empty(path: &Path) -> std::io::Result<bool> {
+    Ok(std::fs::read_dir(path)?.next().is_none())
+}

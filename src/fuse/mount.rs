@@ -1,0 +1,432 @@
+//! Mounting and unmounting, by the system calls themselves.
+//!
+//! Invariant: the superblock is read-only, nosuid, nodev and noatime. With `subtree=store` the
+//! same superblock is mounted at a private place first, its `store` bound to where the user wants
+//! it, and the private place taken away.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use thiserror::Error;
+
+/// What the kernel calls the file system; shown by mount(8) and findmnt(8).
+const TYPE: &str = "fuse.narfs";
+
+/// What of the file system is to be seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Subtree {
+    /// All of it, for `/nix`.
+    #[default]
+    Whole,
+    /// `store` only, for `/nix/store`.
+    Store,
+}
+
+/// Where and how to mount.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MountRequest {
+    /// An absolute path.
+    pub mountpoint: PathBuf,
+    /// What is to be seen there.
+    pub subtree: Subtree,
+    /// Mount over a directory that has something in it.
+    pub nonempty: bool,
+}
+
+/// Why something could not be mounted or unmounted.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// There is no such directory.
+    #[error("the mount point {} does not exist; make it with `mkdir -p`", .0.display())]
+    Absent(PathBuf),
+    /// It is a file.
+    #[error("the mount point {} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// There is something in it.
+    #[error("the mount point {} is not empty; its files would be hidden. Choose another directory, or give -o nonempty", .0.display())]
+    NotEmpty(PathBuf),
+    /// Something is mounted there.
+    #[error("something is mounted at {} already ({kind} from {source_name}); unmount it first, or choose another directory", at.display())]
+    Busy {
+        /// The mount point.
+        at: PathBuf,
+        /// Its file system type.
+        kind: String,
+        /// Its source.
+        source_name: String,
+    },
+    /// Nothing of ours is mounted there.
+    #[error("no narfs is mounted at {}", .0.display())]
+    NotMounted(PathBuf),
+    /// Programs use it.
+    #[error("{} is in use{}; end these programs, or give --lazy to unmount it when they have ended", at.display(), users(.by))]
+    InUse {
+        /// The mount point.
+        at: PathBuf,
+        /// Some of the users: number and name.
+        by: Vec<String>,
+    },
+    /// A system call failed.
+    #[error("cannot {what} {}{hint}", at.display())]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        at: PathBuf,
+        /// What to do.
+        hint: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn users(by: &[String]) -> String {
+    if by.is_empty() {
+        String::new()
+    } else {
+        format!(" by {}", by.join(", "))
+    }
+}
+
+fn system(what: &'static str, at: &Path) -> impl FnOnce(rustix::io::Errno) -> MountError {
+    let at = at.to_owned();
+    move |e| MountError::System {
+        what,
+        hint: match e {
+            rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => {
+                " (mounting needs root; in a container, CAP_SYS_ADMIN and /dev/fuse)"
+            }
+            rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NXIO => {
+                " (is FUSE in the kernel? try `modprobe fuse`)"
+            }
+            _ => "",
+        },
+        at,
+        source: e.into(),
+    }
+}
+
+impl MountRequest {
+    /// Says early what would fail later. A dead mount of ours is taken away.
+    pub(super) fn check(&self) -> Result<(), MountError> {
+        let at = &self.mountpoint;
+        let metadata = match fs::metadata(at) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+                tracing::warn!("taking away the dead mount at {}", at.display());
+                detach(at)?;
+                fs::metadata(at)
+            }
+            other => other,
+        };
+        match metadata {
+            Ok(m) if m.is_dir() => {}
+            Ok(_) => return Err(MountError::NotADirectory(at.clone())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(MountError::Absent(at.clone()));
+            }
+            Err(source) => {
+                return Err(MountError::System {
+                    what: "look at the mount point",
+                    at: at.clone(),
+                    hint: "",
+                    source,
+                });
+            }
+        }
+        if let Some(mount) = mounts()?.into_iter().rev().find(|m| m.at == *at) {
+            return Err(MountError::Busy {
+                at: at.clone(),
+                kind: mount.kind,
+                source_name: mount.source,
+            });
+        }
+        let empty = super::is_empty(at).unwrap_or(false);
+        if !empty && !self.nonempty {
+            return Err(MountError::NotEmpty(at.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// A superblock that is mounted and waits for its daemon.
+pub(super) struct Attached {
+    device: OwnedFd,
+    at: PathBuf,
+    finished: bool,
+}
+
+/// Mounts, at the mount point or at a private place (see the module).
+pub(super) fn attach(request: &MountRequest, state: &Path) -> Result<Attached, MountError> {
+    let at = match request.subtree {
+        Subtree::Whole => request.mountpoint.clone(),
+        Subtree::Store => {
+            let private = state.join("mnt");
+            if find_mount(&private)?.is_some() {
+                detach(&private)?;
+            }
+            fs::create_dir_all(&private).map_err(|source| MountError::System {
+                what: "make the directory",
+                at: private.clone(),
+                hint: "",
+                source,
+            })?;
+            private
+        }
+    };
+    let dev = Path::new("/dev/fuse");
+    let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(system("open", dev))?;
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    let data = CString::new(data).unwrap_or_default();
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    let source = CString::new(state.as_os_str().as_bytes()).unwrap_or_default();
+    rustix::mount::mount(source.as_c_str(), &at, TYPE, flags, data.as_c_str())
+        .map_err(system("mount at", &at))?;
+    Ok(Attached {
+        device,
+        at,
+        finished: false,
+    })
+}
+
+impl Attached {
+    pub(super) fn at(&self) -> &Path {
+        &self.at
+    }
+
+    pub(super) fn device(&self) -> io::Result<OwnedFd> {
+        self.device.as_fd().try_clone_to_owned()
+    }
+
+    /// Brings the served file system to where the user wants it, and waits for its first answer.
+    pub(super) fn finish(mut self, request: &MountRequest) -> Result<(), MountError> {
+        if request.subtree == Subtree::Store {
+            let store = self.at.join("store");
+            rustix::mount::mount_bind(&store, &request.mountpoint)
+                .map_err(system("mount at", &request.mountpoint))?;
+            detach(&self.at)?;
+        }
+        self.finished = true;
+        fs::metadata(&request.mountpoint)
+            .map(drop)
+            .map_err(|source| MountError::System {
+                what: "get an answer from",
+                at: request.mountpoint.clone(),
+                hint: "",
+                source,
+            })
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // A mount whose daemon did not come to be would be dead.
+        if !self.finished {
+            let _ = detach(&self.at);
+        }
+    }
+}
+
+fn detach(at: &Path) -> Result<(), MountError> {
+    rustix::mount::unmount(at, UnmountFlags::DETACH).map_err(system("unmount", at))
+}
+
+/// A line of mountinfo.
+struct Mounted {
+    at: PathBuf,
+    kind: String,
+    source: String,
+}
+
+fn mounts() -> Result<Vec<Mounted>, MountError> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = fs::read(path).map_err(|source| MountError::System {
+        what: "read",
+        at: path.to_owned(),
+        hint: "",
+        source,
+    })?;
+    let lines = text.split(|b| *b == b'\n');
+    Ok(lines.filter_map(parse_mountinfo).collect())
+}
+
+/// proc(5): `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS TAGS… - TYPE SOURCE OPTIONS`, blanks
+/// in octal.
+fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|b| *b == b' ');
+    let at = fields.nth(4)?;
+    fields.find(|f| *f == b"-")?;
+    let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
+    let (kind, source) = (text(fields.next()?), fields.next()?);
+    Some(Mounted {
+        at: std::ffi::OsStr::from_bytes(&unescape(at)).into(),
+        kind,
+        source: text(&unescape(source)),
+    })
+}
+
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let octal = after.split_at_checked(3).filter(|_| *first == b'\\');
+        let byte =
+            octal.and_then(|(d, _)| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        match (byte, octal) {
+            (Some(byte), Some((_, later))) => {
+                out.push(byte);
+                rest = later;
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// The state directory of the narfs that is mounted at `at`, if one is.
+///
+/// # Errors
+/// The list of mounts cannot be read.
+pub fn find_mount(at: &Path) -> Result<Option<PathBuf>, MountError> {
+    let mounts = mounts()?;
+    let top = mounts.into_iter().rev().find(|m| m.at == at);
+    Ok(top
+        .filter(|m| m.kind == TYPE)
+        .map(|m| PathBuf::from(m.source)))
+}
+
+/// Where in this mount namespace narfs is mounted from the state `state`.
+///
+/// # Errors
+/// The list of mounts cannot be read.
+pub fn mounted_states(state: &Path) -> Result<Vec<PathBuf>, MountError> {
+    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state;
+    let mounts = mounts()?.into_iter();
+    Ok(mounts.filter(ours).map(|m| m.at).collect())
+}
+
+/// Shows the narfs of `state`, which is mounted somewhere already, at one more place. The
+/// superblock, and so the kernel's caches, are the same.
+///
+/// # Errors
+/// The mount point cannot be used, or only a part of the file system is mounted so far.
+pub fn mount_again(state: &Path, request: &MountRequest) -> Result<(), MountError> {
+    request.check()?;
+    let places = mounted_states(state)?;
+    let whole = places.into_iter().find(|p| p.join("store").is_dir());
+    let from = whole.ok_or_else(|| MountError::NotMounted(state.to_owned()))?;
+    let from = match request.subtree {
+        Subtree::Whole => from,
+        Subtree::Store => from.join("store"),
+    };
+    rustix::mount::mount_bind(&from, &request.mountpoint)
+        .map_err(system("mount at", &request.mountpoint))
+}
+
+/// Unmounts the narfs at `at`; `lazy` does so even while it is in use.
+///
+/// # Errors
+/// None is mounted there, or it is in use.
+pub fn unmount(at: &Path, lazy: bool) -> Result<PathBuf, MountError> {
+    let state = find_mount(at)?.ok_or_else(|| MountError::NotMounted(at.to_owned()))?;
+    let flags = if lazy {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
+    match rustix::mount::unmount(at, flags) {
+        Ok(()) => Ok(state),
+        Err(rustix::io::Errno::BUSY) => Err(MountError::InUse {
+            at: at.to_owned(),
+            by: processes_using(at),
+        }),
+        Err(e) => Err(system("unmount", at)(e)),
+    }
+}
+
+/// A few processes that have something below `at` open, as their root or working directory, or
+/// as their program.
+fn processes_using(at: &Path) -> Vec<String> {
+    /// More do not help the user.
+    const SHOWN: usize = 5;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let proc = entry.path();
+        let links = ["cwd", "root", "exe"].map(|l| proc.join(l)).into_iter();
+        let fds = fs::read_dir(proc.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut links = links.chain(fds.map(|e| e.path()));
+        if links.any(|l| fs::read_link(l).is_ok_and(|t| t.starts_with(at))) {
+            let name = fs::read_to_string(proc.join("comm")).unwrap_or_default();
+            let number = entry.file_name();
+            found.push(format!("{} ({})", number.to_string_lossy(), name.trim()));
+        }
+        if found.len() == SHOWN {
+            break;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_with_blanks_and_tags() {
+        let line = b"36 35 0:98 / /mnt/a\\040b ro,nosuid - fuse.narfs /var/lib/na\\134rfs ro";
+        let m = parse_mountinfo(line).unwrap();
+        assert_eq!(m.at, Path::new("/mnt/a b"));
+        assert_eq!(
+            (m.kind.as_str(), m.source.as_str()),
+            (TYPE, "/var/lib/na\\rfs")
+        );
+        let tagged = b"36 35 98:0 /x /y rw shared:1 master:2 - ext4 /dev/sda1 rw";
+        assert_eq!(parse_mountinfo(tagged).unwrap().kind, "ext4");
+        assert!(parse_mountinfo(b"").is_none());
+    }
+
+    #[test]
+    fn bad_mount_points_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let request = |at: &Path| MountRequest {
+            mountpoint: at.to_owned(),
+            subtree: Subtree::Whole,
+            nonempty: false,
+        };
+        let absent = request(&dir.path().join("none"));
+        assert!(matches!(absent.check(), Err(MountError::Absent(_))));
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(
+            request(&file).check(),
+            Err(MountError::NotADirectory(_))
+        ));
+        assert!(matches!(
+            request(dir.path()).check(),
+            Err(MountError::NotEmpty(_))
+        ));
+        let proc = request(Path::new("/proc"));
+        assert!(matches!(proc.check(), Err(MountError::Busy { .. })));
+        let over = MountRequest {
+            nonempty: true,
+            ..request(dir.path())
+        };
+        over.check().unwrap();
+    }
+}

@@ -1,0 +1,30 @@
+//! narfs mounts a Nix store that you have not downloaded.
+//!
+//! The modules are layers; an import points to a lower layer only (checked by
+//! `tests/architecture.rs`). From top to bottom:
+//!
+//! | layer | owns |
+//! | --- | --- |
+//! | [`cli`] | one file a command; progress bars, tables, `--json` |
+//! | [`daemon`] | what a command does to a state, here or over the control socket; mounting, readiness |
+//! | [`fuse`] | the adapter from the kernel's requests to [`fs`]; it decides nothing |
+//! | [`fs`] | lookup, readdir, read, attributes, inode numbers, errno; testable without a kernel |
+//! | [`fetch`] | narinfo → verify → unpack → publish |
+//! | [`store`] | the state directory: RocksDB schema, chunks, trees, path infos |
+//! | [`substituter`] | where paths come from: `file://`, `http(s)://` |
+//! | [`tree`] | the immutable metadata value of a store path |
+//! | [`chunk`] | digest, chunker, reference mask, compression |
+//! | [`nix`] | pure formats: nix32, hash, store path, NAR, narinfo, signature, listing |
+//!
+//! `store` and `substituter` never import each other.
+
+pub mod chunk;
+pub mod cli;
+pub mod daemon;
+pub mod fetch;
+pub mod fs;
+pub mod fuse;
+pub mod nix;
+pub mod store;
+pub mod substituter;
+pub mod tree;

@@ -1,0 +1,482 @@
+//! Ed25519 keys and signatures in Nix's text forms.
+//!
+//! Owns the key and signature texts and the choice of keys by name. Invariant: the text of a signature is kept byte for
+//! byte; whether it can be decoded matters only when a key of its name is there to check it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use data_encoding::BASE64;
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use thiserror::Error;
+
+/// The public key of `cache.nixos.org`, which Nix trusts by default.
+pub const CACHE_NIXOS_ORG_KEY: &str =
+    "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+/// Why a text is no key or signature. Secret material is never part of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// There is no `NAME:`, or nothing behind it.
+    #[error("{what} is corrupt: expected 'NAME:BASE64'")]
+    Structure {
+        /// What should have been parsed.
+        what: &'static str,
+    },
+    /// The part behind the name is not base-64 of the right number of bytes.
+    #[error("{what} '{name}' is not valid: expected base-64 of {bytes} bytes")]
+    Encoding {
+        /// What should have been parsed.
+        what: &'static str,
+        /// The key name.
+        name: String,
+        /// Bytes that the text should encode.
+        bytes: usize,
+    },
+    /// The bytes are no point on the curve, or the two halves of a secret key do not belong together.
+    #[error("{what} '{name}' is not valid: {reason}")]
+    Invalid {
+        /// What should have been parsed.
+        what: &'static str,
+        /// The key name.
+        name: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A name for a new key contains a colon, a space or a control character, or is empty.
+    #[error("'{name}' cannot name a key: use something like 'cache.example.org-1'")]
+    Name {
+        /// The name as given.
+        name: String,
+    },
+}
+
+/// Splits `NAME:REST`, both non-empty.
+fn split<'a>(text: &'a str, what: &'static str) -> Result<(&'a str, &'a str), KeyError> {
+    match text.split_once(':') {
+        Some((name, rest)) if !name.is_empty() && !rest.is_empty() => Ok((name, rest)),
+        _ => Err(KeyError::Structure { what }),
+    }
+}
+
+fn decode<const N: usize>(
+    name: &str,
+    base64: &str,
+    what: &'static str,
+) -> Result<[u8; N], KeyError> {
+    let bytes = BASE64.decode(base64.as_bytes()).ok();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| KeyError::Encoding {
+            what,
+            name: name.into(),
+            bytes: N,
+        })
+}
+
+/// A key that verifies signatures, with its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    name: String,
+    key: VerifyingKey,
+}
+
+impl PublicKey {
+    /// Parses `NAME:BASE64` of 32 bytes.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it is not that, or not a point on the curve.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        const WHAT: &str = "public key";
+        let (name, base64) = split(text, WHAT)?;
+        let bytes = decode(name, base64, WHAT)?;
+        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::Invalid {
+            what: WHAT,
+            name: name.into(),
+            reason: "not a point on the curve",
+        })?;
+        Ok(Self {
+            name: name.into(),
+            key,
+        })
+    }
+
+    /// The name of the key, by which signatures refer to it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether `signature` is by this key, for this text. The name in the signature is not looked at.
+    #[must_use]
+    pub fn verifies(&self, text: &[u8], signature: &Signature) -> bool {
+        // Strict as libsodium is, which Nix uses: keys and nonces of small order are refused.
+        signature.to_bytes().is_some_and(|bytes| {
+            let signature = ed25519_dalek::Signature::from_bytes(&bytes);
+            self.key.verify_strict(text, &signature).is_ok()
+        })
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, BASE64.encode(self.key.as_bytes()))
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::parse(text)
+    }
+}
+
+/// A key that signs, with its name. Wiped from memory when dropped; its `Debug` form shows the name only.
+#[derive(Clone)]
+pub struct SecretKey {
+    name: String,
+    key: SigningKey,
+}
+
+impl SecretKey {
+    /// A key from 32 bytes of randomness.
+    ///
+    /// # Errors
+    /// [`KeyError::Name`] if the name cannot stand in a key text.
+    pub fn from_seed(name: &str, seed: [u8; 32]) -> Result<Self, KeyError> {
+        let bad = |c: char| c == ':' || c == ';' || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.contains(bad) {
+            return Err(KeyError::Name { name: name.into() });
+        }
+        Ok(Self {
+            name: name.into(),
+            key: SigningKey::from_bytes(&seed),
+        })
+    }
+
+    /// Parses `NAME:BASE64` of 64 bytes: the seed and the public key.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it is not that, or the two halves do not belong together.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        const WHAT: &str = "secret key";
+        let (name, base64) = split(text, WHAT)?;
+        let bytes = decode(name, base64, WHAT)?;
+        let key = SigningKey::from_keypair_bytes(&bytes).map_err(|_| KeyError::Invalid {
+            what: WHAT,
+            name: name.into(),
+            reason: "its public half does not belong to its seed",
+        })?;
+        Ok(Self {
+            name: name.into(),
+            key,
+        })
+    }
+
+    /// The name of the key.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `NAME:BASE64`, the content of a secret key file.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!(
+            "{}:{}",
+            self.name,
+            BASE64.encode(&self.key.to_keypair_bytes())
+        )
+    }
+
+    /// The key that verifies what this one signs.
+    #[must_use]
+    pub fn to_public(&self) -> PublicKey {
+        PublicKey {
+            name: self.name.clone(),
+            key: self.key.verifying_key(),
+        }
+    }
+
+    /// Signs a text, for example the fingerprint of a store path.
+    #[must_use]
+    pub fn sign(&self, text: &[u8]) -> Signature {
+        let signature = BASE64.encode(&self.key.sign(text).to_bytes());
+        Signature {
+            text: format!("{}:{signature}", self.name),
+            name_length: self.name.len(),
+        }
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey({}:…)", self.name)
+    }
+}
+
+impl FromStr for SecretKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::parse(text)
+    }
+}
+
+/// A signature as text, `KEYNAME:BASE64`, kept byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Signature {
+    text: String,
+    name_length: usize,
+}
+
+impl Signature {
+    /// Takes a signature text. Only its two parts are looked for: whether the second is a signature shows when it is verified.
+    ///
+    /// # Errors
+    /// [`KeyError::Structure`] if a part is missing or empty.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let (name, _) = split(text, "signature")?;
+        Ok(Self {
+            text: text.into(),
+            name_length: name.len(),
+        })
+    }
+
+    /// The name of the key that is said to have signed.
+    #[must_use]
+    pub fn key_name(&self) -> &str {
+        &self.text[..self.name_length]
+    }
+
+    /// The text as it came.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The 64 bytes, if the text encodes that many.
+    #[must_use]
+    pub fn to_bytes(&self) -> Option<[u8; 64]> {
+        decode(
+            self.key_name(),
+            &self.text[self.name_length + 1..],
+            "signature",
+        )
+        .ok()
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Signature {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::parse(text)
+    }
+}
+
+/// What a set of trusted keys says about a set of signatures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// A trusted key has signed.
+    Valid {
+        /// Its name.
+        key_name: String,
+    },
+    /// No signature names a trusted key.
+    NoTrustedKey {
+        /// The names that the signatures carry; empty if there are no signatures.
+        named: Vec<String>,
+    },
+    /// At least one signature names a trusted key, but none of them is right.
+    BadSignature {
+        /// The first such name.
+        key_name: String,
+    },
+}
+
+/// The public keys that a user trusts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedKeys {
+    keys: Vec<PublicKey>,
+}
+
+impl TrustedKeys {
+    /// Trusts nobody.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts a key as well. Several keys may share a name, while a cache changes its key.
+    pub fn insert(&mut self, key: PublicKey) {
+        if !self.keys.contains(&key) {
+            self.keys.push(key);
+        }
+    }
+
+    /// Whether nobody is trusted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The trusted keys.
+    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.iter()
+    }
+
+    /// Looks for a signature of `fingerprint` by a trusted key. Signatures by unknown keys are passed over.
+    #[must_use]
+    pub fn verify(&self, fingerprint: &str, signatures: &[Signature]) -> Verdict {
+        let mut bad = None;
+        for signature in signatures {
+            let named = |key: &&PublicKey| key.name == signature.key_name();
+            for key in self.keys.iter().filter(named) {
+                if key.verifies(fingerprint.as_bytes(), signature) {
+                    let key_name = key.name.clone();
+                    return Verdict::Valid { key_name };
+                }
+                bad.get_or_insert_with(|| key.name.clone());
+            }
+        }
+        match bad {
+            Some(key_name) => Verdict::BadSignature { key_name },
+            None => Verdict::NoTrustedKey {
+                named: signatures
+                    .iter()
+                    .map(|signature| signature.key_name().into())
+                    .collect(),
+            },
+        }
+    }
+}
+
+impl FromIterator<PublicKey> for TrustedKeys {
+    fn from_iter<I: IntoIterator<Item = PublicKey>>(keys: I) -> Self {
+        let mut trusted = Self::new();
+        keys.into_iter().for_each(|key| trusted.insert(key));
+        trusted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str, seed: u8) -> SecretKey {
+        SecretKey::from_seed(name, [seed; 32]).unwrap()
+    }
+
+    #[test]
+    fn texts_survive() {
+        let secret = key("example.org-1", 3);
+        let again = SecretKey::parse(&secret.to_text()).unwrap();
+        assert_eq!(again.to_text(), secret.to_text());
+        let public = PublicKey::parse(&secret.to_public().to_string()).unwrap();
+        assert_eq!(public, secret.to_public());
+        assert_eq!(
+            PublicKey::parse(CACHE_NIXOS_ORG_KEY).unwrap().to_string(),
+            CACHE_NIXOS_ORG_KEY
+        );
+        let signature = secret.sign(b"x");
+        assert_eq!(Signature::parse(signature.as_str()), Ok(signature));
+    }
+
+    #[test]
+    fn corrupt_texts_are_refused() {
+        let public = key("k", 1).to_public().to_string();
+        for bad in [
+            "",
+            "k",
+            "k:",
+            ":AAAA",
+            "k:AAAA",
+            "k:!",
+            &public[..public.len() - 1],
+        ] {
+            assert!(PublicKey::parse(bad).is_err(), "{bad}");
+            assert!(SecretKey::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "k", "k:", ":AAAA"] {
+            assert!(Signature::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "a:b", "a b", "a\n"] {
+            assert!(SecretKey::from_seed(bad, [0; 32]).is_err(), "{bad}");
+        }
+        let mut halves = [7; 64];
+        halves[..32].fill(1);
+        let text = format!("k:{}", BASE64.encode(&halves));
+        assert!(matches!(
+            SecretKey::parse(&text),
+            Err(KeyError::Invalid { .. })
+        ));
+    }
+
+    #[test]
+    fn a_secret_key_does_not_show_itself() {
+        let secret = key("k", 9);
+        assert_eq!(format!("{secret:?}"), "SecretKey(k:…)");
+    }
+
+    #[test]
+    fn the_verdict_tells_why() {
+        let (mine, other) = (key("mine-1", 1), key("other-1", 2));
+        let trusted: TrustedKeys = [mine.to_public()].into_iter().collect();
+        let forged = Signature::parse(&mine.sign(b"another text").to_string()).unwrap();
+        let renamed = other.sign(b"text").to_string().replace("other-1", "mine-1");
+        let renamed = Signature::parse(&renamed).unwrap();
+        let garbage = Signature::parse("mine-1:garbage").unwrap();
+
+        let valid = Verdict::Valid {
+            key_name: "mine-1".into(),
+        };
+        let bad = Verdict::BadSignature {
+            key_name: "mine-1".into(),
+        };
+        assert_eq!(trusted.verify("text", &[mine.sign(b"text")]), valid);
+        assert_eq!(
+            trusted.verify(
+                "text",
+                &[other.sign(b"text"), garbage.clone(), mine.sign(b"text")]
+            ),
+            valid
+        );
+        for signature in [forged, renamed, garbage] {
+            assert_eq!(trusted.verify("text", &[signature]), bad);
+        }
+        assert_eq!(
+            trusted.verify("text", &[other.sign(b"text")]),
+            Verdict::NoTrustedKey {
+                named: vec!["other-1".into()]
+            }
+        );
+        assert_eq!(
+            trusted.verify("text", &[]),
+            Verdict::NoTrustedKey { named: vec![] }
+        );
+        assert!(TrustedKeys::new().is_empty());
+    }
+
+    #[test]
+    fn two_keys_may_share_a_name() {
+        let (old, new) = (key("k-1", 1), key("k-1", 2));
+        let trusted: TrustedKeys = [old.to_public(), new.to_public()].into_iter().collect();
+        for key in [old, new] {
+            let verdict = trusted.verify("t", &[key.sign(b"t")]);
+            assert_eq!(
+                verdict,
+                Verdict::Valid {
+                    key_name: "k-1".into()
+                }
+            );
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Chunks in the database: written once, found by digest, read by number.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use rocksdb::WriteBatch;
+
+use super::database::{CHUNKS, DIGESTS};
+use super::{Store, StoreError, lock};
+use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
+use crate::tree::ChunkSink;
+
+/// After this many bytes of new chunks an ingest looks whether the disk is full.
+const CHECK_ROOM_EVERY: u64 = 16 << 20;
+
+/// Where a chunk is and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Located {
+    pub(super) number: u64,
+    pub(super) raw_length: u32,
+    pub(super) stored_length: u32,
+}
+
+impl Located {
+    fn encode(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.number.to_le_bytes());
+        out[8..12].copy_from_slice(&self.raw_length.to_le_bytes());
+        out[12..].copy_from_slice(&self.stored_length.to_le_bytes());
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        let (raw, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            number: u64::from_le_bytes(*number),
+            raw_length: u32::from_le_bytes(*raw),
+            stored_length: u32::from_le_bytes(rest.try_into().ok()?),
+        })
+    }
+}
+
+/// Why a chunk cannot be read, before it is known for which path.
+pub(super) enum ChunkFault {
+    Missing,
+    Damaged(Option<RecordError>),
+    Database(StoreError),
+}
+
+impl Store {
+    pub(super) fn locate(&self, digest: &ChunkDigest) -> Result<Option<Located>, StoreError> {
+        let Some(value) = self.database.get(DIGESTS, &digest.0)? else {
+            return Ok(None);
+        };
+        let located = Located::decode(&value).ok_or_else(|| StoreError::Damaged {
+            what: format!("the digest record of chunk {digest}"),
+        })?;
+        Ok(Some(located))
+    }
+
+    /// The masked bytes of chunk `number`, checked against `digest`.
+    pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
+        self.chunk_cache.get_or_insert_with(&number, || {
+            let record = self
+                .database
+                .get(CHUNKS, &number.to_be_bytes())
+                .map_err(ChunkFault::Database)?
+                .ok_or(ChunkFault::Missing)?;
+            let bytes = ChunkRecord::parse(&record)
+                .and_then(|r| r.decode())
+                .map_err(|e| ChunkFault::Damaged(Some(e)))?;
+            if ChunkDigest::of(&bytes) != *digest {
+                return Err(ChunkFault::Damaged(None));
+            }
+            Ok(bytes.into())
+        })
+    }
+
+    /// Has the next ingest of this chunk replace its record, which cannot be read.
+    pub(super) fn mark_damaged(&self, digest: ChunkDigest) {
+        lock(&self.damaged).insert(digest);
+    }
+
+    fn is_damaged(&self, digest: &ChunkDigest) -> bool {
+        lock(&self.damaged).contains(digest)
+    }
+
+    /// A sink for the chunks of one path.
+    ///
+    /// # Errors
+    /// No memory for a compressor.
+    pub fn chunk_writer(&self) -> Result<ChunkWriter<'_>, StoreError> {
+        Ok(ChunkWriter {
+            store: self,
+            encoder: Encoder::new().map_err(StoreError::Compress)?,
+            unchecked: CHECK_ROOM_EVERY,
+        })
+    }
+}
+
+/// Keeps the chunks of one path.
+#[derive(Debug)]
+pub struct ChunkWriter<'s> {
+    store: &'s Store,
+    encoder: Encoder,
+    /// Bytes written since the last look at the disk.
+    unchecked: u64,
+}
+
+impl ChunkSink for ChunkWriter<'_> {
+    type Error = StoreError;
+
+    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), StoreError> {
+        let store = self.store;
+        if store.locate(&digest)?.is_some() && !store.is_damaged(&digest) {
+            return Ok(());
+        }
+        if self.unchecked >= CHECK_ROOM_EVERY {
+            store.directory.check_room()?;
+            self.unchecked = 0;
+        }
+        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
+        self.unchecked += record.len() as u64;
+        let mut next = lock(&store.next_chunk);
+        // Another ingest may have brought it while this one compressed. A damaged record is
+        // replaced where it is: trees know it by that number.
+        let number = match store.locate(&digest)? {
+            None => *next,
+            Some(found) if lock(&store.damaged).remove(&digest) => found.number,
+            Some(_) => return Ok(()),
+        };
+        let located = Located {
+            number,
+            raw_length: chunk.len() as u32,
+            stored_length: record.len() as u32,
+        };
+        let mut batch = WriteBatch::default();
+        let database = &store.database;
+        batch.put_cf(
+            database.family(CHUNKS),
+            located.number.to_be_bytes(),
+            &record,
+        );
+        batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
+        database.write_unlogged(batch)?;
+        *next = (*next).max(number + 1);
+        store.chunk_cache.remove(&number);
+        store
+            .unflushed
+            .fetch_add(record.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

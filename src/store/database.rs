@@ -1,0 +1,157 @@
+//! RocksDB: column families and options.
+
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    FlushOptions, LogLevel, Options, WriteBufferManager, WriteOptions,
+};
+
+use super::StoreError;
+use super::error::database;
+
+pub(super) const CHUNKS: &str = "chunks";
+pub(super) const DIGESTS: &str = "digests";
+pub(super) const TREES: &str = "trees";
+pub(super) const PATHS: &str = "paths";
+pub(super) const ORDINALS: &str = "ordinals";
+pub(super) const META: &str = "meta";
+
+const FAMILIES: [&str; 6] = [CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META];
+
+/// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
+/// keys, not contents.
+const BLOB: u64 = 1 << 10;
+/// Files of the database that are kept open. Each costs a descriptor and its index in memory.
+const OPEN_FILES: i32 = 256;
+
+/// The database, with its families at hand.
+pub(super) struct Database {
+    pub(super) db: DB,
+}
+
+impl Database {
+    /// Opens or makes the database in `dir`, with at most `memory` bytes for blocks and for what
+    /// is not yet flushed.
+    pub(super) fn open(dir: &Path, memory: usize) -> Result<Self, StoreError> {
+        // Half for blocks, half for writes; a write buffer of its own bound rather than one
+        // charged to the cache, so that an ingest does not push out what a mount reads.
+        let cache = Cache::new_lru_cache(memory / 2);
+        let buffers = WriteBufferManager::new_write_buffer_manager(memory / 2, false);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        // Chunks go without the log; an atomic flush keeps them and their digests together.
+        options.set_atomic_flush(true);
+        options.set_write_buffer_manager(&buffers);
+        options.set_max_open_files(OPEN_FILES);
+        options.set_max_background_jobs(2);
+        options.set_bytes_per_sync(8 << 20);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(2);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        let families = FAMILIES
+            .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, memory)));
+        let db =
+            DB::open_cf_descriptors(&options, dir, families).map_err(database("it was opened"))?;
+        Ok(Self { db })
+    }
+
+    pub(super) fn family(&self, name: &'static str) -> &ColumnFamily {
+        // Opened with all of FAMILIES, so that each is there.
+        #[allow(clippy::expect_used)]
+        self.db.cf_handle(name).expect("every family is opened")
+    }
+
+    pub(super) fn get(
+        &self,
+        family: &'static str,
+        key: &[u8],
+    ) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, StoreError> {
+        self.db
+            .get_pinned_cf(self.family(family), key)
+            .map_err(database("a record was read"))
+    }
+
+    /// The last key of a family.
+    pub(super) fn last_key(&self, family: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut iterator = self.db.raw_iterator_cf(self.family(family));
+        iterator.seek_to_last();
+        let key = iterator.key().map(<[u8]>::to_vec);
+        iterator
+            .status()
+            .map_err(database("its last record was looked up"))?;
+        Ok(key)
+    }
+
+    /// Makes everything that was written without the log durable.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families: Vec<_> = FAMILIES.iter().map(|f| self.family(f)).collect();
+        self.db
+            .flush_cfs_opt(&families, &options)
+            .map_err(database("chunks were written to disk"))
+    }
+
+    /// Writes `batch` to the log and waits for the disk.
+    pub(super) fn write_synced(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db
+            .write_opt(batch, &options)
+            .map_err(database("a path was published"))
+    }
+
+    /// Writes `batch` without the log; a crash before the next flush loses it whole.
+    pub(super) fn write_unlogged(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .write_opt(batch, &options)
+            .map_err(database("a chunk was written"))
+    }
+
+    /// Walks a family from `from` on; stops when `visit` says `false`.
+    pub(super) fn scan(
+        &self,
+        family: &'static str,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut iterator = self.db.raw_iterator_cf(self.family(family));
+        iterator.seek(from);
+        while let Some((key, value)) = iterator.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(database("records were listed"))
+    }
+}
+
+fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(memory / 4);
+    // Chunks and trees are compressed already, digests are noise.
+    options.set_compression_type(match name {
+        PATHS | ORDINALS => DBCompressionType::Zstd,
+        _ => DBCompressionType::None,
+    });
+    if name == CHUNKS {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB);
+        options.set_blob_compression_type(DBCompressionType::None);
+        options.set_enable_blob_gc(true);
+    }
+    options
+}

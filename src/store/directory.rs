@@ -1,0 +1,187 @@
+//! The state directory: its format file and its lock.
+//!
+//! Invariant: while a [`Directory`] lives, no other process has the state open.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use crate::nix::store_path::StoreDir;
+
+/// First line of the format file.
+const FORMAT: &str = "narfs-state 1";
+
+/// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
+/// its log when the disk fills up; a database that cannot do that needs repair by hand.
+const RESERVE: u64 = 96 << 20;
+
+/// A state directory that this process owns.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    store_dir: StoreDir,
+    _lock: File,
+}
+
+impl Directory {
+    /// Takes possession of `path`, making it if `create`.
+    pub(super) fn open(
+        path: &Path,
+        wanted: Option<&StoreDir>,
+        create: bool,
+    ) -> Result<Self, StoreError> {
+        let fail = |what| {
+            move |source| StoreError::Directory {
+                dir: path.to_owned(),
+                what,
+                source,
+            }
+        };
+        if !path.exists() {
+            if !create {
+                return Err(StoreError::Absent(path.to_owned()));
+            }
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(path)
+                .map_err(fail("it cannot be made"))?;
+        }
+        let mut entries = fs::read_dir(path).map_err(fail("it cannot be read"))?;
+        if !path.join("format").exists() {
+            if entries.any(|e| !e.is_ok_and(|e| e.file_name() == "lost+found")) {
+                return Err(StoreError::Foreign(path.to_owned()));
+            }
+            if !create {
+                return Err(StoreError::Absent(path.to_owned()));
+            }
+            write_format(path, wanted.cloned().unwrap_or_default())
+                .map_err(fail("it cannot be written"))?;
+        }
+        let store_dir = read_format(path, wanted)?;
+        let lock = take_lock(path)?;
+        let tmp = path.join("tmp");
+        if tmp.exists() {
+            fs::remove_dir_all(&tmp).map_err(fail("tmp/ cannot be emptied"))?;
+        }
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&tmp)
+            .map_err(fail("tmp/ cannot be made"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            store_dir,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn store_dir(&self) -> &StoreDir {
+        &self.store_dir
+    }
+
+    /// An error when the disk is nearly full.
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        let stat = rustix::fs::statvfs(&self.path).map_err(|e| StoreError::Directory {
+            dir: self.path.clone(),
+            what: "its free space cannot be told",
+            source: e.into(),
+        })?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < RESERVE {
+            return Err(StoreError::Full {
+                dir: self.path.clone(),
+                free,
+                reserve: RESERVE,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn write_format(dir: &Path, store_dir: StoreDir) -> io::Result<()> {
+    let temporary = dir.join(".format");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&temporary)?;
+    write!(file, "{FORMAT}\nstore-dir {store_dir}\n")?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join("format"))?;
+    File::open(dir)?.sync_all()
+}
+
+fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<StoreDir, StoreError> {
+    let text = fs::read_to_string(dir.join("format")).map_err(|source| StoreError::Directory {
+        dir: dir.to_owned(),
+        what: "its file \"format\" cannot be read",
+        source,
+    })?;
+    let mut lines = text.lines();
+    let found = lines.next().unwrap_or_default();
+    if found != FORMAT {
+        return Err(if found.starts_with("narfs-state ") {
+            StoreError::Newer {
+                dir: dir.to_owned(),
+                found: found.to_owned(),
+            }
+        } else {
+            StoreError::Foreign(dir.to_owned())
+        });
+    }
+    let store_dir = lines
+        .next()
+        .and_then(|l| l.strip_prefix("store-dir "))
+        .and_then(|d| StoreDir::parse(d).ok())
+        .ok_or_else(|| StoreError::Damaged {
+            what: format!("{}/format has no store-dir", dir.display()),
+        })?;
+    match wanted {
+        Some(wanted) if *wanted != store_dir => Err(StoreError::OtherStoreDir {
+            dir: dir.to_owned(),
+            found: store_dir.to_string(),
+            wanted: wanted.to_string(),
+        }),
+        _ => Ok(store_dir),
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<File, StoreError> {
+    let fail = |source| StoreError::Directory {
+        dir: dir.to_owned(),
+        what: "its lock cannot be taken",
+        source,
+    };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(dir.join("lock"))
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // The text only serves the message.
+            let _ = file.read_to_string(&mut owner);
+            return Err(StoreError::Owned {
+                dir: dir.to_owned(),
+                owner: owner.trim().to_owned(),
+            });
+        }
+        Err(TryLockError::Error(e)) => return Err(fail(e)),
+    }
+    let command = std::env::args().take(3).collect::<Vec<_>>().join(" ");
+    file.set_len(0).map_err(fail)?;
+    writeln!(file, "{} ({command})", std::process::id()).map_err(fail)?;
+    Ok(file)
+}

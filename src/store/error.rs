@@ -1,0 +1,116 @@
+//! What can go wrong with a state.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::chunk::{ChunkDigest, RecordError};
+use crate::nix::store_path::StorePath;
+use crate::tree::TreeError;
+
+/// Why the state could not be opened, read or written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The directory cannot be used.
+    #[error("cannot use the state directory {}: {what}", dir.display())]
+    Directory {
+        /// The state directory.
+        dir: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory holds something else.
+    #[error("{} is not a narfs state directory (it has no file \"format\") and is not empty; name another directory with --state", .0.display())]
+    Foreign(PathBuf),
+    /// The directory was written by a newer version.
+    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 1\"); use that version", dir.display())]
+    Newer {
+        /// The state directory.
+        dir: PathBuf,
+        /// The first line of its format file.
+        found: String,
+    },
+    /// The state is for paths of another store directory.
+    #[error("the state {} is for the store directory {found}, not {wanted}; name another state with --state", dir.display())]
+    OtherStoreDir {
+        /// The state directory.
+        dir: PathBuf,
+        /// The store directory of the state.
+        found: String,
+        /// The one that was asked for.
+        wanted: String,
+    },
+    /// Another process has the state open.
+    #[error("the state {} is owned by process {owner}; wait until it ends, or stop it", dir.display())]
+    Owned {
+        /// The state directory.
+        dir: PathBuf,
+        /// The owner's process number and command.
+        owner: String,
+    },
+    /// There is no state yet, and the command does not make one.
+    #[error("there is no narfs state in {}; `narfs copy` or `narfs mount` makes one", .0.display())]
+    Absent(PathBuf),
+    /// Too little room on the disk to go on safely.
+    #[error("only {free} bytes are free for the state {}, and narfs keeps {reserve} free so that the database stays whole; make room", dir.display())]
+    Full {
+        /// The state directory.
+        dir: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that stay free.
+        reserve: u64,
+    },
+    /// The database failed.
+    #[error("the database of the state failed while {what}")]
+    Database {
+        /// What was done.
+        what: &'static str,
+        /// RocksDB's words.
+        #[source]
+        source: rocksdb::Error,
+    },
+    /// A record of the database cannot be understood.
+    #[error("the database is damaged: {what}; `narfs verify` names the paths that suffer")]
+    Damaged {
+        /// Which record.
+        what: String,
+    },
+    /// A tree cannot be understood.
+    #[error("the tree {digest} of the database is damaged")]
+    Tree {
+        /// Which tree.
+        digest: ChunkDigest,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+    /// A chunk of a path is not there, or not what its digest says.
+    #[error("chunk {digest} of {path} is {what}")]
+    Chunk {
+        /// The path that was read.
+        path: StorePath,
+        /// The chunk.
+        digest: ChunkDigest,
+        /// "missing" or "damaged".
+        what: &'static str,
+        /// Why, where a record could not be decoded.
+        #[source]
+        source: Option<RecordError>,
+    },
+    /// More paths than an inode number can address.
+    #[error("the state has used up all {0} path numbers; start a new one")]
+    TooManyPaths(u32),
+    /// The compressor failed.
+    #[error("cannot compress a chunk")]
+    Compress(#[source] io::Error),
+}
+
+/// Names what was done when RocksDB failed.
+pub(super) fn database(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+    move |source| StoreError::Database { what, source }
+}

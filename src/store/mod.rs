@@ -1,0 +1,167 @@
+//! The state: chunks, trees and path infos in one RocksDB, with one owner at a time.
+//!
+//! `format.md` beside this file specifies every key and value. Invariant: a path is published
+//! after everything that it needs is durable, so whoever sees a path can read all of it; a
+//! digest never names a chunk that is not there.
+
+mod chunks;
+mod database;
+mod directory;
+mod error;
+mod path_info;
+mod paths;
+mod statistics;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+
+pub use chunks::ChunkWriter;
+pub use error::StoreError;
+pub use path_info::{PathInfo, PathOrdinal, Registration};
+pub use paths::{LoadedPath, Publication};
+pub use statistics::{PathStatistics, Statistics};
+
+use crate::chunk::ChunkDigest;
+use crate::nix::store_path::StoreDir;
+use database::{CHUNKS, Database};
+use directory::Directory;
+use paths::StoredTree;
+
+/// How to open a state.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Bound of the memory for all caches and buffers of the state, in bytes.
+    pub memory: usize,
+    /// Make the state if there is none.
+    pub create: bool,
+    /// The store directory that the paths must be of; `None` takes the state's, or `/nix/store`.
+    pub store_dir: Option<StoreDir>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            // A quarter each for decompressed chunks, trees, database blocks and write buffers.
+            memory: 256 << 20,
+            create: false,
+            store_dir: None,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<u64, Bytes> for Weight {
+    fn weight(&self, _: &u64, chunk: &Bytes) -> u64 {
+        chunk.len() as u64 + 64
+    }
+}
+
+impl quick_cache::Weighter<ChunkDigest, Arc<StoredTree>> for Weight {
+    fn weight(&self, _: &ChunkDigest, tree: &Arc<StoredTree>) -> u64 {
+        tree.weight() as u64
+    }
+}
+
+impl quick_cache::Weighter<PathOrdinal, Arc<LoadedPath>> for Weight {
+    fn weight(&self, _: &PathOrdinal, path: &Arc<LoadedPath>) -> u64 {
+        path.own_weight() as u64
+    }
+}
+
+/// Called after every change of the set of paths.
+type Observer = Box<dyn Fn() + Send + Sync>;
+
+/// An open state.
+pub struct Store {
+    database: Database,
+    chunk_cache: Cache<u64, Bytes, Weight>,
+    tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
+    path_cache: Cache<PathOrdinal, Arc<LoadedPath>, Weight>,
+    /// The number that the next new chunk gets. Held while a chunk is written, so that two
+    /// ingests of the same chunk write it once.
+    next_chunk: Mutex<u64>,
+    /// The ordinal that the next new path gets. Held while paths are published.
+    next_ordinal: Mutex<u32>,
+    /// Bytes of chunks that a crash would lose.
+    unflushed: AtomicU64,
+    /// Chunks whose records were found missing or damaged.
+    damaged: Mutex<HashSet<ChunkDigest>>,
+    observer: OnceLock<Observer>,
+    // Last: the lock goes after the database is closed.
+    directory: Directory,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.directory.path().display())
+    }
+}
+
+impl Store {
+    /// Opens the state in `dir` and owns it until dropped.
+    ///
+    /// # Errors
+    /// See [`StoreError`]: absent, foreign, newer, owned by another process, unusable.
+    pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        let directory = Directory::open(dir, options.store_dir.as_ref(), options.create)?;
+        let database = Database::open(&dir.join("db"), options.memory / 2)?;
+        let next_chunk = database
+            .last_key(CHUNKS)?
+            .and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?) + 1))
+            .unwrap_or(0);
+        let next_ordinal = paths::next_ordinal(&database)?;
+        let quarter = options.memory as u64 / 4;
+        Ok(Self {
+            database,
+            chunk_cache: Cache::with_weighter(quarter as usize / AVERAGE_ITEM, quarter, Weight),
+            tree_cache: Cache::with_weighter(1000, quarter * 3 / 4, Weight),
+            path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
+            next_chunk: Mutex::new(next_chunk),
+            next_ordinal: Mutex::new(next_ordinal),
+            unflushed: AtomicU64::new(0),
+            damaged: Mutex::default(),
+            observer: OnceLock::new(),
+            directory,
+        })
+    }
+
+    /// The state directory.
+    pub fn dir(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where an ingest may make temporary files.
+    pub fn spool(&self) -> PathBuf {
+        self.directory.path().join("tmp")
+    }
+
+    /// The store directory of the paths, usually `/nix/store`.
+    pub fn store_dir(&self) -> &StoreDir {
+        self.directory.store_dir()
+    }
+
+    /// Has `observer` called after each change of the set of paths, by the thread that made the
+    /// change and before it goes on. There is one; a second is not taken.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(observer));
+    }
+}
+
+/// Expected size of a decompressed chunk, for the cache's first size.
+const AVERAGE_ITEM: usize = crate::chunk::AVERAGE;
+
+/// A mutex whose holder panicked guards numbers that are still right: they are only raised after
+/// the write that uses them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

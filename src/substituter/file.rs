@@ -1,0 +1,185 @@
+//! A binary cache in a directory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::{Answer, SourceError, Stream, Substituter, TEXT_LIMIT};
+use crate::nix::store_path::StorePathHash;
+
+/// See the module.
+pub(super) struct FileCache {
+    url: String,
+    dir: PathBuf,
+}
+
+impl FileCache {
+    pub(super) fn open(url: &str) -> Result<Self, SourceError> {
+        let fail = |what: String| SourceError::Url {
+            url: url.to_owned(),
+            what,
+        };
+        // Parameters (`?priority=…`) are Nix's way to say more about a source.
+        let plain = url.split(['?', '#']).next().unwrap_or(url);
+        let path = percent_decode(plain.strip_prefix("file://").unwrap_or(plain));
+        let dir = PathBuf::from(path);
+        if !dir.is_absolute() {
+            return Err(fail("the directory of a file:// source is absolute".into()));
+        }
+        match std::fs::metadata(&dir) {
+            Ok(m) if m.is_dir() => Ok(Self {
+                url: url.to_owned(),
+                dir,
+            }),
+            Ok(_) => Err(fail(format!("{} is not a directory", dir.display()))),
+            Err(e) => Err(fail(format!("{}: {e}", dir.display()))),
+        }
+    }
+
+    /// Opens a regular file below the directory; `None` if there is none.
+    fn file(&self, relative: &str) -> Result<Option<File>, SourceError> {
+        let relative = Path::new(relative);
+        let inside = relative
+            .components()
+            .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        let path = self.dir.join(relative);
+        let fail = |source| SourceError::Unreachable {
+            url: path.display().to_string(),
+            what: "cannot be read",
+            source,
+        };
+        if !inside {
+            return Err(SourceError::Url {
+                url: relative.display().to_string(),
+                what: format!("leads out of the binary cache {}", self.url),
+            });
+        }
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        };
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Err(fail(io::Error::other("it is not a regular file")));
+        }
+        Ok(Some(file))
+    }
+
+    fn text(&self, relative: &str) -> Result<Option<Bytes>, SourceError> {
+        let Some(file) = self.file(relative)? else {
+            return Ok(None);
+        };
+        let url = || self.dir.join(relative).display().to_string();
+        let mut bytes = Vec::new();
+        file.take(TEXT_LIMIT as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| SourceError::Unreachable {
+                url: url(),
+                what: "cannot be read",
+                source,
+            })?;
+        if bytes.len() > TEXT_LIMIT {
+            return Err(SourceError::TooLong {
+                url: url(),
+                limit: TEXT_LIMIT,
+            });
+        }
+        Ok(Some(bytes.into()))
+    }
+
+    fn hashes(&self) -> Result<Vec<StorePathHash>, SourceError> {
+        let fail = |source| SourceError::Unreachable {
+            url: self.url.clone(),
+            what: "cannot be listed",
+            source,
+        };
+        let mut hashes = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let hash = name
+                .to_str()
+                .and_then(|n| n.strip_suffix(".narinfo"))
+                .and_then(|h| h.parse::<StorePathHash>().ok());
+            hashes.extend(hash);
+        }
+        hashes.sort_unstable();
+        Ok(hashes)
+    }
+}
+
+// A local disk does not keep a caller waiting as a network does: the answers are ready at once.
+impl Substituter for FileCache {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
+        Box::pin(std::future::ready(self.text("nix-cache-info")))
+    }
+
+    fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
+        Box::pin(std::future::ready(self.text(&format!("{hash}.narinfo"))))
+    }
+
+    fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
+        // A query is for servers that make the NAR on demand.
+        let path = percent_decode(url.split('?').next().unwrap_or(url));
+        let stream = self
+            .file(&path)
+            .map(|file| file.map(|f| Box::new(f) as Stream));
+        Box::pin(std::future::ready(stream))
+    }
+
+    fn list(&self) -> Answer<'_, Vec<StorePathHash>> {
+        Box::pin(std::future::ready(self.hashes()))
+    }
+}
+
+/// Undoes `%XX`; anything else stays.
+fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = after
+            .split_at_checked(2)
+            .filter(|_| *first == b'%')
+            .and_then(|(d, later)| {
+                let d = std::str::from_utf8(d).ok()?;
+                Some((u8::from_str_radix(d, 16).ok()?, later))
+            });
+        match digits {
+            Some((byte, later)) => {
+                out.push(byte);
+                rest = later;
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_signs_are_undone() {
+        assert_eq!(percent_decode("/a%20b%2Fc%zz%4"), "/a b/c%zz%4");
+    }
+
+    #[test]
+    fn files_outside_of_the_directory_and_non_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("nar")).unwrap();
+        let cache = FileCache::open(&format!("file://{}", dir.path().display())).unwrap();
+        assert!(cache.file("../etc/passwd").is_err());
+        assert!(cache.file("/etc/passwd").is_err());
+        assert!(cache.file("nar").is_err());
+        assert!(cache.file("nar/none").unwrap().is_none());
+    }
+}

@@ -1,0 +1,525 @@
+//! The encoding of a tree, its validation, and access to it.
+//!
+//! All integers are little-endian.
+//!
+//! ```text
+//! offset  bytes
+//! 0       8      "narfstre"
+//! 8       4      version: 1
+//! 12      4      n: number of nodes (at least 1)
+//! 16      4      c: number of chunks
+//! 20      4      r: number of references that occurrences may name
+//! 24      4      length of the names
+//! 28      4      length of the link targets (masked)
+//! 32      4      length of the side list of the contents
+//! 36      4      length of the side list of the link targets
+//! 40      24 n   nodes, breadth-first: the children of a directory are contiguous and
+//!                sorted by name; the root is node 0 and has no name
+//!         36 c   chunks: length of the uncompressed chunk (4), digest (32)
+//!                names, link targets, the two side lists
+//! ```
+//!
+//! A node:
+//!
+//! ```text
+//! 0   4   offset of its name
+//! 4   1   length of its name
+//! 5   1   kind: 0 directory, 1 file, 2 executable file, 3 symbolic link
+//! 6   2   length of the target (links; else 0)
+//! 8   8   directory: first child (4), number of children (4); file: offset of the contents in
+//!         the stream; link: offset of the target
+//! 16  8   directory: number of children that are directories; file: size; link: 0
+//! ```
+//!
+//! The *stream* is the chunks one after the other: the small files in NAR order, then each larger
+//! file. A side list is one pair of LEB128 numbers for each masked hash: the distance from the
+//! end of the one before, and the number of the reference. An empty file has offset 0.
+
+use thiserror::Error;
+
+use super::leb128::{read_number, write_number};
+use crate::chunk::{ChunkDigest, HASH_LEN, MAXIMUM, Occurrence, unmask};
+
+pub(super) const MAGIC: &[u8; 8] = b"narfstre";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER: usize = 40;
+pub(super) const NODE: usize = 24;
+pub(super) const CHUNK: usize = 36;
+
+pub(super) const DIRECTORY: u8 = 0;
+pub(super) const FILE: u8 = 1;
+pub(super) const EXECUTABLE: u8 = 2;
+pub(super) const LINK: u8 = 3;
+
+/// Place of a node in its tree; 0 is the root.
+pub type NodeIndex = u32;
+
+/// Why bytes are not a tree.
+#[derive(Debug, Error)]
+pub enum TreeError {
+    /// Written by a newer version.
+    #[error("the tree has format version {0}; this version of narfs knows {VERSION}")]
+    Version(u32),
+    /// Anything else.
+    #[error("the tree is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A directory.
+    Directory {
+        /// Its first child.
+        first: NodeIndex,
+        /// Number of its children.
+        count: u32,
+        /// How many of them are directories.
+        subdirectories: u32,
+    },
+    /// A regular file.
+    File {
+        /// Whether it has the x bits.
+        executable: bool,
+        /// Where its contents begin in the stream, in bytes.
+        offset: u64,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where its target begins among the targets.
+        offset: u64,
+        /// Length of the target, in bytes.
+        length: u16,
+    },
+}
+
+/// A node of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node<'a> {
+    /// Its name in its directory; empty for the root.
+    pub name: &'a [u8],
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// A chunk as a tree names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkEntry {
+    /// Offset of its first byte in the stream.
+    pub start: u64,
+    /// Length, uncompressed, in bytes.
+    pub length: u32,
+    /// Its name.
+    pub digest: ChunkDigest,
+}
+
+/// The metadata of a store path.
+#[derive(Debug)]
+pub struct Tree {
+    bytes: Vec<u8>,
+    nodes: usize,
+    names_at: usize,
+    targets_at: usize,
+    references: u32,
+    /// End of each chunk in the stream.
+    ends: Vec<u64>,
+    /// The directories, in the order of their nodes: their first children ascend, which gives
+    /// the parent of any node by binary search.
+    directories: Vec<NodeIndex>,
+    content_masks: Vec<Occurrence>,
+    target_masks: Vec<Occurrence>,
+}
+
+impl Tree {
+    /// Takes an encoded tree, after checking all of it.
+    ///
+    /// # Errors
+    /// A newer version, or bytes that are no canonical tree.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, TreeError> {
+        let checked = Parser::new(&bytes)?.check()?;
+        Ok(Self { bytes, ..checked })
+    }
+
+    /// The encoding, whose digest names the tree.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The name of the tree.
+    pub fn digest(&self) -> ChunkDigest {
+        ChunkDigest::of(&self.bytes)
+    }
+
+    /// Memory held, in bytes.
+    pub fn weight(&self) -> usize {
+        self.bytes.len()
+            + self.ends.len() * 8
+            + self.directories.len() * 4
+            + (self.content_masks.len() + self.target_masks.len()) * size_of::<Occurrence>()
+            + size_of::<Self>()
+    }
+
+    /// Number of nodes; at least 1.
+    pub fn len(&self) -> u32 {
+        self.nodes as u32
+    }
+
+    /// Never: a tree has a root.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Number of references that the path's table must have.
+    pub fn references(&self) -> u32 {
+        self.references
+    }
+
+    /// Length of the stream, in bytes.
+    pub fn stream_length(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The node at `index`, or `None` if the tree has no such node.
+    pub fn node(&self, index: NodeIndex) -> Option<Node<'_>> {
+        let index = index as usize;
+        (index < self.nodes).then(|| {
+            let at = HEADER + index * NODE;
+            let raw = &self.bytes[at..at + NODE];
+            let name = self.names_at + u32_at(raw, 0) as usize;
+            Node {
+                name: &self.bytes[name..name + usize::from(raw[4])],
+                kind: kind_of(raw),
+            }
+        })
+    }
+
+    /// The child of directory `directory` that has the name `name`.
+    pub fn lookup(&self, directory: NodeIndex, name: &[u8]) -> Option<NodeIndex> {
+        let NodeKind::Directory { first, count, .. } = self.node(directory)?.kind else {
+            return None;
+        };
+        let (mut low, mut high) = (first, first + count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.node(middle)?.name.cmp(name) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    /// The directory that holds `index`; the root holds itself.
+    pub fn parent(&self, index: NodeIndex) -> NodeIndex {
+        let after = self.directories.partition_point(|d| {
+            matches!(self.node(*d).map(|n| n.kind), Some(NodeKind::Directory { first, .. }) if first <= index)
+        });
+        if index == 0 || after == 0 {
+            0
+        } else {
+            self.directories[after - 1]
+        }
+    }
+
+    /// The target of link `index`, with the hashes of `table` put back.
+    pub fn target(&self, index: NodeIndex, table: &[[u8; HASH_LEN]]) -> Option<Vec<u8>> {
+        let NodeKind::Link { offset, length } = self.node(index)?.kind else {
+            return None;
+        };
+        let at = self.targets_at + offset as usize;
+        let mut target = self.bytes[at..at + usize::from(length)].to_vec();
+        unmask(&mut target, offset, &self.target_masks, |n| {
+            table.get(n as usize)
+        });
+        Some(target)
+    }
+
+    /// The chunks, in the order of the stream.
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = ChunkEntry> + '_ {
+        (0..self.ends.len()).map(|i| self.chunk(i))
+    }
+
+    fn chunk(&self, index: usize) -> ChunkEntry {
+        let at = HEADER + self.nodes * NODE + index * CHUNK;
+        let raw = &self.bytes[at..at + CHUNK];
+        let length = u32_at(raw, 0);
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&raw[4..]);
+        ChunkEntry {
+            start: self.ends[index] - u64::from(length),
+            length,
+            digest: ChunkDigest(digest),
+        }
+    }
+
+    /// Hands the bytes `offset..offset + length` of the stream to `emit`, hashes put back.
+    /// `fetch` gives the masked bytes of the chunk with a number (its place in
+    /// [`Tree::chunks`]); what lies beyond the stream is not handed out.
+    ///
+    /// # Errors
+    /// Those of `fetch` and `emit`.
+    pub fn read<C: AsRef<[u8]>, E>(
+        &self,
+        offset: u64,
+        length: u64,
+        table: &[[u8; HASH_LEN]],
+        mut fetch: impl FnMut(usize, &ChunkEntry) -> Result<C, E>,
+        mut emit: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let end = offset.saturating_add(length).min(self.stream_length());
+        let mut at = offset;
+        let mut index = self.ends.partition_point(|e| *e <= offset);
+        let mut patched = Vec::new();
+        while at < end {
+            let entry = self.chunk(index);
+            let chunk = fetch(index, &entry)?;
+            let from = (at - entry.start) as usize;
+            let to = (end - entry.start).min(u64::from(entry.length)) as usize;
+            let part = &chunk.as_ref()[from..to];
+            if self.masked_within(at, part.len() as u64) {
+                patched.clear();
+                patched.extend_from_slice(part);
+                unmask(&mut patched, at, &self.content_masks, |n| {
+                    table.get(n as usize)
+                });
+                emit(&patched)?;
+            } else {
+                emit(part)?;
+            }
+            at += part.len() as u64;
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn masked_within(&self, offset: u64, length: u64) -> bool {
+        let from = self
+            .content_masks
+            .partition_point(|o| o.offset + HASH_LEN as u64 <= offset);
+        self.content_masks
+            .get(from)
+            .is_some_and(|o| o.offset < offset + length)
+    }
+}
+
+fn kind_of(raw: &[u8]) -> NodeKind {
+    let a = u64_at(raw, 8);
+    match raw[5] {
+        DIRECTORY => NodeKind::Directory {
+            first: a as u32,
+            count: (a >> 32) as u32,
+            subdirectories: u64_at(raw, 16) as u32,
+        },
+        LINK => NodeKind::Link {
+            offset: a,
+            length: u16::from_le_bytes([raw[6], raw[7]]),
+        },
+        kind => NodeKind::File {
+            executable: kind == EXECUTABLE,
+            offset: a,
+            size: u64_at(raw, 16),
+        },
+    }
+}
+
+/// The parts of encoded bytes, lengths checked, contents not yet.
+struct Parser<'a> {
+    nodes: &'a [u8],
+    chunks: &'a [u8],
+    names: &'a [u8],
+    targets: &'a [u8],
+    content_list: &'a [u8],
+    target_list: &'a [u8],
+    references: u32,
+}
+
+impl<'a> Parser<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, TreeError> {
+        if bytes.len() < HEADER || &bytes[..8] != MAGIC {
+            return Err(TreeError::Malformed("no header"));
+        }
+        let version = u32_at(bytes, 8);
+        if version != VERSION {
+            return Err(TreeError::Version(version));
+        }
+        let mut rest = &bytes[HEADER..];
+        let mut take = |at: usize, unit: usize| -> Result<&'a [u8], TreeError> {
+            let length = (u32_at(bytes, at) as usize)
+                .checked_mul(unit)
+                .filter(|n| *n <= rest.len())
+                .ok_or(TreeError::Malformed("cut short"))?;
+            let (part, after) = rest.split_at(length);
+            rest = after;
+            Ok(part)
+        };
+        let parser = Self {
+            nodes: take(12, NODE)?,
+            chunks: take(16, CHUNK)?,
+            names: take(24, 1)?,
+            targets: take(28, 1)?,
+            content_list: take(32, 1)?,
+            target_list: take(36, 1)?,
+            references: u32_at(bytes, 20),
+        };
+        if !rest.is_empty() {
+            return Err(TreeError::Malformed("bytes after the end"));
+        }
+        Ok(parser)
+    }
+
+    /// The tree, but for its bytes.
+    fn check(&self) -> Result<Tree, TreeError> {
+        let mut end = 0u64;
+        let mut ends = Vec::with_capacity(self.chunks.len() / CHUNK);
+        for c in self.chunks.chunks_exact(CHUNK) {
+            let length = u32_at(c, 0);
+            if length == 0 || length as usize > MAXIMUM {
+                return Err(TreeError::Malformed("length of a chunk"));
+            }
+            end += u64::from(length);
+            ends.push(end);
+        }
+        let directories = self.check_nodes(end)?;
+        let content_masks = side_list(self.content_list, end, self.references)?;
+        let target_masks = side_list(self.target_list, self.targets.len() as u64, self.references)?;
+        let nodes = self.nodes.len() / NODE;
+        let names_at = HEADER + self.nodes.len() + self.chunks.len();
+        Ok(Tree {
+            nodes,
+            names_at,
+            targets_at: names_at + self.names.len(),
+            references: self.references,
+            bytes: Vec::new(),
+            ends,
+            directories,
+            content_masks,
+            target_masks,
+        })
+    }
+
+    /// Checks every node, and that the children of the directories, taken in order, are all
+    /// nodes but the root, each once.
+    fn check_nodes(&self, stream: u64) -> Result<Vec<NodeIndex>, TreeError> {
+        let malformed = |what| Err(TreeError::Malformed(what));
+        let count = (self.nodes.len() / NODE) as u64;
+        let mut directories = Vec::new();
+        let mut next = 1u64;
+        for (index, raw) in (0u32..).zip(self.nodes.chunks_exact(NODE)) {
+            if raw[5] > LINK {
+                return malformed("kind of a node");
+            }
+            let name = self.name(raw)?;
+            if (index == 0) != name.is_empty() || !legal_name(name) {
+                return malformed("name of a node");
+            }
+            match kind_of(raw) {
+                NodeKind::Directory {
+                    first,
+                    count: children,
+                    subdirectories,
+                } => {
+                    if u64::from(first) != next || u64::from(index) >= next {
+                        return malformed("order of the nodes");
+                    }
+                    next += u64::from(children);
+                    if next > count {
+                        return malformed("children beyond the end");
+                    }
+                    self.check_children(first, children, subdirectories)?;
+                    directories.push(index);
+                }
+                NodeKind::File { offset, size, .. } => {
+                    if offset.checked_add(size).is_none_or(|end| end > stream) {
+                        return malformed("contents beyond the stream");
+                    }
+                }
+                NodeKind::Link { offset, length } => {
+                    let end = offset.saturating_add(u64::from(length));
+                    if length == 0 || end > self.targets.len() as u64 {
+                        return malformed("target of a link");
+                    }
+                }
+            }
+        }
+        if count == 0 || next != count {
+            return malformed("nodes without a directory");
+        }
+        Ok(directories)
+    }
+
+    fn check_children(&self, first: u32, count: u32, subdirs: u32) -> Result<(), TreeError> {
+        let from = first as usize * NODE;
+        let children = &self.nodes[from..from + count as usize * NODE];
+        let mut before: Option<&[u8]> = None;
+        let mut found = 0;
+        for raw in children.chunks_exact(NODE) {
+            let name = self.name(raw)?;
+            if before.is_some_and(|b| b >= name) {
+                return Err(TreeError::Malformed("order of the names"));
+            }
+            before = Some(name);
+            found += u32::from(raw[5] == DIRECTORY);
+        }
+        if found == subdirs {
+            Ok(())
+        } else {
+            Err(TreeError::Malformed("number of subdirectories"))
+        }
+    }
+
+    fn name(&self, raw: &[u8]) -> Result<&'a [u8], TreeError> {
+        let at = u32_at(raw, 0) as usize;
+        self.names
+            .get(at..at.saturating_add(usize::from(raw[4])))
+            .ok_or(TreeError::Malformed("name beyond the names"))
+    }
+}
+
+/// Whether a name may stand in a tree (the empty one is the root's).
+pub(super) fn legal_name(name: &[u8]) -> bool {
+    name != b"." && name != b".." && !name.iter().any(|b| *b == b'/' || *b == 0)
+}
+
+pub(super) fn u32_at(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+fn u64_at(b: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(b, at)) | u64::from(u32_at(b, at + 4)) << 32
+}
+
+/// Writes a side list; `occurrences` are sorted and do not overlap.
+pub(super) fn write_side_list(occurrences: &[Occurrence]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut end = 0;
+    for o in occurrences {
+        write_number(&mut out, o.offset - end);
+        write_number(&mut out, u64::from(o.reference));
+        end = o.offset + HASH_LEN as u64;
+    }
+    out
+}
+
+fn side_list(mut list: &[u8], stream: u64, references: u32) -> Result<Vec<Occurrence>, TreeError> {
+    let mut out = Vec::new();
+    let mut end = 0u64;
+    while !list.is_empty() {
+        let gap = read_number(&mut list).ok_or(TreeError::Malformed("side list"))?;
+        let reference = read_number(&mut list).ok_or(TreeError::Malformed("side list"))?;
+        let offset = end
+            .checked_add(gap)
+            .ok_or(TreeError::Malformed("side list"))?;
+        end = offset.saturating_add(HASH_LEN as u64);
+        if end > stream || reference >= u64::from(references) {
+            return Err(TreeError::Malformed("side list"));
+        }
+        out.push(Occurrence {
+            offset,
+            reference: reference as u32,
+        });
+    }
+    Ok(out)
+}

@@ -1,0 +1,20 @@
+//! Trees: the metadata of a store path as one compact, immutable value.
+//!
+//! Invariants: a [`Tree`] in memory was validated whole, so its accessors need no checks; equal
+//! trees are equal bytes, so a tree is named by the digest of its encoding; nothing in a tree
+//! names the path that it belongs to (hashes are numbers into the path's table of references).
+
+mod builder;
+mod dump;
+mod format;
+mod leb128;
+mod unpack;
+
+pub use builder::{BuildError, MAX_NODES, TreeBuilder};
+pub use dump::{DumpError, dump_nar, nar_size};
+pub use format::{ChunkEntry, Node, NodeIndex, NodeKind, Tree, TreeError};
+pub use leb128::{read_number, write_number};
+pub use unpack::{ChunkSink, UnpackError, Unpacked, Unpacker};
+
+#[cfg(test)]
+mod tests;

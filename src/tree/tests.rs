@@ -1,0 +1,227 @@
+//! NAR → tree and chunks → NAR, without a database.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::chunk::{ChunkDigest, HASH_LEN, MAXIMUM, PACK_BELOW};
+use crate::nix::nar::Writer;
+use crate::nix::store_path::{StorePath, StorePathHash};
+
+#[derive(Default)]
+struct Memory(HashMap<ChunkDigest, Vec<u8>>);
+
+impl ChunkSink for Memory {
+    type Error = Infallible;
+
+    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Infallible> {
+        assert!(!chunk.is_empty() && chunk.len() <= MAXIMUM);
+        self.0.insert(digest, chunk.to_vec());
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Made {
+    File(bool, Vec<u8>),
+    Link(Vec<u8>),
+    Directory(std::collections::BTreeMap<Vec<u8>, Made>),
+}
+
+fn write(made: &Made, out: &mut Writer<&mut Vec<u8>>) {
+    match made {
+        Made::File(executable, data) => {
+            out.regular(*executable, data.len() as u64).unwrap();
+            out.contents(data).unwrap();
+        }
+        Made::Link(target) => out.symlink(target).unwrap(),
+        Made::Directory(entries) => {
+            out.directory().unwrap();
+            for (name, child) in entries {
+                out.entry(name).unwrap();
+                write(child, out);
+            }
+            out.end_directory().unwrap();
+        }
+    }
+}
+
+fn nar(made: &Made) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes);
+    write(made, &mut writer);
+    writer.finish().unwrap();
+    bytes
+}
+
+fn unpack(nar: &[u8], references: &[StorePath], sink: &mut Memory) -> Unpacked {
+    let dir = std::env::temp_dir();
+    Unpacker::new(sink, references, &dir).unpack(nar).unwrap()
+}
+
+fn table(unpacked: &Unpacked) -> Vec<[u8; HASH_LEN]> {
+    let references = unpacked.references.iter();
+    references.map(|r| r.hash().to_ascii()).collect()
+}
+
+fn dump(unpacked: &Unpacked, chunks: &Memory) -> Vec<u8> {
+    let mut out = Vec::new();
+    let fetch = |_: usize, e: &ChunkEntry| Ok::<_, Infallible>(chunks.0[&e.digest].as_slice());
+    dump_nar(&unpacked.tree, 0, &table(unpacked), fetch, &mut out).unwrap();
+    out
+}
+
+fn path(seed: u8, name: &str) -> StorePath {
+    StorePath::new(StorePathHash::from_bytes([seed; 20]), name).unwrap()
+}
+
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    blake3::Hasher::new_derive_key("test")
+        .update(&[seed])
+        .finalize_xof()
+        .fill(&mut out);
+    out
+}
+
+fn directory<const N: usize>(entries: [(&str, Made); N]) -> Made {
+    Made::Directory(entries.map(|(n, m)| (n.as_bytes().to_vec(), m)).into())
+}
+
+/// A package whose contents, targets and large files name their references.
+fn package(references: &[StorePath]) -> Made {
+    let text = |r: &StorePath| format!("/nix/store/{r}/bin/x").into_bytes();
+    let mut large = noise(1, 300_000);
+    large.extend(text(&references[0]));
+    large.extend(noise(2, 200_000));
+    directory([
+        (
+            "bin",
+            directory([
+                ("a", Made::File(true, text(&references[1]))),
+                ("b", Made::Link(text(&references[0]))),
+                ("empty", Made::File(false, vec![])),
+            ]),
+        ),
+        ("large", Made::File(false, large)),
+        ("lib", directory([])),
+        ("own", Made::File(false, text(&references[2]))),
+    ])
+}
+
+#[test]
+fn a_rebuild_shares_every_chunk_and_the_tree() {
+    let old = [path(1, "glibc"), path(2, "bash"), path(3, "own")];
+    let new = [path(11, "glibc"), path(5, "bash"), path(4, "own")];
+    let (a, b) = (nar(&package(&old)), nar(&package(&new)));
+    assert_ne!(a, b);
+    let mut chunks = Memory::default();
+    let first = unpack(&a, &old, &mut chunks);
+    let kept = chunks.0.len();
+    let second = unpack(&b, &new, &mut chunks);
+    assert_eq!(chunks.0.len(), kept, "the rebuild added a chunk");
+    assert_eq!(first.tree.digest(), second.tree.digest());
+    assert_eq!(dump(&first, &chunks), a);
+    assert_eq!(dump(&second, &chunks), b);
+}
+
+#[test]
+fn large_programs_come_back_from_memory_and_from_the_spool() {
+    for length in [PACK_BELOW as usize, 1 << 20, 9 << 20] {
+        let mut elf = b"\x7fELF\x02\x01".to_vec();
+        elf.extend(noise(3, length));
+        let reference = path(7, "dep");
+        let at = elf.len() - 40;
+        elf[at..at + 32].copy_from_slice(&reference.hash().to_ascii());
+        let bytes = nar(&Made::File(true, elf));
+        let mut chunks = Memory::default();
+        let unpacked = unpack(&bytes, &[reference], &mut chunks);
+        assert!(dump(&unpacked, &chunks) == bytes, "{length}");
+    }
+}
+
+#[test]
+fn small_files_share_chunks_and_nodes_are_found() {
+    let files = (0..200).map(|i| {
+        let name = format!("{i:03}").into_bytes();
+        (name, Made::File(false, noise(i, 2000)))
+    });
+    let made = directory([
+        ("d", Made::Directory(files.collect())),
+        ("z", Made::Link(b"d".into())),
+    ]);
+    let bytes = nar(&made);
+    let mut chunks = Memory::default();
+    let tree = unpack(&bytes, &[], &mut chunks).tree;
+    assert!(chunks.0.len() <= 12, "{} chunks for 400 kB", chunks.0.len());
+    let d = tree.lookup(0, b"d").unwrap();
+    let file = tree.lookup(d, b"117").unwrap();
+    assert_eq!(
+        (tree.parent(file), tree.parent(d), tree.parent(0)),
+        (d, 0, 0)
+    );
+    assert_eq!(tree.lookup(d, b"200"), None);
+    assert_eq!(tree.lookup(file, b"x"), None);
+    assert!(matches!(
+        tree.node(0).unwrap().kind,
+        NodeKind::Directory {
+            count: 2,
+            subdirectories: 1,
+            ..
+        }
+    ));
+    assert_eq!(nar_size(&tree), bytes.len() as u64);
+}
+
+fn anything() -> impl Strategy<Value = Made> {
+    let text = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..100),
+        (any::<u8>(), 0usize..150_000).prop_map(|(s, n)| noise(s, n)),
+        Just(path(1, "a").hash().to_ascii().to_vec()),
+    ];
+    let target = prop::collection::vec(1u8.., 1..60);
+    let leaf = prop_oneof![
+        (any::<bool>(), text).prop_map(|(x, t)| Made::File(x, t)),
+        target.prop_map(Made::Link),
+        Just(Made::Link(path(2, "b").hash().to_ascii().to_vec())),
+    ];
+    leaf.prop_recursive(5, 40, 8, |inner| {
+        let name = prop_oneof!["[a-c]{1,3}", "[\\x01-\\x2e\\x30-\\xff]{1,20}"];
+        let name = name.prop_map(String::into_bytes);
+        let name = name.prop_filter("legal", |n| n != b"." && n != b"..");
+        prop::collection::btree_map(name, inner, 0..8).prop_map(Made::Directory)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn the_nar_that_comes_out_is_the_one_that_went_in(made in anything()) {
+        let bytes = nar(&made);
+        let mut chunks = Memory::default();
+        let unpacked = unpack(&bytes, &[path(1, "a"), path(2, "b")], &mut chunks);
+        prop_assert!(dump(&unpacked, &chunks) == bytes);
+        prop_assert_eq!(nar_size(&unpacked.tree), bytes.len() as u64);
+        let again = Tree::parse(unpacked.tree.bytes().to_vec()).unwrap();
+        prop_assert_eq!(again.digest(), unpacked.tree.digest());
+    }
+
+    #[test]
+    fn damaged_trees_are_refused_or_harmless(made in anything(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let mut chunks = Memory::default();
+        let unpacked = unpack(&nar(&made), &[path(1, "a"), path(2, "b")], &mut chunks);
+        let mut bytes = unpacked.tree.bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(tree) = Tree::parse(bytes) {
+            for node in 0..tree.len() {
+                tree.parent(node);
+                tree.target(node, &[]);
+                tree.lookup(node, b"x");
+            }
+        }
+    }
+}

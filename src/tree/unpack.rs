@@ -1,0 +1,351 @@
+//! A NAR comes in, chunks and a tree come out.
+//!
+//! Memory does not depend on the size of the NAR or of its files: a larger file passes through
+//! in pieces. An ELF file has its section table at its end, and we want its sections as cut
+//! points; up to [`HOLD`] it is held in memory, beyond that in an unlinked temporary file.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::builder::{BuildError, Place, TreeBuilder};
+use super::format::Tree;
+use crate::chunk::{
+    ChunkDigest, Chunker, Masker, Occurrence, PACK_BELOW, ReferenceTable, section_cuts,
+};
+use crate::nix::nar::{Event, NarError, Reader};
+use crate::nix::store_path::StorePath;
+
+/// ELF files up to this size, in bytes, are held in memory while they are cut.
+const HOLD: u64 = 8 << 20;
+/// Bytes that are read from the NAR at once.
+const PIECE: usize = 256 << 10;
+
+/// Takes the chunks of a path as they are cut.
+pub trait ChunkSink {
+    /// What can go wrong.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Keeps `chunk` (masked, uncompressed), unless it is there already, under its name.
+    ///
+    /// # Errors
+    /// The chunk could not be kept.
+    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// Why a NAR could not be unpacked.
+#[derive(Debug, Error)]
+pub enum UnpackError<E: std::error::Error + Send + Sync + 'static> {
+    /// The NAR is malformed, or could not be read.
+    #[error(transparent)]
+    Nar(#[from] NarError),
+    /// It does not fit into a tree.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The temporary file for a large program failed.
+    #[error("cannot use a temporary file in {}", dir.display())]
+    Spool {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The chunks could not be kept.
+    #[error(transparent)]
+    Sink(E),
+}
+
+/// What became of a NAR.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// The metadata.
+    pub tree: Tree,
+    /// The references in the order of their numbers in the tree.
+    pub references: Vec<StorePath>,
+}
+
+/// Half of the stream: its chunks, its length, and the hashes masked in it.
+#[derive(Default)]
+struct Part {
+    chunker: Chunker,
+    chunks: Vec<(u32, ChunkDigest)>,
+    masks: Vec<Occurrence>,
+    length: u64,
+}
+
+impl Part {
+    fn emit<'a, S: ChunkSink>(
+        chunks: &'a mut Vec<(u32, ChunkDigest)>,
+        sink: &'a mut S,
+    ) -> impl FnMut(&[u8]) -> Result<(), S::Error> + 'a {
+        move |chunk| {
+            let digest = ChunkDigest::of(chunk);
+            sink.put(digest, chunk)?;
+            chunks.push((chunk.len() as u32, digest));
+            Ok(())
+        }
+    }
+
+    fn push<S: ChunkSink>(&mut self, bytes: &[u8], sink: &mut S) -> Result<(), S::Error> {
+        self.length += bytes.len() as u64;
+        self.chunker
+            .push(bytes, &mut Self::emit(&mut self.chunks, sink))
+    }
+
+    fn boundary<S: ChunkSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
+        self.chunker
+            .boundary(&mut Self::emit(&mut self.chunks, sink))
+    }
+}
+
+/// Unpacks one NAR into `sink`.
+pub struct Unpacker<'s, S: ChunkSink> {
+    sink: &'s mut S,
+    spool: PathBuf,
+    table: ReferenceTable,
+    run: Part,
+    large: Part,
+    builder: TreeBuilder,
+    target_masks: Vec<Occurrence>,
+    piece: Vec<u8>,
+}
+
+impl<S: ChunkSink> std::fmt::Debug for Unpacker<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Unpacker({:?})", self.builder)
+    }
+}
+
+impl<'s, S: ChunkSink> Unpacker<'s, S> {
+    /// An unpacker for a path with the given references (itself among them, if it refers to
+    /// itself), that may make temporary files in `spool`.
+    pub fn new(sink: &'s mut S, references: &[StorePath], spool: &Path) -> Self {
+        Self {
+            sink,
+            spool: spool.to_owned(),
+            table: ReferenceTable::new(references),
+            run: Part::default(),
+            large: Part::default(),
+            builder: TreeBuilder::new(),
+            target_masks: Vec::new(),
+            piece: vec![0; PIECE],
+        }
+    }
+
+    /// Reads the NAR to its end, and that nothing follows it.
+    ///
+    /// # Errors
+    /// See [`UnpackError`]. Chunks that were kept until then stay in the sink.
+    pub fn unpack<R: Read>(mut self, nar: R) -> Result<Unpacked, UnpackError<S::Error>> {
+        let mut nar = Reader::new(nar);
+        while let Some(event) = nar.next()? {
+            match event {
+                Event::Directory => self.builder.directory()?,
+                Event::DirectoryEnd => self.builder.end_directory()?,
+                Event::Entry { name } => self.builder.entry(&name)?,
+                Event::Symlink { mut target } => {
+                    let at = self.builder.targets_length();
+                    Masker::whole(&mut target, at, &mut self.table, &mut self.target_masks);
+                    self.builder.link(&target)?;
+                }
+                Event::Regular {
+                    executable, size, ..
+                } => self.file(executable, size, &mut nar)?,
+            }
+        }
+        nar.expect_end()?;
+        self.finish()
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        executable: bool,
+        size: u64,
+        nar: &mut Reader<R>,
+    ) -> Result<(), UnpackError<S::Error>> {
+        if size < PACK_BELOW {
+            let place = Place::Run(self.run.length);
+            self.builder.file(executable, size, place)?;
+            let mut bytes = read_all(nar, size)?;
+            let run = &mut self.run;
+            Masker::whole(&mut bytes, run.length, &mut self.table, &mut run.masks);
+            return run.push(&bytes, self.sink).map_err(UnpackError::Sink);
+        }
+        let place = Place::Large(self.large.length);
+        self.builder.file(executable, size, place)?;
+        let mut head = [0; 4];
+        let mut have = 0;
+        while have < head.len() {
+            have += nar.read_contents(&mut head[have..])?;
+        }
+        if head != *b"\x7fELF" {
+            self.stream(&head, nar)?;
+        } else if size <= HOLD {
+            let mut bytes = head.to_vec();
+            bytes.append(&mut read_all(nar, size - 4)?);
+            let cuts = section_cuts(size, |at, out| {
+                let at = usize::try_from(at).ok()?;
+                out.copy_from_slice(bytes.get(at..at.checked_add(out.len())?)?);
+                Some(())
+            });
+            self.cut(&mut bytes.as_slice(), &cuts)?;
+        } else {
+            self.spooled(&head, size, nar)?;
+        }
+        self.large.boundary(self.sink).map_err(UnpackError::Sink)
+    }
+
+    /// A larger file that has no cut points of its own.
+    fn stream<R: Read>(
+        &mut self,
+        head: &[u8],
+        nar: &mut Reader<R>,
+    ) -> Result<(), UnpackError<S::Error>> {
+        let mut masker = Masker::new(self.large.length);
+        self.mask(&mut masker, head)?;
+        let mut piece = std::mem::take(&mut self.piece);
+        loop {
+            let n = nar.read_contents(&mut piece)?;
+            if n == 0 {
+                break;
+            }
+            self.mask(&mut masker, &piece[..n])?;
+        }
+        self.piece = piece;
+        self.end_mask(masker)
+    }
+
+    /// A program too large to hold: through a temporary file.
+    fn spooled<R: Read>(
+        &mut self,
+        head: &[u8],
+        size: u64,
+        nar: &mut Reader<R>,
+    ) -> Result<(), UnpackError<S::Error>> {
+        let dir = self.spool.clone();
+        let spool = |source| UnpackError::Spool {
+            dir: dir.clone(),
+            source,
+        };
+        let mut file = tempfile::tempfile_in(&self.spool).map_err(spool)?;
+        file.write_all(head).map_err(spool)?;
+        loop {
+            let n = nar.read_contents(&mut self.piece)?;
+            if n == 0 {
+                break;
+            }
+            file.write_all(&self.piece[..n]).map_err(spool)?;
+        }
+        let cuts = section_cuts(size, |at, out| file.read_exact_at(out, at).ok());
+        file.seek(SeekFrom::Start(0)).map_err(spool)?;
+        self.cut(&mut file, &cuts)
+    }
+
+    /// A file that is read from `from` and cut at `cuts`.
+    fn cut<R: Read>(&mut self, from: &mut R, cuts: &[u64]) -> Result<(), UnpackError<S::Error>> {
+        let start = self.large.length;
+        let mut masker = Masker::new(start);
+        let mut masked = Vec::new();
+        let mut piece = std::mem::take(&mut self.piece);
+        let mut cuts = cuts.iter().map(|c| start + c).peekable();
+        let mut done = false;
+        while !done {
+            let n = from.read(&mut piece).map_err(|source| UnpackError::Spool {
+                dir: self.spool.clone(),
+                source,
+            })?;
+            done = n == 0;
+            let mut keep = |bytes: &[u8]| {
+                masked.extend_from_slice(bytes);
+                Ok::<(), std::convert::Infallible>(())
+            };
+            let Ok(()) = masker.push(
+                &piece[..n],
+                &mut self.table,
+                &mut self.large.masks,
+                &mut keep,
+            );
+            if done {
+                let Ok(()) = std::mem::take(&mut masker).finish(&mut keep);
+            }
+            let mut rest = masked.as_slice();
+            while let Some(cut) = cuts.next_if(|c| *c <= self.large.length + rest.len() as u64) {
+                let (before, after) = rest.split_at((cut - self.large.length) as usize);
+                self.large
+                    .push(before, self.sink)
+                    .map_err(UnpackError::Sink)?;
+                self.large.boundary(self.sink).map_err(UnpackError::Sink)?;
+                rest = after;
+            }
+            self.large
+                .push(rest, self.sink)
+                .map_err(UnpackError::Sink)?;
+            masked.clear();
+        }
+        self.piece = piece;
+        Ok(())
+    }
+
+    fn mask(&mut self, masker: &mut Masker, bytes: &[u8]) -> Result<(), UnpackError<S::Error>> {
+        let Part {
+            chunker,
+            chunks,
+            masks,
+            length,
+        } = &mut self.large;
+        let mut emit = Part::emit(chunks, self.sink);
+        masker
+            .push(bytes, &mut self.table, masks, &mut |masked| {
+                *length += masked.len() as u64;
+                chunker.push(masked, &mut emit)
+            })
+            .map_err(UnpackError::Sink)
+    }
+
+    fn end_mask(&mut self, masker: Masker) -> Result<(), UnpackError<S::Error>> {
+        masker
+            .finish(&mut |masked| self.large.push(masked, self.sink))
+            .map_err(UnpackError::Sink)
+    }
+
+    fn finish(mut self) -> Result<Unpacked, UnpackError<S::Error>> {
+        self.run.boundary(self.sink).map_err(UnpackError::Sink)?;
+        let (references, renumber) = self.table.settle();
+        let mut masks = self.run.masks;
+        masks.extend(self.large.masks.iter().map(|o| Occurrence {
+            offset: o.offset + self.run.length,
+            ..*o
+        }));
+        for o in masks.iter_mut().chain(&mut self.target_masks) {
+            o.reference = renumber[o.reference as usize];
+        }
+        let mut chunks = self.run.chunks;
+        chunks.append(&mut self.large.chunks);
+        let tree = self.builder.finish(
+            &chunks,
+            self.run.length,
+            references.len() as u32,
+            &masks,
+            &self.target_masks,
+        )?;
+        Ok(Unpacked { tree, references })
+    }
+}
+
+/// The rest of the contents of a file, of which `size` bytes are to come. What a NAR claims is
+/// not allocated before it arrives.
+fn read_all<R: Read>(nar: &mut Reader<R>, size: u64) -> Result<Vec<u8>, NarError> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < size {
+        let from = bytes.len();
+        bytes.resize((size as usize).min(from + PIECE), 0);
+        let mut at = from;
+        while at < bytes.len() {
+            at += nar.read_contents(&mut bytes[at..])?;
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,74 @@
+//! Texts of paths, hashes and content addresses; reference scans against a naive search.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use narfs_fuzz::nix::hash::{Hash, HashAlgo};
+use narfs_fuzz::nix::nix32;
+use narfs_fuzz::nix::references::Scanner;
+use narfs_fuzz::nix::store_path::{ContentAddress, HashModulo, StoreDir, StorePath, StorePathHash};
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(bytes) = nix32::decode(data) {
+        assert_eq!(nix32::encode(&bytes).as_bytes(), data);
+    }
+    if let Ok(path) = StorePath::parse_base_name(data) {
+        assert_eq!(path.base_name().as_bytes(), data);
+        let store = StoreDir::default();
+        assert_eq!(
+            StorePath::parse_full(&store, &path.to_full(&store)).unwrap(),
+            path
+        );
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = StorePath::parse_full(&StoreDir::default(), text);
+        if let Ok(dir) = StoreDir::parse(text) {
+            assert_eq!(dir.as_str(), text);
+        }
+        if let Ok(hash) = Hash::parse(text) {
+            for form in [hash.to_nix32(), hash.to_hex(), hash.to_sri()] {
+                assert_eq!(Hash::parse(&form).unwrap(), hash);
+            }
+        }
+        if let Ok(address) = ContentAddress::parse(text) {
+            assert_eq!(
+                ContentAddress::parse(&address.to_string()).unwrap(),
+                address
+            );
+        }
+    }
+    scan(data);
+});
+
+/// The first 32 bytes are the needle if they are one, the next tells the cut, the rest is the stream.
+fn scan(data: &[u8]) {
+    let Some((needle, rest)) = data.split_at_checked(32) else {
+        return;
+    };
+    let (Ok(hash), Some((cut, stream))) = (StorePathHash::parse(needle), rest.split_first()) else {
+        return;
+    };
+    let mut found = Vec::new();
+    let mut scanner = Scanner::new([hash]);
+    let mut modulo = HashModulo::new(HashAlgo::Sha1, &hash);
+    for block in stream.chunks(usize::from(*cut).max(1)) {
+        scanner.feed_each(block, |offset, _| found.push(offset as usize));
+        modulo.update(block);
+    }
+    let naive: Vec<usize> = (0..stream.len())
+        .filter(|&at| stream[at..].starts_with(needle))
+        .collect();
+    assert_eq!(found, naive);
+
+    let mut blanked = stream.to_vec();
+    let mut places = String::new();
+    let mut next = 0;
+    for at in naive {
+        if at >= next {
+            blanked[at..at + 32].fill(0);
+            places.push_str(&format!("|{at}"));
+            next = at + 32;
+        }
+    }
+    blanked.extend_from_slice(places.as_bytes());
+    assert_eq!(modulo.finish().unwrap(), Hash::of(HashAlgo::Sha1, &blanked));
+}

@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"bin":{"type":"directory","entries":{"x":{"type":"regular","size":7,"executable":true,"narOffset":400}}},"l":{"type":"symlink","target":"bin/x"}}}}
