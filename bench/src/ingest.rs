@@ -183,7 +183,7 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32, dropped:
     let rows = MEASURES.iter().map(|measure| row(measure, contenders));
     let table = table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
     let missing = if peers.is_empty() {
-        format!("\nnix copy: not measured: {}.\n", nix::ABSENT)
+        format!("\nNot measured: nix copy: {}.\n", nix::ABSENT)
     } else {
         String::new()
     };

@@ -121,7 +121,6 @@ fn run(options: &Options) -> Result<()> {
     if options.what != What::Ingest {
         sections.push(size::run(&narfs, nix.as_ref(), &caches, &work)?);
     }
-    work.clear()?;
 
     let machine = report::machine(&work, &narfs, nix.as_ref());
     for section in &sections {

@@ -82,7 +82,12 @@ impl Narfs {
     /// As a stranger's shell would start it: no setting of this user's environment counts.
     fn command(&self, state: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.env_remove("NARFS_STATE").arg("--state").arg(state);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("NARFS_") {
+                command.env_remove(name);
+            }
+        }
+        command.arg("--state").arg(state);
         command
     }
 

@@ -207,12 +207,15 @@ fn markdown(rows: &[Row], caches: &[BinaryCache], stats: &[Stats]) -> String {
             )
         })
         .collect();
-    let missing: Vec<String> = rows
-        .iter()
-        .filter_map(|row| {
-            let reason = row.stages.iter().find_map(|stage| stage.as_ref().err())?;
-            Some(format!("\n{}: not measured: {reason}\n", row.name))
-        })
+    let mut missing: BTreeMap<&String, Vec<&str>> = BTreeMap::new();
+    for row in rows {
+        if let Some(reason) = row.stages.iter().find_map(|stage| stage.as_ref().err()) {
+            missing.entry(reason).or_default().push(&row.name);
+        }
+    }
+    let missing: Vec<String> = missing
+        .into_iter()
+        .map(|(reason, names)| format!("\nNot measured: {}: {reason}.\n", names.join("; ")))
         .collect();
     let legend = "\nMB of 10^6 bytes; each column holds all that is left of it as well. The columns `of narfs` are \
         ratios to what narfs stores: every record of chunks, trees and path infos, whatever RocksDB makes of \

@@ -55,7 +55,7 @@ impl Work {
     }
 
     /// Removes all but the worlds, which the next run can use again.
-    pub fn clear(&self) -> Result<()> {
+    fn clear(&self) -> Result<()> {
         remove(&self.run())
     }
 
@@ -75,6 +75,13 @@ impl Work {
 
     fn run(&self) -> PathBuf {
         self.dir.join("run")
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // What is left after an interruption goes when the next run starts.
+        let _ = self.clear();
     }
 }
 
@@ -110,9 +117,10 @@ mod tests {
         assert!(Work::open(work.dir()).is_err());
 
         let dir = work.dir().to_owned();
+        let left = work.scratch("left");
         drop(work);
-        let work = Work::open(&dir).unwrap();
+        assert!(!left.exists());
         assert!(dir.join("world").exists());
-        assert!(!work.scratch("left").exists());
+        Work::open(&dir).unwrap();
     }
 }

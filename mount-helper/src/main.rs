@@ -1,1 +1,123 @@
-fn main() {}
+//! `mount.narfs`: what mount(8) calls for `mount -t narfs STATE MOUNTPOINT -o OPTIONS`.
+//!
+//! It checks nothing and holds no privilege of its own: it becomes `narfs mount`, which mount(8)
+//! runs as root. Options that mean nothing to narfs are left out by their names, so that a
+//! misspelt one is still an error there.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// mount(8): incorrect invocation.
+const USAGE: u8 = 1;
+/// mount(8): system error.
+const SYSTEM: u8 = 2;
+
+/// Options of mount(8) and systemd that say nothing to the file system.
+fn concerns_narfs(option: &str) -> bool {
+    let foreign = [
+        "ro",
+        "nosuid",
+        "nodev",
+        "noatime",
+        "exec",
+        "_netdev",
+        "nofail",
+        "auto",
+        "noauto",
+        "user",
+        "users",
+        "defaults",
+        "allow_other",
+    ];
+    !(option.is_empty() || foreign.contains(&option) || option.starts_with("x-"))
+}
+
+/// The arguments of `narfs` for those of mount(8): `SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS]`.
+fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
+    let mut places = Vec::new();
+    let mut options = Vec::new();
+    let mut rest = given.iter();
+    while let Some(argument) = rest.next() {
+        match argument.to_str() {
+            Some("-o") => {
+                let list = rest.next().and_then(|o| o.to_str());
+                let list = list.ok_or("-o needs options")?;
+                options.extend(list.split(',').filter(|o| concerns_narfs(o)));
+            }
+            Some(flags) if flags.starts_with('-') && flags.len() > 1 => {
+                if !flags[1..].chars().all(|c| "sfnv".contains(c)) {
+                    return Err(format!("unknown option {flags}"));
+                }
+            }
+            _ => places.push(argument.clone()),
+        }
+    }
+    let [source, mountpoint] = places.as_slice() else {
+        return Err("usage: mount.narfs STATE MOUNTPOINT [-o OPTIONS]".to_owned());
+    };
+    let mut out = vec![
+        "--state".into(),
+        source.clone(),
+        "mount".into(),
+        mountpoint.clone(),
+    ];
+    if !options.is_empty() {
+        out.extend(["-o".into(), options.join(",").into()]);
+    }
+    Ok(out)
+}
+
+fn main() -> ExitCode {
+    let given: Vec<_> = std::env::args_os().skip(1).collect();
+    match arguments(&given) {
+        Ok(arguments) => {
+            let error = Command::new("narfs").args(arguments).exec();
+            eprintln!("mount.narfs: cannot run narfs: {error}; is it in PATH?");
+            ExitCode::from(SYSTEM)
+        }
+        Err(text) => {
+            eprintln!("mount.narfs: {text}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(given: &[&str]) -> Result<String, String> {
+        let given: Vec<OsString> = given.iter().map(Into::into).collect();
+        let out = arguments(&given)?;
+        let out: Vec<_> = out.iter().map(|a| a.to_string_lossy()).collect();
+        Ok(out.join(" "))
+    }
+
+    #[test]
+    fn what_mount_says_becomes_what_narfs_understands() {
+        assert_eq!(
+            run(&[
+                "/var/lib/narfs",
+                "/nix",
+                "-o",
+                "ro,_netdev,subtree=store,x-a=b"
+            ])
+            .unwrap(),
+            "--state /var/lib/narfs mount /nix -o subtree=store"
+        );
+        assert_eq!(run(&["/s", "/m", "-n"]).unwrap(), "--state /s mount /m");
+        assert!(
+            run(&["/s", "/m", "-o", "ro,typo"])
+                .unwrap()
+                .ends_with("-o typo")
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for bad in [&["/s"][..], &["/s", "/m", "-o"], &["/s", "/m", "-z"], &[]] {
+            assert!(run(bad).is_err(), "{bad:?}");
+        }
+    }
+}
