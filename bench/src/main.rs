@@ -98,8 +98,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!(
-            "this needs root: Nix stores are read-only directories that only root can remove, and \
-             the page cache is dropped between runs"
+            "this needs root: Nix stores are read-only directories, which only root can remove again"
         );
     }
     let narfs = Narfs::find(options.narfs.as_deref())?;

@@ -25,6 +25,9 @@ pub struct Cost {
     /// What the block device below wrote meanwhile, journal and metadata included, other
     /// programs' writing too. None where the file system has no device of its own.
     pub device_bytes: Option<u64>,
+    /// How much of all CPUs everything else had meanwhile, kernel threads that write for the
+    /// command among it: says how quiet the machine was.
+    pub others_share: f64,
 }
 
 /// Runs a command that writes below `output`, which must be a directory on the disk that counts.
@@ -39,6 +42,7 @@ pub fn run(command: &mut Command, output: &Path, log: &Path) -> Result<Cost> {
 
     rustix::fs::sync();
     let before = device_written(output);
+    let busy_before = busy_seconds();
     let start = Instant::now();
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command
@@ -49,26 +53,24 @@ pub fn run(command: &mut Command, output: &Path, log: &Path) -> Result<Cost> {
     sync()?;
     let synced_seconds = start.elapsed().as_secs_f64();
     let after = device_written(output);
+    let busy = busy_seconds() - busy_before;
 
     if !status.success() {
         bail!("{name} failed ({status}):\n{}", tail(log));
     }
+    let cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let capacity = synced_seconds * f64::from(u32::try_from(cpus)?);
     Ok(Cost {
         synced_seconds,
         ended_seconds,
-        cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        cpu_seconds,
+        others_share: ((busy - cpu_seconds) / capacity).max(0.0),
         peak_rss_bytes: count(usage.ru_maxrss) * 1024,
         // The kernel counts blocks of 512 bytes here, whatever the block size of the file system.
         charged_bytes: count(usage.ru_oublock) * 512,
         device_bytes: before.zip(after).map(|(before, after)| after - before),
     })
-}
-
-/// Drops the page cache, entries and inodes, after writing out what is dirty. False where this
-/// is not allowed, as in some containers.
-pub fn drop_kernel_caches() -> bool {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
 }
 
 /// The last lines of a log.
@@ -104,6 +106,25 @@ fn seconds(time: libc::timeval) -> f64 {
 
 fn count(value: libc::c_long) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+/// What all CPUs have worked since the start of the machine, time stolen by a hypervisor included.
+fn busy_seconds() -> f64 {
+    // The unit of /proc/stat on every architecture that Linux runs on today.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    busy_ticks(&stat).unwrap_or(0.0) / TICKS
+}
+
+/// user, nice, system, idle, iowait, irq, softirq, steal: all but the fourth and the fifth.
+fn busy_ticks(stat: &str) -> Option<f64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<f64> = line
+        .split_ascii_whitespace()
+        .take(8)
+        .map(|field| field.parse().ok())
+        .collect::<Option<_>>()?;
+    Some(fields.iter().sum::<f64>() - fields.get(3)? - fields.get(4)?)
 }
 
 /// Bytes that the block device of a path has written since the start of the machine.
@@ -146,6 +167,13 @@ mod tests {
             .err()
             .unwrap();
         assert!(error.to_string().contains("no space"), "{error}");
+    }
+
+    #[test]
+    fn idle_and_waiting_for_the_disk_is_not_work() {
+        let stat = "cpu  100 20 30 4000 500 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(busy_ticks(stat), Some(171.0));
+        assert_eq!(busy_ticks(""), None);
     }
 
     #[test]

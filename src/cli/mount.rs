@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{Global, Outcome};
-use crate::daemon::{self, Command};
+use crate::daemon::{self, Command, Report};
 use crate::fuse::{MountRequest, Subtree};
 
 /// Mount the state as a read-only file system
@@ -36,6 +36,7 @@ impl Arguments {
         let request = self.request()?;
         let state = global.state()?;
         if daemon::is_served(&state) {
+            check_namespace(global)?;
             global.run(Command::Mount(request), false)?;
             if self.foreground {
                 bail!("another process serves this state; the mount was added to it");
@@ -78,4 +79,22 @@ impl Arguments {
         }
         Ok(request)
     }
+}
+
+/// A mount that the daemon makes is seen in the daemon's mount namespace only.
+fn check_namespace(global: &Global) -> anyhow::Result<()> {
+    let Report::Status(status) = global.run(Command::Status, false)? else {
+        bail!("the daemon gave another report than its status");
+    };
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    if namespace("self") != namespace(&status.pid.to_string()) {
+        bail!(
+            "the state {} is served by process {} in another mount namespace; mount there with \
+             `nsenter --mount --target {} narfs mount …`, or bind what it has mounted",
+            status.state.display(),
+            status.pid,
+            status.pid
+        );
+    }
+    Ok(())
 }
