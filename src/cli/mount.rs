@@ -1,6 +1,6 @@
 //! `narfs mount`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -36,26 +36,49 @@ impl Arguments {
         let request = self.request()?;
         let state = global.state()?;
         if daemon::is_served(&state) {
-            check_namespace(global)?;
-            global.run(Command::Mount(request), false)?;
+            let pid = check_namespace(global)?;
             if self.foreground {
-                bail!("another process serves this state; the mount was added to it");
+                bail!(
+                    "process {pid} serves the state {} already; end it, or mount without \
+                     --foreground to show the same file system at one more place",
+                    state.display()
+                );
             }
+            global.run(Command::Mount(request), false)?;
             return Ok(Outcome::Good);
         }
         if self.foreground {
             daemon::serve(&state, &global.options(true)?, &request)?;
             return Ok(Outcome::Good);
         }
-        // Started anew rather than forked: threads do not survive a fork.
+        daemon::spawn_and_wait(self.background(global, &state, &request)?)?;
+        Ok(Outcome::Good)
+    }
+
+    /// The same command for the background: started anew rather than forked, since threads do
+    /// not survive a fork; with absolute paths and at `/`, so that it keeps no directory busy.
+    fn background(
+        &self,
+        global: &Global,
+        state: &Path,
+        request: &MountRequest,
+    ) -> anyhow::Result<std::process::Command> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let mut command = std::process::Command::new(program);
-        command
-            .args(std::env::args_os().skip(1))
-            .arg("--foreground");
-        command.env("NARFS_STATE", &state);
-        daemon::spawn_and_wait(command)?;
-        Ok(Outcome::Good)
+        command.current_dir("/").arg("--state").arg(state);
+        command.args(["--memory", &global.memory.to_string()]);
+        if let Some(store_dir) = &global.store_dir {
+            command.args(["--store-dir", store_dir]);
+        }
+        if global.verbose > 0 {
+            command.arg(format!("-{}", "v".repeat(usize::from(global.verbose))));
+        }
+        command.arg("mount").arg(&request.mountpoint);
+        if !self.options.is_empty() {
+            command.args(["-o", &self.options.join(",")]);
+        }
+        command.arg("--foreground");
+        Ok(command)
     }
 
     fn request(&self) -> anyhow::Result<MountRequest> {
@@ -81,8 +104,8 @@ impl Arguments {
     }
 }
 
-/// A mount that the daemon makes is seen in the daemon's mount namespace only.
-fn check_namespace(global: &Global) -> anyhow::Result<()> {
+/// The process that serves the state. A mount that it makes is seen in its mount namespace only.
+fn check_namespace(global: &Global) -> anyhow::Result<u32> {
     let Report::Status(status) = global.run(Command::Status, false)? else {
         bail!("the daemon gave another report than its status");
     };
@@ -96,5 +119,5 @@ fn check_namespace(global: &Global) -> anyhow::Result<()> {
             status.pid
         );
     }
-    Ok(())
+    Ok(status.pid)
 }

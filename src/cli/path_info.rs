@@ -28,6 +28,7 @@ impl Arguments {
         let command = Command::PathInfo {
             paths: self.paths,
             closure: self.closure,
+            sizes: self.size || self.json,
         };
         let Report::Paths(paths) = global.run(command, false)? else {
             bail!("the daemon gave another report than path infos");
@@ -37,10 +38,10 @@ impl Arguments {
             return Ok(Outcome::Good);
         }
         for p in paths {
-            if self.size {
+            if let Some(closure_size) = p.closure_size {
                 println(&format!(
                     "{}\t{:>12}\t{:>12}",
-                    p.path, p.nar_size, p.closure_size
+                    p.path, p.nar_size, closure_size
                 ))?;
             } else {
                 println(&p.path)?;

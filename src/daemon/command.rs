@@ -31,6 +31,8 @@ pub enum Command {
         paths: Vec<String>,
         /// With everything that they refer to.
         closure: bool,
+        /// With the size of each one's closure.
+        sizes: bool,
     },
     /// List what is at a place in a path.
     Ls {
@@ -120,8 +122,9 @@ pub struct PathReport {
     pub nar_hash: String,
     /// Length of its NAR, in bytes.
     pub nar_size: u64,
-    /// NAR bytes of it and all that it refers to, as far as that is here.
-    pub closure_size: u64,
+    /// NAR bytes of it and all that it refers to, as far as that is here; if asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub closure_size: Option<u64>,
     /// What it refers to, sorted.
     pub references: Vec<String>,
     /// The derivation that it came from.

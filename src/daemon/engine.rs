@@ -66,7 +66,11 @@ impl Engine {
         match command {
             Command::Copy(request) => Ok(Report::Copy(self.copy(&request, output)?)),
             Command::Add { from, name } => self.add(&from, name),
-            Command::PathInfo { paths, closure } => self.path_info(&paths, closure),
+            Command::PathInfo {
+                paths,
+                closure,
+                sizes,
+            } => self.path_info(&paths, closure, sizes),
             Command::Ls { path, recursive } => self.ls(&path, recursive),
             Command::Cat { path } => self.cat(&path, output),
             Command::Dump { path } => {
@@ -186,19 +190,6 @@ impl Engine {
         Ok(Report::Added(path.to_full(self.store.store_dir())))
     }
 
-    /// The paths that a user named; all if none.
-    fn paths(&self, names: &[String]) -> Result<Vec<Arc<LoadedPath>>, CommandError> {
-        if names.is_empty() {
-            let all = self.store.all_paths()?;
-            let infos = all
-                .iter()
-                .filter_map(|p| self.store.path_info(p.hash()).transpose());
-            return infos.map(|i| Ok(self.store.load_info(i?)?)).collect();
-        }
-        let named = names.iter().map(|n| Ok(location::path(&self.store, n)?));
-        named.collect()
-    }
-
     /// `roots` and what they refer to, as far as it is here; roots first.
     fn closure(&self, roots: Vec<PathInfo>) -> Result<Vec<PathInfo>, StoreError> {
         let mut seen: HashSet<_> = roots.iter().map(|i| i.registration.path.hash()).collect();
@@ -215,30 +206,44 @@ impl Engine {
         Ok(out)
     }
 
-    fn path_info(&self, names: &[String], closure: bool) -> Result<Report, CommandError> {
-        let mut infos: Vec<PathInfo> = if names.is_empty() {
+    /// What is registered of the paths that a user named; of all if none.
+    fn infos(&self, names: &[String]) -> Result<Vec<PathInfo>, CommandError> {
+        if names.is_empty() {
             let all = self.store.all_paths()?;
             let infos = all
                 .iter()
                 .filter_map(|p| self.store.path_info(p.hash()).transpose());
-            infos.collect::<Result<_, _>>()?
-        } else {
-            let named = self.paths(names)?;
-            named.iter().map(|p| p.info().clone()).collect()
-        };
+            return Ok(infos.collect::<Result<_, _>>()?);
+        }
+        let named = names
+            .iter()
+            .map(|n| Ok(location::path(&self.store, n)?.info().clone()));
+        named.collect()
+    }
+
+    fn path_info(
+        &self,
+        names: &[String],
+        closure: bool,
+        sizes: bool,
+    ) -> Result<Report, CommandError> {
+        let mut infos = self.infos(names)?;
         if closure {
             infos = self.closure(infos)?;
         }
         infos.sort_by(|a, b| a.registration.path.cmp(&b.registration.path));
         let reports = infos.into_iter().map(|info| {
-            let closure = self.closure(vec![info.clone()])?;
-            let closure_size = closure.iter().map(|i| i.registration.nar_size).sum();
+            let mut closure_size = None;
+            if sizes {
+                let closure = self.closure(vec![info.clone()])?;
+                closure_size = Some(closure.iter().map(|i| i.registration.nar_size).sum());
+            }
             Ok(self.path_report(&info, closure_size))
         });
         Ok(Report::Paths(reports.collect::<Result<_, CommandError>>()?))
     }
 
-    fn path_report(&self, info: &PathInfo, closure_size: u64) -> PathReport {
+    fn path_report(&self, info: &PathInfo, closure_size: Option<u64>) -> PathReport {
         let full = |p: &StorePath| p.to_full(self.store.store_dir());
         let r = &info.registration;
         PathReport {
@@ -306,7 +311,9 @@ impl Engine {
         let each = if paths.is_empty() {
             Vec::new()
         } else {
-            self.store.path_statistics(&self.paths(paths)?)?
+            let named = paths.iter().map(|p| location::path(&self.store, p));
+            let named: Vec<_> = named.collect::<Result<_, _>>()?;
+            self.store.path_statistics(&named)?
         };
         let fuse = self.counters.as_ref().map(|c| c.snapshot());
         Ok(Report::Stats(StateReport {
@@ -324,16 +331,7 @@ impl Engine {
         repair: Option<CopyRequest>,
         output: &mut dyn Output,
     ) -> Result<Report, CommandError> {
-        let infos: Vec<PathInfo> = if names.is_empty() {
-            let all = self.store.all_paths()?;
-            let infos = all
-                .iter()
-                .filter_map(|p| self.store.path_info(p.hash()).transpose());
-            infos.collect::<Result<_, _>>()?
-        } else {
-            let named = self.paths(names)?;
-            named.iter().map(|p| p.info().clone()).collect()
-        };
+        let infos = self.infos(names)?;
         let mut report = VerifyReport::default();
         let total = Snapshot {
             paths: infos.len() as u64,

@@ -61,7 +61,7 @@ impl Store {
 
     /// The masked bytes of chunk `number`, checked against `digest`.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
-        self.chunk_cache.get_or_insert_with(&number, || {
+        self.chunk_cache.get_or_insert_with(digest, || {
             let record = self
                 .database
                 .get(CHUNKS, &number.to_be_bytes())
@@ -145,7 +145,6 @@ impl ChunkSink for ChunkWriter<'_> {
         batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
         database.write_unlogged(batch)?;
         *next = (*next).max(number + 1);
-        store.chunk_cache.remove(&number);
         store
             .unflushed
             .fetch_add(record.len() as u64, Ordering::Relaxed);

@@ -57,9 +57,9 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 struct Weight;
 
-impl quick_cache::Weighter<u64, Bytes> for Weight {
-    fn weight(&self, _: &u64, chunk: &Bytes) -> u64 {
-        chunk.len() as u64 + 64
+impl quick_cache::Weighter<ChunkDigest, Bytes> for Weight {
+    fn weight(&self, _: &ChunkDigest, chunk: &Bytes) -> u64 {
+        chunk.len() as u64 + 96
     }
 }
 
@@ -81,7 +81,7 @@ type Observer = Box<dyn Fn() + Send + Sync>;
 /// An open state.
 pub struct Store {
     database: Database,
-    chunk_cache: Cache<u64, Bytes, Weight>,
+    chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<LoadedPath>, Weight>,
     /// The number that the next new chunk gets. Held while a chunk is written, so that two
