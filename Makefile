@@ -84,7 +84,8 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(call cargo_tool,fuzz,^0.13)
 	targets=$$(RUSTC_BOOTSTRAP=1 cargo fuzz list --fuzz-dir tests/fuzz); \
 	for t in $$targets; do \
-	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz "$$t" -- -max_total_time=$(FUZZ_SECONDS); done
+	    mkdir -p tests/fuzz/corpus/$$t; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz "$$t" tests/fuzz/corpus/$$t tests/fuzz/seeds/$$t -- -max_total_time=$(FUZZ_SECONDS); done
 
 target/release/narfs:
 	$(MAKE) build

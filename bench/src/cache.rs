@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::measure;
+
 pub struct BinaryCache {
     pub label: String,
     pub dir: PathBuf,
@@ -108,12 +110,9 @@ impl BinaryCache {
             self.dir.join(format!("{hash}.narinfo"))
         });
         let nars = self.paths.values().map(|entry| self.dir.join(&entry.url));
-        for file in narinfos.chain(nars) {
-            let mut file =
-                fs::File::open(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            std::io::copy(&mut file, &mut std::io::sink())?;
-        }
-        Ok(())
+        narinfos
+            .chain(nars)
+            .try_for_each(|file| measure::warm(&file))
     }
 }
 

@@ -7,12 +7,12 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::cache::BinaryCache;
+use crate::files;
 use crate::measure::{self, Cost};
 use crate::narfs::Narfs;
 use crate::nix::{self, Nix};
 use crate::report::{Section, mb, median, spread, table};
 use crate::work::Work;
-use crate::{files, work};
 
 struct Contender<'a> {
     name: &'static str,
@@ -98,25 +98,32 @@ pub fn run(
             contenders.push(Contender::new(name, Program::Nix { nix, optimise }));
         }
     }
-    // The first round fetches the programs into the page cache, and does not count.
-    for round in 0..=rounds as usize {
+    // No output is removed before the end, see `Work::settling`.
+    work.require_space(cache.nar_bytes() * u64::from(rounds) * contenders.len() as u64 * 6 / 5)?;
+    let settling = work.settling();
+    if !settling.is_zero() {
+        eprintln!(
+            "ingest: waiting {} s: ext4 is slow at making files after so many were removed",
+            settling.as_secs()
+        );
+        std::thread::sleep(settling);
+    }
+    let mut dropped = true;
+    for round in 0..rounds as usize {
         for i in 0..contenders.len() {
             // Each goes first in turn, so that none always follows the same one.
             let i = (i + round) % contenders.len();
-            let sample = contenders[i].run(cache, work)?;
-            eprintln!(
-                "ingest, round {round} of {rounds}: {}: {:.2} s, {:.2} CPU s",
-                contenders[i].name, sample.cost.synced_seconds, sample.cost.cpu_seconds
-            );
-            if round > 0 {
-                contenders[i].samples.push(sample);
-            }
+            dropped &= measure::drop_kernel_caches();
+            let output = work.scratch(&format!("ingest/{round}-{i}"));
+            let contender = &mut contenders[i];
+            contender.run(cache, &output, &work.scratch("log"))?;
+            contender.progress(round + 1, rounds);
         }
     }
     Ok(Section {
         name: "ingest",
-        markdown: markdown(&contenders, cache, rounds),
-        data: data(&contenders, cache),
+        markdown: markdown(&contenders, cache, rounds, dropped),
+        data: data(&contenders, cache, dropped),
     })
 }
 
@@ -129,20 +136,28 @@ impl<'a> Contender<'a> {
         }
     }
 
-    fn run(&self, cache: &BinaryCache, work: &Work) -> Result<Sample> {
-        let output = work.fresh("ingest")?;
-        std::fs::create_dir(&output)?;
-        cache.warm()?;
-        let log = work.scratch("log");
+    fn run(&mut self, cache: &BinaryCache, output: &Path, log: &Path) -> Result<()> {
+        std::fs::create_dir_all(output)?;
         let mut command = match self.program {
-            Program::Narfs(narfs) => narfs.copy(&output, cache),
-            Program::Nix { nix, optimise } => nix.copy(&output, cache, optimise)?,
+            Program::Narfs(narfs) => narfs.copy(output, cache),
+            Program::Nix { nix, optimise } => nix.copy(output, cache, optimise)?,
         };
-        let cost = measure::run(&mut command, &output, &log)?;
-        let disk_bytes = files::disk_bytes(&output)?;
-        self.check(&output, cache)?;
-        work::remove(&output)?;
-        Ok(Sample { cost, disk_bytes })
+        measure::warm_program(&command)?;
+        cache.warm()?;
+        let cost = measure::run(&mut command, output, log)?;
+        let disk_bytes = files::disk_bytes(output)?;
+        self.check(output, cache)?;
+        self.samples.push(Sample { cost, disk_bytes });
+        Ok(())
+    }
+
+    fn progress(&self, round: usize, rounds: u32) {
+        if let Some(Sample { cost, .. }) = self.samples.last() {
+            eprintln!(
+                "ingest, round {round} of {rounds}: {}: {:.2} s, {:.2} CPU s",
+                self.name, cost.synced_seconds, cost.cpu_seconds
+            );
+        }
     }
 
     /// A fast copy that leaves paths out does not count.
@@ -165,7 +180,7 @@ impl<'a> Contender<'a> {
     }
 }
 
-fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32) -> String {
+fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32, dropped: bool) -> String {
     let peers = &contenders[1..];
     let mut head = vec![String::new(), contenders[0].name.into()];
     for peer in peers {
@@ -192,6 +207,11 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32) -> Strin
             widest * 100.0
         ),
     };
+    let rest = if dropped {
+        "nothing else was when the command started"
+    } else {
+        "the rest of it could not be dropped here"
+    };
     let others = median(
         contenders
             .iter()
@@ -201,7 +221,7 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32) -> Strin
         "### Ingest: {} store paths, {:.0} MB of NARs, from a binary cache on the same disk\n\n{table}{missing}\n\
          {how} \
          Ratios are to the column on their left; aims are ratios to plain `nix copy`. Both check every \
-         signature and NAR hash. Programs and binary cache are in the page cache. What the disk wrote is its own \
+         signature and NAR hash. Programs and binary cache are in the page cache, {rest}. What the disk wrote is its own \
          count, with the journal and with whatever else ran; what the processes wrote is what the kernel \
          charges to them. Everything else had {:.0} % of the CPUs.\n",
         cache.paths.len(),
@@ -236,7 +256,7 @@ fn row(measure: &Measure, contenders: &[Contender]) -> Vec<String> {
     cells
 }
 
-fn data(contenders: &[Contender], cache: &BinaryCache) -> Value {
+fn data(contenders: &[Contender], cache: &BinaryCache, dropped: bool) -> Value {
     let samples = |contender: &Contender| -> Vec<Value> {
         let sample = |s: &Sample| {
             json!({
@@ -259,6 +279,7 @@ fn data(contenders: &[Contender], cache: &BinaryCache) -> Value {
     json!({
         "paths": cache.paths.len(),
         "nar_bytes": cache.nar_bytes(),
+        "page_cache_dropped": dropped,
         "contenders": contenders,
     })
 }

@@ -2,8 +2,9 @@
 //! tree, bytes written. Nothing here knows what is measured.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -73,6 +74,49 @@ pub fn run(command: &mut Command, output: &Path, log: &Path) -> Result<Cost> {
     })
 }
 
+/// Drops the page cache, entries and inodes, after writing out what is dirty. False where this
+/// is not allowed, as in some containers.
+pub fn drop_kernel_caches() -> bool {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
+
+/// Reads a file into the page cache.
+pub fn warm(file: &Path) -> Result<()> {
+    let mut file = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    io::copy(&mut file, &mut io::sink())?;
+    Ok(())
+}
+
+/// Reads a program and its libraries into the page cache.
+pub fn warm_program(command: &Command) -> Result<()> {
+    let name = Path::new(command.get_program());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = if name.is_absolute() {
+        vec![name.to_owned()]
+    } else {
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(name))
+            .collect()
+    };
+    let Some(program) = places.into_iter().find(|place| place.is_file()) else {
+        bail!("{} is not in the PATH", name.display());
+    };
+    warm(&program)?;
+    // A script, or a static program, has none.
+    let Ok(libraries) = Command::new("ldd").arg(&program).output() else {
+        return Ok(());
+    };
+    let listed = String::from_utf8_lossy(&libraries.stdout).into_owned();
+    for word in listed
+        .split_ascii_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        warm(Path::new(word))?;
+    }
+    Ok(())
+}
+
 /// The last lines of a log.
 pub fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
@@ -92,8 +136,8 @@ fn wait(pid: u32) -> Result<(ExitStatus, libc::rusage)> {
         if unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } == pid {
             return Ok((ExitStatus::from_raw(status), usage));
         }
-        let error = std::io::Error::last_os_error();
-        if error.kind() != std::io::ErrorKind::Interrupted {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
             return Err(error).context("wait4");
         }
     }

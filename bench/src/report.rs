@@ -95,23 +95,10 @@ pub fn machine(work: &Work, narfs: &Narfs, nix: Option<&Nix>) -> String {
     format!(
         "Measured on {cpus} CPUs{memory}, Linux {}, {}, with {}.",
         uname.release().to_string_lossy(),
-        filesystem(work).unwrap_or_else(|| "an unknown file system".into()),
+        work.filesystem()
+            .unwrap_or_else(|| "an unknown file system".into()),
         programs.join(", ")
     )
-}
-
-/// The type of the file system that the work directory lies on.
-fn filesystem(work: &Work) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            Some((words.next()?, words.next()?))
-        })
-        .filter(|(point, _)| work.dir().starts_with(point))
-        .max_by_key(|(point, _)| point.len())
-        .map(|(_, kind)| kind.to_owned())
 }
 
 #[cfg(test)]

@@ -3,17 +3,23 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
 use crate::cache;
 
+/// Its time is when many files were removed last.
 const MARK: &str = ".narfs-bench";
+
+/// How long ext4 goes round inodes that were removed: a minute, and five more for those whose
+/// removal waits in the journal. Until then, who makes many files pays for the search.
+const SETTLING: Duration = Duration::from_secs(360);
 
 pub struct Work {
     dir: PathBuf,
     /// Locked as long as it is open.
-    _mark: File,
+    mark: File,
 }
 
 impl Work {
@@ -27,12 +33,16 @@ impl Work {
                 "{shown} is not empty and not a work directory of this program: name another one with --work"
             );
         }
-        let mark =
-            File::create(dir.join(MARK)).with_context(|| format!("cannot write to {shown}"))?;
+        let mark = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(dir.join(MARK))
+            .with_context(|| format!("cannot write to {shown}"))?;
         if mark.try_lock().is_err() {
             bail!("{shown} is in use by another run: wait for it, or name another one with --work");
         }
-        let work = Self { dir, _mark: mark };
+        let work = Self { dir, mark };
         work.clear()?;
         fs::create_dir(work.run())?;
         Ok(work)
@@ -56,7 +66,37 @@ impl Work {
 
     /// Removes all but the worlds, which the next run can use again.
     fn clear(&self) -> Result<()> {
-        remove(&self.run())
+        let run = self.run();
+        if !run.exists() {
+            return Ok(());
+        }
+        remove(&run)?;
+        Ok(self.mark.set_modified(SystemTime::now())?)
+    }
+
+    /// How long to wait until the last removal no longer slows down what makes files.
+    pub fn settling(&self) -> Duration {
+        let age = self.mark.metadata().and_then(|mark| mark.modified());
+        match age.map(|removed| removed.elapsed()) {
+            Ok(Ok(age)) if self.filesystem().is_some_and(|kind| kind == "ext4") => {
+                SETTLING.saturating_sub(age)
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The type of the file system that all this lies on.
+    pub fn filesystem(&self) -> Option<String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+        mounts
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ').skip(1);
+                Some((words.next()?, words.next()?))
+            })
+            .filter(|(point, _)| self.dir.starts_with(point))
+            .max_by_key(|(point, _)| point.len())
+            .map(|(_, kind)| kind.to_owned())
     }
 
     pub fn require_space(&self, bytes: u64) -> Result<()> {

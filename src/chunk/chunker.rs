@@ -40,6 +40,12 @@ impl Chunker {
         mut bytes: &[u8],
         emit: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        // Nothing is held back: what is whole in `bytes` need not pass through the buffer.
+        while self.buffer.is_empty() && bytes.len() >= MAXIMUM {
+            let cut = cut(bytes);
+            emit(&bytes[..cut])?;
+            bytes = &bytes[cut..];
+        }
         while !bytes.is_empty() {
             // Room for several chunks, so that moving the rest down costs little.
             let room = (8 * MAXIMUM).saturating_sub(self.buffer.len());
@@ -73,14 +79,19 @@ impl Chunker {
 
     fn cut_one<E>(&mut self, emit: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let rest = &self.buffer[self.start..];
-        let window = &rest[..rest.len().min(MAXIMUM)];
-        let (_, cut) = FastCDC::new(window, MINIMUM, AVERAGE, MAXIMUM).cut(0, window.len());
-        // A cut of nothing would never end.
-        let cut = if cut == 0 { window.len() } else { cut };
-        emit(&window[..cut])?;
+        let cut = cut(rest);
+        emit(&rest[..cut])?;
         self.start += cut;
         Ok(())
     }
+}
+
+/// Length of the chunk at the front of `bytes`, which are at least [`MAXIMUM`] or all there is.
+fn cut(bytes: &[u8]) -> usize {
+    let window = &bytes[..bytes.len().min(MAXIMUM)];
+    let (_, cut) = FastCDC::new(window, MINIMUM, AVERAGE, MAXIMUM).cut(0, window.len());
+    // A cut of nothing would never end.
+    if cut == 0 { window.len() } else { cut }
 }
 
 #[cfg(test)]

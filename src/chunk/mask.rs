@@ -17,6 +17,10 @@ pub const HASH_LEN: usize = 32;
 /// What stands for a hash. `e` is not a digit of nix32, so it is no hash itself.
 pub const PLACEHOLDER: [u8; HASH_LEN] = [b'e'; HASH_LEN];
 
+/// Most hashes that are masked in one path, so that a hostile NAR cannot fill the memory with
+/// them. Real paths have some hundreds; what comes after simply stays as it is.
+const MAX_OCCURRENCES: usize = 1 << 22;
+
 /// One masked hash: where it stood and which reference it named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Occurrence {
@@ -181,7 +185,7 @@ fn mask_in_place(
     let mut done = 0;
     // `valid` bytes from `at` on are known to be digits.
     let mut valid = 0;
-    while at + HASH_LEN <= bytes.len() {
+    while at + HASH_LEN <= bytes.len() && found.len() < MAX_OCCURRENCES {
         let window = &bytes[at..at + HASH_LEN];
         // From the right: the first byte that is no digit lets us skip past it.
         if let Some(bad) = window[valid..].iter().rposition(|b| !DIGIT[*b as usize]) {

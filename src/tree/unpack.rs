@@ -4,6 +4,7 @@
 //! in pieces. An ELF file has its section table at its end, and we want its sections as cut
 //! points; up to [`HOLD`] it is held in memory, beyond that in an unlinked temporary file.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -191,7 +192,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
                 out.copy_from_slice(bytes.get(at..at.checked_add(out.len())?)?);
                 Some(())
             });
-            self.cut(&mut bytes.as_slice(), &cuts)?;
+            self.held(bytes, &cuts)?;
         } else {
             self.spooled(&head, size, nar)?;
         }
@@ -244,8 +245,23 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         self.cut(&mut file, &cuts)
     }
 
-    /// A file that is read from `from` and cut at `cuts`.
-    fn cut<R: Read>(&mut self, from: &mut R, cuts: &[u64]) -> Result<(), UnpackError<S::Error>> {
+    /// A program in memory, cut at `cuts`.
+    fn held(&mut self, mut bytes: Vec<u8>, cuts: &[u64]) -> Result<(), UnpackError<S::Error>> {
+        let large = &mut self.large;
+        Masker::whole(&mut bytes, large.length, &mut self.table, &mut large.masks);
+        let mut at = 0;
+        for cut in cuts.iter().map(|c| *c as usize).chain([bytes.len()]) {
+            large
+                .push(&bytes[at..cut], self.sink)
+                .map_err(UnpackError::Sink)?;
+            large.boundary(self.sink).map_err(UnpackError::Sink)?;
+            at = cut;
+        }
+        Ok(())
+    }
+
+    /// A program that is read from `from`, cut at `cuts`.
+    fn cut(&mut self, from: &mut File, cuts: &[u64]) -> Result<(), UnpackError<S::Error>> {
         let start = self.large.length;
         let mut masker = Masker::new(start);
         let mut masked = Vec::new();

@@ -1,4 +1,9 @@
-//! The format layer of narfs, included by path so that nothing else is built.
+//! The layers of narfs that are functions of bytes, included by path so that nothing else is
+//! built.
 
+#[path = "../../src/chunk/mod.rs"]
+pub mod chunk;
 #[path = "../../src/nix/mod.rs"]
 pub mod nix;
+#[path = "../../src/tree/mod.rs"]
+pub mod tree;
