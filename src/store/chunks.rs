@@ -1,7 +1,5 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
@@ -122,11 +120,11 @@ impl ChunkSink for ChunkWriter<'_> {
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
         self.unchecked += record.len() as u64;
-        let mut next = lock(&store.next_chunk);
+        let mut writing = lock(&store.writing);
         // Another ingest may have brought it while this one compressed. A damaged record is
         // replaced where it is: trees know it by that number.
         let number = match store.locate(&digest)? {
-            None => *next,
+            None => writing.next_chunk,
             Some(found) if lock(&store.damaged).remove(&digest) => found.number,
             Some(_) => return Ok(()),
         };
@@ -144,10 +142,8 @@ impl ChunkSink for ChunkWriter<'_> {
         );
         batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
         database.write_unlogged(batch)?;
-        *next = (*next).max(number + 1);
-        store
-            .unflushed
-            .fetch_add(record.len() as u64, Ordering::Relaxed);
+        writing.next_chunk = writing.next_chunk.max(number + 1);
+        writing.unflushed += record.len() as u64;
         Ok(())
     }
 }

@@ -14,7 +14,6 @@ mod statistics;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -75,6 +74,15 @@ impl quick_cache::Weighter<PathOrdinal, Arc<LoadedPath>> for Weight {
     }
 }
 
+/// What writers of chunks share.
+#[derive(Debug)]
+struct Writing {
+    /// The number that the next new chunk gets.
+    next_chunk: u64,
+    /// Bytes of chunks that a crash would lose.
+    unflushed: u64,
+}
+
 /// Called after every change of the set of paths.
 type Observer = Box<dyn Fn() + Send + Sync>;
 
@@ -84,13 +92,13 @@ pub struct Store {
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<LoadedPath>, Weight>,
-    /// The number that the next new chunk gets. Held while a chunk is written, so that two
-    /// ingests of the same chunk write it once.
-    next_chunk: Mutex<u64>,
+    /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
+    /// that what is counted as unflushed is written.
+    writing: Mutex<Writing>,
+    /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
+    flushing: Mutex<()>,
     /// The ordinal that the next new path gets. Held while paths are published.
     next_ordinal: Mutex<u32>,
-    /// Bytes of chunks that a crash would lose.
-    unflushed: AtomicU64,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
     observer: OnceLock<Observer>,
@@ -123,9 +131,12 @@ impl Store {
             chunk_cache: Cache::with_weighter(quarter as usize / AVERAGE_ITEM, quarter, Weight),
             tree_cache: Cache::with_weighter(1000, quarter * 3 / 4, Weight),
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
-            next_chunk: Mutex::new(next_chunk),
+            writing: Mutex::new(Writing {
+                next_chunk,
+                unflushed: 0,
+            }),
             next_ordinal: Mutex::new(next_ordinal),
-            unflushed: AtomicU64::new(0),
+            flushing: Mutex::default(),
             damaged: Mutex::default(),
             observer: OnceLock::new(),
             directory,

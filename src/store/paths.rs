@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -96,7 +95,7 @@ pub(super) fn next_ordinal(database: &Database) -> Result<u32, StoreError> {
 impl Store {
     /// Bytes of chunks that wait for the flush that a publication makes.
     pub fn unflushed(&self) -> u64 {
-        self.unflushed.load(Ordering::Relaxed)
+        lock(&self.writing).unflushed
     }
 
     /// Makes all chunks durable that were kept so far.
@@ -104,10 +103,13 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        let _flushing = lock(&self.flushing);
+        // Whatever is counted is written: both happen under the lock. What is written while the
+        // flush runs stays counted.
+        let unflushed = self.unflushed();
         if unflushed > 0 {
             self.database.flush()?;
-            self.unflushed.fetch_sub(unflushed, Ordering::Relaxed);
+            lock(&self.writing).unflushed -= unflushed;
         }
         Ok(())
     }
