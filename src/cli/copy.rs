@@ -38,6 +38,13 @@ pub(super) struct Sources {
     /// Binary cache: file:///DIR, http://… or https://…; repeatable, tried by their priority
     #[arg(long, value_name = "URL", default_value = "https://cache.nixos.org")]
     from: Vec<String>,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// Whom to believe.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Trust {
     /// Key whose signatures count besides that of cache.nixos.org, as NAME:BASE64; repeatable
     #[arg(long, value_name = "KEY")]
     trusted_public_key: Vec<String>,
@@ -50,15 +57,34 @@ pub(super) struct Sources {
 impl Sources {
     /// The request for what these sources have.
     pub(super) fn request(self) -> CopyRequest {
+        self.trust.request(self.from)
+    }
+}
+
+impl Trust {
+    /// The same as arguments.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let keys = self.trusted_public_key.iter();
+        let mut out: Vec<_> = keys
+            .flat_map(|k| ["--trusted-public-key".to_owned(), k.clone()])
+            .collect();
+        if self.no_require_sigs {
+            out.push("--no-require-sigs".to_owned());
+        }
+        out
+    }
+
+    /// The request for what `from` have.
+    pub(super) fn request(self, from: Vec<String>) -> CopyRequest {
         if self.no_require_sigs {
             eprintln!(
                 "narfs: warning: --no-require-sigs: paths are taken without signatures; whoever \
                  controls {} decides what is in them",
-                self.from.join(", ")
+                from.join(", ")
             );
         }
         CopyRequest {
-            from: self.from,
+            from,
             trusted_public_keys: self.trusted_public_key,
             require_signatures: !self.no_require_sigs,
             ..CopyRequest::default()

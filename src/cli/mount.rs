@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::copy::Trust;
 use super::{Global, Outcome};
 use crate::daemon::{self, Command, Report};
 use crate::fuse::{MountRequest, Subtree};
@@ -26,6 +27,12 @@ pub(super) struct Arguments {
         value_delimiter = ','
     )]
     options: Vec<String>,
+    /// Fetch what is looked up and is not there: file:///DIR, http://… or https://…; repeatable,
+    /// tried by their priority. Without it the mount shows what the state has
+    #[arg(long, value_name = "URL")]
+    from: Vec<String>,
+    #[command(flatten)]
+    trust: Trust,
     /// Serve in the foreground, for service managers; readiness is told as sd_notify(3) says
     #[arg(long)]
     foreground: bool,
@@ -48,7 +55,9 @@ impl Arguments {
             return Ok(Outcome::Good);
         }
         if self.foreground {
-            daemon::serve(&state, &global.options(true)?, &request)?;
+            let sources = self.trust.clone().request(self.from.clone());
+            let sources = (!self.from.is_empty()).then_some(&sources);
+            daemon::serve(&state, &global.options(true)?, &request, sources)?;
             return Ok(Outcome::Good);
         }
         daemon::spawn_and_wait(self.background(global, &state, &request)?)?;
@@ -77,7 +86,10 @@ impl Arguments {
         if !self.options.is_empty() {
             command.args(["-o", &self.options.join(",")]);
         }
-        command.arg("--foreground");
+        for url in &self.from {
+            command.args(["--from", url]);
+        }
+        command.args(self.trust.arguments()).arg("--foreground");
         Ok(command)
     }
 

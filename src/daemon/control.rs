@@ -138,7 +138,7 @@ pub fn run(
         return ask(state, stream, &command, output);
     }
     match Store::open(state, options) {
-        Ok(store) => Engine::new(Arc::new(store), None).execute(command, output),
+        Ok(store) => Engine::new(Arc::new(store)).execute(command, output),
         // A daemon may have started, and not listen yet.
         Err(owned @ StoreError::Owned { .. }) => {
             let deadline = Instant::now() + Duration::from_secs(2);

@@ -13,7 +13,9 @@ use super::command::{
     PathReport, Report, StateReport, StatusReport, VerifyReport,
 };
 use super::location;
-use crate::fetch::{self, CopyOptions, FetchError, Progress, Snapshot, Sources, Trust, Wanted};
+use crate::fetch::{
+    self, CopyOptions, Deadlines, FetchError, Fetcher, Progress, Snapshot, Sources, Trust, Wanted,
+};
 use crate::fuse::{self, Counters};
 use crate::nix::hash::{NarHash, Sha256Writer};
 use crate::nix::signature::PublicKey;
@@ -29,7 +31,7 @@ pub struct Engine {
     store: Arc<Store>,
     runtime: OnceLock<Runtime>,
     /// Counts of the kernel's requests, where the state is mounted.
-    counters: Option<Arc<Counters>>,
+    counters: OnceLock<Arc<Counters>>,
     fetched: AtomicU64,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
@@ -43,15 +45,37 @@ impl std::fmt::Debug for Engine {
 
 impl Engine {
     /// An engine for a state that this process owns.
-    pub fn new(store: Arc<Store>, counters: Option<Arc<Counters>>) -> Self {
+    pub fn new(store: Arc<Store>) -> Self {
         Self {
             store,
             runtime: OnceLock::new(),
-            counters,
+            counters: OnceLock::new(),
             fetched: AtomicU64::new(0),
             running: Mutex::default(),
             started: Instant::now(),
         }
+    }
+
+    /// Has `stats` report these counts of the kernel's requests; once.
+    pub fn count(&self, counters: Arc<Counters>) {
+        let _ = self.counters.set(counters);
+    }
+
+    /// What fetches from the sources of `request` into this state on demand.
+    ///
+    /// # Errors
+    /// A key that is none, or no threads for the network.
+    pub fn fetcher(&self, request: &CopyRequest) -> Result<Fetcher, CommandError> {
+        let runtime = self.runtime()?.handle().clone();
+        let (store, trust) = (self.store.clone(), trust(request)?);
+        let deadlines = Deadlines::default();
+        Ok(Fetcher::new(
+            store,
+            runtime,
+            &request.from,
+            trust,
+            deadlines,
+        ))
     }
 
     /// Carries out a command.
@@ -315,7 +339,7 @@ impl Engine {
             let named: Vec<_> = named.collect::<Result<_, _>>()?;
             self.store.path_statistics(&named)?
         };
-        let fuse = self.counters.as_ref().map(|c| c.snapshot());
+        let fuse = self.counters.get().map(|c| c.snapshot());
         Ok(Report::Stats(StateReport {
             state: self.store.statistics()?,
             each,
@@ -364,9 +388,15 @@ impl Engine {
         Ok(Report::Verify(report))
     }
 
+    fn load(&self, info: &PathInfo) -> Result<Option<Arc<LoadedPath>>, String> {
+        self.store.load_info(info.clone()).map_err(|e| chain(&e))
+    }
+
     /// Reads a path whole, past every digest, and compares its NAR.
     fn check(&self, info: &PathInfo) -> Result<(), String> {
-        let path = self.store.load_info(info.clone()).map_err(|e| chain(&e))?;
+        let Some(path) = self.load(info)? else {
+            return Ok(());
+        };
         let mut hasher = Sha256Writer::new(std::io::sink());
         self.store
             .dump(&path, 0, &mut hasher)
@@ -385,8 +415,9 @@ impl Engine {
     fn mend(&self, info: &PathInfo, request: &CopyRequest) -> Result<(), String> {
         let trust = trust(request).map_err(|e| chain(&e))?;
         let runtime = self.runtime().map_err(|e| chain(&e))?;
-        let path = self.store.load_info(info.clone()).map_err(|e| chain(&e))?;
-        self.store.find_damage(&path);
+        if let Some(path) = self.load(info)? {
+            self.store.find_damage(&path);
+        }
         let mended = runtime
             .block_on(Sources::open(&request.from, self.store.store_dir()))
             .and_then(|sources| {

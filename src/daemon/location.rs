@@ -116,7 +116,9 @@ fn load(store: &Store, text: &str, named: &Named) -> Result<Arc<LoadedPath>, Loc
             asked: asked.to_string(),
             there: there.clone(),
         }),
-        _ => Ok(store.load_info(info)?),
+        _ => store
+            .load_info(info)?
+            .ok_or_else(|| LocationError::Absent(text.to_owned())),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::command::{CommandError, CopyRequest};
 use super::engine::{Engine, chain};
 use super::{control, ready};
 use crate::fuse::{self, MountRequest, Session, SessionError};
@@ -20,6 +21,9 @@ pub enum ServeError {
     /// The mount.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The sources.
+    #[error(transparent)]
+    Sources(CommandError),
     /// The control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {
@@ -39,7 +43,8 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 }
 
 /// Serves the state in `state` at the mount point of `request` until it is unmounted or the
-/// process is told to end. Whoever started it in the background is told when it is ready, or
+/// process is told to end. With `sources`, what is looked up and is not there is fetched from
+/// them. Whoever started it in the background is told when it is ready, or
 /// why it is not.
 ///
 /// # Errors
@@ -48,8 +53,9 @@ pub fn serve(
     state: &Path,
     options: &StoreOptions,
     request: &MountRequest,
+    sources: Option<&CopyRequest>,
 ) -> Result<(), ServeError> {
-    let served = start(state, options, request);
+    let served = start(state, options, request, sources);
     match served {
         Ok(session) => {
             let ended = session.join().map_err(ServeError::Broken);
@@ -70,10 +76,16 @@ fn start(
     state: &Path,
     options: &StoreOptions,
     request: &MountRequest,
+    sources: Option<&CopyRequest>,
 ) -> Result<Session, ServeError> {
     let store = Arc::new(Store::open(state, options)?);
-    let session = Session::start(&store, request)?;
-    let engine = Arc::new(Engine::new(store, Some(session.counters())));
+    let engine = Arc::new(Engine::new(store.clone()));
+    let fetcher = match sources {
+        Some(sources) => Some(engine.fetcher(sources).map_err(ServeError::Sources)?),
+        None => None,
+    };
+    let session = Session::start(&store, fetcher, request)?;
+    engine.count(session.counters());
     control::listen(engine, state).map_err(setup("listen on the control socket"))?;
     unmount_when_told(state).map_err(setup("wait for signals"))?;
     ready::ready(&state.join("narfs.log")).map_err(setup("write narfs.log"))?;

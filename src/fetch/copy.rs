@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::plan::{Plan, Wanted, plan};
-use super::receive::{ReceiveError, receive};
-use super::sources::{Expected, Offer, Vouched};
+use super::receive::ReceiveError;
+use super::sources::Offer;
+use super::transfer::Transfer;
 use super::{FetchError, Progress, Sources, Trust};
-use crate::nix::store_path::{ContentVerifier, StorePath, StorePathHash};
-use crate::store::{PathInfo, Publication, Registration, Store, StoreError};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::{PathInfo, Publication, Store, StoreError};
 
 /// A group is published when this many bytes of chunks wait for it: one flush then writes one
 /// large file rather than one for each path.
 const GROUP_BYTES: u64 = 24 << 20;
 /// … or when this much time has passed, so that a mount shows what has arrived.
 const GROUP_TIME: Duration = Duration::from_secs(2);
-/// Tries for one NAR at one source when the transfer breaks off.
-const TRIES: u32 = 3;
 
 /// How to copy.
 #[derive(Clone, Copy, Debug)]
@@ -80,11 +79,13 @@ pub fn copy(
     } = runtime.block_on(planned)?;
     let failed: HashSet<_> = failures.iter().map(|f| f.hash).collect();
     let copier = Copier {
-        store,
-        runtime,
-        sources,
-        trust,
-        progress,
+        transfer: Transfer {
+            store,
+            runtime,
+            sources,
+            trust,
+            progress,
+        },
         recursive: options.recursive,
         offers: &offers,
         next: AtomicUsize::new(0),
@@ -149,18 +150,14 @@ pub fn repair(
         sources: sources.names(),
     })?;
     let progress = Arc::new(Progress::default());
-    let copier = Copier {
+    let transfer = Transfer {
         store,
         runtime,
         sources,
         trust,
         progress: &progress,
-        recursive: false,
-        offers: &[],
-        next: AtomicUsize::new(0),
-        failed: Mutex::default(),
     };
-    copier.fetch(&offer)?;
+    transfer.fetch(&offer)?;
     store.flush()?;
     Ok(())
 }
@@ -219,11 +216,7 @@ fn own(error: ReceiveError) -> FetchError {
 
 /// What the workers share.
 struct Copier<'a> {
-    store: &'a Store,
-    runtime: &'a Handle,
-    sources: &'a Sources,
-    trust: &'a Trust,
-    progress: &'a Arc<Progress>,
+    transfer: Transfer<'a>,
     recursive: bool,
     offers: &'a [Offer],
     next: AtomicUsize,
@@ -237,17 +230,17 @@ impl Copier<'_> {
             let Some(offer) = self.offers.get(index) else {
                 return;
             };
-            let result = if self.progress.stopped() {
+            let result = if self.transfer.progress.stopped() {
                 Err(FetchError::Stopped)
             } else if let Some(missing) = self.missing_reference(offer) {
                 Err(FetchError::Reference(missing))
             } else {
-                self.fetch(offer)
+                self.transfer.fetch(offer)
             };
             if let Err(e) = &result {
                 tracing::debug!(path = %offer.info.store_path, "{e}");
             }
-            let stopped = self.progress.stopped();
+            let stopped = self.transfer.progress.stopped();
             if results.send((index, result)).is_err() || stopped {
                 return;
             }
@@ -267,89 +260,6 @@ impl Copier<'_> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut references = offer.info.references.iter();
         references.find(|r| failed.contains(&r.hash())).cloned()
-    }
-
-    /// Fetches from the source of the offer and, where that fails, from the sources after it.
-    fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
-        let mut result = self.fetch_from(offer);
-        let mut rest = self.sources.after(&offer.source);
-        while let Err(FetchError::Receive { error, .. }) = &result
-            && !error.is_ours()
-            && !rest.0.is_empty()
-        {
-            let hash = offer.info.store_path.hash();
-            let store_dir = self.store.store_dir();
-            let offers = self
-                .runtime
-                .block_on(rest.offers(hash, store_dir, self.trust));
-            // The first failure says more than that another source has not got it either.
-            let Some(other) = offers.ok().and_then(|o| o.into_iter().next()) else {
-                break;
-            };
-            tracing::warn!(path = %offer.info.store_path, "trying the next source: {error}");
-            result = self.fetch_from(&other);
-            rest = rest.after(&other.source);
-        }
-        result
-    }
-
-    fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
-        let info = &offer.info;
-        let fail = |error| FetchError::Receive {
-            url: format!("{}: {}", offer.source.url(), info.store_path),
-            error: Box::new(error),
-        };
-        let mut attempt = 1;
-        let received = loop {
-            let stream = self
-                .runtime
-                .block_on(offer.source.substituter.nar(&info.url))?
-                .ok_or_else(|| fail(ReceiveError::Gone))?;
-            let content = match (offer.vouched, &info.ca) {
-                (Vouched::ContentAddress, Some(ca)) => {
-                    let own = info.store_path.hash();
-                    Some(ContentVerifier::new(ca, &own).map_err(|e| fail(e.into()))?)
-                }
-                _ => None,
-            };
-            let expected = Expected {
-                nar_hash: info.nar_hash,
-                nar_size: info.nar_size,
-            };
-            let result = receive(
-                self.store,
-                stream,
-                info.compression,
-                &info.references,
-                expected,
-                content,
-                self.progress,
-            );
-            match result {
-                Ok(received) => break received,
-                Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
-                Err(e) if e.is_transient() && attempt < TRIES => attempt += 1,
-                Err(e) => return Err(fail(e)),
-            }
-        };
-        tracing::info!(
-            path = %info.store_path,
-            source = offer.source.url(),
-            nar_bytes = info.nar_size,
-            "fetched"
-        );
-        Ok(Publication {
-            registration: Registration {
-                path: info.store_path.clone(),
-                nar_hash: info.nar_hash,
-                nar_size: info.nar_size,
-                references: received.unpacked.references,
-                deriver: info.deriver.clone(),
-                signatures: info.signatures.iter().map(ToString::to_string).collect(),
-                ca: info.ca,
-            },
-            tree: received.unpacked.tree,
-        })
     }
 }
 

@@ -6,15 +6,18 @@
 //! references.
 
 mod copy;
+mod lazy;
 mod plan;
 mod receive;
 mod sources;
+mod transfer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
 pub use copy::{CopyFailure, CopyOptions, CopySummary, copy, repair};
+pub use lazy::{Deadlines, Fetcher, Need};
 pub use plan::Wanted;
 pub use receive::{AddError, ReceiveError, Received, add};
 pub use sources::{CACHE_NIXOS_ORG, Source, Sources, Trust};
@@ -103,6 +106,14 @@ pub enum FetchError {
     /// The user stopped it.
     #[error("stopped")]
     Stopped,
+    /// It takes longer than a program may wait; it goes on.
+    #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
+    Patience {
+        /// What is waited for.
+        path: StorePath,
+        /// How long.
+        patience: std::time::Duration,
+    },
 }
 
 /// What a running copy has done; read by whoever shows it.

@@ -65,7 +65,7 @@ pub(super) async fn plan(
             if !seen.insert(hash) {
                 continue;
             }
-            if let Some(local) = store.path_info(hash)? {
+            if let Some(local) = store.path_info(hash)?.filter(|i| i.tree().is_some()) {
                 plan.already += 1;
                 if recursive {
                     queue.extend(local.registration.references.iter().map(StorePath::hash));

@@ -80,7 +80,7 @@ impl std::fmt::Debug for Source {
 
 impl Source {
     /// Opens a source and reads its `nix-cache-info`.
-    async fn open(url: &str, store_dir: &StoreDir) -> Result<Self, FetchError> {
+    pub(super) async fn open(url: &str, store_dir: &StoreDir) -> Result<Self, FetchError> {
         let substituter = substituter::open(url, STALL)?;
         let url = || substituter.url().to_owned();
         let text = substituter.cache_info().await?;
@@ -141,9 +141,14 @@ impl Sources {
         for url in urls {
             all.push(Source::open(url, store_dir).await?);
         }
+        Ok(Self::of(all))
+    }
+
+    /// These sources, best first.
+    pub(super) fn of(mut all: Vec<Source>) -> Self {
         // Stable: equal priorities keep the user's order.
         all.sort_by_key(|s| s.priority);
-        Ok(Self(all))
+        Self(all)
     }
 
     pub(super) fn names(&self) -> String {

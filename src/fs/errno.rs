@@ -2,8 +2,11 @@
 //!
 //! Invariant: this is the one place where an error becomes an errno.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
+use crate::fetch::FetchError;
 use crate::store::StoreError;
 
 /// Why a request fails.
@@ -30,6 +33,9 @@ pub enum FsError {
     /// The state fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is not here could not be fetched.
+    #[error(transparent)]
+    Fetch(Arc<FetchError>),
 }
 
 impl FsError {
@@ -41,7 +47,9 @@ impl FsError {
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,
             Self::NotALink | Self::NotAFile => libc::EINVAL,
-            Self::NoSpaceKnown | Self::Store(_) => libc::EIO,
+            // Every source was asked, and none has it.
+            Self::Fetch(e) if matches!(**e, FetchError::Absent { .. }) => libc::ENOENT,
+            Self::NoSpaceKnown | Self::Store(_) | Self::Fetch(_) => libc::EIO,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod errno;
 mod inode;
+mod on_demand;
 mod read;
 
 use std::sync::Arc;
@@ -16,8 +17,9 @@ pub use errno::FsError;
 pub use inode::{Inode, Place, Special};
 pub use read::Space;
 
+use crate::fetch::Fetcher;
 use crate::nix::store_path::StorePath;
-use crate::store::{LoadedPath, PathOrdinal, Store};
+use crate::store::{Contents, LoadedPath, PathOrdinal, RootKind, Store};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// atime, mtime and ctime of everything in a store path: one second after the epoch, as Nix sets.
@@ -52,6 +54,9 @@ pub struct Attributes {
     pub links: u32,
     /// mtime, atime and ctime.
     pub time: SystemTime,
+    /// Whether this will never be otherwise. The directory of a path whose contents are not here
+    /// may turn out to have another number of links.
+    pub settled: bool,
 }
 
 /// What a lookup found.
@@ -80,14 +85,16 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct FileSystem {
     store: Arc<Store>,
+    fetcher: Option<Fetcher>,
     started: SystemTime,
 }
 
 impl FileSystem {
-    /// The file system of a state.
-    pub fn new(store: Arc<Store>) -> Self {
+    /// The file system of a state, where what is not here is fetched by `fetcher`, or is absent.
+    pub fn new(store: Arc<Store>, fetcher: Option<Fetcher>) -> Self {
         Self {
             store,
+            fetcher,
             started: SystemTime::now(),
         }
     }
@@ -126,10 +133,16 @@ impl FileSystem {
             return Ok(Looked::NeverThere);
         };
         match self.store.path_info(path.hash())? {
-            Some(info) if info.registration.path == path => {
-                let path = self.path(info.ordinal)?;
-                Ok(Looked::Found(self.node(&path, 0)?))
-            }
+            Some(info) if info.registration.path == path => match info.contents {
+                Contents::Local(_) => {
+                    let path = self.path(info.ordinal)?;
+                    Ok(Looked::Found(self.node(&path, 0)?))
+                }
+                Contents::Absent(Some(RootKind::Directory)) if self.fetcher.is_some() => {
+                    Ok(Looked::Found(expected(info.ordinal)))
+                }
+                Contents::Absent(_) => Ok(Looked::NotThere),
+            },
             // The hash is another path's: no path of this name can be true.
             Some(_) | None => Ok(Looked::NotThere),
         }
@@ -142,6 +155,15 @@ impl FileSystem {
     pub fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
         match inode.place()? {
             Place::Special(special) => self.special(special),
+            Place::Node(ordinal, 0) => match self.store.load(ordinal)? {
+                Some(path) => self.node(&path, 0),
+                // Known, but not here: what was said of it when it was looked up.
+                None => self
+                    .store
+                    .path_of(ordinal)?
+                    .map(|_| expected(ordinal))
+                    .ok_or(FsError::Stale),
+            },
             Place::Node(ordinal, node) => self.node(&*self.path(ordinal)?, node),
         }
     }
@@ -287,6 +309,7 @@ impl FileSystem {
             size: DIRECTORY_SIZE,
             links: 2 + special.children().len() as u32,
             time,
+            settled: true,
         })
     }
 
@@ -308,7 +331,21 @@ impl FileSystem {
             size,
             links,
             time: UNIX_EPOCH + EPOCH,
+            settled: true,
         })
+    }
+}
+
+/// The root of a path whose contents are not here, and which is said to be a directory.
+fn expected(ordinal: PathOrdinal) -> Attributes {
+    Attributes {
+        inode: Inode::node(ordinal, 0),
+        kind: Kind::Directory,
+        mode: 0o555,
+        size: DIRECTORY_SIZE,
+        links: 2,
+        time: UNIX_EPOCH + EPOCH,
+        settled: false,
     }
 }
 

@@ -27,31 +27,38 @@ const BLOCK: u32 = 4096;
 const NAME_MAX: u32 = 255;
 
 pub(super) struct Adapter {
-    fs: FileSystem,
+    fs: Arc<FileSystem>,
     counters: Arc<Counters>,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: FileSystem, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(fs: Arc<FileSystem>, counters: Arc<Counters>) -> Self {
         Self { fs, counters }
     }
 
     fn count(&self, operation: Operation) {
         self.counters.count(operation);
     }
+}
 
-    fn list(
-        &self,
-        inode: INodeNo,
-        offset: u64,
-        mut add: impl FnMut(&Entry, &FileAttr) -> bool,
-    ) -> Result<(), Errno> {
-        self.fs
-            .list(Inode(inode.0), offset, &mut |entry| {
-                add(&entry, &attr(&entry.attributes))
-            })
-            .map_err(errno)
-    }
+fn list(
+    fs: &FileSystem,
+    here: Result<(), FsError>,
+    inode: INodeNo,
+    offset: u64,
+    mut add: impl FnMut(&Entry, &FileAttr) -> bool,
+) -> Result<(), Errno> {
+    here.and_then(|()| {
+        fs.list(Inode(inode.0), offset, &mut |entry| {
+            add(&entry, &attr(&entry.attributes))
+        })
+    })
+    .map_err(errno)
+}
+
+/// How long the kernel may believe attributes.
+fn validity(a: &Attributes) -> &'static Duration {
+    if a.settled { &EVER } else { &Duration::ZERO }
 }
 
 fn errno(error: FsError) -> Errno {
@@ -125,12 +132,18 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Lookup);
-        match self.fs.lookup(Inode(parent.0), name.as_bytes()) {
-            Ok(Looked::Found(found)) => reply.entry(&EVER, &attr(&found), GENERATION),
-            Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
-            Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
-            Err(e) => reply.error(errno(e)),
-        }
+        let (parent, name) = (Inode(parent.0), name.as_bytes().to_vec());
+        let looked = name.clone();
+        self.fs.when_known(parent, &looked, move |fs, known| {
+            match known.and_then(|()| fs.lookup(parent, &name)) {
+                Ok(Looked::Found(found)) => {
+                    reply.entry_with_ttls(validity(&found), &EVER, &attr(&found), GENERATION);
+                }
+                Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
+                Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
     }
 
     fn forget(&self, _request: &Request, _inode: INodeNo, _lookups: u64) {
@@ -147,17 +160,20 @@ impl Filesystem for Adapter {
     ) {
         self.count(Operation::Getattr);
         match self.fs.attributes(Inode(inode.0)) {
-            Ok(a) => reply.attr(&EVER, &attr(&a)),
+            Ok(a) => reply.attr(validity(&a), &attr(&a)),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
         self.count(Operation::Readlink);
-        match self.fs.read_link(Inode(inode.0)) {
-            Ok(target) => reply.data(&target),
-            Err(e) => reply.error(errno(e)),
-        }
+        let inode = Inode(inode.0);
+        self.fs.when_here(inode, move |fs, here| {
+            match here.and_then(|()| fs.read_link(inode)) {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
     }
 
     fn open(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -177,10 +193,13 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.count(Operation::Read);
-        match self.fs.read(Inode(inode.0), offset, size) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(e) => reply.error(errno(e)),
-        }
+        let inode = Inode(inode.0);
+        self.fs.when_here(inode, move |fs, here| {
+            match here.and_then(|()| fs.read(inode, offset, size)) {
+                Ok(bytes) => reply.data(&bytes),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
     }
 
     fn flush(
@@ -223,18 +242,16 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         self.count(Operation::Readdir);
-        let listed = self.list(inode, offset, |entry, attr| {
-            reply.add(
-                attr.ino,
-                entry.next,
-                attr.kind,
-                OsStr::from_bytes(&entry.name),
-            )
+        self.fs.when_here(Inode(inode.0), move |fs, here| {
+            let listed = list(fs, here, inode, offset, |entry, attr| {
+                let name = OsStr::from_bytes(&entry.name);
+                reply.add(attr.ino, entry.next, attr.kind, name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(e),
+            }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(e),
-        }
     }
 
     fn readdirplus(
@@ -246,14 +263,16 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.count(Operation::Readdirplus);
-        let listed = self.list(inode, offset, |entry, attr| {
-            let name = OsStr::from_bytes(&entry.name);
-            reply.add(attr.ino, entry.next, name, &EVER, attr, GENERATION)
+        self.fs.when_here(Inode(inode.0), move |fs, here| {
+            let listed = list(fs, here, inode, offset, |entry, attr| {
+                let name = OsStr::from_bytes(&entry.name);
+                reply.add(attr.ino, entry.next, name, &EVER, attr, GENERATION)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(e),
+            }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(e),
-        }
     }
 
     fn releasedir(

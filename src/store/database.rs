@@ -104,6 +104,12 @@ impl Database {
             .map_err(database("a path was published"))
     }
 
+    /// Writes `batch` to the log, without waiting for the disk.
+    pub(super) fn write(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+        let written = self.db.write(batch);
+        written.map_err(database("a path was registered"))
+    }
+
     /// Writes `batch` without the log; a crash before the next flush loses it whole.
     pub(super) fn write_unlogged(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
         let mut options = WriteOptions::default();

@@ -21,7 +21,7 @@ use quick_cache::sync::Cache;
 
 pub use chunks::ChunkWriter;
 pub use error::StoreError;
-pub use path_info::{PathInfo, PathOrdinal, Registration};
+pub use path_info::{Contents, PathInfo, PathOrdinal, Registration, RootKind};
 pub use paths::{LoadedPath, Publication};
 pub use statistics::{PathStatistics, Statistics};
 

@@ -38,6 +38,26 @@ pub struct Registration {
     pub ca: Option<ContentAddress>,
 }
 
+/// What the root of a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootKind {
+    /// A directory.
+    Directory = 1,
+    /// A regular file.
+    File = 2,
+    /// A symbolic link.
+    Link = 3,
+}
+
+/// Whether the contents of a path are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// They are, as this tree.
+    Local(ChunkDigest),
+    /// They are not; the root is said to be of this kind, if anything was said.
+    Absent(Option<RootKind>),
+}
+
 /// A registered path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathInfo {
@@ -47,11 +67,13 @@ pub struct PathInfo {
     pub ordinal: PathOrdinal,
     /// When, in seconds since 1970.
     pub registered: u64,
-    /// Its tree.
-    pub tree: ChunkDigest,
+    /// Whether its contents are here.
+    pub contents: Contents,
 }
 
 const VERSION: u8 = 1;
+const UNKNOWN: u8 = 0;
+const LOCAL: u8 = 255;
 
 impl PathInfo {
     /// The hashes of the references as text, in the order of their numbers.
@@ -67,6 +89,14 @@ impl PathInfo {
         all
     }
 
+    /// The tree, if the contents are here.
+    pub fn tree(&self) -> Option<ChunkDigest> {
+        match self.contents {
+            Contents::Local(tree) => Some(tree),
+            Contents::Absent(_) => None,
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let r = &self.registration;
         let mut out = vec![VERSION];
@@ -74,7 +104,13 @@ impl PathInfo {
         out.extend_from_slice(r.nar_hash.as_bytes());
         out.extend_from_slice(&r.nar_size.to_le_bytes());
         out.extend_from_slice(&self.registered.to_le_bytes());
-        out.extend_from_slice(&self.tree.0);
+        match self.contents {
+            Contents::Local(tree) => {
+                out.push(LOCAL);
+                out.extend_from_slice(&tree.0);
+            }
+            Contents::Absent(kind) => out.push(kind.map_or(UNKNOWN, |k| k as u8)),
+        }
         string(&mut out, r.path.name());
         string(
             &mut out,
@@ -145,7 +181,15 @@ impl<'a> Fields<'a> {
         let nar_hash = NarHash::from_bytes(self.array()?);
         let nar_size = u64::from_le_bytes(self.array()?);
         let registered = u64::from_le_bytes(self.array()?);
-        let tree = ChunkDigest(self.array()?);
+        let [contents] = self.array::<1>()?;
+        let contents = match contents {
+            LOCAL => Contents::Local(ChunkDigest(self.array()?)),
+            UNKNOWN => Contents::Absent(None),
+            1 => Contents::Absent(Some(RootKind::Directory)),
+            2 => Contents::Absent(Some(RootKind::File)),
+            3 => Contents::Absent(Some(RootKind::Link)),
+            _ => return None,
+        };
         let path = StorePath::new(hash, self.string()?).ok()?;
         let deriver = match self.string()? {
             "" => None,
@@ -176,7 +220,7 @@ impl<'a> Fields<'a> {
             },
             ordinal,
             registered,
-            tree,
+            contents,
         })
     }
 }
@@ -201,7 +245,7 @@ mod tests {
             },
             ordinal: PathOrdinal(77),
             registered: 1_700_000_000,
-            tree: ChunkDigest::of(b"t"),
+            contents: Contents::Local(ChunkDigest::of(b"t")),
         };
         let bytes = info.encode();
         let hash = info.registration.path.hash();

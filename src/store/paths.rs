@@ -1,5 +1,6 @@
 //! Paths: publishing, finding, listing, reading.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,6 +10,7 @@ use rocksdb::WriteBatch;
 
 use super::chunks::ChunkFault;
 use super::database::{Database, META, ORDINALS, PATHS, TREES};
+use super::path_info::{Contents, RootKind};
 use super::{PathInfo, PathOrdinal, Registration, Store, StoreError, lock};
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -50,6 +52,7 @@ impl StoredTree {
 #[derive(Debug)]
 pub struct LoadedPath {
     info: PathInfo,
+    tree: ChunkDigest,
     table: Vec<[u8; HASH_LEN]>,
     stored: Arc<StoredTree>,
 }
@@ -58,6 +61,11 @@ impl LoadedPath {
     /// What is registered.
     pub fn info(&self) -> &PathInfo {
         &self.info
+    }
+
+    /// The name of its tree.
+    pub fn tree_digest(&self) -> ChunkDigest {
+        self.tree
     }
 
     /// The metadata.
@@ -79,6 +87,42 @@ impl LoadedPath {
     pub(super) fn own_weight(&self) -> usize {
         let text = self.info.registration.references.len() * 64;
         self.table.len() * HASH_LEN + text + 512
+    }
+}
+
+/// Paths that are about to be written together.
+struct Batch {
+    writes: WriteBatch,
+    now: Duration,
+    next: u32,
+    seen: HashSet<StorePathHash>,
+    changes: Vec<PathOrdinal>,
+}
+
+impl Batch {
+    fn new(next: u32) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            writes: WriteBatch::default(),
+            now: now.unwrap_or(Duration::ZERO),
+            next,
+            seen: HashSet::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn number(&mut self) -> Result<PathOrdinal, StoreError> {
+        if self.next > PathOrdinal::MAX {
+            return Err(StoreError::TooManyPaths(PathOrdinal::MAX));
+        }
+        self.next += 1;
+        Ok(PathOrdinal(self.next - 1))
+    }
+
+    fn finish(&mut self, store: &Store) {
+        let meta = store.database.family(META);
+        self.writes
+            .put_cf(meta, NEXT_ORDINAL, self.next.to_le_bytes());
     }
 }
 
@@ -123,51 +167,103 @@ impl Store {
     pub fn publish(&self, publications: &[Publication]) -> Result<(), StoreError> {
         let mut next = lock(&self.next_ordinal);
         self.flush()?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        let mut batch = WriteBatch::default();
-        let mut ordinal = *next;
-        let mut seen = std::collections::HashSet::new();
+        let mut batch = Batch::new(*next);
         for p in publications {
-            let path = &p.registration.path;
-            let there = self.database.get(PATHS, path.hash().as_bytes())?.is_some();
-            if there || !seen.insert(path.hash()) {
-                continue;
+            let digest = p.tree.digest();
+            if self.add(&mut batch, &p.registration, Contents::Local(digest))? {
+                self.put_tree(&mut batch.writes, &p.tree, digest)?;
             }
-            if ordinal > PathOrdinal::MAX {
-                return Err(StoreError::TooManyPaths(PathOrdinal::MAX));
-            }
-            let info = PathInfo {
-                registration: p.registration.clone(),
-                ordinal: PathOrdinal(ordinal),
-                registered: now.as_secs(),
-                tree: p.tree.digest(),
-            };
-            self.put_tree(&mut batch, &p.tree, info.tree)?;
-            let key = path.hash();
-            batch.put_cf(self.database.family(PATHS), key.as_bytes(), info.encode());
-            let mut named = key.as_bytes().to_vec();
-            named.extend_from_slice(path.name().as_bytes());
-            let ordinals = self.database.family(ORDINALS);
-            batch.put_cf(ordinals, ordinal.to_be_bytes(), named);
-            ordinal += 1;
         }
-        if ordinal == *next {
+        if batch.changes.is_empty() {
             return Ok(());
         }
+        let mut changed = batch.now.as_secs().to_le_bytes().to_vec();
+        changed.extend_from_slice(&batch.now.subsec_nanos().to_le_bytes());
         let meta = self.database.family(META);
-        batch.put_cf(meta, NEXT_ORDINAL, ordinal.to_le_bytes());
-        let mut changed = now.as_secs().to_le_bytes().to_vec();
-        changed.extend_from_slice(&now.subsec_nanos().to_le_bytes());
-        batch.put_cf(meta, CHANGED, changed);
-        self.database.write_synced(batch)?;
-        *next = ordinal;
+        batch.writes.put_cf(meta, CHANGED, changed);
+        batch.finish(self);
+        self.database.write_synced(batch.writes)?;
+        *next = batch.next;
         drop(next);
+        for ordinal in batch.changes {
+            self.path_cache.remove(&ordinal);
+        }
         if let Some(observer) = self.observer.get() {
             observer();
         }
         Ok(())
+    }
+
+    /// Registers paths whose contents are not here: what their narinfo says, and the kind of
+    /// their roots as far as it is known. What is known already is left as it is.
+    ///
+    /// # Errors
+    /// The database failed, or there is no number left.
+    pub fn register(
+        &self,
+        registrations: &[(Registration, Option<RootKind>)],
+    ) -> Result<(), StoreError> {
+        let mut next = lock(&self.next_ordinal);
+        let mut batch = Batch::new(*next);
+        for (registration, kind) in registrations {
+            self.add(&mut batch, registration, Contents::Absent(*kind))?;
+        }
+        if batch.changes.is_empty() {
+            return Ok(());
+        }
+        batch.finish(self);
+        // Not synced: a crash of the machine loses what can be asked for again, and the kernel
+        // that knows the ordinals with it.
+        self.database.write(batch.writes)?;
+        *next = batch.next;
+        Ok(())
+    }
+
+    /// Adds a path to a batch, unless what is there says as much; then `false`. A path whose
+    /// contents arrive keeps its ordinal, unless the kernel was told another kind of root.
+    fn add(
+        &self,
+        batch: &mut Batch,
+        registration: &Registration,
+        contents: Contents,
+    ) -> Result<bool, StoreError> {
+        let hash = registration.path.hash();
+        if !batch.seen.insert(hash) {
+            return Ok(false);
+        }
+        let there = self.path_info(hash)?;
+        let kept = match (&there, contents) {
+            (Some(there), Contents::Local(_)) if there.tree().is_none() => Some(there.ordinal),
+            (Some(there), Contents::Absent(Some(_)))
+                if there.contents == Contents::Absent(None) =>
+            {
+                Some(there.ordinal)
+            }
+            (Some(_), _) => return Ok(false),
+            (None, _) => None,
+        };
+        let ordinal = match kept {
+            Some(ordinal) => ordinal,
+            None => batch.number()?,
+        };
+        let info = PathInfo {
+            registration: registration.clone(),
+            ordinal,
+            registered: batch.now.as_secs(),
+            contents,
+        };
+        let paths = self.database.family(PATHS);
+        batch.writes.put_cf(paths, hash.as_bytes(), info.encode());
+        let local = info.tree().is_some();
+        let mut named = vec![u8::from(local)];
+        named.extend_from_slice(hash.as_bytes());
+        named.extend_from_slice(registration.path.name().as_bytes());
+        let ordinals = self.database.family(ORDINALS);
+        batch
+            .writes
+            .put_cf(ordinals, ordinal.0.to_be_bytes(), named);
+        batch.changes.push(ordinal);
+        Ok(true)
     }
 
     fn put_tree(
@@ -215,12 +311,13 @@ impl Store {
     /// The database failed or the record is damaged.
     pub fn path_of(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
         match self.database.get(ORDINALS, &ordinal.0.to_be_bytes())? {
-            Some(record) => named_path(ordinal, &record).map(Some),
+            Some(record) => named_path(ordinal, &record).map(|(_, path)| Some(path)),
             None => Ok(None),
         }
     }
 
-    /// At most `limit` paths from `ordinal` on, in the order of their ordinals.
+    /// At most `limit` paths whose contents are here, from `ordinal` on, in the order of their
+    /// ordinals.
     ///
     /// # Errors
     /// The database failed or a record is damaged.
@@ -239,13 +336,16 @@ impl Store {
             let ordinal = PathOrdinal(ordinal.map_err(|_| StoreError::Damaged {
                 what: "the key of an ordinal".into(),
             })?);
-            out.push((ordinal, named_path(ordinal, value)?));
+            let (local, path) = named_path(ordinal, value)?;
+            if local {
+                out.push((ordinal, path));
+            }
             Ok(true)
         })?;
         Ok(out)
     }
 
-    /// All paths, in the order of their ordinals.
+    /// All paths whose contents are here, in the order of their ordinals.
     ///
     /// # Errors
     /// The database failed or a record is damaged.
@@ -268,7 +368,8 @@ impl Store {
         Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
     }
 
-    /// A path with its tree, ready to be read.
+    /// A path with its tree, ready to be read; `None` if there is no such path or its contents
+    /// are not here.
     ///
     /// # Errors
     /// The database failed, or the record or the tree is damaged.
@@ -283,28 +384,34 @@ impl Store {
             return Ok(None);
         };
         let loaded = self.load_info(info)?;
-        self.path_cache.insert(ordinal, loaded.clone());
-        Ok(Some(loaded))
+        if let Some(loaded) = &loaded {
+            self.path_cache.insert(ordinal, loaded.clone());
+        }
+        Ok(loaded)
     }
 
     /// The same for a path info at hand.
     ///
     /// # Errors
     /// The database failed, or the tree is damaged.
-    pub fn load_info(&self, info: PathInfo) -> Result<Arc<LoadedPath>, StoreError> {
+    pub fn load_info(&self, info: PathInfo) -> Result<Option<Arc<LoadedPath>>, StoreError> {
+        let Some(tree) = info.tree() else {
+            return Ok(None);
+        };
         let stored = self
             .tree_cache
-            .get_or_insert_with(&info.tree, || self.read_tree(info.tree).map(Arc::new))?;
+            .get_or_insert_with(&tree, || self.read_tree(tree).map(Arc::new))?;
         if stored.tree.references() as usize != info.registration.references.len() {
             return Err(StoreError::Damaged {
                 what: format!("the references of {}", info.registration.path),
             });
         }
-        Ok(Arc::new(LoadedPath {
+        Ok(Some(Arc::new(LoadedPath {
             table: info.table(),
             info,
+            tree,
             stored,
-        }))
+        })))
     }
 
     fn read_tree(&self, digest: ChunkDigest) -> Result<StoredTree, StoreError> {
@@ -419,14 +526,16 @@ impl Store {
     }
 }
 
-fn named_path(ordinal: PathOrdinal, record: &[u8]) -> Result<StorePath, StoreError> {
-    record
-        .split_first_chunk()
-        .and_then(|(hash, name)| {
-            let name = std::str::from_utf8(name).ok()?;
-            StorePath::new(StorePathHash::from_bytes(*hash), name).ok()
-        })
-        .ok_or_else(|| StoreError::Damaged {
-            what: format!("the record of ordinal {}", ordinal.0),
-        })
+/// Whether the contents of the path with an ordinal are here, and its name.
+fn named_path(ordinal: PathOrdinal, record: &[u8]) -> Result<(bool, StorePath), StoreError> {
+    let parse = || {
+        let (local, named) = record.split_first()?;
+        let (hash, name) = named.split_first_chunk()?;
+        let name = std::str::from_utf8(name).ok()?;
+        let path = StorePath::new(StorePathHash::from_bytes(*hash), name).ok()?;
+        Some((*local != 0, path))
+    };
+    parse().ok_or_else(|| StoreError::Damaged {
+        what: format!("the record of ordinal {}", ordinal.0),
+    })
 }

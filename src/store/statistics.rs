@@ -115,7 +115,7 @@ impl Store {
             let Some(path) = self.load(ordinal)? else {
                 continue;
             };
-            let tree = path.info().tree;
+            let tree = path.tree_digest();
             *sharing.entry(tree).or_default() += 1;
             for number in path.numbers() {
                 user.entry(*number)
@@ -129,7 +129,7 @@ impl Store {
             let mut s = PathStatistics {
                 path: path.info().registration.path.to_full(self.store_dir()),
                 nar_bytes: path.info().registration.nar_size,
-                sharing_tree: sharing.get(&path.info().tree).copied().unwrap_or(0),
+                sharing_tree: sharing.get(&path.tree_digest()).copied().unwrap_or(0),
                 ..PathStatistics::default()
             };
             for (entry, number) in path.tree().chunks().zip(path.numbers()) {

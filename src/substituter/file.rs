@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Answer, SourceError, Stream, Substituter, TEXT_LIMIT};
+use super::{Answer, LISTING_LIMIT, SourceError, Stream, Substituter, TEXT_LIMIT};
 use crate::nix::store_path::StorePathHash;
 
 /// See the module.
@@ -67,24 +67,21 @@ impl FileCache {
         Ok(Some(file))
     }
 
-    fn text(&self, relative: &str) -> Result<Option<Bytes>, SourceError> {
+    fn text(&self, relative: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
         let Some(file) = self.file(relative)? else {
             return Ok(None);
         };
         let url = || self.dir.join(relative).display().to_string();
         let mut bytes = Vec::new();
-        file.take(TEXT_LIMIT as u64 + 1)
+        file.take(limit as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(|source| SourceError::Unreachable {
                 url: url(),
                 what: "cannot be read",
                 source,
             })?;
-        if bytes.len() > TEXT_LIMIT {
-            return Err(SourceError::TooLong {
-                url: url(),
-                limit: TEXT_LIMIT,
-            });
+        if bytes.len() > limit {
+            return Err(SourceError::TooLong { url: url(), limit });
         }
         Ok(Some(bytes.into()))
     }
@@ -116,11 +113,17 @@ impl Substituter for FileCache {
     }
 
     fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(std::future::ready(self.text("nix-cache-info")))
+        Box::pin(std::future::ready(self.text("nix-cache-info", TEXT_LIMIT)))
     }
 
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
-        Box::pin(std::future::ready(self.text(&format!("{hash}.narinfo"))))
+        let name = format!("{hash}.narinfo");
+        Box::pin(std::future::ready(self.text(&name, TEXT_LIMIT)))
+    }
+
+    fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
+        let name = format!("{hash}.ls");
+        Box::pin(std::future::ready(self.text(&name, LISTING_LIMIT)))
     }
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {

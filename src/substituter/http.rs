@@ -10,7 +10,7 @@ use bytes::Bytes;
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::mpsc;
 
-use super::{Answer, SourceError, Stream, Substituter, TEXT_LIMIT};
+use super::{Answer, LISTING_LIMIT, SourceError, Stream, Substituter, TEXT_LIMIT};
 use crate::nix::store_path::StorePathHash;
 
 /// Tries for one request, the first included; what Nix does.
@@ -96,7 +96,7 @@ impl HttpCache {
         Ok(None)
     }
 
-    async fn text(&self, name: &str) -> Result<Option<Bytes>, SourceError> {
+    async fn text(&self, name: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
         let Some(mut response) = self.get(name).await? else {
             return Ok(None);
         };
@@ -104,10 +104,10 @@ impl HttpCache {
         let mut text = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&url, &e))? {
             text.extend_from_slice(&piece);
-            if text.len() > TEXT_LIMIT {
+            if text.len() > limit {
                 return Err(SourceError::TooLong {
                     url: url.to_string(),
-                    limit: TEXT_LIMIT,
+                    limit,
                 });
             }
         }
@@ -121,11 +121,15 @@ impl Substituter for HttpCache {
     }
 
     fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(self.text("nix-cache-info"))
+        Box::pin(self.text("nix-cache-info", TEXT_LIMIT))
     }
 
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
-        Box::pin(async move { self.text(&format!("{hash}.narinfo")).await })
+        Box::pin(async move { self.text(&format!("{hash}.narinfo"), TEXT_LIMIT).await })
+    }
+
+    fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
+        Box::pin(async move { self.text(&format!("{hash}.ls"), LISTING_LIMIT).await })
     }
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {

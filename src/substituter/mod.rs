@@ -22,6 +22,9 @@ use http::HttpCache;
 /// Longest narinfo or nix-cache-info that is read, in bytes; real ones have some kilobytes.
 const TEXT_LIMIT: usize = 1 << 20;
 
+/// Longest `.ls` listing that is read, in bytes: some hundred thousand files.
+const LISTING_LIMIT: usize = 32 << 20;
+
 /// Why a source gave nothing.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -99,6 +102,9 @@ pub trait Substituter: Send + Sync {
 
     /// The text of a narinfo; `None` if the source has no such path.
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
+
+    /// The text of the `.ls` listing of a path, unsigned; `None` if the source has none.
+    fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
 
     /// The bytes that a narinfo's `URL` names, as they are stored; `None` if they are gone. The
     /// stream must be read on a thread that may block.
