@@ -62,11 +62,12 @@ impl Store {
     /// The masked bytes of chunk `number`, checked against `digest`.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
         self.chunk_cache.get_or_insert_with(&number, || {
-            let record = self
-                .database
-                .get(CHUNKS, &number.to_be_bytes())
-                .map_err(ChunkFault::Database)?
-                .ok_or(ChunkFault::Missing)?;
+            let record = match self.database.get(CHUNKS, &number.to_be_bytes()) {
+                Ok(record) => record.ok_or(ChunkFault::Missing)?,
+                // RocksDB has checksums of its own, and mostly sees it first.
+                Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
+                Err(e) => return Err(ChunkFault::Database(e)),
+            };
             let bytes = ChunkRecord::parse(&record)
                 .and_then(|r| r.decode())
                 .map_err(|e| ChunkFault::Damaged(Some(e)))?;
