@@ -118,7 +118,7 @@ impl ChunkSink for ChunkWriter<'_> {
             return Ok(());
         }
         if self.unchecked >= CHECK_ROOM_EVERY {
-            store.directory.check_room()?;
+            store.directory.check_room(store.database.unwritten())?;
             self.unchecked = 0;
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;

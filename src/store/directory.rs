@@ -85,15 +85,15 @@ impl Directory {
         &self.store_dir
     }
 
-    /// An error when the disk is nearly full.
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+    /// An error when the disk is nearly full. `waiting` bytes are in memory and will need room.
+    pub(super) fn check_room(&self, waiting: u64) -> Result<(), StoreError> {
         let stat = rustix::fs::statvfs(&self.path).map_err(|e| StoreError::Directory {
             dir: self.path.clone(),
             what: "its free space cannot be told",
             source: e.into(),
         })?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < RESERVE {
+        if free < RESERVE.saturating_add(waiting) {
             return Err(StoreError::Full {
                 dir: self.path.clone(),
                 free,
