@@ -104,7 +104,12 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let unflushed = self.unflushed.load(Ordering::Relaxed);
+        // Under the lock a chunk is written and counted, or neither: what another ingest has found
+        // in the database is counted here.
+        let unflushed = {
+            let _writing = lock(&self.next_chunk);
+            self.unflushed.load(Ordering::Relaxed)
+        };
         if unflushed > 0 {
             self.database.flush()?;
             self.unflushed.fetch_sub(unflushed, Ordering::Relaxed);
