@@ -95,7 +95,11 @@ pub fn copy(
         progress,
         waiting: HashMap::new(),
         group: Vec::new(),
-        unpublished: offers.iter().map(|o| o.info.store_path.hash()).collect(),
+        unpublished: match options.recursive {
+            true => offers.iter().map(|o| o.info.store_path.hash()).collect(),
+            // Nobody asked for whole closures, so no path waits for another.
+            false => HashSet::new(),
+        },
         last: Instant::now(),
         copied: 0,
         nar_bytes: 0,
@@ -141,8 +145,7 @@ pub fn repair(
     info: &PathInfo,
 ) -> Result<(), FetchError> {
     let path = &info.registration.path;
-    let offers = runtime.block_on(sources.offers(path.hash(), store.store_dir(), trust))?;
-    let offer = offers.into_iter().next();
+    let offer = runtime.block_on(sources.offer(&path.into(), store.store_dir(), trust))?;
     let same = |o: &Offer| o.info.nar_hash == info.registration.nar_hash;
     let offer = offer.filter(same).ok_or_else(|| FetchError::Absent {
         path: path.to_string(),
@@ -191,17 +194,7 @@ fn collect(
             }
         }
     }
-    for path in publisher.abandon() {
-        let mut offers = copier.offers.iter();
-        let offer = offers.find(|o| o.info.store_path == path);
-        let missing = offer.and_then(|o| copier.missing_reference(o));
-        let missing = missing.unwrap_or_else(|| path.clone());
-        failures.push(CopyFailure {
-            hash: path.hash(),
-            path: Some(path),
-            error: FetchError::Reference(missing),
-        });
-    }
+    failures.extend(copier.explain(publisher.abandon()));
     Ok(())
 }
 
@@ -269,26 +262,65 @@ impl Copier<'_> {
         references.find(|r| failed.contains(&r.hash())).cloned()
     }
 
+    /// Why paths that were fetched cannot be published: a reference failed, or they refer to each
+    /// other.
+    fn explain(&self, mut abandoned: HashSet<StorePathHash>) -> Vec<CopyFailure> {
+        let mut failures = Vec::new();
+        let mut explain = |offer: &Offer, error| {
+            failures.push(CopyFailure {
+                hash: offer.info.store_path.hash(),
+                path: Some(offer.info.store_path.clone()),
+                error,
+            });
+        };
+        // Until nothing more follows: in a circle no order of the offers is that of references.
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            for offer in self.offers {
+                let hash = offer.info.store_path.hash();
+                if abandoned.contains(&hash)
+                    && let Some(missing) = self.missing_reference(offer)
+                {
+                    more = abandoned.remove(&hash);
+                    self.fail(hash);
+                    explain(offer, FetchError::Reference(missing));
+                }
+            }
+        }
+        for offer in self.offers {
+            let path = &offer.info.store_path;
+            let mut references = offer.info.references.iter();
+            if abandoned.contains(&path.hash())
+                && let Some(other) =
+                    references.find(|r| *r != path && abandoned.contains(&r.hash()))
+            {
+                explain(offer, FetchError::Circle(other.clone()));
+            }
+        }
+        failures
+    }
+
     /// Fetches from the source of the offer and, where that fails, from the sources after it.
     fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let mut result = self.fetch_from(offer);
         let mut rest = self.sources.after(&offer.source);
-        while let Err(FetchError::Receive { error, .. }) = &result
-            && !error.is_ours()
-            && !rest.0.is_empty()
+        let path = &offer.info.store_path;
+        while let Err(error) = &result
+            && error.is_of_source()
         {
-            let hash = offer.info.store_path.hash();
             let store_dir = self.store.store_dir();
-            let offers = self
-                .runtime
-                .block_on(rest.offers(hash, store_dir, self.trust));
+            let asked = path.into();
+            let next = rest.offer(&asked, store_dir, self.trust);
             // The first failure says more than that another source has not got it either.
-            let Some(other) = offers.ok().and_then(|o| o.into_iter().next()) else {
+            let Ok(Some(other)) = self.runtime.block_on(next) else {
                 break;
             };
-            tracing::warn!(path = %offer.info.store_path, "trying the next source: {error}");
-            result = self.fetch_from(&other);
             rest = rest.after(&other.source);
+            // With other references it is not what was planned for: they may not be here.
+            if other.info.references == offer.info.references {
+                tracing::warn!(%path, "trying the next source: {error}");
+                result = self.fetch_from(&other);
+            }
         }
         result
     }
@@ -360,7 +392,7 @@ struct Publisher<'a> {
     /// Unpacked paths whose references are not in the group or published yet.
     waiting: HashMap<StorePathHash, Publication>,
     group: Vec<Publication>,
-    /// Planned paths that are neither published nor in the group.
+    /// Planned paths that are neither published nor in the group, and that others wait for.
     unpublished: HashSet<StorePathHash>,
     last: Instant,
     copied: u64,
@@ -401,8 +433,7 @@ impl Publisher<'_> {
     }
 
     /// What never became ready: its references failed, or refer to each other.
-    fn abandon(&mut self) -> Vec<StorePath> {
-        let abandoned = self.waiting.drain().map(|(_, p)| p.registration.path);
-        abandoned.collect()
+    fn abandon(&mut self) -> HashSet<StorePathHash> {
+        self.waiting.drain().map(|(hash, _)| hash).collect()
     }
 }
