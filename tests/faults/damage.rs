@@ -120,10 +120,10 @@ fn damaged_contents_are_mended_from_a_source() {
         arguments.extend_from_slice(from);
         d.state.run(&arguments)
     };
-    // A source that lies does not help, nor does one that has nothing.
+    // A source that lies about the very chunk does not help.
     let liar = Cache::new();
     let mut lie = Offer::new(d.victim.path(), d.victim.stored.clone());
-    lie.stored[600_000] ^= 1;
+    lie.stored[500_300] ^= 1;
     liar.put(&lie);
     let ran = repair(&liar.arguments());
     assert_eq!(ran.output.status.code(), Some(1));

@@ -67,6 +67,7 @@ fn a_state_that_was_filled_by_others_can_still_be_read() {
     if ran.output.status.code() != Some(0) {
         ran.fails(&[&state.dir().display().to_string(), "No space left"]);
     }
+    drop(rest);
     fs::remove_file(&ballast).unwrap();
     state.copy(&cache, &["--all"]).succeeds();
     state.has_exactly(&[small.path(), other.path()]);

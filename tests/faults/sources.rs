@@ -125,9 +125,13 @@ fn what_needs_a_path_that_failed_is_not_published_either() {
         assert_eq!(state.is_whole(), 2);
     }
     // Who wants a path without its references gets it.
-    let base = needs_absent.path().base_name();
-    state.copy(&cache, &["--no-recursive", &base]).succeeds();
-    state.has_exactly(&[needs_absent.path()]);
+    let base = |o: &Offer| o.path().base_name();
+    let named = [base(&needs_absent), base(&broken), base(&needs_broken)];
+    let mut what = vec!["--no-recursive"];
+    what.extend(named.iter().map(String::as_str));
+    let ran = state.copy(&cache, &what);
+    ran.copies_but(2, &[(broken.path(), "hash mismatch")]);
+    state.has_exactly(&[needs_absent.path(), needs_broken.path()]);
 }
 
 #[test]
