@@ -26,6 +26,15 @@ const ERROR: u8 = b'E';
 /// Longest frame that is read, in bytes: the listing of a very large path.
 const LIMIT: u32 = 1 << 30;
 
+/// A command waits so long for a state that another process owns.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a command is carried out.
+enum Reached {
+    Daemon(UnixStream),
+    State(Store),
+}
+
 fn socket(state: &Path) -> PathBuf {
     state.join("control.sock")
 }
@@ -134,23 +143,26 @@ pub fn run(
     command: Command,
     output: &mut dyn Output,
 ) -> Result<Report, CommandError> {
-    if let Ok(stream) = UnixStream::connect(socket(state)) {
-        return ask(state, stream, &command, output);
+    match reach(state, options)? {
+        Reached::Daemon(stream) => ask(state, stream, &command, output),
+        Reached::State(store) => Engine::new(Arc::new(store)).execute(command, output),
     }
-    match Store::open(state, options) {
-        Ok(store) => Engine::new(Arc::new(store)).execute(command, output),
-        // A daemon may have started, and not listen yet.
-        Err(owned @ StoreError::Owned { .. }) => {
-            let deadline = Instant::now() + Duration::from_secs(2);
-            while Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(50));
-                if let Ok(stream) = UnixStream::connect(socket(state)) {
-                    return ask(state, stream, &command, output);
-                }
-            }
-            Err(owned.into())
+}
+
+/// Opens the state, or finds the daemon that owns it.
+fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, StoreError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket(state)) {
+            return Ok(Reached::Daemon(stream));
         }
-        Err(e) => Err(e.into()),
+        match Store::open(state, options) {
+            // A daemon may have started and not listen yet, or another command is soon done.
+            Err(StoreError::Owned { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            opened => return opened.map(Reached::State),
+        }
     }
 }
 

@@ -96,7 +96,11 @@ pub fn copy(
         progress,
         waiting: HashMap::new(),
         group: Vec::new(),
-        unpublished: offers.iter().map(|o| o.info.store_path.hash()).collect(),
+        unpublished: match options.recursive {
+            true => offers.iter().map(|o| o.info.store_path.hash()).collect(),
+            // Nobody asked for whole closures, so no path waits for another.
+            false => HashSet::new(),
+        },
         last: Instant::now(),
         copied: 0,
         nar_bytes: 0,
@@ -142,8 +146,7 @@ pub fn repair(
     info: &PathInfo,
 ) -> Result<(), FetchError> {
     let path = &info.registration.path;
-    let offers = runtime.block_on(sources.offers(path.hash(), store.store_dir(), trust))?;
-    let offer = offers.into_iter().next();
+    let offer = runtime.block_on(sources.offer(&path.into(), store.store_dir(), trust))?;
     let same = |o: &Offer| o.info.nar_hash == info.registration.nar_hash;
     let offer = offer.filter(same).ok_or_else(|| FetchError::Absent {
         path: path.to_string(),
@@ -188,17 +191,7 @@ fn collect(
             }
         }
     }
-    for path in publisher.abandon() {
-        let mut offers = copier.offers.iter();
-        let offer = offers.find(|o| o.info.store_path == path);
-        let missing = offer.and_then(|o| copier.missing_reference(o));
-        let missing = missing.unwrap_or_else(|| path.clone());
-        failures.push(CopyFailure {
-            hash: path.hash(),
-            path: Some(path),
-            error: FetchError::Reference(missing),
-        });
-    }
+    failures.extend(copier.explain(publisher.abandon()));
     Ok(())
 }
 
@@ -261,6 +254,44 @@ impl Copier<'_> {
         let mut references = offer.info.references.iter();
         references.find(|r| failed.contains(&r.hash())).cloned()
     }
+
+    /// Why paths that were fetched cannot be published: a reference failed, or they refer to each
+    /// other.
+    fn explain(&self, mut abandoned: HashSet<StorePathHash>) -> Vec<CopyFailure> {
+        let mut failures = Vec::new();
+        let mut explain = |offer: &Offer, error| {
+            failures.push(CopyFailure {
+                hash: offer.info.store_path.hash(),
+                path: Some(offer.info.store_path.clone()),
+                error,
+            });
+        };
+        // Until nothing more follows: in a circle no order of the offers is that of references.
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            for offer in self.offers {
+                let hash = offer.info.store_path.hash();
+                if abandoned.contains(&hash)
+                    && let Some(missing) = self.missing_reference(offer)
+                {
+                    more = abandoned.remove(&hash);
+                    self.fail(hash);
+                    explain(offer, FetchError::Reference(missing));
+                }
+            }
+        }
+        for offer in self.offers {
+            let path = &offer.info.store_path;
+            let mut references = offer.info.references.iter();
+            if abandoned.contains(&path.hash())
+                && let Some(other) =
+                    references.find(|r| *r != path && abandoned.contains(&r.hash()))
+            {
+                explain(offer, FetchError::Circle(other.clone()));
+            }
+        }
+        failures
+    }
 }
 
 /// Publishes what is whole, in groups, each path after its references.
@@ -270,7 +301,7 @@ struct Publisher<'a> {
     /// Unpacked paths whose references are not in the group or published yet.
     waiting: HashMap<StorePathHash, Publication>,
     group: Vec<Publication>,
-    /// Planned paths that are neither published nor in the group.
+    /// Planned paths that are neither published nor in the group, and that others wait for.
     unpublished: HashSet<StorePathHash>,
     last: Instant,
     copied: u64,
@@ -311,8 +342,7 @@ impl Publisher<'_> {
     }
 
     /// What never became ready: its references failed, or refer to each other.
-    fn abandon(&mut self) -> Vec<StorePath> {
-        let abandoned = self.waiting.drain().map(|(_, p)| p.registration.path);
-        abandoned.collect()
+    fn abandon(&mut self) -> HashSet<StorePathHash> {
+        self.waiting.drain().map(|(hash, _)| hash).collect()
     }
 }

@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::sources::Offer;
+use super::sources::{Asked, Offer};
 use super::transfer::Transfer;
 use super::{FetchError, Progress, Source, Sources, Trust};
 use crate::nix::listing::{Listing, Node};
@@ -276,8 +276,9 @@ impl Inner {
         }
         let ask = async {
             let (sources, failure) = self.sources().await;
-            let offers = sources.offers(hash, self.store.store_dir(), &self.trust);
-            match (offers.await?.into_iter().next(), failure) {
+            let asked = Asked { hash, path: None };
+            let offer = sources.offer(&asked, self.store.store_dir(), &self.trust);
+            match (offer.await?, failure) {
                 (Some(offer), _) => Ok(Arc::new(offer)),
                 (None, Some(failure)) => Err(failure),
                 (None, None) => {

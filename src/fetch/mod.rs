@@ -88,6 +88,12 @@ pub enum FetchError {
         /// The sources that were asked.
         sources: String,
     },
+    /// The hash is that of another path, which is here.
+    #[error("{0} is in the state, and no other path can have its hash")]
+    OtherName(StorePath),
+    /// References that wait for each other.
+    #[error("not copied, because it and its reference {0} need each other, or others that do")]
+    Circle(StorePath),
     /// A reference cannot be had.
     #[error("not copied, because its reference {0} could not be")]
     Reference(StorePath),
@@ -114,6 +120,17 @@ pub enum FetchError {
         /// How long.
         patience: std::time::Duration,
     },
+}
+
+impl FetchError {
+    /// Whether another source may do better: neither the state nor the user ended it.
+    fn is_of_source(&self) -> bool {
+        match self {
+            Self::Source(_) => true,
+            Self::Receive { error, .. } => !error.is_ours(),
+            _ => false,
+        }
+    }
 }
 
 /// What a running copy has done; read by whoever shows it.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinSet;
 
-use super::sources::Offer;
+use super::sources::{Asked, Offer};
 use super::{CopyFailure, FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::Store;
@@ -58,14 +58,21 @@ pub(super) async fn plan(
     let mut seen = HashSet::new();
     let mut found = HashMap::new();
     let mut plan = Plan::default();
-    let mut asked = JoinSet::new();
+    let mut asking = JoinSet::new();
     loop {
-        while asked.len() < PARALLEL {
+        while asking.len() < PARALLEL {
             let Some(hash) = queue.pop_front() else { break };
             if !seen.insert(hash) {
                 continue;
             }
+            let path = names.get(&hash).cloned();
             if let Some(local) = store.path_info(hash)?.filter(|i| i.tree().is_some()) {
+                let there = &local.registration.path;
+                if path.as_ref().is_some_and(|asked| asked != there) {
+                    let error = FetchError::OtherName(there.clone());
+                    plan.failures.push(CopyFailure { hash, path, error });
+                    continue;
+                }
                 plan.already += 1;
                 if recursive {
                     queue.extend(local.registration.references.iter().map(StorePath::hash));
@@ -74,17 +81,27 @@ pub(super) async fn plan(
             }
             let (sources, trust) = (sources.clone(), trust.clone());
             let store_dir = store.store_dir().clone();
-            asked.spawn(async move { (hash, sources.offers(hash, &store_dir, &trust).await) });
+            let asked = Asked { hash, path };
+            asking.spawn(async move {
+                let answer = sources.offer(&asked, &store_dir, &trust).await;
+                (asked, answer)
+            });
         }
-        let Some(answer) = asked.join_next().await else {
+        let Some(answer) = asking.join_next().await else {
             break;
         };
-        let Ok((hash, offers)) = answer else { continue };
+        let Ok((Asked { hash, path }, answer)) = answer else {
+            continue;
+        };
         if progress.stopped() {
             return Err(FetchError::Stopped);
         }
         progress.narinfos.fetch_add(1, Ordering::Relaxed);
-        match usable(hash, offers, names.get(&hash), sources) {
+        let absent = || FetchError::Absent {
+            path: path.as_ref().map_or(hash.to_string(), ToString::to_string),
+            sources: sources.names(),
+        };
+        match answer.and_then(|offer| offer.ok_or_else(absent)) {
             Ok(offer) => {
                 if recursive {
                     queue.extend(offer.info.references.iter().map(StorePath::hash));
@@ -94,40 +111,11 @@ pub(super) async fn plan(
                 nar_bytes.fetch_add(offer.info.nar_size, Ordering::Relaxed);
                 found.insert(hash, offer);
             }
-            Err(error) => plan.failures.push(CopyFailure {
-                hash,
-                path: names.get(&hash).cloned(),
-                error,
-            }),
+            Err(error) => plan.failures.push(CopyFailure { hash, path, error }),
         }
     }
     plan.offers = order(found);
     Ok(plan)
-}
-
-fn usable(
-    hash: StorePathHash,
-    offers: Result<Vec<Offer>, FetchError>,
-    name: Option<&StorePath>,
-    sources: &Sources,
-) -> Result<Offer, FetchError> {
-    let offer = offers?
-        .into_iter()
-        .next()
-        .ok_or_else(|| FetchError::Absent {
-            path: name.map_or_else(|| hash.to_string(), ToString::to_string),
-            sources: sources.names(),
-        })?;
-    if let Some(name) = name {
-        let info = &offer.info;
-        info.verify_request(name)
-            .map_err(|source| FetchError::NarInfo {
-                url: offer.source.url().to_owned(),
-                hash,
-                source,
-            })?;
-    }
-    Ok(offer)
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.

@@ -8,7 +8,7 @@ use crate::nix::cache_info::CacheInfo;
 use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{self, NarInfo};
 use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
-use crate::nix::store_path::{StoreDir, StorePathHash};
+use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
 use crate::substituter::{self, Substituter};
 
 /// The source that is used where none is named.
@@ -117,6 +117,23 @@ fn priority_parameter(url: &str) -> Option<u32> {
         .ok()
 }
 
+/// A path that sources are asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) hash: StorePathHash,
+    /// With its name, where that is known: an offer under another name is not usable.
+    pub(super) path: Option<StorePath>,
+}
+
+impl From<&StorePath> for Asked {
+    fn from(path: &StorePath) -> Self {
+        Self {
+            hash: path.hash(),
+            path: Some(path.clone()),
+        }
+    }
+}
+
 /// The sources of a command, best first.
 #[derive(Clone, Debug)]
 pub struct Sources(pub(super) Vec<Source>);
@@ -156,31 +173,23 @@ impl Sources {
         urls.join(", ")
     }
 
-    /// All usable offers of a path, best first. If there is none, the last error; if no source
-    /// has it, an empty list.
-    pub(super) async fn offers(
+    /// The first usable offer of what is `asked` for; `None` if no source has it, and if all that
+    /// have it are not usable, the last error.
+    pub(super) async fn offer(
         &self,
-        hash: StorePathHash,
+        asked: &Asked,
         store_dir: &StoreDir,
         trust: &Trust,
-    ) -> Result<Vec<Offer>, FetchError> {
-        let mut offers: Vec<Offer> = Vec::new();
+    ) -> Result<Option<Offer>, FetchError> {
         let mut failure = None;
         for source in &self.0 {
-            // One good offer is enough unless it fails later; then the next is asked.
-            match offer(source, hash, store_dir, trust).await {
+            match offer(source, asked, store_dir, trust).await {
                 Ok(None) => {}
-                Ok(Some(found)) => {
-                    offers.push(found);
-                    break;
-                }
+                Ok(found) => return Ok(found),
                 Err(e) => failure = Some(e),
             }
         }
-        match failure {
-            Some(e) if offers.is_empty() => Err(e),
-            _ => Ok(offers),
-        }
+        failure.map_or(Ok(None), Err)
     }
 
     /// The sources after the one named, to try when it fails.
@@ -192,10 +201,11 @@ impl Sources {
 
 async fn offer(
     source: &Source,
-    hash: StorePathHash,
+    asked: &Asked,
     store_dir: &StoreDir,
     trust: &Trust,
 ) -> Result<Option<Offer>, FetchError> {
+    let hash = asked.hash;
     let Some(text) = source.substituter.narinfo(hash).await? else {
         return Ok(None);
     };
@@ -205,7 +215,11 @@ async fn offer(
         source: error,
     };
     let info = NarInfo::parse(store_dir, &text).map_err(unusable)?;
-    info.verify_request_hash(&hash).map_err(unusable)?;
+    match &asked.path {
+        Some(path) => info.verify_request(path),
+        None => info.verify_request_hash(&hash),
+    }
+    .map_err(unusable)?;
     let vouched = trust.judge(source.url(), store_dir, &info)?;
     Ok(Some(Offer {
         info,

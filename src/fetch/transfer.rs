@@ -23,38 +23,28 @@ pub(super) struct Transfer<'a> {
     pub(super) progress: &'a Arc<Progress>,
 }
 
-impl FetchError {
-    /// Whether another source may do better.
-    fn is_the_sources(&self) -> bool {
-        match self {
-            Self::Receive { error, .. } => !error.is_ours(),
-            Self::Source(_) => true,
-            _ => false,
-        }
-    }
-}
-
 impl Transfer<'_> {
     /// Fetches from the source of the offer and, where that fails, from the sources after it.
     pub(super) fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let mut result = self.fetch_from(offer);
         let mut rest = self.sources.after(&offer.source);
+        let path = &offer.info.store_path;
         while let Err(error) = &result
-            && error.is_the_sources()
-            && !rest.0.is_empty()
+            && error.is_of_source()
         {
-            let hash = offer.info.store_path.hash();
             let store_dir = self.store.store_dir();
-            let offers = self
-                .runtime
-                .block_on(rest.offers(hash, store_dir, self.trust));
+            let asked = path.into();
+            let next = rest.offer(&asked, store_dir, self.trust);
             // The first failure says more than that another source has not got it either.
-            let Some(other) = offers.ok().and_then(|o| o.into_iter().next()) else {
+            let Ok(Some(other)) = self.runtime.block_on(next) else {
                 break;
             };
-            tracing::warn!(path = %offer.info.store_path, "trying the next source: {error}");
-            result = self.fetch_from(&other);
             rest = rest.after(&other.source);
+            // With other references it is not what was planned for: they may not be here.
+            if other.info.references == offer.info.references {
+                tracing::warn!(%path, "trying the next source: {error}");
+                result = self.fetch_from(&other);
+            }
         }
         result
     }

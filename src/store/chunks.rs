@@ -60,11 +60,12 @@ impl Store {
     /// The masked bytes of chunk `number`, checked against `digest`.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
         self.chunk_cache.get_or_insert_with(digest, || {
-            let record = self
-                .database
-                .get(CHUNKS, &number.to_be_bytes())
-                .map_err(ChunkFault::Database)?
-                .ok_or(ChunkFault::Missing)?;
+            let record = match self.database.get(CHUNKS, &number.to_be_bytes()) {
+                Ok(record) => record.ok_or(ChunkFault::Missing)?,
+                // RocksDB has checksums of its own, and mostly sees it first.
+                Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
+                Err(e) => return Err(ChunkFault::Database(e)),
+            };
             let bytes = ChunkRecord::parse(&record)
                 .and_then(|r| r.decode())
                 .map_err(|e| ChunkFault::Damaged(Some(e)))?;
@@ -115,7 +116,7 @@ impl ChunkSink for ChunkWriter<'_> {
             return Ok(());
         }
         if self.unchecked >= CHECK_ROOM_EVERY {
-            store.directory.check_room()?;
+            store.directory.check_room(store.database.unwritten())?;
             self.unchecked = 0;
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
@@ -125,7 +126,7 @@ impl ChunkSink for ChunkWriter<'_> {
         // replaced where it is: trees know it by that number.
         let number = match store.locate(&digest)? {
             None => writing.next_chunk,
-            Some(found) if lock(&store.damaged).remove(&digest) => found.number,
+            Some(found) if store.is_damaged(&digest) => found.number,
             Some(_) => return Ok(()),
         };
         let located = Located {
@@ -142,6 +143,7 @@ impl ChunkSink for ChunkWriter<'_> {
         );
         batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
         database.write_unlogged(batch)?;
+        lock(&store.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);
         writing.unflushed += record.len() as u64;
         Ok(())

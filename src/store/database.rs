@@ -28,6 +28,7 @@ const OPEN_FILES: i32 = 256;
 /// The database, with its families at hand.
 pub(super) struct Database {
     pub(super) db: DB,
+    buffers: WriteBufferManager,
 }
 
 impl Database {
@@ -55,7 +56,12 @@ impl Database {
             .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, memory)));
         let db =
             DB::open_cf_descriptors(&options, dir, families).map_err(database("it was opened"))?;
-        Ok(Self { db })
+        Ok(Self { db, buffers })
+    }
+
+    /// Bytes that were written and are not yet in a file, the log apart.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.buffers.get_usage() as u64
     }
 
     pub(super) fn family(&self, name: &'static str) -> &ColumnFamily {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: while a [`Directory`] lives, no other process has the state open.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -9,6 +10,13 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use crate::nix::store_path::StoreDir;
+
+/// The file that the owner locks, with its number and command.
+const LOCK: &str = "lock";
+/// The format file until it is whole.
+const FORMAT_DRAFT: &str = ".format";
+/// Longest command in the lock file, in characters: enough to recognise it.
+const COMMAND: usize = 200;
 
 /// First line of the format file.
 const FORMAT: &str = "narfs-state 1";
@@ -50,18 +58,25 @@ impl Directory {
                 .map_err(fail("it cannot be made"))?;
         }
         let mut entries = fs::read_dir(path).map_err(fail("it cannot be read"))?;
-        if !path.join("format").exists() {
-            if entries.any(|e| !e.is_ok_and(|e| e.file_name() == "lost+found")) {
+        let is_new = !path.join("format").exists();
+        if is_new {
+            if entries.any(|e| !e.is_ok_and(|e| may_precede_format(&e.file_name()))) {
                 return Err(StoreError::Foreign(path.to_owned()));
             }
             if !create {
                 return Err(StoreError::Absent(path.to_owned()));
             }
+        } else {
+            // What is not ours is left as it is, without a lock of ours.
+            read_format(path, wanted)?;
+        }
+        let lock = take_lock(path)?;
+        // Who had the lock before may have made the state meanwhile.
+        if is_new && !path.join("format").exists() {
             write_format(path, wanted.cloned().unwrap_or_default())
                 .map_err(fail("it cannot be written"))?;
         }
         let store_dir = read_format(path, wanted)?;
-        let lock = take_lock(path)?;
         let tmp = path.join("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(fail("tmp/ cannot be emptied"))?;
@@ -85,15 +100,15 @@ impl Directory {
         &self.store_dir
     }
 
-    /// An error when the disk is nearly full.
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+    /// An error when the disk is nearly full. `waiting` bytes are in memory and will need room.
+    pub(super) fn check_room(&self, waiting: u64) -> Result<(), StoreError> {
         let stat = rustix::fs::statvfs(&self.path).map_err(|e| StoreError::Directory {
             dir: self.path.clone(),
             what: "its free space cannot be told",
             source: e.into(),
         })?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < RESERVE {
+        if free < RESERVE.saturating_add(waiting) {
             return Err(StoreError::Full {
                 dir: self.path.clone(),
                 free,
@@ -104,8 +119,14 @@ impl Directory {
     }
 }
 
+/// Whether this may lie in a directory that is to become a state: mkfs makes the one, and the
+/// others are there while a process makes the state, or if it was killed at it.
+fn may_precede_format(name: &OsStr) -> bool {
+    name == "lost+found" || name == LOCK || name == FORMAT_DRAFT
+}
+
 fn write_format(dir: &Path, store_dir: StoreDir) -> io::Result<()> {
-    let temporary = dir.join(".format");
+    let temporary = dir.join(FORMAT_DRAFT);
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -165,7 +186,7 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
         .create(true)
         .truncate(false)
         .mode(0o644)
-        .open(dir.join("lock"))
+        .open(dir.join(LOCK))
         .map_err(fail)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -180,7 +201,9 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
         }
         Err(TryLockError::Error(e)) => return Err(fail(e)),
     }
-    let command = std::env::args().take(3).collect::<Vec<_>>().join(" ");
+    let arguments = std::env::args_os();
+    let command: Vec<_> = arguments.map(|a| a.display().to_string()).collect();
+    let command: String = command.join(" ").chars().take(COMMAND).collect();
     file.set_len(0).map_err(fail)?;
     writeln!(file, "{} ({command})", std::process::id()).map_err(fail)?;
     Ok(file)

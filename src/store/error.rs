@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use rocksdb::ErrorKind;
 use thiserror::Error;
 
 use crate::chunk::{ChunkDigest, RecordError};
@@ -108,6 +109,13 @@ pub enum StoreError {
     /// The compressor failed.
     #[error("cannot compress a chunk")]
     Compress(#[source] io::Error),
+}
+
+impl StoreError {
+    /// Whether RocksDB found bytes that are not those that it wrote.
+    pub(super) fn is_corruption(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if source.kind() == ErrorKind::Corruption)
+    }
 }
 
 /// Names what was done when RocksDB failed.

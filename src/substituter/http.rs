@@ -97,22 +97,38 @@ impl HttpCache {
     }
 
     async fn text(&self, name: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
-        let Some(mut response) = self.get(name).await? else {
-            return Ok(None);
-        };
-        let url = response.url().clone();
-        let mut text = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&url, &e))? {
-            text.extend_from_slice(&piece);
-            if text.len() > limit {
-                return Err(SourceError::TooLong {
-                    url: url.to_string(),
-                    limit,
-                });
+        let mut attempt = 1;
+        loop {
+            let Some(response) = self.get(name).await? else {
+                return Ok(None);
+            };
+            match whole(response, limit).await {
+                // The head was there, but the body broke off.
+                Err(e) if e.is_transient() && attempt < TRIES => {
+                    tracing::debug!(attempt, "{e}; trying again");
+                    tokio::time::sleep(FIRST_WAIT * attempt).await;
+                    attempt += 1;
+                }
+                text => return text.map(Some),
             }
         }
-        Ok(Some(text.into()))
     }
+}
+
+/// The body of a short file.
+async fn whole(mut response: Response, limit: usize) -> Result<Bytes, SourceError> {
+    let url = response.url().clone();
+    let mut text = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&url, &e))? {
+        text.extend_from_slice(&piece);
+        if text.len() > limit {
+            return Err(SourceError::TooLong {
+                url: url.to_string(),
+                limit,
+            });
+        }
+    }
+    Ok(text.into())
 }
 
 impl Substituter for HttpCache {

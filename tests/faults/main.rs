@@ -1,0 +1,30 @@
+//! Nothing wrong is ever published.
+//!
+//! The program, on binary caches and states that are broken in every way that we could think of.
+//! The caches are made here, with the library's own writer and keys. What each case must show: one
+//! error line that names the path, the digest or the URL; exit status 1; nothing of the path
+//! that failed can be seen; the other paths of the same command are there; and the state is whole.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod archives;
+mod binary_cache;
+mod concurrency;
+mod content_addresses;
+mod crashes;
+mod damage;
+mod foreign_states;
+mod full_disk;
+mod local_trees;
+mod memory;
+mod narinfos;
+mod private_mount;
+mod program;
+mod server;
+mod servers;
+mod sources;
