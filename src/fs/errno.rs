@@ -4,6 +4,7 @@
 
 use thiserror::Error;
 
+use super::NAME_MAX;
 use crate::store::StoreError;
 
 /// Why a request fails.
@@ -15,6 +16,9 @@ pub enum FsError {
     /// Something else was meant to be a directory.
     #[error("not a directory")]
     NotADirectory,
+    /// A name that no directory here can have.
+    #[error("a name longer than {NAME_MAX} bytes")]
+    NameTooLong,
     /// A directory was meant to be a file.
     #[error("a directory")]
     IsADirectory,
@@ -39,6 +43,7 @@ impl FsError {
         match self {
             Self::Stale => libc::ESTALE,
             Self::NotADirectory => libc::ENOTDIR,
+            Self::NameTooLong => libc::ENAMETOOLONG,
             Self::IsADirectory => libc::EISDIR,
             Self::NotALink | Self::NotAFile => libc::EINVAL,
             Self::NoSpaceKnown | Self::Store(_) => libc::EIO,

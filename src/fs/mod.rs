@@ -23,6 +23,9 @@ use crate::tree::{NodeIndex, NodeKind};
 /// atime, mtime and ctime of everything in a store path: one second after the epoch, as Nix sets.
 const EPOCH: Duration = Duration::from_secs(1);
 
+/// Longest name, in bytes, as Linux file systems have it; FUSE would let 1024 through.
+pub const NAME_MAX: usize = 255;
+
 /// Size of a directory, in bytes: what ext4 says of a small one, and always the same.
 const DIRECTORY_SIZE: u64 = 4096;
 
@@ -99,8 +102,11 @@ impl FileSystem {
     /// Looks up `name` in directory `parent`.
     ///
     /// # Errors
-    /// `parent` is no directory, or the state fails.
+    /// `parent` is no directory, the name is too long, or the state fails.
     pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Looked, FsError> {
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
         match parent.place()? {
             Place::Special(Special::Store) => self.lookup_path(name),
             Place::Special(parent) => match parent.child(name) {
