@@ -357,8 +357,8 @@ pub fn unmount(at: &Path, lazy: bool) -> Result<PathBuf, MountError> {
     }
 }
 
-/// A few processes that have something below `at` open, as their root or working directory, or
-/// as their program.
+/// A few processes that have something below `at` open or mapped, as their root or working
+/// directory, or as their program.
 fn processes_using(at: &Path) -> Vec<String> {
     /// More do not help the user.
     const SHOWN: usize = 5;
@@ -366,11 +366,9 @@ fn processes_using(at: &Path) -> Vec<String> {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let proc = entry.path();
         let links = ["cwd", "root", "exe"].map(|l| proc.join(l)).into_iter();
-        let fds = fs::read_dir(proc.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut links = links.chain(fds.map(|e| e.path()));
+        let open = ["fd", "map_files"].map(|d| fs::read_dir(proc.join(d)));
+        let open = open.into_iter().flatten().flatten().flatten();
+        let mut links = links.chain(open.map(|e| e.path()));
         if links.any(|l| fs::read_link(l).is_ok_and(|t| t.starts_with(at))) {
             let name = fs::read_to_string(proc.join("comm")).unwrap_or_default();
             let number = entry.file_name();
