@@ -155,6 +155,18 @@ impl MountRequest {
     }
 }
 
+/// A mount point as the kernel's list of mounts names it: absolute, without links and dots.
+///
+/// # Errors
+/// There is no working directory that it could be relative to.
+pub fn mountpoint(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(found) = fs::canonicalize(path) {
+        return Ok(found);
+    }
+    // What is not there is named as it was given.
+    Ok(std::path::absolute(path)?.components().collect())
+}
+
 /// A superblock that is mounted and waits for its daemon.
 pub(super) struct Attached {
     device: OwnedFd,
