@@ -117,15 +117,18 @@ impl MountRequest {
     /// Says early what would fail later. A dead mount of ours is taken away.
     pub(super) fn check(&self) -> Result<(), MountError> {
         let at = &self.mountpoint;
-        let metadata = match fs::metadata(at) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-                tracing::warn!("taking away the dead mount at {}", at.display());
-                detach(at)?;
-                fs::metadata(at)
+        while let Some(mount) = top_mount(at)? {
+            if !mount.is_dead() {
+                return Err(MountError::Busy {
+                    at: at.clone(),
+                    kind: mount.kind,
+                    source_name: mount.source,
+                });
             }
-            other => other,
-        };
-        match metadata {
+            tracing::warn!("taking away the dead mount at {}", at.display());
+            detach(at)?;
+        }
+        match fs::metadata(at) {
             Ok(m) if m.is_dir() => {}
             Ok(_) => return Err(MountError::NotADirectory(at.clone())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -139,13 +142,6 @@ impl MountRequest {
                     source,
                 });
             }
-        }
-        if let Some(mount) = mounts()?.into_iter().rev().find(|m| m.at == *at) {
-            return Err(MountError::Busy {
-                at: at.clone(),
-                kind: mount.kind,
-                source_name: mount.source,
-            });
         }
         let empty = super::is_empty(at).unwrap_or(false);
         if !empty && !self.nonempty {
@@ -260,6 +256,22 @@ struct Mounted {
     source: String,
 }
 
+impl Mounted {
+    /// Whether it is a narfs whose daemon is gone. Attributes may come from the kernel's cache
+    /// even then; what statfs says never does.
+    fn is_dead(&self) -> bool {
+        use rustix::io::Errno;
+        self.kind == TYPE
+            && rustix::fs::statfs(&self.at)
+                .is_err_and(|e| matches!(e, Errno::NOTCONN | Errno::CONNABORTED))
+    }
+}
+
+/// What is to be seen at `at`: of several mounts, the last.
+fn top_mount(at: &Path) -> Result<Option<Mounted>, MountError> {
+    Ok(mounts()?.into_iter().rev().find(|m| m.at == at))
+}
+
 fn mounts() -> Result<Vec<Mounted>, MountError> {
     let path = Path::new("/proc/self/mountinfo");
     let text = fs::read(path).map_err(|source| MountError::System {
@@ -279,9 +291,10 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let at = fields.nth(4)?;
     fields.find(|f| *f == b"-")?;
     let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
+    let path = |f: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(f)));
     let (kind, source) = (text(fields.next()?), fields.next()?);
     Some(Mounted {
-        at: std::ffi::OsStr::from_bytes(&unescape(at)).into(),
+        at: path(at),
         kind,
         source: text(&unescape(source)),
     })
@@ -313,21 +326,22 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn find_mount(at: &Path) -> Result<Option<PathBuf>, MountError> {
-    let mounts = mounts()?;
-    let top = mounts.into_iter().rev().find(|m| m.at == at);
-    Ok(top
-        .filter(|m| m.kind == TYPE)
-        .map(|m| PathBuf::from(m.source)))
+    let ours = top_mount(at)?.filter(|m| m.kind == TYPE);
+    Ok(ours.map(|m| PathBuf::from(m.source)))
 }
 
-/// Where in this mount namespace narfs is mounted from the state `state`.
+/// Where in this mount namespace narfs is mounted from the state `state`; dead mounts, which an
+/// earlier daemon left, do not count.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn mounted_states(state: &Path) -> Result<Vec<PathBuf>, MountError> {
-    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state;
-    let mounts = mounts()?.into_iter();
-    Ok(mounts.filter(ours).map(|m| m.at).collect())
+    Ok(mounts_of(state)?.into_iter().map(|m| m.at).collect())
+}
+
+fn mounts_of(state: &Path) -> Result<Vec<Mounted>, MountError> {
+    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state && !m.is_dead();
+    Ok(mounts()?.into_iter().filter(ours).collect())
 }
 
 /// Shows the narfs of `state`, which is mounted somewhere already, at one more place. The
