@@ -64,6 +64,17 @@ pub enum MountError {
     /// Nothing of ours is mounted there.
     #[error("no narfs is mounted at {}", .0.display())]
     NotMounted(PathBuf),
+    /// The daemon serves the state, but not where this process can see it.
+    #[error("a daemon serves the state {}, but it is not mounted anywhere in this mount namespace; unmount it there first", .0.display())]
+    NowhereMounted(PathBuf),
+    /// The whole was asked for, of which only a part is mounted.
+    #[error("of the state {} only the store is mounted, at {}; give -o subtree=store, or unmount that first", state.display(), at.display())]
+    OnlyStore {
+        /// The state.
+        state: PathBuf,
+        /// Where its store is mounted.
+        at: PathBuf,
+    },
     /// Programs use it.
     #[error("{} is in use{}; end these programs, or give --lazy to unmount it when they have ended", at.display(), users(.by))]
     InUse {
@@ -252,6 +263,8 @@ fn detach(at: &Path) -> Result<(), MountError> {
 /// A line of mountinfo.
 struct Mounted {
     at: PathBuf,
+    /// What of the file system is to be seen there: `/`, or a directory in it.
+    root: PathBuf,
     kind: String,
     source: String,
 }
@@ -288,13 +301,14 @@ fn mounts() -> Result<Vec<Mounted>, MountError> {
 /// in octal.
 fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|b| *b == b' ');
-    let at = fields.nth(4)?;
+    let (root, at) = (fields.nth(3)?, fields.next()?);
     fields.find(|f| *f == b"-")?;
     let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
     let path = |f: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(f)));
     let (kind, source) = (text(fields.next()?), fields.next()?);
     Some(Mounted {
         at: path(at),
+        root: path(root),
         kind,
         source: text(&unescape(source)),
     })
@@ -351,12 +365,19 @@ fn mounts_of(state: &Path) -> Result<Vec<Mounted>, MountError> {
 /// The mount point cannot be used, or only a part of the file system is mounted so far.
 pub fn mount_again(state: &Path, request: &MountRequest) -> Result<(), MountError> {
     request.check()?;
-    let places = mounted_states(state)?;
-    let whole = places.into_iter().find(|p| p.join("store").is_dir());
-    let from = whole.ok_or_else(|| MountError::NotMounted(state.to_owned()))?;
-    let from = match request.subtree {
-        Subtree::Whole => from,
-        Subtree::Store => from.join("store"),
+    let mounts = mounts_of(state)?;
+    let shows = |root: &str| mounts.iter().find(|m| m.root == Path::new(root));
+    let from = match (request.subtree, shows("/"), shows("/store")) {
+        (Subtree::Whole, Some(whole), _) => whole.at.clone(),
+        (Subtree::Store, Some(whole), _) => whole.at.join("store"),
+        (Subtree::Store, None, Some(store)) => store.at.clone(),
+        (Subtree::Whole, None, Some(store)) => {
+            return Err(MountError::OnlyStore {
+                state: state.to_owned(),
+                at: store.at.clone(),
+            });
+        }
+        (_, None, None) => return Err(MountError::NowhereMounted(state.to_owned())),
     };
     rustix::mount::mount_bind(&from, &request.mountpoint)
         .map_err(system("mount at", &request.mountpoint))
@@ -415,7 +436,7 @@ mod tests {
     fn mountinfo_is_read_with_blanks_and_tags() {
         let line = b"36 35 0:98 / /mnt/a\\040b ro,nosuid - fuse.narfs /var/lib/na\\134rfs ro";
         let m = parse_mountinfo(line).unwrap();
-        assert_eq!(m.at, Path::new("/mnt/a b"));
+        assert_eq!((m.at, m.root), ("/mnt/a b".into(), "/".into()));
         assert_eq!(
             (m.kind.as_str(), m.source.as_str()),
             (TYPE, "/var/lib/na\\rfs")
