@@ -8,7 +8,7 @@ use clap::Args;
 use super::copy::Trust;
 use super::{Global, Outcome};
 use crate::daemon::{self, Command, Report};
-use crate::fuse::{MountRequest, Subtree};
+use crate::fuse::{self, MountRequest, Subtree};
 
 /// Mount the state as a read-only file system
 ///
@@ -95,12 +95,10 @@ impl Arguments {
 
     fn request(&self) -> anyhow::Result<MountRequest> {
         let mut request = MountRequest {
-            mountpoint: std::path::absolute(&self.mountpoint)?,
+            mountpoint: fuse::mountpoint(&self.mountpoint)?,
             subtree: Subtree::Whole,
             nonempty: false,
         };
-        // A trailing slash would not be found among the mounts.
-        request.mountpoint = request.mountpoint.components().collect();
         for option in &self.options {
             match option.as_str() {
                 "subtree=store" => request.subtree = Subtree::Store,

@@ -24,9 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<Outcome> {
-        let at: PathBuf = std::path::absolute(&self.mountpoint)?
-            .components()
-            .collect();
+        let at = fuse::mountpoint(&self.mountpoint)?;
         let state = fuse::unmount(&at, self.lazy)?;
         let elsewhere = !fuse::mounted_states(&state)?.is_empty();
         if self.lazy || elsewhere {

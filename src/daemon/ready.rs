@@ -60,8 +60,8 @@ fn pipe() -> Option<File> {
     Some(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Tells whoever waits that the daemon serves. In the background, the terminal is let go: what
-/// is logged later goes to `log`.
+/// Tells whoever waits that the daemon serves. In the background, the terminal and the starter's
+/// directory are let go: what is logged later goes to `log`.
 pub(super) fn ready(log: &Path) -> io::Result<()> {
     if in_background() {
         let log = File::options().create(true).append(true).open(log)?;
@@ -69,6 +69,7 @@ pub(super) fn ready(log: &Path) -> io::Result<()> {
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&log)?;
         rustix::stdio::dup2_stderr(&log)?;
+        std::env::set_current_dir("/")?;
         if let Some(mut pipe) = pipe() {
             pipe.write_all(b"ready")?;
         }

@@ -40,21 +40,7 @@ pub(super) async fn plan(
     recursive: bool,
     progress: &Progress,
 ) -> Result<Plan, FetchError> {
-    let mut queue = VecDeque::new();
-    let mut names = HashMap::new();
-    match wanted {
-        Wanted::Paths(paths) => {
-            for (hash, path) in paths {
-                queue.push_back(*hash);
-                names.extend(path.clone().map(|p| (*hash, p)));
-            }
-        }
-        Wanted::All => {
-            for source in &sources.0 {
-                queue.extend(source.substituter.list().await?);
-            }
-        }
-    }
+    let (mut queue, names) = roots(sources, wanted).await?;
     let mut seen = HashSet::new();
     let mut found = HashMap::new();
     let mut plan = Plan::default();
@@ -90,8 +76,9 @@ pub(super) async fn plan(
         let Some(answer) = asking.join_next().await else {
             break;
         };
+        // A task that panicked would be a path that is missing from the plan without a word.
         let Ok((Asked { hash, path }, answer)) = answer else {
-            continue;
+            return Err(FetchError::Stopped);
         };
         if progress.stopped() {
             return Err(FetchError::Stopped);
@@ -116,6 +103,29 @@ pub(super) async fn plan(
     }
     plan.offers = order(found);
     Ok(plan)
+}
+
+/// Where to begin, and the names that were asked for.
+async fn roots(
+    sources: &Sources,
+    wanted: &Wanted,
+) -> Result<(VecDeque<StorePathHash>, HashMap<StorePathHash, StorePath>), FetchError> {
+    let mut queue = VecDeque::new();
+    let mut names = HashMap::new();
+    match wanted {
+        Wanted::Paths(paths) => {
+            for (hash, path) in paths {
+                queue.push_back(*hash);
+                names.extend(path.clone().map(|p| (*hash, p)));
+            }
+        }
+        Wanted::All => {
+            for source in &sources.0 {
+                queue.extend(source.substituter.list().await?);
+            }
+        }
+    }
+    Ok((queue, names))
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::NAME_MAX;
 use crate::fetch::FetchError;
 use crate::store::StoreError;
 
@@ -18,6 +19,9 @@ pub enum FsError {
     /// Something else was meant to be a directory.
     #[error("not a directory")]
     NotADirectory,
+    /// A name that no directory here can have.
+    #[error("a name longer than {NAME_MAX} bytes")]
+    NameTooLong,
     /// A directory was meant to be a file.
     #[error("a directory")]
     IsADirectory,
@@ -45,6 +49,7 @@ impl FsError {
         match self {
             Self::Stale => libc::ESTALE,
             Self::NotADirectory => libc::ENOTDIR,
+            Self::NameTooLong => libc::ENAMETOOLONG,
             Self::IsADirectory => libc::EISDIR,
             Self::NotALink | Self::NotAFile => libc::EINVAL,
             // Every source was asked, and none has it.

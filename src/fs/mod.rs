@@ -25,8 +25,15 @@ use crate::tree::{NodeIndex, NodeKind};
 /// atime, mtime and ctime of everything in a store path: one second after the epoch, as Nix sets.
 const EPOCH: Duration = Duration::from_secs(1);
 
+/// Longest name, in bytes, as Linux file systems have it; FUSE would let 1024 through.
+pub const NAME_MAX: usize = 255;
+
 /// Size of a directory, in bytes: what ext4 says of a small one, and always the same.
 const DIRECTORY_SIZE: u64 = 4096;
+
+/// Hard links of everything, directories too. Where a directory's count tells of subdirectories,
+/// find(1) saves itself a look at the rest, and asks statfs whether it may: a request, each time.
+const LINKS: u32 = 1;
 
 /// What kind of file an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +57,7 @@ pub struct Attributes {
     pub mode: u16,
     /// Bytes of contents, of a target, or [`DIRECTORY_SIZE`].
     pub size: u64,
-    /// Hard links: 1 for files, 2 and the subdirectories for directories, as ext4 counts.
+    /// Hard links: [`LINKS`].
     pub links: u32,
     /// mtime, atime and ctime.
     pub time: SystemTime,
@@ -102,8 +109,11 @@ impl FileSystem {
     /// Looks up `name` in directory `parent`.
     ///
     /// # Errors
-    /// `parent` is no directory, or the state fails.
+    /// `parent` is no directory, the name is too long, or the state fails.
     pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Looked, FsError> {
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
         match parent.place()? {
             Place::Special(Special::Store) => self.lookup_path(name),
             Place::Special(parent) => match parent.child(name) {
@@ -307,7 +317,7 @@ impl FileSystem {
             kind: Kind::Directory,
             mode: 0o755,
             size: DIRECTORY_SIZE,
-            links: 2 + special.children().len() as u32,
+            links: LINKS,
             time,
             settled: true,
         })
@@ -315,21 +325,19 @@ impl FileSystem {
 
     fn node(&self, path: &LoadedPath, index: NodeIndex) -> Result<Attributes, FsError> {
         let node = path.tree().node(index).ok_or(FsError::Stale)?;
-        let (kind, mode, size, links) = match node.kind {
-            NodeKind::Directory { subdirectories, .. } => {
-                (Kind::Directory, 0o555, DIRECTORY_SIZE, 2 + subdirectories)
-            }
+        let (kind, mode, size) = match node.kind {
+            NodeKind::Directory { .. } => (Kind::Directory, 0o555, DIRECTORY_SIZE),
             NodeKind::File {
                 executable, size, ..
-            } => (Kind::File, if executable { 0o555 } else { 0o444 }, size, 1),
-            NodeKind::Link { length, .. } => (Kind::Link, 0o777, u64::from(length), 1),
+            } => (Kind::File, if executable { 0o555 } else { 0o444 }, size),
+            NodeKind::Link { length, .. } => (Kind::Link, 0o777, u64::from(length)),
         };
         Ok(Attributes {
             inode: Inode::node(path.info().ordinal, index),
             kind,
             mode,
             size,
-            links,
+            links: LINKS,
             time: UNIX_EPOCH + EPOCH,
             settled: true,
         })

@@ -14,7 +14,7 @@ use fuser::{
 };
 
 use super::counters::{Counters, Operation};
-use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked};
+use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX};
 
 /// For ever, as far as the kernel is concerned: 34 years.
 const EVER: Duration = Duration::from_secs(1 << 30);
@@ -24,7 +24,6 @@ const GENERATION: Generation = Generation(0);
 const MAX_BACKGROUND: u16 = 1024;
 /// Bytes that `st_blksize` and statfs speak of.
 const BLOCK: u32 = 4096;
-const NAME_MAX: u32 = 255;
 
 pub(super) struct Adapter {
     fs: Arc<FileSystem>,
@@ -299,7 +298,7 @@ impl Filesystem for Adapter {
                     0,
                     0,
                     BLOCK,
-                    NAME_MAX,
+                    NAME_MAX as u32,
                     BLOCK,
                 );
             }

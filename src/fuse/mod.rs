@@ -15,7 +15,7 @@ use thiserror::Error;
 
 pub use counters::{Counters, RequestCounts};
 pub use mount::{
-    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, unmount,
+    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint, unmount,
 };
 
 use crate::fetch::Fetcher;

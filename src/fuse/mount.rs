@@ -64,6 +64,17 @@ pub enum MountError {
     /// Nothing of ours is mounted there.
     #[error("no narfs is mounted at {}", .0.display())]
     NotMounted(PathBuf),
+    /// The daemon serves the state, but not where this process can see it.
+    #[error("a daemon serves the state {}, but it is not mounted anywhere in this mount namespace; unmount it there first", .0.display())]
+    NowhereMounted(PathBuf),
+    /// The whole was asked for, of which only a part is mounted.
+    #[error("of the state {} only the store is mounted, at {}; give -o subtree=store, or unmount that first", state.display(), at.display())]
+    OnlyStore {
+        /// The state.
+        state: PathBuf,
+        /// Where its store is mounted.
+        at: PathBuf,
+    },
     /// Programs use it.
     #[error("{} is in use{}; end these programs, or give --lazy to unmount it when they have ended", at.display(), users(.by))]
     InUse {
@@ -117,15 +128,18 @@ impl MountRequest {
     /// Says early what would fail later. A dead mount of ours is taken away.
     pub(super) fn check(&self) -> Result<(), MountError> {
         let at = &self.mountpoint;
-        let metadata = match fs::metadata(at) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-                tracing::warn!("taking away the dead mount at {}", at.display());
-                detach(at)?;
-                fs::metadata(at)
+        while let Some(mount) = top_mount(at)? {
+            if !mount.is_dead() {
+                return Err(MountError::Busy {
+                    at: at.clone(),
+                    kind: mount.kind,
+                    source_name: mount.source,
+                });
             }
-            other => other,
-        };
-        match metadata {
+            tracing::warn!("taking away the dead mount at {}", at.display());
+            detach(at)?;
+        }
+        match fs::metadata(at) {
             Ok(m) if m.is_dir() => {}
             Ok(_) => return Err(MountError::NotADirectory(at.clone())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -140,19 +154,24 @@ impl MountRequest {
                 });
             }
         }
-        if let Some(mount) = mounts()?.into_iter().rev().find(|m| m.at == *at) {
-            return Err(MountError::Busy {
-                at: at.clone(),
-                kind: mount.kind,
-                source_name: mount.source,
-            });
-        }
         let empty = super::is_empty(at).unwrap_or(false);
         if !empty && !self.nonempty {
             return Err(MountError::NotEmpty(at.clone()));
         }
         Ok(())
     }
+}
+
+/// A mount point as the kernel's list of mounts names it: absolute, without links and dots.
+///
+/// # Errors
+/// There is no working directory that it could be relative to.
+pub fn mountpoint(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(found) = fs::canonicalize(path) {
+        return Ok(found);
+    }
+    // What is not there is named as it was given.
+    Ok(std::path::absolute(path)?.components().collect())
 }
 
 /// A superblock that is mounted and waits for its daemon.
@@ -244,8 +263,26 @@ fn detach(at: &Path) -> Result<(), MountError> {
 /// A line of mountinfo.
 struct Mounted {
     at: PathBuf,
+    /// What of the file system is to be seen there: `/`, or a directory in it.
+    root: PathBuf,
     kind: String,
     source: String,
+}
+
+impl Mounted {
+    /// Whether it is a narfs whose daemon is gone. Attributes may come from the kernel's cache
+    /// even then; what statfs says never does.
+    fn is_dead(&self) -> bool {
+        use rustix::io::Errno;
+        self.kind == TYPE
+            && rustix::fs::statfs(&self.at)
+                .is_err_and(|e| matches!(e, Errno::NOTCONN | Errno::CONNABORTED))
+    }
+}
+
+/// What is to be seen at `at`: of several mounts, the last.
+fn top_mount(at: &Path) -> Result<Option<Mounted>, MountError> {
+    Ok(mounts()?.into_iter().rev().find(|m| m.at == at))
 }
 
 fn mounts() -> Result<Vec<Mounted>, MountError> {
@@ -264,12 +301,14 @@ fn mounts() -> Result<Vec<Mounted>, MountError> {
 /// in octal.
 fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|b| *b == b' ');
-    let at = fields.nth(4)?;
+    let (root, at) = (fields.nth(3)?, fields.next()?);
     fields.find(|f| *f == b"-")?;
     let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
+    let path = |f: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(f)));
     let (kind, source) = (text(fields.next()?), fields.next()?);
     Some(Mounted {
-        at: std::ffi::OsStr::from_bytes(&unescape(at)).into(),
+        at: path(at),
+        root: path(root),
         kind,
         source: text(&unescape(source)),
     })
@@ -301,21 +340,22 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn find_mount(at: &Path) -> Result<Option<PathBuf>, MountError> {
-    let mounts = mounts()?;
-    let top = mounts.into_iter().rev().find(|m| m.at == at);
-    Ok(top
-        .filter(|m| m.kind == TYPE)
-        .map(|m| PathBuf::from(m.source)))
+    let ours = top_mount(at)?.filter(|m| m.kind == TYPE);
+    Ok(ours.map(|m| PathBuf::from(m.source)))
 }
 
-/// Where in this mount namespace narfs is mounted from the state `state`.
+/// Where in this mount namespace narfs is mounted from the state `state`; dead mounts, which an
+/// earlier daemon left, do not count.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn mounted_states(state: &Path) -> Result<Vec<PathBuf>, MountError> {
-    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state;
-    let mounts = mounts()?.into_iter();
-    Ok(mounts.filter(ours).map(|m| m.at).collect())
+    Ok(mounts_of(state)?.into_iter().map(|m| m.at).collect())
+}
+
+fn mounts_of(state: &Path) -> Result<Vec<Mounted>, MountError> {
+    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state && !m.is_dead();
+    Ok(mounts()?.into_iter().filter(ours).collect())
 }
 
 /// Shows the narfs of `state`, which is mounted somewhere already, at one more place. The
@@ -325,12 +365,19 @@ pub fn mounted_states(state: &Path) -> Result<Vec<PathBuf>, MountError> {
 /// The mount point cannot be used, or only a part of the file system is mounted so far.
 pub fn mount_again(state: &Path, request: &MountRequest) -> Result<(), MountError> {
     request.check()?;
-    let places = mounted_states(state)?;
-    let whole = places.into_iter().find(|p| p.join("store").is_dir());
-    let from = whole.ok_or_else(|| MountError::NotMounted(state.to_owned()))?;
-    let from = match request.subtree {
-        Subtree::Whole => from,
-        Subtree::Store => from.join("store"),
+    let mounts = mounts_of(state)?;
+    let shows = |root: &str| mounts.iter().find(|m| m.root == Path::new(root));
+    let from = match (request.subtree, shows("/"), shows("/store")) {
+        (Subtree::Whole, Some(whole), _) => whole.at.clone(),
+        (Subtree::Store, Some(whole), _) => whole.at.join("store"),
+        (Subtree::Store, None, Some(store)) => store.at.clone(),
+        (Subtree::Whole, None, Some(store)) => {
+            return Err(MountError::OnlyStore {
+                state: state.to_owned(),
+                at: store.at.clone(),
+            });
+        }
+        (_, None, None) => return Err(MountError::NowhereMounted(state.to_owned())),
     };
     rustix::mount::mount_bind(&from, &request.mountpoint)
         .map_err(system("mount at", &request.mountpoint))
@@ -357,8 +404,8 @@ pub fn unmount(at: &Path, lazy: bool) -> Result<PathBuf, MountError> {
     }
 }
 
-/// A few processes that have something below `at` open, as their root or working directory, or
-/// as their program.
+/// A few processes that have something below `at` open or mapped, as their root or working
+/// directory, or as their program.
 fn processes_using(at: &Path) -> Vec<String> {
     /// More do not help the user.
     const SHOWN: usize = 5;
@@ -366,11 +413,9 @@ fn processes_using(at: &Path) -> Vec<String> {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let proc = entry.path();
         let links = ["cwd", "root", "exe"].map(|l| proc.join(l)).into_iter();
-        let fds = fs::read_dir(proc.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut links = links.chain(fds.map(|e| e.path()));
+        let open = ["fd", "map_files"].map(|d| fs::read_dir(proc.join(d)));
+        let open = open.into_iter().flatten().flatten().flatten();
+        let mut links = links.chain(open.map(|e| e.path()));
         if links.any(|l| fs::read_link(l).is_ok_and(|t| t.starts_with(at))) {
             let name = fs::read_to_string(proc.join("comm")).unwrap_or_default();
             let number = entry.file_name();
@@ -391,7 +436,7 @@ mod tests {
     fn mountinfo_is_read_with_blanks_and_tags() {
         let line = b"36 35 0:98 / /mnt/a\\040b ro,nosuid - fuse.narfs /var/lib/na\\134rfs ro";
         let m = parse_mountinfo(line).unwrap();
-        assert_eq!(m.at, Path::new("/mnt/a b"));
+        assert_eq!((m.at, m.root), ("/mnt/a b".into(), "/".into()));
         assert_eq!(
             (m.kind.as_str(), m.source.as_str()),
             (TYPE, "/var/lib/na\\rfs")

@@ -1,0 +1,25 @@
+//! The program on real mounts of a world that real Nix made: what users, programs and the kernel
+//! see of it.
+//!
+//! Each test has a state and a mount namespace of its own, so that they run side by side and leave
+//! nothing behind. They need root, `/dev/fuse`, and what `make test` installs; where something of
+//! that is missing they fail and say so.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by a panic, in its helpers too"
+)]
+
+mod attributes;
+mod commands;
+mod contents;
+mod fidelity;
+mod kernel_cache;
+mod lifecycle;
+mod mount_points;
+mod programs;
+mod publication;
+mod read_only;
+mod support;

@@ -1,0 +1,11 @@
+//! What the tests stand on: the worlds, a sandbox with a state and a mount, processes.
+
+mod process;
+mod sandbox;
+mod walk;
+mod world;
+
+pub use process::{is_alive, run, succeed, wait_until};
+pub use sandbox::Sandbox;
+pub use walk::{Seen, read_everything, walk};
+pub use world::{World, sha256};
