@@ -36,10 +36,15 @@ impl Arguments {
         let request = self.request()?;
         let state = global.state()?;
         if daemon::is_served(&state) {
-            global.run(Command::Mount(request), false)?;
             if self.foreground {
-                bail!("another process serves this state; the mount was added to it");
+                bail!(
+                    "another process serves the state {} already; without --foreground, it would \
+                     show it at {} too",
+                    state.display(),
+                    request.mountpoint.display()
+                );
             }
+            global.run(Command::Mount(request), false)?;
             return Ok(Outcome::Good);
         }
         if self.foreground {
