@@ -248,12 +248,18 @@ fn cells(row: &Row, stats: &[Stats]) -> Vec<String> {
         ));
         if i > 0 {
             cells.push(match row.stages[i - 1] {
-                Ok(before) => format!("{:+.1} %", (*bytes as f64 / before as f64 - 1.0) * 100.0),
+                Ok(before) => percent(*bytes as f64 / before as f64 - 1.0),
                 Err(_) => String::new(),
             });
         }
     }
     cells
+}
+
+/// A change, with another digit where it is small: 1 % is what a mass rebuild may add.
+fn percent(change: f64) -> String {
+    let digits = if change.abs() < 0.01 { 2 } else { 1 };
+    format!("{:+.digits$} %", change * 100.0)
 }
 
 fn data(rows: &[Row], caches: &[BinaryCache], stats: &[Stats]) -> Value {
@@ -283,4 +289,62 @@ fn data(rows: &[Row], caches: &[BinaryCache], stats: &[Stats]) -> Value {
         })
         .collect();
     json!({ "stages": stages })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(label: &str, paths: &[(&str, u64)]) -> BinaryCache {
+        let entry = |nar_size| crate::cache::Entry {
+            nar_size,
+            references: Vec::new(),
+            url: String::new(),
+            compression: "zstd".into(),
+            file_bytes: nar_size / 4,
+        };
+        BinaryCache {
+            label: label.into(),
+            dir: "/srv/cache".into(),
+            public_key: "key-1:AAAA".into(),
+            store_dir: "/nix/store".into(),
+            paths: paths
+                .iter()
+                .map(|&(path, size)| (path.into(), entry(size)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_path_of_two_binary_caches_counts_once() {
+        let caches = [
+            cache("world", &[("a", 400), ("b", 800)]),
+            cache("upgrade", &[("b", 800), ("c", 40)]),
+        ];
+        assert_eq!(nars(&caches).stages, [Ok(1200), Ok(1240)]);
+        assert_eq!(binary_caches(&caches).stages, [Ok(300), Ok(310)]);
+    }
+
+    #[test]
+    fn a_row_says_what_a_stage_adds_and_what_was_not_measured() {
+        let stats = |stored_bytes| Stats {
+            paths: 1,
+            chunks: 1,
+            stored_bytes,
+            unique_bytes: 1,
+            nar_bytes: 1,
+        };
+        let stats = [stats(1_000_000), stats(2_000_000)];
+        let row = |stages| Row {
+            name: "NARs".into(),
+            stages,
+        };
+        let measured = row(vec![Ok(3_000_000), Ok(3_012_000)]);
+        assert_eq!(
+            cells(&measured, &stats)[1..],
+            ["3.0", "3.00 ×", "3.0", "1.51 ×", "+0.40 %"]
+        );
+        let failed = row(vec![Ok(3_000_000), Err("no space".into())]);
+        assert_eq!(cells(&failed, &stats)[3..], ["not measured", "", ""]);
+    }
 }

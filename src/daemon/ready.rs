@@ -26,7 +26,16 @@ pub fn spawn_and_wait(mut command: Command) -> io::Result<()> {
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            // The pipe goes along; the terminal's signals do not.
+            // Of the starter's descriptors only the pipe goes along: a lock that a script holds on
+            // another would be held as long as the daemon lives. Linux before 5.11 cannot do that.
+            let (first, last) = (libc::STDERR_FILENO + 1, libc::c_uint::MAX);
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                last,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+            // The terminal's signals do not either.
             if libc::setsid() < 0 || libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
                 return Err(io::Error::last_os_error());
             }

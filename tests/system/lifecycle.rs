@@ -81,6 +81,23 @@ fn the_daemon_does_not_keep_the_callers_directory_busy() {
 }
 
 #[test]
+fn the_daemon_holds_no_descriptor_of_whoever_started_it() {
+    let sandbox = Sandbox::with_worlds();
+    let lock = sandbox.dir().join("lock");
+    let mount = sandbox.command(&["mount", sandbox.at.to_str().unwrap()]);
+    let mut script = Command::new("bash");
+    script
+        .args(["-c", "exec 9>\"$0\"; flock 9; \"$@\""])
+        .arg(&lock);
+    script.arg(mount.get_program()).args(mount.get_args());
+    succeed(script.env("NARFS_STATE", &sandbox.state));
+    let held = fs::read_dir(format!("/proc/{}/fd", sandbox.pid())).unwrap();
+    let held = held.filter_map(|e| fs::read_link(e.ok()?.path()).ok());
+    let held: Vec<_> = held.filter(|f| *f == lock).collect();
+    assert!(held.is_empty(), "the daemon would keep it locked for ever");
+}
+
+#[test]
 fn umount_ends_the_daemon_and_frees_the_state() {
     let sandbox = Sandbox::mounted();
     let pid = sandbox.pid();
@@ -270,6 +287,15 @@ fn a_daemon_in_the_foreground_tells_its_service_manager() {
     sandbox.unmount();
     assert!(receive().lines().any(|l| l == "STOPPING=1"));
     assert!(daemon.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_daemon_in_the_foreground_is_refused_where_another_serves_the_state() {
+    let sandbox = Sandbox::mounted();
+    let second = sandbox.make_dir("second");
+    let said = sandbox.complaint(&["mount", "--foreground", second.to_str().unwrap()]);
+    assert!(said.contains("--foreground"), "{said}");
+    assert_eq!(sandbox.mounts(), std::slice::from_ref(&sandbox.at));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Nothing can be written, by root neither: every attempt is EROFS.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::{Errno, Result};
 
-use crate::support::{Sandbox, World};
+use crate::support::{Sandbox, World, run};
 
 fn is_refused(what: &str, at: &Path, outcome: Result<()>) {
     assert_eq!(outcome, Err(Errno::ROFS), "{what} {}", at.display());
@@ -164,5 +166,39 @@ fn the_superblock_itself_is_read_only_and_stays_so() {
         "mkdir",
         &bound,
         rustix::fs::mkdir(bound.join("x"), Mode::RWXU),
+    );
+}
+
+#[test]
+fn other_users_read_and_run_everything_and_command_nothing() {
+    const NOBODY: u32 = 65534;
+    let sandbox = Sandbox::mounted();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(sandbox.dir(), open).unwrap();
+    sandbox.bind_to_nix(&sandbox.at);
+    let hello = format!("/nix/store/{}", World::small().package("hello"));
+    let as_nobody = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        run(command.args(arguments).uid(NOBODY).gid(NOBODY), b"")
+    };
+    let greeting = as_nobody(&format!("{hello}/bin/hello"), &[]);
+    assert_eq!(greeting.stdout, b"Hello, world!\n", "{}", greeting.stderr);
+    let found = as_nobody("find", &["/nix", "-ls"]);
+    assert_eq!(found.code, Some(0), "{}", found.stderr);
+    let copied = as_nobody("tar", &["-cf", "-", &hello]);
+    assert_eq!(copied.code, Some(0), "{}", copied.stderr);
+    let touched = as_nobody("touch", &[&format!("{hello}/bin/hello")]);
+    assert_eq!(touched.code, Some(1), "{}", touched.stderr);
+
+    let file = sandbox.dir().join("file");
+    fs::write(&file, "").unwrap();
+    let mut add = sandbox.command(&["add", file.to_str().unwrap()]);
+    let refused = run(add.uid(NOBODY).gid(NOBODY), b"");
+    assert_eq!(refused.code, Some(1));
+    assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("ermission denied"),
+        "{}",
+        refused.stderr
     );
 }

@@ -6,6 +6,6 @@ mod walk;
 mod world;
 
 pub use process::{is_alive, run, succeed, wait_until};
-pub use sandbox::Sandbox;
+pub use sandbox::{Sandbox, undisturbed};
 pub use walk::{Seen, read_everything, walk};
 pub use world::{World, sha256};

@@ -19,16 +19,18 @@ use super::process::{Ran, is_alive, run, succeed};
 use super::world::World;
 
 /// Programs that the tests call.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 11] = [
     "nix-store",
     "nix-hash",
     "patchelf",
     "unshare",
-    "diff",
-    "ls",
-    "find",
+    "mount",
+    "umount",
+    "flock",
     "chroot",
-    "setfattr",
+    "diff",
+    "find",
+    "tar",
 ];
 
 /// A state, a mount point and a mount namespace.
@@ -186,18 +188,12 @@ impl Sandbox {
         more.join(", ")
     }
 
-    /// The requests that something costs that was done before. Whoever has the kernel drop its
-    /// caches meanwhile (a benchmark beside the tests, say) is no reason to fail.
+    /// The requests that something costs that was done before.
     pub fn requests_of_second(&self, action: impl Fn()) -> String {
-        for _ in 0..20 {
-            let before = caches_dropped();
+        undisturbed(|| {
             action();
-            let cost = self.requests_of(&action);
-            if caches_dropped() == before {
-                return cost;
-            }
-        }
-        panic!("another process has the kernel drop its caches all the time");
+            self.requests_of(&action)
+        })
     }
 
     /// What is mounted below the sandbox, in the order of mounting.
@@ -214,6 +210,19 @@ fn mounts() -> Vec<PathBuf> {
     let places = list.lines().filter_map(|l| l.split(' ').nth(4));
     let plain = |p: &str| p.replace("\\040", " ").replace("\\134", "\\");
     places.map(|p| PathBuf::from(plain(p))).collect()
+}
+
+/// What was measured while nobody had the kernel drop its caches (a benchmark beside the tests
+/// may), which is no reason to fail.
+pub fn undisturbed(measure: impl Fn() -> String) -> String {
+    for _ in 0..20 {
+        let before = caches_dropped();
+        let measured = measure();
+        if caches_dropped() == before {
+            return measured;
+        }
+    }
+    panic!("another process has the kernel drop its caches all the time");
 }
 
 /// How often the kernel was told to drop pages and entries.
