@@ -40,21 +40,7 @@ pub(super) async fn plan(
     recursive: bool,
     progress: &Progress,
 ) -> Result<Plan, FetchError> {
-    let mut queue = VecDeque::new();
-    let mut names = HashMap::new();
-    match wanted {
-        Wanted::Paths(paths) => {
-            for (hash, path) in paths {
-                queue.push_back(*hash);
-                names.extend(path.clone().map(|p| (*hash, p)));
-            }
-        }
-        Wanted::All => {
-            for source in &sources.0 {
-                queue.extend(source.substituter.list().await?);
-            }
-        }
-    }
+    let (mut queue, names) = roots(wanted, sources).await?;
     let mut seen = HashSet::new();
     let mut found = HashMap::new();
     let mut plan = Plan::default();
@@ -116,6 +102,29 @@ pub(super) async fn plan(
     }
     plan.offers = order(found);
     Ok(plan)
+}
+
+/// What to begin with, and the names that it must have.
+async fn roots(
+    wanted: &Wanted,
+    sources: &Sources,
+) -> Result<(VecDeque<StorePathHash>, HashMap<StorePathHash, StorePath>), FetchError> {
+    let mut queue = VecDeque::new();
+    let mut names = HashMap::new();
+    match wanted {
+        Wanted::Paths(paths) => {
+            for (hash, path) in paths {
+                queue.push_back(*hash);
+                names.extend(path.clone().map(|p| (*hash, p)));
+            }
+        }
+        Wanted::All => {
+            for source in &sources.0 {
+                queue.extend(source.substituter.list().await?);
+            }
+        }
+    }
+    Ok((queue, names))
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.
