@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Where a command is carried out.
 enum Reached {
     Daemon(UnixStream),
-    State(Store),
+    State(Arc<Store>),
 }
 
 fn socket(state: &Path) -> PathBuf {
@@ -145,7 +145,7 @@ pub fn run(
 ) -> Result<Report, CommandError> {
     match reach(state, options)? {
         Reached::Daemon(stream) => ask(state, stream, &command, output),
-        Reached::State(store) => Engine::new(Arc::new(store), None).execute(command, output),
+        Reached::State(store) => Engine::new(store, None).execute(command, output),
     }
 }
 
@@ -161,7 +161,7 @@ fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, StoreError> {
             Err(StoreError::Owned { .. }) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            opened => return opened.map(Reached::State),
+            opened => return Ok(Reached::State(Arc::new(opened?))),
         }
     }
 }
