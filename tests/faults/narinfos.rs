@@ -281,7 +281,7 @@ fn what_nix_takes_is_taken_and_kept_byte_for_byte() {
         found["deriver"],
         format!("/nix/store/{}", path("many-1.0.drv"))
     );
-    let mut references = vec![old.path(), many.path()];
+    let mut references = [old.path(), many.path()];
     references.sort();
     let references: Vec<_> = references
         .iter()
