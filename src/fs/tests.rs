@@ -1,1 +1,200 @@
-//! Tests of the layer as a whole.
+//! The file system of a small state, without a kernel.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::nix::hash::NarHash;
+use crate::nix::nar::Writer;
+use crate::nix::store_path::StorePathHash;
+use crate::store::{Publication, Registration, StoreOptions};
+use crate::tree::Unpacker;
+
+fn path(seed: u8) -> StorePath {
+    let hash = StorePathHash::from_bytes([seed; 20]);
+    StorePath::new(hash, &format!("path-{seed}")).unwrap()
+}
+
+/// `bin/x` (executable), `data`, `link`.
+fn nar() -> Vec<u8> {
+    let mut out = Writer::new(Vec::new());
+    out.directory().unwrap();
+    out.entry(b"bin").unwrap();
+    out.directory().unwrap();
+    out.entry(b"x").unwrap();
+    out.regular(true, 2).unwrap();
+    out.contents(b"#!").unwrap();
+    out.end_directory().unwrap();
+    out.entry(b"data").unwrap();
+    out.regular(false, 10).unwrap();
+    out.contents(b"0123456789").unwrap();
+    out.entry(b"link").unwrap();
+    out.symlink(b"../else where").unwrap();
+    out.end_directory().unwrap();
+    out.finish().unwrap()
+}
+
+fn publish(store: &Store, seed: u8) {
+    let nar = nar();
+    let mut writer = store.chunk_writer().unwrap();
+    let unpacked = Unpacker::new(&mut writer, &[], &store.spool());
+    let unpacked = unpacked.unpack(&nar[..]).unwrap();
+    let registration = Registration {
+        path: path(seed),
+        nar_hash: NarHash::of(&nar),
+        nar_size: nar.len() as u64,
+        references: unpacked.references,
+        deriver: None,
+        signatures: Vec::new(),
+        ca: None,
+    };
+    let tree = unpacked.tree;
+    store
+        .publish(&[Publication { registration, tree }])
+        .unwrap();
+}
+
+fn file_system(paths: std::ops::Range<u8>) -> (TempDir, FileSystem) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        memory: 32 << 20,
+        create: true,
+        store_dir: None,
+    };
+    let store = Arc::new(Store::open(dir.path(), &options).unwrap());
+    paths.for_each(|seed| publish(&store, seed));
+    (dir, FileSystem::new(store, None))
+}
+
+fn root() -> Inode {
+    Inode::special(Special::Root)
+}
+
+fn walk(fs: &FileSystem, place: &str) -> Option<Attributes> {
+    let mut at = fs.attributes(root()).unwrap();
+    for name in place.split('/') {
+        match fs.lookup(at.inode, name.as_bytes()).unwrap() {
+            Looked::Found(found) => at = found,
+            Looked::NeverThere | Looked::NotThere => return None,
+        }
+    }
+    Some(at)
+}
+
+/// The names of a listing that is taken in pages of so many entries.
+fn names(fs: &FileSystem, inode: Inode, page: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut offset = 0;
+    loop {
+        let mut taken = 0;
+        fs.list(inode, offset, &mut |entry| {
+            if taken == page {
+                return true;
+            }
+            taken += 1;
+            offset = entry.next;
+            all.push(String::from_utf8(entry.name).unwrap());
+            false
+        })
+        .unwrap();
+        if taken == 0 {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn attributes_are_those_of_nix() {
+    let (_dir, fs) = file_system(1..2);
+    let base = format!("store/{}", path(1));
+    let seen = |place: &str| {
+        let a = walk(&fs, &format!("{base}{place}")).unwrap();
+        assert_eq!(a.time, UNIX_EPOCH + Duration::from_secs(1));
+        assert_eq!(fs.attributes(a.inode).unwrap(), a);
+        (a.kind, a.mode, a.size, a.links)
+    };
+    assert_eq!(seen(""), (Kind::Directory, 0o555, DIRECTORY_SIZE, 3));
+    assert_eq!(seen("/bin"), (Kind::Directory, 0o555, DIRECTORY_SIZE, 2));
+    assert_eq!(seen("/bin/x"), (Kind::File, 0o555, 2, 1));
+    assert_eq!(seen("/data"), (Kind::File, 0o444, 10, 1));
+    assert_eq!(seen("/link"), (Kind::Link, 0o777, 13, 1));
+    let link = walk(&fs, &format!("{base}/link")).unwrap();
+    assert_eq!(fs.read_link(link.inode).unwrap(), b"../else where");
+}
+
+#[test]
+fn names_that_are_not_there_are_told_apart() {
+    let (_dir, fs) = file_system(1..2);
+    let store = Inode::special(Special::Store);
+    let look = |parent, name: &str| fs.lookup(parent, name.as_bytes()).unwrap();
+    // May come: must not be remembered for ever.
+    assert_eq!(look(store, &path(2).base_name()), Looked::NotThere);
+    // The hash is there, but under another name.
+    let other = StorePath::new(path(1).hash(), "other").unwrap();
+    assert_eq!(look(store, &other.base_name()), Looked::NotThere);
+    // No store path at all, or inside what never changes.
+    for name in [".git", "lost+found", "", "..", &path(1).hash().to_string()] {
+        assert_eq!(look(store, name), Looked::NeverThere, "{name:?}");
+    }
+    let inside = walk(&fs, &format!("store/{}", path(1))).unwrap().inode;
+    assert_eq!(look(inside, "nothing"), Looked::NeverThere);
+    assert_eq!(look(inside, "dat"), Looked::NeverThere);
+    let file = walk(&fs, &format!("store/{}/data", path(1))).unwrap().inode;
+    assert!(matches!(fs.lookup(file, b"x"), Err(FsError::NotADirectory)));
+    // Nix makes this one when it opens a store; it is there, and not listed.
+    assert!(matches!(look(store, ".links"), Looked::Found(_)));
+    assert!(!names(&fs, store, 100).contains(&".links".to_owned()));
+}
+
+#[test]
+fn listings_are_whole_whatever_the_size_of_their_pages() {
+    let (_dir, fs) = file_system(1..8);
+    let store = Inode::special(Special::Store);
+    let mut expected = vec![".".to_owned(), "..".to_owned()];
+    expected.extend((1..8).map(|s| path(s).base_name()));
+    let inside = walk(&fs, &format!("store/{}", path(1))).unwrap().inode;
+    for page in [1, 2, 3, 100] {
+        assert_eq!(names(&fs, store, page), expected);
+        assert_eq!(names(&fs, inside, page), [".", "..", "bin", "data", "link"]);
+        assert_eq!(names(&fs, root(), page), [".", "..", "store", "var"]);
+    }
+}
+
+#[test]
+fn reads_end_where_the_file_ends() {
+    let (_dir, fs) = file_system(1..2);
+    let inode = |place| {
+        walk(&fs, &format!("store/{}/{place}", path(1)))
+            .unwrap()
+            .inode
+    };
+    let data = inode("data");
+    assert_eq!(fs.read(data, 0, 100).unwrap(), b"0123456789");
+    assert_eq!(fs.read(data, 3, 4).unwrap(), b"3456");
+    assert_eq!(fs.read(data, 9, 4).unwrap(), b"9");
+    assert_eq!(fs.read(data, 10, 4).unwrap(), b"");
+    assert_eq!(fs.read(data, u64::MAX, u32::MAX).unwrap(), b"");
+    assert!(matches!(
+        fs.read(inode("bin"), 0, 1),
+        Err(FsError::IsADirectory)
+    ));
+    assert!(matches!(
+        fs.read(inode("link"), 0, 1),
+        Err(FsError::NotAFile)
+    ));
+    assert!(matches!(fs.read_link(data), Err(FsError::NotALink)));
+    assert!(matches!(fs.read_link(root()), Err(FsError::NotALink)));
+}
+
+#[test]
+fn numbers_that_were_never_given_out_are_stale() {
+    let (_dir, fs) = file_system(1..2);
+    let beyond = Inode::node(PathOrdinal(1), 100);
+    let nobody = Inode::node(PathOrdinal(77), 0);
+    for inode in [beyond, nobody, Inode(0), Inode(u64::MAX), Inode(99)] {
+        assert!(fs.attributes(inode).is_err(), "{inode:?}");
+        assert!(fs.lookup(inode, b"x").is_err(), "{inode:?}");
+        assert!(fs.read(inode, 0, 1).is_err(), "{inode:?}");
+        assert!(fs.read_link(inode).is_err(), "{inode:?}");
+        assert!(fs.list(inode, 0, &mut |_| true).is_err(), "{inode:?}");
+    }
+}

@@ -1,1 +1,373 @@
-//! Tests of the layer as a whole.
+//! Publishing, finding and listing on a real database, and what damaged records do.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::TempDir;
+
+use super::database::{CHUNKS, DIGESTS, META, ORDINALS, PATHS, TREES};
+use super::*;
+use crate::nix::hash::NarHash;
+use crate::nix::nar::Writer;
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::tree::{ChunkSink, Unpacker};
+
+fn open(dir: &Path) -> Result<Store, StoreError> {
+    let options = StoreOptions {
+        memory: 32 << 20,
+        create: true,
+        store_dir: None,
+    };
+    Store::open(dir, &options)
+}
+
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn path(seed: u8) -> StorePath {
+    StorePath::new(
+        StorePathHash::from_bytes([seed; 20]),
+        &format!("path-{seed}"),
+    )
+    .unwrap()
+}
+
+fn nar(contents: &[u8]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    writer.regular(false, contents.len() as u64).unwrap();
+    writer.contents(contents).unwrap();
+    writer.finish().unwrap()
+}
+
+/// Keeps the chunks of a file with these contents.
+fn kept(store: &Store, path: &StorePath, contents: &[u8]) -> Publication {
+    let nar = nar(contents);
+    let mut writer = store.chunk_writer().unwrap();
+    let unpacked = Unpacker::new(&mut writer, &[], &store.spool())
+        .unpack(&nar[..])
+        .unwrap();
+    Publication {
+        registration: Registration {
+            path: path.clone(),
+            nar_hash: NarHash::of(&nar),
+            nar_size: nar.len() as u64,
+            references: unpacked.references,
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+        },
+        tree: unpacked.tree,
+    }
+}
+
+fn published(store: &Store, seeds: std::ops::Range<u8>) {
+    let all: Vec<_> = seeds.map(|s| kept(store, &path(s), &[s; 3000])).collect();
+    store.publish(&all).unwrap();
+}
+
+/// Bytes that no codec makes smaller.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..length).map(next).collect()
+}
+
+fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {
+    let info = store.path_info(path.hash())?.unwrap();
+    let loaded = store.load_info(info)?;
+    let mut out = Vec::new();
+    store.read_stream(&loaded, 0, loaded.tree().stream_length(), &mut out)?;
+    Ok(out)
+}
+
+fn listed(store: &Store, from: u32, limit: usize) -> Vec<(u32, StorePath)> {
+    let listed = store.list(PathOrdinal(from), limit).unwrap();
+    listed.into_iter().map(|(o, p)| (o.0, p)).collect()
+}
+
+#[test]
+fn publishing_again_changes_nothing() {
+    let (_dir, store) = store();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    store.observe(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let first = kept(&store, &path(1), b"first");
+    store.publish(&[first]).unwrap();
+    let info = store.path_info(path(1).hash()).unwrap().unwrap();
+    let changed = store.changed().unwrap();
+    // Even with other contents: what is published stays what it is.
+    let other = kept(&store, &path(1), b"other");
+    store.publish(&[other]).unwrap();
+    store.publish(&[]).unwrap();
+    assert_eq!(store.path_info(path(1).hash()).unwrap().unwrap(), info);
+    assert_eq!(store.changed().unwrap(), changed);
+    assert_eq!(dump(&store, &path(1)).unwrap(), b"first");
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_batch_with_known_paths_adds_the_others_once() {
+    let (_dir, store) = store();
+    published(&store, 2..3);
+    let batch = [1, 2, 3, 1].map(|s| kept(&store, &path(s), &[s; 10]));
+    store.publish(&batch).unwrap();
+    let expected = [(1, path(2)), (2, path(1)), (3, path(3))];
+    assert_eq!(listed(&store, 0, 10), expected);
+    assert_eq!(dump(&store, &path(2)).unwrap(), [2; 3000]);
+    assert_eq!(dump(&store, &path(1)).unwrap(), [1; 10]);
+}
+
+#[test]
+fn ordinals_ascend_over_restarts_and_are_never_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    published(&open(dir.path()).unwrap(), 1..4);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.all_paths().unwrap(), [path(1), path(2), path(3)]);
+    // As a collection will: the last one goes.
+    let mut batch = rocksdb::WriteBatch::default();
+    let database = &store.database;
+    batch.delete_cf(database.family(ORDINALS), 3u32.to_be_bytes());
+    batch.delete_cf(database.family(PATHS), path(3).hash().as_bytes());
+    database.write_synced(batch).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    published(&store, 3..5);
+    let ordinals: Vec<_> = listed(&store, 0, 10).into_iter().map(|(o, _)| o).collect();
+    assert_eq!(ordinals, [1, 2, 4, 5]);
+    assert_eq!(store.path_of(PathOrdinal(3)).unwrap(), None);
+    assert!(store.load(PathOrdinal(3)).unwrap().is_none());
+}
+
+#[test]
+fn too_many_paths_are_refused_whole() {
+    let (dir, store) = store();
+    let mut batch = rocksdb::WriteBatch::default();
+    let last = PathOrdinal::MAX.to_le_bytes();
+    batch.put_cf(store.database.family(META), b"next-ordinal", last);
+    store.database.write_synced(batch).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    let two = [1, 2].map(|s| kept(&store, &path(s), b"x"));
+    let error = store.publish(&two).unwrap_err();
+    assert!(matches!(error, StoreError::TooManyPaths(_)), "{error}");
+    assert!(store.all_paths().unwrap().is_empty());
+    published(&store, 1..2);
+    assert_eq!(listed(&store, 0, 10), [(PathOrdinal::MAX, path(1))]);
+}
+
+#[test]
+fn listings_go_on_where_they_stopped() {
+    let (_dir, store) = store();
+    published(&store, 1..11);
+    let mut seen = Vec::new();
+    let mut from = 0;
+    loop {
+        let page = listed(&store, from, 3);
+        let Some((last, _)) = page.last() else { break };
+        from = last + 1;
+        assert!(page.len() <= 3);
+        seen.extend(page.into_iter().map(|(_, p)| p));
+        // What is published meanwhile comes at the end, and moves nothing.
+        if seen.len() == 6 {
+            published(&store, 11..12);
+        }
+    }
+    assert_eq!(seen, (1..12).map(path).collect::<Vec<_>>());
+    assert!(listed(&store, 100, 3).is_empty());
+    assert!(listed(&store, 1, 0).is_empty());
+    assert_eq!(store.path_info(path(99).hash()).unwrap(), None);
+}
+
+#[test]
+fn paths_with_the_same_contents_share_tree_and_chunks() {
+    let (_dir, store) = store();
+    let contents = noise(1, 600_000);
+    for seed in [1, 2] {
+        let publication = kept(&store, &path(seed), &contents);
+        store.publish(&[publication]).unwrap();
+    }
+    let s = store.statistics().unwrap();
+    assert_eq!((s.paths, s.trees, s.files), (2, 1, 2));
+    assert_eq!(s.unique_bytes, 600_000);
+    let loaded = [1, 2].map(|o| store.load(PathOrdinal(o)).unwrap().unwrap());
+    let each = store.path_statistics(&loaded).unwrap();
+    assert!(
+        each.iter()
+            .all(|p| p.sharing_tree == 2 && p.unique_bytes == 600_000)
+    );
+    assert_eq!(dump(&store, &path(2)).unwrap(), contents);
+}
+
+#[test]
+fn a_chunk_that_two_threads_bring_is_written_once() {
+    let (_dir, store) = store();
+    let chunks: Vec<_> = (0..50).map(|n| noise(2 * n, 20_000)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut writer = store.chunk_writer().unwrap();
+                for chunk in &chunks {
+                    writer.put(ChunkDigest::of(chunk), chunk).unwrap();
+                }
+            });
+        }
+    });
+    let s = store.statistics().unwrap();
+    assert_eq!((s.chunks, s.unique_bytes), (50, 50 * 20_000));
+    assert_eq!(
+        store.database.last_key(CHUNKS).unwrap().unwrap(),
+        49u64.to_be_bytes()
+    );
+    // Numbers go on after a restart.
+    store.flush().unwrap();
+    assert_eq!(store.unflushed(), 0);
+}
+
+#[test]
+fn what_was_not_published_leaves_no_trace_that_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    drop(kept(&store, &path(1), &noise(1, 300_000)));
+    assert!(store.all_paths().unwrap().is_empty());
+    assert_eq!(store.path_info(path(1).hash()).unwrap(), None);
+    drop(store);
+    // Whatever of the chunks is there is whole, and is used.
+    let store = open(dir.path()).unwrap();
+    let publication = kept(&store, &path(1), &noise(1, 300_000));
+    store.publish(&[publication]).unwrap();
+    assert_eq!(store.statistics().unwrap().unique_bytes, 300_000);
+    assert_eq!(dump(&store, &path(1)).unwrap(), noise(1, 300_000));
+}
+
+#[test]
+fn a_second_owner_is_told_who_the_first_is() {
+    let (dir, store) = store();
+    let error = open(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("owned by process {} (", std::process::id())),
+        "{error}"
+    );
+    drop(store);
+    open(dir.path()).unwrap();
+}
+
+/// Puts `value` where `family` has its first record.
+fn overwrite(store: &Store, family: &'static str, value: &[u8]) {
+    let mut key = Vec::new();
+    let first = |k: &[u8], _: &[u8]| {
+        key.extend_from_slice(k);
+        Ok(false)
+    };
+    store.database.scan(family, &[], first).unwrap();
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.put_cf(store.database.family(family), key, value);
+    store.database.write_synced(batch).unwrap();
+}
+
+fn first_record(store: &Store, family: &'static str) -> Vec<u8> {
+    let mut record = Vec::new();
+    let first = |_: &[u8], v: &[u8]| {
+        record.extend_from_slice(v);
+        Ok(false)
+    };
+    store.database.scan(family, &[], first).unwrap();
+    record
+}
+
+#[test]
+fn damaged_records_are_errors_and_no_panics() {
+    for family in [PATHS, TREES, CHUNKS, DIGESTS, ORDINALS] {
+        let (_dir, store) = store();
+        published(&store, 1..2);
+        let good = first_record(&store, family);
+        let mut bad = vec![Vec::new(), vec![0; good.len()], vec![0xff; good.len()]];
+        bad.push([&good[..], &[0]].concat());
+        for n in [1, 2, 3, 4, 8, 9, 17, good.len() / 2, good.len() - 1] {
+            bad.push(good[..n.min(good.len() - 1)].to_vec());
+        }
+        for at in 0..good.len().min(60) {
+            let mut flipped = good.clone();
+            flipped[at] ^= 0x41;
+            bad.push(flipped);
+        }
+        for record in bad {
+            overwrite(&store, family, &record);
+            // Nothing of it is in the caches of a new owner.
+            store.chunk_cache.clear();
+            store.tree_cache.clear();
+            store.path_cache.clear();
+            let read = || -> Result<Vec<u8>, StoreError> {
+                let _ = store.statistics();
+                store.all_paths()?;
+                let loaded = store.load(PathOrdinal(1))?;
+                drop(loaded);
+                dump(&store, &path(1))
+            };
+            // An error, or the right bytes: never others.
+            match read() {
+                Ok(bytes) => assert_eq!(bytes, [1; 3000], "{family} {record:?}"),
+                Err(e) => assert!(!e.to_string().is_empty()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
+    let (_dir, store) = store();
+    let contents = [1; 3000];
+    published(&store, 1..2);
+    overwrite(&store, CHUNKS, b"nonsense");
+    store.chunk_cache.clear();
+    let error = dump(&store, &path(1)).unwrap_err();
+    let StoreError::Chunk {
+        path: named,
+        digest,
+        what,
+        ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(
+        (named, *digest, *what),
+        (&path(1), ChunkDigest::of(&contents), "damaged")
+    );
+    assert!(error.to_string().contains(&digest.to_string()));
+    kept(&store, &path(1), &contents);
+    assert_eq!(dump(&store, &path(1)).unwrap(), contents);
+    assert_eq!(store.statistics().unwrap().chunks, 1);
+}
+
+#[test]
+fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
+    let (_dir, store) = store();
+    published(&store, 1..2);
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.delete_cf(store.database.family(CHUNKS), 0u64.to_be_bytes());
+    store.database.write_synced(batch).unwrap();
+    store.chunk_cache.clear();
+    let error = dump(&store, &path(1)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Chunk {
+                what: "missing",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    kept(&store, &path(1), &[1; 3000]);
+    assert_eq!(dump(&store, &path(1)).unwrap(), [1; 3000]);
+}
