@@ -14,6 +14,10 @@ use crate::nix::{self, Nix};
 use crate::report::{Section, mb, median, spread, table};
 use crate::work::Work;
 
+/// What the rest of the machine may take of its CPUs: writing out what a contender wrote is a part
+/// of it, and takes some per cent.
+const QUIET: f64 = 0.15;
+
 struct Contender<'a> {
     name: &'static str,
     program: Program<'a>,
@@ -217,13 +221,18 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32, dropped:
             .iter()
             .flat_map(|c| c.samples.iter().map(|s| s.cost.others_share)),
     );
+    let quiet = if others > QUIET {
+        ": **too much for the seconds to count; repeat this on a quiet machine**"
+    } else {
+        ""
+    };
     format!(
         "### Ingest: {} store paths, {:.0} MB of NARs, from a binary cache on the same disk\n\n{table}{missing}\n\
          {how} \
          Ratios are to the column on their left; aims are ratios to plain `nix copy`. Both check every \
          signature and NAR hash. Programs and binary cache are in the page cache, {rest}. What the disk wrote is its own \
          count, with the journal and with whatever else ran; what the processes wrote is what the kernel \
-         charges to them. Everything else had {:.0} % of the CPUs.\n",
+         charges to them. Everything else had {:.0} % of the CPUs{quiet}.\n",
         cache.paths.len(),
         mb(cache.nar_bytes()),
         others * 100.0

@@ -33,7 +33,7 @@ fn concerns_narfs(option: &str) -> bool {
     !(option.is_empty() || foreign.contains(&option) || option.starts_with("x-"))
 }
 
-/// The arguments of `narfs` for those of mount(8): `SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS]`.
+/// The arguments of `narfs` for those of mount(8): `SOURCE MOUNTPOINT [-snv] [-o OPTIONS]`.
 fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
     let mut places = Vec::new();
     let mut options = Vec::new();
@@ -46,7 +46,7 @@ fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
                 options.extend(list.split(',').filter(|o| concerns_narfs(o)));
             }
             Some(flags) if flags.starts_with('-') && flags.len() > 1 => {
-                if !flags[1..].chars().all(|c| "sfnv".contains(c)) {
+                if !flags[1..].chars().all(|c| "snv".contains(c)) {
                     return Err(format!("unknown option {flags}"));
                 }
             }

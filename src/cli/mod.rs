@@ -106,7 +106,10 @@ impl Global {
         let state = self.state()?;
         let report = daemon::run(&state, &self.options(create)?, command, &mut terminal);
         terminal.finish();
-        Ok(report?)
+        let report = report?;
+        // What does not reach its reader is a failure of this command.
+        std::io::Write::flush(&mut std::io::stdout())?;
+        Ok(report)
     }
 }
 
@@ -134,7 +137,7 @@ pub fn run() -> ExitCode {
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
         Err(e) => {
-            eprintln!("narfs: {}", one_line(&e));
+            eprintln!("narfs: {}", daemon::chain(e.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -147,20 +150,6 @@ fn reader_went_away(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     })
-}
-
-/// An error with its reasons; some repeat their source in their own sentence.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn log(verbose: u8) {

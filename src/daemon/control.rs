@@ -6,9 +6,10 @@
 //! closes it stops the command. The socket is root's alone (mode 0600).
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,20 @@ enum Reached {
     State(Arc<Store>),
 }
 
-fn socket(state: &Path) -> PathBuf {
-    state.join("control.sock")
+const SOCKET: &str = "control.sock";
+
+/// The name of a socket must be shorter than 108 bytes, that of a state need not be: the
+/// directory is named by its descriptor.
+fn through_descriptor<T>(state: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let directory = std::fs::File::open(state)?;
+    with(Path::new(&format!(
+        "/proc/self/fd/{}/{SOCKET}",
+        directory.as_raw_fd()
+    )))
+}
+
+fn connect(state: &Path) -> io::Result<UnixStream> {
+    through_descriptor(state, |socket| UnixStream::connect(socket))
 }
 
 fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
@@ -80,21 +93,27 @@ impl Output for Remote<'_> {
 
 /// Listens for commands to `engine`, each on a thread of its own, until the process ends.
 pub(super) fn listen(engine: Arc<Engine>, state: &Path) -> io::Result<()> {
-    let path = socket(state);
+    let path = state.join(SOCKET);
     // The state's lock is ours: whoever left the socket is gone.
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixListener::bind(&path)?;
+    let listener = through_descriptor(state, |socket| UnixListener::bind(socket))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let accept = move || {
         for stream in listener.incoming() {
             let engine = engine.clone();
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(e) => {
+                    tracing::warn!("a connection to the control socket was lost: {e}");
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
             let answer = move || {
-                if let Ok(stream) = stream
-                    && let Err(e) = answer(&engine, stream)
-                {
+                if let Err(e) = answer(&engine, stream) {
                     tracing::debug!("a connection to the control socket broke off: {e}");
                 }
             };
@@ -130,7 +149,7 @@ fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
 
 /// Whether a daemon owns the state and answers.
 pub fn is_served(state: &Path) -> bool {
-    UnixStream::connect(socket(state)).is_ok()
+    connect(state).is_ok()
 }
 
 /// Carries out `command` on the state in `state`: in the daemon that owns it, or here.
@@ -153,7 +172,7 @@ pub fn run(
 fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, StoreError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Ok(stream) = UnixStream::connect(socket(state)) {
+        if let Ok(stream) = connect(state) {
             return Ok(Reached::Daemon(stream));
         }
         match Store::open(state, options) {

@@ -388,7 +388,7 @@ impl Engine {
         Ok(Report::Verify(report))
     }
 
-    fn load(&self, info: &PathInfo) -> Result<Option<Arc<LoadedPath>>, String> {
+    fn load(&self, info: &PathInfo) -> Result<Option<LoadedPath>, String> {
         self.store.load_info(info.clone()).map_err(|e| chain(&e))
     }
 
@@ -415,7 +415,8 @@ impl Engine {
     fn mend(&self, info: &PathInfo, request: &CopyRequest) -> Result<(), String> {
         let trust = trust(request).map_err(|e| chain(&e))?;
         let runtime = self.runtime().map_err(|e| chain(&e))?;
-        if let Some(path) = self.load(info)? {
+        // Where even the tree cannot be read, it is written anew.
+        if let Ok(Some(path)) = self.load(info) {
             self.store.find_damage(&path);
         }
         let mended = runtime
@@ -482,7 +483,7 @@ fn entry(path: &LoadedPath, node: NodeIndex, name: String) -> Option<EntryReport
 }
 
 /// An error with all its reasons, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(reason) = source {

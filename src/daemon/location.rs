@@ -1,7 +1,5 @@
 //! From what users type to places in the store: `/nix/store/HASH-NAME/bin/x`, `HASH-NAME`, `HASH`.
 
-use std::sync::Arc;
-
 use thiserror::Error;
 
 use crate::nix::store_path::{StorePath, StorePathError, StorePathHash};
@@ -97,16 +95,16 @@ pub(super) fn parse(store: &Store, text: &str) -> Result<Named, LocationError> {
 
 /// A place in a path that is here.
 pub(super) struct Located {
-    pub(super) path: Arc<LoadedPath>,
+    pub(super) path: LoadedPath,
     pub(super) node: NodeIndex,
 }
 
 /// The path that a user named.
-pub(super) fn path(store: &Store, text: &str) -> Result<Arc<LoadedPath>, LocationError> {
+pub(super) fn path(store: &Store, text: &str) -> Result<LoadedPath, LocationError> {
     load(store, text, &parse(store, text)?)
 }
 
-fn load(store: &Store, text: &str, named: &Named) -> Result<Arc<LoadedPath>, LocationError> {
+fn load(store: &Store, text: &str, named: &Named) -> Result<LoadedPath, LocationError> {
     let info = store
         .path_info(named.hash)?
         .ok_or_else(|| LocationError::Absent(text.to_owned()))?;
@@ -124,96 +122,81 @@ fn load(store: &Store, text: &str, named: &Named) -> Result<Arc<LoadedPath>, Loc
 
 /// The place that a user named, without following a link at its end.
 pub(super) fn place(store: &Store, text: &str) -> Result<Located, LocationError> {
-    let mut links = 0;
-    resolve(store, text, text, false, &mut links)
+    resolve(store, text, false)
 }
 
 /// The file that a user named, links followed.
 pub(super) fn file(store: &Store, text: &str) -> Result<Located, LocationError> {
-    let mut links = 0;
-    let found = resolve(store, text, text, true, &mut links)?;
+    let found = resolve(store, text, true)?;
     match found.path.tree().node(found.node).map(|n| n.kind) {
         Some(NodeKind::File { .. }) => Ok(found),
         _ => Err(LocationError::NotAFile(text.to_owned())),
     }
 }
 
-fn resolve(
-    store: &Store,
-    asked: &str,
-    text: &str,
-    follow_last: bool,
-    links: &mut u32,
-) -> Result<Located, LocationError> {
+/// Walks from `text` on as the kernel would, with the mount where it belongs.
+fn resolve(store: &Store, text: &str, follow_last: bool) -> Result<Located, LocationError> {
     let named = parse(store, text)?;
-    let path = load(store, text, &named)?;
-    let tree = path.tree();
+    let mut path = load(store, text, &named)?;
     let mut node = 0;
-    let mut parts: Vec<Vec<u8>> = named
-        .place
-        .split(|b| *b == b'/')
-        .rev()
-        .map(<[u8]>::to_vec)
-        .collect();
-    parts.retain(|p| !p.is_empty() && p != b".");
+    // The parts that are still to be walked, the next one last.
+    let mut parts = Vec::new();
+    push_parts(&mut parts, &named.place);
+    let mut links = 0;
     loop {
-        if let Some(target) = path
-            .target(node)
-            .filter(|_| follow_last || !parts.is_empty())
-        {
-            let target_text = String::from_utf8_lossy(&target).into_owned();
+        let link = path.target(node);
+        if let Some(target) = link.filter(|_| follow_last || !parts.is_empty()) {
             let astray = || LocationError::Astray {
-                text: asked.to_owned(),
-                target: target_text.clone(),
+                text: text.to_owned(),
+                target: String::from_utf8_lossy(&target).into_owned(),
             };
-            *links += 1;
-            if *links > MAX_LINKS {
+            links += 1;
+            if links > MAX_LINKS {
                 return Err(astray());
             }
-            let rest: Vec<_> = parts
-                .iter()
-                .rev()
-                .map(|p| String::from_utf8_lossy(p))
-                .collect();
+            push_parts(&mut parts, &target);
             if target.starts_with(b"/") {
-                let there = format!("{target_text}/{}", rest.join("/"));
-                return resolve(store, asked, &there, follow_last, links).map_err(|e| match e {
-                    LocationError::NotAPath { .. } => astray(),
-                    other => other,
-                });
+                // The store directory's own parts, then the path's name.
+                for part in store.store_dir().as_str().split('/').skip(1) {
+                    if parts.pop().is_none_or(|p| p != part.as_bytes()) {
+                        return Err(astray());
+                    }
+                }
+                (path, node) = (enter(store, &mut parts).ok_or_else(astray)??, 0);
+            } else if node == 0 {
+                // In the store directory, where the link itself lies.
+                path = enter(store, &mut parts).ok_or_else(astray)??;
+            } else {
+                node = path.tree().parent(node);
             }
-            // Relative: from the directory of the link on.
-            let parent = tree.parent(node);
-            if node == 0 {
-                return Err(astray());
-            }
-            let steps = target.split(|b| *b == b'/').rev().map(<[u8]>::to_vec);
-            parts.extend(steps.filter(|p| !p.is_empty() && p != b"."));
-            node = parent;
             continue;
         }
         let Some(part) = parts.pop() else {
             return Ok(Located { path, node });
         };
-        if part == b".." {
-            if node == 0 {
-                // Out of this path, perhaps into the next one.
-                let rest: Vec<_> = parts
-                    .iter()
-                    .rev()
-                    .map(|p| String::from_utf8_lossy(p))
-                    .collect();
-                let there = format!("{}/{}", store.store_dir(), rest.join("/"));
-                return resolve(store, asked, &there, follow_last, links);
+        let missing = || LocationError::NoSuchPlace {
+            path: path.info().registration.path.clone(),
+            place: String::from_utf8_lossy(&named.place).into_owned(),
+        };
+        node = match (part.as_slice(), node) {
+            (b"..", 0) => {
+                path = enter(store, &mut parts).ok_or_else(missing)??;
+                0
             }
-            node = tree.parent(node);
-            continue;
-        }
-        node = tree
-            .lookup(node, &part)
-            .ok_or_else(|| LocationError::NoSuchPlace {
-                path: path.info().registration.path.clone(),
-                place: String::from_utf8_lossy(&named.place).into_owned(),
-            })?;
+            (b"..", node) => path.tree().parent(node),
+            (part, node) => path.tree().lookup(node, part).ok_or_else(missing)?,
+        };
     }
+}
+
+fn push_parts(parts: &mut Vec<Vec<u8>>, place: &[u8]) {
+    let new = place.split(|b| *b == b'/').rev();
+    let new = new.filter(|p| !p.is_empty() && *p != b".");
+    parts.extend(new.map(<[u8]>::to_vec));
+}
+
+/// The path that the next part names in the store directory; `None` if it names none.
+fn enter(store: &Store, parts: &mut Vec<Vec<u8>>) -> Option<Result<LoadedPath, LocationError>> {
+    let path = StorePath::parse_base_name(&parts.pop()?).ok()?;
+    Some(self::path(store, &path.base_name()))
 }

@@ -15,6 +15,6 @@ pub use command::{
     PathReport, Report, StateReport, StatusReport, VerifyReport,
 };
 pub use control::{is_served, run, wait_until_released};
-pub use engine::Engine;
+pub use engine::{Engine, chain};
 pub use ready::spawn_and_wait;
 pub use serve::{ServeError, serve};

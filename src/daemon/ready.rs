@@ -11,6 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Environment variable with the number of the pipe.
 const PIPE: &str = "NARFS_READY_FD";
@@ -61,11 +62,15 @@ pub(super) fn in_background() -> bool {
     std::env::var_os(PIPE).is_some()
 }
 
-/// The starter's end of the pipe; once.
+/// The starter's end of the pipe; the first time that it is asked for.
 fn pipe() -> Option<File> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
     let fd: i32 = std::env::var(PIPE).ok()?.parse().ok()?;
-    // SAFETY: the starter made this descriptor for us, nobody else here knows it, and this is
-    // called once: by `ready` or by `failed`, after which the process serves or ends.
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the starter made this descriptor for us, nobody else here knows it, and it is taken
+    // once.
     Some(unsafe { File::from_raw_fd(fd) })
 }
 
@@ -80,7 +85,8 @@ pub(super) fn ready(log: &Path) -> io::Result<()> {
         rustix::stdio::dup2_stderr(&log)?;
         std::env::set_current_dir("/")?;
         if let Some(mut pipe) = pipe() {
-            pipe.write_all(b"ready")?;
+            // A starter that was interrupted does not keep us from serving.
+            let _ = pipe.write_all(b"ready");
         }
     }
     notify("READY=1");

@@ -84,17 +84,21 @@ fn start(
         Some(sources) => Some(engine.fetcher(sources).map_err(ServeError::Sources)?),
         None => None,
     };
+    // What can fail comes before the mount, so that a failure leaves none behind.
+    control::listen(engine.clone(), state).map_err(setup("listen on the control socket"))?;
+    unmount_when_told(state).map_err(setup("wait for signals"))?;
     let session = Session::start(&store, fetcher, request)?;
     engine.count(session.counters());
-    control::listen(engine, state).map_err(setup("listen on the control socket"))?;
-    unmount_when_told(state).map_err(setup("wait for signals"))?;
-    ready::ready(&state.join("narfs.log")).map_err(setup("write narfs.log"))?;
+    if let Err(e) = ready::ready(&state.join("narfs.log")) {
+        let _ = fuse::unmount(&request.mountpoint, true);
+        return Err(setup("write narfs.log")(e));
+    }
     tracing::info!(mountpoint = %request.mountpoint.display(), "serving");
     Ok(session)
 }
 
-/// SIGTERM and SIGINT unmount, so that the session ends in good order. What is in use then goes
-/// on being mounted for its users until they let go, but for nobody else.
+/// SIGTERM and SIGINT unmount, so that the session ends in good order. Who still uses the mount
+/// gets two seconds, and then errors.
 fn unmount_when_told(state: &Path) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let state = state.to_owned();

@@ -160,8 +160,9 @@ pub fn repair(
         trust,
         progress: &progress,
     };
-    transfer.fetch(&offer)?;
+    let publication = transfer.fetch(&offer)?;
     store.flush()?;
+    store.restore_tree(&publication.tree)?;
     Ok(())
 }
 
@@ -232,6 +233,10 @@ impl Copier<'_> {
             };
             if let Err(e) = &result {
                 tracing::debug!(path = %offer.info.store_path, "{e}");
+            }
+            if result.is_err() {
+                // Before the result is looked at: what refers to it need not be fetched any more.
+                self.fail(offer.info.store_path.hash());
             }
             let stopped = self.transfer.progress.stopped();
             if results.send((index, result)).is_err() || stopped {

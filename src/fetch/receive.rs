@@ -62,7 +62,9 @@ pub enum ReceiveError {
 impl ReceiveError {
     /// Whether another try at the same source may succeed.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(self, Self::Unpack(UnpackError::Nar(NarError::Io { .. })))
+        // What cannot be decompressed comes again as it is.
+        matches!(self, Self::Unpack(UnpackError::Nar(NarError::Io { source, .. }))
+            if source.kind() != io::ErrorKind::InvalidData)
     }
 
     /// The state's own failure, which no other source can mend.

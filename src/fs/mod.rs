@@ -174,7 +174,7 @@ impl FileSystem {
                     .map(|_| expected(ordinal))
                     .ok_or(FsError::Stale),
             },
-            Place::Node(ordinal, node) => self.node(&*self.path(ordinal)?, node),
+            Place::Node(ordinal, node) => self.node(&self.path(ordinal)?, node),
         }
     }
 
@@ -276,8 +276,14 @@ impl FileSystem {
             let group = self.store.list(PathOrdinal(ordinal), GROUP)?;
             for (ordinal, path) in &group {
                 from = u64::from(ordinal.0) + 1;
-                let loaded = self.path(*ordinal)?;
-                let attributes = self.node(&loaded, 0)?;
+                // One that cannot be read must not hide the others.
+                let attributes = match self.attributes(Inode::node(*ordinal, 0)) {
+                    Ok(attributes) => attributes,
+                    Err(e) => {
+                        tracing::warn!(%path, "left out of a listing: {e}");
+                        continue;
+                    }
+                };
                 if take(Entry {
                     name: path.base_name().into_bytes(),
                     next: from + 2,
@@ -303,7 +309,7 @@ impl FileSystem {
         }
     }
 
-    fn path(&self, ordinal: PathOrdinal) -> Result<Arc<LoadedPath>, FsError> {
+    fn path(&self, ordinal: PathOrdinal) -> Result<LoadedPath, FsError> {
         self.store.load(ordinal)?.ok_or(FsError::Stale)
     }
 

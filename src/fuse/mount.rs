@@ -229,21 +229,20 @@ impl Attached {
 
     /// Brings the served file system to where the user wants it, and waits for its first answer.
     pub(super) fn finish(mut self, request: &MountRequest) -> Result<(), MountError> {
+        fs::metadata(&self.at).map_err(|source| MountError::System {
+            what: "get an answer from",
+            at: self.at.clone(),
+            hint: "",
+            source,
+        })?;
         if request.subtree == Subtree::Store {
             let store = self.at.join("store");
             rustix::mount::mount_bind(&store, &request.mountpoint)
                 .map_err(system("mount at", &request.mountpoint))?;
-            detach(&self.at)?;
+            detach(&self.at).inspect_err(|_| drop(detach(&request.mountpoint)))?;
         }
         self.finished = true;
-        fs::metadata(&request.mountpoint)
-            .map(drop)
-            .map_err(|source| MountError::System {
-                what: "get an answer from",
-                at: request.mountpoint.clone(),
-                hint: "",
-                source,
-            })
+        Ok(())
     }
 }
 

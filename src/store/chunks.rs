@@ -57,23 +57,31 @@ impl Store {
         Ok(Some(located))
     }
 
-    /// The masked bytes of chunk `number`, checked against `digest`.
+    /// The masked bytes of chunk `number`, checked against `digest`; kept in memory.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
-        self.chunk_cache.get_or_insert_with(digest, || {
-            let record = match self.database.get(CHUNKS, &number.to_be_bytes()) {
-                Ok(record) => record.ok_or(ChunkFault::Missing)?,
-                // RocksDB has checksums of its own, and mostly sees it first.
-                Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
-                Err(e) => return Err(ChunkFault::Database(e)),
-            };
-            let bytes = ChunkRecord::parse(&record)
-                .and_then(|r| r.decode())
-                .map_err(|e| ChunkFault::Damaged(Some(e)))?;
-            if ChunkDigest::of(&bytes) != *digest {
-                return Err(ChunkFault::Damaged(None));
-            }
-            Ok(bytes.into())
-        })
+        self.chunk_cache
+            .get_or_insert_with(digest, || self.read_chunk(number, digest))
+    }
+
+    /// The same from the database in any case.
+    pub(super) fn read_chunk(
+        &self,
+        number: u64,
+        digest: &ChunkDigest,
+    ) -> Result<Bytes, ChunkFault> {
+        let record = match self.database.get(CHUNKS, &number.to_be_bytes()) {
+            Ok(record) => record.ok_or(ChunkFault::Missing)?,
+            // RocksDB has checksums of its own, and mostly sees it first.
+            Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
+            Err(e) => return Err(ChunkFault::Database(e)),
+        };
+        let bytes = ChunkRecord::parse(&record)
+            .and_then(|r| r.decode())
+            .map_err(|e| ChunkFault::Damaged(Some(e)))?;
+        if ChunkDigest::of(&bytes) != *digest {
+            return Err(ChunkFault::Damaged(None));
+        }
+        Ok(bytes.into())
     }
 
     /// Has the next ingest of this chunk replace its record, which cannot be read.

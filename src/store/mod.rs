@@ -29,7 +29,7 @@ use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StoreDir;
 use database::{CHUNKS, Database};
 use directory::Directory;
-use paths::StoredTree;
+use paths::{PathRecord, StoredTree};
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -68,9 +68,9 @@ impl quick_cache::Weighter<ChunkDigest, Arc<StoredTree>> for Weight {
     }
 }
 
-impl quick_cache::Weighter<PathOrdinal, Arc<LoadedPath>> for Weight {
-    fn weight(&self, _: &PathOrdinal, path: &Arc<LoadedPath>) -> u64 {
-        path.own_weight() as u64
+impl quick_cache::Weighter<PathOrdinal, Arc<PathRecord>> for Weight {
+    fn weight(&self, _: &PathOrdinal, record: &Arc<PathRecord>) -> u64 {
+        record.weight() as u64
     }
 }
 
@@ -91,7 +91,7 @@ pub struct Store {
     database: Database,
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
-    path_cache: Cache<PathOrdinal, Arc<LoadedPath>, Weight>,
+    path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
     /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
     /// that what is counted as unflushed is written.
     writing: Mutex<Writing>,
@@ -129,7 +129,7 @@ impl Store {
         Ok(Self {
             database,
             chunk_cache: Cache::with_weighter(quarter as usize / AVERAGE_ITEM, quarter, Weight),
-            tree_cache: Cache::with_weighter(1000, quarter * 3 / 4, Weight),
+            tree_cache: tree_cache(quarter * 3 / 4),
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
             writing: Mutex::new(Writing {
                 next_chunk,
@@ -162,6 +162,25 @@ impl Store {
     /// change and before it goes on. There is one; a second is not taken.
     pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
+    }
+}
+
+/// A cache for trees, whose sizes differ by orders of magnitude: with few shards, so that a large
+/// one still fits into one.
+fn tree_cache(capacity: u64) -> Cache<ChunkDigest, Arc<StoredTree>, Weight> {
+    let options = quick_cache::OptionsBuilder::new()
+        .estimated_items_capacity(1000)
+        .weight_capacity(capacity)
+        .shards(2)
+        .build();
+    match options {
+        Ok(options) => Cache::with_options(
+            options,
+            Weight,
+            quick_cache::DefaultHashBuilder::default(),
+            quick_cache::sync::DefaultLifecycle::default(),
+        ),
+        Err(_) => Cache::with_weighter(1000, capacity, Weight),
     }
 }
 

@@ -48,24 +48,38 @@ impl StoredTree {
     }
 }
 
-/// A path ready to be read.
+/// What is a path's own: all but its tree, which other paths may share.
 #[derive(Debug)]
-pub struct LoadedPath {
+pub(super) struct PathRecord {
     info: PathInfo,
     tree: ChunkDigest,
     table: Vec<[u8; HASH_LEN]>,
+}
+
+impl PathRecord {
+    /// Memory held, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        let text = self.info.registration.references.len() * 64;
+        self.table.len() * HASH_LEN + text + 512
+    }
+}
+
+/// A path ready to be read.
+#[derive(Clone, Debug)]
+pub struct LoadedPath {
+    record: Arc<PathRecord>,
     stored: Arc<StoredTree>,
 }
 
 impl LoadedPath {
     /// What is registered.
     pub fn info(&self) -> &PathInfo {
-        &self.info
+        &self.record.info
     }
 
     /// The name of its tree.
     pub fn tree_digest(&self) -> ChunkDigest {
-        self.tree
+        self.record.tree
     }
 
     /// The metadata.
@@ -80,13 +94,7 @@ impl LoadedPath {
 
     /// The target of link `node`.
     pub fn target(&self, node: NodeIndex) -> Option<Vec<u8>> {
-        self.tree().target(node, &self.table)
-    }
-
-    /// Memory that is this path's own, not its (shared) tree's.
-    pub(super) fn own_weight(&self) -> usize {
-        let text = self.info.registration.references.len() * 64;
-        self.table.len() * HASH_LEN + text + 512
+        self.tree().target(node, &self.record.table)
     }
 }
 
@@ -272,7 +280,8 @@ impl Store {
         tree: &Tree,
         digest: ChunkDigest,
     ) -> Result<(), StoreError> {
-        if self.database.get(TREES, &digest.0)?.is_some() {
+        // A record that is there but cannot be read is written anew.
+        if self.read_tree(digest).is_ok() {
             return Ok(());
         }
         let chunks = tree.chunks();
@@ -373,9 +382,9 @@ impl Store {
     ///
     /// # Errors
     /// The database failed, or the record or the tree is damaged.
-    pub fn load(&self, ordinal: PathOrdinal) -> Result<Option<Arc<LoadedPath>>, StoreError> {
-        if let Some(loaded) = self.path_cache.get(&ordinal) {
-            return Ok(Some(loaded));
+    pub fn load(&self, ordinal: PathOrdinal) -> Result<Option<LoadedPath>, StoreError> {
+        if let Some(record) = self.path_cache.get(&ordinal) {
+            return self.with_tree(record).map(Some);
         }
         let Some(path) = self.path_of(ordinal)? else {
             return Ok(None);
@@ -385,7 +394,7 @@ impl Store {
         };
         let loaded = self.load_info(info)?;
         if let Some(loaded) = &loaded {
-            self.path_cache.insert(ordinal, loaded.clone());
+            self.path_cache.insert(ordinal, loaded.record.clone());
         }
         Ok(loaded)
     }
@@ -394,24 +403,25 @@ impl Store {
     ///
     /// # Errors
     /// The database failed, or the tree is damaged.
-    pub fn load_info(&self, info: PathInfo) -> Result<Option<Arc<LoadedPath>>, StoreError> {
+    pub fn load_info(&self, info: PathInfo) -> Result<Option<LoadedPath>, StoreError> {
         let Some(tree) = info.tree() else {
             return Ok(None);
         };
+        let table = info.table();
+        let record = PathRecord { info, tree, table };
+        self.with_tree(Arc::new(record)).map(Some)
+    }
+
+    fn with_tree(&self, record: Arc<PathRecord>) -> Result<LoadedPath, StoreError> {
         let stored = self
             .tree_cache
-            .get_or_insert_with(&tree, || self.read_tree(tree).map(Arc::new))?;
-        if stored.tree.references() as usize != info.registration.references.len() {
+            .get_or_insert_with(&record.tree, || self.read_tree(record.tree).map(Arc::new))?;
+        if stored.tree.references() as usize != record.table.len() {
             return Err(StoreError::Damaged {
-                what: format!("the references of {}", info.registration.path),
+                what: format!("the references of {}", record.info.registration.path),
             });
         }
-        Ok(Some(Arc::new(LoadedPath {
-            table: info.table(),
-            info,
-            tree,
-            stored,
-        })))
+        Ok(LoadedPath { record, stored })
     }
 
     fn read_tree(&self, digest: ChunkDigest) -> Result<StoredTree, StoreError> {
@@ -444,15 +454,22 @@ impl Store {
         })
     }
 
-    /// The masked bytes of a chunk of a path.
+    /// The masked bytes of a chunk of a path: from memory if they are there, or, if `fresh`, from
+    /// the database in any case.
     fn chunk_of(
         &self,
         path: &LoadedPath,
         index: usize,
         entry: &ChunkEntry,
+        fresh: bool,
     ) -> Result<Bytes, StoreError> {
         let number = path.numbers()[index];
-        let fault = match self.chunk(number, &entry.digest) {
+        let read = if fresh {
+            self.read_chunk(number, &entry.digest)
+        } else {
+            self.chunk(number, &entry.digest)
+        };
+        let fault = match read {
             // The digest fixes the length, so that a tree cannot be read beyond a chunk.
             Ok(bytes) if bytes.len() == entry.length as usize => return Ok(bytes),
             Ok(_) => ChunkFault::Damaged(None),
@@ -465,12 +482,12 @@ impl Store {
         };
         self.mark_damaged(entry.digest);
         let error = StoreError::Chunk {
-            path: path.info.registration.path.clone(),
+            path: path.record.info.registration.path.clone(),
             digest: entry.digest,
             what,
             source,
         };
-        tracing::error!(path = %path.info.registration.path, chunk = %entry.digest, "{error}");
+        tracing::error!(path = %path.record.info.registration.path, chunk = %entry.digest, "{error}");
         Err(error)
     }
 
@@ -479,7 +496,7 @@ impl Store {
     pub fn find_damage(&self, path: &LoadedPath) -> usize {
         let chunks = path.tree().chunks().enumerate();
         chunks
-            .filter(|(index, entry)| self.chunk_of(path, *index, entry).is_err())
+            .filter(|(index, entry)| self.chunk_of(path, *index, entry, true).is_err())
             .count()
     }
 
@@ -497,8 +514,8 @@ impl Store {
         path.tree().read(
             offset,
             length,
-            &path.table,
-            |index, entry| self.chunk_of(path, index, entry),
+            &path.record.table,
+            |index, entry| self.chunk_of(path, index, entry, false),
             |bytes| {
                 out.extend_from_slice(bytes);
                 Ok(())
@@ -506,7 +523,8 @@ impl Store {
         )
     }
 
-    /// Writes the NAR of what lies at `node` of `path`.
+    /// Writes the NAR of what lies at `node` of `path`. Reads from disk whatever is in memory, so
+    /// that it verifies what is stored, and does not push out what a mount reads.
     ///
     /// # Errors
     /// A chunk that cannot be read, or a writer that fails.
@@ -516,13 +534,29 @@ impl Store {
         node: NodeIndex,
         out: W,
     ) -> Result<(), DumpError<StoreError>> {
-        dump_nar(
-            path.tree(),
-            node,
-            &path.table,
-            |index, entry| self.chunk_of(path, index, entry),
-            out,
-        )
+        // Small files that follow each other lie in the same chunk.
+        let mut last: Option<(usize, Bytes)> = None;
+        let fetch = |index: usize, entry: &ChunkEntry| {
+            if let Some((_, bytes)) = last.as_ref().filter(|(at, _)| *at == index) {
+                return Ok(bytes.clone());
+            }
+            let bytes = self.chunk_of(path, index, entry, true)?;
+            last = Some((index, bytes.clone()));
+            Ok(bytes)
+        };
+        dump_nar(path.tree(), node, &path.record.table, fetch, out)
+    }
+
+    /// Writes the record of `tree` again, if it cannot be read; its chunks are kept.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn restore_tree(&self, tree: &Tree) -> Result<(), StoreError> {
+        let _publishing = lock(&self.next_ordinal);
+        self.flush()?;
+        let mut batch = WriteBatch::default();
+        self.put_tree(&mut batch, tree, tree.digest())?;
+        self.database.write_synced(batch)
     }
 }
 

@@ -104,10 +104,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or a record is damaged.
-    pub fn path_statistics(
-        &self,
-        paths: &[std::sync::Arc<LoadedPath>],
-    ) -> Result<Vec<PathStatistics>, StoreError> {
+    pub fn path_statistics(&self, paths: &[LoadedPath]) -> Result<Vec<PathStatistics>, StoreError> {
         // For each chunk the tree that uses it, or `None` for several.
         let mut user: HashMap<u64, Option<ChunkDigest>> = HashMap::new();
         let mut sharing: HashMap<_, u64> = HashMap::new();

@@ -82,7 +82,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {
     let info = store.path_info(path.hash())?.unwrap();
-    let loaded = store.load_info(info)?;
+    let loaded = store.load_info(info)?.unwrap();
     let mut out = Vec::new();
     store.read_stream(&loaded, 0, loaded.tree().stream_length(), &mut out)?;
     Ok(out)

@@ -1,7 +1,8 @@
 //! A binary cache in a directory.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
@@ -56,7 +57,10 @@ impl FileCache {
                 what: format!("leads out of the binary cache {}", self.url),
             });
         }
-        let file = match File::open(&path) {
+        // A pipe with nobody at its other end would be waited for.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let mut options = OpenOptions::new();
+        let file = match options.read(true).custom_flags(flags).open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(fail(e)),
