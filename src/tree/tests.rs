@@ -129,7 +129,7 @@ fn a_rebuild_shares_every_chunk_and_the_tree() {
 
 #[test]
 fn large_programs_come_back_from_memory_and_from_the_spool() {
-    for length in [PACK_BELOW as usize, 1 << 20, 9 << 20] {
+    for length in [PACK_BELOW as usize, 1 << 20, 33 << 20] {
         let mut elf = b"\x7fELF\x02\x01".to_vec();
         elf.extend(noise(3, length));
         let reference = path(7, "dep");

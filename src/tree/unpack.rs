@@ -20,7 +20,7 @@ use crate::nix::nar::{Event, NarError, Reader};
 use crate::nix::store_path::StorePath;
 
 /// ELF files up to this size, in bytes, are held in memory while they are cut.
-const HOLD: u64 = 8 << 20;
+const HOLD: u64 = 32 << 20;
 /// Bytes that are read from the NAR at once.
 const PIECE: usize = 256 << 10;
 
