@@ -2,9 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(600);
 
 /// How a request is answered.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +24,22 @@ pub enum Answer {
     Hangup,
     /// With so many bytes of nonsense as a success.
     Nonsense(usize),
+    /// With 429 and the wish to be asked again after a second.
+    Later,
+    /// With the request to ask here again.
+    Redirect,
+    /// With half of the file, as if it were all.
+    Truncated,
+    /// With the file, but for one byte.
+    Flipped,
+    /// Never.
+    Stall,
+    /// With the head and half of the file; then with nothing more.
+    HalfAndStall,
+    /// With bytes without end.
+    Endless,
+    /// With the file in so many pieces, one every fifth of a second.
+    Slow(usize),
 }
 
 /// Decides from the path and from how many requests for it came before.
@@ -35,7 +56,22 @@ impl Server {
         root: PathBuf,
         script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::at(([127, 0, 0, 1], 0).into(), root, script)
+    }
+
+    /// An address that nobody listens at.
+    pub fn nobody() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    /// The same at a given address.
+    pub fn at(
+        address: SocketAddr,
+        root: PathBuf,
+        script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(HashMap::new()));
         let (script, counts): (Arc<Script>, _) = (Arc::new(Box::new(script)), seen.clone());
@@ -47,6 +83,11 @@ impl Server {
             }
         });
         Self { url, seen }
+    }
+
+    /// All requests so far.
+    pub fn all_requests(&self) -> HashMap<String, usize> {
+        self.seen.lock().unwrap().clone()
     }
 
     /// Requests for a path, `/x`.
@@ -72,22 +113,59 @@ fn answer(
         *count - 1
     };
     let file = std::fs::read(root.join(&path[1..]));
-    let (status, body, sent) = match (script(&path, before), file) {
-        (Answer::Hangup, _) => return Ok(()),
-        (Answer::Status(status), _) => (status, b"sorry\n".to_vec(), usize::MAX),
-        (Answer::Nonsense(n), _) => (200, vec![b'?'; n], usize::MAX),
-        (_, Err(_)) => (404, b"not found\n".to_vec(), usize::MAX),
-        (Answer::File, Ok(body)) => (200, body, usize::MAX),
-        (Answer::Half, Ok(body)) => {
-            let half = body.len() / 2;
-            (200, body, half)
+    let answer = script(&path, before);
+    if matches!(answer, Answer::Stall) {
+        sleep(FOR_EVER);
+    }
+    let (status, body) = match (answer, file) {
+        (Answer::Hangup | Answer::Stall, _) => return Ok(()),
+        (Answer::Status(status), _) => (status, b"sorry\n".to_vec()),
+        (Answer::Later, _) => (429, b"later\n".to_vec()),
+        (Answer::Redirect, _) => (302, b"there\n".to_vec()),
+        (Answer::Nonsense(n), _) => (200, vec![b'?'; n]),
+        (_, Err(_)) => (404, b"not found\n".to_vec()),
+        (Answer::Truncated, Ok(body)) => (200, body[..body.len() / 2].to_vec()),
+        (Answer::Flipped, Ok(mut body)) => {
+            let middle = body.len() / 2;
+            body[middle] ^= 1;
+            (200, body)
         }
+        (_, Ok(body)) => (200, body),
     };
-    let head = format!(
-        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
+    let more = match answer {
+        Answer::Later => "Retry-After: 1\r\n".to_owned(),
+        Answer::Redirect => format!("Location: {path}\r\n"),
+        _ => String::new(),
+    };
+    let length = match answer {
+        Answer::Endless => String::new(),
+        _ => format!("Content-Length: {}\r\n", body.len()),
+    };
+    let head = format!("HTTP/1.1 {status} X\r\n{length}{more}Connection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
-    stream.write_all(&body[..body.len().min(sent)])?;
-    stream.flush()
+    send(&mut stream, &body, answer)
+}
+
+fn send(stream: &mut TcpStream, body: &[u8], answer: Answer) -> std::io::Result<()> {
+    match answer {
+        Answer::Half | Answer::HalfAndStall => stream.write_all(&body[..body.len() / 2])?,
+        Answer::Slow(pieces) => {
+            for piece in body.chunks(body.len().div_ceil(pieces)) {
+                stream.write_all(piece)?;
+                stream.flush()?;
+                sleep(Duration::from_millis(200));
+            }
+        }
+        _ => stream.write_all(body)?,
+    }
+    stream.flush()?;
+    match answer {
+        Answer::HalfAndStall => sleep(FOR_EVER),
+        // Until the client has had enough.
+        Answer::Endless => loop {
+            stream.write_all(&[0; 4096])?;
+        },
+        _ => {}
+    }
+    Ok(())
 }
