@@ -1,6 +1,7 @@
 //! `narfs mount`
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -8,6 +9,7 @@ use clap::Args;
 use super::copy::Trust;
 use super::{Global, Outcome};
 use crate::daemon::{self, Command, Report};
+use crate::fetch::Deadlines;
 use crate::fuse::{self, MountRequest, Subtree};
 
 /// Mount the state as a read-only file system
@@ -19,7 +21,10 @@ pub(super) struct Arguments {
     /// An empty directory, usually /nix
     mountpoint: PathBuf,
     /// Options, comma-separated: subtree=store (show only the store, for /nix/store), nonempty
-    /// (mount over a directory that has something in it); ro and x-… change nothing
+    /// (mount over a directory that has something in it), and how many seconds programs wait for
+    /// what is fetched: lookup-timeout=10 (for a store path), contents-timeout=30 (inside a path,
+    /// without any of it arriving), absent-ttl=10 (how long it is remembered that no source has a
+    /// path); ro and x-… change nothing
     #[arg(
         short = 'o',
         long = "options",
@@ -41,6 +46,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let request = self.request()?;
+        self.deadlines()?;
         let state = global.state()?;
         if daemon::is_served(&state) {
             let pid = check_namespace(global)?;
@@ -55,7 +61,8 @@ impl Arguments {
             return Ok(Outcome::Good);
         }
         if self.foreground {
-            let sources = self.trust.clone().request(self.from.clone());
+            let mut sources = self.trust.clone().request(self.from.clone());
+            sources.deadlines = self.deadlines()?;
             let sources = (!self.from.is_empty()).then_some(&sources);
             daemon::serve(&state, &global.options(true)?, &request, sources)?;
             return Ok(Outcome::Good);
@@ -105,13 +112,43 @@ impl Arguments {
                 "nonempty" => request.nonempty = true,
                 "" | "ro" | "_netdev" | "nofail" | "allow_other" => {}
                 o if o.starts_with("x-") => {}
+                o if deadline(o).is_some() => {}
                 other => {
-                    bail!("unknown mount option {other:?}; there are subtree=store and nonempty")
+                    bail!(
+                        "unknown mount option {other:?}; there are subtree=store, nonempty, \
+                         lookup-timeout=SECONDS, contents-timeout=SECONDS and absent-ttl=SECONDS"
+                    )
                 }
             }
         }
         Ok(request)
     }
+
+    fn deadlines(&self) -> anyhow::Result<Deadlines> {
+        let mut deadlines = Deadlines::default();
+        for (field, seconds) in self.options.iter().filter_map(|o| deadline(o)) {
+            *field(&mut deadlines) = match seconds.parse::<u32>() {
+                Ok(seconds) if seconds > 0 => Duration::from_secs(seconds.into()),
+                _ => bail!("{seconds:?} is no number of seconds; give 1 or more"),
+            };
+        }
+        Ok(deadlines)
+    }
+}
+
+/// Picks one of the deadlines.
+type Field = fn(&mut Deadlines) -> &mut Duration;
+
+/// The deadline that a mount option sets, and its value.
+fn deadline(option: &str) -> Option<(Field, &str)> {
+    let (name, value) = option.split_once('=')?;
+    let field: Field = match name {
+        "lookup-timeout" => |d| &mut d.lookup,
+        "contents-timeout" => |d| &mut d.contents,
+        "absent-ttl" => |d| &mut d.absent,
+        _ => return None,
+    };
+    Some((field, value))
 }
 
 /// The process that serves the state. A mount that it makes is seen in its mount namespace only.

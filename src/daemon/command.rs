@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::location::LocationError;
-use crate::fetch::{AddError, FetchError, Snapshot};
+use crate::fetch::{AddError, Deadlines, FetchError, Snapshot};
 use crate::fuse::{MountError, MountRequest, RequestCounts};
 use crate::nix::signature::KeyError;
 use crate::store::{PathStatistics, Statistics, StoreError};
@@ -86,6 +86,8 @@ pub struct CopyRequest {
     pub require_signatures: bool,
     /// NARs unpacked at once; 0 for one a core.
     pub jobs: usize,
+    /// How long programs wait for what a mount fetches.
+    pub deadlines: Deadlines,
 }
 
 /// A path that failed, and why.

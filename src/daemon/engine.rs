@@ -14,7 +14,7 @@ use super::command::{
 };
 use super::location;
 use crate::fetch::{
-    self, CopyOptions, Deadlines, FetchError, Fetcher, Progress, Snapshot, Sources, Trust, Wanted,
+    self, CopyOptions, FetchError, Fetcher, Progress, Snapshot, Sources, Trust, Wanted,
 };
 use crate::fuse::{self, Counters};
 use crate::nix::hash::{NarHash, Sha256Writer};
@@ -68,13 +68,12 @@ impl Engine {
     pub fn fetcher(&self, request: &CopyRequest) -> Result<Fetcher, CommandError> {
         let runtime = self.runtime()?.handle().clone();
         let (store, trust) = (self.store.clone(), trust(request)?);
-        let deadlines = Deadlines::default();
         Ok(Fetcher::new(
             store,
             runtime,
             &request.from,
             trust,
-            deadlines,
+            request.deadlines,
         ))
     }
 

@@ -5,16 +5,18 @@
 //! never taken for one that has not got the path.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::sources::{Asked, Offer};
+use super::availability::Slots;
+use super::sources::Offer;
 use super::transfer::Transfer;
-use super::{FetchError, Progress, Source, Sources, Trust};
+use super::{FetchError, Progress, Trust};
 use crate::nix::listing::{Listing, Node};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, Registration, RootKind, Store};
@@ -37,7 +39,7 @@ impl Need {
 }
 
 /// How long whoever waits is let wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Deadlines {
     /// For a lookup in the store directory.
     pub lookup: Duration,
@@ -68,6 +70,13 @@ const ABSENT: usize = 1 << 16;
 const BACKGROUND: usize = 8;
 /// How often a waiter's deadline is looked at, as a part of it.
 const LOOKS: u32 = 20;
+/// NARs that are fetched at once: as many may hang before those of other sources wait for them.
+const TRANSFERS: usize = 16;
+/// How long a failure answers whoever asks for the same. The kernel lets processes that look up
+/// one name ask one after the other: each would wait for the whole deadline in its turn.
+const FAILED: Duration = Duration::from_millis(500);
+/// Failures that are remembered.
+const FAILURES: usize = 1 << 10;
 
 /// Everyone who waits for the same need.
 struct Flight {
@@ -75,20 +84,15 @@ struct Flight {
     progress: Arc<Progress>,
 }
 
-/// A source that may not have answered yet: a mount starts at once, whoever is away.
-struct Slot {
-    url: String,
-    source: OnceCell<Source>,
-}
-
 struct Inner {
     store: Arc<Store>,
     runtime: Handle,
-    slots: Vec<Slot>,
+    slots: Slots,
     trust: Trust,
     deadlines: Deadlines,
     flights: Mutex<HashMap<Need, Flight>>,
-    next_waiter: std::sync::atomic::AtomicU64,
+    next_waiter: AtomicU64,
+    failed: Cache<Need, (Instant, Arc<FetchError>)>,
     offers: Cache<StorePathHash, Arc<Offer>>,
     absent: Cache<StorePathHash, Instant>,
     transfers: Semaphore,
@@ -101,9 +105,7 @@ pub struct Fetcher(Arc<Inner>);
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries(self.0.slots.iter().map(|s| &s.url))
-            .finish()
+        f.debug_list().entries(self.0.slots.urls()).finish()
     }
 }
 
@@ -116,23 +118,20 @@ impl Fetcher {
         trust: Trust,
         deadlines: Deadlines,
     ) -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let slots = urls.iter().map(|url| Slot {
-            url: url.clone(),
-            source: OnceCell::new(),
-        });
+        // Half: who waits for a NAR that stopped coming sees a second try.
+        let slots = Slots::new(urls, deadlines.lookup, deadlines.contents / 2);
         Self(Arc::new(Inner {
             store,
             runtime,
-            slots: slots.collect(),
+            slots,
             trust,
             deadlines,
             flights: Mutex::default(),
-            next_waiter: std::sync::atomic::AtomicU64::new(0),
+            next_waiter: AtomicU64::new(0),
+            failed: Cache::new(FAILURES),
             offers: Cache::new(OFFERS),
             absent: Cache::new(ABSENT),
-            // One more than cores: one waits for the network while the others unpack.
-            transfers: Semaphore::new(cores + 1),
+            transfers: Semaphore::new(TRANSFERS),
             background: Semaphore::new(BACKGROUND),
         }))
     }
@@ -144,8 +143,12 @@ impl Fetcher {
         ready: impl FnOnce(Result<(), Arc<FetchError>>) + Send + 'static,
     ) {
         let inner = &self.0;
-        let order = std::sync::atomic::Ordering::Relaxed;
-        let waiter = inner.next_waiter.fetch_add(1, order);
+        if let Some((when, error)) = inner.failed.get(&need)
+            && when.elapsed() < FAILED
+        {
+            return answer(&inner.runtime, Box::new(ready), Err(error));
+        }
+        let waiter = inner.next_waiter.fetch_add(1, Ordering::Relaxed);
         let mut flights = inner.flights();
         let mut start = false;
         let flight = flights.entry(need.clone()).or_insert_with(|| {
@@ -171,6 +174,11 @@ impl Fetcher {
                 {
                     tracing::warn!(path = %need.path(), "not fetched: {e}");
                 }
+                if let Err(e) = &outcome {
+                    inner
+                        .failed
+                        .insert(need.clone(), (Instant::now(), e.clone()));
+                }
                 let flight = inner.flights().remove(&need);
                 for (_, ready) in flight.into_iter().flat_map(|f| f.waiters) {
                     answer(&inner.runtime, ready, outcome.clone());
@@ -191,11 +199,12 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progres
         Need::Root(_) => inner.deadlines.lookup,
         Need::Contents(_) => inner.deadlines.contents,
     };
-    let mut seen = progress.snapshot();
+    let arrived = || progress.furthest.load(Ordering::Relaxed);
+    let mut seen = arrived();
     let mut since = Instant::now();
     loop {
         tokio::time::sleep(patience / LOOKS).await;
-        let now = progress.snapshot();
+        let now = arrived();
         if matches!(need, Need::Contents(_)) && now != seen {
             (seen, since) = (now, Instant::now());
         }
@@ -213,6 +222,8 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progres
         drop(flights);
         let path = need.path().clone();
         let error = Arc::new(FetchError::Patience { path, patience });
+        tracing::warn!("{error}");
+        inner.failed.insert(need, (Instant::now(), error.clone()));
         if let Some(ready) = ready {
             answer(&inner.runtime, ready, Err(error));
         }
@@ -248,44 +259,29 @@ impl Inner {
                 return Ok(self.store.register(&[(registration, kind)])?);
             }
         }
-        self.transfer(offer, progress.clone()).await
-    }
-
-    /// The sources that answer. If one does not, why; it is asked again next time.
-    async fn sources(&self) -> (Sources, Option<FetchError>) {
-        let mut failure = None;
-        let mut all = Vec::new();
-        for slot in &self.slots {
-            let open = || Source::open(&slot.url, self.store.store_dir());
-            match slot.source.get_or_try_init(open).await {
-                Ok(source) => all.push(source.clone()),
-                Err(e) => failure = Some(e),
-            }
+        let transferred = self.transfer(offer, progress.clone()).await;
+        if transferred.is_err() {
+            // The next try may find the narinfo mended as well.
+            self.offers.remove(&path.hash());
         }
-        (Sources::of(all), failure)
+        transferred
     }
 
     /// The best offer of a path; asked for once, however many want it.
     async fn offer(&self, path: &StorePath) -> Result<Arc<Offer>, FetchError> {
         let hash = path.hash();
-        if let Some(since) = self.absent.get(&hash) {
-            if since.elapsed() < self.deadlines.absent {
+        let ask = async {
+            // Looked at here: whoever waited for another one's question has its answer.
+            let absent = self.absent.get(&hash);
+            if absent.is_some_and(|since| since.elapsed() < self.deadlines.absent) {
                 return Err(self.nowhere(path));
             }
-            self.absent.remove(&hash);
-        }
-        let ask = async {
-            let (sources, failure) = self.sources().await;
-            let asked = Asked { hash, path: None };
-            let offer = sources.offer(&asked, self.store.store_dir(), &self.trust);
-            match (offer.await?, failure) {
-                (Some(offer), _) => Ok(Arc::new(offer)),
-                (None, Some(failure)) => Err(failure),
-                (None, None) => {
-                    self.absent.insert(hash, Instant::now());
-                    Err(self.nowhere(path))
-                }
+            let offer = self.slots.offer(hash, self.store.store_dir(), &self.trust);
+            if let Some(offer) = offer.await? {
+                return Ok(Arc::new(offer));
             }
+            self.absent.insert(hash, Instant::now());
+            Err(self.nowhere(path))
         };
         let offer = self.offers.get_or_insert_async(&hash, ask).await?;
         if offer.info.store_path != *path {
@@ -296,7 +292,7 @@ impl Inner {
     }
 
     fn nowhere(&self, path: &StorePath) -> FetchError {
-        let urls: Vec<_> = self.slots.iter().map(|s| s.url.as_str()).collect();
+        let urls: Vec<_> = self.slots.urls().collect();
         FetchError::Absent {
             path: path.to_string(),
             sources: urls.join(", "),
@@ -305,8 +301,10 @@ impl Inner {
 
     async fn says_directory(&self, offer: &Offer) -> bool {
         let hash = offer.info.store_path.hash();
-        let listing = offer.source.substituter.listing(hash).await;
-        let Ok(Some(text)) = listing else {
+        let listing = offer.source.substituter.listing(hash);
+        // A hint is not worth the whole deadline.
+        let listing = tokio::time::timeout(self.deadlines.lookup / 3, listing).await;
+        let Ok(Ok(Some(text))) = listing else {
             return false;
         };
         let root = Listing::parse(&text).map(|l| l.root);
@@ -321,7 +319,7 @@ impl Inner {
     ) -> Result<(), FetchError> {
         // The semaphore is never closed; and without a permit there would only be more at once.
         let _permit = self.transfers.acquire().await;
-        let (sources, _) = self.sources().await;
+        let sources = self.slots.answered();
         let inner = self.clone();
         let transfer = move || {
             let transfer = Transfer {

@@ -5,6 +5,7 @@
 //! content address that its contents fulfil; and of a closure nothing is published before its
 //! references.
 
+mod availability;
 mod copy;
 mod lazy;
 mod plan;
@@ -31,6 +32,9 @@ use crate::substituter::SourceError;
 /// Why a path, or a source, could not be used.
 #[derive(Debug, Error)]
 pub enum FetchError {
+    /// What a try gave that others waited for as well.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<FetchError>),
     /// A source does not answer, or not in a way that makes sense.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -148,6 +152,8 @@ pub struct Progress {
     pub nar_bytes_done: AtomicU64,
     /// Bytes that the sources sent for NARs, compressed.
     pub fetched_bytes: AtomicU64,
+    /// How far into a NAR, as it is sent, any try has come.
+    pub furthest: AtomicU64,
     /// Set to stop.
     pub stop: std::sync::atomic::AtomicBool,
 }

@@ -90,14 +90,21 @@ pub struct Received {
 /// Counts what a source sends.
 struct Counting {
     inner: Stream,
+    at: u64,
     progress: Arc<Progress>,
 }
 
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(out)?;
-        let fetched = &self.progress.fetched_bytes;
-        fetched.fetch_add(n as u64, Ordering::Relaxed);
+        self.at += n as u64;
+        let Progress {
+            fetched_bytes,
+            furthest,
+            ..
+        } = &*self.progress;
+        fetched_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        furthest.fetch_max(self.at, Ordering::Relaxed);
         Ok(n)
     }
 }
@@ -219,6 +226,7 @@ pub(super) fn receive(
 ) -> Result<Received, ReceiveError> {
     let counted = Counting {
         inner: stream,
+        at: 0,
         progress: progress.clone(),
     };
     let nar = compression.reader(counted)?;

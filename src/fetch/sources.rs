@@ -69,7 +69,7 @@ impl Trust {
 #[derive(Clone)]
 pub struct Source {
     pub(super) substituter: Arc<dyn Substituter>,
-    priority: u32,
+    pub(super) priority: u32,
 }
 
 impl std::fmt::Debug for Source {
@@ -79,9 +79,14 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// Opens a source and reads its `nix-cache-info`.
-    pub(super) async fn open(url: &str, store_dir: &StoreDir) -> Result<Self, FetchError> {
-        let substituter = substituter::open(url, STALL)?;
+    /// Opens a source and reads its `nix-cache-info`. Later it has failed when it sends nothing
+    /// for as long as `stall`.
+    pub(super) async fn open(
+        url: &str,
+        store_dir: &StoreDir,
+        stall: Duration,
+    ) -> Result<Self, FetchError> {
+        let substituter = substituter::open(url, stall)?;
         let url = || substituter.url().to_owned();
         let text = substituter.cache_info().await?;
         let text = text.ok_or_else(|| FetchError::NoBinaryCache { url: url() })?;
@@ -104,6 +109,36 @@ impl Source {
     /// How users name it.
     pub fn url(&self) -> &str {
         self.substituter.url()
+    }
+
+    /// What it says of what is `asked` for, if that is usable; `None` if it has no such path.
+    pub(super) async fn offer(
+        &self,
+        asked: &Asked,
+        store_dir: &StoreDir,
+        trust: &Trust,
+    ) -> Result<Option<Offer>, FetchError> {
+        let hash = asked.hash;
+        let Some(text) = self.substituter.narinfo(hash).await? else {
+            return Ok(None);
+        };
+        let unusable = |error| FetchError::NarInfo {
+            url: self.url().to_owned(),
+            hash,
+            source: error,
+        };
+        let info = NarInfo::parse(store_dir, &text).map_err(unusable)?;
+        match &asked.path {
+            Some(path) => info.verify_request(path),
+            None => info.verify_request_hash(&hash),
+        }
+        .map_err(unusable)?;
+        let vouched = trust.judge(self.url(), store_dir, &info)?;
+        Ok(Some(Offer {
+            info,
+            source: self.clone(),
+            vouched,
+        }))
     }
 }
 
@@ -156,7 +191,7 @@ impl Sources {
         let urls = if urls.is_empty() { &default[..] } else { urls };
         let mut all = Vec::new();
         for url in urls {
-            all.push(Source::open(url, store_dir).await?);
+            all.push(Source::open(url, store_dir, STALL).await?);
         }
         Ok(Self::of(all))
     }
@@ -183,7 +218,7 @@ impl Sources {
     ) -> Result<Option<Offer>, FetchError> {
         let mut failure = None;
         for source in &self.0 {
-            match offer(source, asked, store_dir, trust).await {
+            match source.offer(asked, store_dir, trust).await {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
                 Err(e) => failure = Some(e),
@@ -197,35 +232,6 @@ impl Sources {
         let at = self.0.iter().position(|s| s.url() == source.url());
         Self(self.0[at.map_or(self.0.len(), |at| at + 1)..].to_vec())
     }
-}
-
-async fn offer(
-    source: &Source,
-    asked: &Asked,
-    store_dir: &StoreDir,
-    trust: &Trust,
-) -> Result<Option<Offer>, FetchError> {
-    let hash = asked.hash;
-    let Some(text) = source.substituter.narinfo(hash).await? else {
-        return Ok(None);
-    };
-    let unusable = |error| FetchError::NarInfo {
-        url: source.url().to_owned(),
-        hash,
-        source: error,
-    };
-    let info = NarInfo::parse(store_dir, &text).map_err(unusable)?;
-    match &asked.path {
-        Some(path) => info.verify_request(path),
-        None => info.verify_request_hash(&hash),
-    }
-    .map_err(unusable)?;
-    let vouched = trust.judge(source.url(), store_dir, &info)?;
-    Ok(Some(Offer {
-        info,
-        source: source.clone(),
-        vouched,
-    }))
 }
 
 /// What a NAR must be.

@@ -136,7 +136,9 @@ impl Filesystem for Adapter {
         self.fs.when_known(parent, &looked, move |fs, known| {
             match known.and_then(|()| fs.lookup(parent, &name)) {
                 Ok(Looked::Found(found)) => {
-                    reply.entry_with_ttls(validity(&found), &EVER, &attr(&found), GENERATION);
+                    // The number of what is not settled may become another one.
+                    let validity = validity(&found);
+                    reply.entry_with_ttls(validity, validity, &attr(&found), GENERATION);
                 }
                 Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
                 Ok(Looked::NotThere) => reply.error(Errno::ENOENT),

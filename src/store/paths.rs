@@ -14,7 +14,7 @@ use super::path_info::{Contents, RootKind};
 use super::{PathInfo, PathOrdinal, Registration, Store, StoreError, lock};
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::tree::{ChunkEntry, DumpError, NodeIndex, Tree, dump_nar};
+use crate::tree::{ChunkEntry, DumpError, NodeIndex, NodeKind, Tree, dump_nar};
 
 const NEXT_ORDINAL: &[u8] = b"next-ordinal";
 const CHANGED: &[u8] = b"changed";
@@ -178,7 +178,9 @@ impl Store {
         let mut batch = Batch::new(*next);
         for p in publications {
             let digest = p.tree.digest();
-            if self.add(&mut batch, &p.registration, Contents::Local(digest))? {
+            let root = root_kind(&p.tree);
+            let contents = Contents::Local(digest);
+            if self.add(&mut batch, &p.registration, contents, root)? {
                 self.put_tree(&mut batch.writes, &p.tree, digest)?;
             }
         }
@@ -214,7 +216,7 @@ impl Store {
         let mut next = lock(&self.next_ordinal);
         let mut batch = Batch::new(*next);
         for (registration, kind) in registrations {
-            self.add(&mut batch, registration, Contents::Absent(*kind))?;
+            self.add(&mut batch, registration, Contents::Absent(*kind), *kind)?;
         }
         if batch.changes.is_empty() {
             return Ok(());
@@ -234,6 +236,7 @@ impl Store {
         batch: &mut Batch,
         registration: &Registration,
         contents: Contents,
+        root: Option<RootKind>,
     ) -> Result<bool, StoreError> {
         let hash = registration.path.hash();
         if !batch.seen.insert(hash) {
@@ -241,7 +244,18 @@ impl Store {
         }
         let there = self.path_info(hash)?;
         let kept = match (&there, contents) {
-            (Some(there), Contents::Local(_)) if there.tree().is_none() => Some(there.ordinal),
+            (Some(there), Contents::Local(_)) if there.tree().is_none() => {
+                let told = there.contents == Contents::Absent(root)
+                    || there.contents == Contents::Absent(None);
+                if !told {
+                    // Who asks for the old number learns that it is stale, and looks again.
+                    let ordinals = self.database.family(ORDINALS);
+                    batch
+                        .writes
+                        .delete_cf(ordinals, there.ordinal.0.to_be_bytes());
+                }
+                told.then_some(there.ordinal)
+            }
             (Some(there), Contents::Absent(Some(_)))
                 if there.contents == Contents::Absent(None) =>
             {
@@ -558,6 +572,14 @@ impl Store {
         self.put_tree(&mut batch, tree, tree.digest())?;
         self.database.write_synced(batch)
     }
+}
+
+fn root_kind(tree: &Tree) -> Option<RootKind> {
+    Some(match tree.node(0)?.kind {
+        NodeKind::Directory { .. } => RootKind::Directory,
+        NodeKind::File { .. } => RootKind::File,
+        NodeKind::Link { .. } => RootKind::Link,
+    })
 }
 
 /// Whether the contents of the path with an ordinal are here, and its name.

@@ -21,6 +21,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Time for a connection to stand, as in Nix.
 const CONNECT: Duration = Duration::from_secs(15);
+/// What is said of a server that sends its clients from one place to the next.
+const CIRCLE: &str = "too many redirections";
 /// Pieces of a body that wait for their reader. With pieces of some 16 KiB a slow reader holds
 /// back the server after half a megabyte.
 const PIECES: usize = 32;
@@ -55,7 +57,7 @@ impl HttpCache {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .user_agent(concat!("narfs/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT.min(stall))
             .read_timeout(stall)
             .build()
             .map_err(|e| fail(cause(&e)))?;
@@ -86,7 +88,9 @@ impl HttpCache {
                 Ok(r) => (refused(&url, r.status()), retry_after(&r)),
                 Err(e) => (unreachable(&url, &e), None),
             };
-            if attempt >= TRIES || !error.is_transient() {
+            // Around in circles again is not worth the time.
+            let circle = matches!(&error, SourceError::Unreachable { what, .. } if *what == CIRCLE);
+            if attempt >= TRIES || circle || !error.is_transient() {
                 return Err(error);
             }
             tracing::debug!(%url, attempt, "{error}; trying again");
@@ -231,7 +235,7 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> SourceError {
         } else if error.is_connect() {
             "cannot connect"
         } else if error.is_redirect() {
-            "too many redirections"
+            CIRCLE
         } else {
             "the transfer failed"
         },

@@ -13,6 +13,8 @@
 )]
 
 mod archives;
+#[path = "../support/binary_cache.rs"]
+#[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
 mod concurrency;
 mod content_addresses;
@@ -25,6 +27,8 @@ mod memory;
 mod narinfos;
 mod private_mount;
 mod program;
+#[path = "../support/server.rs"]
+#[allow(dead_code, reason = "what other tests need")]
 mod server;
 mod servers;
 mod sources;

@@ -13,13 +13,22 @@
 )]
 
 mod attributes;
+#[path = "../support/binary_cache.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod binary_cache;
 mod commands;
 mod contents;
 mod fidelity;
 mod kernel_cache;
 mod lifecycle;
 mod mount_points;
+mod on_demand;
+mod on_demand_ends;
+mod on_demand_faults;
 mod programs;
 mod publication;
 mod read_only;
+#[path = "../support/server.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod server;
 mod support;

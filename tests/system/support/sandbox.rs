@@ -139,6 +139,28 @@ impl Sandbox {
         self.narfs(&[OsStr::new("mount"), self.at.as_os_str()]);
     }
 
+    /// Mounts with sources for what is not here; `options` go after `-o`.
+    pub fn mount_from(&self, sources: &[&str], key: &str, options: &str) {
+        let at = self.at.to_str().unwrap();
+        let mut mount = vec!["mount", at, "--trusted-public-key", key];
+        for url in sources {
+            mount.extend(["--from", url]);
+        }
+        if !options.is_empty() {
+            mount.extend(["-o", options]);
+        }
+        self.narfs(&mount);
+    }
+
+    /// The names that a listing of the store shows, sorted.
+    pub fn listing(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.store()).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
     /// Unmounts from [`Sandbox::at`].
     pub fn unmount(&self) {
         self.narfs(&[OsStr::new("umount"), self.at.as_os_str()]);
@@ -262,7 +284,7 @@ impl Drop for Sandbox {
 fn narfs<A: AsRef<OsStr>>(state: &Path, arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_narfs"));
     command.env("NARFS_STATE", state).args(arguments);
-    for unwanted in ["NARFS_LOG", "NOTIFY_SOCKET", "NARFS_READY_FD"] {
+    for unwanted in ["NARFS_LOG", "NOTIFY_SOCKET", "NARFS_READY_FD", "http_proxy"] {
         command.env_remove(unwanted);
     }
     command

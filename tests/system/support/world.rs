@@ -84,6 +84,11 @@ impl World {
         format!("file://{}/cache", self.dir.display())
     }
 
+    /// The directory of the binary cache, for a server.
+    pub fn cache(&self) -> PathBuf {
+        self.dir.join("cache")
+    }
+
     /// The key that signed it.
     pub fn key(&self) -> String {
         let key = fs::read_to_string(self.dir.join("key.pub")).unwrap();

@@ -1,0 +1,180 @@
+//! Sources that may be away: a mount starts at once, and goes on with those that answer.
+//!
+//! Invariants: that no source has a path is said only when every one said so; a source that is
+//! away holds up what another one has once, and is then asked last for a while; whoever waits for
+//! a source that is being opened learns what that try gives.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::sources::{Asked, Offer};
+use super::{FetchError, Source, Sources, Trust};
+use crate::nix::store_path::{StoreDir, StorePathHash};
+use crate::substituter::SourceError;
+
+/// How long a source that did not answer is asked last.
+const AWAY: Duration = Duration::from_secs(10);
+
+/// A failure that several wait for, and when it came.
+type Failed = (Instant, Arc<FetchError>);
+
+struct Slot {
+    url: String,
+    source: OnceLock<Source>,
+    /// Held by whoever opens it.
+    failed: tokio::sync::Mutex<Option<Failed>>,
+    /// Since when it has not answered.
+    away: Mutex<Option<Instant>>,
+}
+
+impl Slot {
+    fn is_away(&self) -> bool {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.is_some_and(|since| since.elapsed() < AWAY)
+    }
+
+    fn note<T>(&self, outcome: &Result<T, FetchError>) {
+        let silent = |e: &FetchError| matches!(e, FetchError::Source(e) if e.is_transient());
+        let away = outcome.as_ref().err().filter(|e| silent(e));
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = away.map(|_| Instant::now());
+    }
+}
+
+/// The sources of a mount.
+#[derive(Clone)]
+pub(super) struct Slots {
+    slots: Arc<[Slot]>,
+    /// For one answer of one source.
+    patience: Duration,
+    /// Without a byte of an answer.
+    stall: Duration,
+}
+
+impl Slots {
+    /// Sources that are asked for narinfos for at most `lookup` in all, if each has its share.
+    pub(super) fn new(urls: &[String], lookup: Duration, stall: Duration) -> Self {
+        let slots = urls.iter().map(|url| Slot {
+            url: url.clone(),
+            source: OnceLock::new(),
+            failed: tokio::sync::Mutex::default(),
+            away: Mutex::default(),
+        });
+        let slots: Arc<[_]> = slots.collect();
+        let shares = u32::try_from(slots.len()).unwrap_or(u32::MAX).max(1);
+        Self {
+            slots,
+            patience: lookup / shares,
+            stall,
+        }
+    }
+
+    pub(super) fn urls(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().map(|s| s.url.as_str())
+    }
+
+    /// Those that have answered so far.
+    pub(super) fn answered(&self) -> Sources {
+        Sources::of(
+            self.slots
+                .iter()
+                .filter_map(|s| s.source.get().cloned())
+                .collect(),
+        )
+    }
+
+    /// The best usable offer of a path; `None` if every source said that it has none.
+    pub(super) async fn offer(
+        &self,
+        hash: StorePathHash,
+        store_dir: &StoreDir,
+        trust: &Trust,
+    ) -> Result<Option<Offer>, FetchError> {
+        let all = 0..self.slots.len();
+        let (away, there): (Vec<_>, Vec<_>) = all.partition(|at| self.slots[*at].is_away());
+        let asked = Asked { hash, path: None };
+        let mut failure = None;
+        for group in [there, away] {
+            let (sources, unopened) = self.sources(group, store_dir).await;
+            failure = unopened.or(failure);
+            for (at, source) in sources {
+                let slot = &self.slots[at];
+                let offer = source.offer(&asked, store_dir, trust);
+                match self.within_patience(slot, offer).await {
+                    Ok(None) => {}
+                    Ok(found) => return Ok(found),
+                    Err(e) => failure = Some(e),
+                }
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    /// Those of `group` that answer, best first. If one does not, why.
+    async fn sources(
+        &self,
+        group: Vec<usize>,
+        store_dir: &StoreDir,
+    ) -> (Vec<(usize, Source)>, Option<FetchError>) {
+        let mut opening = JoinSet::new();
+        for at in group {
+            let (slots, store_dir) = (self.clone(), store_dir.clone());
+            opening.spawn(async move { (at, slots.source(at, &store_dir).await) });
+        }
+        let (mut found, mut failure) = (Vec::new(), None);
+        while let Some(opened) = opening.join_next().await {
+            match opened {
+                Ok((at, Ok(source))) => found.push((at, source)),
+                Ok((_, Err(e))) => failure = Some(e),
+                Err(_) => failure = Some(FetchError::Stopped),
+            }
+        }
+        // Equal priorities keep the user's order.
+        found.sort_by_key(|(at, source)| (source.priority, *at));
+        (found, failure)
+    }
+
+    async fn source(&self, at: usize, store_dir: &StoreDir) -> Result<Source, FetchError> {
+        let slot = &self.slots[at];
+        let asked = Instant::now();
+        if let Some(source) = slot.source.get() {
+            return Ok(source.clone());
+        }
+        let mut failed = slot.failed.lock().await;
+        if let Some(source) = slot.source.get() {
+            return Ok(source.clone());
+        }
+        if let Some((when, error)) = &*failed
+            && *when >= asked
+        {
+            return Err(error.clone().into());
+        }
+        let open = Source::open(&slot.url, store_dir, self.stall);
+        match self.within_patience(slot, open).await {
+            Ok(source) => Ok(slot.source.get_or_init(|| source).clone()),
+            Err(error) => {
+                let error = Arc::new(error);
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn within_patience<T>(
+        &self,
+        slot: &Slot,
+        asking: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
+        let answer = tokio::time::timeout(self.patience, asking).await;
+        let outcome = answer.unwrap_or_else(|late| {
+            Err(FetchError::Source(SourceError::Unreachable {
+                url: slot.url.clone(),
+                what: "no answer in time",
+                source: late.into(),
+            }))
+        });
+        slot.note(&outcome);
+        outcome
+    }
+}

@@ -1,0 +1,121 @@
+//! A mount ends while it fetches: by umount, by a signal, by kill -9.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binary_cache::{Cache, Offer, noise};
+use crate::on_demand::{SHORT, directory, key, plain};
+use crate::server::{Answer, Server};
+use crate::support::{Sandbox, is_alive, wait_until};
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// Waits for a process; fails if it hangs.
+fn ends(mut child: Child) {
+    wait_until("the program that waited has ended", || {
+        child.try_wait().unwrap().is_some()
+    });
+}
+
+/// A mount whose source says nothing more, a process that waits for it, and the daemon.
+fn hanging(
+    sandbox: &Sandbox,
+    cache: &Cache,
+    at: &'static str,
+    options: &str,
+) -> (Server, Child, u32) {
+    let offer = directory("hangs", &noise(1, 100_000));
+    cache.put(&offer);
+    cache.put_listing(&offer, "directory");
+    let server = Server::new(cache.dir().to_owned(), move |path, _| match path {
+        p if p.contains(at) => Answer::HalfAndStall,
+        _ => Answer::File,
+    });
+    sandbox.mount_from(&[&server.url], &key(cache), options);
+    let place = sandbox.store().join(offer.path().base_name()).join("file");
+    let mut cat = Command::new("cat");
+    cat.arg(place).stdout(Stdio::null()).stderr(Stdio::null());
+    let cat = cat.spawn().unwrap();
+    wait_until("it hangs", || {
+        let asked = server.all_requests();
+        asked.keys().any(|path| path.contains(at))
+    });
+    let pid = sandbox.pid();
+    (server, cat, pid)
+}
+
+#[test]
+fn a_lazy_umount_ends_the_daemon_when_the_last_one_has_let_go() {
+    let (sandbox, cache) = (Sandbox::empty(), Cache::new());
+    let (_server, mut cat, pid) = hanging(&sandbox, &cache, "/nar/", SHORT);
+    let at = sandbox.at.to_str().unwrap();
+    let busy = sandbox.complaint(&["umount", at]);
+    assert!(busy.contains("in use"), "{busy}");
+    sandbox.narfs(&["umount", "--lazy", at]);
+    assert!(sandbox.mounts().is_empty());
+    cat.kill().unwrap();
+    wait_until("the daemon has ended", || !is_alive(pid));
+    ends(cat);
+}
+
+#[test]
+fn a_signal_ends_the_daemon_in_the_middle_of_a_fetch() {
+    for at in ["/nar/", ".narinfo"] {
+        let (sandbox, cache) = (Sandbox::empty(), Cache::new());
+        // The deadlines as users have them: nobody waits for them.
+        let (_server, cat, pid) = hanging(&sandbox, &cache, at, "");
+        let start = Instant::now();
+        signal(pid, Signal::TERM);
+        wait_until("the daemon has ended", || !is_alive(pid));
+        assert!(start.elapsed() < Duration::from_secs(5), "{at}");
+        ends(cat);
+        assert!(sandbox.mounts().is_empty());
+        assert_eq!(sandbox.json(&["verify"])["good"], 0);
+    }
+}
+
+#[test]
+fn a_daemon_that_is_killed_during_fetches_leaves_a_whole_state() {
+    let cache = Cache::new();
+    let offers: Vec<Offer> = (0..40)
+        .map(|n| directory(&format!("p{n}"), &noise(n + 1, 400_000)))
+        .collect();
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    let mut had = 0;
+    for round in 0..5 {
+        sandbox.mount_from(&[&server.url], &key(&cache), "");
+        let verified = sandbox.json(&["verify"]);
+        assert_eq!(verified["failures"].as_array().unwrap().len(), 0);
+        assert!(verified["good"].as_u64().unwrap() >= had);
+        had = verified["good"].as_u64().unwrap();
+        let pid = sandbox.pid();
+        let readers = offers.iter().map(|offer| {
+            let place = sandbox.store().join(offer.path().base_name()).join("file");
+            let mut cat = Command::new("cat");
+            cat.arg(place).stdout(Stdio::null()).stderr(Stdio::null());
+            cat.spawn().unwrap()
+        });
+        let readers: Vec<_> = readers.collect();
+        sleep(Duration::from_millis(30 + 40 * round));
+        signal(pid, Signal::KILL);
+        readers.into_iter().for_each(ends);
+        wait_until("the daemon has ended", || !is_alive(pid));
+    }
+    sandbox.mount_from(&[&server.url], &key(&cache), "");
+    for (n, offer) in (0..).zip(&offers) {
+        let place = sandbox.store().join(offer.path().base_name()).join("file");
+        assert_eq!(fs::read(place).unwrap(), noise(n + 1, 400_000));
+    }
+    assert_eq!(sandbox.json(&["verify"])["good"], offers.len());
+}

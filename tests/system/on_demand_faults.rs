@@ -1,0 +1,258 @@
+//! Sources in trouble: the right errno in bounded time, nothing wrong served, what is here at full
+//! speed meanwhile, and everything there when the trouble is over.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use crate::binary_cache::{Cache, Offer, noise};
+use crate::on_demand::{SHORT, directory, errno, key, plain};
+use crate::server::{Answer, Server};
+use crate::support::{Sandbox, wait_until};
+
+/// Beyond the longest deadline of [`SHORT`], for a loaded machine.
+const BOUND: Duration = Duration::from_secs(6);
+
+/// Where the trouble is, what it is, and how a read ends meanwhile; 0 is well.
+const TROUBLES: [(&str, Answer, i32); 24] = [
+    (".narinfo", Answer::Hangup, libc::EIO),
+    (".narinfo", Answer::Stall, libc::EIO),
+    (".narinfo", Answer::HalfAndStall, libc::EIO),
+    (".narinfo", Answer::Status(500), libc::EIO),
+    (".narinfo", Answer::Status(401), libc::EIO),
+    (".narinfo", Answer::Status(403), libc::ENOENT),
+    (".narinfo", Answer::Status(404), libc::ENOENT),
+    (".narinfo", Answer::Later, libc::EIO),
+    (".narinfo", Answer::Truncated, libc::EIO),
+    (".narinfo", Answer::Nonsense(3 << 20), libc::EIO),
+    (".narinfo", Answer::Redirect, libc::EIO),
+    (".narinfo", Answer::Endless, libc::EIO),
+    (".ls", Answer::Stall, 0),
+    (".ls", Answer::Status(500), 0),
+    ("/nar/", Answer::Half, libc::EIO),
+    ("/nar/", Answer::Stall, libc::EIO),
+    ("/nar/", Answer::HalfAndStall, libc::EIO),
+    ("/nar/", Answer::Status(500), libc::EIO),
+    ("/nar/", Answer::Status(404), libc::EIO),
+    ("/nar/", Answer::Truncated, libc::EIO),
+    ("/nar/", Answer::Flipped, libc::EIO),
+    ("/nar/", Answer::Redirect, libc::EIO),
+    ("/nar/", Answer::Endless, libc::EIO),
+    // Longer than any deadline, but it keeps coming.
+    ("/nar/", Answer::Slow(20), 0),
+];
+
+fn contents(n: usize) -> Vec<u8> {
+    noise(n as u64 + 1, 200_000)
+}
+
+/// The paths of [`TROUBLES`], in a cache with listings.
+fn offers(cache: &Cache) -> Vec<Offer> {
+    let numbers = 0..TROUBLES.len();
+    let offers = numbers.map(|n| directory(&format!("trouble-{n}"), &contents(n)));
+    let offers: Vec<_> = offers.collect();
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    offers
+}
+
+#[test]
+fn each_trouble_ends_in_the_right_error_and_is_over_when_it_is_over() {
+    let cache = Cache::new();
+    let offers = offers(&cache);
+    let troubled: HashMap<_, _> = (0..)
+        .zip(&offers)
+        .map(|(n, o)| (o.path().hash().to_string(), n))
+        .collect();
+    let over = Arc::new(AtomicBool::new(false));
+    let is_over = over.clone();
+    let server = Server::new(cache.dir().to_owned(), move |path, _| {
+        let trouble = troubled
+            .iter()
+            .find(|(hash, _)| path.contains(hash.as_str()));
+        match trouble.map(|(_, n)| TROUBLES[*n]) {
+            Some((at, answer, _)) if !is_over.load(Ordering::Relaxed) && path.contains(at) => {
+                answer
+            }
+            _ => Answer::File,
+        }
+    });
+    let sandbox = Sandbox::empty();
+    let local = sandbox.dir().join("local");
+    fs::write(&local, "here").unwrap();
+    let local = sandbox.add(&local);
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    let read =
+        |offer: &Offer| fs::read(sandbox.store().join(offer.path().base_name()).join("file"));
+    let ended = AtomicBool::new(false);
+    scope(|threads| {
+        let others = threads.spawn(|| local_stays_fast(&sandbox, &local, &ended));
+        let reads = offers.iter().zip(TROUBLES).map(|(offer, trouble)| {
+            threads.spawn(move || {
+                let start = Instant::now();
+                let got = errno(read(offer)).unwrap_or(0);
+                assert_eq!(got, trouble.2, "{trouble:?}");
+                let slow = matches!(trouble.1, Answer::Slow(_));
+                assert!(
+                    slow || start.elapsed() < BOUND,
+                    "{trouble:?}: {:?}",
+                    start.elapsed()
+                );
+            })
+        });
+        let reads: Vec<_> = reads.collect();
+        let failed = reads.into_iter().filter_map(|r| r.join().err()).count();
+        ended.store(true, Ordering::Relaxed);
+        others.join().unwrap();
+        assert_eq!(failed, 0);
+    });
+    let well = TROUBLES.iter().filter(|t| t.2 == 0).count();
+    assert_eq!(sandbox.listing().len(), 1 + well);
+
+    over.store(true, Ordering::Relaxed);
+    for (n, offer) in offers.iter().enumerate() {
+        wait_until(&format!("{:?} is over", TROUBLES[n]), || {
+            read(offer).is_ok_and(|read| read == contents(n))
+        });
+    }
+    assert_eq!(sandbox.json(&["verify"])["good"], 1 + offers.len());
+}
+
+/// Looks things up, lists and reads until the others have ended, and is never held up.
+fn local_stays_fast(sandbox: &Sandbox, local: &str, ended: &AtomicBool) {
+    let mut slowest = Duration::ZERO;
+    let mut n = 0;
+    while !ended.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        assert_eq!(fs::read(sandbox.store().join(local)).unwrap(), b"here");
+        assert!(sandbox.listing().contains(&local.to_owned()));
+        n += 1;
+        // A name that the kernel does not know yet.
+        let unknown = errno(fs::symlink_metadata(sandbox.store().join(format!(".x{n}"))));
+        assert_eq!(unknown, Some(libc::ENOENT));
+        slowest = slowest.max(start.elapsed());
+        sleep(Duration::from_millis(5));
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[test]
+fn a_source_that_recovers_soon_is_waited_for() {
+    let cache = Cache::new();
+    let offer = directory("soon", b"x");
+    cache.put(&offer);
+    for first in [
+        Answer::Status(500),
+        Answer::Later,
+        Answer::Hangup,
+        Answer::Half,
+    ] {
+        let server = Server::new(cache.dir().to_owned(), move |path, before| {
+            let once = before == 0 && !path.ends_with(".ls");
+            // Three seconds of "later" are more than a lookup has.
+            if once && (path.starts_with("/nar") || !matches!(first, Answer::Later)) {
+                first
+            } else {
+                Answer::File
+            }
+        });
+        let sandbox = Sandbox::empty();
+        sandbox.mount_from(&[&server.url], &key(&cache), "");
+        let place = sandbox.store().join(offer.path().base_name());
+        assert_eq!(fs::read(place.join("file")).unwrap(), b"x", "{first:?}");
+    }
+}
+
+#[test]
+fn a_server_that_nobody_runs_is_an_error_until_somebody_does() {
+    let cache = Cache::new();
+    let offer = directory("late", b"x");
+    cache.put(&offer);
+    let address = Server::nobody();
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&format!("http://{address}")], &key(&cache), SHORT);
+    let place = sandbox.store().join(offer.path().base_name()).join("file");
+    let start = Instant::now();
+    // Those that want the same do not wait one after the other.
+    scope(|threads| {
+        for _ in 0..16 {
+            threads.spawn(|| assert_eq!(errno(fs::read(&place)), Some(libc::EIO)));
+        }
+    });
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    let _server = Server::at(address, cache.dir().to_owned(), |_, _| Answer::File);
+    wait_until("it is found", || fs::read(&place).is_ok());
+}
+
+#[test]
+fn what_one_source_cannot_give_comes_from_the_next() {
+    let (cache, liar) = (Cache::new(), Cache::new());
+    let offers: Vec<_> = (0..4)
+        .map(|n| directory(&format!("p{n}"), &contents(n)))
+        .collect();
+    offers.iter().for_each(|o| cache.put(o));
+    let good = plain(&cache);
+    let second = format!("{}?priority=50", good.url);
+    // Signed by nobody; another contents under a good signature.
+    let forged = directory("p0", b"forged").unsigned();
+    liar.put(&forged);
+    let mut damaged = directory("p1", &contents(1));
+    damaged.stored[500] ^= 1;
+    liar.put(&damaged);
+    // And the narinfo of another path.
+    liar.put_as(&offers[2], cache.text(&offers[3]).as_bytes());
+    let bad = plain(&liar);
+    let stalled = Server::new(cache.dir().to_owned(), |_, _| Answer::Stall);
+    let nobody = format!("http://{}", Server::nobody());
+    for first in [&bad.url, &nobody, &stalled.url] {
+        let sandbox = Sandbox::empty();
+        sandbox.mount_from(&[first, &second], &key(&cache), "lookup-timeout=4");
+        for (n, offer) in offers.iter().enumerate() {
+            let place = sandbox.store().join(offer.path().base_name()).join("file");
+            let start = Instant::now();
+            assert_eq!(fs::read(&place).unwrap(), contents(n), "{first}");
+            // Only the first has to find out that the source is away.
+            assert!(
+                n == 0 || start.elapsed() < Duration::from_secs(1),
+                "{first}"
+            );
+        }
+        if *first != bad.url {
+            let absent = sandbox
+                .store()
+                .join(directory("absent", b"").path().base_name());
+            assert_eq!(
+                errno(fs::symlink_metadata(absent)),
+                Some(libc::EIO),
+                "{first}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_signed_by_nobody_is_an_error_and_so_is_another_paths_narinfo() {
+    let cache = Cache::new();
+    let (unsigned, wrong, other) = (
+        directory("unsigned", b"x").unsigned(),
+        directory("wrong", b"x"),
+        directory("other", b"x"),
+    );
+    cache.put(&unsigned);
+    cache.put_as(&wrong, cache.text(&other).as_bytes());
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    for offer in [&unsigned, &wrong] {
+        let place = sandbox.store().join(offer.path().base_name());
+        assert_eq!(errno(fs::symlink_metadata(&place)), Some(libc::EIO));
+        cache.put(&directory(offer.path().name(), b"x"));
+        wait_until("it is mended", || place.join("file").exists());
+    }
+    assert_eq!(sandbox.listing().len(), 2);
+}
