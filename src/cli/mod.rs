@@ -77,12 +77,26 @@ enum Subcommands {
     Key(key::Arguments),
 }
 
+/// Exit status for a command line that cannot be understood; clap's too.
+const USAGE: u8 = 2;
+
 /// How a command ends when nothing broke.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Good,
     /// Some of it failed; said already.
     Failed,
+}
+
+/// A command line that clap accepts and that makes no sense all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+impl Usage {
+    fn error(text: String) -> anyhow::Error {
+        Self(text).into()
+    }
 }
 
 impl Global {
@@ -138,7 +152,11 @@ pub fn run() -> ExitCode {
         Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("narfs: {}", daemon::chain(e.as_ref()));
-            ExitCode::FAILURE
+            if e.is::<Usage>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::copy::Trust;
-use super::{Global, Outcome};
-use crate::daemon::{self, Command, Report};
+use super::{Global, Outcome, Usage};
+use crate::daemon::{self, Command, StatusReport};
 use crate::fetch::Deadlines;
 use crate::fuse::{self, MountRequest, Subtree};
 
@@ -48,12 +48,13 @@ impl Arguments {
         let request = self.request()?;
         self.deadlines()?;
         let state = global.state()?;
-        if daemon::is_served(&state) {
-            let pid = check_namespace(global)?;
+        if let Some(status) = daemon::status(&state) {
+            check_namespace(&status)?;
             if self.foreground {
                 bail!(
-                    "process {pid} serves the state {} already; end it, or mount without \
+                    "process {} serves the state {} already; end it, or mount without \
                      --foreground to show the same file system at one more place",
+                    status.pid,
                     state.display()
                 );
             }
@@ -114,10 +115,10 @@ impl Arguments {
                 o if o.starts_with("x-") => {}
                 o if deadline(o).is_some() => {}
                 other => {
-                    bail!(
+                    return Err(Usage::error(format!(
                         "unknown mount option {other:?}; there are subtree=store, nonempty, \
                          lookup-timeout=SECONDS, contents-timeout=SECONDS and absent-ttl=SECONDS"
-                    )
+                    )));
                 }
             }
         }
@@ -129,7 +130,10 @@ impl Arguments {
         for (field, seconds) in self.options.iter().filter_map(|o| deadline(o)) {
             *field(&mut deadlines) = match seconds.parse::<u32>() {
                 Ok(seconds) if seconds > 0 => Duration::from_secs(seconds.into()),
-                _ => bail!("{seconds:?} is no number of seconds; give 1 or more"),
+                _ => {
+                    let text = format!("{seconds:?} is no number of seconds; give 1 or more");
+                    return Err(Usage::error(text));
+                }
             };
         }
         Ok(deadlines)
@@ -151,11 +155,8 @@ fn deadline(option: &str) -> Option<(Field, &str)> {
     Some((field, value))
 }
 
-/// The process that serves the state. A mount that it makes is seen in its mount namespace only.
-fn check_namespace(global: &Global) -> anyhow::Result<u32> {
-    let Report::Status(status) = global.run(Command::Status, false)? else {
-        bail!("the daemon gave another report than its status");
-    };
+/// A mount that the daemon makes is seen in its mount namespace only.
+fn check_namespace(status: &StatusReport) -> anyhow::Result<()> {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     if namespace("self") != namespace(&status.pid.to_string()) {
         bail!(
@@ -166,5 +167,5 @@ fn check_namespace(global: &Global) -> anyhow::Result<u32> {
             status.pid
         );
     }
-    Ok(status.pid)
+    Ok(())
 }

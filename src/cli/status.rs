@@ -4,7 +4,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{self, Command, Report};
+use crate::daemon;
 
 /// Show the daemon that serves the state
 #[derive(Debug, Args)]
@@ -17,14 +17,11 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let state = global.state()?;
-        if !daemon::is_served(&state) {
+        let Some(s) = daemon::status(&state) else {
             bail!(
                 "no daemon serves the state {}; `narfs mount` starts one",
                 state.display()
             );
-        }
-        let Report::Status(s) = global.run(Command::Status, false)? else {
-            bail!("the daemon gave another report than its status");
         };
         if self.json {
             print_json(&s)?;

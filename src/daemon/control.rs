@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::command::{Command, CommandError, Output, Report};
+use super::command::{Command, CommandError, Output, Report, StatusReport};
 use super::engine::{Engine, chain};
 use crate::fetch::Snapshot;
 use crate::store::{Store, StoreError, StoreOptions};
@@ -147,9 +147,27 @@ fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
     }
 }
 
-/// Whether a daemon owns the state and answers.
-pub fn is_served(state: &Path) -> bool {
-    connect(state).is_ok()
+/// What the daemon that serves the state says of itself; `None` if there is none, or if it is
+/// just ending.
+pub fn status(state: &Path) -> Option<StatusReport> {
+    let stream = connect(state).ok()?;
+    match ask(state, stream, &Command::Status, &mut Nobody).ok()? {
+        Report::Status(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// An output for commands that have none but their report.
+struct Nobody;
+
+impl Output for Nobody {
+    fn data(&mut self, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn progress(&mut self, _snapshot: &Snapshot) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Carries out `command` on the state in `state`: in the daemon that owns it, or here.
@@ -165,6 +183,19 @@ pub fn run(
     match reach(state, options)? {
         Reached::Daemon(stream) => ask(state, stream, &command, output),
         Reached::State(store) => Engine::new(store).execute(command, output),
+    }
+}
+
+/// Opens the state for a daemon. Who owned it a moment ago may just be ending.
+pub(super) fn open(state: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Store::open(state, options) {
+            Err(StoreError::Owned { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            opened => return opened,
+        }
     }
 }
 

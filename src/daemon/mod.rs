@@ -14,7 +14,7 @@ pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
     PathReport, Report, StateReport, StatusReport, VerifyReport,
 };
-pub use control::{is_served, run, wait_until_released};
+pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
 pub use ready::spawn_and_wait;
 pub use serve::{ServeError, serve};

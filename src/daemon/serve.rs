@@ -10,7 +10,7 @@ use super::command::{CommandError, CopyRequest};
 use super::engine::{Engine, chain};
 use super::{control, ready};
 use crate::fuse::{self, MountRequest, Session, SessionError};
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::store::{StoreError, StoreOptions};
 
 /// Why a daemon could not serve.
 #[derive(Debug, Error)]
@@ -78,7 +78,7 @@ fn start(
     request: &MountRequest,
     sources: Option<&CopyRequest>,
 ) -> Result<Session, ServeError> {
-    let store = Arc::new(Store::open(state, options)?);
+    let store = Arc::new(control::open(state, options)?);
     let engine = Arc::new(Engine::new(store.clone()));
     let fetcher = match sources {
         Some(sources) => Some(engine.fetcher(sources).map_err(ServeError::Sources)?),

@@ -357,7 +357,7 @@ fn expected(ordinal: PathOrdinal) -> Attributes {
         kind: Kind::Directory,
         mode: 0o555,
         size: DIRECTORY_SIZE,
-        links: 2,
+        links: 1,
         time: UNIX_EPOCH + EPOCH,
         settled: false,
     }

@@ -74,7 +74,7 @@ fn a_full_mount_point_is_covered_if_the_user_says_so() {
 #[test]
 fn unknown_options_are_refused() {
     let sandbox = Sandbox::with_worlds();
-    let said = sandbox.complaint(&["mount", sandbox.at.to_str().unwrap(), "-o", "rw"]);
+    let said = sandbox.misuse(&["mount", sandbox.at.to_str().unwrap(), "-o", "rw"]);
     assert!(said.contains("rw"), "{said}");
     nothing_remains(&sandbox);
 }

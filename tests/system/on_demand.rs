@@ -254,7 +254,7 @@ fn a_mount_option_that_is_no_number_of_seconds_is_refused() {
     let at = sandbox.at.to_str().unwrap();
     for value in ["0", "x", "-1", ""] {
         let option = format!("lookup-timeout={value}");
-        let said = sandbox.complaint(&["mount", at, "-o", &option]);
+        let said = sandbox.misuse(&["mount", at, "-o", &option]);
         assert!(said.contains("seconds"), "{said}");
     }
 }
