@@ -33,6 +33,8 @@ pub struct Engine {
     /// Counts of the kernel's requests, where the state is mounted.
     counters: OnceLock<Arc<Counters>>,
     fetched: AtomicU64,
+    /// What fetches on demand, where the state is mounted with sources.
+    fetcher: OnceLock<Fetcher>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -51,6 +53,7 @@ impl Engine {
             runtime: OnceLock::new(),
             counters: OnceLock::new(),
             fetched: AtomicU64::new(0),
+            fetcher: OnceLock::new(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -68,13 +71,8 @@ impl Engine {
     pub fn fetcher(&self, request: &CopyRequest) -> Result<Fetcher, CommandError> {
         let runtime = self.runtime()?.handle().clone();
         let (store, trust) = (self.store.clone(), trust(request)?);
-        Ok(Fetcher::new(
-            store,
-            runtime,
-            &request.from,
-            trust,
-            request.deadlines,
-        ))
+        let fetcher = Fetcher::new(store, runtime, &request.from, trust, request.deadlines);
+        Ok(self.fetcher.get_or_init(|| fetcher).clone())
     }
 
     /// Carries out a command.
@@ -343,9 +341,14 @@ impl Engine {
             state: self.store.statistics()?,
             each,
             requests: fuse.as_ref().map(|f| f.requests.clone()),
-            fetched_bytes: fuse.as_ref().map(|_| self.fetched.load(Ordering::Relaxed)),
+            fetched_bytes: fuse.as_ref().map(|_| self.fetched_bytes()),
             fuse,
         }))
+    }
+
+    fn fetched_bytes(&self) -> u64 {
+        let on_demand = self.fetcher.get().map_or(0, Fetcher::fetched_bytes);
+        self.fetched.load(Ordering::Relaxed) + on_demand
     }
 
     fn verify(
@@ -432,6 +435,9 @@ impl Engine {
     }
 
     fn status(&self) -> Result<Report, CommandError> {
+        let copies = self.running();
+        let mut fetches: Vec<Snapshot> = copies.iter().map(|p| p.snapshot()).collect();
+        fetches.extend(self.fetcher.get().iter().flat_map(|f| f.running()));
         let mountpoints: Vec<PathBuf> = fuse::mounted_states(self.store.dir())?;
         Ok(Report::Status(StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -441,7 +447,7 @@ impl Engine {
             mountpoints,
             uptime: self.started.elapsed().as_secs(),
             paths: self.store.all_paths()?.len() as u64,
-            fetches: self.running().iter().map(|p| p.snapshot()).collect(),
+            fetches,
         }))
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::availability::Slots;
 use super::sources::Offer;
 use super::transfer::Transfer;
-use super::{FetchError, Progress, Trust};
+use super::{FetchError, Progress, Snapshot, Trust};
 use crate::nix::listing::{Listing, Node};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, Registration, RootKind, Store};
@@ -97,6 +97,8 @@ struct Inner {
     absent: Cache<StorePathHash, Instant>,
     transfers: Semaphore,
     background: Semaphore,
+    /// Bytes that the transfers took that have ended.
+    fetched: AtomicU64,
 }
 
 /// Fetches what a file system asks for.
@@ -133,7 +135,19 @@ impl Fetcher {
             absent: Cache::new(ABSENT),
             transfers: Semaphore::new(TRANSFERS),
             background: Semaphore::new(BACKGROUND),
+            fetched: AtomicU64::new(0),
         }))
+    }
+
+    /// Bytes that the sources sent for NARs so far, as far as their transfers have ended.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.0.fetched.load(Ordering::Relaxed)
+    }
+
+    /// The transfers that run now.
+    pub fn running(&self) -> Vec<Snapshot> {
+        let flights = self.0.flights();
+        flights.values().map(|f| f.progress.snapshot()).collect()
     }
 
     /// Has `ready` called when `need` is met or cannot be, at the latest after the deadline.
@@ -329,8 +343,10 @@ impl Inner {
                 trust: &inner.trust,
                 progress: &progress,
             };
-            let publication = transfer.fetch(&offer)?;
-            Ok(inner.store.publish(&[publication])?)
+            let fetched = transfer.fetch(&offer);
+            let sent = progress.fetched_bytes.load(Ordering::Relaxed);
+            inner.fetched.fetch_add(sent, Ordering::Relaxed);
+            Ok(inner.store.publish(&[fetched?])?)
         };
         match self.runtime.spawn_blocking(transfer).await {
             Ok(outcome) => outcome,

@@ -100,6 +100,15 @@ fn a_program_brings_only_what_it_touches_and_stays_when_the_server_is_gone() {
         assert_eq!(times, 1, "{path}");
     }
     assert_eq!(sandbox.json(&["verify"])["good"], 2);
+    // What `stats` says was fetched is what these NARs have in the binary cache.
+    let stored = |path: &str| {
+        let narinfo = world.cache().join(format!("{}.narinfo", &path[..32]));
+        let text = std::fs::read_to_string(narinfo).unwrap();
+        let size = text.lines().find_map(|l| l.strip_prefix("FileSize: "));
+        size.unwrap().parse::<u64>().unwrap()
+    };
+    let expected: u64 = expected.iter().map(|p| stored(p)).sum();
+    assert_eq!(sandbox.json(&["stats"])["fetched_bytes"], expected);
 
     rustix::mount::unmount("/nix", rustix::mount::UnmountFlags::empty()).unwrap();
     sandbox.unmount();
