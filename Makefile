@@ -76,7 +76,8 @@ world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/
 	tests/world/make-world.sh --salt rebuild --key target/world/bench/key.sec target/world/rebuild $(BENCH_WORLD)
 
 bench: build world ## the benchmarks, with the tools they are compared to (root)
-	cargo run $(CARGO_PROFILE) --package narfs-bench -- target/world/bench target/world/rebuild
+	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
+	    --key target/world/bench/key.pub --json target/bench/results.json
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(rust)
