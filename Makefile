@@ -94,7 +94,8 @@ target/release/narfs:
 install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
-	install -D -m 644 systemd/narfs.service $(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
 	install -d $(DESTDIR)$(PREFIX)/share/doc/narfs
 	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/narfs/
 

@@ -236,9 +236,7 @@ impl Engine {
                 .filter_map(|p| self.store.path_info(p.hash()).transpose());
             return Ok(infos.collect::<Result<_, _>>()?);
         }
-        let named = names
-            .iter()
-            .map(|n| Ok(location::path(&self.store, n)?.info().clone()));
+        let named = names.iter().map(|n| Ok(location::info(&self.store, n)?));
         named.collect()
     }
 
@@ -357,8 +355,22 @@ impl Engine {
         repair: Option<CopyRequest>,
         output: &mut dyn Output,
     ) -> Result<Report, CommandError> {
-        let infos = self.infos(names)?;
         let mut report = VerifyReport::default();
+        let mut infos = Vec::new();
+        if names.is_empty() {
+            // A record that cannot be read is a failure of its path, not of all.
+            for path in self.store.all_paths()? {
+                match self.store.path_info(path.hash()) {
+                    Ok(info) => infos.extend(info),
+                    Err(e) => report.failures.push(Failure {
+                        path: path.to_full(self.store.store_dir()),
+                        error: chain(&e),
+                    }),
+                }
+            }
+        } else {
+            infos = self.infos(names)?;
+        }
         let total = Snapshot {
             paths: infos.len() as u64,
             nar_bytes: infos.iter().map(|i| i.registration.nar_size).sum(),

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::nix::store_path::{StorePath, StorePathError, StorePathHash};
-use crate::store::{LoadedPath, Store, StoreError};
+use crate::store::{LoadedPath, PathInfo, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// Links that are followed before a loop is assumed, as in the kernel.
@@ -104,9 +104,15 @@ pub(super) fn path(store: &Store, text: &str) -> Result<LoadedPath, LocationErro
     load(store, text, &parse(store, text)?)
 }
 
-fn load(store: &Store, text: &str, named: &Named) -> Result<LoadedPath, LocationError> {
+/// What is registered of the path that a user named.
+pub(super) fn info(store: &Store, text: &str) -> Result<PathInfo, LocationError> {
+    find(store, text, &parse(store, text)?)
+}
+
+fn find(store: &Store, text: &str, named: &Named) -> Result<PathInfo, LocationError> {
     let info = store
         .path_info(named.hash)?
+        .filter(|info| info.tree().is_some())
         .ok_or_else(|| LocationError::Absent(text.to_owned()))?;
     let there = &info.registration.path;
     match &named.path {
@@ -114,10 +120,15 @@ fn load(store: &Store, text: &str, named: &Named) -> Result<LoadedPath, Location
             asked: asked.to_string(),
             there: there.clone(),
         }),
-        _ => store
-            .load_info(info)?
-            .ok_or_else(|| LocationError::Absent(text.to_owned())),
+        _ => Ok(info),
     }
+}
+
+fn load(store: &Store, text: &str, named: &Named) -> Result<LoadedPath, LocationError> {
+    let info = find(store, text, named)?;
+    store
+        .load_info(info)?
+        .ok_or_else(|| LocationError::Absent(text.to_owned()))
 }
 
 /// The place that a user named, without following a link at its end.
