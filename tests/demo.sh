@@ -65,4 +65,5 @@ in_nix "$rebuilt/bin/hello"
 show narfs umount "$nix"
 
 say "The same with the public binary cache, whose key narfs knows:"
-echo "  narfs copy --from https://cache.nixos.org /nix/store/HASH-hello-VERSION && narfs mount /nix"
+echo "  narfs mount /nix --from https://cache.nixos.org   # what is looked up is fetched, or at once:"
+echo "  narfs copy --from https://cache.nixos.org /nix/store/HASH-hello-VERSION"
