@@ -62,7 +62,7 @@ pub struct Attributes {
     /// mtime, atime and ctime.
     pub time: SystemTime,
     /// Whether this will never be otherwise. The directory of a path whose contents are not here
-    /// may turn out to have another number of links.
+    /// may turn out to be a file or a link, under another number.
     pub settled: bool,
 }
 
@@ -357,7 +357,7 @@ fn expected(ordinal: PathOrdinal) -> Attributes {
         kind: Kind::Directory,
         mode: 0o555,
         size: DIRECTORY_SIZE,
-        links: 1,
+        links: LINKS,
         time: UNIX_EPOCH + EPOCH,
         settled: false,
     }

@@ -135,8 +135,7 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Adds a link whose (masked) target is `target`; returns where that begins among the
-    /// targets.
+    /// Adds a link whose (masked) target is `target`.
     ///
     /// # Errors
     /// Too many nodes, or out of place.
