@@ -17,7 +17,7 @@ use crate::nix::store_path::{
     StorePath,
 };
 use crate::store::{Publication, Registration, Store, StoreError};
-use crate::substituter::Stream;
+use crate::substituter::{BrokenOff, Stream};
 use crate::tree::{UnpackError, Unpacked, Unpacker};
 
 /// What is wrong with a NAR.
@@ -64,7 +64,7 @@ impl ReceiveError {
     pub(super) fn is_transient(&self) -> bool {
         // What cannot be decompressed comes again as it is.
         matches!(self, Self::Unpack(UnpackError::Nar(NarError::Io { source, .. }))
-            if source.kind() != io::ErrorKind::InvalidData)
+            if source.kind() != io::ErrorKind::InvalidData && !BrokenOff::is_final(source))
     }
 
     /// The state's own failure, which no other source can mend.

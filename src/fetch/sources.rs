@@ -9,7 +9,7 @@ use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{self, NarInfo};
 use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
-use crate::substituter::{self, Substituter};
+use crate::substituter::{self, Options, Substituter};
 
 /// The source that is used where none is named.
 pub const CACHE_NIXOS_ORG: &str = "https://cache.nixos.org";
@@ -86,7 +86,15 @@ impl Source {
         store_dir: &StoreDir,
         stall: Duration,
     ) -> Result<Self, FetchError> {
-        let substituter = substituter::open(url, stall)?;
+        let options = Options { stall, netrc: None };
+        Self::of(substituter::open(url, &options)?, store_dir).await
+    }
+
+    /// The same for a source whose counters and waits are kept from one try to the next.
+    pub(super) async fn of(
+        substituter: Arc<dyn Substituter>,
+        store_dir: &StoreDir,
+    ) -> Result<Self, FetchError> {
         let url = || substituter.url().to_owned();
         let text = substituter.cache_info().await?;
         let text = text.ok_or_else(|| FetchError::NoBinaryCache { url: url() })?;
