@@ -211,6 +211,24 @@ fn what_is_not_surely_the_rest_begins_the_transfer_anew() {
 }
 
 #[test]
+fn a_rest_that_is_longer_than_it_may_be_is_an_error() {
+    let contents = noise(1, 300_000);
+    let long = Ranges {
+        surplus: 1,
+        ..Ranges::GOOD
+    };
+    let (server, source) = server(&contents, move |before| match before {
+        0 => Answer::Ranges(Ranges::end_after(100_000)),
+        _ => Answer::Ranges(long),
+    });
+    let error = source.nar().unwrap_err();
+    assert!(!BrokenOff::is_final(&error));
+    let text = error.to_string();
+    assert!(text.contains("more than the 300000 bytes"), "{text}");
+    assert_eq!(server.log().len(), 2);
+}
+
+#[test]
 fn without_an_offer_no_range_is_asked_for() {
     let nar = file(&noise(1, 300_000));
     let offer = Offer::named("hello", nar.clone());

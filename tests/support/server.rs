@@ -66,6 +66,8 @@ pub struct Ranges {
     pub early: usize,
     /// The file is so much longer, by `Content-Range`.
     pub longer: usize,
+    /// So many bytes come after the last one of a part.
+    pub surplus: usize,
 }
 
 impl Ranges {
@@ -77,6 +79,7 @@ impl Ranges {
         heeds: true,
         early: 0,
         longer: 0,
+        surplus: 0,
     };
 
     /// Honest ones that end after so many bytes.
@@ -366,5 +369,6 @@ fn part(asked: &Asked, ranges: Ranges, body: Vec<u8>) -> Reply {
     let first = first.parse::<usize>().unwrap() - ranges.early;
     let (last, total) = (body.len() - 1, body.len() + ranges.longer);
     let range = format!("Content-Range: bytes {first}-{last}/{total}\r\n");
-    Reply::new(206, &body[first..]).with(offer + &range)
+    let surplus = vec![b'?'; ranges.surplus];
+    Reply::new(206, [&body[first..], &surplus].concat()).with(offer + &range)
 }
