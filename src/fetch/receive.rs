@@ -16,7 +16,7 @@ use crate::nix::store_path::{
     ContentAddress, ContentAddressError, ContentVerifier, ContentVerifyError, IngestionMethod,
     StorePath,
 };
-use crate::store::{Publication, Registration, Store, StoreError};
+use crate::store::{Hold, Origin, Publication, Registration, Store, StoreError};
 use crate::substituter::Stream;
 use crate::tree::{UnpackError, Unpacked, Unpacker};
 
@@ -81,6 +81,8 @@ impl ReceiveError {
 pub struct Received {
     /// Its tree and references.
     pub unpacked: Unpacked,
+    /// Keeps its chunks until it is published.
+    pub hold: Hold,
     /// Its hash.
     pub nar_hash: NarHash,
     /// Its length, in bytes.
@@ -164,7 +166,7 @@ pub(super) fn unpack(
         .chunk_writer()
         .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
     let unpacked = Unpacker::new(&mut writer, references, &store.spool()).unpack(&mut hashing);
-    let received = compare(unpacked, hashing, expected);
+    let received = compare(unpacked, writer.finish(), hashing, expected);
     received.map_err(|(length, error)| {
         progress.nar_bytes_done.fetch_sub(length, Ordering::Relaxed);
         error
@@ -174,6 +176,7 @@ pub(super) fn unpack(
 /// Judges what was unpacked; an error comes with the bytes that were counted for nothing.
 fn compare<R>(
     unpacked: Result<Unpacked, UnpackError<StoreError>>,
+    hold: Hold,
     hashing: Hashing<'_, R>,
     expected: Option<Expected>,
 ) -> Result<Received, (u64, ReceiveError)> {
@@ -207,6 +210,7 @@ fn compare<R>(
         }
         Ok(Received {
             unpacked,
+            hold,
             nar_hash,
             nar_size: length,
         })
@@ -292,7 +296,9 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
             signatures: Vec::new(),
             ca: Some(address),
         },
+        origin: Origin::Added,
         tree: received.unpacked.tree,
+        hold: received.hold,
     }])?;
     Ok(path)
 }

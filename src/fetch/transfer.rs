@@ -8,7 +8,7 @@ use super::receive::{ReceiveError, receive};
 use super::sources::{Expected, Offer, Vouched};
 use super::{FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::ContentVerifier;
-use crate::store::{Publication, Registration, Store};
+use crate::store::{Origin, Publication, Registration, Store};
 
 /// Tries for one NAR at one source when the transfer breaks off.
 const TRIES: u32 = 3;
@@ -104,7 +104,9 @@ impl Transfer<'_> {
                 signatures: info.signatures.iter().map(ToString::to_string).collect(),
                 ca: info.ca,
             },
+            origin: Origin::Fetched,
             tree: received.unpacked.tree,
+            hold: received.hold,
         })
     }
 }
