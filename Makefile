@@ -95,9 +95,9 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
 	install -d $(DESTDIR)$(PREFIX)/share/doc/narfs
-	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/narfs/
+	install -m 644 README.md CHANGELOG.md LICENSE systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
 
 clean: ## what building and the targets above left behind
 	rm -rf target tests/fuzz/target

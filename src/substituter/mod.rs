@@ -5,6 +5,7 @@
 
 mod file;
 mod http;
+mod url;
 
 use std::future::Future;
 use std::io::{self, Read};
@@ -18,6 +19,8 @@ use thiserror::Error;
 use crate::nix::store_path::StorePathHash;
 use file::FileCache;
 use http::HttpCache;
+use url::Kind;
+pub use url::check;
 
 /// Longest narinfo or nix-cache-info that is read, in bytes; real ones have some kilobytes.
 const TEXT_LIMIT: usize = 1 << 20;
@@ -119,21 +122,10 @@ pub trait Substituter: Send + Sync {
 /// # Errors
 /// A URL of another kind.
 pub fn open(url: &str, stall: Duration) -> Result<Arc<dyn Substituter>, SourceError> {
-    if url.starts_with("file://") {
-        return Ok(Arc::new(FileCache::open(url)?));
+    match Kind::of(url)? {
+        Kind::File => Ok(Arc::new(FileCache::open(url)?)),
+        Kind::Http => Ok(Arc::new(HttpCache::open(url, stall)?)),
     }
-    if url.starts_with("http://") || url.starts_with("https://") {
-        return Ok(Arc::new(HttpCache::open(url, stall)?));
-    }
-    let what = if url.starts_with('/') || url.starts_with('.') {
-        "a directory is named as file:///DIRECTORY"
-    } else {
-        "a source is file:///DIRECTORY, http://… or https://…"
-    };
-    Err(SourceError::Url {
-        url: url.to_owned(),
-        what: what.to_owned(),
-    })
 }
 
 #[cfg(test)]

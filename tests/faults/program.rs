@@ -47,6 +47,8 @@ impl State {
         let mut command = Command::new(env!("CARGO_BIN_EXE_narfs"));
         command.env_remove("NARFS_LOG").env_remove("NARFS_MEMORY");
         command.env_remove("http_proxy").env_remove("HTTP_PROXY");
+        // Not what this machine is configured to do.
+        command.env("NARFS_CONFIG", "/dev/null");
         command.arg("--state").arg(&self.dir);
         command.args(arguments.iter().map(AsRef::as_ref));
         command

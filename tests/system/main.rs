@@ -17,6 +17,7 @@ mod attributes;
 #[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
 mod commands;
+mod configuration;
 mod contents;
 mod fidelity;
 mod kernel_cache;
