@@ -166,8 +166,8 @@ pub(super) fn as_text(file: &ConfigFile, settings: &Settings) -> String {
     let entries = settings.entries();
     let line = |(name, value, _): &(&str, Value, &Origin)| match value {
         Value::Null => format!("# {name}: that of the state"),
-        // Strings, lists and numbers are written alike in JSON and TOML.
-        value => format!("{name} = {value}"),
+        // Strings, lists and numbers are written alike in JSON and TOML, but for one character.
+        value => format!("{name} = {value}").replace('\u{7f}', "\\u007f"),
     };
     let lines: Vec<_> = entries.iter().map(line).collect();
     let width = lines.iter().map(|l| l.chars().count()).max().unwrap_or(0);

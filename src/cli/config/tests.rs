@@ -1,3 +1,5 @@
+//! What a configuration file may say, what is said of one that is wrong, and who prevails.
+
 use std::collections::BTreeSet;
 
 use super::file::{MOUNT, Mistake, TOP, parse};
@@ -76,140 +78,142 @@ fn values_may_be_written_in_more_than_one_way() {
     assert_eq!(choices(windows).prefetch, in_file(PrefetchPolicy::None, 4));
 }
 
+/// A file that is wrong, and how what is said of it begins.
+const WRONG: &[(&str, &str)] = &[
+    (
+        "state = 1",
+        "/c.toml:1: state: 1 is no text; write /DIRECTORY/… in quotes",
+    ),
+    (
+        "state = \"s\"",
+        "/c.toml:1: state: \"s\" is no absolute path; write /DIRECTORY/…",
+    ),
+    (
+        "\nstore-dir = \"nix\"",
+        "/c.toml:2: store-dir: \"nix\" is no store directory",
+    ),
+    (
+        "memory = 31",
+        "/c.toml:1: memory: 31 is no number of MiB; give 32 or more",
+    ),
+    (
+        "memory = \"64\"",
+        "/c.toml:1: memory: \"64\" is no number of MiB",
+    ),
+    (
+        "memory = 99999999999999999999",
+        "/c.toml:1: memory: 99999999999999999999 is no",
+    ),
+    (
+        "memory = 64.5",
+        "/c.toml:1: memory: 64.5 is no number of MiB",
+    ),
+    (
+        "from = \"https://a\"",
+        "/c.toml:1: from: \"https://a\" is no list; write [",
+    ),
+    (
+        "from = [\n\"https://a\",\n\"ftp://b\"]",
+        "/c.toml:3: from: \"ftp://b\" is no source: a source is file:///",
+    ),
+    (
+        "from = [\"/dir\"]",
+        "/c.toml:1: from: \"/dir\" is no source: a directory is named as file:///",
+    ),
+    ("from = [\n1]", "/c.toml:2: from: 1 is no text; write ["),
+    (
+        "trusted-public-keys = [\n\n\"abc\"]",
+        "/c.toml:3: trusted-public-keys: \"abc\" is no public key (",
+    ),
+    (
+        "trusted-public-keys = true",
+        "/c.toml:1: trusted-public-keys: true is no list; write [\"NAME:BASE64\"]",
+    ),
+    (
+        "require-sigs = \"no\"",
+        "/c.toml:1: require-sigs: \"no\" is neither true nor false",
+    ),
+    (
+        "netrc-file = \"netrc\"",
+        "/c.toml:1: netrc-file: \"netrc\" is no absolute path; write",
+    ),
+    (
+        "netrc-file = false",
+        "/c.toml:1: netrc-file: false is no text; write",
+    ),
+    (
+        "jobs = -1",
+        "/c.toml:1: jobs: -1 is no number of jobs; give 1 or more, or 0",
+    ),
+    (
+        "jobs = 1979-05-27",
+        "/c.toml:1: jobs: 1979-05-27 is no number of jobs",
+    ),
+    (
+        "mount = 1",
+        "/c.toml:1: mount: 1 is no table; write [mount]",
+    ),
+    (
+        "[mount]\nlookup-timeout = 0",
+        "/c.toml:2: mount.lookup-timeout: 0 is no number of seconds; give 1 or more",
+    ),
+    (
+        "[mount]\n\ncontents-timeout = 1.5",
+        "/c.toml:3: mount.contents-timeout: 1.5 is no number of seconds",
+    ),
+    (
+        "[mount]\nabsent-ttl = \"10\"",
+        "/c.toml:2: mount.absent-ttl: \"10\" is no number of seconds",
+    ),
+    (
+        "[mount]\nprefetch = \"all\"",
+        "/c.toml:2: mount.prefetch: \"all\" is no policy; write none or closure",
+    ),
+    (
+        "[mount]\nprefetch = []",
+        "/c.toml:2: mount.prefetch: a list is no policy; write",
+    ),
+    (
+        "[mount]\nbudget = \"20Q\"",
+        "/c.toml:2: mount.budget: \"20Q\" is no size; write 500M, 20G or none",
+    ),
+    (
+        "[mount]\nbudget = 0",
+        "/c.toml:2: mount.budget: 0 is no size; write",
+    ),
+    (
+        "[mount]\nbudget = -5",
+        "/c.toml:2: mount.budget: -5 is no size; write",
+    ),
+    (
+        "[mount]\nbudget = {}",
+        "/c.toml:2: mount.budget: a table is no size; write",
+    ),
+    (
+        "jbos = 1",
+        "/c.toml:1: \"jbos\" is no option; there are state, store-dir, memory,",
+    ),
+    ("[mounts]\nx = 1", "/c.toml:1: \"mounts\" is no option;"),
+    (
+        "[mount]\n\nttl = 1",
+        "/c.toml:3: \"mount.ttl\" is no option; [mount] has lookup-timeout,",
+    ),
+    (
+        "budget = \"1G\"",
+        "/c.toml:1: budget: write it below [mount]",
+    ),
+    (
+        "[mount]\nfrom = []",
+        "/c.toml:2: mount.from: write from above [mount]",
+    ),
+    ("jobs = 1\njobs = 2", "/c.toml:2: this is not TOML: "),
+    ("jobs = 1\n= 2", "/c.toml:2: this is not TOML: "),
+    ("jobs", "/c.toml:1: this is not TOML: "),
+];
+
 #[test]
 fn what_is_wrong_is_named_with_its_line_and_what_is_expected() {
-    let cases = [
-        (
-            "state = 1",
-            "/c.toml:1: state: 1 is no text; write /DIRECTORY/… in quotes",
-        ),
-        (
-            "state = \"s\"",
-            "/c.toml:1: state: \"s\" is no absolute path; write /DIRECTORY/…",
-        ),
-        (
-            "\nstore-dir = \"nix\"",
-            "/c.toml:2: store-dir: \"nix\" is no store directory",
-        ),
-        (
-            "memory = 31",
-            "/c.toml:1: memory: 31 is no number of MiB; give 32 or more",
-        ),
-        (
-            "memory = \"64\"",
-            "/c.toml:1: memory: \"64\" is no number of MiB",
-        ),
-        (
-            "memory = 99999999999999999999",
-            "/c.toml:1: memory: 99999999999999999999 is no",
-        ),
-        (
-            "memory = 64.5",
-            "/c.toml:1: memory: 64.5 is no number of MiB",
-        ),
-        (
-            "from = \"https://a\"",
-            "/c.toml:1: from: \"https://a\" is no list; write [",
-        ),
-        (
-            "from = [\n\"https://a\",\n\"ftp://b\"]",
-            "/c.toml:3: from: \"ftp://b\" is no source: a source is file:///",
-        ),
-        (
-            "from = [\"/dir\"]",
-            "/c.toml:1: from: \"/dir\" is no source: a directory is named as file:///",
-        ),
-        ("from = [\n1]", "/c.toml:2: from: 1 is no text; write ["),
-        (
-            "trusted-public-keys = [\n\n\"abc\"]",
-            "/c.toml:3: trusted-public-keys: \"abc\" is no public key (",
-        ),
-        (
-            "trusted-public-keys = true",
-            "/c.toml:1: trusted-public-keys: true is no list; write [\"NAME:BASE64\"]",
-        ),
-        (
-            "require-sigs = \"no\"",
-            "/c.toml:1: require-sigs: \"no\" is neither true nor false",
-        ),
-        (
-            "netrc-file = \"netrc\"",
-            "/c.toml:1: netrc-file: \"netrc\" is no absolute path; write",
-        ),
-        (
-            "netrc-file = false",
-            "/c.toml:1: netrc-file: false is no text; write",
-        ),
-        (
-            "jobs = -1",
-            "/c.toml:1: jobs: -1 is no number of jobs; give 1 or more, or 0",
-        ),
-        (
-            "jobs = 1979-05-27",
-            "/c.toml:1: jobs: 1979-05-27 is no number of jobs",
-        ),
-        (
-            "mount = 1",
-            "/c.toml:1: mount: 1 is no table; write [mount]",
-        ),
-        (
-            "[mount]\nlookup-timeout = 0",
-            "/c.toml:2: mount.lookup-timeout: 0 is no number of seconds; give 1 or more",
-        ),
-        (
-            "[mount]\n\ncontents-timeout = 1.5",
-            "/c.toml:3: mount.contents-timeout: 1.5 is no number of seconds",
-        ),
-        (
-            "[mount]\nabsent-ttl = \"10\"",
-            "/c.toml:2: mount.absent-ttl: \"10\" is no number of seconds",
-        ),
-        (
-            "[mount]\nprefetch = \"all\"",
-            "/c.toml:2: mount.prefetch: \"all\" is no policy; write none or closure",
-        ),
-        (
-            "[mount]\nprefetch = []",
-            "/c.toml:2: mount.prefetch: a list is no policy; write",
-        ),
-        (
-            "[mount]\nbudget = \"20Q\"",
-            "/c.toml:2: mount.budget: \"20Q\" is no size; write 500M, 20G or none",
-        ),
-        (
-            "[mount]\nbudget = 0",
-            "/c.toml:2: mount.budget: 0 is no size; write",
-        ),
-        (
-            "[mount]\nbudget = -5",
-            "/c.toml:2: mount.budget: -5 is no size; write",
-        ),
-        (
-            "[mount]\nbudget = {}",
-            "/c.toml:2: mount.budget: a table is no size; write",
-        ),
-        (
-            "jbos = 1",
-            "/c.toml:1: \"jbos\" is no option; there are state, store-dir, memory,",
-        ),
-        ("[mounts]\nx = 1", "/c.toml:1: \"mounts\" is no option;"),
-        (
-            "[mount]\n\nttl = 1",
-            "/c.toml:3: \"mount.ttl\" is no option; [mount] has lookup-timeout,",
-        ),
-        (
-            "budget = \"1G\"",
-            "/c.toml:1: budget: write it below [mount]",
-        ),
-        (
-            "[mount]\nfrom = []",
-            "/c.toml:2: mount.from: write from above [mount]",
-        ),
-        ("jobs = 1\njobs = 2", "/c.toml:2: this is not TOML: "),
-        ("jobs = 1\n= 2", "/c.toml:2: this is not TOML: "),
-        ("jobs", "/c.toml:1: this is not TOML: "),
-    ];
-    for (text, expected) in cases {
+    for (text, expected) in WRONG {
         let said = mistakes(text);
         assert!(said[0].starts_with(expected), "{text:?}: {said:?}");
         assert_eq!(said[0].lines().count(), 1, "{said:?}");
