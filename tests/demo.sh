@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 demo=$PWD/target/demo
 nix=$demo/nix
-export NARFS_STATE=$demo/state PATH=$PWD/target/release:$PATH
+export NARFS_STATE=$demo/state NARFS_CONFIG=/dev/null PATH=$PWD/target/release:$PATH
 
 die() { echo "demo: $*" >&2; exit 1; }
 say() { printf '\n'; printf '# %s\n' "$@"; }
@@ -38,7 +38,7 @@ say "All of it, verified and deduplicated, into an empty state."
 show narfs copy --from "file://$demo/world/cache" --trusted-public-key "$key" --all
 
 say "Mounted."
-show narfs mount "$nix"
+show narfs mount "$nix" --offline
 show ls -l "$nix/store"
 show ls -l "$nix/store/${hello##*/}" "$nix/store/${hello##*/}/bin"
 show narfs path-info --closure --size "$hello"

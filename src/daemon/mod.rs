@@ -6,15 +6,19 @@
 mod command;
 mod control;
 mod engine;
+mod in_use;
+mod keeping;
 mod location;
 mod ready;
 mod serve;
+mod verify;
 
 pub use command::{
-    Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
-    PathReport, Report, StateReport, StatusReport, VerifyReport,
+    Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,
+    Output, PathReport, PinReport, PrefetchReport, PrefetchRequest, Report, ServeRequest,
+    SourceRequest, StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
 };
 pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
 pub use ready::spawn_and_wait;
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, Show, serve};

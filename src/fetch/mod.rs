@@ -5,11 +5,18 @@
 //! content address that its contents fulfil; and of a closure nothing is published before its
 //! references.
 
+mod activity;
+mod asker;
 mod availability;
 mod copy;
+mod group;
+mod lanes;
 mod lazy;
 mod plan;
+mod prefetch;
 mod receive;
+mod room;
+mod seldom;
 mod sources;
 mod transfer;
 
@@ -17,10 +24,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
+pub use activity::{Activity, FlightReport};
+pub use asker::Asker;
+pub use availability::{SourceReport, SourceState};
 pub use copy::{CopyFailure, CopyOptions, CopySummary, copy, repair};
-pub use lazy::{Deadlines, Fetcher, Need};
+pub use lazy::{Deadlines, FetchOptions, Fetcher, Need, PrefetchPolicy};
 pub use plan::Wanted;
+pub use prefetch::Prefetched;
 pub use receive::{AddError, ReceiveError, Received, add};
+pub use room::{Keep, Room};
 pub use sources::{CACHE_NIXOS_ORG, Source, Sources, Trust};
 
 use crate::nix::cache_info::CacheInfoError;
@@ -116,6 +128,9 @@ pub enum FetchError {
     /// The user stopped it.
     #[error("stopped")]
     Stopped,
+    /// Whoever waited was killed.
+    #[error("the process that waited was killed")]
+    Killed,
     /// It takes longer than a program may wait; it goes on.
     #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
     Patience {

@@ -9,6 +9,7 @@ mod errno;
 mod inode;
 mod on_demand;
 mod read;
+mod trace;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use errno::FsError;
 pub use inode::{Inode, Place, Special};
 pub use read::Space;
+pub use trace::Recorder;
 
 use crate::fetch::Fetcher;
 use crate::nix::store_path::StorePath;
@@ -93,15 +95,18 @@ pub struct Entry {
 pub struct FileSystem {
     store: Arc<Store>,
     fetcher: Option<Fetcher>,
+    recorder: Arc<Recorder>,
     started: SystemTime,
 }
 
 impl FileSystem {
     /// The file system of a state, where what is not here is fetched by `fetcher`, or is absent.
-    pub fn new(store: Arc<Store>, fetcher: Option<Fetcher>) -> Self {
+    /// What is looked into is told to `recorder`.
+    pub fn new(store: Arc<Store>, fetcher: Option<Fetcher>, recorder: Arc<Recorder>) -> Self {
         Self {
             store,
             fetcher,
+            recorder,
             started: SystemTime::now(),
         }
     }

@@ -18,7 +18,6 @@ pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint, unmount,
 };
 
-use crate::fetch::Fetcher;
 use crate::fs::{FileSystem, Inode, Special};
 use crate::store::Store;
 use adapter::Adapter;
@@ -52,22 +51,19 @@ pub enum SessionError {
 }
 
 impl Session {
-    /// Mounts `store` as `request` says, with `fetcher` for what is not in it, and serves it until it is unmounted. Returns once the
-    /// mount answers.
+    /// Mounts `fs`, which shows `store`, as `request` says, and serves it until it is unmounted. Returns once the mount
+    /// answers.
     ///
     /// # Errors
     /// See [`SessionError`]; nothing stays mounted.
     pub fn start(
         store: &Arc<Store>,
-        fetcher: Option<Fetcher>,
+        fs: FileSystem,
         request: &MountRequest,
     ) -> Result<Self, SessionError> {
         request.check()?;
         let counters = Arc::new(Counters::default());
-        let adapter = Adapter::new(
-            Arc::new(FileSystem::new(store.clone(), fetcher)),
-            counters.clone(),
-        );
+        let adapter = Adapter::new(Arc::new(fs), counters.clone());
         let attached = mount::attach(request, store.dir())?;
         let handshake = |source| SessionError::Handshake {
             at: attached.at().to_owned(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    FlushOptions, LogLevel, Options, WriteBufferManager, WriteOptions,
+    DBRawIterator, FlushOptions, LogLevel, Options, ReadOptions, WriteBufferManager, WriteOptions,
 };
 
 use super::StoreError;
@@ -16,8 +16,13 @@ pub(super) const TREES: &str = "trees";
 pub(super) const PATHS: &str = "paths";
 pub(super) const ORDINALS: &str = "ordinals";
 pub(super) const META: &str = "meta";
+pub(super) const USES: &str = "uses";
+pub(super) const ROOTS: &str = "roots";
+pub(super) const TRACES: &str = "traces";
 
-const FAMILIES: [&str; 6] = [CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META];
+const FAMILIES: [&str; 9] = [
+    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES,
+];
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
 /// keys, not contents.
@@ -80,14 +85,27 @@ impl Database {
             .map_err(database("a record was read"))
     }
 
+    /// The first key of a family.
+    pub(super) fn first_key(&self, family: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.end_key(family, |i| i.seek_to_first())
+    }
+
     /// The last key of a family.
     pub(super) fn last_key(&self, family: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.end_key(family, |i| i.seek_to_last())
+    }
+
+    fn end_key(
+        &self,
+        family: &'static str,
+        seek: impl FnOnce(&mut DBRawIterator<'_>),
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut iterator = self.db.raw_iterator_cf(self.family(family));
-        iterator.seek_to_last();
+        seek(&mut iterator);
         let key = iterator.key().map(<[u8]>::to_vec);
         iterator
             .status()
-            .map_err(database("its last record was looked up"))?;
+            .map_err(database("its first or last record was looked up"))?;
         Ok(key)
     }
 
@@ -102,18 +120,25 @@ impl Database {
     }
 
     /// Writes `batch` to the log and waits for the disk.
-    pub(super) fn write_synced(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+    pub(super) fn write_synced(
+        &self,
+        batch: rocksdb::WriteBatch,
+        what: &'static str,
+    ) -> Result<(), StoreError> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db
-            .write_opt(batch, &options)
-            .map_err(database("a path was published"))
+        let written = self.db.write_opt(batch, &options);
+        written.map_err(database(what))
     }
 
     /// Writes `batch` to the log, without waiting for the disk.
-    pub(super) fn write(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+    pub(super) fn write(
+        &self,
+        batch: rocksdb::WriteBatch,
+        what: &'static str,
+    ) -> Result<(), StoreError> {
         let written = self.db.write(batch);
-        written.map_err(database("a path was registered"))
+        written.map_err(database(what))
     }
 
     /// Writes `batch` without the log; a crash before the next flush loses it whole.
@@ -130,18 +155,54 @@ impl Database {
         &self,
         family: &'static str,
         from: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let mut iterator = self.db.raw_iterator_cf(self.family(family));
-        iterator.seek(from);
-        while let Some((key, value)) = iterator.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(database("records were listed"))
+        walk(self.db.raw_iterator_cf(self.family(family)), from, visit)
     }
+
+    /// The records as they are now, whatever is written later.
+    pub(super) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            database: self,
+            at: self.db.snapshot(),
+        }
+    }
+}
+
+/// The database at one moment.
+pub(super) struct Snapshot<'d> {
+    database: &'d Database,
+    at: rocksdb::Snapshot<'d>,
+}
+
+impl Snapshot<'_> {
+    /// Walks a family, as [`Database::scan`] does, without filling the cache with it.
+    pub(super) fn scan(
+        &self,
+        family: &'static str,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let family = self.database.family(family);
+        walk(self.at.raw_iterator_cf_opt(family, options), from, visit)
+    }
+}
+
+fn walk(
+    mut iterator: DBRawIterator<'_>,
+    from: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    iterator.seek(from);
+    while let Some((key, value)) = iterator.item() {
+        if !visit(key, value)? {
+            return Ok(());
+        }
+        iterator.next();
+    }
+    iterator.status().map_err(database("records were listed"))
 }
 
 fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {

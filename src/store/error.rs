@@ -28,7 +28,7 @@ pub enum StoreError {
     #[error("{} is not a narfs state directory (it has no file \"format\") and is not empty; name another directory with --state", .0.display())]
     Foreign(PathBuf),
     /// The directory was written by a newer version.
-    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 1\"); use that version", dir.display())]
+    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 2\"); use that version", dir.display())]
     Newer {
         /// The state directory.
         dir: PathBuf,
@@ -102,6 +102,15 @@ pub enum StoreError {
         /// Why, where a record could not be decoded.
         #[source]
         source: Option<RecordError>,
+    },
+    /// The contents of a path were dropped. It is no damage: whoever fetches the path again has
+    /// them.
+    #[error(
+        "the contents of {path} were dropped to save space; `narfs prefetch` fetches them again"
+    )]
+    Dropped {
+        /// The path that was read.
+        path: StorePath,
     },
     /// More paths than an inode number can address.
     #[error("the state has used up all {0} path numbers; start a new one")]

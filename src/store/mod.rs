@@ -8,28 +8,49 @@ mod chunks;
 mod database;
 mod directory;
 mod error;
+mod eviction;
+mod holds;
 mod path_info;
 mod paths;
+mod pins;
+mod publish;
+mod reading;
+mod reclaim;
+mod size;
 mod statistics;
+mod traces;
+mod trees;
+mod uses;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 pub use chunks::ChunkWriter;
 pub use error::StoreError;
-pub use path_info::{Contents, PathInfo, PathOrdinal, Registration, RootKind};
-pub use paths::{LoadedPath, Publication};
+pub use eviction::Eviction;
+pub use holds::Hold;
+pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
+pub use paths::LoadedPath;
+pub use pins::Pin;
+pub use publish::Publication;
 pub use statistics::{PathStatistics, Statistics};
 
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StoreDir;
-use database::{CHUNKS, Database};
+use database::Database;
 use directory::Directory;
-use paths::{PathRecord, StoredTree};
+use eviction::Removal;
+use holds::Held;
+use paths::PathRecord;
+use size::Size;
+use trees::StoredTree;
+use uses::Uses;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -92,13 +113,27 @@ pub struct Store {
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
+    uses: Uses,
+    size: Size,
+    held: Arc<Held>,
+    // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
+    /// Held by what drops or collects contents: one at a time.
+    removing: Mutex<()>,
+    /// Held while paths are published and while contents are dropped; what a running removal must
+    /// know of publications.
+    publishing: Mutex<Option<Removal>>,
+    /// The ordinal that the next new path gets. Held while path infos are written.
+    next_ordinal: Mutex<u32>,
+    /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
+    flushing: Mutex<()>,
+    /// Entered to find, hold or write chunks, and to write trees and path infos; shut while
+    /// chunks are deleted.
+    gate: RwLock<()>,
     /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
     /// that what is counted as unflushed is written.
     writing: Mutex<Writing>,
-    /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
-    flushing: Mutex<()>,
-    /// The ordinal that the next new path gets. Held while paths are published.
-    next_ordinal: Mutex<u32>,
+    /// Held while pins and traces change.
+    changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
     observer: OnceLock<Observer>,
@@ -120,23 +155,31 @@ impl Store {
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         let directory = Directory::open(dir, options.store_dir.as_ref(), options.create)?;
         let database = Database::open(&dir.join("db"), options.memory / 2)?;
-        let next_chunk = database
-            .last_key(CHUNKS)?
-            .and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?) + 1))
-            .unwrap_or(0);
-        let next_ordinal = paths::next_ordinal(&database)?;
+        let next_chunk = chunks::next_number(&database)?;
+        let next_ordinal = publish::next_ordinal(&database)?;
+        let uses = Uses::open(&database)?;
+        let held = Arc::new(Held::default());
+        // A crash may have left chunks behind that no tree names.
+        held.note_litter();
         let quarter = options.memory as u64 / 4;
         Ok(Self {
             database,
             chunk_cache: Cache::with_weighter(quarter as usize / AVERAGE_ITEM, quarter, Weight),
             tree_cache: tree_cache(quarter * 3 / 4),
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
+            uses,
+            size: Size::default(),
+            held,
+            removing: Mutex::default(),
+            publishing: Mutex::default(),
+            next_ordinal: Mutex::new(next_ordinal),
+            flushing: Mutex::default(),
+            gate: RwLock::default(),
             writing: Mutex::new(Writing {
                 next_chunk,
                 unflushed: 0,
             }),
-            next_ordinal: Mutex::new(next_ordinal),
-            flushing: Mutex::default(),
+            changing_roots: Mutex::default(),
             damaged: Mutex::default(),
             observer: OnceLock::new(),
             directory,
@@ -191,6 +234,23 @@ const AVERAGE_ITEM: usize = crate::chunk::AVERAGE;
 /// the write that uses them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same of the gate, which guards nothing by itself.
+fn enter(gate: &RwLock<()>) -> RwLockReadGuard<'_, ()> {
+    gate.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn shut(gate: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
+    gate.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(e) = self.save_uses() {
+            tracing::warn!("the last uses of paths are not kept: {e}");
+        }
+    }
 }
 
 #[cfg(test)]

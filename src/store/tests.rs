@@ -59,7 +59,9 @@ fn kept(store: &Store, path: &StorePath, contents: &[u8]) -> Publication {
             signatures: Vec::new(),
             ca: None,
         },
+        origin: Origin::Fetched,
         tree: unpacked.tree,
+        hold: writer.finish(),
     }
 }
 
@@ -138,7 +140,7 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
     let database = &store.database;
     batch.delete_cf(database.family(ORDINALS), 3u32.to_be_bytes());
     batch.delete_cf(database.family(PATHS), path(3).hash().as_bytes());
-    database.write_synced(batch).unwrap();
+    database.write_synced(batch, "a test").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     published(&store, 3..5);
@@ -154,7 +156,7 @@ fn too_many_paths_are_refused_whole() {
     let mut batch = rocksdb::WriteBatch::default();
     let last = PathOrdinal::MAX.to_le_bytes();
     batch.put_cf(store.database.family(META), b"next-ordinal", last);
-    store.database.write_synced(batch).unwrap();
+    store.database.write_synced(batch, "a test").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     let two = [1, 2].map(|s| kept(&store, &path(s), b"x"));
@@ -271,7 +273,7 @@ fn overwrite(store: &Store, family: &'static str, value: &[u8]) {
     store.database.scan(family, &[], first).unwrap();
     let mut batch = rocksdb::WriteBatch::default();
     batch.put_cf(store.database.family(family), key, value);
-    store.database.write_synced(batch).unwrap();
+    store.database.write_synced(batch, "a test").unwrap();
 }
 
 fn first_record(store: &Store, family: &'static str) -> Vec<u8> {
@@ -355,7 +357,7 @@ fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
     published(&store, 1..2);
     let mut batch = rocksdb::WriteBatch::default();
     batch.delete_cf(store.database.family(CHUNKS), 0u64.to_be_bytes());
-    store.database.write_synced(batch).unwrap();
+    store.database.write_synced(batch, "a test").unwrap();
     store.chunk_cache.clear();
     let error = dump(&store, &path(1)).unwrap_err();
     assert!(

@@ -17,7 +17,10 @@ mod attributes;
 #[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
 mod commands;
+mod configuration;
 mod contents;
+mod eviction;
+mod fetched_ahead;
 mod fidelity;
 mod kernel_cache;
 mod lifecycle;
