@@ -18,6 +18,7 @@ mod attributes;
 mod binary_cache;
 mod commands;
 mod contents;
+mod environments;
 mod fidelity;
 mod kernel_cache;
 mod lifecycle;
