@@ -19,6 +19,7 @@ mod binary_cache;
 mod commands;
 mod configuration;
 mod contents;
+mod environments;
 mod eviction;
 mod fetched_ahead;
 mod fidelity;
