@@ -211,7 +211,7 @@ impl ChunkSink for ChunkWriter<'_> {
         batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
         database.write_unlogged(batch)?;
         let before = found.map_or(0, |f| i64::from(f.stored_length));
-        store.size.grow(record.len() as i64 - before);
+        store.size.grow_chunks(record.len() as i64 - before);
         self.hold.add(number);
         lock(&store.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);

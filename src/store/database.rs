@@ -1,10 +1,12 @@
 //! RocksDB: column families and options.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, FlushOptions, LogLevel, Options, ReadOptions, WriteBufferManager, WriteOptions,
+    DBRawIterator, FlushOptions, LiveFile, LogLevel, Options, ReadOptions, WriteBufferManager,
+    WriteOptions,
 };
 
 use super::StoreError;
@@ -19,14 +21,19 @@ pub(super) const META: &str = "meta";
 pub(super) const USES: &str = "uses";
 pub(super) const ROOTS: &str = "roots";
 pub(super) const TRACES: &str = "traces";
+pub(super) const RECLAIMED: &str = "reclaimed";
 
-const FAMILIES: [&str; 9] = [
-    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES,
+const FAMILIES: [&str; 10] = [
+    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED,
 ];
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
 /// keys, not contents.
 const BLOB: u64 = 1 << 10;
+/// Size of the files with the keys of `chunks`, in bytes: space is given back by ranges of keys,
+/// and no range can be smaller than a file. One is for some 1,400 chunks, or 60 MB; smaller ones
+/// would be too many to be kept open.
+const FRAGMENT: u64 = 32 << 10;
 /// Files of the database that are kept open. Each costs a descriptor and its index in memory.
 const OPEN_FILES: i32 = 256;
 
@@ -83,6 +90,45 @@ impl Database {
         self.db
             .get_pinned_cf(self.family(family), key)
             .map_err(database("a record was read"))
+    }
+
+    /// A property of a family that is a number.
+    pub(super) fn number_of(&self, family: &'static str, name: &str) -> Result<u64, StoreError> {
+        let number = self
+            .db
+            .property_int_value_cf(self.family(family), name)
+            .map_err(database("its files were measured"))?;
+        Ok(number.unwrap_or(0))
+    }
+
+    /// Whether there are deletions in a family that have not met what they delete.
+    pub(super) fn has_deletions(&self, family: &'static str) -> Result<bool, StoreError> {
+        if self.number_of(family, "rocksdb.num-deletes-active-mem-table")? > 0
+            || self.number_of(family, "rocksdb.num-deletes-imm-mem-tables")? > 0
+        {
+            return Ok(true);
+        }
+        let files = self.db.live_files();
+        let files = files.map_err(database("its files were measured"))?;
+        let mut files = files.iter().filter(|f| f.column_family_name == family);
+        Ok(files.any(|f| f.num_deletions > 0))
+    }
+
+    /// The ranges of keys of a family's files that lie at the bottom, where they are disjoint; in
+    /// order. The keys are numbers.
+    pub(super) fn settled_files(
+        &self,
+        family: &'static str,
+    ) -> Result<Vec<RangeInclusive<u64>>, StoreError> {
+        let files = self.db.live_files();
+        let files = files.map_err(database("its files were measured"))?;
+        let number = |key: Option<Vec<u8>>| Some(u64::from_be_bytes(key?.try_into().ok()?));
+        let of_family = |f: &LiveFile| f.column_family_name == family && f.level > 0;
+        let files = files.into_iter().filter(of_family);
+        let ranges = files.filter_map(|f| Some(number(f.start_key)?..=number(f.end_key)?));
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_by_key(|r| *r.start());
+        Ok(ranges)
     }
 
     /// The first key of a family.
@@ -224,7 +270,10 @@ fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB);
         options.set_blob_compression_type(DBCompressionType::None);
+        // Only `reclaim` moves blobs, and says which.
         options.set_enable_blob_gc(true);
+        options.set_blob_gc_age_cutoff(0.0);
+        options.set_target_file_size_base(FRAGMENT);
     }
     options
 }

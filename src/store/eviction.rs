@@ -103,7 +103,7 @@ impl ChunkUses {
         }
     }
 
-    fn remove(&mut self, number: u64) {
+    pub(super) fn remove(&mut self, number: u64) {
         if let Some(count) = self.slot(number) {
             *count = (*count & KEPT) | (*count & !KEPT).saturating_sub(1);
         }
@@ -170,8 +170,10 @@ struct Candidate {
 #[derive(Default)]
 pub(super) struct Deletion {
     pub(super) writes: WriteBatch,
-    /// Bytes of stored records that it frees.
+    /// Bytes of records of trees and path infos that it frees.
     pub(super) freed: u64,
+    /// The same of chunks.
+    pub(super) freed_chunks: u64,
 }
 
 impl Store {
@@ -426,7 +428,7 @@ impl Store {
         if let Some(located) = self.locate(digest)?.filter(|l| l.number == number) {
             let digests = self.database.family(DIGESTS);
             deletion.writes.delete_cf(digests, digest.0);
-            deletion.freed += u64::from(located.stored_length);
+            deletion.freed_chunks += u64::from(located.stored_length);
         }
         Ok(())
     }
@@ -439,6 +441,7 @@ impl Store {
         let writes = deletion.writes;
         self.database.write(writes, "contents were dropped")?;
         self.size.grow(-(deletion.freed as i64));
-        Ok(deletion.freed)
+        self.size.grow_chunks(-(deletion.freed_chunks as i64));
+        Ok(deletion.freed + deletion.freed_chunks)
     }
 }

@@ -5,6 +5,7 @@
 //! digest never names a chunk that is not there.
 
 mod chunks;
+mod collection;
 mod database;
 mod directory;
 mod error;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 pub use chunks::ChunkWriter;
+pub use collection::Collected;
 pub use error::StoreError;
 pub use eviction::Eviction;
 pub use holds::Hold;
@@ -132,6 +134,8 @@ pub struct Store {
     /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
     /// that what is counted as unflushed is written.
     writing: Mutex<Writing>,
+    /// Held while space is given back.
+    reclaiming: Mutex<()>,
     /// Held while pins and traces change.
     changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
@@ -179,6 +183,7 @@ impl Store {
                 next_chunk,
                 unflushed: 0,
             }),
+            reclaiming: Mutex::default(),
             changing_roots: Mutex::default(),
             damaged: Mutex::default(),
             observer: OnceLock::new(),

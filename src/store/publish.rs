@@ -50,13 +50,12 @@ pub(super) struct Batch {
 
 impl Batch {
     fn new(next: u32) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             writes: WriteBatch::default(),
             grown: 0,
             trees: HashSet::new(),
             completed: Vec::new(),
-            now: now.unwrap_or(Duration::ZERO),
+            now: since_1970(),
             next,
             seen: HashSet::new(),
             changes: Vec::new(),
@@ -79,11 +78,17 @@ impl Batch {
     }
 
     /// Says that the set of paths changes.
-    pub(super) fn set_changed(writes: &mut WriteBatch, store: &Store, now: Duration) {
+    pub(super) fn set_changed(writes: &mut WriteBatch, store: &Store) {
+        let now = since_1970();
         let mut changed = now.as_secs().to_le_bytes().to_vec();
         changed.extend_from_slice(&now.subsec_nanos().to_le_bytes());
         writes.put_cf(store.database.family(META), CHANGED, changed);
     }
+}
+
+fn since_1970() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or(Duration::ZERO)
 }
 
 pub(super) fn next_ordinal(database: &Database) -> Result<u32, StoreError> {
@@ -117,7 +122,7 @@ impl Store {
         }
         let is_new = !batch.changes.is_empty();
         if is_new {
-            Batch::set_changed(&mut batch.writes, self, batch.now);
+            Batch::set_changed(&mut batch.writes, self);
             batch.finish(self);
         }
         if is_new || !batch.completed.is_empty() {

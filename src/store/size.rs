@@ -15,16 +15,24 @@ use super::{Store, StoreError, lock, shut};
 pub(super) struct Size {
     /// What records grew by since the state was opened.
     grown: AtomicI64,
-    /// What was stored when it was opened.
-    opened: OnceLock<i64>,
+    /// The same of the chunks among them.
+    chunks_grown: AtomicI64,
+    /// What was stored when it was opened: all, and chunks.
+    opened: OnceLock<(i64, i64)>,
     /// Held while it is counted, so that only one does.
     counting: Mutex<()>,
 }
 
 impl Size {
-    /// The caller is inside the gate.
+    /// Trees and path infos grew. The caller is inside the gate.
     pub(super) fn grow(&self, by: i64) {
         self.grown.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Chunks grew. The caller is inside the gate.
+    pub(super) fn grow_chunks(&self, by: i64) {
+        self.grown.fetch_add(by, Ordering::Relaxed);
+        self.chunks_grown.fetch_add(by, Ordering::Relaxed);
     }
 }
 
@@ -81,20 +89,40 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn stored_bytes(&self) -> Result<u64, StoreError> {
+        let (opened, _) = self.stored_when_opened()?;
+        let grown = self.size.grown.load(Ordering::Relaxed);
+        Ok((opened + grown).max(0) as u64)
+    }
+
+    /// The sum of the lengths of all records of chunks.
+    pub(super) fn chunk_bytes(&self) -> Result<u64, StoreError> {
+        let (_, opened) = self.stored_when_opened()?;
+        let grown = self.size.chunks_grown.load(Ordering::Relaxed);
+        Ok((opened + grown).max(0) as u64)
+    }
+
+    fn stored_when_opened(&self) -> Result<(i64, i64), StoreError> {
         let size = &self.size;
-        let counting = lock(&size.counting);
-        let opened = match size.opened.get() {
-            Some(opened) => *opened,
-            None => {
-                let (snapshot, before) = {
-                    let _shut = shut(&self.gate);
-                    (self.database.snapshot(), size.grown.load(Ordering::Relaxed))
-                };
-                let counted = Lengths::count(&snapshot)?.total() as i64 - before;
-                *size.opened.get_or_init(|| counted)
-            }
+        if let Some(opened) = size.opened.get() {
+            return Ok(*opened);
+        }
+        let _counting = lock(&size.counting);
+        if let Some(opened) = size.opened.get() {
+            return Ok(*opened);
+        }
+        let (snapshot, grown, chunks_grown) = {
+            let _shut = shut(&self.gate);
+            (
+                self.database.snapshot(),
+                size.grown.load(Ordering::Relaxed),
+                size.chunks_grown.load(Ordering::Relaxed),
+            )
         };
-        drop(counting);
-        Ok((opened + size.grown.load(Ordering::Relaxed)).max(0) as u64)
+        let lengths = Lengths::count(&snapshot)?;
+        let opened = (
+            lengths.total() as i64 - grown,
+            lengths.chunk_bytes as i64 - chunks_grown,
+        );
+        Ok(*size.opened.get_or_init(|| opened))
     }
 }

@@ -1,5 +1,11 @@
 //! Publishing, finding and listing on a real database, and what damaged records do.
 
+mod dropped;
+mod formats;
+mod races;
+mod removed;
+mod roots;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,15 +50,18 @@ fn nar(contents: &[u8]) -> Vec<u8> {
 
 /// Keeps the chunks of a file with these contents.
 fn kept(store: &Store, path: &StorePath, contents: &[u8]) -> Publication {
-    let nar = nar(contents);
+    kept_nar(store, path, &nar(contents))
+}
+
+fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
     let mut writer = store.chunk_writer().unwrap();
     let unpacked = Unpacker::new(&mut writer, &[], &store.spool())
-        .unpack(&nar[..])
+        .unpack(nar)
         .unwrap();
     Publication {
         registration: Registration {
             path: path.clone(),
-            nar_hash: NarHash::of(&nar),
+            nar_hash: NarHash::of(nar),
             nar_size: nar.len() as u64,
             references: unpacked.references,
             deriver: None,
@@ -80,6 +89,82 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
         (state >> 32) as u8
     };
     (0..length).map(next).collect()
+}
+
+/// Publishes a file with these contents, fetched.
+fn publish(store: &Store, path: &StorePath, contents: &[u8]) {
+    store.publish(&[kept(store, path, contents)]).unwrap();
+}
+
+fn publish_nar(store: &Store, path: &StorePath, nar: &[u8]) {
+    store.publish(&[kept_nar(store, path, nar)]).unwrap();
+}
+
+fn is_dropped(store: &Store, path: &StorePath) -> bool {
+    let info = store.path_info(path.hash()).unwrap().unwrap();
+    !store.has_contents(&info).unwrap()
+}
+
+/// The state as it would be found if the process had been killed now.
+fn crashed(dir: &TempDir) -> (TempDir, Store) {
+    // A file that a compaction deletes meanwhile belongs to the past.
+    let copy = std::iter::repeat_with(|| copied(dir.path())).find_map(Result::ok);
+    let copy = copy.unwrap();
+    let store = open(copy.path()).unwrap();
+    (copy, store)
+}
+
+fn copied(dir: &Path) -> std::io::Result<TempDir> {
+    let copy = tempfile::tempdir()?;
+    std::fs::copy(dir.join("format"), copy.path().join("format"))?;
+    std::fs::create_dir(copy.path().join("db"))?;
+    let names = || -> std::io::Result<Vec<_>> {
+        let entries = std::fs::read_dir(dir.join("db"))?;
+        let mut names: Vec<_> = entries
+            .map(|e| Ok(e?.file_name()))
+            .collect::<Result<_, std::io::Error>>()?;
+        names.sort();
+        Ok(names)
+    };
+    let before = names()?;
+    for name in &before {
+        std::fs::copy(dir.join("db").join(name), copy.path().join("db").join(name))?;
+    }
+    match names()? == before {
+        true => Ok(copy),
+        false => Err(std::io::Error::other("it changed meanwhile")),
+    }
+}
+
+/// What must hold whenever nobody writes: sizes are right, digests name chunks that are there, and
+/// complete trees too.
+fn assert_sound(store: &Store) {
+    let s = store.statistics().unwrap();
+    assert_eq!(store.stored_bytes().unwrap(), s.stored_bytes);
+    assert_eq!(store.chunk_bytes().unwrap(), s.chunk_bytes);
+    let mut numbers = HashSet::new();
+    let each = |_: &[u8], value: &[u8]| {
+        let number = chunks::Located::decode(value).unwrap().number;
+        assert!(numbers.insert(number), "two digests name chunk {number}");
+        Ok(true)
+    };
+    store.database.scan(DIGESTS, &[], each).unwrap();
+    let mut there = HashSet::new();
+    let each = |key: &[u8], _: &[u8]| {
+        there.insert(u64::from_be_bytes(key.try_into().unwrap()));
+        Ok(true)
+    };
+    store.database.scan(CHUNKS, &[], each).unwrap();
+    assert_eq!(numbers, there);
+    let each = |_: &[u8], value: &[u8]| {
+        let mut named = trees::TreeRecord::parse(value).unwrap().numbers();
+        assert!(
+            named.all(|n| there.contains(&n)),
+            "a chunk of a tree is gone"
+        );
+        Ok(true)
+    };
+    store.database.scan(TREES, &[], each).unwrap();
 }
 
 fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {

@@ -48,7 +48,7 @@ impl Uses {
         part.get(at % PART)
     }
 
-    fn set(&self, ordinal: PathOrdinal, millis: u64) {
+    pub(super) fn set(&self, ordinal: PathOrdinal, millis: u64) {
         let value = millis << 1 | UNSAVED;
         // Readers of one path would only take the cache line from each other.
         if let Some(entry) = self.entry(ordinal)
