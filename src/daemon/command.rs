@@ -361,6 +361,8 @@ pub struct EvictReport {
     pub paths: Vec<String>,
     /// Stored bytes that this freed.
     pub freed_bytes: u64,
+    /// Bytes that the disk got back; the rest of what was freed is used for what comes next.
+    pub reclaimed_bytes: u64,
     /// Bytes that are stored now.
     pub stored_bytes: u64,
 }

@@ -1,6 +1,6 @@
 //! What is to be here and what may go: prefetches, pins, evictions and traces.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::command::{
     CommandError, EvictReport, Failure, Output, PinReport, PrefetchReport, PrefetchRequest, Report,
@@ -160,10 +160,11 @@ impl Engine {
 
     pub(super) fn evict(&self, to: u64) -> Result<Report, CommandError> {
         let eviction = self.room.evict(to)?;
-        self.store.reclaim()?;
+        let reclaimed_bytes = self.store.reclaim(&AtomicBool::new(false))?;
         Ok(Report::Evict(EvictReport {
             paths: eviction.paths.iter().map(|p| self.full(p)).collect(),
             freed_bytes: eviction.bytes,
+            reclaimed_bytes,
             stored_bytes: self.store.stored_bytes()?,
         }))
     }

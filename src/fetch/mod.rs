@@ -36,6 +36,7 @@ pub use room::{Keep, Room};
 pub use sources::{CACHE_NIXOS_ORG, Source, Sources, Trust};
 
 use crate::nix::cache_info::CacheInfoError;
+use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{Distrust, NarInfoError};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::StoreError;
@@ -113,6 +114,21 @@ pub enum FetchError {
     /// A reference cannot be had.
     #[error("not copied, because its reference {0} could not be")]
     Reference(StorePath),
+    /// Another NAR than the one whose contents were dropped.
+    #[error(
+        "{url} has another NAR of {path} than the one that is registered here ({theirs} instead of \
+         {ours}), so that what was dropped cannot come back from it"
+    )]
+    OtherNar {
+        /// The source.
+        url: String,
+        /// The path.
+        path: StorePath,
+        /// What the source has.
+        theirs: NarHash,
+        /// What is registered.
+        ours: NarHash,
+    },
     /// The NAR is not what the narinfo says.
     #[error("{url}: {error}")]
     Receive {
@@ -145,7 +161,7 @@ impl FetchError {
     /// Whether another source may do better: neither the state nor the user ended it.
     fn is_of_source(&self) -> bool {
         match self {
-            Self::Source(_) => true,
+            Self::Source(_) | Self::OtherNar { .. } => true,
             Self::Receive { error, .. } => !error.is_ours(),
             _ => false,
         }

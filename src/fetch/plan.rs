@@ -52,7 +52,13 @@ pub(super) async fn plan(
                 continue;
             }
             let path = names.get(&hash).cloned();
-            if let Some(local) = store.path_info(hash)?.filter(|i| i.tree().is_some()) {
+            let known = store.path_info(hash)?;
+            let here = match &known {
+                // A record that cannot be read is for `verify` to mend.
+                Some(info) => store.has_contents(info).unwrap_or(true),
+                None => false,
+            };
+            if let Some(local) = known.filter(|_| here) {
                 let there = &local.registration.path;
                 if path.as_ref().is_some_and(|asked| asked != there) {
                     let error = FetchError::OtherName(there.clone());

@@ -123,7 +123,7 @@ impl Room {
         }
         let (store, reclaiming) = (self.store.clone(), self.reclaiming.clone());
         let work = move || {
-            if let Err(e) = store.reclaim() {
+            if let Err(e) = store.reclaim(&AtomicBool::new(false)) {
                 tracing::warn!("the space of dropped contents was not given back: {e}");
             }
             reclaiming.store(false, Ordering::SeqCst);

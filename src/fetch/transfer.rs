@@ -94,12 +94,30 @@ impl Transfer<'_> {
         })
     }
 
+    /// A path whose tree is here gets the contents of that tree, and no others.
+    fn check_known(&self, offer: &Offer) -> Result<(), FetchError> {
+        let info = &offer.info;
+        let known = self.store.path_info(info.store_path.hash())?;
+        match known.filter(|known| known.tree().is_some()) {
+            Some(known) if known.registration.nar_hash != info.nar_hash => {
+                Err(FetchError::OtherNar {
+                    url: offer.source.url().to_owned(),
+                    path: info.store_path.clone(),
+                    theirs: info.nar_hash,
+                    ours: known.registration.nar_hash,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let info = &offer.info;
         let fail = |error| FetchError::Receive {
             url: format!("{}: {}", offer.source.url(), info.store_path),
             error: Box::new(error),
         };
+        self.check_known(offer)?;
         let mut retries = Retries::default();
         let received = loop {
             let stream = self

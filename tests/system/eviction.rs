@@ -219,3 +219,40 @@ fn freed_space_leaves_the_disk() {
     sandbox.narfs(&["evict", "--to", "40M"]);
     wait_until("the disk has it back", || used() < 90_000_000);
 }
+
+#[test]
+fn what_was_dropped_comes_back_only_as_what_it_was() {
+    let (cache, other) = (Cache::new(), Cache::new());
+    let offer = directory("p", &noise(1, SIZE));
+    cache.put(&offer);
+    // A build that is not reproducible: another NAR under the same name, signed all the same.
+    other.put(&directory("p", &noise(2, SIZE)));
+    let (server, second) = (plain(&cache), plain(&other));
+    let keys = [key(&cache), key(&other)];
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &keys[0], SHORT);
+    assert!(fs::read(file(&sandbox, &offer)).unwrap() == noise(1, SIZE));
+    run(&mut sandbox.command(&["evict", "--to", "0"]), b"");
+    sandbox.unmount();
+    sandbox.mount_from(&[&second.url], &keys[1], SHORT);
+    assert_eq!(errno(fs::read(file(&sandbox, &offer))), Some(libc::EIO));
+    let said = sandbox.complaint(&["cat", &format!("{}/file", offer.path().base_name())]);
+    assert!(said.contains("another NAR"), "{said}");
+    sandbox.unmount();
+    // With both, the one that has it is found, although the other is asked first.
+    let at = sandbox.at.to_str().unwrap();
+    let last = format!("{}?priority=99", server.url);
+    sandbox.narfs(&[
+        "mount",
+        at,
+        "--from",
+        &second.url,
+        "--from",
+        &last,
+        "--trusted-public-key",
+        &keys[0],
+        "--trusted-public-key",
+        &keys[1],
+    ]);
+    assert!(fs::read(file(&sandbox, &offer)).unwrap() == noise(1, SIZE));
+}

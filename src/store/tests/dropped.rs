@@ -71,7 +71,7 @@ fn dropped_contents_are_no_damage_and_come_back() {
             panic!("{error}");
         };
         assert_eq!(*named, path(1));
-        assert!(error.to_string().contains("fetched again"), "{error}");
+        assert!(error.to_string().contains("to save space"), "{error}");
         assert_eq!(store.find_damage(loaded), 0);
     }
     assert!(lock(&store.damaged).is_empty());
