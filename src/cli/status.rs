@@ -1,5 +1,7 @@
 //! `narfs status`
 
+use std::fmt::Write;
+
 use anyhow::bail;
 use clap::Args;
 
@@ -93,7 +95,21 @@ fn source(s: &SourceReport) -> String {
     let priority = s
         .priority
         .map_or(String::new(), |p| format!(", priority {p}"));
-    format!("source      {}: {state}{priority}", s.url)
+    let mut line = format!("source      {}: {state}{priority}", s.url);
+    if let Some(t) = &s.traffic {
+        let _ = write!(line, ", {} requests", t.requests);
+        if t.retries + t.failures > 0 {
+            let _ = write!(line, " ({} retries, {} failed)", t.retries, t.failures);
+        }
+        let _ = write!(line, ", {}", bytes(t.received_bytes));
+        if let Some(latency) = t.latency_average_us {
+            let _ = write!(line, ", {:.1} ms", latency as f64 / 1000.0);
+        }
+        if let (SourceState::Away, Some(last)) = (s.state, &t.last_failure) {
+            let _ = write!(line, "; {}", last.text);
+        }
+    }
+    line
 }
 
 /// A path that is on its way, in a few words.

@@ -1,7 +1,7 @@
 //! Publishing in groups: one flush of the database for many paths that arrive together.
 //!
 //! Invariants: whoever hands in a path hears when it is published; a path that a program waits
-//! for is published at once, and takes along what waits.
+//! for, or after which nothing more is arriving, is published at once, and takes along what waits.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -49,7 +49,8 @@ impl Publisher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((publication, sender));
-        if !urgency.is_raised() && self.store.unflushed() < BYTES {
+        let more = !urgency.is_raised() && !urgency.is_alone();
+        if more && self.store.unflushed() < BYTES {
             tokio::select! {
                 outcome = &mut published => return outcome.unwrap_or(Err(FetchError::Stopped)),
                 () = urgency.raised() => {}

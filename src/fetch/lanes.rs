@@ -42,6 +42,13 @@ impl Lanes {
         })
     }
 
+    /// Whether nothing is being transferred.
+    pub(super) fn is_idle(&self) -> bool {
+        self.urgent.available_permits() == URGENT
+            && self.ahead.available_permits() == AHEAD
+            && self.queued() == 0
+    }
+
     /// Flights that wait for a place.
     pub(super) fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
@@ -95,6 +102,11 @@ impl Urgency {
             }
             notified.await;
         }
+    }
+
+    /// Whether nothing else is on its way that could be waited for.
+    pub(super) fn is_alone(&self) -> bool {
+        self.lanes.is_idle()
     }
 
     /// Waits for a place to transfer something.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 
 use super::asker::Asker;
@@ -219,10 +219,10 @@ impl Fetcher {
         {
             return answer(&inner.runtime, Box::new(ready), Err(error));
         }
+        let (waiter, progress) = inner.join(need.clone(), true, Box::new(ready));
         if let (Need::Contents(path), PrefetchPolicy::Closure) = (&need, inner.prefetch) {
             self.follow(path);
         }
-        let (waiter, progress) = inner.join(need.clone(), true, Box::new(ready));
         let watch = watch(inner.clone(), need, waiter, progress, asker);
         inner.runtime.spawn(watch);
     }
@@ -400,6 +400,12 @@ impl Inner {
                 let kind = Some(RootKind::Directory);
                 return Ok(self.store.register(&[(registration, kind)])?);
             }
+            // The tree says it; who else wants the contents shares the transfer.
+            let (sender, met) = oneshot::channel();
+            let ready = Box::new(move |met| drop(sender.send(met)));
+            self.join(Need::Contents(path.clone()), true, ready);
+            let met = met.await.map_err(|_| FetchError::Stopped)?;
+            return Ok(met?);
         }
         let transferred = self.transfer(offer, progress, urgency).await;
         if transferred.is_err() {

@@ -17,8 +17,9 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// Narinfos that are asked for at once.
 const ASKING: usize = 16;
-/// Paths that are begun and not done: enough that a place that gets free is taken at once.
-const BEGUN: usize = 16;
+/// Paths that are begun and not done: enough that a place that gets free is taken at once, while
+/// others wait to be published together.
+const BEGUN: usize = 64;
 /// How often it is counted what has arrived.
 const COUNT: Duration = Duration::from_millis(100);
 
