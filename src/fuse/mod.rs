@@ -79,7 +79,7 @@ impl Session {
         let notifier = background.notifier();
         // Listings and attributes of the store directory are cached; the thread that publishes
         // drops them before it goes on. It is never one that answers requests.
-        store.observe(move || {
+        store.observe(move |_| {
             let inode = fuser::INodeNo(Inode::special(Special::Store).0);
             if let Err(e) = notifier.inval_inode(inode, 0, 0) {
                 tracing::debug!("the kernel's listing of the store was not dropped: {e}");

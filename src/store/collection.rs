@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::database::{ORDINALS, PATHS, Snapshot, TREES, USES};
 use super::eviction::{Deletion, Removal};
 use super::publish::Batch;
-use super::{PathOrdinal, Store, StoreError, lock, shut};
+use super::{Change, PathOrdinal, Store, StoreError, lock, shut};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 
@@ -134,10 +134,8 @@ impl Store {
         let _one = lock(&self.removing);
         let mut collected = Collected::default();
         let outcome = self.collect_into(&mut collected, live, limit.unwrap_or(u64::MAX));
-        if !collected.paths.is_empty()
-            && let Some(observer) = self.observer.get()
-        {
-            observer();
+        if !collected.paths.is_empty() {
+            self.tell(&Change::Paths);
         }
         outcome.map(|()| collected)
     }

@@ -22,9 +22,10 @@ pub(super) const USES: &str = "uses";
 pub(super) const ROOTS: &str = "roots";
 pub(super) const TRACES: &str = "traces";
 pub(super) const RECLAIMED: &str = "reclaimed";
+pub(super) const PROFILES: &str = "profiles";
 
-const FAMILIES: [&str; 10] = [
-    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED,
+const FAMILIES: [&str; 11] = [
+    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED, PROFILES,
 ];
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves

@@ -115,6 +115,15 @@ pub enum StoreError {
     /// More paths than an inode number can address.
     #[error("the state has used up all {0} path numbers; start a new one")]
     TooManyPaths(u32),
+    /// More profiles and directories of profiles, in all its time, than inode numbers can address.
+    #[error("the state has used up all numbers for profiles; start a new one")]
+    TooManyProfiles,
+    /// More generations of a profile, in all its time, than inode numbers can address.
+    #[error("the profile {0} has used up all numbers for generations; set up a new one")]
+    TooManyGenerations(String),
+    /// A profile with the name of a directory that other profiles lie in.
+    #[error("{0} is a directory of profiles, so no profile can have this name; choose another")]
+    ProfileIsDirectory(String),
     /// The compressor failed.
     #[error("cannot compress a chunk")]
     Compress(#[source] io::Error),

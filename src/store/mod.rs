@@ -14,6 +14,8 @@ mod holds;
 mod path_info;
 mod paths;
 mod pins;
+mod profile_table;
+mod profiles;
 mod publish;
 mod reading;
 mod reclaim;
@@ -40,6 +42,12 @@ pub use holds::Hold;
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use paths::LoadedPath;
 pub use pins::Pin;
+pub use profile_table::{
+    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+};
+pub use profiles::{
+    ChangedDirectory, ChangedProfile, ProfileChange, ProfilesChanged, ProfilesHold,
+};
 pub use publish::Publication;
 pub use statistics::{PathStatistics, Statistics};
 
@@ -50,6 +58,7 @@ use directory::Directory;
 use eviction::Removal;
 use holds::Held;
 use paths::PathRecord;
+use profiles::Profiles;
 use size::Size;
 use trees::StoredTree;
 use uses::Uses;
@@ -106,8 +115,17 @@ struct Writing {
     unflushed: u64,
 }
 
-/// Called after every change of the set of paths.
-type Observer = Box<dyn Fn() + Send + Sync>;
+/// What has changed in a state.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'c> {
+    /// The set of paths.
+    Paths,
+    /// Profiles and their directories.
+    Profiles(&'c ProfilesChanged),
+}
+
+/// Called after every change.
+type Observer = Box<dyn Fn(&Change<'_>) + Send + Sync>;
 
 /// An open state.
 pub struct Store {
@@ -116,6 +134,7 @@ pub struct Store {
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
     uses: Uses,
+    profiles: Profiles,
     size: Size,
     held: Arc<Held>,
     // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
@@ -162,6 +181,7 @@ impl Store {
         let next_chunk = chunks::next_number(&database)?;
         let next_ordinal = publish::next_ordinal(&database)?;
         let uses = Uses::open(&database)?;
+        let profiles = Profiles::open(&database)?;
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
         held.note_litter();
@@ -172,6 +192,7 @@ impl Store {
             tree_cache: tree_cache(quarter * 3 / 4),
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
             uses,
+            profiles,
             size: Size::default(),
             held,
             removing: Mutex::default(),
@@ -206,10 +227,16 @@ impl Store {
         self.directory.store_dir()
     }
 
-    /// Has `observer` called after each change of the set of paths, by the thread that made the
-    /// change and before it goes on. There is one; a second is not taken.
-    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+    /// Has `observer` called after each change of the set of paths or of profiles, by the thread
+    /// that made the change and before it goes on. There is one; a second is not taken.
+    pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
+    }
+
+    fn tell(&self, change: &Change<'_>) {
+        if let Some(observer) = self.observer.get() {
+            observer(change);
+        }
     }
 }
 

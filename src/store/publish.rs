@@ -10,7 +10,7 @@ use rocksdb::WriteBatch;
 
 use super::database::{Database, META, ORDINALS, PATHS};
 use super::path_info::{Contents, Origin, RootKind};
-use super::{Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
+use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::tree::{NodeKind, Tree};
@@ -151,8 +151,8 @@ impl Store {
         for ordinal in batch.changes {
             self.path_cache.remove(&ordinal);
         }
-        if is_new && let Some(observer) = self.observer.get() {
-            observer();
+        if is_new {
+            self.tell(&Change::Paths);
         }
         Ok(())
     }

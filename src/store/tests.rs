@@ -2,6 +2,7 @@
 
 mod dropped;
 mod formats;
+mod profiles;
 mod races;
 mod removed;
 mod roots;
@@ -185,7 +186,7 @@ fn publishing_again_changes_nothing() {
     let (_dir, store) = store();
     let told = Arc::new(AtomicUsize::new(0));
     let count = told.clone();
-    store.observe(move || {
+    store.observe(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let first = kept(&store, &path(1), b"first");

@@ -25,7 +25,7 @@ fn make_old(dir: &Path) {
         old.remove(1 + 4 + 32 + 8 + 8);
         db.put_cf(db.cf_handle(PATHS).unwrap(), key, old).unwrap();
     }
-    for family in ["uses", "roots", "traces", "reclaimed"] {
+    for family in ["uses", "roots", "traces", "reclaimed", "profiles"] {
         db.drop_cf(family).unwrap();
     }
     fs::write(dir.join("format"), "narfs-state 1\nstore-dir /nix/store\n").unwrap();

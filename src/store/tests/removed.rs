@@ -26,7 +26,7 @@ fn what_is_not_live_goes_whole_and_referrers_before_references() {
         with_references(&store, seed, references);
     }
     let count = told.clone();
-    store.observe(move || {
+    store.observe(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let live = HashSet::from([path(1).hash()]);
