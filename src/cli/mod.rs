@@ -4,6 +4,7 @@
 //! failure, 2 for a command that cannot be understood.
 
 mod add;
+mod apply;
 mod cat;
 mod config;
 mod copy;
@@ -15,6 +16,7 @@ mod mount;
 mod path_info;
 mod pins;
 mod prefetch;
+mod profile;
 mod progress;
 mod size;
 mod stats;
@@ -91,6 +93,8 @@ enum Subcommands {
     Pins(pins::Arguments),
     Evict(evict::Arguments),
     Trace(trace::Arguments),
+    Profile(profile::Arguments),
+    Apply(apply::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
@@ -225,6 +229,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Pins(a) => a.run(global),
         Subcommands::Evict(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),
+        Subcommands::Profile(a) => a.run(global),
+        Subcommands::Apply(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),

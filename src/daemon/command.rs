@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::location::LocationError;
+use super::profiles::{
+    ApplyRequest, GenerationReport, ProfileChangeReport, ProfileDiffReport, ProfileError,
+    ProfileReport, ProfileRequest,
+};
 use crate::fetch::{
     Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
 };
@@ -82,6 +86,10 @@ pub enum Command {
     },
     /// Record or show what runs touch.
     Trace(TraceCommand),
+    /// Show or change a profile.
+    Profile(ProfileRequest),
+    /// Make profiles what is declared.
+    Apply(ApplyRequest),
     /// Mount at one more place.
     Mount(MountRequest),
     /// Say what the daemon is doing.
@@ -454,6 +462,14 @@ pub enum Report {
     Traces(Vec<TraceReport>),
     /// The store paths of a trace, in order.
     Trace(Vec<String>),
+    /// See [`ProfileReport`].
+    Profile(ProfileReport),
+    /// See [`ProfileChangeReport`].
+    ProfileChanges(Vec<ProfileChangeReport>),
+    /// See [`GenerationReport`].
+    Generations(Vec<GenerationReport>),
+    /// See [`ProfileDiffReport`].
+    ProfileDiff(ProfileDiffReport),
     /// See [`StatusReport`].
     Status(StatusReport),
 }
@@ -536,6 +552,9 @@ pub enum CommandError {
     /// A trace that is not there, or is.
     #[error("{0}")]
     Trace(String),
+    /// A profile.
+    #[error(transparent)]
+    Profile(Box<ProfileError>),
     /// The daemon said so.
     #[error("{0}")]
     Remote(String),

@@ -16,11 +16,11 @@ const NAME: usize = 100;
 
 impl Engine {
     /// Whether a command fetches with the daemon's fetcher: it names no other sources.
-    fn is_own(&self, request: &SourceRequest) -> bool {
+    pub(super) fn is_own(&self, request: &SourceRequest) -> bool {
         *request == SourceRequest::default() && self.fetcher.get().is_some()
     }
 
-    fn fetcher_for(&self, request: &SourceRequest) -> Result<Fetcher, CommandError> {
+    pub(super) fn fetcher_for(&self, request: &SourceRequest) -> Result<Fetcher, CommandError> {
         match self.fetcher.get() {
             Some(fetcher) if self.is_own(request) => Ok(fetcher.clone()),
             _ => {

@@ -536,7 +536,7 @@ impl Inner {
     }
 }
 
-fn registration(offer: &Offer) -> Registration {
+pub(super) fn registration(offer: &Offer) -> Registration {
     let info = &offer.info;
     Registration {
         path: info.store_path.clone(),

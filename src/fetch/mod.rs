@@ -8,6 +8,7 @@
 mod activity;
 mod asker;
 mod availability;
+mod closure;
 mod copy;
 mod group;
 mod lanes;
@@ -158,6 +159,15 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether every source said that it has no such path.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Absent { .. } => true,
+            Self::Shared(error) => error.is_absent(),
+            _ => false,
+        }
+    }
+
     /// Whether another source may do better: neither the state nor the user ended it.
     fn is_of_source(&self) -> bool {
         match self {
