@@ -9,6 +9,7 @@ mod config;
 mod copy;
 mod dump;
 mod evict;
+mod gc;
 mod key;
 mod ls;
 mod mount;
@@ -16,6 +17,7 @@ mod path_info;
 mod pins;
 mod prefetch;
 mod progress;
+mod roots;
 mod size;
 mod stats;
 mod status;
@@ -90,6 +92,9 @@ enum Subcommands {
     Unpin(pins::UnpinArguments),
     Pins(pins::Arguments),
     Evict(evict::Arguments),
+    Gc(gc::Arguments),
+    Roots(roots::Arguments),
+    AddRoot(roots::AddArguments),
     Trace(trace::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
@@ -224,6 +229,9 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Unpin(a) => a.run(global),
         Subcommands::Pins(a) => a.run(global),
         Subcommands::Evict(a) => a.run(global),
+        Subcommands::Gc(a) => a.run(global),
+        Subcommands::Roots(a) => a.run(global),
+        Subcommands::AddRoot(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),

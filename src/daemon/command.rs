@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::collect::{GcReport, GcRequest};
 use super::location::LocationError;
+use super::roots::{RootReport, RootsError};
 use crate::fetch::{
     Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
 };
@@ -79,6 +81,17 @@ pub enum Command {
     Evict {
         /// Stored bytes that may stay.
         to: u64,
+    },
+    /// Remove what no root reaches.
+    Gc(GcRequest),
+    /// Say what the roots are.
+    Roots,
+    /// Make a link to a path, and a root of it.
+    AddRoot {
+        /// An absolute path.
+        link: PathBuf,
+        /// A store path or hash.
+        path: String,
     },
     /// Record or show what runs touch.
     Trace(TraceCommand),
@@ -450,6 +463,10 @@ pub enum Report {
     Pins(Vec<PinReport>),
     /// See [`EvictReport`].
     Evict(EvictReport),
+    /// See [`GcReport`].
+    Gc(GcReport),
+    /// See [`RootReport`].
+    Roots(Vec<RootReport>),
     /// See [`TraceReport`].
     Traces(Vec<TraceReport>),
     /// The store paths of a trace, in order.
@@ -485,6 +502,9 @@ pub enum CommandError {
     /// A path that is not here, or not a path.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// Roots that cannot be found or made.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// A local tree.
     #[error("cannot add {}", from.display())]
     Add {

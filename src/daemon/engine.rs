@@ -36,6 +36,8 @@ pub struct Engine {
     pub(super) fetched: AtomicU64,
     /// What fetches on demand, where the state is mounted with sources.
     pub(super) fetcher: OnceLock<Fetcher>,
+    /// Held while profiles are changed, from the last look at them on.
+    pub(super) changing_profiles: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -67,6 +69,7 @@ impl Engine {
             counters: OnceLock::new(),
             fetched: AtomicU64::new(0),
             fetcher: OnceLock::new(),
+            changing_profiles: Mutex::default(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -134,6 +137,9 @@ impl Engine {
             Command::Unpin { paths } => self.unpin(&paths),
             Command::Pins => self.pins(),
             Command::Evict { to } => self.evict(to),
+            Command::Gc(request) => self.gc(&request, output),
+            Command::Roots => self.roots(),
+            Command::AddRoot { link, path } => self.add_root(&link, &path),
             Command::Trace(command) => self.trace(command),
             Command::Mount(request) => {
                 fuse::mount_again(self.store.dir(), &request)?;

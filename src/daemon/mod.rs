@@ -3,6 +3,7 @@
 //! Invariant: a command means the same wherever it runs. [`Engine::execute`] is the one place
 //! that carries it out; the control socket only moves [`Command`]s, outputs and reports.
 
+mod collect;
 mod command;
 mod control;
 mod engine;
@@ -10,9 +11,11 @@ mod in_use;
 mod keeping;
 mod location;
 mod ready;
+mod roots;
 mod serve;
 mod verify;
 
+pub use collect::{GcReport, GcRequest, OldGeneration};
 pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,
     Output, PathReport, PinReport, PrefetchReport, PrefetchRequest, Report, ServeRequest,
@@ -21,4 +24,5 @@ pub use command::{
 pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
 pub use ready::spawn_and_wait;
+pub use roots::{RootKind, RootReport, RootsError};
 pub use serve::{ServeError, Show, serve};

@@ -7,6 +7,7 @@
 mod adapter;
 mod counters;
 mod mount;
+mod removed;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ pub use mount::{
 };
 
 use crate::fs::{FileSystem, Inode, Special};
-use crate::store::Store;
+use crate::store::{Change, Store};
 use adapter::Adapter;
+use removed::Forgetter;
 
 /// Threads that read requests, for each core. They share one descriptor: a clone of it would
 /// lose the requests in flight with its daemon.
@@ -79,10 +81,14 @@ impl Session {
         let notifier = background.notifier();
         // Listings and attributes of the store directory are cached; the thread that publishes
         // drops them before it goes on. It is never one that answers requests.
-        store.observe(move |_| {
+        let forgetter = Forgetter::start(background.notifier());
+        store.observe(move |change| {
             let inode = fuser::INodeNo(Inode::special(Special::Store).0);
             if let Err(e) = notifier.inval_inode(inode, 0, 0) {
                 tracing::debug!("the kernel's listing of the store was not dropped: {e}");
+            }
+            if let Change::Removed(paths) = change {
+                forgetter.forget(paths);
             }
         });
         attached.finish(request)?;
