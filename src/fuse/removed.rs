@@ -4,8 +4,10 @@
 //! directory, which a lookup there that waits for the network shares: so a thread of its own does
 //! it, and nobody waits for it without a bound, least of all who answers requests. Until it is
 //! done a name may still lead to what was there: its attributes may still be shown, what is read
-//! of it comes from the kernel's cache and is what it was, or is ESTALE, after which the kernel
+//! of it comes from the kernel's caches and is what it was, or is ESTALE, after which the kernel
 //! looks the name up anew. It is never something else, since inode numbers are not given again.
+//! For who had it open it stays so. After it is done no answer from before can come back: see
+//! `invalidation.rs`.
 
 use std::ffi::OsString;
 use std::sync::mpsc;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
+use super::invalidation::report;
 use crate::fs::{Inode, Special};
 use crate::nix::store_path::StorePath;
 
@@ -31,13 +34,11 @@ impl Forgetter {
         let (sender, receiver) = mpsc::channel();
         let work = move || {
             for Names(names, done) in receiver {
+                let store = INodeNo(Inode::special(Special::Store).0);
                 for name in names {
-                    let store = INodeNo(Inode::special(Special::Store).0);
-                    if let Err(e) = notifier.inval_entry(store, &name) {
-                        // Usually it did not know the name.
-                        tracing::trace!(?name, "not forgotten: {e}");
-                    }
+                    report(notifier.inval_entry(store, &name), "a collected path");
                 }
+                report(notifier.inval_inode(store, 0, 0), "a listing");
                 // Who has stopped waiting need not know.
                 let _ = done.send(());
             }

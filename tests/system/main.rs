@@ -29,6 +29,7 @@ mod mount_points;
 mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
+mod profile_links;
 mod programs;
 mod publication;
 mod read_only;
