@@ -10,6 +10,7 @@ mod config;
 mod copy;
 mod dump;
 mod evict;
+mod gc;
 mod key;
 mod ls;
 mod mount;
@@ -18,6 +19,7 @@ mod pins;
 mod prefetch;
 mod profile;
 mod progress;
+mod roots;
 mod size;
 mod stats;
 mod status;
@@ -92,6 +94,9 @@ enum Subcommands {
     Unpin(pins::UnpinArguments),
     Pins(pins::Arguments),
     Evict(evict::Arguments),
+    Gc(gc::Arguments),
+    Roots(roots::Arguments),
+    AddRoot(roots::AddArguments),
     Trace(trace::Arguments),
     Profile(profile::Arguments),
     Apply(apply::Arguments),
@@ -228,6 +233,9 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Unpin(a) => a.run(global),
         Subcommands::Pins(a) => a.run(global),
         Subcommands::Evict(a) => a.run(global),
+        Subcommands::Gc(a) => a.run(global),
+        Subcommands::Roots(a) => a.run(global),
+        Subcommands::AddRoot(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),
         Subcommands::Profile(a) => a.run(global),
         Subcommands::Apply(a) => a.run(global),

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::collect::{GcReport, GcRequest};
 use super::location::LocationError;
 use super::profiles::{
     ApplyRequest, GenerationReport, ProfileChangeReport, ProfileDiffReport, ProfileError,
     ProfileReport, ProfileRequest,
 };
+use super::roots::{RootReport, RootsError};
 use crate::fetch::{
     Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
 };
@@ -83,6 +85,17 @@ pub enum Command {
     Evict {
         /// Stored bytes that may stay.
         to: u64,
+    },
+    /// Remove what no root reaches.
+    Gc(GcRequest),
+    /// Say what the roots are.
+    Roots,
+    /// Make a link to a path, and a root of it.
+    AddRoot {
+        /// An absolute path.
+        link: PathBuf,
+        /// A store path or hash.
+        path: String,
     },
     /// Record or show what runs touch.
     Trace(TraceCommand),
@@ -458,6 +471,10 @@ pub enum Report {
     Pins(Vec<PinReport>),
     /// See [`EvictReport`].
     Evict(EvictReport),
+    /// See [`GcReport`].
+    Gc(GcReport),
+    /// See [`RootReport`].
+    Roots(Vec<RootReport>),
     /// See [`TraceReport`].
     Traces(Vec<TraceReport>),
     /// The store paths of a trace, in order.
@@ -501,6 +518,9 @@ pub enum CommandError {
     /// A path that is not here, or not a path.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// Roots that cannot be found or made.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// A local tree.
     #[error("cannot add {}", from.display())]
     Add {

@@ -3,6 +3,7 @@
 //! Invariant: a command means the same wherever it runs. [`Engine::execute`] is the one place
 //! that carries it out; the control socket only moves [`Command`]s, outputs and reports.
 
+mod collect;
 mod command;
 mod control;
 mod engine;
@@ -11,9 +12,11 @@ mod keeping;
 mod location;
 mod profiles;
 mod ready;
+mod roots;
 mod serve;
 mod verify;
 
+pub use collect::{GcReport, GcRequest, OldGeneration};
 pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,
     Output, PathReport, PinReport, PrefetchReport, PrefetchRequest, Report, ServeRequest,
@@ -27,4 +30,5 @@ pub use profiles::{
     ProfileOutcome, ProfileReport, ProfileRequest, SupplyError,
 };
 pub use ready::spawn_and_wait;
+pub use roots::{RootKind, RootReport, RootsError};
 pub use serve::{ServeError, Show, serve};

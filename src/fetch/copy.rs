@@ -73,7 +73,10 @@ pub fn copy(
     options: CopyOptions,
     progress: &Arc<Progress>,
 ) -> Result<CopySummary, FetchError> {
-    let planned = plan(store, sources, trust, wanted, options.recursive, progress);
+    // What is here already, and what is published before what refers to it, must not be collected.
+    let kept = store.temporary_roots();
+    let recursive = options.recursive;
+    let planned = plan((store, &kept), sources, trust, wanted, recursive, progress);
     let Plan {
         offers,
         failures,

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::lazy::{Fetcher, Inner, Need};
 use super::{CopyFailure, FetchError, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::TemporaryRoots;
 
 /// Narinfos that are asked for at once.
 const ASKING: usize = 16;
@@ -56,6 +57,8 @@ struct Run<'a> {
     names: HashMap<StorePathHash, StorePath>,
     unasked: VecDeque<StorePathHash>,
     seen: HashSet<StorePathHash>,
+    /// What was seen is not collected meanwhile.
+    kept: TemporaryRoots,
     asking: JoinSet<(StorePathHash, Result<Known, FetchError>)>,
     /// Asked for and not begun.
     ready: VecDeque<Known>,
@@ -98,6 +101,7 @@ impl Fetcher {
                 .filter_map(|(hash, path)| Some((hash, path?)))
                 .collect(),
             seen: HashSet::new(),
+            kept: self.0.store.temporary_roots(),
             asking: JoinSet::new(),
             ready: VecDeque::new(),
             fetching: JoinSet::new(),
@@ -141,6 +145,7 @@ impl Run<'_> {
                 return;
             };
             if self.seen.insert(hash) {
+                self.kept.add(hash);
                 let (inner, path) = (self.inner.clone(), self.names.get(&hash).cloned());
                 self.asking
                     .spawn(async move { (hash, know(&inner, hash, path.as_ref()).await) });

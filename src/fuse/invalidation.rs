@@ -35,7 +35,8 @@
 //! `inval_entry` waits for requests on its directory, so it is never sent by a thread that
 //! answers requests, and nobody holds profiles who sends it: those requests are
 //! answered meanwhile. They never wait for the network, since nothing in a directory of profiles
-//! is fetched; the store directory, where lookups do, is invalidated by `inval_inode` alone.
+//! is fetched; the store directory, where lookups do, is invalidated by `inval_inode` alone, but for
+//! what was collected: `removed.rs` has that.
 //! A thread that answers requests waits, at most, until other answers are written and the table of profiles is
 //! replaced.
 
@@ -44,23 +45,33 @@ use std::io;
 
 use fuser::{INodeNo, Notifier};
 
+use super::removed::Forgetter;
 use crate::fs::{Inode, Special, stale_entries};
 use crate::store::Change;
 
 /// Tells the kernel what to forget.
 pub(super) struct Invalidation {
     notifier: Notifier,
+    forgetter: Forgetter,
 }
 
 impl Invalidation {
     pub(super) fn new(notifier: Notifier) -> Self {
-        Self { notifier }
+        let forgetter = Forgetter::start(notifier.clone());
+        Self {
+            notifier,
+            forgetter,
+        }
     }
 
     /// Has the kernel forget what a change made untrue.
     pub(super) fn apply(&self, change: &Change<'_>) {
         match change {
             Change::Paths => self.listing(Inode::special(Special::Store)),
+            Change::Removed(paths) => {
+                self.listing(Inode::special(Special::Store));
+                self.forgetter.forget(paths);
+            }
             Change::Profiles(changed) => {
                 for stale in stale_entries(changed) {
                     for name in &stale.names {
@@ -83,7 +94,7 @@ impl Invalidation {
 
 /// That the kernel does not know what it should forget is no error, and is not reported as one;
 /// else the file system was unmounted.
-fn report(told: io::Result<()>, what: &str) {
+pub(super) fn report(told: io::Result<()>, what: &str) {
     if let Err(e) = told {
         tracing::debug!("{what} was not dropped by the kernel: {e}");
     }

@@ -8,6 +8,7 @@ mod adapter;
 mod counters;
 mod invalidation;
 mod mount;
+mod removed;
 
 use std::path::Path;
 use std::sync::Arc;

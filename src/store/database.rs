@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, FlushOptions, LiveFile, LogLevel, Options, ReadOptions, WriteBufferManager,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, LiveFile, LogLevel, Options, ReadOptions,
+    WriteBufferManager, WriteOptions,
 };
 
 use super::StoreError;
@@ -164,6 +164,17 @@ impl Database {
         self.db
             .flush_cfs_opt(&families, &options)
             .map_err(database("chunks were written to disk"))
+    }
+
+    /// Gives the space of deleted records back, those of chunks apart: `reclaim.rs` has these.
+    pub(super) fn compact_metadata(&self) {
+        for family in [TREES, PATHS, ORDINALS, DIGESTS, USES] {
+            let family = self.family(family);
+            let mut options = CompactOptions::default();
+            options.set_exclusive_manual_compaction(false);
+            self.db
+                .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        }
     }
 
     /// Writes `batch` to the log and waits for the disk.

@@ -53,7 +53,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use rocksdb::WriteBatch;
 
 use super::chunks::{Located, NEXT_CHUNK};
-use super::database::{CHUNKS, DIGESTS, META, PATHS, Snapshot, TREES};
+use super::database::{CHUNKS, DIGESTS, Database, META, PATHS, Snapshot, TREES};
 use super::trees::{StoredTree, TreeRecord};
 use super::{Origin, PathInfo, PathOrdinal, Store, StoreError, lock, shut};
 use crate::chunk::ChunkDigest;
@@ -83,6 +83,16 @@ pub(super) struct ChunkUses {
 const KEPT: u32 = 1 << 31;
 
 impl ChunkUses {
+    /// None yet, of the chunks that are there now and will be.
+    pub(super) fn new(database: &Database) -> Result<Self, StoreError> {
+        let first = database.first_key(CHUNKS)?;
+        let first = first.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
+        Ok(Self {
+            first: first.unwrap_or(0),
+            counts: Vec::new(),
+        })
+    }
+
     fn slot(&mut self, number: u64) -> Option<&mut u32> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         if at >= self.counts.len() {
@@ -96,7 +106,7 @@ impl ChunkUses {
         Some(self.counts.get(at).copied().unwrap_or(0))
     }
 
-    fn add(&mut self, number: u64, kept: bool) {
+    pub(super) fn add(&mut self, number: u64, kept: bool) {
         if let Some(count) = self.slot(number) {
             *count += 1;
             *count |= if kept { KEPT } else { 0 };
@@ -124,8 +134,6 @@ pub(super) struct Removal {
     pub(super) uses: ChunkUses,
     /// Trees that were published since it began.
     pub(super) trees: HashSet<ChunkDigest>,
-    /// Paths that were.
-    pub(super) paths: HashSet<StorePathHash>,
 }
 
 impl Removal {
@@ -134,10 +142,8 @@ impl Removal {
         &mut self,
         trees: &HashSet<ChunkDigest>,
         completed: &[(ChunkDigest, Vec<u64>)],
-        paths: HashSet<StorePathHash>,
     ) {
         self.trees.extend(trees);
-        self.paths.extend(paths);
         for number in completed.iter().flat_map(|(_, numbers)| numbers) {
             self.uses.add(*number, false);
         }
@@ -226,15 +232,9 @@ impl Store {
     /// From now on publications tell what they add.
     pub(super) fn begin_removal(&self) -> Result<Running<'_>, StoreError> {
         let mut publishing = lock(&self.publishing);
-        let first = self.database.first_key(CHUNKS)?;
-        let first = first.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
         *publishing = Some(Removal {
-            uses: ChunkUses {
-                first: first.unwrap_or(0),
-                counts: Vec::new(),
-            },
+            uses: ChunkUses::new(&self.database)?,
             trees: HashSet::new(),
-            paths: HashSet::new(),
         });
         Ok(Running {
             store: self,

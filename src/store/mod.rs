@@ -21,6 +21,7 @@ mod reading;
 mod reclaim;
 mod size;
 mod statistics;
+mod temporary_roots;
 mod traces;
 mod trees;
 mod uses;
@@ -35,7 +36,7 @@ use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 pub use chunks::ChunkWriter;
-pub use collection::Collected;
+pub use collection::{Collected, Collection};
 pub use error::StoreError;
 pub use eviction::Eviction;
 pub use holds::Hold;
@@ -50,9 +51,10 @@ pub use profiles::{
 };
 pub use publish::Publication;
 pub use statistics::{PathStatistics, Statistics};
+pub use temporary_roots::TemporaryRoots;
 
 use crate::chunk::ChunkDigest;
-use crate::nix::store_path::StoreDir;
+use crate::nix::store_path::{StoreDir, StorePath};
 use database::Database;
 use directory::Directory;
 use eviction::Removal;
@@ -60,6 +62,7 @@ use holds::Held;
 use paths::PathRecord;
 use profiles::Profiles;
 use size::Size;
+use temporary_roots::Relied;
 use trees::StoredTree;
 use uses::Uses;
 
@@ -118,8 +121,10 @@ struct Writing {
 /// What has changed in a state.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'c> {
-    /// The set of paths.
+    /// The set of paths: there are more.
     Paths,
+    /// These paths are there no more.
+    Removed(&'c [StorePath]),
     /// Profiles and their directories.
     Profiles(&'c ProfilesChanged),
 }
@@ -138,11 +143,15 @@ pub struct Store {
     size: Size,
     held: Arc<Held>,
     // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
+    /// Held by collections, from before roots are looked for: one at a time.
+    collecting: Mutex<()>,
     /// Held by what drops or collects contents: one at a time.
     removing: Mutex<()>,
     /// Held while paths are published and while contents are dropped; what a running removal must
     /// know of publications.
     publishing: Mutex<Option<Removal>>,
+    /// What commands count on. Held while a path is collected.
+    relied: Arc<Mutex<Relied>>,
     /// The ordinal that the next new path gets. Held while path infos are written.
     next_ordinal: Mutex<u32>,
     /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
@@ -195,8 +204,10 @@ impl Store {
             profiles,
             size: Size::default(),
             held,
+            collecting: Mutex::default(),
             removing: Mutex::default(),
             publishing: Mutex::default(),
+            relied: Arc::default(),
             next_ordinal: Mutex::new(next_ordinal),
             flushing: Mutex::default(),
             gate: RwLock::default(),

@@ -194,6 +194,8 @@ impl Store {
             edit.apply(change)?;
         }
         edit.fit_directories()?;
+        let generations = changes.iter().flat_map(|c| &c.generations);
+        self.note_roots(generations.map(|(_, path, _)| path.hash()));
         let (changed, batch) = edit.finish(&self.database);
         if changed.profiles.is_empty() && !edit.mends() {
             return Ok(());

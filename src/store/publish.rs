@@ -120,6 +120,8 @@ impl Store {
                 self.put_tree(&mut batch, &p.tree, *digest)?;
             }
         }
+        // A collection learns of them before it removes one more path: it needs the lock above.
+        self.note_roots(batch.seen.iter().copied());
         let is_new = !batch.changes.is_empty();
         if is_new {
             Batch::set_changed(&mut batch.writes, self);
@@ -134,7 +136,7 @@ impl Store {
         *next = batch.next;
         drop(next);
         if let Some(removal) = publishing.as_mut() {
-            removal.published(&batch.trees, &batch.completed, batch.seen);
+            removal.published(&batch.trees, &batch.completed);
         }
         drop(publishing);
         for (p, digest) in publications.iter().zip(&digests) {
@@ -311,7 +313,7 @@ impl Store {
             self.size.grow(batch.grown);
         }
         if let Some(removal) = publishing.as_mut() {
-            removal.published(&batch.trees, &batch.completed, batch.seen);
+            removal.published(&batch.trees, &batch.completed);
         }
         drop(publishing);
         self.tree_cache.remove(&tree.digest());

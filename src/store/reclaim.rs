@@ -43,6 +43,10 @@ const FILE_GARBAGE: u64 = 8;
 const LEAST: u64 = 16 << 20;
 /// … nor is less than one of so many bytes.
 const PART: u64 = 4;
+/// After a collection less is worth it: who asks for one wants the space.
+const LEAST_COLLECTED: u64 = 1 << 20;
+/// The same as a part.
+const PART_COLLECTED: u64 = 64;
 /// Neighbours are compacted together up to this many bytes.
 const RUN: u64 = 128 << 20;
 
@@ -190,13 +194,27 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn reclaim(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
-        self.reclaim_from(LEAST, stop)
+        self.reclaim_from(LEAST, PART, stop)
     }
 
-    /// The same, if there are at least so many bytes to be had.
-    pub(super) fn reclaim_from(&self, least: u64, stop: &AtomicBool) -> Result<u64, StoreError> {
+    /// The same after a collection: also where little is to be had, and with the metadata.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn reclaim_after_collection(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
+        self.database.compact_metadata();
+        self.reclaim_from(LEAST_COLLECTED, PART_COLLECTED, stop)
+    }
+
+    /// The same, if there are at least so many bytes to be had, and a part of all.
+    pub(super) fn reclaim_from(
+        &self,
+        least: u64,
+        part: u64,
+        stop: &AtomicBool,
+    ) -> Result<u64, StoreError> {
         let _one = lock(&self.reclaiming);
-        let worth = |garbage, total| garbage >= least && garbage >= total / PART;
+        let worth = |garbage, total| garbage >= least && garbage >= total / part;
         let (garbage, before) = self.garbage()?;
         if !worth(garbage, before) {
             return Ok(0);
@@ -206,7 +224,7 @@ impl Store {
         if worth(garbage, total) {
             let buckets = Buckets::read(self)?;
             let files = self.database.settled_files(CHUNKS)?;
-            for run in buckets.dirtiest(files, garbage, total / PART / 2) {
+            for run in buckets.dirtiest(files, garbage, total / part / 2) {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }

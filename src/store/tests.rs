@@ -80,6 +80,12 @@ fn published(store: &Store, seeds: std::ops::Range<u8>) {
     store.publish(&all).unwrap();
 }
 
+/// Removes what is not live, without looking for roots meanwhile.
+fn collect(store: &Store, live: &HashSet<StorePathHash>, limit: Option<u64>) -> Collected {
+    let collection = store.begin_collection();
+    collection.remove(live, limit, &mut |_| true).unwrap()
+}
+
 /// Bytes that no codec makes smaller.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed | 1;

@@ -103,7 +103,7 @@ impl Arena {
 
     fn reclaim(&self) {
         while self.is_open() {
-            self.store.reclaim_from(1, &self.stop).unwrap();
+            self.store.reclaim_from(1, 4, &self.stop).unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -169,6 +169,6 @@ fn collections_never_take_what_readers_and_ingests_need() {
     contend(|store, random| {
         let live = |n| (random.below(2) == 0).then(|| path(n as u8).hash());
         let live: HashSet<_> = (0..PATHS_IN_PLAY).filter_map(live).collect();
-        store.collect(&live, None).unwrap();
+        collect(store, &live, None);
     });
 }
