@@ -1,3 +1,5 @@
+//! Roots of every kind, in a directory that is laid out as Nix lays it out.
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::symlink;
