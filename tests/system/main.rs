@@ -29,6 +29,8 @@ mod mount_points;
 mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
+mod profiles;
+mod profiles_mounted;
 mod programs;
 mod publication;
 mod read_only;
