@@ -29,6 +29,7 @@ mod mount_points;
 mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
+mod profile_links;
 mod profiles;
 mod profiles_mounted;
 mod programs;
