@@ -109,7 +109,7 @@ fn installed_profiles_are_the_store_paths_that_nix_profile_makes() {
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         let complaint = ran.stderr;
-        let said = complaint.trim_start_matches("narfs: ");
+        let said = complaint.trim().trim_start_matches("narfs: ");
         let said = said.split("; ").next().unwrap();
         assert!(text.contains(said), "{said} is not in {text}");
         refused += 1;

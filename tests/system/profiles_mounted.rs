@@ -28,8 +28,8 @@ fn target(path: &Path) -> String {
 }
 
 fn runs(program: &str) -> bool {
-    let ran = run(Command::new(program).arg("--version"), b"");
-    ran.code == Some(0)
+    let ran = || run(Command::new(program).arg("--version"), b"");
+    Path::new(program).exists() && ran().code == Some(0)
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_link_outside_leads_to_the_profile_and_replaces_nothing_but_links() {
     assert_eq!(link(&[]).code, Some(0));
     let expected = profiles(&sandbox).join("a/b");
     assert_eq!(target(&place), expected.to_str().unwrap());
-    assert!(place.join("bin/hello").is_symlink());
+    assert!(place.join("bin").is_symlink());
     assert_eq!(link(&["--check"]).code, Some(0));
     fs::remove_file(&place).unwrap();
     symlink("elsewhere", &place).unwrap();
