@@ -31,7 +31,8 @@ impl Engine {
                 let options = sources.fetch_options(Deadlines::default(), PrefetchPolicy::None)?;
                 let runtime = self.runtime()?.handle().clone();
                 let (store, room) = (self.store.clone(), self.room.clone());
-                Ok(Fetcher::new(store, runtime, &options, room))
+                // What fails is in the command's report.
+                Ok(Fetcher::new(store, runtime, &options, room).quiet())
             }
         }
     }

@@ -30,6 +30,8 @@ mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
 mod profile_links;
+mod profiles;
+mod profiles_mounted;
 mod programs;
 mod publication;
 mod read_only;

@@ -115,10 +115,10 @@ enum Actions {
         json: bool,
         /// Number of a generation [default: the one before the other]
         #[arg(value_name = "A")]
-        from: Option<u64>,
+        first: Option<u64>,
         /// Number of a generation [default: the current one]
         #[arg(value_name = "B")]
-        to: Option<u64>,
+        second: Option<u64>,
     },
     /// Have a symlink outside of the mount lead to the profile in it
     ///
@@ -272,8 +272,8 @@ impl Actions {
             Self::Diff {
                 sources,
                 json,
-                from,
-                to,
+                first: from,
+                second: to,
             } => Asked {
                 sources: sources.request(global)?,
                 ..Asked::new(ProfileAction::Diff { from, to }, json)
