@@ -20,5 +20,5 @@ pub use command::{
 };
 pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
-pub use ready::spawn_and_wait;
+pub use ready::{in_background, spawn_and_wait};
 pub use serve::{ServeError, Show, serve};
