@@ -78,6 +78,21 @@ impl Sources {
         })
     }
 
+    /// The flags that were given, as they may be shown.
+    pub(super) fn given(&self) -> Vec<String> {
+        let from = self.from.iter().map(|url| redacted(url));
+        let mut given: Vec<_> = from.map(|url| format!("--from {url}")).collect();
+        if let Some(file) = &self.netrc_file {
+            given.push(format!("--netrc-file {}", file.display()));
+        }
+        let keys = self.trust.trusted_public_key.iter();
+        given.extend(keys.map(|key| format!("--trusted-public-key {key}")));
+        if self.trust.no_require_sigs {
+            given.push("--no-require-sigs".into());
+        }
+        given
+    }
+
     /// The same flags for another run, from any directory.
     pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
         let mut out = Vec::new();

@@ -27,6 +27,7 @@ mod trace;
 mod umount;
 mod verify;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -264,6 +265,8 @@ fn log(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
+        // In the background what begins on a terminal goes on in a file.
+        .with_ansi(!daemon::in_background() && std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

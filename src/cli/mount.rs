@@ -16,7 +16,8 @@ use crate::fuse::{self, MountRequest, Subtree};
 ///
 /// What is looked up and is not there is fetched from the sources. Returns once the mount answers,
 /// and serves it in the background until it is unmounted. Where a daemon serves the state already,
-/// the same file system is shown at one more place.
+/// the same file system is shown at one more place, with the sources, the waits, the prefetching
+/// and the budget that the daemon was started with.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// An empty directory, usually /nix
@@ -59,7 +60,18 @@ impl Arguments {
                     state.display()
                 );
             }
+            let unheeded = self.unheeded();
             global.run(Command::Mount(request), false)?;
+            if !unheeded.is_empty() {
+                eprintln!(
+                    "narfs: warning: process {} serves the state {} already, and goes on as it \
+                     was started; these change nothing: {}; to have them, unmount it everywhere \
+                     first",
+                    status.pid,
+                    state.display(),
+                    unheeded.join(", ")
+                );
+            }
             return Ok(Outcome::Good);
         }
         if self.foreground {
@@ -121,6 +133,17 @@ impl Arguments {
             choices.take_mount_option(option).map_err(Usage::error)?;
         }
         Ok(choices)
+    }
+
+    /// What was given that only the start of a daemon heeds.
+    fn unheeded(&self) -> Vec<String> {
+        let mut unheeded = self.sources.given();
+        if self.offline {
+            unheeded.push("--offline".into());
+        }
+        let options = self.options.iter().filter(|o| config::is_mount_option(o));
+        unheeded.extend(options.map(|o| format!("-o {o}")));
+        unheeded
     }
 
     fn request(&self) -> anyhow::Result<MountRequest> {

@@ -43,8 +43,12 @@ impl Arguments {
 }
 
 fn summary(r: &VerifyReport) -> String {
+    let dropped = match r.dropped {
+        0 => String::new(),
+        n => format!(", {n} dropped and not looked at"),
+    };
     format!(
-        "{} paths are good ({} of NARs), {} repaired, {} damaged",
+        "{} paths are good ({} of NARs), {} repaired, {} damaged{dropped}",
         r.good,
         bytes(r.nar_bytes),
         r.repaired.len(),

@@ -193,7 +193,9 @@ impl Engine {
             let sent = progress.fetched_bytes.load(Ordering::Relaxed);
             self.fetched.fetch_add(sent, Ordering::Relaxed);
             Ok::<_, CommandError>(copied?)
-        })?;
+        });
+        self.room.settle();
+        let summary = summary?;
         Ok(CopyReport {
             copied: summary.copied,
             already: summary.already,

@@ -1,5 +1,6 @@
 //! What is to be here and what may go: prefetches, pins, evictions and traces.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::command::{
@@ -88,24 +89,23 @@ impl Engine {
             self.fetched
                 .fetch_add(report.fetched_bytes, Ordering::Relaxed);
         }
-        if request.check {
-            let named = named.iter().map(|(hash, _)| *hash);
-            self.check_all(alone.into_iter(), named, recursive, &mut report)?;
-        }
+        let named = named.iter().map(|(hash, _)| *hash);
+        self.room.settle();
+        self.confirm(alone, named, request, &mut report)?;
         report.complete = report.failures.is_empty();
         Ok(Report::Prefetch(report))
     }
 
-    fn check_all(
+    /// Looks whether what was fetched is still here, and reads it if that was asked for.
+    fn confirm(
         &self,
-        traced: impl Iterator<Item = StorePathHash>,
+        mut alone: Vec<StorePathHash>,
         named: impl Iterator<Item = StorePathHash>,
-        recursive: bool,
+        request: &PrefetchRequest,
         report: &mut PrefetchReport,
     ) -> Result<(), CommandError> {
         let mut infos = Vec::new();
-        let mut alone: Vec<_> = traced.collect();
-        if recursive {
+        if request.recursive {
             infos = self.store.closure(named)?;
         } else {
             alone.extend(named);
@@ -113,18 +113,41 @@ impl Engine {
         for hash in alone {
             infos.extend(self.store.path_info(hash)?);
         }
+        let mut failed: HashSet<_> = report.failures.iter().map(|f| f.path.clone()).collect();
         for info in infos {
-            let error = match self.check(&info) {
+            let error = match request.check {
+                _ if !self.store.has_contents(&info)? => Ok(false),
+                true => self.check(&info),
+                false => Ok(true),
+            };
+            let (error, is_gone) = match error {
                 Ok(true) => continue,
-                Ok(false) => "its contents are not here".to_owned(),
-                Err(error) => error,
+                Ok(false) => (self.dropped_again(), true),
+                Err(error) => (error, false),
             };
             let path = self.full(&info.registration.path);
-            if report.failures.iter().all(|f| f.path != path) {
-                report.failures.push(Failure { path, error });
+            if !failed.insert(path.clone()) {
+                continue;
             }
+            if is_gone {
+                report.paths = report.paths.saturating_sub(1);
+                let nar_size = info.registration.nar_size;
+                report.nar_bytes = report.nar_bytes.saturating_sub(nar_size);
+            }
+            report.failures.push(Failure { path, error });
         }
         Ok(())
+    }
+
+    /// Why what was just fetched is not here.
+    fn dropped_again(&self) -> String {
+        match self.room.budget() {
+            Some(budget) => format!(
+                "it was dropped again to stay within the budget of {budget} bytes; mount with a \
+                 larger one (-o budget=SIZE), or pin what is to stay"
+            ),
+            None => "it was dropped again by an eviction; prefetch it once more, or pin it".into(),
+        }
     }
 
     pub(super) fn unpin(&self, paths: &[String]) -> Result<Report, CommandError> {
@@ -181,7 +204,7 @@ impl Engine {
         reports.collect()
     }
 
-    /// The paths of a trace, also of one that is being recorded.
+    /// The paths of a trace that was kept.
     fn traced(&self, name: &str) -> Result<Vec<StorePath>, CommandError> {
         self.store.trace(name)?.ok_or_else(|| {
             CommandError::Trace(format!(

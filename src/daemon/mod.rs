@@ -29,6 +29,6 @@ pub use profiles::{
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileError,
     ProfileOutcome, ProfileReport, ProfileRequest, SupplyError,
 };
-pub use ready::spawn_and_wait;
+pub use ready::{in_background, spawn_and_wait};
 pub use roots::{RootKind, RootReport, RootsError};
 pub use serve::{ServeError, Show, serve};

@@ -58,7 +58,7 @@ pub fn spawn_and_wait(mut command: Command) -> io::Result<()> {
 }
 
 /// Whether this process was started by [`spawn_and_wait`].
-pub(super) fn in_background() -> bool {
+pub fn in_background() -> bool {
     std::env::var_os(PIPE).is_some()
 }
 

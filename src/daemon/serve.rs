@@ -52,6 +52,9 @@ pub type Show = Box<dyn FnMut(&Activity) + Send>;
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// How often it is kept when what was used, so that a crash does not lose the order.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether the state is above its budget, besides while something arrives:
+/// what arrived together, was in use or was pinned may be dropped later.
+const SETTLE_EVERY: Duration = Duration::from_secs(5);
 
 /// Serves the state in `state` as `request` says, until it is unmounted or the process is told to
 /// end. Whoever started it in the background is told when it is ready, or why it is not; what is
@@ -115,6 +118,9 @@ fn start(
             }
         }
     });
+    if request.budget.is_some() {
+        every(SETTLE_EVERY, "narfs-room", move || engine.room.settle());
+    }
     if let (Some(fetcher), Some(mut show)) = (fetcher, show) {
         every(SHOW_EVERY, "narfs-show", move || show(&fetcher.activity()));
     }

@@ -1,10 +1,10 @@
 //! Who goes first: what a program waits for before what is fetched ahead.
 //!
 //! Invariants: what is urgent never waits for a place that something less urgent has; what is
-//! fetched ahead stands still, for moments, while a program waits for something else; and it
-//! becomes urgent as soon as a program waits for it too.
+//! fetched ahead stands still, for moments, while a program waits for something else that goes
+//! on; and it becomes urgent as soon as a program waits for it too.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,10 @@ pub(super) struct Lanes {
     relief: Condvar,
     /// Flights that wait for a place.
     queued: AtomicUsize,
+    /// Bytes that have come for flights that a program waits for.
+    arrived: AtomicU64,
+    /// Flights that a program has waited for so far.
+    raised: AtomicU64,
 }
 
 impl Lanes {
@@ -39,6 +43,8 @@ impl Lanes {
             pressing: Mutex::new(0),
             relief: Condvar::new(),
             queued: AtomicUsize::new(0),
+            arrived: AtomicU64::new(0),
+            raised: AtomicU64::new(0),
         })
     }
 
@@ -54,6 +60,16 @@ impl Lanes {
         self.queued.load(Ordering::Relaxed)
     }
 
+    /// Bytes that have come for flights that a program waits for.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
+    /// Changes with all that goes on for programs.
+    fn motion(&self) -> u64 {
+        self.arrived() + self.raised.load(Ordering::Relaxed)
+    }
+
     fn pressing(&self) -> MutexGuard<'_, usize> {
         self.pressing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,6 +81,10 @@ pub(super) struct Urgency {
     lanes: Arc<Lanes>,
     raised: AtomicBool,
     notify: Notify,
+    /// Whether it waits for a place.
+    queued: AtomicBool,
+    /// The motion of the lanes when this flight last stood still for nothing.
+    in_vain: AtomicU64,
 }
 
 impl Urgency {
@@ -73,6 +93,8 @@ impl Urgency {
             lanes: lanes.clone(),
             raised: AtomicBool::new(false),
             notify: Notify::new(),
+            queued: AtomicBool::new(false),
+            in_vain: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -80,6 +102,7 @@ impl Urgency {
     pub(super) fn raise(&self) {
         if !self.raised.swap(true, Ordering::SeqCst) {
             *self.lanes.pressing() += 1;
+            self.lanes.raised.fetch_add(1, Ordering::Relaxed);
             self.notify.notify_waiters();
             // It may be standing still itself.
             self.lanes.relief.notify_all();
@@ -109,23 +132,41 @@ impl Urgency {
         self.lanes.is_idle()
     }
 
+    /// Notes that so many bytes have come.
+    pub(super) fn note_arrived(&self, bytes: u64) {
+        if self.is_raised() {
+            self.lanes.arrived.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What has arrived for others that a program waits for, as long as this waits for a place;
+    /// else `None`.
+    pub(super) fn arrived_before(&self) -> Option<u64> {
+        let queued = self.queued.load(Ordering::Relaxed);
+        queued.then(|| self.lanes.arrived())
+    }
+
     /// Waits for a place to transfer something.
     pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
         let lanes = &self.lanes;
         lanes.queued.fetch_add(1, Ordering::Relaxed);
+        self.queued.store(true, Ordering::Relaxed);
         let entered = tokio::select! {
             biased;
             () = self.raised() => lanes.urgent.acquire().await,
             permit = lanes.ahead.acquire() => permit,
         };
+        self.queued.store(false, Ordering::Relaxed);
         lanes.queued.fetch_sub(1, Ordering::Relaxed);
         // The semaphores are never closed; and without a permit there would only be more at once.
         entered.ok()
     }
 
-    /// Stands still while a program waits for something else. Blocks.
+    /// Stands still while a program waits for something else. Blocks; but what a program waits for
+    /// needs nothing of what this gives up when nothing comes of it, as from a source that hangs.
     pub(super) fn give_way(&self) {
-        if self.is_raised() {
+        let before = self.lanes.motion();
+        if self.is_raised() || self.in_vain.load(Ordering::Relaxed) == before {
             return;
         }
         let until = Instant::now() + STAND_STILL;
@@ -133,6 +174,9 @@ impl Urgency {
         while *pressing > 0 && !self.is_raised() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                if self.lanes.motion() == before {
+                    self.in_vain.store(before, Ordering::Relaxed);
+                }
                 return;
             }
             let waited = self.lanes.relief.wait_timeout(pressing, left);
@@ -199,10 +243,19 @@ mod tests {
         drop(urgent);
         waiting.join().unwrap();
         assert!(start.elapsed() < STAND_STILL);
-        // Not for ever either.
+        // Not for ever either, and not again for what hangs.
         let urgent = Urgency::new(&lanes);
         urgent.raise();
+        let start = Instant::now();
         ahead.give_way();
+        assert!(start.elapsed() >= STAND_STILL);
+        ahead.give_way();
+        ahead.give_way();
+        assert!(start.elapsed() < STAND_STILL * 2);
+        // But as soon as it goes on.
+        urgent.note_arrived(1);
+        ahead.give_way();
+        assert!(start.elapsed() >= STAND_STILL * 2);
         // And not at all once a program waits for this one.
         ahead.raise();
         let start = Instant::now();

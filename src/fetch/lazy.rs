@@ -131,6 +131,15 @@ pub(super) struct Flight {
     pub(super) since: Instant,
 }
 
+impl Flight {
+    /// Grows as long as there is hope: with what arrives, and while it waits for a place with what
+    /// arrives for those that have one.
+    fn arrived(&self) -> u64 {
+        let own = || self.progress.furthest.load(Ordering::Relaxed);
+        self.urgency.arrived_before().unwrap_or_else(own)
+    }
+}
+
 pub(super) struct Inner {
     pub(super) store: Arc<Store>,
     pub(super) runtime: Handle,
@@ -229,11 +238,11 @@ impl Fetcher {
         {
             return answer(&inner.runtime, Box::new(ready), Err(error));
         }
-        let (waiter, progress) = inner.join(need.clone(), true, Box::new(ready));
+        let (waiter, _) = inner.join(need.clone(), true, Box::new(ready));
         if let (Need::Contents(path), PrefetchPolicy::Closure) = (&need, inner.prefetch) {
             self.follow(path);
         }
-        let watch = watch(inner.clone(), need, waiter, progress, asker);
+        let watch = watch(inner.clone(), need, waiter, asker);
         inner.runtime.spawn(watch);
     }
 
@@ -268,20 +277,15 @@ fn answer(runtime: &Handle, ready: Ready, outcome: Result<(), Arc<FetchError>>) 
 
 /// Gives up one waiter when its time is over, or its life. Contents that keep arriving are
 /// waited for.
-async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progress>, asker: Asker) {
+async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, asker: Asker) {
     let patience = match need {
         Need::Root(_) => inner.deadlines.lookup,
         Need::Contents(_) => inner.deadlines.contents,
     };
-    let arrived = || progress.furthest.load(Ordering::Relaxed);
-    let mut seen = arrived();
-    let mut since = Instant::now();
+    let (mut seen, mut since) = (0, Instant::now());
     loop {
         tokio::time::sleep(LOOK.min(patience / LOOKS)).await;
-        let now = arrived();
-        if matches!(need, Need::Contents(_)) && now != seen {
-            (seen, since) = (now, Instant::now());
-        }
+        let killed = asker.is_killed();
         let mut flights = inner.flights();
         let Some(flight) = flights.get_mut(&need) else {
             return;
@@ -289,7 +293,10 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progres
         if !flight.waiters.contains_key(&waiter) {
             return;
         }
-        let killed = asker.is_killed();
+        let now = flight.arrived();
+        if matches!(need, Need::Contents(_)) && now != seen {
+            (seen, since) = (now, Instant::now());
+        }
         if since.elapsed() < patience && !killed {
             continue;
         }
@@ -548,6 +555,7 @@ impl Inner {
     }
 }
 
+/// What a narinfo says of its path.
 pub(super) fn registration(offer: &Offer) -> Registration {
     let info = &offer.info;
     Registration {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::lazy::{Fetcher, Inner, Need};
+use super::lazy::{Fetcher, Inner, Need, registration};
 use super::{CopyFailure, FetchError, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::TemporaryRoots;
@@ -258,6 +258,8 @@ async fn know(
         });
     }
     let offer = inner.offer(hash, path).await?;
+    // So that what a pin keeps is known before it arrives: the closure is walked from its root.
+    inner.store.register(&[(registration(&offer), None)])?;
     Ok(Known {
         path: offer.info.store_path.clone(),
         references: offer.info.references.iter().map(StorePath::hash).collect(),

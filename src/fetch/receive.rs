@@ -118,6 +118,7 @@ impl Read for Counting {
         self.last = self.at;
         let n = self.inner.read(out)?;
         self.at += n as u64;
+        self.pace.note_arrived(n as u64);
         let Progress {
             fetched_bytes,
             furthest,

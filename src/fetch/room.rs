@@ -1,12 +1,12 @@
 //! The size budget of a state: while something arrives, what was used longest ago goes.
 //!
-//! Invariant: what is stored is above the budget by no more than what is just arriving, unless
-//! what must be kept is larger than the budget.
+//! Invariant: what is stored is above the budget by no more than what is just arriving, or arrived
+//! a moment ago, unless what must be kept is larger than the budget.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::seldom::Seldom;
 use crate::nix::store_path::StorePathHash;
@@ -18,6 +18,9 @@ pub type Keep = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Sen
 /// So much of a budget, in parts of it, is made free in one go: finding out what may go costs a
 /// look at every process.
 const SLACK: u64 = 32;
+/// Where looking did not help, the next look waits so many times as long as it took: what must be
+/// kept may be larger than the budget for hours.
+const REST: u32 = 10;
 
 /// Keeps a state within its budget.
 pub struct Room {
@@ -25,8 +28,9 @@ pub struct Room {
     /// Bytes; `u64::MAX` is no budget.
     budget: u64,
     keep: Keep,
-    /// One looks for victims at a time; the others find the room that it made.
-    trimming: Mutex<()>,
+    /// One looks for victims at a time; the others find the room that it made. Until when it is not
+    /// worth another look.
+    trimming: Mutex<Option<Instant>>,
     /// Whether freed space is just being given back to the disk.
     reclaiming: Arc<AtomicBool>,
     evicted: AtomicU64,
@@ -63,28 +67,42 @@ impl Room {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Drops contents where the state is above its budget. Blocks; costs next to nothing where
-    /// it is not.
+    /// Drops contents where the state is above its budget, for what is arriving. Blocks; costs next
+    /// to nothing where it is not.
     pub(super) fn make(&self) {
-        if let Err(e) = self.trim()
+        self.try_to(false);
+    }
+
+    /// The same, however lately it did not help: what was arriving together, and could not be
+    /// dropped then, may be here by now.
+    pub fn settle(&self) {
+        self.try_to(true);
+    }
+
+    fn try_to(&self, at_once: bool) {
+        if let Err(e) = self.trim(at_once)
             && let Some(unsaid) = self.complaint.say()
         {
             tracing::warn!(unsaid, "no contents could be dropped for the budget: {e}");
         }
     }
 
-    fn trim(&self) -> Result<(), StoreError> {
+    fn trim(&self, at_once: bool) -> Result<(), StoreError> {
         if self.budget == u64::MAX || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
-        let _trimming = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.store.stored_bytes()? <= self.budget {
+        let mut rest = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        let is_resting = rest.is_some_and(|until| began < until) && !at_once;
+        if is_resting || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
         if self.evict(self.budget - self.budget / SLACK)?.bytes > 0 {
             self.reclaim();
         }
         let stored = self.store.stored_bytes()?;
+        let now = Instant::now();
+        *rest = (stored > self.budget).then(|| now + (now - began) * REST);
         if stored > self.budget
             && let Some(unsaid) = self.complaint.say()
         {
@@ -133,5 +151,43 @@ impl Room {
             tracing::warn!("no thread to give back space: {e}");
             self.reclaiming.store(false, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreOptions;
+
+    #[test]
+    fn where_nothing_can_be_dropped_it_is_not_looked_again_all_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            memory: 32 << 20,
+            create: true,
+            store_dir: None,
+        };
+        let store = Arc::new(Store::open(&dir.path().join("state"), &options).unwrap());
+        std::fs::write(dir.path().join("added"), "x").unwrap();
+        crate::fetch::add(&store, &dir.path().join("added"), "added").unwrap();
+        let looks = Arc::new(AtomicU64::new(0));
+        let keep = {
+            let looks = looks.clone();
+            move || {
+                looks.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(50));
+                Ok(HashSet::new())
+            }
+        };
+        let room = Room::new(store, Some(1), Box::new(keep));
+        for _ in 0..1000 {
+            room.make();
+        }
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        std::thread::sleep(Duration::from_millis(50) * REST * 2);
+        room.make();
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
+        room.settle();
+        assert_eq!(looks.load(Ordering::Relaxed), 3);
     }
 }

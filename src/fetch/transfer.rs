@@ -40,6 +40,13 @@ impl Pace {
             room.make();
         }
     }
+
+    /// Called when so many bytes have come.
+    pub(super) fn note_arrived(&self, bytes: u64) {
+        if let Some(urgency) = &self.urgency {
+            urgency.note_arrived(bytes);
+        }
+    }
 }
 
 /// What transfers of one command share.

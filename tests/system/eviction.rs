@@ -7,6 +7,7 @@ use std::thread::scope;
 
 use crate::binary_cache::{Cache, Offer, noise};
 use crate::on_demand::{SHORT, directory, errno, key, plain};
+use crate::server::{Answer, Server};
 use crate::support::{Sandbox, run, wait_until};
 
 /// Bytes of each path; noise does not compress.
@@ -121,6 +122,8 @@ fn dropped_contents_leave_names_and_sizes_and_come_back_by_themselves() {
     assert!(fs::read(file(&sandbox, &offers[3])).is_ok());
     let said = sandbox.complaint(&["cat", &format!("{}/file", full(&offers[0]))]);
     assert!(said.contains(offers[0].path().name()), "{said}");
+    let log = fs::read_to_string(sandbox.state.join("narfs.log")).unwrap();
+    assert!(log.contains("WARN") && !log.contains('\u{1b}'), "{log}");
     sandbox.unmount();
     let said = sandbox.complaint(&["cat", &format!("{}/file", full(&offers[0]))]);
     assert!(said.contains("prefetch"), "{said}");
@@ -183,6 +186,80 @@ fn what_is_pinned_in_use_or_added_here_is_not_dropped() {
     run(&mut sandbox.command(&["evict", "--to", "0"]), b"");
     assert_eq!(sandbox.json(&["stats"])["dropped_paths"], 6);
     assert!(fs::read(sandbox.store().join(&local)).is_ok());
+}
+
+#[test]
+fn a_prefetch_that_does_not_fit_into_the_budget_is_not_complete() {
+    let cache = Cache::new();
+    let offers = offers(&cache, 8);
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    let option = format!("budget={}", 3 * SIZE);
+    sandbox.mount_from(&[&server.url], &key(&cache), &option);
+    let names: Vec<_> = offers.iter().map(|o| o.path().base_name()).collect();
+    let prefetch = |more: &[&str]| {
+        let mut prefetch = sandbox.command(&["prefetch", "--json"]);
+        let ran = run(prefetch.args(more).args(&names), b"");
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        serde_json::from_slice::<serde_json::Value>(&ran.stdout).unwrap()
+    };
+    for more in [&[][..], &["--check"], &["--no-recursive"]] {
+        let report = prefetch(more);
+        assert_eq!(report["complete"], false);
+        let failures = report["failures"].as_array().unwrap();
+        let here = report["paths"].as_u64().unwrap();
+        assert_eq!(here + failures.len() as u64, 8, "{report}");
+        assert!(failures.len() >= 4, "{report}");
+        let said = failures[0]["error"].as_str().unwrap();
+        assert!(said.contains("budget"), "{said}");
+    }
+    let mut fitting = vec!["prefetch"];
+    fitting.extend(names.iter().take(2).map(String::as_str));
+    assert_eq!(sandbox.json(&fitting)["complete"], true);
+}
+
+#[test]
+fn what_arrives_together_is_within_the_budget_soon() {
+    let cache = Cache::new();
+    let offers = offers(&cache, 8);
+    // All of them arrive at the same time, so that none can be dropped for another.
+    let server = Server::new(cache.dir().to_owned(), |path, _| match path {
+        p if p.starts_with("/nar/") => Answer::Slow(5),
+        _ => Answer::File,
+    });
+    let sandbox = Sandbox::empty();
+    let budget = 3 * SIZE as u64;
+    sandbox.mount_from(&[&server.url], &key(&cache), &format!("budget={budget}"));
+    scope(|threads| {
+        for (n, offer) in (0..).zip(&offers) {
+            let place = file(&sandbox, offer);
+            threads.spawn(move || assert!(fs::read(place).unwrap() == noise(n + 1, SIZE)));
+        }
+    });
+    wait_until("it is within its budget", || stored(&sandbox) <= budget);
+}
+
+#[test]
+fn nothing_of_a_pinned_closure_is_dropped_while_its_root_is_on_its_way() {
+    let cache = Cache::new();
+    let small: Vec<_> = (0..6)
+        .map(|n| directory(&format!("small{n}"), &noise(n + 1, SIZE)))
+        .collect();
+    let references: Vec<_> = small.iter().map(Offer::path).collect();
+    let root = directory("root", &noise(99, SIZE)).referring(&references);
+    small.iter().chain([&root]).for_each(|o| cache.put(o));
+    let slow = format!("/{}", root.info.url);
+    let server = Server::new(cache.dir().to_owned(), move |path, _| match path {
+        p if p == slow => Answer::Slow(15),
+        _ => Answer::File,
+    });
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "budget=1M");
+    let report = sandbox.json(&["pin", &root.path().base_name()]);
+    assert_eq!(report["complete"], true);
+    assert_eq!(report["paths"], 7);
+    let pins = sandbox.json(&["pins"]);
+    assert_eq!([&pins[0]["closure"], &pins[0]["missing"]], [7, 0]);
 }
 
 #[test]

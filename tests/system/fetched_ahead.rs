@@ -225,6 +225,30 @@ fn a_trace_is_recorded_kept_and_replayed_in_its_order() {
 }
 
 #[test]
+fn what_waits_for_a_place_waits_as_long_as_others_arrive() {
+    let cache = Cache::new();
+    // More than have a place at once, and each takes longer than a program waits for nothing.
+    let offers = (0..20).map(|n| directory(&format!("slow{n}"), &noise(n + 1, 50_000)));
+    let offers: Vec<_> = offers.collect();
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    let server = Server::new(cache.dir().to_owned(), |path, _| match path {
+        p if p.starts_with("/nar/") => Answer::Slow(20),
+        _ => Answer::File,
+    });
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "contents-timeout=2");
+    std::thread::scope(|threads| {
+        for offer in &offers {
+            let place = file(&sandbox, offer);
+            threads.spawn(move || assert_eq!(fs::read(place).unwrap().len(), 50_000));
+        }
+    });
+}
+
+#[test]
 fn status_and_stats_show_sources_and_what_is_on_its_way() {
     let cache = Cache::new();
     let (slow, quick) = (

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use crate::support::{Sandbox, World, read_everything, succeed};
+use crate::support::{Sandbox, World, read_everything, run, succeed};
 
 /// What a mount that is refused must leave: nothing mounted, no daemon, a free state.
 fn nothing_remains(sandbox: &Sandbox) {
@@ -128,6 +128,29 @@ fn a_second_mount_shows_the_same_superblock_and_shares_its_pages() {
         sandbox.narfs(&["umount", place.to_str().unwrap()]);
     }
     assert!(!sandbox.is_served());
+}
+
+#[test]
+fn a_second_mount_says_which_options_it_does_not_heed() {
+    let sandbox = Sandbox::mounted();
+    let mount = |at: &Path, more: &[&str]| {
+        let mut mount = sandbox.command(&["mount", at.to_str().unwrap()]);
+        let ran = run(mount.args(more), b"");
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        ran.stderr
+    };
+    let said = mount(&sandbox.make_dir("plain"), &["-o", "ro,nonempty"]);
+    assert_eq!(said, "");
+    let from = "http://user:secret@127.0.0.1:1";
+    let options = ["--from", from, "-o", "ro,budget=1G,prefetch=closure"];
+    let said = mount(&sandbox.make_dir("other"), &options);
+    for unheeded in ["127.0.0.1:1", "-o budget=1G", "-o prefetch=closure"] {
+        assert!(said.contains(unheeded), "{said}");
+    }
+    assert!(!said.contains("secret"), "{said}");
+    let status = sandbox.json(&["status"]);
+    assert_eq!(status["sources"], serde_json::json!([]));
+    assert_eq!(status["budget"], serde_json::Value::Null);
 }
 
 #[test]
