@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::body::{Body, Piece};
 use super::credentials::{Credentials, Sent};
+use super::encoding::Encoding;
 use super::file::percent_decode;
 use super::range::{ContentRange, Resumption};
 use super::retry::{self, Gate, PROGRESS, Retries};
@@ -258,18 +259,22 @@ impl Shared {
     ) -> Result<Bytes, Failure> {
         let mut text = Vec::new();
         let broken = |e| unreachable(target, &e);
+        let fatal = |error| Failure {
+            error,
+            again: false,
+        };
+        let encoding = header(&response, "content-encoding");
+        let encoding = Encoding::of(encoding, &target.shown).map_err(fatal)?;
         while let Some(piece) = response.chunk().await.map_err(broken)? {
             self.traffic.received(piece.len());
             text.extend_from_slice(&piece);
             if text.len() > limit {
                 let url = target.shown.clone();
-                return Err(Failure {
-                    error: SourceError::TooLong { url, limit },
-                    again: false,
-                });
+                return Err(fatal(SourceError::TooLong { url, limit }));
             }
         }
-        Ok(text.into())
+        let undone = encoding.undo(text.into(), limit, &target.shown);
+        undone.map_err(fatal)
     }
 
     async fn nar(self: &Arc<Self>, reference: &str) -> Result<Option<Stream>, SourceError> {
@@ -290,6 +295,8 @@ impl Shared {
                 return Err(e);
             }
         };
+        let shown = target.shown.clone();
+        let encoding = Encoding::of(header(&response, "content-encoding"), &shown)?;
         let download = Download {
             source: self.clone(),
             target,
@@ -299,7 +306,8 @@ impl Shared {
         };
         let (sender, pieces) = mpsc::channel(PIECES);
         tokio::spawn(download.run(request, response, sender));
-        Ok(Some(Box::new(Body::new(pieces))))
+        let stream = encoding.stream(Box::new(Body::new(pieces)), &shown)?;
+        Ok(Some(stream))
     }
 
     fn refused(&self, target: &Target, status: StatusCode) -> SourceError {

@@ -5,6 +5,7 @@
 
 mod body;
 mod credentials;
+mod encoding;
 mod file;
 mod http;
 mod netrc;
@@ -70,6 +71,14 @@ pub enum SourceError {
         status: u16,
         /// What to do, where something can be done.
         hint: String,
+    },
+    /// The answer is encoded in a way that is not known.
+    #[error("{url}: it comes with the Content-Encoding {encoding:?}, which narfs does not know")]
+    Encoding {
+        /// What was asked for.
+        url: String,
+        /// As the server names it.
+        encoding: String,
     },
     /// The answer is longer than such a file may be.
     #[error("{url}: longer than {limit} bytes")]

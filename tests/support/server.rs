@@ -37,6 +37,8 @@ pub enum Answer {
     Truncated,
     /// With the file, but for one byte.
     Flipped,
+    /// With the file, encoded for the way.
+    Encoded,
     /// Never.
     Stall,
     /// With the head and half of the file; then with nothing more.
@@ -350,6 +352,10 @@ fn reply(asked: &Asked, answer: Answer, file: Option<Vec<u8>>) -> Reply {
             let middle = body.len() / 2;
             body[middle] ^= 1;
             Reply::new(200, body)
+        }
+        (Answer::Encoded, Some(body)) => {
+            let packed = zstd::bulk::compress(&body, 3).unwrap();
+            Reply::new(200, packed).with("Content-Encoding: zstd\r\n".into())
         }
         (Answer::Ranges(ranges), Some(body)) => part(asked, ranges, body),
         (_, Some(body)) => Reply::new(200, body),
