@@ -5,6 +5,7 @@
 
 mod add;
 mod cat;
+mod channel;
 mod config;
 mod copy;
 mod dump;
@@ -91,6 +92,7 @@ enum Subcommands {
     Pins(pins::Arguments),
     Evict(evict::Arguments),
     Trace(trace::Arguments),
+    Channel(channel::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
@@ -225,6 +227,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Pins(a) => a.run(global),
         Subcommands::Evict(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),
+        Subcommands::Channel(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),

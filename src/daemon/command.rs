@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 use super::location::LocationError;
 use crate::fetch::{
     Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
@@ -82,6 +83,8 @@ pub enum Command {
     },
     /// Record or show what runs touch.
     Trace(TraceCommand),
+    /// Show or change the channels.
+    Channel(ChannelCommand),
     /// Mount at one more place.
     Mount(MountRequest),
     /// Say what the daemon is doing.
@@ -454,6 +457,10 @@ pub enum Report {
     Traces(Vec<TraceReport>),
     /// The store paths of a trace, in order.
     Trace(Vec<String>),
+    /// See [`ChannelReport`].
+    Channels(Vec<ChannelReport>),
+    /// See [`ChannelUpdateReport`].
+    ChannelUpdate(ChannelUpdateReport),
     /// See [`StatusReport`].
     Status(StatusReport),
 }
@@ -536,6 +543,9 @@ pub enum CommandError {
     /// A trace that is not there, or is.
     #[error("{0}")]
     Trace(String),
+    /// A channel.
+    #[error(transparent)]
+    Channel(Box<ChannelError>),
     /// The daemon said so.
     #[error("{0}")]
     Remote(String),

@@ -135,6 +135,7 @@ impl Engine {
             Command::Pins => self.pins(),
             Command::Evict { to } => self.evict(to),
             Command::Trace(command) => self.trace(command),
+            Command::Channel(command) => self.channel(command),
             Command::Mount(request) => {
                 fuse::mount_again(self.store.dir(), &request)?;
                 Ok(Report::Done)
@@ -254,7 +255,7 @@ impl Engine {
             return Err(CommandError::Usage("name store paths, or give --all"));
         }
         let named = request.paths.iter().map(|text| {
-            let named = location::parse(&self.store, text)?;
+            let named = self.named(text)?;
             Ok((named.hash, named.path))
         });
         Ok(Wanted::Paths(named.collect::<Result<_, CommandError>>()?))

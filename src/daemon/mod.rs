@@ -3,6 +3,7 @@
 //! Invariant: a command means the same wherever it runs. [`Engine::execute`] is the one place
 //! that carries it out; the control socket only moves [`Command`]s, outputs and reports.
 
+mod channels;
 mod command;
 mod control;
 mod engine;
@@ -13,6 +14,7 @@ mod ready;
 mod serve;
 mod verify;
 
+pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,
     Output, PathReport, PinReport, PrefetchReport, PrefetchRequest, Report, ServeRequest,
