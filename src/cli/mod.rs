@@ -4,6 +4,7 @@
 //! failure, 2 for a command that cannot be understood.
 
 mod add;
+mod apply;
 mod cat;
 mod channel;
 mod config;
@@ -16,6 +17,7 @@ mod mount;
 mod path_info;
 mod pins;
 mod prefetch;
+mod profile;
 mod progress;
 mod size;
 mod stats;
@@ -92,6 +94,8 @@ enum Subcommands {
     Pins(pins::Arguments),
     Evict(evict::Arguments),
     Trace(trace::Arguments),
+    Profile(profile::Arguments),
+    Apply(apply::Arguments),
     Channel(channel::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
@@ -227,6 +231,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Pins(a) => a.run(global),
         Subcommands::Evict(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),
+        Subcommands::Profile(a) => a.run(global),
+        Subcommands::Apply(a) => a.run(global),
         Subcommands::Channel(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),

@@ -8,6 +8,10 @@ use thiserror::Error;
 
 use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 use super::location::LocationError;
+use super::profiles::{
+    ApplyRequest, GenerationReport, ProfileChangeReport, ProfileDiffReport, ProfileError,
+    ProfileReport, ProfileRequest,
+};
 use crate::fetch::{
     Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
 };
@@ -83,6 +87,10 @@ pub enum Command {
     },
     /// Record or show what runs touch.
     Trace(TraceCommand),
+    /// Show or change a profile.
+    Profile(ProfileRequest),
+    /// Make profiles what is declared.
+    Apply(ApplyRequest),
     /// Show or change the channels.
     Channel(ChannelCommand),
     /// Mount at one more place.
@@ -457,6 +465,14 @@ pub enum Report {
     Traces(Vec<TraceReport>),
     /// The store paths of a trace, in order.
     Trace(Vec<String>),
+    /// See [`ProfileReport`].
+    Profile(ProfileReport),
+    /// See [`ProfileChangeReport`].
+    ProfileChanges(Vec<ProfileChangeReport>),
+    /// See [`GenerationReport`].
+    Generations(Vec<GenerationReport>),
+    /// See [`ProfileDiffReport`].
+    ProfileDiff(ProfileDiffReport),
     /// See [`ChannelReport`].
     Channels(Vec<ChannelReport>),
     /// See [`ChannelUpdateReport`].
@@ -543,6 +559,9 @@ pub enum CommandError {
     /// A trace that is not there, or is.
     #[error("{0}")]
     Trace(String),
+    /// A profile.
+    #[error(transparent)]
+    Profile(Box<ProfileError>),
     /// A channel.
     #[error(transparent)]
     Channel(Box<ChannelError>),

@@ -36,6 +36,8 @@ pub struct Engine {
     pub(super) fetched: AtomicU64,
     /// What fetches on demand, where the state is mounted with sources.
     pub(super) fetcher: OnceLock<Fetcher>,
+    /// Held while profiles are changed, from the last look at them on.
+    pub(super) changing_profiles: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -50,10 +52,13 @@ impl Engine {
     /// An engine for a state that this process owns, with the sources of commands that name none
     /// and the budget of the state, in bytes.
     pub fn new(store: Arc<Store>, defaults: SourceRequest, budget: Option<u64>) -> Self {
-        let pinned = store.clone();
+        let rooted = store.clone();
         let keep = move || {
-            let pins = pinned.pins()?;
-            let closure = pinned.closure(pins.iter().map(|p| p.path.hash()))?;
+            let pins = rooted.pins()?;
+            let mut roots: Vec<_> = pins.iter().map(|p| p.path.hash()).collect();
+            let generations = rooted.generation_roots()?;
+            roots.extend(generations.iter().map(StorePath::hash));
+            let closure = rooted.closure(roots)?;
             let mut keep = store_paths_in_use();
             keep.extend(closure.iter().map(|i| i.registration.path.hash()));
             Ok(keep)
@@ -67,6 +72,7 @@ impl Engine {
             counters: OnceLock::new(),
             fetched: AtomicU64::new(0),
             fetcher: OnceLock::new(),
+            changing_profiles: Mutex::default(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -135,6 +141,8 @@ impl Engine {
             Command::Pins => self.pins(),
             Command::Evict { to } => self.evict(to),
             Command::Trace(command) => self.trace(command),
+            Command::Profile(request) => self.profile(&request, output),
+            Command::Apply(request) => self.apply(&request, output),
             Command::Channel(command) => self.channel(command),
             Command::Mount(request) => {
                 fuse::mount_again(self.store.dir(), &request)?;

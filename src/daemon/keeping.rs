@@ -16,11 +16,11 @@ const NAME: usize = 100;
 
 impl Engine {
     /// Whether a command fetches with the daemon's fetcher: it names no other sources.
-    fn is_own(&self, request: &SourceRequest) -> bool {
+    pub(super) fn is_own(&self, request: &SourceRequest) -> bool {
         *request == SourceRequest::default() && self.fetcher.get().is_some()
     }
 
-    fn fetcher_for(&self, request: &SourceRequest) -> Result<Fetcher, CommandError> {
+    pub(super) fn fetcher_for(&self, request: &SourceRequest) -> Result<Fetcher, CommandError> {
         match self.fetcher.get() {
             Some(fetcher) if self.is_own(request) => Ok(fetcher.clone()),
             _ => {
@@ -31,7 +31,8 @@ impl Engine {
                 let options = sources.fetch_options(Deadlines::default(), PrefetchPolicy::None)?;
                 let runtime = self.runtime()?.handle().clone();
                 let (store, room) = (self.store.clone(), self.room.clone());
-                Ok(Fetcher::new(store, runtime, &options, room))
+                // What fails is in the command's report.
+                Ok(Fetcher::new(store, runtime, &options, room).quiet())
             }
         }
     }

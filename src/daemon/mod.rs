@@ -10,6 +10,7 @@ mod engine;
 mod in_use;
 mod keeping;
 mod location;
+mod profiles;
 mod ready;
 mod serve;
 mod verify;
@@ -22,5 +23,10 @@ pub use command::{
 };
 pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
+pub use profiles::{
+    ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
+    GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileError,
+    ProfileOutcome, ProfileReport, ProfileRequest, SupplyError,
+};
 pub use ready::spawn_and_wait;
 pub use serve::{ServeError, Show, serve};

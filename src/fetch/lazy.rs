@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -154,6 +154,8 @@ pub(super) struct Inner {
     /// Bytes that the transfers took that have ended.
     pub(super) fetched: AtomicU64,
     complaint: Seldom,
+    /// Whether whoever asked tells the user of failures.
+    quiet: AtomicBool,
 }
 
 /// Fetches what a file system asks for.
@@ -196,7 +198,15 @@ impl Fetcher {
             misses: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
             complaint: Seldom::new(COMPLAINT),
+            quiet: AtomicBool::new(false),
         }))
+    }
+
+    /// The same fetcher, which leaves it to whoever asks to tell of failures.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        self.0.quiet.store(true, Ordering::Relaxed);
+        self
     }
 
     /// Counts a request that needed nothing to be fetched.
@@ -312,7 +322,9 @@ impl Inner {
 
     /// A source in trouble makes every lookup fail: one line now and then says so.
     fn complain(&self, error: &FetchError) {
-        if let Some(unsaid) = self.complaint.say() {
+        if self.quiet.load(Ordering::Relaxed) {
+            tracing::info!("not fetched: {error}");
+        } else if let Some(unsaid) = self.complaint.say() {
             tracing::warn!(unsaid, "not fetched: {error}");
         }
     }

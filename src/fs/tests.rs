@@ -1,5 +1,7 @@
 //! The file system of a small state, without a kernel.
 
+mod profiles;
+
 use tempfile::TempDir;
 
 use super::*;

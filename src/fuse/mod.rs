@@ -6,6 +6,7 @@
 
 mod adapter;
 mod counters;
+mod invalidation;
 mod mount;
 
 use std::path::Path;
@@ -18,9 +19,10 @@ pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint, unmount,
 };
 
-use crate::fs::{FileSystem, Inode, Special};
+use crate::fs::FileSystem;
 use crate::store::Store;
 use adapter::Adapter;
+use invalidation::Invalidation;
 
 /// Threads that read requests, for each core. They share one descriptor: a clone of it would
 /// lose the requests in flight with its daemon.
@@ -76,15 +78,10 @@ impl Session {
         let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
             .map_err(handshake)?;
         let background = session.spawn().map_err(handshake)?;
-        let notifier = background.notifier();
-        // Listings and attributes of the store directory are cached; the thread that publishes
-        // drops them before it goes on. It is never one that answers requests.
-        store.observe(move |_| {
-            let inode = fuser::INodeNo(Inode::special(Special::Store).0);
-            if let Err(e) = notifier.inval_inode(inode, 0, 0) {
-                tracing::debug!("the kernel's listing of the store was not dropped: {e}");
-            }
-        });
+        // Done by the thread that changes the state, before it goes on. It is never one that
+        // answers requests.
+        let invalidation = Invalidation::new(background.notifier());
+        store.observe(move |change| invalidation.apply(change));
         attached.finish(request)?;
         Ok(Self {
             background,

@@ -135,10 +135,12 @@ mod tests {
     use crate::nix::store_path::StorePathHash;
 
     fn closure(parts: &[(&str, u64)]) -> Vec<ClosurePart> {
-        let parts = (0..).zip(parts).map(|(seed, (name, nar_size))| ClosurePart {
-            path: StorePath::new(StorePathHash::from_bytes([seed; 20]), name).unwrap(),
-            nar_size: *nar_size,
-        });
+        let parts = (0..)
+            .zip(parts)
+            .map(|(seed, (name, nar_size))| ClosurePart {
+                path: StorePath::new(StorePathHash::from_bytes([seed; 20]), name).unwrap(),
+                nar_size: *nar_size,
+            });
         parts.collect()
     }
 

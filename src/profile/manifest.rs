@@ -176,7 +176,8 @@ impl ElementSource {
 }
 
 /// The name of a package without its version: up to the first dash that no letter follows.
-pub(super) fn package_name(name: &str) -> &str {
+#[must_use]
+pub fn package_name(name: &str) -> &str {
     let dashes = name.match_indices('-').map(|(at, _)| at);
     let mut ends = dashes.filter(|at| {
         let next = name.as_bytes().get(at + 1);

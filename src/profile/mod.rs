@@ -34,7 +34,9 @@ pub use generations::{
     Advance, CivilTime, DeleteSpec, DeleteSpecError, Generation, GenerationError, GenerationNumber,
     Generations, Switch,
 };
-pub use manifest::{Element, ElementSource, Manifest, ManifestError, ManifestVersion};
+pub use manifest::{
+    Element, ElementSource, Manifest, ManifestError, ManifestVersion, package_name,
+};
 pub use name::{NameDefect, NameError, ProfileEntry, ProfileName};
 pub use publication::{ProfileTree, ProfileTreeError, realise_profile};
 pub use source::{Outside, PackageSource};

@@ -18,6 +18,9 @@ const MAX_PART: usize = 200;
 /// Longest name, in bytes: far below the longest path that a system call takes (4096).
 const MAX_NAME: usize = 1024;
 
+/// The directory of profiles, as paths of profiles have it.
+const PROFILES: &str = "/var/nix/profiles/";
+
 /// Ends the name of a generation link.
 const LINK: &str = "-link";
 
@@ -76,6 +79,18 @@ impl ProfileName {
                 name: name.escape_debug().to_string(),
                 reason,
             }),
+        }
+    }
+
+    /// Reads a name, or the path of a profile in a directory of profiles:
+    /// `/nix/var/nix/profiles/system` is `system`.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule the name breaks.
+    pub fn parse_argument(text: &str) -> Result<Self, NameError> {
+        match text.rsplit_once(PROFILES) {
+            Some((above, name)) if above.is_empty() || above.starts_with('/') => Self::parse(name),
+            _ => Self::parse(text),
         }
     }
 
@@ -279,6 +294,28 @@ mod tests {
             text.contains("'a/../b'") && text.contains("begins with '.'"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_path_into_a_directory_of_profiles_names_the_profile() {
+        let argument = |text: &str| ProfileName::parse_argument(text);
+        for text in [
+            "/nix/var/nix/profiles/per-user/ann/profile",
+            "/mnt/var/nix/profiles/per-user/ann/profile",
+            "/var/nix/profiles/per-user/ann/profile",
+            "per-user/ann/profile",
+        ] {
+            assert_eq!(argument(text).unwrap(), name("per-user/ann/profile"));
+        }
+        for (text, reason) in [
+            ("/nix/var/nix/profiles/", NameDefect::EmptyPart),
+            ("/nix/var/nix/profiles/x/", NameDefect::OuterSlash),
+            ("/nix/var/nix/profiles/../x", NameDefect::LeadingDot),
+            ("/nix/var/nix/profiles/x-3-link", NameDefect::GenerationLink),
+            ("/root/.nix-profile", NameDefect::OuterSlash),
+        ] {
+            assert_eq!(argument(text).unwrap_err().reason, reason, "{text}");
+        }
     }
 
     #[test]

@@ -100,6 +100,26 @@ fn packages_are_fetched_by_their_names() {
 }
 
 #[test]
+fn packages_are_installed_by_their_names() {
+    let world = World::new();
+    world.add();
+    let install = |what: &str| {
+        let mut arguments = vec!["profile".to_owned(), "install".to_owned()];
+        arguments.extend(world.cache.arguments());
+        arguments.push(what.to_owned());
+        world.state.run(&arguments)
+    };
+    install("zlib").fails(&["zlib", "ambiguous"]);
+    install("nothing-like-it").fails(&["nothing-like-it", "channels all"]);
+    // It is a file, which has nothing to link; what matters here is that it was found.
+    let ran = install("hello");
+    let by_path = install(&path("hello-2.12").base_name());
+    assert_eq!(ran.output.status.code(), by_path.output.status.code());
+    let said = format!("{}{}", ran.stdout(), ran.stderr());
+    assert!(said.contains(&path("hello-2.12").base_name()), "{said}");
+}
+
+#[test]
 fn names_that_mean_nothing_or_several_paths_are_refused_with_a_choice() {
     let world = World::new();
     let ran = world.fetch("prefetch", &["hello"]);

@@ -30,6 +30,7 @@ mod memory;
 mod narinfos;
 mod networks;
 mod private_mount;
+mod profiles;
 mod program;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "what other tests need")]

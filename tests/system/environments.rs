@@ -31,13 +31,13 @@ use crate::support::{World, run};
 const SCRIPT: &str = include_str!("environments.sh");
 
 /// What real Nix made.
-struct Made {
+pub struct Made {
     store: PathBuf,
     profiles: PathBuf,
-    packages: BTreeMap<String, StorePath>,
+    pub packages: BTreeMap<String, StorePath>,
     /// Each generation by name: whether by `nix profile`, and its packages.
-    generations: Vec<(String, bool, Vec<Package>)>,
-    failures: Vec<(Vec<Package>, String)>,
+    pub generations: Vec<(String, bool, Vec<Package>)>,
+    pub failures: Vec<(Vec<Package>, String)>,
     /// Each command for generations, what it said, and the links after it.
     operations: Vec<(String, String, String)>,
 }
@@ -46,7 +46,7 @@ fn store_dir() -> StoreDir {
     StoreDir::parse("/nix/store").unwrap()
 }
 
-fn made() -> &'static Made {
+pub fn made() -> &'static Made {
     static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
         let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/world/environments");
@@ -127,12 +127,12 @@ fn read_report(out: &Path, report: &str) -> Made {
 
 impl Made {
     /// The store path that a generation's link leads to.
-    fn target(&self, generation: &str) -> StorePath {
+    pub fn target(&self, generation: &str) -> StorePath {
         let target = fs::read_link(self.profiles.join(generation)).unwrap();
         StorePath::parse_full(&store_dir(), target.to_str().unwrap()).unwrap()
     }
 
-    fn on_disk(&self, path: &StorePath) -> PathBuf {
+    pub fn on_disk(&self, path: &StorePath) -> PathBuf {
         self.store.join(path.to_string())
     }
 }

@@ -39,12 +39,32 @@ pub(super) const MOUNT: [&str; 5] = [
     "budget",
 ];
 
-/// Something that is wrong in a configuration file.
+/// Something that is wrong in a configuration file, or in another file that users write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(in crate::cli) struct Mistake {
     path: Arc<Path>,
     line: usize,
     text: String,
+}
+
+impl Mistake {
+    /// What is wrong at so many bytes into a file.
+    pub(in crate::cli) fn new(path: &Arc<Path>, bytes: &[u8], at: usize, text: String) -> Self {
+        let line = line(bytes, at);
+        let path = path.clone();
+        Self { path, line, text }
+    }
+
+    /// In which line it is, from 1.
+    pub(in crate::cli) fn line(&self) -> usize {
+        self.line
+    }
+}
+
+/// The line, from 1, that is so many bytes into a text.
+fn line(bytes: &[u8], at: usize) -> usize {
+    let before = bytes.iter().take(at);
+    1 + before.filter(|b| **b == b'\n').count()
 }
 
 impl fmt::Display for Mistake {
@@ -137,23 +157,34 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Choices, Vec<Mistake>) {
     };
     match std::str::from_utf8(bytes) {
         Err(e) => reader.mistake(e.valid_up_to(), "this is not UTF-8".to_owned()),
-        Ok(text) => {
-            let (table, errors) = DeTable::parse_recoverable(text);
-            for e in &errors {
-                let at = e.span().map_or(0, |span| span.start);
-                // One line for one mistake.
-                let message = e.message().lines().collect::<Vec<_>>().join("; ");
-                reader.mistake(at, format!("this is not TOML: {message}"));
+        Ok(text) => match table(text) {
+            Ok(table) => reader.top(table.get_ref()),
+            Err(errors) => {
+                for (at, error) in errors {
+                    reader.mistake(at, error);
+                }
             }
-            // What could be read of a text that is no TOML may mean anything.
-            if errors.is_empty() {
-                reader.top(table.get_ref());
-            }
-        }
+        },
     }
     // Tables are in the order of their names.
     reader.mistakes.sort_by_key(|m| m.line);
     (reader.choices, reader.mistakes)
+}
+
+/// Reads TOML, or says what keeps it from being that, and where. What could be read of a text
+/// that is no TOML may mean anything.
+pub(in crate::cli) fn table(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<(usize, String)>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Ok(table);
+    }
+    let errors = errors.iter().map(|e| {
+        let at = e.span().map_or(0, |span| span.start);
+        // One line for one mistake.
+        let message = e.message().lines().collect::<Vec<_>>().join("; ");
+        (at, format!("this is not TOML: {message}"))
+    });
+    Err(errors.collect())
 }
 
 /// A value that an option cannot have, and where it stands.
@@ -162,7 +193,7 @@ struct Wrong {
     text: String,
 }
 
-type Value<'t> = Spanned<DeValue<'t>>;
+pub(in crate::cli) type Value<'t> = Spanned<DeValue<'t>>;
 
 struct Reader<'t> {
     path: Arc<Path>,
@@ -172,17 +203,9 @@ struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    fn line(&self, at: usize) -> usize {
-        let before = self.bytes.iter().take(at);
-        1 + before.filter(|b| **b == b'\n').count()
-    }
-
     fn mistake(&mut self, at: usize, text: String) {
-        self.mistakes.push(Mistake {
-            path: self.path.clone(),
-            line: self.line(at),
-            text,
-        });
+        let mistake = Mistake::new(&self.path, self.bytes, at, text);
+        self.mistakes.push(mistake);
     }
 
     fn option<T>(
@@ -196,7 +219,7 @@ impl Reader<'_> {
                 value: read,
                 origin: Origin::File {
                     path: self.path.clone(),
-                    line: self.line(value.span().start),
+                    line: line(self.bytes, value.span().start),
                 },
             }),
             Err(wrong) => {
@@ -271,7 +294,7 @@ impl Reader<'_> {
 }
 
 /// A value as an error names it.
-fn found(value: &DeValue<'_>) -> String {
+pub(in crate::cli) fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),
@@ -304,7 +327,7 @@ fn text<T>(
 }
 
 /// A whole number, decimal, hexadecimal, octal or binary.
-fn whole(value: &Value<'_>) -> Option<i64> {
+pub(in crate::cli) fn whole(value: &Value<'_>) -> Option<i64> {
     let number = value.get_ref().as_integer()?;
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 pub(super) use command::Arguments;
-pub(super) use file::ConfigFile;
+pub(super) use file::{ConfigFile, Mistake, Value, found, table, whole};
 
 use super::Usage;
 use super::size::Size;

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::super::command::CommandError;
 use super::supply::SupplyError;
 use crate::nix::store_path::StorePath;
 use crate::profile::{
@@ -100,4 +101,10 @@ pub enum ProfileError {
     /// Something is not here.
     #[error(transparent)]
     Supply(#[from] SupplyError),
+}
+
+impl From<ProfileError> for CommandError {
+    fn from(error: ProfileError) -> Self {
+        Self::Profile(Box::new(error))
+    }
 }

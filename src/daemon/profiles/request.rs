@@ -103,7 +103,7 @@ pub struct DeclaredPackage {
 /// How a profile came to its current generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum ProfileOutcome {
     /// Not at all: the current generation is the one from before.
     #[default]
     Unchanged,
@@ -120,7 +120,7 @@ pub struct ProfileChangeReport {
     /// Its name.
     pub profile: String,
     /// What happened to the current generation.
-    pub outcome: Outcome,
+    pub outcome: ProfileOutcome,
     /// The generation that was current.
     pub from: Option<u64>,
     /// The generation that is current.

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::super::command::{CommandError, Output, SourceRequest};
 use super::super::engine::Engine;
-use super::super::location::{self, LocationError};
+use super::super::location::LocationError;
 use super::error::ProfileError;
 use crate::fetch::{CopyFailure, FetchError, Fetcher, Prefetched, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -136,7 +136,7 @@ impl Supply<'_> {
         let fetcher = self.fetcher(path)?;
         let progress = Arc::new(Progress::default());
         let runtime = self.engine.runtime();
-        // Only the threads of a runtime that is there already are needed by a fetcher.
+        // A fetcher has one, so that none has to be started.
         let runtime = runtime.map_err(|_| FetchError::Stopped)?;
         let done = runtime.block_on(fetcher.prefetch(wanted([path]), false, &progress))?;
         self.count(&done);

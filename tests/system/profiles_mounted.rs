@@ -1,0 +1,195 @@
+//! Profiles as a mount shows them while commands change them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::scope;
+
+use narfs::nix::hash::NarHash;
+
+use crate::support::{Sandbox, World, run, succeed};
+
+fn mounted() -> Sandbox {
+    let world = World::small();
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&world.url()], &world.key(), "");
+    sandbox.bind_to_nix(&sandbox.at);
+    sandbox
+}
+
+fn profiles(sandbox: &Sandbox) -> PathBuf {
+    sandbox.at.join("var/nix/profiles")
+}
+
+fn target(path: &Path) -> String {
+    let target = fs::read_link(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    target.into_os_string().into_string().unwrap()
+}
+
+fn runs(program: &str) -> bool {
+    let ran = || run(Command::new(program).arg("--version"), b"");
+    Path::new(program).exists() && ran().code == Some(0)
+}
+
+#[test]
+fn every_link_of_the_chain_follows_the_commands_at_once() {
+    let sandbox = mounted();
+    let world = World::small();
+    let [hello, bash, coreutils] = ["hello", "bash", "coreutils"].map(|name| world.package(name));
+    let at = profiles(&sandbox);
+    assert!(!at.join("default").exists());
+    sandbox.narfs(&["profile", "install", hello, bash]);
+    assert_eq!(target(&at.join("default")), "default-1-link");
+    let first = target(&at.join("default-1-link"));
+    assert!(first.ends_with("-profile"), "{first}");
+    let inside = format!("/nix/store/{hello}/bin/hello");
+    assert_eq!(target(&at.join("default/bin/hello")), inside);
+    assert!(runs("/nix/var/nix/profiles/default/bin/hello"));
+    let mut ls = Command::new("ls");
+    let ls = succeed(ls.arg("-l").arg(&at).env("LC_ALL", "C"));
+    assert!(ls.contains(" default -> default-1-link\n"), "{ls}");
+    assert!(
+        ls.contains(&format!(" default-1-link -> {first}\n")),
+        "{ls}"
+    );
+    assert!(!runs("/nix/var/nix/profiles/default/bin/ls"));
+    sandbox.narfs(&["profile", "install", coreutils]);
+    assert_eq!(target(&at.join("default")), "default-2-link");
+    let second = target(&at.join("default-2-link"));
+    assert!(runs("/nix/var/nix/profiles/default/bin/ls"));
+    sandbox.narfs(&["profile", "rollback"]);
+    assert_eq!(target(&at.join("default")), "default-1-link");
+    assert_eq!(
+        fs::canonicalize("/nix/var/nix/profiles/default").unwrap(),
+        Path::new(&first)
+    );
+    assert!(!runs("/nix/var/nix/profiles/default/bin/ls"));
+    sandbox.narfs(&["profile", "switch", "2"]);
+    assert_eq!(
+        fs::canonicalize("/nix/var/nix/profiles/default").unwrap(),
+        Path::new(&second)
+    );
+    assert!(at.join("default-1-link").is_symlink());
+    sandbox.narfs(&["profile", "delete-generations", "1"]);
+    assert!(!at.join("default-1-link").is_symlink());
+    // The program, and real Nix, see the same profile at its path.
+    let at_path = ["profile", "-p", "/nix/var/nix/profiles/default", "list"];
+    assert!(sandbox.narfs(&at_path).contains(coreutils));
+    let mut nix = Command::new("nix");
+    nix.args(["--extra-experimental-features", "nix-command"]);
+    nix.args(["--store", "dummy://", "profile", "list", "--profile"]);
+    let home = sandbox.make_dir("home");
+    nix.arg("/nix/var/nix/profiles/default");
+    nix.env("HOME", &home).env("NIX_CONF_DIR", &home);
+    nix.env("NIX_STATE_DIR", home.join("state"));
+    let listed = succeed(&mut nix);
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert!(
+        listed.contains(&format!("/nix/store/{coreutils}")),
+        "{listed}"
+    );
+    let mut dump = Command::new("nix-store");
+    let nar = run(dump.arg("--dump").arg(&second), b"").stdout;
+    let info = sandbox.json(&["path-info", &second]);
+    assert_eq!(info[0]["narHash"], NarHash::of(&nar).to_sri());
+}
+
+#[test]
+fn profiles_are_the_same_after_a_restart() {
+    let sandbox = mounted();
+    let world = World::small();
+    sandbox.narfs(&[
+        "profile",
+        "-p",
+        "per-user/ann/profile",
+        "install",
+        world.package("hello"),
+    ]);
+    let link = profiles(&sandbox).join("per-user/ann/profile-1-link");
+    let before = target(&link);
+    rustix::mount::unmount("/nix", rustix::mount::UnmountFlags::DETACH).unwrap();
+    sandbox.unmount();
+    sandbox.mount();
+    assert_eq!(target(&link), before);
+    // With nobody to ask, what is here is enough for a change.
+    sandbox.narfs(&["profile", "-p", "per-user/ann/profile", "remove", "hello"]);
+    assert_eq!(
+        target(&profiles(&sandbox).join("per-user/ann/profile")),
+        "profile-2-link"
+    );
+    let complaint = sandbox.complaint(&["profile", "install", world.package("bash")]);
+    assert!(complaint.contains("nobody is asked"), "{complaint}");
+}
+
+#[test]
+fn changes_at_the_same_time_are_all_made() {
+    let sandbox = mounted();
+    let world = World::small();
+    let packages = ["hello", "bash", "coreutils", "libc6"].map(|name| world.package(name));
+    scope(|threads| {
+        for package in packages {
+            let mut install = sandbox.command(&["profile", "install", package]);
+            threads.spawn(move || succeed(&mut install));
+        }
+    });
+    let listed = sandbox.narfs(&["profile", "list"]);
+    assert!(
+        packages.iter().all(|package| listed.contains(package)),
+        "{listed}"
+    );
+    assert_eq!(
+        sandbox
+            .json(&["profile", "history"])
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+}
+
+#[test]
+fn a_link_outside_leads_to_the_profile_and_replaces_nothing_but_links() {
+    let sandbox = mounted();
+    let world = World::small();
+    sandbox.narfs(&["profile", "-p", "a/b", "install", world.package("hello")]);
+    let place = sandbox.dir().join("current");
+    let place_text = place.to_str().unwrap();
+    let link = |more: &[&str]| {
+        let arguments = [&["profile", "-p", "a/b", "link", place_text], more].concat();
+        run(&mut sandbox.command(&arguments), b"")
+    };
+    assert_eq!(link(&["--check"]).code, Some(1));
+    assert_eq!(link(&["--dry-run"]).code, Some(0));
+    assert!(!place.is_symlink());
+    assert_eq!(link(&[]).code, Some(0));
+    let expected = profiles(&sandbox).join("a/b");
+    assert_eq!(target(&place), expected.to_str().unwrap());
+    assert!(place.join("bin").is_symlink());
+    assert_eq!(link(&["--check"]).code, Some(0));
+    fs::remove_file(&place).unwrap();
+    symlink("elsewhere", &place).unwrap();
+    let ran = link(&["--check"]);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("elsewhere"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(link(&[]).code, Some(0));
+    assert_eq!(target(&place), expected.to_str().unwrap());
+    fs::remove_file(&place).unwrap();
+    fs::create_dir(&place).unwrap();
+    let ran = link(&[]);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("no symlink"),
+        "{}",
+        ran.stderr
+    );
+    let left: Vec<_> = fs::read_dir(sandbox.dir()).unwrap().collect();
+    let drafts = left.iter().flatten().filter(|e| {
+        let name = e.file_name();
+        name.to_string_lossy().starts_with('.')
+    });
+    assert_eq!(drafts.count(), 0);
+    sandbox.complaint(&["profile", "-p", "absent", "link", place_text]);
+}
