@@ -5,18 +5,18 @@
 //! by [`stale_entries`] when it changes. Only names that [`ProfileName`] allows are shown. Nothing
 //! here waits for the network.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
-    Attributes, DIRECTORY_SIZE, Entry, FileSystem, FsError, Inode, Kind, LINKS, Looked, Place,
-    Special,
+    Attributes, DIRECTORY_SIZE, Entry, FileSystem, FsError, Inode, Kind, LINKS, Looked, Special,
 };
 use crate::profile::{GenerationNumber, ProfileEntry, ProfileName};
 use crate::store::{
-    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
-    ProfilesChanged, ProfilesHold,
+    ChangedIn, GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+    ProfilesChanged,
 };
 
 /// What the kernel may remember of a directory of profiles and is no longer so.
@@ -24,28 +24,33 @@ use crate::store::{
 pub struct StaleEntries {
     /// The directory; its listing and its times are stale, too.
     pub directory: Inode,
+    /// The directory that it is in.
+    pub above: Inode,
     /// Names in it; at least one.
     pub names: Vec<String>,
 }
 
 /// What a change of profiles makes stale, what lies deeper first.
 pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
-    let mut stale: BTreeMap<(std::cmp::Reverse<usize>, u32), Vec<String>> = BTreeMap::new();
-    let mut add = |name: &str, parent: u32, names: Vec<String>| {
-        let depth = std::cmp::Reverse(name.matches('/').count());
-        stale.entry((depth, parent)).or_default().extend(names);
+    let mut stale: BTreeMap<(Reverse<usize>, u32), StaleEntries> = BTreeMap::new();
+    let mut add = |whole: &str, parent: ChangedIn, names: Vec<String>| {
+        let above = parent.above.map(Inode::profile_directory);
+        let entries = StaleEntries {
+            directory: Inode::profile_directory(parent.id),
+            above: above.unwrap_or(Inode::special(Special::Profiles.parent())),
+            names: Vec::new(),
+        };
+        let depth = Reverse(whole.matches('/').count());
+        let all = stale.entry((depth, parent.id)).or_insert(entries);
+        all.names.extend(names);
     };
     for profile in &changed.profiles {
         if let Ok(name) = ProfileName::parse(&profile.name) {
-            let before = profile.before.as_deref().map(|p| links(&name, p));
-            let after = profile.after.as_deref().map(|p| links(&name, p));
-            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
-            let all = before.keys().chain(after.keys());
-            let mut names: Vec<_> = all.filter(|n| before.get(*n) != after.get(*n)).collect();
-            names.sort();
-            names.dedup();
-            let names = names.into_iter().cloned().collect();
-            add(&profile.name, profile.parent, names);
+            let [before, after] = [&profile.before, &profile.after]
+                .map(|p| p.as_deref().map(|p| links(&name, p)).unwrap_or_default());
+            let all: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+            let names = all.into_iter().filter(|n| before.get(*n) != after.get(*n));
+            add(&profile.name, profile.parent, names.cloned().collect());
         }
     }
     for directory in &changed.directories {
@@ -53,12 +58,8 @@ pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
         let name = name.map_or(&*directory.name, |(_, name)| name);
         add(&directory.name, directory.parent, vec![name.to_owned()]);
     }
-    let stale = stale.into_iter().filter(|(_, names)| !names.is_empty());
-    let stale = stale.map(|((_, parent), names)| StaleEntries {
-        directory: Inode::profile_directory(parent),
-        names,
-    });
-    stale.collect()
+    let stale = stale.into_values();
+    stale.filter(|s| !s.names.is_empty()).collect()
 }
 
 /// The links of a profile by name, each with what a lookup says of it.
@@ -99,18 +100,6 @@ impl<'t> Link<'t> {
 }
 
 impl FileSystem {
-    /// Keeps profiles as they are while it is there, if `directory` is one of profiles. What is
-    /// read while it is held may be told to the kernel as valid for ever, if it is *told* while it
-    /// is held: whoever changes profiles names it as stale after that, not before.
-    pub fn hold(&self, directory: Inode) -> Option<ProfilesHold<'_>> {
-        match directory.place() {
-            Ok(Place::Special(Special::Profiles) | Place::Profile(..)) => {
-                Some(self.store.hold_profiles())
-            }
-            _ => None,
-        }
-    }
-
     pub(super) fn lookup_profile(&self, directory: u32, name: &[u8]) -> Result<Looked, FsError> {
         let table = self.store.profile_table();
         let directory = directory_name(&table, directory)?;

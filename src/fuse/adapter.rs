@@ -142,8 +142,6 @@ impl Filesystem for Adapter {
         let asker = asker(request);
         self.fs
             .when_known(parent, &looked, asker, move |fs, known| {
-                // See `invalidation.rs`: until the answer is written.
-                let _hold = fs.hold(parent);
                 match known.and_then(|()| fs.lookup(parent, &name)) {
                     Ok(Looked::Found(found)) => {
                         // The number of what is not settled may become another one.
@@ -254,7 +252,6 @@ impl Filesystem for Adapter {
         self.count(Operation::Readdir);
         let asker = asker(request);
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
-            let _hold = fs.hold(Inode(inode.0));
             let listed = list(fs, here, inode, offset, |entry, attr| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(attr.ino, entry.next, attr.kind, name)
@@ -277,7 +274,6 @@ impl Filesystem for Adapter {
         self.count(Operation::Readdirplus);
         let asker = asker(request);
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
-            let _hold = fs.hold(Inode(inode.0));
             let listed = list(fs, here, inode, offset, |entry, attr| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(attr.ino, entry.next, name, &EVER, attr, GENERATION)

@@ -6,38 +6,36 @@
 //!
 //! # What is on its way
 //!
-//! An answer from before the change may not have reached the kernel's caches yet when the change
-//! invalidates them, and would stay for ever. For profiles, whose names change their meaning:
+//! An answer from before the change may reach the kernel's caches late, and must not stay there.
+//! For profiles, whose names change their meaning, that is so by the kernel's locks:
 //!
-//! 1. LOOKUP, READDIR and READDIRPLUS in a directory of profiles hold profiles as they are
-//!    ([`FileSystem::hold`](crate::fs::FileSystem::hold)) from reading them until the answer has
-//!    been *written* to the kernel. A change waits for all holds, and then can be seen at once. So
-//!    every answer is either written before the change is seen, and so before the invalidation, or
-//!    is read after it and true.
-//! 2. The kernel sends each of the three with the directory's lock held shared, and lets the lock
-//!    go only when it has put the answer into its caches: names with their inodes, for READDIRPLUS
-//!    of all that are listed, and for READDIR and READDIRPLUS the listing itself.
-//!    `inval_entry` takes that lock exclusively, whether it knows the name or not. So it comes after all
-//!    answers that were written before it, and takes the name away again.
+//! 1. The kernel sends LOOKUP, READDIR and READDIRPLUS with the directory's lock held shared, and
+//!    lets the lock go only when it has put the answer into its caches: names with their inodes,
+//!    for READDIRPLUS those of all that is listed, and the listing itself.
+//! 2. `inval_entry` takes that lock exclusively, whether it knows the name or not. So it waits for
+//!    every request that was sent before, whatever that has read and however late it is answered, and
+//!    then takes the name away. A request that is sent after it reads what is true.
 //! 3. `inval_inode` takes no such lock. It comes last in each directory, after at least one
-//!    `inval_entry`, so that no old answer can fill the listing any more.
-//!    Of one that is read in several requests the kernel keeps nothing if its beginning is gone.
+//!    `inval_entry`, when no old answer can fill the listing any more. Of a listing that is read in
+//!    several requests the kernel keeps nothing whose beginning is gone.
+//! 4. Attributes of a directory come with LOOKUP and READDIRPLUS in the one above it. Where its
+//!    inode is not known yet, `inval_inode` would miss them: so the lock of the one above is
+//!    taken and given back before, by `inval_entry` of a name that nothing has.
 //!
 //! What is not under the directory's lock does no harm. A revalidation (after ESTALE) may
-//! confirm an entry that the invalidation has just taken away: it is unhashed, and nobody finds it
-//! again. An answer to GETATTR that was overtaken is known by the version of the attributes, which
+//! confirm an entry that has just been taken away: it is unhashed, and nobody finds it again. An
+//! answer to GETATTR that was overtaken is known by the version of the attributes, which
 //! `inval_inode` and every later answer raise. A walk that has an old link in its hand goes on to
-//! where the link pointed: as if it had been there before the change. That target is one inode number's
-//! for ever; where it has been removed since, the number is stale, and the kernel walks again.
+//! where the link pointed, as if it had been there before the change: what an inode number points
+//! to never changes. Where that has been removed since, the number is stale, and the kernel walks
+//! again.
 //!
 //! # What waits for what
 //!
 //! `inval_entry` waits for requests on its directory, so it is never sent by a thread that
-//! answers requests, and nobody holds profiles who sends it: those requests are
-//! answered meanwhile. They never wait for the network, since nothing in a directory of profiles
-//! is fetched; the store directory, where lookups do, is invalidated by `inval_inode` alone.
-//! A thread that answers requests waits, at most, until other answers are written and the table of profiles is
-//! replaced.
+//! answers requests. Those requests never wait for the network, since nothing in a directory of
+//! profiles is fetched; the store directory, where lookups do, is invalidated by `inval_inode`
+//! alone. A thread that answers requests waits for nothing here.
 
 use std::ffi::OsStr;
 use std::io;
@@ -46,6 +44,9 @@ use fuser::{INodeNo, Notifier};
 
 use crate::fs::{Inode, Special, stale_entries};
 use crate::store::Change;
+
+/// The kernel never keeps an entry of this name.
+const NO_NAME: &str = ".";
 
 /// Tells the kernel what to forget.
 pub(super) struct Invalidation {
@@ -64,14 +65,20 @@ impl Invalidation {
             Change::Profiles(changed) => {
                 for stale in stale_entries(changed) {
                     for name in &stale.names {
-                        let parent = INodeNo(stale.directory.0);
-                        let told = self.notifier.inval_entry(parent, OsStr::new(name));
-                        report(told, "an entry of a directory of profiles");
+                        self.entry(stale.directory, name);
                     }
+                    self.entry(stale.above, NO_NAME);
                     self.listing(stale.directory);
                 }
             }
         }
+    }
+
+    /// A name in a directory, when what is asked about the directory now has been answered.
+    fn entry(&self, directory: Inode, name: &str) {
+        let directory = INodeNo(directory.0);
+        let told = self.notifier.inval_entry(directory, OsStr::new(name));
+        report(told, "an entry of a directory of profiles");
     }
 
     /// The listing and the attributes of a directory.

@@ -47,9 +47,7 @@ pub use pins::Pin;
 pub use profile_table::{
     GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
 };
-pub use profiles::{
-    ChangedDirectory, ChangedProfile, ProfileChange, ProfilesChanged, ProfilesHold,
-};
+pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
 pub use publish::Publication;
 pub use statistics::{PathStatistics, Statistics};
 

@@ -1,18 +1,17 @@
 //! Profiles: generations, which are roots, and the directories that profiles lie in.
 //!
 //! Invariants: a change of any number of profiles is one synced batch, so after a crash it is
-//! there whole or not at all; it can be seen when it is durable, all at once, and never while
-//! somebody [holds](Store::hold_profiles) what was seen before. The database is the truth; what
-//! readers see is a table in memory that each change replaces.
+//! there whole or not at all; it can be seen when it is durable, all at once. The database is the
+//! truth; what readers see is a table in memory that each change replaces.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rocksdb::WriteBatch;
 
 use super::database::{Database, META, PROFILES};
 use super::profile_table::{DIRECTORY, FIRST_ID, PROFILE, directory_of};
-use super::{Change, Store, StoreError, enter, lock, shut, uses};
+use super::{Change, Store, StoreError, lock, uses};
 use super::{GenerationRecord, ProfileDirectory, ProfileRecord, ProfileTable};
 use crate::nix::store_path::StorePath;
 
@@ -38,13 +37,22 @@ pub struct ProfilesChanged {
     pub directories: Vec<ChangedDirectory>,
 }
 
+/// The directory in which something changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangedIn {
+    /// Its id.
+    pub id: u32,
+    /// The id of the directory that it is in, unless it is that of all profiles.
+    pub above: Option<u32>,
+}
+
 /// A profile that was made, changed or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedProfile {
     /// Its name.
     pub name: String,
-    /// The id of its directory.
-    pub parent: u32,
+    /// Its directory.
+    pub parent: ChangedIn,
     /// What it was.
     pub before: Option<Arc<ProfileRecord>>,
     /// What it is.
@@ -56,27 +64,17 @@ pub struct ChangedProfile {
 pub struct ChangedDirectory {
     /// Its name.
     pub name: String,
-    /// The id of the directory that it is in.
-    pub parent: u32,
+    /// The directory that it is in.
+    pub parent: ChangedIn,
     /// Its own id.
     pub id: u32,
 }
 
-/// While it is there, what was read of profiles stays true: changes wait.
-#[derive(Debug)]
-#[must_use]
-pub struct ProfilesHold<'s> {
-    _answering: RwLockReadGuard<'s, ()>,
-}
-
-/// What readers and changes of profiles share; the locks in the order in which they are taken.
+/// What readers and changes of profiles share.
 #[derive(Debug)]
 pub(super) struct Profiles {
     /// Held while profiles change, so that none is built on what is no longer true.
     changing: Mutex<()>,
-    /// Entered by whoever tells others what it has read; shut for the moment in which the table
-    /// is replaced.
-    answering: RwLock<()>,
     table: RwLock<Arc<ProfileTable>>,
 }
 
@@ -101,7 +99,6 @@ impl Profiles {
         }
         Ok(Self {
             changing: Mutex::default(),
-            answering: RwLock::default(),
             table: RwLock::new(Arc::new(table)),
         })
     }
@@ -113,7 +110,6 @@ impl Profiles {
 
     fn replace(&self, table: ProfileTable) {
         let table = Arc::new(table);
-        let _nobody_answers = shut(&self.answering);
         let mut seen = self.table.write().unwrap_or_else(PoisonError::into_inner);
         *seen = table;
     }
@@ -167,17 +163,9 @@ impl Store {
         self.profiles.table()
     }
 
-    /// Lets no change of profiles be seen until the hold is dropped. For as long as an answer
-    /// needs, and never for something that waits.
-    pub fn hold_profiles(&self) -> ProfilesHold<'_> {
-        ProfilesHold {
-            _answering: enter(&self.profiles.answering),
-        }
-    }
-
     /// Makes profiles what they are to be, all together. A generation that is there already, with
     /// the same number, path and time, keeps its link number. When it returns, the change is
-    /// durable, can be seen, and the observer has been told. The thread must not hold profiles.
+    /// durable, can be seen, and the observer has been told.
     ///
     /// # Errors
     /// The database failed, numbers are used up, or a profile would have the name of a directory
@@ -318,7 +306,7 @@ impl Edit {
             stirred.insert(directory_of(name).to_owned());
             changed.profiles.push(ChangedProfile {
                 name: name.clone(),
-                parent: self.id_of(directory_of(name)),
+                parent: self.parent_of(name),
                 before: before.cloned(),
                 after: after.cloned(),
             });
@@ -330,7 +318,7 @@ impl Edit {
             stirred.insert(directory_of(name).to_owned());
             changed.directories.push(ChangedDirectory {
                 name: name.to_string(),
-                parent: self.id_of(directory_of(name)),
+                parent: self.parent_of(name),
                 id: directory.id,
             });
         }
@@ -344,6 +332,15 @@ impl Edit {
         }
         let batch = self.writes(database);
         (changed, batch)
+    }
+
+    fn parent_of(&self, name: &str) -> ChangedIn {
+        let directory = directory_of(name);
+        let above = (!directory.is_empty()).then(|| self.id_of(directory_of(directory)));
+        ChangedIn {
+            id: self.id_of(directory),
+            above,
+        }
     }
 
     /// The id of a directory that is there or was.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -269,7 +270,7 @@ fn what_was_opened_in_a_generation_stays_that_generation() {
     ));
     assert_eq!(fs::read_to_string(old.join("name")).unwrap(), "one");
     assert_eq!(names(&old).len(), 2);
-    assert_eq!(std::io::read_to_string(file).unwrap(), "one");
+    assert_eq!(io::read_to_string(file).unwrap(), "one");
 }
 
 #[test]
@@ -331,6 +332,68 @@ impl Switches {
         }
         looked
     }
+}
+
+/// A name that comes and goes beside others, while a thread looks. With each return of a change,
+/// listings and lookups must agree with it.
+#[test]
+fn listings_under_readers_are_true_when_a_change_returns() {
+    const ROUNDS: u64 = 5_000;
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let mounted = Mounted::in_memory();
+    mounted.switch("system", 1);
+    let profiles = mounted.profiles();
+    let per_user = profiles.join("per-user");
+    let profile = per_user.join("ann/profile");
+    let switches = Switches::default();
+    // A directory may go while somebody is on the way through it, even twice.
+    let is_gone = |e: &io::Error| {
+        use io::ErrorKind::{NotFound, StaleNetworkFileHandle};
+        assert!(matches!(e.kind(), NotFound | StaleNetworkFileHandle), "{e}");
+    };
+    let look = || {
+        assert_eq!(names(&profiles).len(), 4);
+        // What goes and comes back during a listing may be in it twice.
+        for user in fs::read_dir(&per_user).unwrap() {
+            assert_eq!(user.unwrap().file_name(), "ann");
+        }
+        let _ = fs::read_dir(per_user.join("ann")).map(Iterator::count);
+        match fs::read_link(&profile) {
+            Ok(target) => assert_eq!(target, Path::new("profile-1-link")),
+            Err(e) => is_gone(&e),
+        }
+        match fs::read_to_string(profile.join("name")) {
+            Ok(contents) => assert_eq!(contents, "one"),
+            Err(e) => is_gone(&e),
+        }
+    };
+    let mut gone = mounted.change("per-user/ann/profile", 1);
+    gone.generations.clear();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !switches.over.load(Ordering::SeqCst) {
+                    look();
+                }
+            });
+        }
+        let _over = Over(&switches);
+        let start = Instant::now();
+        for round in 0..ROUNDS {
+            let changed = || fs::metadata(&per_user).unwrap().modified().unwrap();
+            mounted.switch("per-user/ann/profile", 1);
+            assert_eq!(names(&per_user).len(), 1, "round {round}");
+            assert_eq!(names(&per_user.join("ann")).len(), 3, "round {round}");
+            assert_eq!(fs::read_to_string(profile.join("name")).unwrap(), "one");
+            assert!(changed().elapsed().unwrap() < Duration::from_secs(2));
+            mounted.store.change_profiles(&[gone.clone()]).unwrap();
+            assert!(names(&per_user).is_empty(), "round {round}");
+            assert!(fs::symlink_metadata(&profile).is_err(), "round {round}");
+            if start.elapsed() > PATIENCE {
+                break;
+            }
+        }
+    });
 }
 
 fn generation_of(contents: &str) -> u64 {

@@ -343,11 +343,9 @@ fn a_file_makes_profiles_what_it_declares_and_does_so_once() {
     );
     assert_eq!(history(&sandbox, "default").len(), 1);
     // One that cannot be had keeps all of them from being switched.
-    let bad = format!(
-        "[profile.default]\npackages = []\n\
-         [profile.other]\nset = \"00000000000000000000000000000000-gone\"\n"
-    );
-    let failed = apply(&bad, &[]);
+    let bad = "[profile.default]\npackages = []\n\
+         [profile.other]\nset = \"00000000000000000000000000000000-gone\"\n";
+    let failed = apply(bad, &[]);
     assert_eq!(failed.code, Some(1));
     assert!(
         failed.stderr.contains("-gone is in none of the sources"),
