@@ -32,7 +32,8 @@ pub(super) struct Arguments {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
-    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages of a channel: NAME or
+    /// NAME-VERSION
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
 }

@@ -6,6 +6,7 @@
 mod add;
 mod apply;
 mod cat;
+mod channel;
 mod config;
 mod copy;
 mod dump;
@@ -101,6 +102,7 @@ enum Subcommands {
     Trace(trace::Arguments),
     Profile(profile::Arguments),
     Apply(apply::Arguments),
+    Channel(channel::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
@@ -240,6 +242,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Trace(a) => a.run(global),
         Subcommands::Profile(a) => a.run(global),
         Subcommands::Apply(a) => a.run(global),
+        Subcommands::Channel(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),

@@ -44,7 +44,8 @@ struct What {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
-    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; `-` reads them from stdin, one a line
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages of a channel: NAME or
+    /// NAME-VERSION; `-` reads them from stdin, one a line
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
 }

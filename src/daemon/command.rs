@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 use super::collect::{GcReport, GcRequest};
 use super::location::LocationError;
 use super::profiles::{
@@ -103,6 +104,8 @@ pub enum Command {
     Profile(ProfileRequest),
     /// Make profiles what is declared.
     Apply(ApplyRequest),
+    /// Show or change the channels.
+    Channel(ChannelCommand),
     /// Mount at one more place.
     Mount(MountRequest),
     /// Say what the daemon is doing.
@@ -487,6 +490,10 @@ pub enum Report {
     Generations(Vec<GenerationReport>),
     /// See [`ProfileDiffReport`].
     ProfileDiff(ProfileDiffReport),
+    /// See [`ChannelReport`].
+    Channels(Vec<ChannelReport>),
+    /// See [`ChannelUpdateReport`].
+    ChannelUpdate(ChannelUpdateReport),
     /// See [`StatusReport`].
     Status(StatusReport),
 }
@@ -575,6 +582,9 @@ pub enum CommandError {
     /// A profile.
     #[error(transparent)]
     Profile(Box<ProfileError>),
+    /// A channel.
+    #[error(transparent)]
+    Channel(Box<ChannelError>),
     /// The daemon said so.
     #[error("{0}")]
     Remote(String),

@@ -146,6 +146,7 @@ impl Engine {
             Command::Trace(command) => self.trace(command),
             Command::Profile(request) => self.profile(&request, output),
             Command::Apply(request) => self.apply(&request, output),
+            Command::Channel(command) => self.channel(command),
             Command::Mount(request) => {
                 fuse::mount_again(self.store.dir(), &request)?;
                 Ok(Report::Done)
@@ -267,7 +268,7 @@ impl Engine {
             return Err(CommandError::Usage("name store paths, or give --all"));
         }
         let named = request.paths.iter().map(|text| {
-            let named = location::parse(&self.store, text)?;
+            let named = self.named(text)?;
             Ok((named.hash, named.path))
         });
         Ok(Wanted::Paths(named.collect::<Result<_, CommandError>>()?))

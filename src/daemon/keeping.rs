@@ -51,7 +51,7 @@ impl Engine {
             return Err(CommandError::Usage("name store paths, or a trace"));
         }
         let named = request.paths.iter().map(|text| {
-            let named = location::parse(&self.store, text)?;
+            let named = self.named(text)?;
             Ok((named.hash, named.path))
         });
         let named: Vec<_> = named.collect::<Result<_, CommandError>>()?;

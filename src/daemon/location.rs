@@ -1,8 +1,9 @@
 //! From what users type to places in the store: `/nix/store/HASH-NAME/bin/x`, `HASH-NAME`, `HASH`.
+//! What is none of these may be the name of a package, which channels know.
 
 use thiserror::Error;
 
-use crate::nix::store_path::{StorePath, StorePathError, StorePathHash};
+use crate::nix::store_path::{StorePath, StorePathError, StorePathHash, check_name};
 use crate::store::{LoadedPath, PathInfo, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
@@ -91,6 +92,11 @@ pub(super) fn parse(store: &Store, text: &str) -> Result<Named, LocationError> {
             source,
         }),
     }
+}
+
+/// Whether what names no path can be the name of a package instead.
+pub(super) fn may_be_package(text: &str) -> bool {
+    check_name(text.as_bytes()).is_ok()
 }
 
 /// A place in a path that is here.

@@ -3,6 +3,7 @@
 //! Invariant: a command means the same wherever it runs. [`Engine::execute`] is the one place
 //! that carries it out; the control socket only moves [`Command`]s, outputs and reports.
 
+mod channels;
 mod collect;
 mod command;
 mod control;
@@ -16,6 +17,7 @@ mod roots;
 mod serve;
 mod verify;
 
+pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 pub use collect::{GcReport, GcRequest, OldGeneration};
 pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,

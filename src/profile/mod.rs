@@ -11,7 +11,9 @@
 //! - [`StoredPackages`]: the packages of a state, as a source
 //! - [`realise_profile`]: environment and manifest → [`ProfileTree`], a store path
 //! - [`compare_closures`]: what two closures have of each package
+//! - [`channel`]: names of packages → store paths
 
+pub mod channel;
 mod difference;
 mod environment;
 mod forest;

@@ -124,6 +124,19 @@ pub enum StoreError {
     /// A profile with the name of a directory that other profiles lie in.
     #[error("{0} is a directory of profiles, so no profile can have this name; choose another")]
     ProfileIsDirectory(String),
+    /// The file of a channel.
+    #[error(
+        "the channel's file {} cannot be used; if it stays so, remove the channel with `narfs \
+         channel remove` and add it again",
+        file.display()
+    )]
+    Channel {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The compressor failed.
     #[error("cannot compress a chunk")]
     Compress(#[source] io::Error),

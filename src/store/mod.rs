@@ -4,6 +4,7 @@
 //! after everything that it needs is durable, so whoever sees a path can read all of it; a
 //! digest never names a chunk that is not there.
 
+mod channels;
 mod chunks;
 mod collection;
 mod database;
@@ -35,6 +36,7 @@ use std::sync::{
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 
+pub use channels::{Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Replaces};
 pub use chunks::ChunkWriter;
 pub use collection::{Collected, Collection};
 pub use error::StoreError;
@@ -162,7 +164,7 @@ pub struct Store {
     writing: Mutex<Writing>,
     /// Held while space is given back.
     reclaiming: Mutex<()>,
-    /// Held while pins and traces change.
+    /// Held while pins, traces and channels change.
     changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,

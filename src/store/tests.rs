@@ -1,5 +1,6 @@
 //! Publishing, finding and listing on a real database, and what damaged records do.
 
+mod channels;
 mod dropped;
 mod formats;
 mod profiles;

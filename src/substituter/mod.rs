@@ -143,6 +143,12 @@ pub struct BrokenOff {
 }
 
 impl BrokenOff {
+    /// Whether a stream's error says that its transfer may come to its end at another try.
+    pub fn is_passing(error: &io::Error) -> bool {
+        let inner = error.get_ref().and_then(|e| e.downcast_ref::<Self>());
+        inner.is_some_and(|broken| !broken.exhausted)
+    }
+
     /// Whether a stream's error says that its source was tried often enough.
     pub fn is_final(error: &io::Error) -> bool {
         let inner = error.get_ref().and_then(|e| e.downcast_ref::<Self>());
@@ -199,6 +205,23 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, Source
     match Kind::of(url)? {
         Kind::File => Ok(Arc::new(FileCache::open(url)?)),
         Kind::Http => Ok(Arc::new(HttpCache::open(url, options)?)),
+    }
+}
+
+/// The file that a `file://`, `http://` or `https://` URL names, as it is stored; `None` if there is
+/// none. A transfer that breaks off goes on where the server offers that. The stream must be read
+/// on a thread that may block.
+///
+/// # Errors
+/// As [`open`], and those of the request.
+pub async fn file(url: &str, options: &Options) -> Result<Option<Stream>, SourceError> {
+    match Kind::of(url)? {
+        Kind::Http => HttpCache::open(url, options)?.nar(url).await,
+        Kind::File => {
+            let plain = url.split(['?', '#']).next().unwrap_or(url);
+            let (directory, name) = plain.rsplit_once('/').unwrap_or((plain, ""));
+            FileCache::open(&format!("{directory}/"))?.nar(name).await
+        }
     }
 }
 

@@ -56,7 +56,8 @@ enum Actions {
         prefetch: Prefetch,
         #[command(flatten)]
         how: How,
-        /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH
+        /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages of a channel: NAME or
+        /// NAME-VERSION
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<String>,
     },
@@ -74,7 +75,8 @@ enum Actions {
         prefetch: Prefetch,
         #[command(flatten)]
         how: How,
-        /// Store path: /nix/store/HASH-NAME, HASH-NAME or HASH
+        /// Store path: /nix/store/HASH-NAME, HASH-NAME or HASH; or a package of a channel: NAME or
+        /// NAME-VERSION
         path: String,
     },
     /// Name all generations with the times when they were made, as `nix-env --list-generations`

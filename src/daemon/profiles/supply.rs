@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::super::command::{CommandError, Output, SourceRequest};
 use super::super::engine::Engine;
-use super::super::location::{self, LocationError};
+use super::super::location::LocationError;
 use super::error::ProfileError;
 use crate::fetch::{CopyFailure, FetchError, Fetcher, Prefetched, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -99,7 +99,7 @@ impl Supply<'_> {
     /// The store path that a user named, from the state or the sources.
     pub(super) fn resolve(&self, text: &str) -> Result<StorePath, CommandError> {
         let store = &self.engine.store;
-        let named = location::parse(store, text)?;
+        let named = self.engine.named(text)?;
         if !named.place.is_empty() {
             return Err(ProfileError::Place(text.to_owned()).into());
         }

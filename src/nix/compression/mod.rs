@@ -147,6 +147,25 @@ impl Compression {
         }
     }
 
+    /// The method that the ending of a file's name tells; none for a name without such an ending.
+    #[must_use]
+    pub fn of_file_name(name: &str) -> Self {
+        let by_suffix = |method: &Self| match method.suffix() {
+            "" => false,
+            suffix => name.ends_with(suffix),
+        };
+        let others = [
+            (".gz", Self::Gzip),
+            (".lz", Self::Lzip),
+            (".lzma", Self::Lzma),
+        ];
+        let other = others.iter().find(|(suffix, _)| name.ends_with(suffix));
+        let known = Self::ALL.into_iter().find(by_suffix);
+        known
+            .or(other.map(|(_, method)| *method))
+            .unwrap_or(Self::None)
+    }
+
     /// Whether there is a decoder for it.
     #[must_use]
     pub const fn is_supported(self) -> bool {

@@ -120,6 +120,26 @@ fn names_and_suffixes() {
 }
 
 #[test]
+fn endings_of_files_tell_the_method() {
+    for (name, method) in [
+        ("store-paths.xz", Compression::Xz),
+        ("x.tar.gz", Compression::Gzip),
+        ("x.bz2", Compression::Bzip2),
+        ("x.zst", Compression::Zstd),
+        ("x.br", Compression::Br),
+        ("x.lz4", Compression::Lz4),
+        ("x.lz", Compression::Lzip),
+        ("x.lzip", Compression::Lzip),
+        ("x.lzma", Compression::Lzma),
+        ("store-paths", Compression::None),
+        ("xz", Compression::None),
+        ("", Compression::None),
+    ] {
+        assert_eq!(Compression::of_file_name(name), method, "{name}");
+    }
+}
+
+#[test]
 fn methods_without_decoder_say_so() {
     for method in Compression::ALL {
         let reader = method.reader(io::empty());

@@ -1,0 +1,162 @@
+//! `narfs channel`
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use super::copy::show_failures;
+use super::{Global, Outcome, print_json, println};
+use crate::daemon::{ChannelCommand, ChannelReport, Command, Report};
+
+/// Lists of store paths by which packages are found by their names
+///
+/// A channel is a file with one store path a line, plain or compressed, such as
+/// https://channels.nixos.org/nixos-unstable/store-paths.xz. With it, `narfs profile install`,
+/// `prefetch`, `pin` and `copy` take NAME or NAME-VERSION instead of a store path. Where several
+/// packages have the name, they say so and take none. What a channel names is verified like
+/// anything else.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Channels,
+}
+
+#[derive(Debug, Subcommand)]
+enum Channels {
+    /// Add a channel and fetch its list
+    Add {
+        /// Only keep the name and the URL; `narfs channel update` fetches the list
+        #[arg(long)]
+        no_update: bool,
+        #[command(flatten)]
+        how: How,
+        /// Letters, digits and +-._
+        name: String,
+        /// Where its list is: a file, file:///FILE, http://… or https://…
+        #[arg(value_name = "URL-OR-FILE")]
+        url: String,
+    },
+    /// Fetch lists again; where that fails, the old one stays in force
+    Update {
+        #[command(flatten)]
+        how: How,
+        /// Which [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Name all channels, with the number of their paths
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a channel and its list; what was installed stays
+    Remove {
+        /// Which
+        name: String,
+    },
+}
+
+/// How lists are fetched.
+#[derive(Debug, Args)]
+struct How {
+    /// Names and passwords for servers, in the form of netrc(5)
+    #[arg(long, value_name = "FILE")]
+    netrc_file: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl How {
+    fn netrc(&self) -> anyhow::Result<Option<PathBuf>> {
+        let file = self.netrc_file.as_deref().map(std::path::absolute);
+        Ok(file.transpose()?)
+    }
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let (command, as_json, creates) = match self.command {
+            Channels::Add {
+                no_update,
+                how,
+                name,
+                url,
+            } => {
+                let command = ChannelCommand::Add {
+                    name,
+                    url: url_of(&url)?,
+                    update: !no_update,
+                    netrc: how.netrc()?,
+                };
+                (command, how.json, true)
+            }
+            Channels::Update { how, names } => {
+                let netrc = how.netrc()?;
+                (ChannelCommand::Update { names, netrc }, how.json, false)
+            }
+            Channels::List { json } => (ChannelCommand::List, json, false),
+            Channels::Remove { name } => (ChannelCommand::Remove { name }, false, false),
+        };
+        match global.run(Command::Channel(command), creates)? {
+            Report::Done => {}
+            Report::Channels(channels) if as_json => print_json(&channels)?,
+            Report::Channels(channels) => show(&channels)?,
+            Report::ChannelUpdate(report) => {
+                if as_json {
+                    print_json(&report)?;
+                } else {
+                    show(&report.updated)?;
+                }
+                return Ok(show_failures(&report.failures));
+            }
+            _ => bail!("the daemon gave another report than that of channels"),
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+fn show(channels: &[ChannelReport]) -> anyhow::Result<()> {
+    for c in channels {
+        let paths = c
+            .paths
+            .map_or("no list yet".into(), |n| format!("{n} paths"));
+        println(&format!("{}   {paths}   {}", c.name, c.url))?;
+    }
+    Ok(())
+}
+
+/// A file, from whatever directory it was named, as a URL.
+fn url_of(text: &str) -> anyhow::Result<String> {
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let file = std::path::absolute(Path::new(text))?;
+    let mut url = "file://".to_owned();
+    for byte in file.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~+=,@:".contains(byte) {
+            url.push(char::from(*byte));
+        } else {
+            url.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_become_urls_and_urls_stay() {
+        let url = |text: &str| url_of(text).unwrap();
+        assert_eq!(url("/a b/x%?#.xz"), "file:///a%20b/x%25%3F%23.xz");
+        assert_eq!(url("https://h/x y"), "https://h/x y");
+        let here = std::env::current_dir().unwrap();
+        let expected = format!("file://{}/store-paths", here.display());
+        assert_eq!(url("store-paths"), expected);
+    }
+}

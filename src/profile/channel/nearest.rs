@@ -1,0 +1,146 @@
+//! The names of packages that a user may have meant.
+
+use std::collections::BTreeSet;
+
+use super::version::PackageName;
+use crate::nix::store_path::StorePath;
+
+/// Names that are told, at most.
+const SHOWN: usize = 5;
+
+/// Gathers the names that are nearest to one that nothing has.
+#[derive(Debug)]
+pub struct Nearest<'q> {
+    wanted: PackageName<'q>,
+    /// By how far they are, the nearest first.
+    found: BTreeSet<(usize, usize, String)>,
+}
+
+impl<'q> Nearest<'q> {
+    /// For what was looked up.
+    #[must_use]
+    pub fn new(query: &'q str) -> Self {
+        Self {
+            wanted: PackageName::split(query),
+            found: BTreeSet::new(),
+        }
+    }
+
+    /// Looks at a path. All that are there are to be shown once.
+    pub fn see(&mut self, path: &StorePath) {
+        let name = PackageName::split(path.name());
+        let Some(distance) = self.distance(&name) else {
+            return;
+        };
+        let shown = if self.wanted.version.is_empty() {
+            name.package
+        } else {
+            name.without_output()
+        };
+        let entry = (distance, shown.len(), shown.to_owned());
+        let is_near = |last: &(usize, usize, String)| entry < *last;
+        if self.found.len() < SHOWN || self.found.last().is_some_and(is_near) {
+            self.found.insert(entry);
+            if self.found.len() > SHOWN {
+                self.found.pop_last();
+            }
+        }
+    }
+
+    /// How far a name is from the one that is wanted; `None` if it has nothing to do with it.
+    fn distance(&self, name: &PackageName<'_>) -> Option<usize> {
+        let (wanted, package) = (self.wanted.package, name.package);
+        if wanted == package {
+            return Some(0);
+        }
+        if wanted.is_empty() || package.is_empty() {
+            return None;
+        }
+        // One letter of three may be wrong.
+        let most = (wanted.len() / 3).max(1);
+        let by_letters = edit_distance(
+            wanted.to_ascii_lowercase().as_bytes(),
+            package.to_ascii_lowercase().as_bytes(),
+            most,
+        );
+        let is_longer = package.starts_with(wanted);
+        by_letters.into_iter().chain(is_longer.then_some(1)).min()
+    }
+
+    /// The names, the nearest first.
+    #[must_use]
+    pub fn finish(self) -> Vec<String> {
+        self.found.into_iter().map(|(_, _, name)| name).collect()
+    }
+}
+
+/// Bytes to be inserted, deleted or replaced to make `b` of `a`; `None` if more than `most`.
+fn edit_distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
+    if a.len().abs_diff(b.len()) > most {
+        return None;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+        if row.iter().all(|d| *d > most) {
+            return None;
+        }
+    }
+    row.last().copied().filter(|d| *d <= most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::store_path::StorePathHash;
+
+    fn nearest(query: &str, names: &[&str]) -> Vec<String> {
+        let mut nearest = Nearest::new(query);
+        for (seed, name) in (0..).zip(names) {
+            let hash = StorePathHash::from_bytes([seed; 20]);
+            nearest.see(&StorePath::new(hash, name).unwrap());
+        }
+        nearest.finish()
+    }
+
+    #[test]
+    fn edits_are_counted_up_to_a_bound() {
+        let distance = |a: &str, b: &str, most| edit_distance(a.as_bytes(), b.as_bytes(), most);
+        assert_eq!(distance("kitten", "sitting", 3), Some(3));
+        assert_eq!(distance("kitten", "sitting", 2), None);
+        assert_eq!(distance("", "ab", 2), Some(2));
+        assert_eq!(distance("same", "same", 0), Some(0));
+        assert_eq!(distance("a", "abcdef", 3), None);
+    }
+
+    #[test]
+    fn near_and_longer_names_are_told_once_each_and_at_most_five() {
+        let names = [
+            "hello-2.12",
+            "hello-2.12-doc",
+            "help-1",
+            "hello-wayland-1",
+            "zlib-1.3",
+            "shell-1",
+        ];
+        assert_eq!(nearest("helo", &names), ["help", "hello"]);
+        assert_eq!(nearest("Hello", &names), ["hello"]);
+        assert_eq!(nearest("hello-w", &names), ["hello-wayland", "hello"]);
+        assert!(nearest("firefox", &names).is_empty());
+        let many = ["abc1", "abc2", "abc3", "abc4", "abc5", "abc6"];
+        assert_eq!(nearest("abc", &many), many[..5]);
+    }
+
+    #[test]
+    fn of_a_package_in_other_versions_the_versions_are_told() {
+        let names = ["hello-2.12", "hello-2.12-doc", "hello-2.10", "hallo-1"];
+        let expected = ["hello-2.10", "hello-2.12", "hallo-1"];
+        assert_eq!(nearest("hello-3", &names), expected);
+    }
+}
