@@ -16,6 +16,7 @@ mod archives;
 #[path = "../support/binary_cache.rs"]
 #[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
+mod collection;
 mod concurrency;
 mod configuration;
 mod content_addresses;
