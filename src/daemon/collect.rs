@@ -106,6 +106,9 @@ impl Engine {
             self.collect(request.max_freed, &mut lines)?
         };
         if !request.dry_run && collected.bytes > 0 {
+            if let Some(fetcher) = self.fetcher.get() {
+                fetcher.removed(&collected.paths);
+            }
             let stop = AtomicBool::new(false);
             report.reclaimed_bytes = self.store.reclaim_after_collection(&stop)?;
         }

@@ -42,6 +42,9 @@ impl Engine {
             output.progress(&done)?;
             let path = self.full(&info.registration.path);
             let mut found = self.check(info);
+            if found.is_err() && self.is_gone(info) {
+                continue;
+            }
             if let (Err(error), Some(request)) = (&found, &repair) {
                 tracing::warn!(path, "damaged, fetching it again: {error}");
                 found = self.mend(info, request).and_then(|()| self.check(info));
@@ -60,6 +63,12 @@ impl Engine {
             }
         }
         Ok(Report::Verify(report))
+    }
+
+    /// Whether a path was collected meanwhile.
+    fn is_gone(&self, info: &PathInfo) -> bool {
+        let there = self.store.path_info(info.registration.path.hash());
+        there.is_ok_and(|there| there.is_none_or(|t| t.ordinal != info.ordinal))
     }
 
     fn load(&self, info: &PathInfo) -> Result<Option<LoadedPath>, String> {

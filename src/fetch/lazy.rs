@@ -246,6 +246,14 @@ impl Fetcher {
         inner.runtime.spawn(watch);
     }
 
+    /// Says that paths are there no more: if they come back, so do their closures.
+    pub fn removed(&self, paths: &[StorePath]) {
+        let mut followed = self.0.followed();
+        for path in paths {
+            followed.remove(&path.hash());
+        }
+    }
+
     /// Fetches ahead what a path refers to, once.
     fn follow(&self, path: &StorePath) {
         let hash = path.hash();
@@ -371,6 +379,9 @@ impl Inner {
     }
 
     async fn fly(self: Arc<Self>, need: Need, progress: &Arc<Progress>, urgency: Arc<Urgency>) {
+        // The kernel knows the number that it has by its registration: a collection leaves it.
+        let kept = self.store.temporary_roots();
+        kept.add(need.path().hash());
         let met = self.meet(&need, progress, &urgency).await;
         let outcome = met.map_err(Arc::new);
         if let Err(e) = &outcome {

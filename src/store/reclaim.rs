@@ -37,16 +37,32 @@ use super::{Store, StoreError, lock};
 /// Chunk numbers in one bucket. A file of keys has some 2,000, so that what the buckets at its
 /// ends count wrongly is little.
 const BUCKET: u64 = 128;
-/// A file is compacted when at least one of so many of its chunks is gone.
-const FILE_GARBAGE: u64 = 8;
-/// Garbage below this is not worth it, in bytes …
-const LEAST: u64 = 16 << 20;
-/// … nor is less than one of so many bytes.
-const PART: u64 = 4;
-/// After a collection less is worth it: who asks for one wants the space.
-const LEAST_COLLECTED: u64 = 1 << 20;
-/// The same as a part.
-const PART_COLLECTED: u64 = 64;
+/// What garbage is worth moving something for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worth {
+    /// At least so many bytes of garbage …
+    pub(super) least: u64,
+    /// … and at least one of so many bytes.
+    pub(super) part: u64,
+    /// A file is compacted when at least one of so many of its chunks is gone.
+    pub(super) file: u64,
+}
+
+impl Worth {
+    /// What is dropped for a budget makes room for what comes next anyway.
+    const EVICTED: Self = Self {
+        least: 16 << 20,
+        part: 4,
+        file: 8,
+    };
+    /// Who asks for a collection wants the space.
+    const COLLECTED: Self = Self {
+        least: 1 << 20,
+        part: 64,
+        file: 16,
+    };
+}
+
 /// Neighbours are compacted together up to this many bytes.
 const RUN: u64 = 128 << 20;
 
@@ -139,11 +155,18 @@ impl Buckets {
         run
     }
 
-    /// The files of which the most is gone, until no more than `rest` bytes of `garbage` are left;
-    /// in the order of their numbers, neighbours together.
-    fn dirtiest(&self, files: Vec<RangeInclusive<u64>>, garbage: u64, rest: u64) -> Vec<Run> {
+    /// The files of which the most is gone, until of the `garbage` among `total` bytes only half of
+    /// what is worth it is left; in the order of their numbers, neighbours together.
+    fn dirtiest(
+        &self,
+        files: Vec<RangeInclusive<u64>>,
+        garbage: u64,
+        total: u64,
+        worth: Worth,
+    ) -> Vec<Run> {
+        let rest = total / worth.part / 2;
         let runs = files.into_iter().map(|f| self.run(f));
-        let is_dirty = |r: &Run| r.gone > 0 && r.gone * FILE_GARBAGE >= r.there;
+        let is_dirty = |r: &Run| r.gone > 0 && r.gone * worth.file >= r.there;
         let mut dirty: Vec<_> = runs.enumerate().filter(|(_, r)| is_dirty(r)).collect();
         dirty.sort_by_key(|(_, r)| Reverse(r.gone * 1000 / r.there));
         let gone: u64 = dirty.iter().map(|(_, r)| r.gone).sum();
@@ -194,7 +217,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn reclaim(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
-        self.reclaim_from(LEAST, PART, stop)
+        self.reclaim_worth(Worth::EVICTED, stop)
     }
 
     /// The same after a collection: also where little is to be had, and with the metadata.
@@ -203,28 +226,22 @@ impl Store {
     /// The database failed.
     pub fn reclaim_after_collection(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
         self.database.compact_metadata();
-        self.reclaim_from(LEAST_COLLECTED, PART_COLLECTED, stop)
+        self.reclaim_worth(Worth::COLLECTED, stop)
     }
 
-    /// The same, if there are at least so many bytes to be had, and a part of all.
-    pub(super) fn reclaim_from(
-        &self,
-        least: u64,
-        part: u64,
-        stop: &AtomicBool,
-    ) -> Result<u64, StoreError> {
+    pub(super) fn reclaim_worth(&self, worth: Worth, stop: &AtomicBool) -> Result<u64, StoreError> {
         let _one = lock(&self.reclaiming);
-        let worth = |garbage, total| garbage >= least && garbage >= total / part;
+        let is_worth = |garbage, total| garbage >= worth.least && garbage >= total / worth.part;
         let (garbage, before) = self.garbage()?;
-        if !worth(garbage, before) {
+        if !is_worth(garbage, before) {
             return Ok(0);
         }
         self.merge_deletions();
         let (garbage, total) = self.garbage()?;
-        if worth(garbage, total) {
+        if is_worth(garbage, total) {
             let buckets = Buckets::read(self)?;
             let files = self.database.settled_files(CHUNKS)?;
-            for run in buckets.dirtiest(files, garbage, total / part / 2) {
+            for run in buckets.dirtiest(files, garbage, total, worth) {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }

@@ -9,11 +9,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
 use crate::program::State;
 
-const PATHS: usize = 300;
+pub const PATHS: usize = 300;
 const ROUNDS: u64 = 24;
 
 /// Paths of which most refer to others, some 70 MB together: three groups of a copy.
-fn cache() -> (Cache, Vec<Offer>) {
+pub fn cache() -> (Cache, Vec<Offer>) {
     let cache = Cache::new();
     let mut offers: Vec<Offer> = Vec::new();
     for n in 0..PATHS {
@@ -46,7 +46,7 @@ fn interrupted(state: &State, cache: &Cache, after: Duration, signal: Signal) ->
 }
 
 /// Everything that is registered is there with all that it refers to, and is what it must be.
-fn check(state: &State) -> usize {
+pub fn check(state: &State) -> usize {
     if !state.dir().join("format").exists() {
         // Killed before it had made the state.
         state

@@ -17,6 +17,7 @@ mod archives;
 #[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
 mod channels;
+mod collection;
 mod concurrency;
 mod configuration;
 mod content_addresses;

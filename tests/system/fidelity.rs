@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::support::{Sandbox, World, run, sha256, succeed};
 
 /// Real Nix with its state and configuration in `dir`, and `/nix/store` as its store.
-fn nix_store(dir: &Path) -> Command {
+pub fn nix_store(dir: &Path) -> Command {
     let mut nix = Command::new("nix-store");
     nix.env("NIX_STATE_DIR", dir.join("var"));
     nix.env("NIX_LOG_DIR", dir.join("log"));
@@ -20,7 +20,7 @@ fn nix_store(dir: &Path) -> Command {
 }
 
 /// The records that `nix-store --dump-db` would write for the paths of `worlds`.
-fn database_dump(worlds: &[&World]) -> String {
+pub fn database_dump(worlds: &[&World]) -> String {
     let mut dump = String::new();
     let mut written = BTreeSet::new();
     for world in worlds {

@@ -102,8 +102,10 @@ impl Arena {
     }
 
     fn reclaim(&self) {
+        let (least, part, file) = (1, 4, 8);
+        let worth = reclaim::Worth { least, part, file };
         while self.is_open() {
-            self.store.reclaim_from(1, 4, &self.stop).unwrap();
+            self.store.reclaim_worth(worth, &self.stop).unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
     }

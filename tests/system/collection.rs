@@ -1,0 +1,294 @@
+//! Collections under a mount: what programs use stays, and what goes is gone for the kernel too.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::binary_cache::{Cache, Offer, noise};
+use crate::fidelity::{database_dump, nix_store};
+use crate::on_demand::{SHORT, directory, errno, key, plain};
+use crate::server::{Answer, Server};
+use crate::support::{Sandbox, World, read_everything, run, succeed, wait_until};
+
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Base names of a path and all that it refers to.
+fn closure(world: &World, path: &str) -> BTreeSet<String> {
+    let mut open = vec![path.to_owned()];
+    let mut closure = BTreeSet::new();
+    while let Some(path) = open.pop() {
+        let info = &world.narinfos[&format!("/nix/store/{path}")];
+        if closure.insert(path) {
+            let references = info["References"].split_whitespace();
+            open.extend(references.map(str::to_owned));
+        }
+    }
+    closure
+}
+
+fn removed(report: &serde_json::Value) -> Vec<String> {
+    let paths = report["paths"].as_array().unwrap().iter();
+    let names = paths.map(|p| p.as_str().unwrap().trim_start_matches("/nix/store/"));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn what_running_programs_use_stays_with_its_closure() {
+    let sandbox = Sandbox::with_worlds();
+    let garbage = sandbox.dir().join("garbage");
+    fs::write(&garbage, "garbage").unwrap();
+    let garbage = sandbox.add(&garbage);
+    sandbox.mount();
+    sandbox.bind_to_nix(&sandbox.at);
+    let [small, rebuild] = World::both();
+    let (coreutils, hello) = (small.package("coreutils"), rebuild.package("hello"));
+    let bash = rebuild.package("bash");
+    let sleep = format!("/nix/store/{coreutils}/bin/sleep");
+    let _program = Running::start(Command::new(&sleep).arg("600"));
+    let mut inside = Command::new("/bin/sleep");
+    inside
+        .arg("600")
+        .current_dir(sandbox.store().join(hello).join("share"));
+    let _inside = Running::start(&mut inside);
+    let open = fs::File::open(sandbox.store().join(bash).join("bin/bash")).unwrap();
+    let _reader = Running::start(Command::new("/bin/sleep").arg("600").stdin(open));
+
+    let mut live = closure(small, coreutils);
+    live.extend(closure(rebuild, hello));
+    live.extend(closure(rebuild, bash));
+    fs::metadata(sandbox.store().join(&garbage)).unwrap();
+    let roots = sandbox.json(&["roots"]);
+    let root = roots.as_array().unwrap().iter();
+    let mut root = root.filter(|r| r["path"] == format!("/nix/store/{coreutils}"));
+    let root = root.next().unwrap();
+    assert_eq!(root["kind"], "process");
+    assert!(
+        root["from"].as_str().unwrap().starts_with("/proc/"),
+        "{root}"
+    );
+
+    let gone = removed(&sandbox.json(&["gc"]));
+    assert!(gone.contains(&garbage), "{gone:?}");
+    let listing = sandbox.listing();
+    for path in &gone {
+        assert!(!live.contains(path), "{path}");
+        assert!(!listing.contains(path), "{path}");
+        let looked = fs::symlink_metadata(sandbox.store().join(path));
+        assert_eq!(errno(looked), Some(libc::ENOENT), "{path}");
+    }
+    for path in &live {
+        assert!(listing.contains(path), "{path}");
+        read_everything(&sandbox.store().join(path));
+    }
+    assert_eq!(gone.len() + listing.len(), World::all_paths().len() + 1);
+    assert!(succeed(Command::new(&sleep).arg("--version")).contains("sleep"));
+    assert_eq!(sandbox.json(&["verify"])["failures"], json!([]));
+}
+
+/// What real Nix would delete, by `links` in its state.
+fn dead_for_nix(outside: &Path) -> BTreeSet<String> {
+    let mut nix = nix_store(outside);
+    let said = succeed(nix.args(["--gc", "--print-dead"]));
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_paths_that_go_are_those_that_real_nix_would_delete() {
+    let sandbox = Sandbox::mounted();
+    sandbox.make_dir("host/store");
+    sandbox.bind_to_nix(&sandbox.dir().join("host"));
+    rustix::mount::mount_bind(sandbox.store(), "/nix/store").unwrap();
+    let outside = sandbox.make_dir("nix-state");
+    fs::create_dir(outside.join("etc")).unwrap();
+    fs::write(outside.join("etc/nix.conf"), "build-users-group =\n").unwrap();
+    let dump = database_dump(&World::both());
+    let loaded = run(nix_store(&outside).arg("--load-db"), dump.as_bytes());
+    assert_eq!(loaded.code, Some(0), "{}", loaded.stderr);
+
+    let [small, rebuild] = World::both();
+    let full = |path: &str| format!("/nix/store/{path}");
+    let result = sandbox.dir().join("result");
+    symlink(full(rebuild.package("hello")), &result).unwrap();
+    let states = [outside.join("var/gcroots"), sandbox.state.join("gcroots")];
+    // More roots from round to round.
+    let add: [&dyn Fn(&Path); 5] = [
+        &|_| (),
+        &|roots| symlink(&result, roots.join("auto/result")).unwrap(),
+        &|roots| {
+            let deep = format!("{}/bin/bash", full(small.package("bash")));
+            fs::create_dir_all(roots.join("x/y")).unwrap();
+            symlink(deep, roots.join("x/y/bash")).unwrap();
+        },
+        &|roots| symlink(sandbox.dir().join("gone"), roots.join("auto/gone")).unwrap(),
+        &|roots| fs::write(roots.join(rebuild.package("coreutils")), "").unwrap(),
+    ];
+    for (round, add) in add.iter().enumerate() {
+        for roots in &states {
+            fs::create_dir_all(roots.join("auto")).unwrap();
+            add(roots);
+        }
+        // Other tests run programs of the worlds, which both take for roots.
+        let same = (0..10).any(|_| {
+            let ours = sandbox.json(&["gc", "--dry-run"]);
+            let ours: BTreeSet<_> = removed(&ours).iter().map(|p| full(p)).collect();
+            ours == dead_for_nix(&outside) && ours.len() < World::all_paths().len() + 1
+        });
+        assert!(same, "round {round}");
+    }
+    // And these they are.
+    let gone: BTreeSet<_> = removed(&sandbox.json(&["gc"])).into_iter().collect();
+    for (world, package) in [(rebuild, "hello"), (small, "bash"), (rebuild, "coreutils")] {
+        let live = closure(world, world.package(package));
+        assert!(live.is_disjoint(&gone), "{package}");
+    }
+    assert!(!gone.is_empty());
+}
+
+#[test]
+fn what_was_collected_is_gone_at_once_and_can_be_fetched_again() {
+    let cache = Cache::new();
+    let library = directory("library", &noise(1, 300_000));
+    let app = directory("app", &noise(2, 300_000)).referring(&[library.path()]);
+    for offer in [&library, &app] {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    let read = |offer: &Offer| {
+        let place = sandbox.store().join(offer.path().base_name());
+        fs::read(place.join("file"))
+    };
+    for round in 0..3 {
+        sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+        assert!(read(&library).unwrap() == noise(1, 300_000));
+        assert!(read(&app).unwrap() == noise(2, 300_000));
+        assert_eq!(sandbox.listing().len(), 2);
+        assert_eq!(removed(&sandbox.json(&["gc"])).len(), 2, "{round}");
+        assert!(sandbox.listing().is_empty());
+        // Under the same name, by a new number.
+        assert!(read(&app).unwrap() == noise(2, 300_000));
+        assert_eq!(sandbox.listing(), [app.path().base_name()]);
+        sandbox.narfs(&["gc"]);
+        sandbox.unmount();
+        sandbox.mount_from(&["http://127.0.0.1:1"], &key(&cache), SHORT);
+        assert_eq!(errno(read(&app)), Some(libc::EIO));
+        sandbox.unmount();
+    }
+    assert_eq!(sandbox.json(&["stats"])["stored_bytes"], 0);
+}
+
+#[test]
+fn a_lookup_that_waits_for_the_network_does_not_hold_up_a_collection() {
+    let cache = Cache::new();
+    let offers = [1, 2].map(|n| directory(&format!("p{n}"), &noise(n, 100_000)));
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    let slow = directory("slow", b"x");
+    cache.put(&slow);
+    let hash = slow.path().hash().to_string();
+    let server = Server::new(cache.dir().to_owned(), move |path, _| {
+        match path.contains(&hash) {
+            true => Answer::Stall,
+            false => Answer::File,
+        }
+    });
+    let sandbox = Sandbox::empty();
+    let options = "lookup-timeout=5,contents-timeout=2,absent-ttl=1";
+    sandbox.mount_from(&[&server.url], &key(&cache), options);
+    let place = |offer: &Offer| sandbox.store().join(offer.path().base_name());
+    for offer in &offers {
+        fs::read(place(offer).join("file")).unwrap();
+    }
+    let number = |offer: &Offer| fs::metadata(place(offer)).unwrap().ino();
+    let before = offers.each_ref().map(number);
+    scope(|threads| {
+        let waits = threads.spawn(|| fs::metadata(place(&slow)));
+        let asked = format!("/{}.narinfo", slow.path().hash());
+        wait_until("it waits", || server.requests(&asked) > 0);
+        let start = Instant::now();
+        let gone = removed(&sandbox.json(&["gc"]));
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!(gone.len(), 2);
+        assert!(sandbox.listing().is_empty());
+        assert_eq!(errno(waits.join().unwrap()), Some(libc::EIO));
+    });
+    // The name is looked up anew: the source has it still, and it has another number.
+    for (offer, before) in offers.iter().zip(before) {
+        wait_until("the name is forgotten", || number(offer) != before);
+        fs::read(place(offer).join("file")).unwrap();
+    }
+}
+
+#[test]
+fn closures_that_arrive_while_others_are_collected_stay_whole() {
+    const CHAIN: u64 = 30;
+    let cache = Cache::new();
+    let mut offers: Vec<Offer> = Vec::new();
+    for n in 0..CHAIN {
+        let mut offer = directory(&format!("c{n}"), &noise(n + 1, 60_000));
+        if let Some(last) = offers.last() {
+            offer = offer.referring(&[last.path()]);
+        }
+        cache.put(&offer);
+        offers.push(offer);
+    }
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    let (top, half) = (&offers[CHAIN as usize - 1], &offers[CHAIN as usize / 2]);
+    let (top, half) = (top.path().base_name(), half.path().base_name());
+    let done = AtomicBool::new(false);
+    scope(|threads| {
+        let collections = threads.spawn(|| {
+            let mut gone = 0;
+            while !done.load(Ordering::Relaxed) {
+                gone += removed(&sandbox.json(&["gc"])).len();
+            }
+            gone
+        });
+        for round in 0..12 {
+            // Half of it may be here, and half of that be gone, when the rest is asked for.
+            sandbox.narfs(&["copy", &half]);
+            let pinned = sandbox.json(&["pin", &top]);
+            assert_eq!(pinned["complete"], true, "{round}");
+            for _ in 0..2 {
+                let pins = sandbox.json(&["pins"]);
+                assert_eq!(pins[0]["closure"], CHAIN, "{round}");
+                assert_eq!(pins[0]["missing"], 0, "{round}");
+            }
+            sandbox.narfs(&["unpin", &top]);
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(collections.join().unwrap() > 0);
+    });
+    sandbox.narfs(&["copy", &top]);
+    assert_eq!(sandbox.json(&["verify"])["good"], CHAIN);
+}
