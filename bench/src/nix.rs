@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::{self, BinaryCache};
 use crate::measure;
-use crate::work::Work;
+use crate::work::{self, Work};
 
 pub const ABSENT: &str = "Nix is not installed (Debian: nix-bin)";
 
@@ -39,17 +39,32 @@ impl Nix {
 
     /// Copies all of a binary cache, signatures checked, into the store at `root`.
     pub fn copy(&self, root: &Path, cache: &BinaryCache, optimise: bool) -> Result<Command> {
-        if cache.store_dir != "/nix/store" {
-            bail!("the store directory is {}, not /nix/store", cache.store_dir);
-        }
-        let mut command = self.command(&["copy"]);
+        let mut command = self.copy_from(root, cache, &cache.url())?;
         command
-            .args(["--from", &cache.url(), "--to", &store(root)])
-            .args(["--option", "trusted-public-keys", &cache.public_key])
             .args(["--option", "auto-optimise-store", if optimise { "true" } else { "false" }])
             // Not `--all`, which Nix 2.8 cannot do with a binary cache: that does not know the names.
             .args(cache.roots());
         Ok(command)
+    }
+
+    /// Copies closures, whose paths are still to be named, from a binary cache that is served at
+    /// `url`, signatures checked, into the store at `root`.
+    pub fn copy_from(&self, root: &Path, cache: &BinaryCache, url: &str) -> Result<Command> {
+        if cache.store_dir != "/nix/store" {
+            bail!("the store directory is {}, not /nix/store", cache.store_dir);
+        }
+        let mut command = self.command(&["copy"]);
+        command.args(["--from", url, "--to", &store(root)]).args([
+            "--option",
+            "trusted-public-keys",
+            &cache.public_key,
+        ]);
+        Ok(command)
+    }
+
+    /// Has Nix forget what it was told by binary caches before.
+    pub fn forget(&self) -> Result<()> {
+        work::remove(&self.home.join("nix"))
     }
 
     /// Keeps equal files once, as hard links.
