@@ -1,26 +1,25 @@
-//! A mount namespace of its own for a measurement: what is mounted there nobody else sees, and
-//! nobody else's /nix is seen or touched there.
+//! A mount namespace of its own for a measurement: what is mounted there nobody else sees, and what
+//! others have mounted at /nix is neither seen nor touched there.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Where a Nix store lies for the programs in it.
 pub const NIX: &str = "/nix";
 
-/// Runs something, and all processes that it starts, in a new mount namespace, with an empty
-/// directory at /nix.
-pub fn private<T: Send>(empty: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    fs::create_dir_all(empty).with_context(|| format!("cannot make {}", empty.display()))?;
+/// Runs something, and all processes that it starts, in a new mount namespace with nothing
+/// mounted at /nix.
+pub fn private<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     fs::create_dir_all(NIX).with_context(|| format!("cannot make {NIX}"))?;
     // The namespace is that of a thread: it goes with it and with the last process in it.
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             enter().context("cannot make a mount namespace: this needs CAP_SYS_ADMIN")?;
-            cover(empty)?;
+            uncover();
             work()
         });
         thread
@@ -39,6 +38,11 @@ fn enter() -> rustix::io::Result<()> {
     )
 }
 
+/// Takes away what is mounted at /nix, in this namespace.
+pub fn uncover() {
+    while unmount(NIX, UnmountFlags::DETACH).is_ok() {}
+}
+
 /// Shows a directory at /nix, in this namespace.
 pub fn cover(dir: &Path) -> Result<()> {
     mount_bind(dir, NIX).with_context(|| format!("cannot bind {} to {NIX}", dir.display()))
@@ -51,16 +55,13 @@ mod tests {
     #[test]
     fn what_is_mounted_in_a_private_namespace_is_seen_by_its_processes_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let (empty, other) = (dir.path().join("empty"), dir.path().join("other"));
-        fs::create_dir(&other).unwrap();
-        fs::write(other.join("narfs-bench-was-here"), "").unwrap();
+        fs::write(dir.path().join("narfs-bench-was-here"), "").unwrap();
         let ls = || {
             let output = std::process::Command::new("ls").arg(NIX).output().unwrap();
             String::from_utf8(output.stdout).unwrap()
         };
-        private(&empty, || {
-            assert_eq!(ls(), "");
-            cover(&other)?;
+        private(|| {
+            cover(dir.path())?;
             assert_eq!(ls(), "narfs-bench-was-here\n");
             Ok(())
         })

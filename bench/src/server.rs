@@ -1,5 +1,5 @@
-//! A plain HTTP/1.1 server of one directory, on the loopback interface: GET, connections that stay
-//! open, a thread for each. It keeps account of everything that it sends; an entry of the account
+//! A plain HTTP/1.1 server of one directory, on the loopback interface: GET and HEAD, connections
+//! that stay open, a thread for each. It keeps account of everything that it sends; an entry of the account
 //! is never removed, so that a place in it is a point in time.
 
 use std::fs::File;
@@ -123,9 +123,9 @@ impl Server {
 fn converse(stream: &TcpStream, root: &Path, account: &Account) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
-    while let Some(path) = request(&mut reader)? {
+    while let Some(Request { path, body }) = request(&mut reader)? {
         let place = account.begin(&path);
-        let sent = answer(stream, root, &path, &mut |head, body| {
+        let sent = answer(stream, root, &path, body, &mut |head, body| {
             let entry = &mut account.entries()[place];
             entry.head_bytes += head;
             entry.body_bytes += body;
@@ -136,35 +136,44 @@ fn converse(stream: &TcpStream, root: &Path, account: &Account) -> io::Result<()
     Ok(())
 }
 
+struct Request {
+    path: String,
+    /// Whether more than the head is wanted.
+    body: bool,
+}
+
 /// Reads the head of a request; None at the end of the connection.
-fn request(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+fn request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut head = reader.take(HEAD_LIMIT);
     let mut line = String::new();
     if head.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "not a GET request");
-    let path = line
-        .strip_prefix("GET /")
-        .and_then(|rest| rest.split(' ').next())
-        .ok_or_else(bad)?
-        .to_owned();
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "neither GET nor HEAD");
+    let (method, rest) = line.split_once(" /").ok_or_else(bad)?;
+    let body = match method {
+        "GET" => true,
+        "HEAD" => false,
+        _ => return Err(bad()),
+    };
+    let path = rest.split(' ').next().unwrap_or_default().to_owned();
     loop {
         line.clear();
         if head.read_line(&mut line)? == 0 {
             return Err(bad());
         }
         if line.trim_end().is_empty() {
-            return Ok(Some(path));
+            return Ok(Some(Request { path, body }));
         }
     }
 }
 
-/// Sends a file, or that there is none; tells `count` the bytes of head and body as they go.
+/// Sends a file or its head, or that there is none; tells `count` the bytes of head and body as they go.
 fn answer(
     mut stream: &TcpStream,
     root: &Path,
     path: &str,
+    body: bool,
     count: &mut dyn FnMut(u64, u64),
 ) -> io::Result<()> {
     let Some((mut file, length)) = open(root, path) else {
@@ -174,6 +183,11 @@ fn answer(
         return Ok(());
     };
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    if !body {
+        stream.write_all(head.as_bytes())?;
+        count(head.len() as u64, 0);
+        return Ok(());
+    }
     // Head and the beginning of the body in one piece, as servers do.
     let mut piece = Vec::with_capacity(64 << 10);
     piece.extend_from_slice(head.as_bytes());
@@ -235,6 +249,15 @@ mod tests {
         let sent = Sent::of(&transfers);
         assert_eq!((sent.requests, sent.nars, sent.nar_bytes), (2, 1, 200_000));
         assert_eq!(sent.bytes, answer.len() as u64);
+    }
+
+    #[test]
+    fn the_head_of_a_file_says_its_length_and_sends_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.narinfo"), "StorePath: a").unwrap();
+        let server = Server::start(dir.path()).unwrap();
+        let answer = ask(&server, "HEAD /a.narinfo HTTP/1.1\r\n\r\n");
+        assert!(answer.ends_with("Content-Length: 12\r\n\r\n"), "{answer}");
     }
 
     #[test]

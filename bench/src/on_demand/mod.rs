@@ -285,7 +285,7 @@ impl Bench<'_> {
             measure::start(command.stdin(Stdio::from(File::open(trace)?)), &log)
         };
         let options: &[&str] = match way {
-            Way::PrefetchClosure => &["-o", "prefetch=closure"],
+            Way::PrefetchClosure => &["prefetch=closure"],
             _ => &[],
         };
         let mark = self.server.mark();
@@ -369,12 +369,14 @@ impl Bench<'_> {
     }
 
     fn private<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        namespace::private(&self.work.scratch("empty"), work)
+        namespace::private(work)
     }
 
     fn mount(&self, state: &Path, server: SocketAddr, options: &[&str]) -> Result<Mounted<'_>> {
         let mut command = self.narfs.mount(state, NIX, self.cache, &url(server));
-        measure::run_within(command.args(options), &self.log(), LIMIT)?;
+        // A /nix of this machine may have something in it.
+        let options = [&["nonempty"], options].concat().join(",");
+        measure::run_within(command.args(["-o", &options]), &self.log(), LIMIT)?;
         Ok(Mounted {
             bench: self,
             state: state.to_owned(),
@@ -404,8 +406,8 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        // Of what failed: the daemon ends with its mount, and there may be none any more.
-        let _ = rustix::mount::unmount(NIX, rustix::mount::UnmountFlags::DETACH);
+        // Of what failed: the daemon ends with its mount.
+        namespace::uncover();
     }
 }
 

@@ -81,6 +81,7 @@ fn is_python(base_name: &str) -> bool {
     base_name
         .split_once('-')
         .and_then(|(_, name)| name.strip_prefix("python3"))
+        .map(|rest| rest.strip_prefix("-minimal").unwrap_or(rest))
         .and_then(|rest| rest.strip_prefix(['-', '.', '_']))
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
@@ -93,6 +94,7 @@ mod tests {
     fn an_interpreter_is_told_from_its_packages_by_its_name() {
         let named = |name: &str| is_python(&format!("0000000000000000000000000000000a-{name}"));
         assert!(named("python3-3.12.8") && named("python3.11-3.11.2-6") && named("python3_11"));
+        assert!(named("python3-minimal-3.11.2-1"));
         assert!(!named("python3-numpy-1.24.2") && !named("python3") && !named("python2.7"));
     }
 }
