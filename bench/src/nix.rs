@@ -15,6 +15,9 @@ use crate::work::{self, Work};
 
 pub const ABSENT: &str = "Nix is not installed (Debian: nix-bin)";
 
+/// The default of `max-substitution-jobs` in versions that have it.
+pub const REALISED_AT_ONCE: &str = "16";
+
 pub struct Nix {
     pub version: String,
     /// Home, configuration and caches of Nix, all ours.
@@ -62,6 +65,26 @@ impl Nix {
         Ok(command)
     }
 
+    /// Substitutes closures, whose paths are still to be named, from a binary cache that is served at
+    /// `url`, signatures checked, into the store at `root`. Several at once, as new versions of Nix
+    /// do unless told; old ones count substitutions as jobs, of which there is one.
+    pub fn realise_from(&self, root: &Path, cache: &BinaryCache, url: &str) -> Command {
+        let store = store(root);
+        let args = [
+            "--realise",
+            "--store",
+            &store,
+            "--option",
+            "substituters",
+            url,
+        ];
+        let mut command = self.of(Command::new("nix-store"), &args);
+        command
+            .args(["--option", "trusted-public-keys", &cache.public_key])
+            .args(["--option", "max-jobs", REALISED_AT_ONCE]);
+        command
+    }
+
     /// Has Nix forget what it was told by binary caches before.
     pub fn forget(&self) -> Result<()> {
         work::remove(&self.home.join("nix"))
@@ -83,7 +106,10 @@ impl Nix {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("nix");
+        self.of(Command::new("nix"), args)
+    }
+
+    fn of(&self, mut command: Command, args: &[&str]) -> Command {
         command
             .env_clear()
             .env(

@@ -1,6 +1,6 @@
 //! On demand: from nothing here until a program of a binary cache behind HTTP has ended. narfs,
-//! which fetches what is touched, beside `nix copy` of the whole closure; over loopback as it is,
-//! and over a slow link.
+//! which fetches what is touched, beside Nix, which copies the whole closure; over loopback as it
+//! is, and over a slow link.
 //!
 //! Every byte is counted at the server, and the daemon's own count has to be the same.
 
@@ -43,6 +43,8 @@ const SLOW: Quality = Quality {
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     NixCopy,
+    /// The same by substitution, which has several transfers at once.
+    NixRealise,
     OnDemand,
     PrefetchClosure,
     ReplayFirst,
@@ -50,17 +52,23 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::NixCopy,
+        Self::NixRealise,
         Self::OnDemand,
         Self::PrefetchClosure,
         Self::ReplayFirst,
         Self::ReplayMeanwhile,
     ];
 
+    fn is_nix(self) -> bool {
+        matches!(self, Self::NixCopy | Self::NixRealise)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::NixCopy => "nix copy of the closure",
+            Self::NixRealise => "nix-store --realise, 16 at once",
             Self::OnDemand => "narfs mount",
             Self::PrefetchClosure => "narfs mount -o prefetch=closure",
             Self::ReplayFirst => "narfs mount, a trace replayed first",
@@ -163,7 +171,7 @@ pub fn run(
 impl Bench<'_> {
     fn courses(&self) -> Result<Vec<Course>> {
         let contenders = || {
-            let there = |way: &Way| *way != Way::NixCopy || self.nix.is_some();
+            let there = |way: &Way| !way.is_nix() || self.nix.is_some();
             let ways = Way::ALL.into_iter().filter(there);
             ways.map(|way| Contender {
                 way,
@@ -225,7 +233,7 @@ impl Bench<'_> {
         measure::warm_program(&self.narfs.tell(&output, &[]))?;
         let load = measure::load();
         self.private(|| match self.nix {
-            Some(nix) if way == Way::NixCopy => self.copied(nix, &output, server, program, load),
+            Some(nix) if way.is_nix() => self.copied(nix, way, &output, server, program, load),
             _ => self.mounted(way, &output, server, program, trace, load),
         })
     }
@@ -233,12 +241,16 @@ impl Bench<'_> {
     fn copied(
         &self,
         nix: &Nix,
+        way: Way,
         root: &Path,
         server: SocketAddr,
         program: &Program,
         load: f64,
     ) -> Result<Sample> {
-        let mut copy = nix.copy_from(root, self.cache, &url(server))?;
+        let mut copy = match way {
+            Way::NixRealise => nix.realise_from(root, self.cache, &url(server)),
+            _ => nix.copy_from(root, self.cache, &url(server))?,
+        };
         copy.arg(&program.path);
         nix.forget()?;
         measure::warm_program(&copy)?;
@@ -255,7 +267,7 @@ impl Bench<'_> {
         let sent = Sent::of(&transfers);
         for path in &program.closure {
             let copied = store_dir(root).join(crate::cache::base_name(path));
-            fs::symlink_metadata(copied).with_context(|| format!("nix copy left out {path}"))?;
+            fs::symlink_metadata(copied).with_context(|| format!("Nix left out {path}"))?;
         }
         Ok(Sample {
             start_seconds,
@@ -295,7 +307,7 @@ impl Bench<'_> {
         match way {
             Way::ReplayFirst => replay()?.end(LIMIT)?,
             Way::ReplayMeanwhile => replayed = Some(replay()?),
-            Way::NixCopy | Way::OnDemand | Way::PrefetchClosure => {}
+            _ => {}
         }
         let start_seconds = began.elapsed().as_secs_f64();
         program.run(&self.log())?;
