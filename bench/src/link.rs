@@ -13,13 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 /// Small, so that turns are short: 3 ms at 20 Mbit/s.
 const PIECE: usize = 8 << 10;
 
-/// Pieces of a connection that are under way or not yet taken by the receiver: half a megabyte,
-/// several times what fits on the line, as a receive window is.
-const WINDOW: usize = 64;
+/// Pieces of a connection that are under way or not yet taken by the receiver: a quarter of a
+/// megabyte, twice what fits on the line, as a receive window is.
+const WINDOW: usize = 32;
+
+/// What the kernel may hold of a connection beyond that: little, since it has passed the line, and a
+/// receiver that stands still would stop a real line as well.
+const BUFFER: usize = 16 << 10;
 
 /// What a link does to data.
 #[derive(Clone, Copy, PartialEq)]
@@ -81,6 +86,7 @@ fn carry(
     stands: Instant,
 ) -> std::io::Result<()> {
     to.set_nodelay(true)?;
+    set_socket_send_buffer_size(to, BUFFER)?;
     let (from, to, line) = (from.try_clone()?, to.try_clone()?, line.clone());
     let (sender, receiver) = sync_channel(WINDOW);
     std::thread::spawn(move || send(&from, &line, stands, &sender));
