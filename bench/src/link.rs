@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 
 /// Small, so that turns are short: 3 ms at 20 Mbit/s.
 const PIECE: usize = 8 << 10;
@@ -66,6 +66,8 @@ pub fn open(server: SocketAddr, quality: Quality) -> Result<SocketAddr> {
             let stands = Instant::now() + quality.round_trip;
             let connect = || -> std::io::Result<()> {
                 let server = TcpStream::connect(server)?;
+                // So that the server's count is of what has passed the line, as nearly as may be.
+                set_socket_recv_buffer_size(&server, BUFFER)?;
                 carry(&client, &server, &up, stands)?;
                 carry(&server, &client, &down, stands)
             };
