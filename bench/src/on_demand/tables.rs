@@ -9,6 +9,9 @@ use crate::server::Sent;
 
 const NAME: &str = "on-demand";
 
+/// Processes for each CPU. The runs themselves make some one.
+const BUSY: f64 = 1.5;
+
 pub(super) fn not_measured(reason: &str) -> Section {
     Section {
         name: NAME,
@@ -37,7 +40,7 @@ impl Contender {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "few requests")]
+#[expect(clippy::cast_precision_loss, reason = "few requests, few CPUs")]
 fn count(number: usize) -> f64 {
     number as f64
 }
@@ -113,6 +116,12 @@ fn markdown(
         ),
     };
     let load = median(samples(courses).map(|s| s.load));
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let quiet = if load > BUSY * count(cpus) {
+        ": **too much for the seconds to count; repeat this on a quiet machine**"
+    } else {
+        ""
+    };
     let cold = if dropped {
         "the kernel's caches were dropped before each"
     } else {
@@ -126,7 +135,7 @@ fn markdown(
         });
     format!(
         "### On demand: {} from nothing, {} store paths with {:.0} MB of NARs behind HTTP\n\n{}{missing}\n\
-         {how}; {cold} (programs and what the server sends are read back in), and the load of the machine was {load:.1}. \
+         {how}; {cold} (programs and what the server sends are read back in), and the load of the machine was {load:.1}{quiet}. \
          The clock starts with an empty store or state, before `nix copy` or `narfs mount`, and stops when the \
          program has ended; nothing is synced. MB of 10^6 bytes and requests are counted at the server, heads included: \
          when the program had ended, and in the end, when nothing more was fetched. narfs counted the same bytes of NARs \
