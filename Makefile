@@ -21,7 +21,7 @@ CARGO_PROFILE := --release
 
 BUILD_PACKAGES := g++ clang libclang-dev ccache
 WORLD_PACKAGES := nix-bin patchelf util-linux
-TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps
+TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl
 BENCH_WORLD := hello perl git python3 gcc vim sqlite3 curl
 BENCH_PACKAGES := $(WORLD_PACKAGES) $(BENCH_WORLD) squashfs-tools erofs-utils
 
@@ -95,9 +95,9 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
 	install -d $(DESTDIR)$(PREFIX)/share/doc/narfs
-	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/narfs/
+	install -m 644 README.md CHANGELOG.md LICENSE systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
 
 clean: ## what building and the targets above left behind
 	rm -rf target tests/fuzz/target

@@ -9,6 +9,7 @@
 //! | [`daemon`] | what a command does to a state, here or over the control socket; mounting, readiness |
 //! | [`fuse`] | the adapter from the kernel's requests to [`fs`]; it decides nothing |
 //! | [`fs`] | lookup, readdir, read, attributes, inode numbers, errno; testable without a kernel |
+//! | [`profile`] | profile names, generations, manifests, user environments made from trees |
 //! | [`fetch`] | narinfo → verify → unpack → publish |
 //! | [`store`] | the state directory: RocksDB schema, chunks, trees, path infos |
 //! | [`substituter`] | where paths come from: `file://`, `http(s)://` |
@@ -25,6 +26,7 @@ pub mod fetch;
 pub mod fs;
 pub mod fuse;
 pub mod nix;
+pub mod profile;
 pub mod store;
 pub mod substituter;
 pub mod tree;

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 demo=$PWD/target/demo
 nix=$demo/nix
-export NARFS_STATE=$demo/state PATH=$PWD/target/release:$PATH
+export NARFS_STATE=$demo/state NARFS_CONFIG=/dev/null PATH=$PWD/target/release:$PATH
 
 die() { echo "demo: $*" >&2; exit 1; }
 say() { printf '\n'; printf '# %s\n' "$@"; }
@@ -34,14 +34,13 @@ umount -l "$nix" 2>/dev/null || true # what a demo that was killed left behind
 rm -rf "$NARFS_STATE"
 mkdir -p "$nix"
 
-say "All of it, verified and deduplicated, into an empty state."
-show narfs copy --from "file://$demo/world/cache" --trusted-public-key "$key" --all
-
-say "Mounted."
-show narfs mount "$nix"
+say "Mounted from an empty state: nothing is here, and what is looked up is fetched and verified."
+show narfs mount "$nix" --from "file://$demo/world/cache" --trusted-public-key "$key"
 show ls -l "$nix/store"
-show ls -l "$nix/store/${hello##*/}" "$nix/store/${hello##*/}/bin"
-show narfs path-info --closure --size "$hello"
+
+say "Looking at a path asks for what it is; looking inside brings it."
+show ls -ld "$nix/store/${hello##*/}"
+show ls -l "$nix/store/${hello##*/}/bin"
 
 say "A program from the mount, which is /nix in a mount namespace of its own: its interpreter" \
     "and libraries are the store's."
@@ -50,7 +49,19 @@ in_nix() { unshare --mount --propagation private sh -euc 'mount --bind "$0" /nix
 printf '$ %s\n' "$hello/bin/hello"
 in_nix "$hello/bin/hello"
 
-say "What it takes."
+say "Just that came, and what it needs to run."
+show narfs status
+show ls "$nix/store"
+
+say "A whole closure ahead, kept from now on; and what may go, goes and comes back."
+show narfs pin "$hello"
+show narfs pins
+show narfs prefetch --no-recursive $(grep -E -- '-coreutils-[0-9]' "$demo/world/roots")
+show narfs evict --to 5M
+show sha256sum "$nix/store/$(basename "$(grep -E -- "-coreutils-[0-9]" "$demo/world/roots")")/bin/ls"
+
+say "All of it at once, deduplicated."
+show narfs copy --from "file://$demo/world/cache" --trusted-public-key "$key" --all
 show narfs stats
 
 say "Now a mass rebuild: libc6 gets another hash, and so does every path that needs it. The" \

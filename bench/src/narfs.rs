@@ -132,6 +132,8 @@ impl Narfs {
                 command.env_remove(name);
             }
         }
+        // Nor does this machine's configuration.
+        command.args(["--config", "/dev/null"]);
         command.arg("--state").arg(state);
         command
     }

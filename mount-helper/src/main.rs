@@ -3,6 +3,10 @@
 //! It checks nothing and holds no privilege of its own: it becomes `narfs mount`, which mount(8)
 //! runs as root. Options that mean nothing to narfs are left out by their names, so that a
 //! misspelt one is still an error there.
+//!
+//! Four options are flags of `narfs`: `from=URL` and `key=KEY` (both repeatable), `config=FILE` and
+//! `offline`. Since mount(8) parts options at commas, a URL or a key with a comma in it cannot be
+//! written there; the configuration file takes it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -33,6 +37,13 @@ fn concerns_narfs(option: &str) -> bool {
     !(option.is_empty() || foreign.contains(&option) || option.starts_with("x-"))
 }
 
+/// Options that are flags of `narfs`, with the flag, and whether it comes before the command.
+const FLAGS: [(&str, &str, bool); 3] = [
+    ("from", "--from", false),
+    ("key", "--trusted-public-key", false),
+    ("config", "--config", true),
+];
+
 /// The arguments of `narfs` for those of mount(8): `SOURCE MOUNTPOINT [-snv] [-o OPTIONS]`.
 fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
     let mut places = Vec::new();
@@ -56,14 +67,25 @@ fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
     let [source, mountpoint] = places.as_slice() else {
         return Err("usage: mount.narfs STATE MOUNTPOINT [-o OPTIONS]".to_owned());
     };
-    let mut out = vec![
-        "--state".into(),
-        source.clone(),
-        "mount".into(),
-        mountpoint.clone(),
-    ];
-    if !options.is_empty() {
-        out.extend(["-o".into(), options.join(",").into()]);
+    let mut global: Vec<OsString> = vec!["--state".into(), source.clone()];
+    let mut flags: Vec<OsString> = Vec::new();
+    let mut remaining = Vec::new();
+    for option in options {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match FLAGS.iter().find(|(known, _, _)| *known == name) {
+            Some(_) if value.is_empty() => return Err(format!("the option {name} needs a value")),
+            // In one word: what starts with a hyphen is a value all the same.
+            Some((_, flag, true)) => global.push(format!("{flag}={value}").into()),
+            Some((_, flag, false)) => flags.push(format!("{flag}={value}").into()),
+            None if option == "offline" => flags.push("--offline".into()),
+            None => remaining.push(option),
+        }
+    }
+    let mut out = global;
+    out.extend(["mount".into(), mountpoint.clone()]);
+    out.extend(flags);
+    if !remaining.is_empty() {
+        out.extend(["-o".into(), remaining.join(",").into()]);
     }
     Ok(out)
 }
@@ -115,8 +137,41 @@ mod tests {
     }
 
     #[test]
+    fn sources_keys_and_the_configuration_file_become_flags() {
+        assert_eq!(
+            run(&[
+                "/s",
+                "/m",
+                "-o",
+                "from=https://a/?priority=1,key=a:B+/=,_netdev,from=file:///b,nonempty",
+                "-o",
+                "config=/etc/c.toml,prefetch=closure,budget=20G"
+            ])
+            .unwrap(),
+            "--state /s --config=/etc/c.toml mount /m --from=https://a/?priority=1 \
+             --trusted-public-key=a:B+/= --from=file:///b -o nonempty,prefetch=closure,budget=20G"
+        );
+        assert_eq!(
+            run(&["/s", "/m", "-o", "ro,offline"]).unwrap(),
+            "--state /s mount /m --offline"
+        );
+        // Only the bare word is the flag.
+        assert_eq!(
+            run(&["/s", "/m", "-o", "offline=yes"]).unwrap(),
+            "--state /s mount /m -o offline=yes"
+        );
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
-        for bad in [&["/s"][..], &["/s", "/m", "-o"], &["/s", "/m", "-z"], &[]] {
+        for bad in [
+            &["/s"][..],
+            &["/s", "/m", "-o"],
+            &["/s", "/m", "-z"],
+            &["/s", "/m", "-o", "from"],
+            &["/s", "/m", "-o", "ro,key="],
+            &[],
+        ] {
             assert!(run(bad).is_err(), "{bad:?}");
         }
     }

@@ -1,10 +1,15 @@
 //! `narfs copy`
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use anyhow::bail;
 use clap::Args;
 
+use super::config::{Choices, Origin, Setting, Settings};
 use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{Command, CopyReport, CopyRequest, Failure, Report};
+use crate::daemon::{Command, CopyReport, CopyRequest, Failure, Report, SourceRequest};
+use crate::substituter::redacted;
 
 /// Fetch closures into the state, verified
 ///
@@ -22,8 +27,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     no_recursive: bool,
     /// NARs that are unpacked at once [default: one for each core]
-    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
-    jobs: usize,
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -33,11 +38,15 @@ pub(super) struct Arguments {
 }
 
 /// Where to fetch from and whom to believe.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Sources {
     /// Binary cache: file:///DIR, http://… or https://…; repeatable, tried by their priority
-    #[arg(long, value_name = "URL", default_value = "https://cache.nixos.org")]
-    from: Vec<String>,
+    /// [default: those of the configuration file, else https://cache.nixos.org]
+    #[arg(long, value_name = "URL")]
+    pub(super) from: Vec<String>,
+    /// Names and passwords for sources, in the form of netrc(5)
+    #[arg(long, value_name = "FILE")]
+    netrc_file: Option<PathBuf>,
     #[command(flatten)]
     trust: Trust,
 }
@@ -55,51 +64,92 @@ pub(super) struct Trust {
 }
 
 impl Sources {
-    /// The request for what these sources have.
-    pub(super) fn request(self) -> CopyRequest {
-        self.trust.request(self.from)
+    /// What these flags choose.
+    pub(super) fn choices(&self) -> anyhow::Result<Choices> {
+        let given = |list: &Vec<String>| (!list.is_empty()).then(|| Setting::flag(list.clone()));
+        let netrc_file = self.netrc_file.as_deref().map(std::path::absolute);
+        let unsigned = self.trust.no_require_sigs;
+        Ok(Choices {
+            from: given(&self.from),
+            trusted_public_keys: given(&self.trust.trusted_public_key),
+            require_sigs: unsigned.then(|| Setting::flag(false)),
+            netrc_file: netrc_file.transpose()?.map(Some).map(Setting::flag),
+            ..Choices::default()
+        })
+    }
+
+    /// The same flags for another run, from any directory.
+    pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
+        let mut out = Vec::new();
+        for url in &self.from {
+            out.extend(["--from".into(), url.into()]);
+        }
+        if let Some(file) = &self.netrc_file {
+            let file = std::path::absolute(file)?;
+            out.extend(["--netrc-file".into(), file.into_os_string()]);
+        }
+        for key in &self.trust.trusted_public_key {
+            out.extend(["--trusted-public-key".into(), key.into()]);
+        }
+        if self.trust.no_require_sigs {
+            out.push("--no-require-sigs".into());
+        }
+        Ok(out)
+    }
+
+    /// What these flags say. What they leave open is as the daemon has it that owns the state,
+    /// or else as configured. That signatures are not asked for is said loudly.
+    pub(super) fn request(&self, global: &Global) -> anyhow::Result<SourceRequest> {
+        warn_unsigned(&global.decided.with(&self.choices()?));
+        let netrc = self.netrc_file.as_deref().map(std::path::absolute);
+        Ok(SourceRequest {
+            from: self.from.clone(),
+            trusted_public_keys: self.trust.trusted_public_key.clone(),
+            no_require_signatures: self.trust.no_require_sigs,
+            netrc: netrc.transpose()?,
+        })
     }
 }
 
-impl Trust {
-    /// The same as arguments.
-    pub(super) fn arguments(&self) -> Vec<String> {
-        let keys = self.trusted_public_key.iter();
-        let mut out: Vec<_> = keys
-            .flat_map(|k| ["--trusted-public-key".to_owned(), k.clone()])
-            .collect();
-        if self.no_require_sigs {
-            out.push("--no-require-sigs".to_owned());
-        }
-        out
+/// The sources in force.
+pub(super) fn in_force(settings: &Settings) -> SourceRequest {
+    SourceRequest {
+        from: settings.from.value.clone(),
+        trusted_public_keys: settings.trusted_public_keys.value.clone(),
+        no_require_signatures: !settings.require_sigs.value,
+        netrc: settings.netrc_file.value.clone(),
     }
+}
 
-    /// The request for what `from` have.
-    pub(super) fn request(self, from: Vec<String>) -> CopyRequest {
-        if self.no_require_sigs {
-            eprintln!(
-                "narfs: warning: --no-require-sigs: paths are taken without signatures; whoever \
-                 controls {} decides what is in them",
-                from.join(", ")
-            );
-        }
-        CopyRequest {
-            from,
-            trusted_public_keys: self.trusted_public_key,
-            require_signatures: !self.no_require_sigs,
-            ..CopyRequest::default()
-        }
+/// Says what it means that paths are believed without signatures, if they are.
+pub(super) fn warn_unsigned(settings: &Settings) {
+    if settings.require_sigs.value {
+        return;
     }
+    let said = match &settings.require_sigs.origin {
+        origin @ Origin::File { .. } => format!("{origin}: require-sigs = false"),
+        _ => "--no-require-sigs".to_owned(),
+    };
+    let from: Vec<_> = settings.from.value.iter().map(|u| redacted(u)).collect();
+    eprintln!(
+        "narfs: warning: {said}: paths are taken without signatures; whoever controls {} decides \
+         what is in them",
+        from.join(", ")
+    );
 }
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let choices = Choices {
+            jobs: self.jobs.map(Setting::flag),
+            ..self.sources.choices()?
+        };
         let command = Command::Copy(CopyRequest {
+            sources: self.sources.request(global)?,
+            paths: self.paths,
             all: self.all,
             recursive: !self.no_recursive,
-            jobs: self.jobs,
-            paths: self.paths,
-            ..self.sources.request()
+            jobs: global.decided.with(&choices).jobs.value,
         });
         let Report::Copy(report) = global.run(command, true)? else {
             bail!("the daemon gave another report than that of a copy");

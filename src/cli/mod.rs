@@ -4,16 +4,26 @@
 //! failure, 2 for a command that cannot be understood.
 
 mod add;
+mod apply;
 mod cat;
+mod config;
 mod copy;
 mod dump;
+mod evict;
+mod gc;
 mod key;
 mod ls;
 mod mount;
 mod path_info;
+mod pins;
+mod prefetch;
+mod profile;
 mod progress;
+mod roots;
+mod size;
 mod stats;
 mod status;
+mod trace;
 mod umount;
 mod verify;
 
@@ -23,9 +33,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::daemon::{self, Command, Report};
+use crate::daemon::{self, Command, CommandError, Report};
 use crate::nix::store_path::StoreDir;
 use crate::store::StoreOptions;
+use config::{Choices, Decided, Setting};
 use progress::Terminal;
 
 /// Mounts a Nix store that you have not downloaded: verified, deduplicated, read-only.
@@ -33,31 +44,36 @@ use progress::Terminal;
 #[command(name = "narfs", version, propagate_version = true)]
 struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalFlags,
     #[command(subcommand)]
     command: Subcommands,
 }
 
 /// What every command takes.
 #[derive(Debug, Args)]
-struct Global {
-    /// Directory with the database; one process owns it at a time
-    #[arg(
-        long,
-        global = true,
-        env = "NARFS_STATE",
-        default_value = "/var/lib/narfs",
-        value_name = "DIR"
-    )]
-    state: PathBuf,
+struct GlobalFlags {
+    /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory with the database; one process owns it at a time [env: NARFS_STATE] [default:
+    /// /var/lib/narfs]
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Store directory of the paths, for a new state [default: /nix/store]
     #[arg(long, global = true, value_name = "DIR")]
     store_dir: Option<String>,
-    /// Memory for caches and buffers, in MiB
-    #[arg(long, global = true, env = "NARFS_MEMORY", default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
-    memory: u32,
+    /// Memory for caches and buffers, in MiB [env: NARFS_MEMORY] [default: 256]
+    #[arg(long, global = true, value_name = "MIB", value_parser = config::memory_of)]
+    memory: Option<u32>,
     /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// What every command knows.
+#[derive(Debug)]
+struct Global {
+    decided: Decided,
     verbose: u8,
 }
 
@@ -73,8 +89,20 @@ enum Subcommands {
     Dump(dump::Arguments),
     Stats(stats::Arguments),
     Verify(verify::Arguments),
+    Prefetch(prefetch::Arguments),
+    Pin(prefetch::PinArguments),
+    Unpin(pins::UnpinArguments),
+    Pins(pins::Arguments),
+    Evict(evict::Arguments),
+    Gc(gc::Arguments),
+    Roots(roots::Arguments),
+    AddRoot(roots::AddArguments),
+    Trace(trace::Arguments),
+    Profile(profile::Arguments),
+    Apply(apply::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
+    Config(config::Arguments),
 }
 
 /// Exit status for a command line that cannot be understood; clap's too.
@@ -100,30 +128,69 @@ impl Usage {
 }
 
 impl Global {
+    /// Decides what is in force; of a configuration file that the command judges, nothing is.
+    fn decide(flags: GlobalFlags, judges: bool) -> anyhow::Result<Self> {
+        let store_dir = flags
+            .store_dir
+            .as_deref()
+            .map(StoreDir::parse)
+            .transpose()?;
+        let state = flags
+            .state
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()?;
+        let choices = Choices {
+            state: state.map(Setting::flag),
+            store_dir: store_dir.map(Setting::flag),
+            memory: flags.memory.map(Setting::flag),
+            ..Choices::default()
+        };
+        Ok(Self {
+            decided: Decided::read(flags.config.as_deref(), choices, judges)?,
+            verbose: flags.verbose,
+        })
+    }
+
     fn options(&self, create: bool) -> anyhow::Result<StoreOptions> {
-        let store_dir = self.store_dir.as_deref().map(StoreDir::parse).transpose()?;
+        let settings = &self.decided.settings;
         Ok(StoreOptions {
-            memory: (self.memory as usize) << 20,
+            memory: (settings.memory.value as usize) << 20,
             create,
-            store_dir,
+            store_dir: settings.store_dir.value.clone(),
         })
     }
 
     /// The state directory, absolute, so that a daemon and a mount name it alike.
     fn state(&self) -> anyhow::Result<PathBuf> {
-        Ok(std::path::absolute(&self.state)?)
+        Ok(std::path::absolute(&self.decided.settings.state.value)?)
     }
 
     /// Runs a command on the state, which it makes if `create`.
     fn run(&self, command: Command, create: bool) -> anyhow::Result<Report> {
         let mut terminal = Terminal::new();
         let state = self.state()?;
-        let report = daemon::run(&state, &self.options(create)?, command, &mut terminal);
+        let defaults = copy::in_force(&self.decided.settings);
+        let options = self.options(create)?;
+        let report = daemon::run(&state, &options, &defaults, command, &mut terminal);
         terminal.finish();
-        let report = report?;
+        let report = report.map_err(|e| self.explain(e))?;
         // What does not reach its reader is a failure of this command.
         std::io::Write::flush(&mut std::io::stdout())?;
         Ok(report)
+    }
+}
+
+impl Global {
+    /// Says which line of the configuration left a command without sources.
+    fn explain(&self, error: CommandError) -> anyhow::Error {
+        let origin = &self.decided.settings.from.origin;
+        match (&error, origin) {
+            (CommandError::Nobody, config::Origin::File { .. }) => anyhow::anyhow!(
+                "{origin}: from = [] says that nobody is asked; name a source with --from"
+            ),
+            _ => error.into(),
+        }
     }
 }
 
@@ -131,22 +198,7 @@ impl Global {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     log(cli.global.verbose);
-    let global = &cli.global;
-    let outcome = match cli.command {
-        Subcommands::Mount(a) => a.run(global),
-        Subcommands::Umount(a) => a.run(),
-        Subcommands::Copy(a) => a.run(global),
-        Subcommands::Add(a) => a.run(global),
-        Subcommands::PathInfo(a) => a.run(global),
-        Subcommands::Ls(a) => a.run(global),
-        Subcommands::Cat(a) => a.run(global),
-        Subcommands::Dump(a) => a.run(global),
-        Subcommands::Stats(a) => a.run(global),
-        Subcommands::Verify(a) => a.run(global),
-        Subcommands::Status(a) => a.run(global),
-        Subcommands::Key(a) => a.run(),
-    };
-    match outcome {
+    match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
@@ -158,6 +210,38 @@ pub fn run() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// Runs a command, with what is in force for it.
+fn execute(cli: Cli) -> anyhow::Result<Outcome> {
+    let judges = matches!(&cli.command, Subcommands::Config(a) if a.judges());
+    let global = &Global::decide(cli.global, judges)?;
+    match cli.command {
+        Subcommands::Mount(a) => a.run(global),
+        Subcommands::Umount(a) => a.run(),
+        Subcommands::Copy(a) => a.run(global),
+        Subcommands::Add(a) => a.run(global),
+        Subcommands::PathInfo(a) => a.run(global),
+        Subcommands::Ls(a) => a.run(global),
+        Subcommands::Cat(a) => a.run(global),
+        Subcommands::Dump(a) => a.run(global),
+        Subcommands::Stats(a) => a.run(global),
+        Subcommands::Verify(a) => a.run(global),
+        Subcommands::Prefetch(a) => a.run(global),
+        Subcommands::Pin(a) => a.run(global),
+        Subcommands::Unpin(a) => a.run(global),
+        Subcommands::Pins(a) => a.run(global),
+        Subcommands::Evict(a) => a.run(global),
+        Subcommands::Gc(a) => a.run(global),
+        Subcommands::Roots(a) => a.run(global),
+        Subcommands::AddRoot(a) => a.run(global),
+        Subcommands::Trace(a) => a.run(global),
+        Subcommands::Profile(a) => a.run(global),
+        Subcommands::Apply(a) => a.run(global),
+        Subcommands::Status(a) => a.run(global),
+        Subcommands::Key(a) => a.run(),
+        Subcommands::Config(a) => a.run(global),
     }
 }
 

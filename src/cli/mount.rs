@@ -1,21 +1,22 @@
 //! `narfs mount`
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::copy::Trust;
+use super::config::{self, Choices, Setting};
+use super::copy::{self, Sources};
+use super::progress::show_fetches;
 use super::{Global, Outcome, Usage};
-use crate::daemon::{self, Command, StatusReport};
-use crate::fetch::Deadlines;
+use crate::daemon::{self, Command, ServeRequest, StatusReport};
 use crate::fuse::{self, MountRequest, Subtree};
 
 /// Mount the state as a read-only file system
 ///
-/// Returns once the mount answers, and serves it in the background until it is unmounted. Where a
-/// daemon serves the state already, the same file system is shown at one more place.
+/// What is looked up and is not there is fetched from the sources. Returns once the mount answers,
+/// and serves it in the background until it is unmounted. Where a daemon serves the state already,
+/// the same file system is shown at one more place.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// An empty directory, usually /nix
@@ -24,7 +25,8 @@ pub(super) struct Arguments {
     /// (mount over a directory that has something in it), and how many seconds programs wait for
     /// what is fetched: lookup-timeout=10 (for a store path), contents-timeout=30 (inside a path,
     /// without any of it arriving), absent-ttl=10 (how long it is remembered that no source has a
-    /// path); ro and x-… change nothing
+    /// path); prefetch=closure (fetch what a path refers to once something looks inside; none),
+    /// budget=20G (how much fetched contents may take; none); ro and x-… change nothing
     #[arg(
         short = 'o',
         long = "options",
@@ -32,12 +34,11 @@ pub(super) struct Arguments {
         value_delimiter = ','
     )]
     options: Vec<String>,
-    /// Fetch what is looked up and is not there: file:///DIR, http://… or https://…; repeatable,
-    /// tried by their priority. Without it the mount shows what the state has
-    #[arg(long, value_name = "URL")]
-    from: Vec<String>,
+    /// Ask no source: show what the state has
+    #[arg(long, conflicts_with = "from")]
+    offline: bool,
     #[command(flatten)]
-    trust: Trust,
+    sources: Sources,
     /// Serve in the foreground, for service managers; readiness is told as sd_notify(3) says
     #[arg(long)]
     foreground: bool,
@@ -46,7 +47,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let request = self.request()?;
-        self.deadlines()?;
+        let settings = global.decided.with(&self.choices()?);
         let state = global.state()?;
         if let Some(status) = daemon::status(&state) {
             check_namespace(&status)?;
@@ -62,10 +63,16 @@ impl Arguments {
             return Ok(Outcome::Good);
         }
         if self.foreground {
-            let mut sources = self.trust.clone().request(self.from.clone());
-            sources.deadlines = self.deadlines()?;
-            let sources = (!self.from.is_empty()).then_some(&sources);
-            daemon::serve(&state, &global.options(true)?, &request, sources)?;
+            copy::warn_unsigned(&settings);
+            let mounted = settings.mount();
+            let request = ServeRequest {
+                mount: request,
+                sources: copy::in_force(&settings),
+                deadlines: mounted.deadlines,
+                prefetch: mounted.prefetch,
+                budget: mounted.budget,
+            };
+            daemon::serve(&state, &global.options(true)?, &request, show_fetches())?;
             return Ok(Outcome::Good);
         }
         daemon::spawn_and_wait(self.background(global, &state, &request)?)?;
@@ -82,10 +89,13 @@ impl Arguments {
     ) -> anyhow::Result<std::process::Command> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let mut command = std::process::Command::new(program);
-        command.current_dir("/").arg("--state").arg(state);
-        command.args(["--memory", &global.memory.to_string()]);
-        if let Some(store_dir) = &global.store_dir {
-            command.args(["--store-dir", store_dir]);
+        command.current_dir("/").arg("--config");
+        command.arg(global.decided.file.to_name_again());
+        command.arg("--state").arg(state);
+        let settings = &global.decided.settings;
+        command.args(["--memory", &settings.memory.value.to_string()]);
+        if let Some(store_dir) = &settings.store_dir.value {
+            command.args(["--store-dir", store_dir.as_str()]);
         }
         if global.verbose > 0 {
             command.arg(format!("-{}", "v".repeat(usize::from(global.verbose))));
@@ -94,11 +104,23 @@ impl Arguments {
         if !self.options.is_empty() {
             command.args(["-o", &self.options.join(",")]);
         }
-        for url in &self.from {
-            command.args(["--from", url]);
+        if self.offline {
+            command.arg("--offline");
         }
-        command.args(self.trust.arguments()).arg("--foreground");
+        command.args(self.sources.arguments()?).arg("--foreground");
         Ok(command)
+    }
+
+    /// What the flags and options choose.
+    fn choices(&self) -> anyhow::Result<Choices> {
+        let mut choices = self.sources.choices()?;
+        if self.offline {
+            choices.from = Some(Setting::flag(Vec::new()));
+        }
+        for option in &self.options {
+            choices.take_mount_option(option).map_err(Usage::error)?;
+        }
+        Ok(choices)
     }
 
     fn request(&self) -> anyhow::Result<MountRequest> {
@@ -113,46 +135,18 @@ impl Arguments {
                 "nonempty" => request.nonempty = true,
                 "" | "ro" | "_netdev" | "nofail" | "allow_other" => {}
                 o if o.starts_with("x-") => {}
-                o if deadline(o).is_some() => {}
+                o if config::is_mount_option(o) => {}
                 other => {
                     return Err(Usage::error(format!(
                         "unknown mount option {other:?}; there are subtree=store, nonempty, \
-                         lookup-timeout=SECONDS, contents-timeout=SECONDS and absent-ttl=SECONDS"
+                         lookup-timeout=SECONDS, contents-timeout=SECONDS, absent-ttl=SECONDS, \
+                         prefetch=none|closure and budget=SIZE"
                     )));
                 }
             }
         }
         Ok(request)
     }
-
-    fn deadlines(&self) -> anyhow::Result<Deadlines> {
-        let mut deadlines = Deadlines::default();
-        for (field, seconds) in self.options.iter().filter_map(|o| deadline(o)) {
-            *field(&mut deadlines) = match seconds.parse::<u32>() {
-                Ok(seconds) if seconds > 0 => Duration::from_secs(seconds.into()),
-                _ => {
-                    let text = format!("{seconds:?} is no number of seconds; give 1 or more");
-                    return Err(Usage::error(text));
-                }
-            };
-        }
-        Ok(deadlines)
-    }
-}
-
-/// Picks one of the deadlines.
-type Field = fn(&mut Deadlines) -> &mut Duration;
-
-/// The deadline that a mount option sets, and its value.
-fn deadline(option: &str) -> Option<(Field, &str)> {
-    let (name, value) = option.split_once('=')?;
-    let field: Field = match name {
-        "lookup-timeout" => |d| &mut d.lookup,
-        "contents-timeout" => |d| &mut d.contents,
-        "absent-ttl" => |d| &mut d.absent,
-        _ => return None,
-    };
-    Some((field, value))
 }
 
 /// A mount that the daemon makes is seen in its mount namespace only.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::bytes;
-use crate::daemon::Output;
+use super::status;
+use crate::daemon::{Output, Show};
 use crate::fetch::Snapshot;
 
 /// The terminal as an output; the bar is there only where stderr is a terminal.
@@ -48,4 +49,24 @@ impl Output for Terminal {
         self.bar.enable_steady_tick(Duration::from_millis(200));
         Ok(())
     }
+}
+
+/// Shows what a mount in the foreground fetches, a line for each path, while it does; `None` where
+/// stderr is no terminal.
+pub(super) fn show_fetches() -> Option<Show> {
+    if !io::IsTerminal::is_terminal(&io::stderr()) {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        bar.set_style(style);
+    }
+    Some(Box::new(move |activity| {
+        let lines: Vec<_> = activity.fetches.iter().map(status::flight).collect();
+        match lines.as_slice() {
+            [] => bar.set_message(""),
+            lines => bar.set_message(lines.join("\n")),
+        }
+        bar.tick();
+    }))
 }

@@ -72,6 +72,7 @@ fn table(r: &StateReport) -> String {
         let each: Vec<_> = each.collect();
         lines.push(format!("{:>10}  requests: {}", fuse.total, each.join(", ")));
     }
+    lines.extend(r.fetcher.iter().flat_map(super::status::activity));
     for p in &r.each {
         lines.push(format!(
             "{}\n{:>10}  NAR, {} unique in {} chunks, {} stored, of it {} used by nothing else; \

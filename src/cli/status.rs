@@ -1,12 +1,15 @@
 //! `narfs status`
 
+use std::fmt::Write;
+
 use anyhow::bail;
 use clap::Args;
 
 use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon;
+use crate::daemon::{self, StatusReport};
+use crate::fetch::{Activity, FlightReport, SourceReport, SourceState};
 
-/// Show the daemon that serves the state
+/// Show the daemon that serves the state: where, its sources, and what it is fetching
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON
@@ -25,27 +28,100 @@ impl Arguments {
         };
         if self.json {
             print_json(&s)?;
-            return Ok(Outcome::Good);
-        }
-        println(&format!(
-            "narfs {}, process {}, up {} s",
-            s.version, s.pid, s.uptime
-        ))?;
-        println(&format!(
-            "state       {} ({} paths)",
-            s.state.display(),
-            s.paths
-        ))?;
-        for at in &s.mountpoints {
-            println(&format!("mounted at  {}", at.display()))?;
-        }
-        for f in &s.fetches {
-            let (done, all) = (bytes(f.nar_bytes_done), bytes(f.nar_bytes));
-            println(&format!(
-                "copying     {}/{} paths, {done} of {all}",
-                f.paths_done, f.paths
-            ))?;
+        } else {
+            println(&table(&s).join("\n"))?;
         }
         Ok(Outcome::Good)
     }
+}
+
+fn table(s: &StatusReport) -> Vec<String> {
+    let mut lines = vec![format!(
+        "narfs {}, process {}, up {} s",
+        s.version, s.pid, s.uptime
+    )];
+    let budget = s.budget.map_or(String::new(), |b| {
+        format!(" of {}, {} paths dropped", bytes(b), s.evicted)
+    });
+    lines.push(format!(
+        "state       {} ({} paths, {} stored{budget})",
+        s.state.display(),
+        s.paths,
+        bytes(s.stored_bytes)
+    ));
+    let at = s.mountpoints.iter();
+    lines.extend(at.map(|at| format!("mounted at  {}", at.display())));
+    lines.extend(activity(&s.activity));
+    for c in &s.commands {
+        let (done, all) = (bytes(c.nar_bytes_done), bytes(c.nar_bytes));
+        lines.push(format!(
+            "command     {}/{} paths, {done} of {all}",
+            c.paths_done, c.paths
+        ));
+    }
+    for t in &s.traces {
+        lines.push(format!("recording   {} ({} paths)", t.name, t.paths));
+    }
+    lines
+}
+
+/// Sources, what is on its way, and how often nothing had to be.
+pub(super) fn activity(a: &Activity) -> Vec<String> {
+    let mut lines: Vec<_> = a.sources.iter().map(source).collect();
+    if !a.sources.is_empty() {
+        lines.push(format!(
+            "on demand   {} hits, {} misses, {} fetched; {} on the way, {} queued",
+            a.hits,
+            a.misses,
+            bytes(a.fetched_bytes),
+            a.fetches.len(),
+            a.queued
+        ));
+    }
+    lines.extend(
+        a.fetches
+            .iter()
+            .map(|f| format!("fetching    {}", flight(f))),
+    );
+    lines
+}
+
+fn source(s: &SourceReport) -> String {
+    let state = match s.state {
+        SourceState::NotAsked => "not asked yet",
+        SourceState::Answers => "answers",
+        SourceState::Away => "away",
+    };
+    let priority = s
+        .priority
+        .map_or(String::new(), |p| format!(", priority {p}"));
+    let mut line = format!("source      {}: {state}{priority}", s.url);
+    if let Some(t) = &s.traffic {
+        let _ = write!(line, ", {} requests", t.requests);
+        if t.retries + t.failures > 0 {
+            let _ = write!(line, " ({} retries, {} failed)", t.retries, t.failures);
+        }
+        let _ = write!(line, ", {}", bytes(t.received_bytes));
+        if let Some(latency) = t.latency_average_us {
+            let _ = write!(line, ", {:.1} ms", latency as f64 / 1000.0);
+        }
+        if let (SourceState::Away, Some(last)) = (s.state, &t.last_failure) {
+            let _ = write!(line, "; {}", last.text);
+        }
+    }
+    line
+}
+
+/// A path that is on its way, in a few words.
+pub(super) fn flight(f: &FlightReport) -> String {
+    let who = match (f.urgent, f.waiting) {
+        (true, n) => format!("{n} waiting"),
+        (false, _) => "ahead".to_owned(),
+    };
+    let how_far = match (f.contents, f.progress.nar_bytes) {
+        (false, 0) => "narinfo".to_owned(),
+        (true, 0) => "queued".to_owned(),
+        (_, all) => format!("{} of {}", bytes(f.progress.nar_bytes_done), bytes(all)),
+    };
+    format!("{} ({who}, {:.1} s): {how_far}", f.path, f.seconds)
 }

@@ -25,9 +25,10 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let sources = self.repair.then(|| self.sources.request(global));
         let command = Command::Verify {
             paths: self.paths,
-            repair: self.repair.then(|| self.sources.request()),
+            repair: sources.transpose()?,
         };
         let Report::Verify(report) = global.run(command, false)? else {
             bail!("the daemon gave another report than that of a verification");

@@ -6,10 +6,19 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::collect::{GcReport, GcRequest};
 use super::location::LocationError;
-use crate::fetch::{AddError, Deadlines, FetchError, Snapshot};
+use super::profiles::{
+    ApplyRequest, GenerationReport, ProfileChangeReport, ProfileDiffReport, ProfileError,
+    ProfileReport, ProfileRequest,
+};
+use super::roots::{RootReport, RootsError};
+use crate::fetch::{
+    Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
+};
 use crate::fuse::{MountError, MountRequest, RequestCounts};
-use crate::nix::signature::KeyError;
+use crate::nix::signature::{KeyError, PublicKey};
+use crate::nix::store_path::StorePath;
 use crate::store::{PathStatistics, Statistics, StoreError};
 use crate::tree::DumpError;
 
@@ -61,33 +70,179 @@ pub enum Command {
         /// Store paths or hashes; empty for all.
         paths: Vec<String>,
         /// Where to fetch what is damaged; `None` only reports.
-        repair: Option<CopyRequest>,
+        repair: Option<SourceRequest>,
     },
+    /// Make closures wholly local, and keep them if asked to.
+    Prefetch(PrefetchRequest),
+    /// Keep closures no longer.
+    Unpin {
+        /// Store paths or hashes.
+        paths: Vec<String>,
+    },
+    /// Say what is pinned.
+    Pins,
+    /// Drop contents that can be fetched again.
+    Evict {
+        /// Stored bytes that may stay.
+        to: u64,
+    },
+    /// Remove what no root reaches.
+    Gc(GcRequest),
+    /// Say what the roots are.
+    Roots,
+    /// Make a link to a path, and a root of it.
+    AddRoot {
+        /// An absolute path.
+        link: PathBuf,
+        /// A store path or hash.
+        path: String,
+    },
+    /// Record or show what runs touch.
+    Trace(TraceCommand),
+    /// Show or change a profile.
+    Profile(ProfileRequest),
+    /// Make profiles what is declared.
+    Apply(ApplyRequest),
     /// Mount at one more place.
     Mount(MountRequest),
     /// Say what the daemon is doing.
     Status,
 }
 
-/// What to copy, from where, and whom to believe.
+/// What to do with a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TraceCommand {
+    /// Begin to record.
+    Start {
+        /// Its name.
+        name: String,
+        /// Have the kernel forget what it has cached, of all file systems, so that it asks.
+        drop_caches: bool,
+    },
+    /// Keep what was recorded.
+    Stop(String),
+    /// Name all traces.
+    List,
+    /// Say which paths a trace has.
+    Show(String),
+    /// Forget a trace.
+    Delete(String),
+}
+
+/// Sources, and whom to believe. What is not said is as the state's daemon has it, or the
+/// configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRequest {
+    /// URLs; empty if not said.
+    pub from: Vec<String>,
+    /// Public keys to trust besides that of cache.nixos.org.
+    pub trusted_public_keys: Vec<String>,
+    /// Believe the sources without signatures.
+    pub no_require_signatures: bool,
+    /// The file with names and passwords for servers.
+    pub netrc: Option<PathBuf>,
+}
+
+impl SourceRequest {
+    /// This, and what it does not say from `defaults`.
+    pub fn or(&self, defaults: &Self) -> Self {
+        let from = if self.from.is_empty() {
+            &defaults.from
+        } else {
+            &self.from
+        };
+        let keys = [&defaults.trusted_public_keys, &self.trusted_public_keys];
+        Self {
+            from: from.clone(),
+            trusted_public_keys: keys.into_iter().flatten().cloned().collect(),
+            no_require_signatures: self.no_require_signatures || defaults.no_require_signatures,
+            netrc: self.netrc.as_ref().or(defaults.netrc.as_ref()).cloned(),
+        }
+    }
+
+    /// Whom to believe.
+    ///
+    /// # Errors
+    /// A key that is none.
+    pub(super) fn trust(&self) -> Result<Trust, CommandError> {
+        let mut trust = Trust {
+            require_signatures: !self.no_require_signatures,
+            ..Trust::default()
+        };
+        for text in &self.trusted_public_keys {
+            let key = PublicKey::parse(text.trim()).map_err(|source| CommandError::Key {
+                text: text.clone(),
+                source,
+            })?;
+            trust.keys.insert(key);
+        }
+        Ok(trust)
+    }
+
+    /// How to fetch from these sources on demand.
+    ///
+    /// # Errors
+    /// A key that is none.
+    pub(super) fn fetch_options(
+        &self,
+        deadlines: Deadlines,
+        prefetch: PrefetchPolicy,
+    ) -> Result<FetchOptions, CommandError> {
+        Ok(FetchOptions {
+            urls: self.from.clone(),
+            trust: self.trust()?,
+            netrc: self.netrc.clone(),
+            deadlines,
+            prefetch,
+        })
+    }
+}
+
+/// What to copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRequest {
-    /// Sources; empty for cache.nixos.org.
-    pub from: Vec<String>,
+    /// From where.
+    pub sources: SourceRequest,
     /// Store paths or hashes.
     pub paths: Vec<String>,
     /// Whatever the sources list.
     pub all: bool,
     /// With everything that they refer to.
     pub recursive: bool,
-    /// Public keys to trust besides that of cache.nixos.org.
-    pub trusted_public_keys: Vec<String>,
-    /// Whether signatures are needed.
-    pub require_signatures: bool,
     /// NARs unpacked at once; 0 for one a core.
     pub jobs: usize,
-    /// How long programs wait for what a mount fetches.
+}
+
+/// What to make local.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefetchRequest {
+    /// From where.
+    pub sources: SourceRequest,
+    /// Store paths or hashes, in the order in which they are wanted.
+    pub paths: Vec<String>,
+    /// A trace whose paths are wanted too, first.
+    pub trace: Option<String>,
+    /// With everything that the paths refer to. The paths of a trace come alone.
+    pub recursive: bool,
+    /// Read all of it again afterwards, past every digest, and compare the NAR hashes.
+    pub check: bool,
+    /// Keep it from now on.
+    pub pin: bool,
+}
+
+/// What a daemon serves, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServeRequest {
+    /// Where.
+    pub mount: MountRequest,
+    /// Sources for what is looked up and not here, and for commands; none to ask nobody.
+    pub sources: SourceRequest,
+    /// How long programs wait for what is fetched.
     pub deadlines: Deadlines,
+    /// What is fetched ahead.
+    pub prefetch: PrefetchPolicy,
+    /// Stored bytes above which contents are dropped; `None` for no bound.
+    pub budget: Option<u64>,
 }
 
 /// A path that failed, and why.
@@ -168,7 +323,7 @@ pub struct EntryReport {
 }
 
 /// What [`Command::Stats`] reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateReport {
     /// Sums over the state.
     #[serde(flatten)]
@@ -185,6 +340,63 @@ pub struct StateReport {
     /// Bytes that this daemon fetched from sources.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fetched_bytes: Option<u64>,
+    /// What is fetched on demand, of a daemon with sources.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fetcher: Option<Activity>,
+}
+
+/// What [`Command::Prefetch`] reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefetchReport {
+    /// Whether everything that was wanted is here.
+    pub complete: bool,
+    /// Paths that are here, of those that were wanted with their closures.
+    pub paths: u64,
+    /// Their NAR bytes.
+    pub nar_bytes: u64,
+    /// Of the paths, those that were not here before.
+    pub fetched: u64,
+    /// Bytes that the sources sent for them.
+    pub fetched_bytes: u64,
+    /// Paths that are not here, or that are damaged.
+    pub failures: Vec<Failure>,
+}
+
+/// A pin, as [`Command::Pins`] reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinReport {
+    /// The store path.
+    pub path: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Paths of its closure, as far as it is known here.
+    pub closure: u64,
+    /// Of these, paths whose contents are not here.
+    pub missing: u64,
+}
+
+/// What [`Command::Evict`] reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvictReport {
+    /// Paths whose contents were dropped, the least recently used first.
+    pub paths: Vec<String>,
+    /// Stored bytes that this freed.
+    pub freed_bytes: u64,
+    /// Bytes that the disk got back; the rest of what was freed is used for what comes next.
+    pub reclaimed_bytes: u64,
+    /// Bytes that are stored now.
+    pub stored_bytes: u64,
+}
+
+/// A trace, as [`TraceCommand::List`] reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// Its name.
+    pub name: String,
+    /// Its paths so far.
+    pub paths: u64,
+    /// Whether it is being recorded.
+    pub recording: bool,
 }
 
 /// What [`Command::Verify`] reports.
@@ -194,6 +406,8 @@ pub struct VerifyReport {
     pub good: u64,
     /// Their NAR bytes.
     pub nar_bytes: u64,
+    /// Paths whose contents are not here, because they were dropped.
+    pub dropped: u64,
     /// Paths that were damaged and are good again.
     pub repaired: Vec<String>,
     /// Paths that are damaged.
@@ -201,7 +415,7 @@ pub struct VerifyReport {
 }
 
 /// What [`Command::Status`] reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// Version of the serving program.
     pub version: String,
@@ -217,12 +431,23 @@ pub struct StatusReport {
     pub uptime: u64,
     /// Registered paths.
     pub paths: u64,
-    /// Copies that run now.
-    pub fetches: Vec<Snapshot>,
+    /// Bytes that are stored.
+    pub stored_bytes: u64,
+    /// Bytes above which contents are dropped.
+    pub budget: Option<u64>,
+    /// Paths whose contents this daemon has dropped.
+    pub evicted: u64,
+    /// What is fetched on demand; empty without sources.
+    #[serde(flatten)]
+    pub activity: Activity,
+    /// Copies and prefetches that run now.
+    pub commands: Vec<Snapshot>,
+    /// Traces that are being recorded.
+    pub traces: Vec<TraceReport>,
 }
 
 /// What a command reports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Report {
     /// Nothing to say.
     Done,
@@ -238,6 +463,30 @@ pub enum Report {
     Stats(StateReport),
     /// See [`VerifyReport`].
     Verify(VerifyReport),
+    /// See [`PrefetchReport`].
+    Prefetch(PrefetchReport),
+    /// Those of the paths to unpin that were pinned.
+    Unpinned(Vec<String>),
+    /// See [`PinReport`].
+    Pins(Vec<PinReport>),
+    /// See [`EvictReport`].
+    Evict(EvictReport),
+    /// See [`GcReport`].
+    Gc(GcReport),
+    /// See [`RootReport`].
+    Roots(Vec<RootReport>),
+    /// See [`TraceReport`].
+    Traces(Vec<TraceReport>),
+    /// The store paths of a trace, in order.
+    Trace(Vec<String>),
+    /// See [`ProfileReport`].
+    Profile(ProfileReport),
+    /// See [`ProfileChangeReport`].
+    ProfileChanges(Vec<ProfileChangeReport>),
+    /// See [`GenerationReport`].
+    Generations(Vec<GenerationReport>),
+    /// See [`ProfileDiffReport`].
+    ProfileDiff(ProfileDiffReport),
     /// See [`StatusReport`].
     Status(StatusReport),
 }
@@ -269,6 +518,9 @@ pub enum CommandError {
     /// A path that is not here, or not a path.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// Roots that cannot be found or made.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// A local tree.
     #[error("cannot add {}", from.display())]
     Add {
@@ -302,6 +554,27 @@ pub enum CommandError {
     /// The command needs what is not given.
     #[error("{0}")]
     Usage(&'static str),
+    /// Contents that were dropped, and that cannot be had now.
+    #[error("the contents of {path} were dropped to save space, and could not be fetched again")]
+    Contents {
+        /// The path.
+        path: StorePath,
+        /// Why.
+        #[source]
+        source: FetchError,
+    },
+    /// There are no sources.
+    #[error(
+        "nobody is asked: the mount is --offline, or the configuration says from = []; name a \
+         source with --from"
+    )]
+    Nobody,
+    /// A trace that is not there, or is.
+    #[error("{0}")]
+    Trace(String),
+    /// A profile.
+    #[error(transparent)]
+    Profile(Box<ProfileError>),
     /// The daemon said so.
     #[error("{0}")]
     Remote(String),

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::command::{Command, CommandError, Output, Report, StatusReport};
+use super::command::{Command, CommandError, Output, Report, SourceRequest, StatusReport};
 use super::engine::{Engine, chain};
 use crate::fetch::Snapshot;
 use crate::store::{Store, StoreError, StoreOptions};
@@ -170,19 +170,23 @@ impl Output for Nobody {
     }
 }
 
-/// Carries out `command` on the state in `state`: in the daemon that owns it, or here.
+/// Carries out `command` on the state in `state`: in the daemon that owns it, or here, with
+/// `defaults` for sources that the command does not name.
 ///
 /// # Errors
 /// The state cannot be opened, or the command failed as a whole.
 pub fn run(
     state: &Path,
     options: &StoreOptions,
+    defaults: &SourceRequest,
     command: Command,
     output: &mut dyn Output,
 ) -> Result<Report, CommandError> {
     match reach(state, options)? {
         Reached::Daemon(stream) => ask(state, stream, &command, output),
-        Reached::State(store) => Engine::new(store).execute(command, output),
+        Reached::State(store) => {
+            Engine::new(store, defaults.clone(), None).execute(command, output)
+        }
     }
 }
 

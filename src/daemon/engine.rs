@@ -1,6 +1,5 @@
 //! Carries out commands on an open state.
 
-use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -10,17 +9,15 @@ use tokio::runtime::Runtime;
 
 use super::command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
-    PathReport, Report, StateReport, StatusReport, VerifyReport,
+    PathReport, Report, ServeRequest, SourceRequest, StateReport, StatusReport,
 };
-use super::location;
-use crate::fetch::{
-    self, CopyOptions, FetchError, Fetcher, Progress, Snapshot, Sources, Trust, Wanted,
-};
+use super::in_use::store_paths_in_use;
+use super::location::{self, Located, LocationError};
+use crate::fetch::{self, CopyFailure, CopyOptions, Fetcher, Progress, Room, Sources, Wanted};
+use crate::fs::Recorder;
 use crate::fuse::{self, Counters};
-use crate::nix::hash::{NarHash, Sha256Writer};
-use crate::nix::signature::PublicKey;
 use crate::nix::store_path::StorePath;
-use crate::store::{LoadedPath, PathInfo, Store, StoreError};
+use crate::store::{LoadedPath, PathInfo, Store};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// How often a copy says how far it is.
@@ -28,13 +25,19 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// An open state and what commands on it need.
 pub struct Engine {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
+    /// Sources of commands that name none.
+    pub(super) defaults: SourceRequest,
+    pub(super) room: Arc<Room>,
+    pub(super) recorder: Arc<Recorder>,
     runtime: OnceLock<Runtime>,
     /// Counts of the kernel's requests, where the state is mounted.
     counters: OnceLock<Arc<Counters>>,
-    fetched: AtomicU64,
+    pub(super) fetched: AtomicU64,
     /// What fetches on demand, where the state is mounted with sources.
-    fetcher: OnceLock<Fetcher>,
+    pub(super) fetcher: OnceLock<Fetcher>,
+    /// Held while profiles are changed, from the last look at them on.
+    pub(super) changing_profiles: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -46,14 +49,30 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine for a state that this process owns.
-    pub fn new(store: Arc<Store>) -> Self {
+    /// An engine for a state that this process owns, with the sources of commands that name none
+    /// and the budget of the state, in bytes.
+    pub fn new(store: Arc<Store>, defaults: SourceRequest, budget: Option<u64>) -> Self {
+        let rooted = store.clone();
+        let keep = move || {
+            let pins = rooted.pins()?;
+            let mut roots: Vec<_> = pins.iter().map(|p| p.path.hash()).collect();
+            let generations = rooted.generation_roots()?;
+            roots.extend(generations.iter().map(StorePath::hash));
+            let closure = rooted.closure(roots)?;
+            let mut keep = store_paths_in_use();
+            keep.extend(closure.iter().map(|i| i.registration.path.hash()));
+            Ok(keep)
+        };
         Self {
+            room: Arc::new(Room::new(store.clone(), budget, Box::new(keep))),
             store,
+            defaults,
+            recorder: Arc::default(),
             runtime: OnceLock::new(),
             counters: OnceLock::new(),
             fetched: AtomicU64::new(0),
             fetcher: OnceLock::new(),
+            changing_profiles: Mutex::default(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -64,15 +83,29 @@ impl Engine {
         let _ = self.counters.set(counters);
     }
 
-    /// What fetches from the sources of `request` into this state on demand.
+    /// Whether the kernel's requests come here.
+    pub(super) fn is_mounted(&self) -> bool {
+        self.counters.get().is_some()
+    }
+
+    /// What records the traces of this state.
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
+    /// What fetches on demand for what is served; `None` if it names no sources.
     ///
     /// # Errors
     /// A key that is none, or no threads for the network.
-    pub fn fetcher(&self, request: &CopyRequest) -> Result<Fetcher, CommandError> {
+    pub fn fetcher(&self, request: &ServeRequest) -> Result<Option<Fetcher>, CommandError> {
+        if request.sources.from.is_empty() {
+            return Ok(None);
+        }
+        let (deadlines, prefetch) = (request.deadlines, request.prefetch);
+        let options = request.sources.fetch_options(deadlines, prefetch)?;
         let runtime = self.runtime()?.handle().clone();
-        let (store, trust) = (self.store.clone(), trust(request)?);
-        let fetcher = Fetcher::new(store, runtime, &request.from, trust, request.deadlines);
-        Ok(self.fetcher.get_or_init(|| fetcher).clone())
+        let fetcher = Fetcher::new(self.store.clone(), runtime, &options, self.room.clone());
+        Ok(Some(self.fetcher.get_or_init(|| fetcher).clone()))
     }
 
     /// Carries out a command.
@@ -95,7 +128,7 @@ impl Engine {
             Command::Ls { path, recursive } => self.ls(&path, recursive),
             Command::Cat { path } => self.cat(&path, output),
             Command::Dump { path } => {
-                let found = location::place(&self.store, &path)?;
+                let found = self.complete(|store| location::place(store, &path))?;
                 let mut out = Chunked::new(output);
                 self.store.dump(&found.path, found.node, &mut out)?;
                 out.finish()?;
@@ -103,6 +136,16 @@ impl Engine {
             }
             Command::Stats { paths } => self.stats(&paths),
             Command::Verify { paths, repair } => self.verify(&paths, repair, output),
+            Command::Prefetch(request) => self.prefetch(&request, output),
+            Command::Unpin { paths } => self.unpin(&paths),
+            Command::Pins => self.pins(),
+            Command::Evict { to } => self.evict(to),
+            Command::Gc(request) => self.gc(&request, output),
+            Command::Roots => self.roots(),
+            Command::AddRoot { link, path } => self.add_root(&link, &path),
+            Command::Trace(command) => self.trace(command),
+            Command::Profile(request) => self.profile(&request, output),
+            Command::Apply(request) => self.apply(&request, output),
             Command::Mount(request) => {
                 fuse::mount_again(self.store.dir(), &request)?;
                 Ok(Report::Done)
@@ -111,7 +154,7 @@ impl Engine {
         }
     }
 
-    fn runtime(&self) -> Result<&Runtime, CommandError> {
+    pub(super) fn runtime(&self) -> Result<&Runtime, CommandError> {
         if let Some(runtime) = self.runtime.get() {
             return Ok(runtime);
         }
@@ -129,7 +172,8 @@ impl Engine {
         request: &CopyRequest,
         output: &mut dyn Output,
     ) -> Result<CopyReport, CommandError> {
-        let trust = trust(request)?;
+        let sources = request.sources.or(&self.defaults);
+        let trust = sources.trust()?;
         let wanted = self.wanted(request)?;
         let jobs = match request.jobs {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
@@ -138,51 +182,79 @@ impl Engine {
         let options = CopyOptions {
             recursive: request.recursive,
             jobs,
+            room: Some(self.room.clone()),
         };
         let runtime = self.runtime()?;
-        let progress = Arc::new(Progress::default());
-        self.running().push(progress.clone());
-        let outcome = std::thread::scope(|scope| {
-            let copying = scope.spawn(|| {
-                let opened = Sources::open(&request.from, self.store.store_dir());
-                let sources = runtime.block_on(opened)?;
-                let store = &*self.store;
-                let handle = runtime.handle();
-                fetch::copy(store, handle, &sources, &trust, &wanted, options, &progress)
-            });
-            while !copying.is_finished() {
-                std::thread::sleep(PROGRESS_EVERY);
-                if output.progress(&progress.snapshot()).is_err() {
-                    progress.stop.store(true, Ordering::Relaxed);
-                }
-            }
-            copying
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        self.running().retain(|p| !Arc::ptr_eq(p, &progress));
-        let sent = progress.fetched_bytes.load(Ordering::Relaxed);
-        self.fetched.fetch_add(sent, Ordering::Relaxed);
-        let summary = outcome?;
-        let failures = summary.failures.iter().map(|f| Failure {
-            path: self.display(f.path.as_ref(), &f.hash.to_string()),
-            error: chain(&f.error),
-        });
+        let summary = self.showing(output, |progress| {
+            let opened = self.sources(&sources);
+            let sources = runtime.block_on(opened)?;
+            let (store, handle) = (&*self.store, runtime.handle());
+            let copied = fetch::copy(store, handle, &sources, &trust, &wanted, options, progress);
+            let sent = progress.fetched_bytes.load(Ordering::Relaxed);
+            self.fetched.fetch_add(sent, Ordering::Relaxed);
+            Ok::<_, CommandError>(copied?)
+        })?;
         Ok(CopyReport {
             copied: summary.copied,
             already: summary.already,
             nar_bytes: summary.nar_bytes,
             fetched_bytes: summary.fetched_bytes,
-            failures: failures.collect(),
+            failures: self.failures(&summary.failures),
         })
+    }
+
+    /// Opens the sources of a request.
+    pub(super) async fn sources(&self, request: &SourceRequest) -> Result<Sources, CommandError> {
+        let (from, netrc) = (&request.from, request.netrc.as_deref());
+        if from.is_empty() {
+            return Err(CommandError::Nobody);
+        }
+        Ok(Sources::open(from, netrc, self.store.store_dir()).await?)
+    }
+
+    /// Does something that takes long on a thread of its own, and shows how far it is; nobody who
+    /// listens any more stops it.
+    pub(super) fn showing<T: Send>(
+        &self,
+        output: &mut dyn Output,
+        work: impl FnOnce(&Arc<Progress>) -> T + Send,
+    ) -> T {
+        let progress = Arc::new(Progress::default());
+        self.running().push(progress.clone());
+        let outcome = std::thread::scope(|scope| {
+            let working = scope.spawn(|| work(&progress));
+            while !working.is_finished() {
+                std::thread::sleep(PROGRESS_EVERY);
+                if output.progress(&progress.snapshot()).is_err() {
+                    progress.stop.store(true, Ordering::Relaxed);
+                }
+            }
+            working
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        self.running().retain(|p| !Arc::ptr_eq(p, &progress));
+        outcome
+    }
+
+    pub(super) fn failures(&self, failures: &[CopyFailure]) -> Vec<Failure> {
+        let each = failures.iter().map(|f| Failure {
+            path: match &f.path {
+                Some(path) => self.full(path),
+                None => f.hash.to_string(),
+            },
+            error: chain(&f.error),
+        });
+        each.collect()
+    }
+
+    /// A path with its store directory.
+    pub(super) fn full(&self, path: &StorePath) -> String {
+        path.to_full(self.store.store_dir())
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Progress>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn display(&self, path: Option<&StorePath>, hash: &str) -> String {
-        path.map_or_else(|| hash.to_owned(), |p| p.to_full(self.store.store_dir()))
     }
 
     fn wanted(&self, request: &CopyRequest) -> Result<Wanted, CommandError> {
@@ -211,24 +283,8 @@ impl Engine {
         Ok(Report::Added(path.to_full(self.store.store_dir())))
     }
 
-    /// `roots` and what they refer to, as far as it is here; roots first.
-    fn closure(&self, roots: Vec<PathInfo>) -> Result<Vec<PathInfo>, StoreError> {
-        let mut seen: HashSet<_> = roots.iter().map(|i| i.registration.path.hash()).collect();
-        let mut queue: VecDeque<_> = roots.into();
-        let mut out = Vec::new();
-        while let Some(info) = queue.pop_front() {
-            for reference in info.sorted_references() {
-                if seen.insert(reference.hash()) {
-                    queue.extend(self.store.path_info(reference.hash())?);
-                }
-            }
-            out.push(info);
-        }
-        Ok(out)
-    }
-
     /// What is registered of the paths that a user named; of all if none.
-    fn infos(&self, names: &[String]) -> Result<Vec<PathInfo>, CommandError> {
+    pub(super) fn infos(&self, names: &[String]) -> Result<Vec<PathInfo>, CommandError> {
         if names.is_empty() {
             let all = self.store.all_paths()?;
             let infos = all
@@ -248,13 +304,14 @@ impl Engine {
     ) -> Result<Report, CommandError> {
         let mut infos = self.infos(names)?;
         if closure {
-            infos = self.closure(infos)?;
+            let roots = infos.iter().map(|i| i.registration.path.hash());
+            infos = self.store.closure(roots)?;
         }
         infos.sort_by(|a, b| a.registration.path.cmp(&b.registration.path));
         let reports = infos.into_iter().map(|info| {
             let mut closure_size = None;
             if sizes {
-                let closure = self.closure(vec![info.clone()])?;
+                let closure = self.store.closure([info.registration.path.hash()])?;
                 closure_size = Some(closure.iter().map(|i| i.registration.nar_size).sum());
             }
             Ok(self.path_report(&info, closure_size))
@@ -263,7 +320,7 @@ impl Engine {
     }
 
     fn path_report(&self, info: &PathInfo, closure_size: Option<u64>) -> PathReport {
-        let full = |p: &StorePath| p.to_full(self.store.store_dir());
+        let full = |p: &StorePath| self.full(p);
         let r = &info.registration;
         PathReport {
             path: full(&r.path),
@@ -309,7 +366,7 @@ impl Engine {
     fn cat(&self, path: &str, output: &mut dyn Output) -> Result<Report, CommandError> {
         /// Bytes in one go.
         const PIECE: u64 = 1 << 20;
-        let found = location::file(&self.store, path)?;
+        let found = self.complete(|store| location::file(store, path))?;
         let Some(NodeKind::File { offset, size, .. }) =
             found.path.tree().node(found.node).map(|n| n.kind)
         else {
@@ -326,6 +383,30 @@ impl Engine {
         Ok(Report::Done)
     }
 
+    /// Finds something whose contents are wanted. Those that were dropped are fetched again, where
+    /// a fetcher is at hand.
+    fn complete(
+        &self,
+        find: impl Fn(&Store) -> Result<Located, LocationError>,
+    ) -> Result<Located, CommandError> {
+        let found = find(&self.store)?;
+        match self.fetcher.get() {
+            Some(fetcher) if !found.path.is_complete() => {
+                let path = found.path.info().registration.path.clone();
+                let wanted = vec![(path.hash(), Some(path.clone()))];
+                let progress = Progress::default();
+                let fetching = fetcher.prefetch(wanted, false, &progress);
+                match self.runtime()?.block_on(fetching)?.failures.pop() {
+                    Some(CopyFailure { error: source, .. }) => {
+                        Err(CommandError::Contents { path, source })
+                    }
+                    None => Ok(find(&self.store)?),
+                }
+            }
+            _ => Ok(found),
+        }
+    }
+
     fn stats(&self, paths: &[String]) -> Result<Report, CommandError> {
         let each = if paths.is_empty() {
             Vec::new()
@@ -340,6 +421,7 @@ impl Engine {
             each,
             requests: fuse.as_ref().map(|f| f.requests.clone()),
             fetched_bytes: fuse.as_ref().map(|_| self.fetched_bytes()),
+            fetcher: self.fetcher.get().map(Fetcher::activity),
             fuse,
         }))
     }
@@ -349,107 +431,9 @@ impl Engine {
         self.fetched.load(Ordering::Relaxed) + on_demand
     }
 
-    fn verify(
-        &self,
-        names: &[String],
-        repair: Option<CopyRequest>,
-        output: &mut dyn Output,
-    ) -> Result<Report, CommandError> {
-        let mut report = VerifyReport::default();
-        let mut infos = Vec::new();
-        if names.is_empty() {
-            // A record that cannot be read is a failure of its path, not of all.
-            for path in self.store.all_paths()? {
-                match self.store.path_info(path.hash()) {
-                    Ok(info) => infos.extend(info),
-                    Err(e) => report.failures.push(Failure {
-                        path: path.to_full(self.store.store_dir()),
-                        error: chain(&e),
-                    }),
-                }
-            }
-        } else {
-            infos = self.infos(names)?;
-        }
-        let total = Snapshot {
-            paths: infos.len() as u64,
-            nar_bytes: infos.iter().map(|i| i.registration.nar_size).sum(),
-            ..Snapshot::default()
-        };
-        let mut done = total;
-        for info in &infos {
-            done.paths_done += 1;
-            done.nar_bytes_done += info.registration.nar_size;
-            output.progress(&done)?;
-            let path = info.registration.path.to_full(self.store.store_dir());
-            let mut found = self.check(info);
-            if let (Err(error), Some(request)) = (&found, &repair) {
-                tracing::warn!(path, "damaged, fetching it again: {error}");
-                found = self.mend(info, request).and_then(|()| self.check(info));
-                if found.is_ok() {
-                    report.repaired.push(path);
-                    continue;
-                }
-            }
-            match found {
-                Ok(()) => {
-                    report.good += 1;
-                    report.nar_bytes += info.registration.nar_size;
-                }
-                Err(error) => report.failures.push(Failure { path, error }),
-            }
-        }
-        Ok(Report::Verify(report))
-    }
-
-    fn load(&self, info: &PathInfo) -> Result<Option<LoadedPath>, String> {
-        self.store.load_info(info.clone()).map_err(|e| chain(&e))
-    }
-
-    /// Reads a path whole, past every digest, and compares its NAR.
-    fn check(&self, info: &PathInfo) -> Result<(), String> {
-        let Some(path) = self.load(info)? else {
-            return Ok(());
-        };
-        let mut hasher = Sha256Writer::new(std::io::sink());
-        self.store
-            .dump(&path, 0, &mut hasher)
-            .map_err(|e| chain(&e))?;
-        let actual = NarHash::from_bytes(hasher.finish().1.sha256);
-        if actual != info.registration.nar_hash {
-            let expected = info.registration.nar_hash;
-            return Err(format!(
-                "its NAR has the hash {actual} instead of {expected}"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Fetches a damaged path again; the chunks that were found damaged are replaced.
-    fn mend(&self, info: &PathInfo, request: &CopyRequest) -> Result<(), String> {
-        let trust = trust(request).map_err(|e| chain(&e))?;
-        let runtime = self.runtime().map_err(|e| chain(&e))?;
-        // Where even the tree cannot be read, it is written anew.
-        if let Ok(Some(path)) = self.load(info) {
-            self.store.find_damage(&path);
-        }
-        let mended = runtime
-            .block_on(Sources::open(&request.from, self.store.store_dir()))
-            .and_then(|sources| {
-                fetch::repair(&self.store, runtime.handle(), &sources, &trust, info)
-            });
-        mended.map_err(|e: FetchError| {
-            format!(
-                "it is damaged and could not be fetched again: {}",
-                chain(&e)
-            )
-        })
-    }
-
     fn status(&self) -> Result<Report, CommandError> {
-        let copies = self.running();
-        let mut fetches: Vec<Snapshot> = copies.iter().map(|p| p.snapshot()).collect();
-        fetches.extend(self.fetcher.get().iter().flat_map(|f| f.running()));
+        let commands = self.running().iter().map(|p| p.snapshot()).collect();
+        let activity = self.fetcher.get().map(Fetcher::activity);
         let mountpoints: Vec<PathBuf> = fuse::mounted_states(self.store.dir())?;
         Ok(Report::Status(StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -459,24 +443,14 @@ impl Engine {
             mountpoints,
             uptime: self.started.elapsed().as_secs(),
             paths: self.store.all_paths()?.len() as u64,
-            fetches,
+            stored_bytes: self.store.stored_bytes()?,
+            budget: self.room.budget(),
+            evicted: self.room.evicted(),
+            activity: activity.unwrap_or_default(),
+            commands,
+            traces: self.recording(),
         }))
     }
-}
-
-fn trust(request: &CopyRequest) -> Result<Trust, CommandError> {
-    let mut trust = Trust {
-        require_signatures: request.require_signatures,
-        ..Trust::default()
-    };
-    for text in &request.trusted_public_keys {
-        let key = PublicKey::parse(text.trim()).map_err(|source| CommandError::Key {
-            text: text.clone(),
-            source,
-        })?;
-        trust.keys.insert(key);
-    }
-    Ok(trust)
 }
 
 fn entry(path: &LoadedPath, node: NodeIndex, name: String) -> Option<EntryReport> {

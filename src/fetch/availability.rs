@@ -7,12 +7,13 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::sources::{Asked, Offer};
-use super::{FetchError, Source, Sources, Trust};
+use super::{FetchError, FetchOptions, Source, Sources, Trust};
 use crate::nix::store_path::{StoreDir, StorePathHash};
-use crate::substituter::SourceError;
+use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};
 
 /// How long a source that did not answer is asked last.
 const AWAY: Duration = Duration::from_secs(10);
@@ -21,7 +22,12 @@ const AWAY: Duration = Duration::from_secs(10);
 type Failed = (Instant, Arc<FetchError>);
 
 struct Slot {
+    /// As it was given.
     url: String,
+    /// As it may be shown.
+    shown: String,
+    /// Kept from one try to the next, with its counters and its wishes.
+    substituter: OnceLock<Arc<dyn Substituter>>,
     source: OnceLock<Source>,
     /// Held by whoever opens it.
     failed: tokio::sync::Mutex<Option<Failed>>,
@@ -37,9 +43,55 @@ impl Slot {
 
     fn note<T>(&self, outcome: &Result<T, FetchError>) {
         let silent = |e: &FetchError| matches!(e, FetchError::Source(e) if e.is_transient());
-        let away = outcome.as_ref().err().filter(|e| silent(e));
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = away.map(|_| Instant::now());
+        let failure = outcome.as_ref().err().filter(|e| silent(e));
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*away, failure) {
+            (None, Some(e)) => tracing::warn!(source = self.shown, "a source is away: {e}"),
+            (Some(_), None) => tracing::info!(source = self.shown, "a source answers again"),
+            _ => {}
+        }
+        *away = failure.map(|_| Instant::now());
     }
+
+    fn report(&self) -> SourceReport {
+        let source = self.source.get();
+        let state = match source {
+            _ if self.away.lock().is_ok_and(|away| away.is_some()) => SourceState::Away,
+            Some(_) => SourceState::Answers,
+            None => SourceState::NotAsked,
+        };
+        SourceReport {
+            url: self.shown.clone(),
+            state,
+            priority: source.map(|s| s.priority),
+            traffic: self.substituter.get().map(|s| s.traffic().snapshot()),
+        }
+    }
+}
+
+/// How a source is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Nothing was needed of it so far.
+    NotAsked,
+    /// It answered the last question.
+    Answers,
+    /// It did not answer the last question; it is asked last for a while.
+    Away,
+}
+
+/// A source, for whoever watches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// Its URL.
+    pub url: String,
+    /// How it is doing.
+    pub state: SourceState,
+    /// The lower, the earlier it is asked; once it has said so.
+    pub priority: Option<u32>,
+    /// What went on so far.
+    pub traffic: Option<TrafficSnapshot>,
 }
 
 /// The sources of a mount.
@@ -48,15 +100,17 @@ pub(super) struct Slots {
     slots: Arc<[Slot]>,
     /// For one answer of one source.
     patience: Duration,
-    /// Without a byte of an answer.
-    stall: Duration,
+    open: Arc<Options>,
 }
 
 impl Slots {
-    /// Sources that are asked for narinfos for at most `lookup` in all, if each has its share.
-    pub(super) fn new(urls: &[String], lookup: Duration, stall: Duration) -> Self {
-        let slots = urls.iter().map(|url| Slot {
+    /// Sources that are asked for narinfos for at most the deadline of a lookup in all, if each
+    /// has its share.
+    pub(super) fn new(options: &FetchOptions) -> Self {
+        let slots = options.urls.iter().map(|url| Slot {
             url: url.clone(),
+            shown: substituter::redacted(url),
+            substituter: OnceLock::new(),
             source: OnceLock::new(),
             failed: tokio::sync::Mutex::default(),
             away: Mutex::default(),
@@ -65,13 +119,24 @@ impl Slots {
         let shares = u32::try_from(slots.len()).unwrap_or(u32::MAX).max(1);
         Self {
             slots,
-            patience: lookup / shares,
-            stall,
+            patience: options.deadlines.lookup / shares,
+            open: Arc::new(Options {
+                // Half: who waits for a NAR that stopped coming sees a second try.
+                stall: options.deadlines.contents / 2,
+                netrc: options.netrc.clone(),
+            }),
         }
     }
 
+    /// All of them, in the order in which they are asked as far as that is known.
+    pub(super) fn report(&self) -> Vec<SourceReport> {
+        let mut all: Vec<_> = self.slots.iter().map(Slot::report).collect();
+        all.sort_by_key(|s| s.priority.unwrap_or(u32::MAX));
+        all
+    }
+
     pub(super) fn urls(&self) -> impl Iterator<Item = &str> {
-        self.slots.iter().map(|s| s.url.as_str())
+        self.slots.iter().map(|s| s.shown.as_str())
     }
 
     /// Those that have answered so far.
@@ -150,7 +215,16 @@ impl Slots {
         {
             return Err(error.clone().into());
         }
-        let open = Source::open(&slot.url, store_dir, self.stall);
+        let open = async {
+            let substituter = match slot.substituter.get() {
+                Some(substituter) => substituter.clone(),
+                None => {
+                    let opened = substituter::open(&slot.url, &self.open)?;
+                    slot.substituter.get_or_init(|| opened).clone()
+                }
+            };
+            Source::of(substituter, store_dir).await
+        };
         match self.within_patience(slot, open).await {
             Ok(source) => Ok(slot.source.get_or_init(|| source).clone()),
             Err(error) => {
@@ -169,7 +243,7 @@ impl Slots {
         let answer = tokio::time::timeout(self.patience, asking).await;
         let outcome = answer.unwrap_or_else(|late| {
             Err(FetchError::Source(SourceError::Unreachable {
-                url: slot.url.clone(),
+                url: slot.shown.clone(),
                 what: "no answer in time",
                 source: late.into(),
             }))

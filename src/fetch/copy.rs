@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 use super::plan::{Plan, Wanted, plan};
 use super::receive::ReceiveError;
 use super::sources::Offer;
-use super::transfer::Transfer;
-use super::{FetchError, Progress, Sources, Trust};
+use super::transfer::{Pace, Transfer};
+use super::{FetchError, Progress, Room, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{PathInfo, Publication, Store, StoreError};
 
@@ -22,12 +22,14 @@ const GROUP_BYTES: u64 = 24 << 20;
 const GROUP_TIME: Duration = Duration::from_secs(2);
 
 /// How to copy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CopyOptions {
     /// With everything that the paths refer to.
     pub recursive: bool,
     /// NARs that are unpacked at once.
     pub jobs: usize,
+    /// What keeps the state within its budget.
+    pub room: Option<Arc<Room>>,
 }
 
 /// A path that could not be copied.
@@ -71,7 +73,10 @@ pub fn copy(
     options: CopyOptions,
     progress: &Arc<Progress>,
 ) -> Result<CopySummary, FetchError> {
-    let planned = plan(store, sources, trust, wanted, options.recursive, progress);
+    // What is here already, and what is published before what refers to it, must not be collected.
+    let kept = store.temporary_roots();
+    let recursive = options.recursive;
+    let planned = plan((store, &kept), sources, trust, wanted, recursive, progress);
     let Plan {
         offers,
         failures,
@@ -85,6 +90,10 @@ pub fn copy(
             sources,
             trust,
             progress,
+            pace: Pace {
+                room: options.room,
+                ..Pace::default()
+            },
         },
         recursive: options.recursive,
         offers: &offers,
@@ -159,6 +168,7 @@ pub fn repair(
         sources,
         trust,
         progress: &progress,
+        pace: Pace::default(),
     };
     let publication = transfer.fetch(&offer)?;
     store.flush()?;

@@ -4,22 +4,29 @@
 //! within its deadline, while the transfer itself goes on; a source that cannot be reached is
 //! never taken for one that has not got the path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::Instrument;
 
+use super::asker::Asker;
 use super::availability::Slots;
+use super::group::Publisher;
+use super::lanes::{Lanes, Urgency};
+use super::room::Room;
+use super::seldom::Seldom;
 use super::sources::Offer;
-use super::transfer::Transfer;
-use super::{FetchError, Progress, Snapshot, Trust};
+use super::transfer::{Pace, Transfer};
+use super::{FetchError, Progress, Trust};
 use crate::nix::listing::{Listing, Node};
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{Contents, Registration, RootKind, Store};
+use crate::store::{Contents, PathInfo, Registration, RootKind, Store};
 
 /// What a request waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +38,7 @@ pub enum Need {
 }
 
 impl Need {
-    fn path(&self) -> &StorePath {
+    pub(super) fn path(&self) -> &StorePath {
         match self {
             Self::Root(path) | Self::Contents(path) => path,
         }
@@ -59,8 +66,44 @@ impl Default for Deadlines {
     }
 }
 
+/// What is fetched before anything asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefetchPolicy {
+    /// Nothing.
+    #[default]
+    None,
+    /// Whatever a path refers to, once something looks inside that path.
+    Closure,
+}
+
+impl PrefetchPolicy {
+    /// How users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Closure => "closure",
+        }
+    }
+}
+
+/// How to fetch on demand.
+#[derive(Clone, Debug)]
+pub struct FetchOptions {
+    /// The sources.
+    pub urls: Vec<String>,
+    /// Whom to believe.
+    pub trust: Trust,
+    /// The file with names and passwords for servers; `None` for the usual ones.
+    pub netrc: Option<PathBuf>,
+    /// How long whoever waits is let wait.
+    pub deadlines: Deadlines,
+    /// What is fetched ahead.
+    pub prefetch: PrefetchPolicy,
+}
+
 /// Called once, with how it went; never on a thread that may not block.
-type Ready = Box<dyn FnOnce(Result<(), Arc<FetchError>>) + Send>;
+pub(super) type Ready = Box<dyn FnOnce(Result<(), Arc<FetchError>>) + Send>;
 
 /// Narinfos that are kept in memory, so that contents need not ask for them again.
 const OFFERS: usize = 1 << 14;
@@ -68,42 +111,54 @@ const OFFERS: usize = 1 << 14;
 const ABSENT: usize = 1 << 16;
 /// Narinfos of a closure that are asked for at once in the background.
 const BACKGROUND: usize = 8;
-/// How often a waiter's deadline is looked at, as a part of it.
+/// How often a waiter's deadline is looked at, as a part of it …
 const LOOKS: u32 = 20;
-/// NARs that are fetched at once: as many may hang before those of other sources wait for them.
-const TRANSFERS: usize = 16;
+/// … and at least so often whether the waiter is still alive.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a failure answers whoever asks for the same. The kernel lets processes that look up
 /// one name ask one after the other: each would wait for the whole deadline in its turn.
 const FAILED: Duration = Duration::from_millis(500);
 /// Failures that are remembered.
 const FAILURES: usize = 1 << 10;
+/// How often a failure is worth a line of the log.
+const COMPLAINT: Duration = Duration::from_secs(5);
 
 /// Everyone who waits for the same need.
-struct Flight {
-    waiters: HashMap<u64, Ready>,
-    progress: Arc<Progress>,
+pub(super) struct Flight {
+    pub(super) waiters: HashMap<u64, Ready>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) urgency: Arc<Urgency>,
+    pub(super) since: Instant,
 }
 
-struct Inner {
-    store: Arc<Store>,
-    runtime: Handle,
-    slots: Slots,
+pub(super) struct Inner {
+    pub(super) store: Arc<Store>,
+    pub(super) runtime: Handle,
+    pub(super) slots: Slots,
     trust: Trust,
     deadlines: Deadlines,
+    prefetch: PrefetchPolicy,
+    pub(super) lanes: Arc<Lanes>,
+    publisher: Publisher,
+    pub(super) room: Arc<Room>,
     flights: Mutex<HashMap<Need, Flight>>,
     next_waiter: AtomicU64,
     failed: Cache<Need, (Instant, Arc<FetchError>)>,
     offers: Cache<StorePathHash, Arc<Offer>>,
     absent: Cache<StorePathHash, Instant>,
-    transfers: Semaphore,
     background: Semaphore,
+    /// Paths whose closures are being fetched ahead, or were.
+    followed: Mutex<HashSet<StorePathHash>>,
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
     /// Bytes that the transfers took that have ended.
-    fetched: AtomicU64,
+    pub(super) fetched: AtomicU64,
+    complaint: Seldom,
 }
 
 /// Fetches what a file system asks for.
 #[derive(Clone)]
-pub struct Fetcher(Arc<Inner>);
+pub struct Fetcher(pub(super) Arc<Inner>);
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,93 +167,87 @@ impl std::fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher from `urls` into `store`. No source is asked before something is needed.
+    /// A fetcher into the state of `room`. No source is asked before something is needed.
     pub fn new(
         store: Arc<Store>,
         runtime: Handle,
-        urls: &[String],
-        trust: Trust,
-        deadlines: Deadlines,
+        options: &FetchOptions,
+        room: Arc<Room>,
     ) -> Self {
-        // Half: who waits for a NAR that stopped coming sees a second try.
-        let slots = Slots::new(urls, deadlines.lookup, deadlines.contents / 2);
+        let deadlines = options.deadlines;
         Self(Arc::new(Inner {
+            publisher: Publisher::new(store.clone()),
+            slots: Slots::new(options),
             store,
             runtime,
-            slots,
-            trust,
+            trust: options.trust.clone(),
             deadlines,
+            prefetch: options.prefetch,
+            lanes: Lanes::new(),
+            room,
             flights: Mutex::default(),
             next_waiter: AtomicU64::new(0),
             failed: Cache::new(FAILURES),
             offers: Cache::new(OFFERS),
             absent: Cache::new(ABSENT),
-            transfers: Semaphore::new(TRANSFERS),
             background: Semaphore::new(BACKGROUND),
+            followed: Mutex::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
+            complaint: Seldom::new(COMPLAINT),
         }))
     }
 
-    /// Bytes that the sources sent for NARs so far, as far as their transfers have ended.
-    pub fn fetched_bytes(&self) -> u64 {
-        self.0.fetched.load(Ordering::Relaxed)
+    /// Counts a request that needed nothing to be fetched.
+    pub fn hit(&self) {
+        self.0.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The transfers that run now.
-    pub fn running(&self) -> Vec<Snapshot> {
-        let flights = self.0.flights();
-        flights.values().map(|f| f.progress.snapshot()).collect()
-    }
-
-    /// Has `ready` called when `need` is met or cannot be, at the latest after the deadline.
+    /// Has `ready` called when `need` is met or cannot be, at the latest after the deadline, or
+    /// when `asker` was killed.
     pub fn request(
         &self,
         need: Need,
+        asker: Asker,
         ready: impl FnOnce(Result<(), Arc<FetchError>>) + Send + 'static,
     ) {
         let inner = &self.0;
+        inner.misses.fetch_add(1, Ordering::Relaxed);
         if let Some((when, error)) = inner.failed.get(&need)
             && when.elapsed() < FAILED
         {
             return answer(&inner.runtime, Box::new(ready), Err(error));
         }
-        let waiter = inner.next_waiter.fetch_add(1, Ordering::Relaxed);
-        let mut flights = inner.flights();
-        let mut start = false;
-        let flight = flights.entry(need.clone()).or_insert_with(|| {
-            start = true;
-            Flight {
-                waiters: HashMap::new(),
-                progress: Arc::new(Progress::default()),
+        let (waiter, progress) = inner.join(need.clone(), true, Box::new(ready));
+        if let (Need::Contents(path), PrefetchPolicy::Closure) = (&need, inner.prefetch) {
+            self.follow(path);
+        }
+        let watch = watch(inner.clone(), need, waiter, progress, asker);
+        inner.runtime.spawn(watch);
+    }
+
+    /// Fetches ahead what a path refers to, once.
+    fn follow(&self, path: &StorePath) {
+        let hash = path.hash();
+        if !self.0.followed().insert(hash) {
+            return;
+        }
+        let (fetcher, path) = (self.clone(), path.clone());
+        self.0.runtime.spawn(async move {
+            let progress = Arc::new(Progress::default());
+            let wanted = vec![(hash, Some(path.clone()))];
+            let done = fetcher.prefetch(wanted, true, &progress).await;
+            match done {
+                Ok(done) if done.failures.is_empty() => {
+                    tracing::info!(%path, paths = done.paths, "its closure is here");
+                }
+                // The next one who looks inside begins again.
+                _ => {
+                    fetcher.0.followed().remove(&hash);
+                }
             }
         });
-        flight.waiters.insert(waiter, Box::new(ready));
-        let progress = flight.progress.clone();
-        drop(flights);
-        let watched = (inner.clone(), need.clone(), progress.clone());
-        inner
-            .runtime
-            .spawn(watch(watched.0, watched.1, waiter, watched.2));
-        if start {
-            let inner = inner.clone();
-            self.0.runtime.spawn(async move {
-                let outcome = inner.meet(&need, &progress).await.map_err(Arc::new);
-                if let Err(e) = &outcome
-                    && !matches!(**e, FetchError::Absent { .. })
-                {
-                    tracing::warn!(path = %need.path(), "not fetched: {e}");
-                }
-                if let Err(e) = &outcome {
-                    inner
-                        .failed
-                        .insert(need.clone(), (Instant::now(), e.clone()));
-                }
-                let flight = inner.flights().remove(&need);
-                for (_, ready) in flight.into_iter().flat_map(|f| f.waiters) {
-                    answer(&inner.runtime, ready, outcome.clone());
-                }
-            });
-        }
     }
 }
 
@@ -207,8 +256,9 @@ fn answer(runtime: &Handle, ready: Ready, outcome: Result<(), Arc<FetchError>>) 
     drop(runtime.spawn_blocking(move || ready(outcome)));
 }
 
-/// Gives up one waiter when its time is over. Contents that keep arriving are waited for.
-async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progress>) {
+/// Gives up one waiter when its time is over, or its life. Contents that keep arriving are
+/// waited for.
+async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progress>, asker: Asker) {
     let patience = match need {
         Need::Root(_) => inner.deadlines.lookup,
         Need::Contents(_) => inner.deadlines.contents,
@@ -217,7 +267,7 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progres
     let mut seen = arrived();
     let mut since = Instant::now();
     loop {
-        tokio::time::sleep(patience / LOOKS).await;
+        tokio::time::sleep(LOOK.min(patience / LOOKS)).await;
         let now = arrived();
         if matches!(need, Need::Contents(_)) && now != seen {
             (seen, since) = (now, Instant::now());
@@ -229,15 +279,21 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progres
         if !flight.waiters.contains_key(&waiter) {
             return;
         }
-        if since.elapsed() < patience {
+        let killed = asker.is_killed();
+        if since.elapsed() < patience && !killed {
             continue;
         }
         let ready = flight.waiters.remove(&waiter);
         drop(flights);
-        let path = need.path().clone();
-        let error = Arc::new(FetchError::Patience { path, patience });
-        tracing::warn!("{error}");
-        inner.failed.insert(need, (Instant::now(), error.clone()));
+        let error = if killed {
+            Arc::new(FetchError::Killed)
+        } else {
+            let path = need.path().clone();
+            let error = Arc::new(FetchError::Patience { path, patience });
+            inner.complain(&error);
+            inner.failed.insert(need, (Instant::now(), error.clone()));
+            error
+        };
         if let Some(ready) = ready {
             answer(&inner.runtime, ready, Err(error));
         }
@@ -246,23 +302,95 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, progress: Arc<Progres
 }
 
 impl Inner {
-    fn flights(&self) -> MutexGuard<'_, HashMap<Need, Flight>> {
+    pub(super) fn flights(&self) -> MutexGuard<'_, HashMap<Need, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashSet<StorePathHash>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A source in trouble makes every lookup fail: one line now and then says so.
+    fn complain(&self, error: &FetchError) {
+        if let Some(unsaid) = self.complaint.say() {
+            tracing::warn!(unsaid, "not fetched: {error}");
+        }
+    }
+
+    /// Waits with others for a need, or sets out for it.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        need: Need,
+        urgent: bool,
+        ready: Ready,
+    ) -> (u64, Arc<Progress>) {
+        let waiter = self.next_waiter.fetch_add(1, Ordering::Relaxed);
+        let mut flights = self.flights();
+        let mut start = false;
+        let flight = flights.entry(need.clone()).or_insert_with(|| {
+            start = true;
+            Flight {
+                waiters: HashMap::new(),
+                progress: Arc::new(Progress::default()),
+                urgency: Urgency::new(&self.lanes),
+                since: Instant::now(),
+            }
+        });
+        flight.waiters.insert(waiter, ready);
+        let (progress, urgency) = (flight.progress.clone(), flight.urgency.clone());
+        drop(flights);
+        if urgent {
+            urgency.raise();
+        }
+        if start {
+            let span = tracing::info_span!("fetch", path = %need.path());
+            let (inner, progress) = (self.clone(), progress.clone());
+            let fly = async move { inner.fly(need, &progress, urgency).await };
+            self.runtime.spawn(fly.instrument(span));
+        }
+        (waiter, progress)
+    }
+
+    async fn fly(self: Arc<Self>, need: Need, progress: &Arc<Progress>, urgency: Arc<Urgency>) {
+        let met = self.meet(&need, progress, &urgency).await;
+        let outcome = met.map_err(Arc::new);
+        if let Err(e) = &outcome {
+            if !matches!(**e, FetchError::Absent { .. }) {
+                self.complain(e);
+            }
+            self.failed
+                .insert(need.clone(), (Instant::now(), e.clone()));
+        }
+        let flight = self.flights().remove(&need);
+        for (_, ready) in flight.into_iter().flat_map(|f| f.waiters) {
+            answer(&self.runtime, ready, outcome.clone());
+        }
+    }
+
+    /// Whether nothing needs to be fetched for `need`.
+    fn is_met(&self, need: &Need, there: &PathInfo) -> Result<bool, FetchError> {
+        Ok(match (need, there.contents) {
+            (Need::Root(_), Contents::Local(_) | Contents::Absent(Some(RootKind::Directory))) => {
+                true
+            }
+            (Need::Contents(_), Contents::Local(_)) => self.store.has_contents(there)?,
+            (_, Contents::Absent(_)) => false,
+        })
     }
 
     async fn meet(
         self: &Arc<Self>,
         need: &Need,
         progress: &Arc<Progress>,
+        urgency: &Arc<Urgency>,
     ) -> Result<(), FetchError> {
         let path = need.path();
-        let there = self.store.path_info(path.hash())?;
-        match (need, there.map(|i| i.contents)) {
-            (_, Some(Contents::Local(_)))
-            | (Need::Root(_), Some(Contents::Absent(Some(RootKind::Directory)))) => return Ok(()),
-            _ => {}
+        if let Some(there) = self.store.path_info(path.hash())?
+            && self.is_met(need, &there)?
+        {
+            return Ok(());
         }
-        let offer = self.offer(path).await?;
+        let offer = self.offer(path.hash(), Some(path)).await?;
         if matches!(need, Need::Root(_)) {
             self.register_references(&offer);
             // Only the kind of the root is believed of a listing, and only of a directory: the
@@ -272,8 +400,14 @@ impl Inner {
                 let kind = Some(RootKind::Directory);
                 return Ok(self.store.register(&[(registration, kind)])?);
             }
+            // The tree says it; who else wants the contents shares the transfer.
+            let (sender, met) = oneshot::channel();
+            let ready = Box::new(move |met| drop(sender.send(met)));
+            self.join(Need::Contents(path.clone()), true, ready);
+            let met = met.await.map_err(|_| FetchError::Stopped)?;
+            return Ok(met?);
         }
-        let transferred = self.transfer(offer, progress.clone()).await;
+        let transferred = self.transfer(offer, progress, urgency).await;
         if transferred.is_err() {
             // The next try may find the narinfo mended as well.
             self.offers.remove(&path.hash());
@@ -281,34 +415,39 @@ impl Inner {
         transferred
     }
 
-    /// The best offer of a path; asked for once, however many want it.
-    async fn offer(&self, path: &StorePath) -> Result<Arc<Offer>, FetchError> {
-        let hash = path.hash();
+    /// The best offer of a path; asked for once, however many want it. Where a name is given, it
+    /// is the path of that name or none.
+    pub(super) async fn offer(
+        &self,
+        hash: StorePathHash,
+        path: Option<&StorePath>,
+    ) -> Result<Arc<Offer>, FetchError> {
+        let nowhere = || self.nowhere(path.map_or_else(|| hash.to_string(), ToString::to_string));
         let ask = async {
             // Looked at here: whoever waited for another one's question has its answer.
             let absent = self.absent.get(&hash);
             if absent.is_some_and(|since| since.elapsed() < self.deadlines.absent) {
-                return Err(self.nowhere(path));
+                return Err(nowhere());
             }
             let offer = self.slots.offer(hash, self.store.store_dir(), &self.trust);
             if let Some(offer) = offer.await? {
                 return Ok(Arc::new(offer));
             }
             self.absent.insert(hash, Instant::now());
-            Err(self.nowhere(path))
+            Err(nowhere())
         };
         let offer = self.offers.get_or_insert_async(&hash, ask).await?;
-        if offer.info.store_path != *path {
+        if path.is_some_and(|path| offer.info.store_path != *path) {
             // The hash is another path's, so that there is none of this name.
-            return Err(self.nowhere(path));
+            return Err(nowhere());
         }
         Ok(offer)
     }
 
-    fn nowhere(&self, path: &StorePath) -> FetchError {
+    fn nowhere(&self, path: String) -> FetchError {
         let urls: Vec<_> = self.slots.urls().collect();
         FetchError::Absent {
-            path: path.to_string(),
+            path,
             sources: urls.join(", "),
         }
     }
@@ -329,27 +468,40 @@ impl Inner {
     async fn transfer(
         self: &Arc<Self>,
         offer: Arc<Offer>,
-        progress: Arc<Progress>,
+        progress: &Arc<Progress>,
+        urgency: &Arc<Urgency>,
     ) -> Result<(), FetchError> {
-        // The semaphore is never closed; and without a permit there would only be more at once.
-        let _permit = self.transfers.acquire().await;
+        let place = urgency.enter().await;
         let sources = self.slots.answered();
-        let inner = self.clone();
+        progress
+            .nar_bytes
+            .store(offer.info.nar_size, Ordering::Relaxed);
+        let (inner, progress, span) = (self.clone(), progress.clone(), tracing::Span::current());
+        let pace = Pace {
+            urgency: Some(urgency.clone()),
+            room: Some(self.room.clone()),
+        };
         let transfer = move || {
+            let _inside = span.enter();
             let transfer = Transfer {
                 store: &inner.store,
                 runtime: &inner.runtime,
                 sources: &sources,
                 trust: &inner.trust,
                 progress: &progress,
+                pace,
             };
             let fetched = transfer.fetch(&offer);
             let sent = progress.fetched_bytes.load(Ordering::Relaxed);
             inner.fetched.fetch_add(sent, Ordering::Relaxed);
-            Ok(inner.store.publish(&[fetched?])?)
+            // What has arrived is above the budget before it is published, so never after.
+            inner.room.make();
+            fetched
         };
-        match self.runtime.spawn_blocking(transfer).await {
-            Ok(outcome) => outcome,
+        let fetched = self.runtime.spawn_blocking(transfer).await;
+        drop(place);
+        match fetched {
+            Ok(publication) => self.publisher.publish(publication?, urgency).await,
             Err(_) => Err(FetchError::Stopped),
         }
     }
@@ -369,7 +521,7 @@ impl Inner {
                     return;
                 }
                 let _permit = inner.background.acquire().await;
-                match inner.offer(&path).await {
+                match inner.offer(path.hash(), Some(&path)).await {
                     Ok(offer) => {
                         let registered = inner.store.register(&[(registration(&offer), None)]);
                         if let Err(e) = registered {
@@ -384,7 +536,7 @@ impl Inner {
     }
 }
 
-fn registration(offer: &Offer) -> Registration {
+pub(super) fn registration(offer: &Offer) -> Registration {
     let info = &offer.info;
     Registration {
         path: info.store_path.clone(),

@@ -5,11 +5,19 @@
 //! content address that its contents fulfil; and of a closure nothing is published before its
 //! references.
 
+mod activity;
+mod asker;
 mod availability;
+mod closure;
 mod copy;
+mod group;
+mod lanes;
 mod lazy;
 mod plan;
+mod prefetch;
 mod receive;
+mod room;
+mod seldom;
 mod sources;
 mod transfer;
 
@@ -17,13 +25,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
+pub use activity::{Activity, FlightReport};
+pub use asker::Asker;
+pub use availability::{SourceReport, SourceState};
 pub use copy::{CopyFailure, CopyOptions, CopySummary, copy, repair};
-pub use lazy::{Deadlines, Fetcher, Need};
+pub use lazy::{Deadlines, FetchOptions, Fetcher, Need, PrefetchPolicy};
 pub use plan::Wanted;
+pub use prefetch::Prefetched;
 pub use receive::{AddError, ReceiveError, Received, add};
+pub use room::{Keep, Room};
 pub use sources::{CACHE_NIXOS_ORG, Source, Sources, Trust};
 
 use crate::nix::cache_info::CacheInfoError;
+use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{Distrust, NarInfoError};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::StoreError;
@@ -101,6 +115,21 @@ pub enum FetchError {
     /// A reference cannot be had.
     #[error("not copied, because its reference {0} could not be")]
     Reference(StorePath),
+    /// Another NAR than the one whose contents were dropped.
+    #[error(
+        "{url} has another NAR of {path} than the one that is registered here ({theirs} instead of \
+         {ours}), so that what was dropped cannot come back from it"
+    )]
+    OtherNar {
+        /// The source.
+        url: String,
+        /// The path.
+        path: StorePath,
+        /// What the source has.
+        theirs: NarHash,
+        /// What is registered.
+        ours: NarHash,
+    },
     /// The NAR is not what the narinfo says.
     #[error("{url}: {error}")]
     Receive {
@@ -116,6 +145,9 @@ pub enum FetchError {
     /// The user stopped it.
     #[error("stopped")]
     Stopped,
+    /// Whoever waited was killed.
+    #[error("the process that waited was killed")]
+    Killed,
     /// It takes longer than a program may wait; it goes on.
     #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
     Patience {
@@ -127,10 +159,19 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether every source said that it has no such path.
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Absent { .. } => true,
+            Self::Shared(error) => error.is_absent(),
+            _ => false,
+        }
+    }
+
     /// Whether another source may do better: neither the state nor the user ended it.
     fn is_of_source(&self) -> bool {
         match self {
-            Self::Source(_) => true,
+            Self::Source(_) | Self::OtherNar { .. } => true,
             Self::Receive { error, .. } => !error.is_ours(),
             _ => false,
         }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::sources::{Asked, Offer};
 use super::{CopyFailure, FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::Store;
+use crate::store::{Store, TemporaryRoots};
 
 /// Narinfos that are asked for at once, as in Nix.
 const PARALLEL: usize = 25;
@@ -31,9 +31,10 @@ pub(super) struct Plan {
     pub(super) already: u64,
 }
 
-/// Finds what is missing for `wanted` (with references, if `recursive`).
+/// Finds what is missing for `wanted` (with references, if `recursive`). What it looks for, and
+/// so what it finds here, stays as long as `kept` is there.
 pub(super) async fn plan(
-    store: &Store,
+    (store, kept): (&Store, &TemporaryRoots),
     sources: &Sources,
     trust: &Trust,
     wanted: &Wanted,
@@ -51,8 +52,15 @@ pub(super) async fn plan(
             if !seen.insert(hash) {
                 continue;
             }
+            kept.add(hash);
             let path = names.get(&hash).cloned();
-            if let Some(local) = store.path_info(hash)?.filter(|i| i.tree().is_some()) {
+            let known = store.path_info(hash)?;
+            let here = match &known {
+                // A record that cannot be read is for `verify` to mend.
+                Some(info) => store.has_contents(info).unwrap_or(true),
+                None => false,
+            };
+            if let Some(local) = known.filter(|_| here) {
                 let there = &local.registration.path;
                 if path.as_ref().is_some_and(|asked| asked != there) {
                     let error = FetchError::OtherName(there.clone());

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::Progress;
 use super::sources::Expected;
+use super::transfer::Pace;
 use crate::nix::compression::{Compression, CompressionError};
 use crate::nix::hash::{NarHash, Sha256Hasher};
 use crate::nix::nar::{self, NarError};
@@ -16,8 +17,8 @@ use crate::nix::store_path::{
     ContentAddress, ContentAddressError, ContentVerifier, ContentVerifyError, IngestionMethod,
     StorePath,
 };
-use crate::store::{Publication, Registration, Store, StoreError};
-use crate::substituter::Stream;
+use crate::store::{Hold, Origin, Publication, Registration, Store, StoreError};
+use crate::substituter::{BrokenOff, Stream};
 use crate::tree::{UnpackError, Unpacked, Unpacker};
 
 /// What is wrong with a NAR.
@@ -64,7 +65,7 @@ impl ReceiveError {
     pub(super) fn is_transient(&self) -> bool {
         // What cannot be decompressed comes again as it is.
         matches!(self, Self::Unpack(UnpackError::Nar(NarError::Io { source, .. }))
-            if source.kind() != io::ErrorKind::InvalidData)
+            if source.kind() != io::ErrorKind::InvalidData && !BrokenOff::is_final(source))
     }
 
     /// The state's own failure, which no other source can mend.
@@ -81,21 +82,40 @@ impl ReceiveError {
 pub struct Received {
     /// Its tree and references.
     pub unpacked: Unpacked,
+    /// Keeps its chunks until it is published.
+    pub hold: Hold,
     /// Its hash.
     pub nar_hash: NarHash,
     /// Its length, in bytes.
     pub nar_size: u64,
 }
 
-/// Counts what a source sends.
-struct Counting {
+/// Counts what a source sends, and keeps to its pace.
+pub(super) struct Counting {
     inner: Stream,
     at: u64,
+    /// Where it was at the read before.
+    last: u64,
     progress: Arc<Progress>,
+    pace: Pace,
+}
+
+impl Counting {
+    pub(super) fn new(stream: Stream, progress: &Arc<Progress>, pace: &Pace) -> Self {
+        Self {
+            inner: stream,
+            at: 0,
+            last: 0,
+            progress: progress.clone(),
+            pace: pace.clone(),
+        }
+    }
 }
 
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.pace.step(self.at, self.last);
+        self.last = self.at;
         let n = self.inner.read(out)?;
         self.at += n as u64;
         let Progress {
@@ -164,7 +184,7 @@ pub(super) fn unpack(
         .chunk_writer()
         .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
     let unpacked = Unpacker::new(&mut writer, references, &store.spool()).unpack(&mut hashing);
-    let received = compare(unpacked, hashing, expected);
+    let received = compare(unpacked, writer.finish(), hashing, expected);
     received.map_err(|(length, error)| {
         progress.nar_bytes_done.fetch_sub(length, Ordering::Relaxed);
         error
@@ -174,6 +194,7 @@ pub(super) fn unpack(
 /// Judges what was unpacked; an error comes with the bytes that were counted for nothing.
 fn compare<R>(
     unpacked: Result<Unpacked, UnpackError<StoreError>>,
+    hold: Hold,
     hashing: Hashing<'_, R>,
     expected: Option<Expected>,
 ) -> Result<Received, (u64, ReceiveError)> {
@@ -207,6 +228,7 @@ fn compare<R>(
         }
         Ok(Received {
             unpacked,
+            hold,
             nar_hash,
             nar_size: length,
         })
@@ -217,20 +239,15 @@ fn compare<R>(
 /// The same for a NAR as a source stores it.
 pub(super) fn receive(
     store: &Store,
-    stream: Stream,
+    stream: Counting,
     compression: Compression,
     references: &[StorePath],
     expected: Expected,
     content: Option<ContentVerifier>,
-    progress: &Arc<Progress>,
 ) -> Result<Received, ReceiveError> {
-    let counted = Counting {
-        inner: stream,
-        at: 0,
-        progress: progress.clone(),
-    };
-    let nar = compression.reader(counted)?;
-    unpack(store, nar, references, Some(expected), content, progress)
+    let progress = stream.progress.clone();
+    let nar = compression.reader(stream)?;
+    unpack(store, nar, references, Some(expected), content, &progress)
 }
 
 /// Why a local tree could not be added.
@@ -292,7 +309,9 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
             signatures: Vec::new(),
             ca: Some(address),
         },
+        origin: Origin::Added,
         tree: received.unpacked.tree,
+        hold: received.hold,
     }])?;
     Ok(path)
 }

@@ -1,5 +1,6 @@
 //! The sources of a command, in their order, and whom it trusts.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{self, NarInfo};
 use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
-use crate::substituter::{self, Substituter};
+use crate::substituter::{self, Options, Substituter};
 
 /// The source that is used where none is named.
 pub const CACHE_NIXOS_ORG: &str = "https://cache.nixos.org";
@@ -79,14 +80,11 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// Opens a source and reads its `nix-cache-info`. Later it has failed when it sends nothing
-    /// for as long as `stall`.
-    pub(super) async fn open(
-        url: &str,
+    /// The source behind `substituter`, whose `nix-cache-info` is read.
+    pub(super) async fn of(
+        substituter: Arc<dyn Substituter>,
         store_dir: &StoreDir,
-        stall: Duration,
     ) -> Result<Self, FetchError> {
-        let substituter = substituter::open(url, stall)?;
         let url = || substituter.url().to_owned();
         let text = substituter.cache_info().await?;
         let text = text.ok_or_else(|| FetchError::NoBinaryCache { url: url() })?;
@@ -182,16 +180,22 @@ pub(super) struct Offer {
 }
 
 impl Sources {
-    /// Opens all of `urls`; [`CACHE_NIXOS_ORG`] if there is none.
+    /// Opens all of `urls`. Names and passwords are in `netrc`; `None` is the usual file.
     ///
     /// # Errors
     /// The first that cannot be used: a command does not go on with fewer sources than named.
-    pub async fn open(urls: &[String], store_dir: &StoreDir) -> Result<Self, FetchError> {
-        let default = [CACHE_NIXOS_ORG.to_owned()];
-        let urls = if urls.is_empty() { &default[..] } else { urls };
+    pub async fn open(
+        urls: &[String],
+        netrc: Option<&Path>,
+        store_dir: &StoreDir,
+    ) -> Result<Self, FetchError> {
+        let options = Options {
+            stall: STALL,
+            netrc: netrc.map(Path::to_owned),
+        };
         let mut all = Vec::new();
         for url in urls {
-            all.push(Source::open(url, store_dir, STALL).await?);
+            all.push(Source::of(substituter::open(url, &options)?, store_dir).await?);
         }
         Ok(Self::of(all))
     }

@@ -76,7 +76,7 @@ impl World {
     fn sources(&self) -> Sources {
         let url = format!("file://{}/cache", self.dir.path().display());
         let urls = [url];
-        let opened = Sources::open(&urls, self.store.store_dir());
+        let opened = Sources::open(&urls, None, self.store.store_dir());
         self.runtime.block_on(opened).unwrap()
     }
 
@@ -85,7 +85,11 @@ impl World {
             require_signatures: false,
             ..Trust::default()
         };
-        let options = CopyOptions { recursive, jobs: 3 };
+        let options = CopyOptions {
+            recursive,
+            jobs: 3,
+            room: None,
+        };
         copy(
             &self.store,
             self.runtime.handle(),

@@ -1,17 +1,46 @@
 //! The transfer of one path: from its offer to a tree that is ready to be published.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::receive::{ReceiveError, receive};
+use super::lanes::Urgency;
+use super::receive::{Counting, ReceiveError, receive};
+use super::room::Room;
 use super::sources::{Expected, Offer, Vouched};
 use super::{FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::ContentVerifier;
-use crate::store::{Publication, Registration, Store};
+use crate::store::{Origin, Publication, Registration, Store};
+use crate::substituter::Retries;
 
-/// Tries for one NAR at one source when the transfer breaks off.
-const TRIES: u32 = 3;
+/// How often it is looked whether the user stopped it.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// After this many bytes of a transfer the budget is looked at.
+const LOOK_FOR_ROOM: u64 = 1 << 20;
+
+/// What a transfer minds while it runs: who goes first, and the budget of the state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pace {
+    pub(super) urgency: Option<Arc<Urgency>>,
+    pub(super) room: Option<Arc<Room>>,
+}
+
+impl Pace {
+    /// Called before the next piece is read, of which `at` bytes have come. Blocks.
+    pub(super) fn step(&self, at: u64, last: u64) {
+        if let Some(urgency) = &self.urgency {
+            urgency.give_way();
+        }
+        if let Some(room) = &self.room
+            && at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
+        {
+            room.make();
+        }
+    }
+}
 
 /// What transfers of one command share.
 pub(super) struct Transfer<'a> {
@@ -21,6 +50,7 @@ pub(super) struct Transfer<'a> {
     pub(super) sources: &'a Sources,
     pub(super) trust: &'a Trust,
     pub(super) progress: &'a Arc<Progress>,
+    pub(super) pace: Pace,
 }
 
 impl Transfer<'_> {
@@ -49,17 +79,49 @@ impl Transfer<'_> {
         result
     }
 
+    /// Waits for what the network does, at most until the user stops it.
+    fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Result<T, FetchError> {
+        let stopped = async {
+            while !self.progress.stopped() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = waiting => Ok(done),
+                () = stopped => Err(FetchError::Stopped),
+            }
+        })
+    }
+
+    /// A path whose tree is here gets the contents of that tree, and no others.
+    fn check_known(&self, offer: &Offer) -> Result<(), FetchError> {
+        let info = &offer.info;
+        let known = self.store.path_info(info.store_path.hash())?;
+        match known.filter(|known| known.tree().is_some()) {
+            Some(known) if known.registration.nar_hash != info.nar_hash => {
+                Err(FetchError::OtherNar {
+                    url: offer.source.url().to_owned(),
+                    path: info.store_path.clone(),
+                    theirs: info.nar_hash,
+                    ours: known.registration.nar_hash,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let info = &offer.info;
         let fail = |error| FetchError::Receive {
             url: format!("{}: {}", offer.source.url(), info.store_path),
             error: Box::new(error),
         };
-        let mut attempt = 1;
+        self.check_known(offer)?;
+        let mut retries = Retries::default();
         let received = loop {
             let stream = self
-                .runtime
-                .block_on(offer.source.substituter.nar(&info.url))?
+                .unless_stopped(offer.source.substituter.nar(&info.url))??
                 .ok_or_else(|| fail(ReceiveError::Gone))?;
             let content = match (offer.vouched, &info.ca) {
                 (Vouched::ContentAddress, Some(ca)) => {
@@ -74,18 +136,24 @@ impl Transfer<'_> {
             };
             let result = receive(
                 self.store,
-                stream,
+                Counting::new(stream, self.progress, &self.pace),
                 info.compression,
                 &info.references,
                 expected,
                 content,
-                self.progress,
             );
             match result {
                 Ok(received) => break received,
                 Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
-                Err(e) if e.is_transient() && attempt < TRIES => attempt += 1,
-                Err(e) => return Err(fail(e)),
+                Err(e) => {
+                    let wait = e.is_transient().then(|| retries.failed()).flatten();
+                    let Some(wait) = wait else {
+                        return Err(fail(e));
+                    };
+                    let attempt = retries.failures();
+                    tracing::debug!(path = %info.store_path, attempt, ?wait, "{e}; trying again");
+                    self.unless_stopped(async { tokio::time::sleep(wait).await })?;
+                }
             }
         };
         tracing::info!(
@@ -104,7 +172,9 @@ impl Transfer<'_> {
                 signatures: info.signatures.iter().map(ToString::to_string).collect(),
                 ca: info.ca,
             },
+            origin: Origin::Fetched,
             tree: received.unpacked.tree,
+            hold: received.hold,
         })
     }
 }

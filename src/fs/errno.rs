@@ -54,6 +54,8 @@ impl FsError {
             Self::NotALink | Self::NotAFile => libc::EINVAL,
             // Every source was asked, and none has it.
             Self::Fetch(e) if matches!(**e, FetchError::Absent { .. }) => libc::ENOENT,
+            // Nobody will see it.
+            Self::Fetch(e) if matches!(**e, FetchError::Killed) => libc::EINTR,
             Self::NoSpaceKnown | Self::Store(_) | Self::Fetch(_) => libc::EIO,
         }
     }

@@ -7,13 +7,20 @@
 //!
 //! View 0 is the store itself. Ordinal 0 are the directories above the store paths, whose node
 //! is a [`Special`]. The kernel reserves 0 and gives 1 to the root.
+//!
+//! View 1 are profiles. In place of the ordinal is the id of a profile or of a directory of
+//! profiles. The node of a directory is 0; that of the link `NAME-N-link` is twice the link
+//! number of the generation; that of the link `NAME` is one more than that of the generation
+//! that it points to.
 
 use super::FsError;
-use crate::store::PathOrdinal;
+use crate::store::{PathOrdinal, ProfileDirectory};
 use crate::tree::NodeIndex;
 
-const NODE_BITS: u32 = 24;
+const NODE_BITS: u32 = Inode::NODE_BITS;
 const ORDINAL_BITS: u32 = 28;
+/// The view of profiles.
+const PROFILES: u64 = 1;
 
 /// A number of a file, a directory or a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +33,8 @@ pub enum Place {
     Special(Special),
     /// A node of a path's tree.
     Node(PathOrdinal, NodeIndex),
+    /// A directory of profiles but [`Special::Profiles`], or a link of a profile: id and node.
+    Profile(u32, u32),
 }
 
 /// A directory above the store paths.
@@ -43,12 +52,28 @@ pub enum Special {
     VarNix = 5,
     /// `var/nix/profiles`.
     Profiles = 6,
+    /// `var/nix/gcroots`: empty, like those below; Nix does not open a read-only store without.
+    GcRoots = 7,
+    /// `var/nix/gcroots/per-user`.
+    GcRootsPerUser = 8,
+    /// `var/nix/temproots`.
+    TempRoots = 9,
 }
 
-use Special::{Links, Profiles, Root, Store, Var, VarNix};
+use Special::{GcRoots, GcRootsPerUser, Links, Profiles, Root, Store, TempRoots, Var, VarNix};
 
 impl Special {
-    const ALL: [Self; 6] = [Root, Store, Links, Var, VarNix, Profiles];
+    const ALL: [Self; 9] = [
+        Root,
+        Store,
+        Links,
+        Var,
+        VarNix,
+        Profiles,
+        GcRoots,
+        GcRootsPerUser,
+        TempRoots,
+    ];
 
     /// Its name in its directory.
     pub fn name(self) -> &'static str {
@@ -59,6 +84,9 @@ impl Special {
             Var => "var",
             VarNix => "nix",
             Profiles => "profiles",
+            GcRoots => "gcroots",
+            GcRootsPerUser => "per-user",
+            TempRoots => "temproots",
         }
     }
 
@@ -68,17 +96,19 @@ impl Special {
             Root | Store | Var => Root,
             Links => Store,
             VarNix => Var,
-            Profiles => VarNix,
+            Profiles | GcRoots | TempRoots => VarNix,
+            GcRootsPerUser => GcRoots,
         }
     }
 
-    /// What a listing of it shows, store paths apart.
+    /// What a listing of it shows, store paths and profiles apart.
     pub fn children(self) -> &'static [Self] {
         match self {
             Root => &[Store, Var],
             Var => &[VarNix],
-            VarNix => &[Profiles],
-            Store | Links | Profiles => &[],
+            VarNix => &[GcRoots, Profiles, TempRoots],
+            GcRoots => &[GcRootsPerUser],
+            Store | Links | Profiles | GcRootsPerUser | TempRoots => &[],
         }
     }
 
@@ -90,6 +120,9 @@ impl Special {
 }
 
 impl Inode {
+    /// Bits of a node, at the end of the number.
+    pub(super) const NODE_BITS: u32 = 24;
+
     /// The number of a directory above the store paths.
     pub fn special(special: Special) -> Self {
         Self(special as u64)
@@ -100,6 +133,29 @@ impl Inode {
         Self(u64::from(ordinal.0) << NODE_BITS | u64::from(node))
     }
 
+    /// The number of a directory of profiles.
+    pub fn profile_directory(id: u32) -> Self {
+        match id {
+            ProfileDirectory::ROOT => Self::special(Profiles),
+            id => Self::profile(id, 0),
+        }
+    }
+
+    /// The number of the link to a generation, by its link number.
+    pub fn generation(profile: u32, link: u32) -> Self {
+        Self::profile(profile, link << 1)
+    }
+
+    /// The number of the link of a profile while it points to a generation.
+    pub fn current(profile: u32, link: u32) -> Self {
+        Self::profile(profile, link << 1 | 1)
+    }
+
+    fn profile(id: u32, node: u32) -> Self {
+        let view = PROFILES << (NODE_BITS + ORDINAL_BITS);
+        Self(view | u64::from(id) << NODE_BITS | u64::from(node))
+    }
+
     /// What the number names.
     ///
     /// # Errors
@@ -107,8 +163,13 @@ impl Inode {
     pub fn place(self) -> Result<Place, FsError> {
         let node = (self.0 & ((1 << NODE_BITS) - 1)) as u32;
         let ordinal = (self.0 >> NODE_BITS & ((1 << ORDINAL_BITS) - 1)) as u32;
-        if self.0 >> (NODE_BITS + ORDINAL_BITS) != 0 {
-            return Err(FsError::Stale);
+        match self.0 >> (NODE_BITS + ORDINAL_BITS) {
+            0 => {}
+            // The directory of all profiles has its number among those above the store paths.
+            PROFILES if ordinal != ProfileDirectory::ROOT => {
+                return Ok(Place::Profile(ordinal, node));
+            }
+            _ => return Err(FsError::Stale),
         }
         if ordinal != 0 {
             return Ok(Place::Node(PathOrdinal(ordinal), node));
@@ -122,6 +183,7 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::GenerationRecord;
 
     #[test]
     fn numbers_are_addresses() {
@@ -140,7 +202,21 @@ mod tests {
                 Place::Node(PathOrdinal(ordinal), node)
             );
         }
-        for nothing in [0, 7, 1 << 52, u64::MAX] {
+        let top = GenerationRecord::MAX_LINK;
+        for (inode, place) in [
+            (Inode::profile_directory(1), Place::Profile(1, 0)),
+            (Inode::generation(20, 1), Place::Profile(20, 2)),
+            (Inode::current(20, 1), Place::Profile(20, 3)),
+            (
+                Inode::current((1 << 28) - 1, top),
+                Place::Profile((1 << 28) - 1, (1 << 24) - 1),
+            ),
+        ] {
+            assert_eq!(inode.place().unwrap(), place);
+        }
+        let all = Inode::profile_directory(ProfileDirectory::ROOT);
+        assert_eq!(all, Inode::special(Profiles));
+        for nothing in [0, 10, 1 << 52, 2 << 52, u64::MAX] {
             assert!(Inode(nothing).place().is_err(), "{nothing}");
         }
     }

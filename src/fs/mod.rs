@@ -3,23 +3,27 @@
 //! Invariants: an inode number is an address (see [`Inode`]), so there is no table of inodes and
 //! numbers are the same after a restart; everything below a store path is immutable and may be
 //! cached for ever; a name that is not there inside a path may be cached for ever too, one that
-//! is not there in the store directory not at all.
+//! is not there in the store directory or among profiles not at all.
 
 mod errno;
 mod inode;
 mod on_demand;
+mod profiles;
 mod read;
+mod trace;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use errno::FsError;
 pub use inode::{Inode, Place, Special};
+pub use profiles::{StaleEntries, stale_entries};
 pub use read::Space;
+pub use trace::Recorder;
 
 use crate::fetch::Fetcher;
 use crate::nix::store_path::StorePath;
-use crate::store::{Contents, LoadedPath, PathOrdinal, RootKind, Store};
+use crate::store::{Contents, LoadedPath, PathOrdinal, ProfileDirectory, RootKind, Store};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// atime, mtime and ctime of everything in a store path: one second after the epoch, as Nix sets.
@@ -93,15 +97,18 @@ pub struct Entry {
 pub struct FileSystem {
     store: Arc<Store>,
     fetcher: Option<Fetcher>,
+    recorder: Arc<Recorder>,
     started: SystemTime,
 }
 
 impl FileSystem {
     /// The file system of a state, where what is not here is fetched by `fetcher`, or is absent.
-    pub fn new(store: Arc<Store>, fetcher: Option<Fetcher>) -> Self {
+    /// What is looked into is told to `recorder`.
+    pub fn new(store: Arc<Store>, fetcher: Option<Fetcher>, recorder: Arc<Recorder>) -> Self {
         Self {
             store,
             fetcher,
+            recorder,
             started: SystemTime::now(),
         }
     }
@@ -116,6 +123,8 @@ impl FileSystem {
         }
         match parent.place()? {
             Place::Special(Special::Store) => self.lookup_path(name),
+            Place::Special(Special::Profiles) => self.lookup_profile(ProfileDirectory::ROOT, name),
+            Place::Profile(id, _) => self.lookup_profile(id, name),
             Place::Special(parent) => match parent.child(name) {
                 Some(child) => Ok(Looked::Found(self.special(child)?)),
                 None => Ok(Looked::NeverThere),
@@ -165,6 +174,7 @@ impl FileSystem {
     pub fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
         match inode.place()? {
             Place::Special(special) => self.special(special),
+            Place::Profile(id, node) => self.profile_attributes(id, node),
             Place::Node(ordinal, 0) => match self.store.load(ordinal)? {
                 Some(path) => self.node(&path, 0),
                 // Known, but not here: what was said of it when it was looked up.
@@ -185,6 +195,7 @@ impl FileSystem {
     pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>, FsError> {
         match inode.place()? {
             Place::Special(_) => Err(FsError::NotALink),
+            Place::Profile(id, node) => self.profile_target(id, node),
             Place::Node(ordinal, node) => self.path(ordinal)?.target(node).ok_or(FsError::NotALink),
         }
     }
@@ -222,6 +233,10 @@ impl FileSystem {
         let from = offset.max(2) - 2;
         match place {
             Place::Special(Special::Store) => self.list_paths(from, take),
+            Place::Special(Special::Profiles) => {
+                self.list_profiles(ProfileDirectory::ROOT, from, take)
+            }
+            Place::Profile(id, _) => self.list_profiles(id, from, take),
             Place::Special(special) => {
                 for (at, child) in (0..).zip(special.children()).skip(from as usize) {
                     let attributes = self.special(*child)?;
@@ -301,6 +316,7 @@ impl FileSystem {
     fn parent(&self, place: Place) -> Result<Inode, FsError> {
         match place {
             Place::Special(special) => Ok(Inode::special(special.parent())),
+            Place::Profile(id, _) => self.profile_parent(id),
             Place::Node(_, 0) => Ok(Inode::special(Special::Store)),
             Place::Node(ordinal, node) => {
                 let parent = self.path(ordinal)?.tree().parent(node);
@@ -316,6 +332,7 @@ impl FileSystem {
     fn special(&self, special: Special) -> Result<Attributes, FsError> {
         let time = match special {
             Special::Store => self.store.changed()?,
+            Special::Profiles => return self.profile_attributes(ProfileDirectory::ROOT, 0),
             _ => self.started,
         };
         Ok(Attributes {

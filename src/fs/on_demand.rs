@@ -6,19 +6,33 @@
 use std::sync::Arc;
 
 use super::{FileSystem, FsError, Inode, Place, Special};
-use crate::fetch::Need;
+use crate::fetch::{Asker, Need};
 use crate::nix::store_path::StorePath;
-use crate::store::{Contents, RootKind};
+use crate::store::{Contents, PathOrdinal, RootKind, StoreError};
+
+/// How often contents that were dropped between their arrival and the read are fetched again.
+/// That happens where the budget is smaller than what is read at the same time.
+const AGAIN: u32 = 3;
+
+/// How much of a path a request looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Names, kinds, sizes and targets.
+    Tree,
+    /// What is in files, too.
+    Contents,
+}
 
 impl FileSystem {
-    /// Goes on with `then` when the contents of the path that `inode` is in are here.
+    /// Goes on with `then` when the metadata of the path that `inode` is in are here.
     pub fn when_here(
         self: &Arc<Self>,
         inode: Inode,
+        asker: Asker,
         then: impl FnOnce(&Self, Result<(), FsError>) + Send + 'static,
     ) {
-        let need = self.contents_needed(inode);
-        self.when_met(need, then);
+        let need = self.inside(inode, Part::Tree);
+        self.when_met(need, asker, |fs, met| then(fs, met));
     }
 
     /// Goes on with `then` when a lookup of `name` in `parent` can be answered.
@@ -26,38 +40,91 @@ impl FileSystem {
         self: &Arc<Self>,
         parent: Inode,
         name: &[u8],
+        asker: Asker,
         then: impl FnOnce(&Self, Result<(), FsError>) + Send + 'static,
     ) {
         let need = match parent.place() {
             Ok(Place::Special(Special::Store)) => self.root_needed(name),
-            _ => self.contents_needed(parent),
+            _ => self.inside(parent, Part::Tree),
         };
-        self.when_met(need, then);
+        self.when_met(need, asker, |fs, met| then(fs, met));
+    }
+
+    /// Goes on with `then` and at most `length` bytes of a file, from `offset` on; fewer only at
+    /// its end.
+    pub fn read_when_here(
+        self: &Arc<Self>,
+        inode: Inode,
+        (offset, length): (u64, u32),
+        asker: Asker,
+        then: impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static,
+    ) {
+        self.read_again(inode, (offset, length), asker, AGAIN, then);
+    }
+
+    fn read_again(
+        self: &Arc<Self>,
+        inode: Inode,
+        part: (u64, u32),
+        asker: Asker,
+        again: u32,
+        then: impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static,
+    ) {
+        let need = self.inside(inode, Part::Contents);
+        self.when_met(need, asker, move |fs, met| {
+            match met.and_then(|()| fs.read(inode, part.0, part.1)) {
+                Err(FsError::Store(StoreError::Dropped { .. }))
+                    if again > 0 && fs.fetcher.is_some() =>
+                {
+                    // Boxed: a closure cannot have its own type in itself.
+                    let then: Box<dyn FnOnce(_) + Send> = Box::new(then);
+                    fs.read_again(inode, part, asker, again - 1, then);
+                }
+                read => then(read),
+            }
+        });
     }
 
     fn when_met(
         self: &Arc<Self>,
         need: Result<Option<Need>, FsError>,
-        then: impl FnOnce(&Self, Result<(), FsError>) + Send + 'static,
+        asker: Asker,
+        then: impl FnOnce(&Arc<Self>, Result<(), FsError>) + Send + 'static,
     ) {
         match (need, &self.fetcher) {
             (Ok(Some(need)), Some(fetcher)) => {
                 let fs = self.clone();
-                fetcher.request(need, move |met| then(&fs, met.map_err(FsError::Fetch)));
+                fetcher.request(need, asker, move |met| {
+                    then(&fs, met.map_err(FsError::Fetch))
+                });
             }
             (Ok(_), _) => then(self, Ok(())),
             (Err(e), _) => then(self, Err(e)),
         }
     }
 
-    fn contents_needed(&self, inode: Inode) -> Result<Option<Need>, FsError> {
+    /// What a request inside a path needs.
+    fn inside(&self, inode: Inode, part: Part) -> Result<Option<Need>, FsError> {
         let Place::Node(ordinal, _) = inode.place()? else {
             return Ok(None);
         };
-        if self.fetcher.is_none() || self.store.load(ordinal)?.is_some() {
+        self.recorder.touch(ordinal);
+        if part == Part::Contents {
+            self.store.touch(ordinal);
+        }
+        let Some(fetcher) = &self.fetcher else {
+            return Ok(None);
+        };
+        if self.has(ordinal, part)? {
+            fetcher.hit();
             return Ok(None);
         }
         Ok(self.store.path_of(ordinal)?.map(Need::Contents))
+    }
+
+    fn has(&self, ordinal: PathOrdinal, part: Part) -> Result<bool, FsError> {
+        let path = self.store.load(ordinal)?;
+        Ok(path.is_some_and(|p| part == Part::Tree || p.is_complete()))
     }
 
     /// Names that are no store paths are answered without asking anybody.
@@ -65,14 +132,17 @@ impl FileSystem {
         let Ok(path) = StorePath::parse_base_name(name) else {
             return Ok(None);
         };
-        if self.fetcher.is_none() {
+        let Some(fetcher) = &self.fetcher else {
             return Ok(None);
-        }
+        };
         let there = self.store.path_info(path.hash())?;
         Ok(
             match there.map(|i| (i.registration.path == path, i.contents)) {
-                Some((false, _) | (true, Contents::Local(_)))
-                | Some((true, Contents::Absent(Some(RootKind::Directory)))) => None,
+                Some((false, _)) => None,
+                Some((true, Contents::Local(_) | Contents::Absent(Some(RootKind::Directory)))) => {
+                    fetcher.hit();
+                    None
+                }
                 Some((true, Contents::Absent(_))) | None => Some(Need::Root(path)),
             },
         )

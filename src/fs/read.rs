@@ -20,8 +20,10 @@ impl FileSystem {
     /// # Errors
     /// It is no file, or its contents cannot be read.
     pub fn read(&self, inode: Inode, offset: u64, length: u32) -> Result<Vec<u8>, FsError> {
-        let Place::Node(ordinal, node) = inode.place()? else {
-            return Err(FsError::IsADirectory);
+        let (ordinal, node) = match inode.place()? {
+            Place::Node(ordinal, node) => (ordinal, node),
+            Place::Special(_) | Place::Profile(_, 0) => return Err(FsError::IsADirectory),
+            Place::Profile(..) => return Err(FsError::NotAFile),
         };
         let path = self.path(ordinal)?;
         match path.tree().node(node).ok_or(FsError::Stale)?.kind {

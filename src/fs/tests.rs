@@ -1,12 +1,14 @@
 //! The file system of a small state, without a kernel.
 
+mod profiles;
+
 use tempfile::TempDir;
 
 use super::*;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::store_path::StorePathHash;
-use crate::store::{Publication, Registration, StoreOptions};
+use crate::store::{Origin, Publication, Registration, StoreOptions};
 use crate::tree::Unpacker;
 
 fn path(seed: u8) -> StorePath {
@@ -48,9 +50,13 @@ fn publish(store: &Store, seed: u8) {
         ca: None,
     };
     let tree = unpacked.tree;
-    store
-        .publish(&[Publication { registration, tree }])
-        .unwrap();
+    let publication = Publication {
+        registration,
+        origin: Origin::Fetched,
+        tree,
+        hold: writer.finish(),
+    };
+    store.publish(&[publication]).unwrap();
 }
 
 fn file_system(paths: std::ops::Range<u8>) -> (TempDir, FileSystem) {
@@ -62,7 +68,7 @@ fn file_system(paths: std::ops::Range<u8>) -> (TempDir, FileSystem) {
     };
     let store = Arc::new(Store::open(dir.path(), &options).unwrap());
     paths.for_each(|seed| publish(&store, seed));
-    (dir, FileSystem::new(store, None))
+    (dir, FileSystem::new(store, None, Arc::default()))
 }
 
 fn root() -> Inode {

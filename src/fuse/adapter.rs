@@ -14,6 +14,7 @@ use fuser::{
 };
 
 use super::counters::{Counters, Operation};
+use crate::fetch::Asker;
 use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX};
 
 /// For ever, as far as the kernel is concerned: 34 years.
@@ -38,6 +39,11 @@ impl Adapter {
     fn count(&self, operation: Operation) {
         self.counters.count(operation);
     }
+}
+
+/// Who waits for the answer.
+fn asker(request: &Request) -> Asker {
+    Asker::new(request.pid())
 }
 
 fn list(
@@ -129,22 +135,26 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Operation::Lookup);
         let (parent, name) = (Inode(parent.0), name.as_bytes().to_vec());
         let looked = name.clone();
-        self.fs.when_known(parent, &looked, move |fs, known| {
-            match known.and_then(|()| fs.lookup(parent, &name)) {
-                Ok(Looked::Found(found)) => {
-                    // The number of what is not settled may become another one.
-                    let validity = validity(&found);
-                    reply.entry_with_ttls(validity, validity, &attr(&found), GENERATION);
+        let asker = asker(request);
+        self.fs
+            .when_known(parent, &looked, asker, move |fs, known| {
+                // See `invalidation.rs`: until the answer is written.
+                let _hold = fs.hold(parent);
+                match known.and_then(|()| fs.lookup(parent, &name)) {
+                    Ok(Looked::Found(found)) => {
+                        // The number of what is not settled may become another one.
+                        let validity = validity(&found);
+                        reply.entry_with_ttls(validity, validity, &attr(&found), GENERATION);
+                    }
+                    Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
+                    Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
+                    Err(e) => reply.error(errno(e)),
                 }
-                Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
-                Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
-                Err(e) => reply.error(errno(e)),
-            }
-        });
+            });
     }
 
     fn forget(&self, _request: &Request, _inode: INodeNo, _lookups: u64) {
@@ -166,10 +176,10 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
         self.count(Operation::Readlink);
         let inode = Inode(inode.0);
-        self.fs.when_here(inode, move |fs, here| {
+        self.fs.when_here(inode, asker(request), move |fs, here| {
             match here.and_then(|()| fs.read_link(inode)) {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(e)),
@@ -184,7 +194,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -194,13 +204,12 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.count(Operation::Read);
-        let inode = Inode(inode.0);
-        self.fs.when_here(inode, move |fs, here| {
-            match here.and_then(|()| fs.read(inode, offset, size)) {
+        let (inode, part) = (Inode(inode.0), (offset, size));
+        self.fs
+            .read_when_here(inode, part, asker(request), |read| match read {
                 Ok(bytes) => reply.data(&bytes),
                 Err(e) => reply.error(errno(e)),
-            }
-        });
+            });
     }
 
     fn flush(
@@ -236,14 +245,16 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         self.count(Operation::Readdir);
-        self.fs.when_here(Inode(inode.0), move |fs, here| {
+        let asker = asker(request);
+        self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
+            let _hold = fs.hold(Inode(inode.0));
             let listed = list(fs, here, inode, offset, |entry, attr| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(attr.ino, entry.next, attr.kind, name)
@@ -257,14 +268,16 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         self.count(Operation::Readdirplus);
-        self.fs.when_here(Inode(inode.0), move |fs, here| {
+        let asker = asker(request);
+        self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
+            let _hold = fs.hold(Inode(inode.0));
             let listed = list(fs, here, inode, offset, |entry, attr| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(attr.ino, entry.next, name, &EVER, attr, GENERATION)

@@ -6,7 +6,9 @@
 
 mod adapter;
 mod counters;
+mod invalidation;
 mod mount;
+mod removed;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +20,10 @@ pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint, unmount,
 };
 
-use crate::fetch::Fetcher;
-use crate::fs::{FileSystem, Inode, Special};
+use crate::fs::FileSystem;
 use crate::store::Store;
 use adapter::Adapter;
+use invalidation::Invalidation;
 
 /// Threads that read requests, for each core. They share one descriptor: a clone of it would
 /// lose the requests in flight with its daemon.
@@ -52,22 +54,19 @@ pub enum SessionError {
 }
 
 impl Session {
-    /// Mounts `store` as `request` says, with `fetcher` for what is not in it, and serves it until it is unmounted. Returns once the
-    /// mount answers.
+    /// Mounts `fs`, which shows `store`, as `request` says, and serves it until it is unmounted. Returns once the mount
+    /// answers.
     ///
     /// # Errors
     /// See [`SessionError`]; nothing stays mounted.
     pub fn start(
         store: &Arc<Store>,
-        fetcher: Option<Fetcher>,
+        fs: FileSystem,
         request: &MountRequest,
     ) -> Result<Self, SessionError> {
         request.check()?;
         let counters = Arc::new(Counters::default());
-        let adapter = Adapter::new(
-            Arc::new(FileSystem::new(store.clone(), fetcher)),
-            counters.clone(),
-        );
+        let adapter = Adapter::new(Arc::new(fs), counters.clone());
         let attached = mount::attach(request, store.dir())?;
         let handshake = |source| SessionError::Handshake {
             at: attached.at().to_owned(),
@@ -80,15 +79,10 @@ impl Session {
         let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
             .map_err(handshake)?;
         let background = session.spawn().map_err(handshake)?;
-        let notifier = background.notifier();
-        // Listings and attributes of the store directory are cached; the thread that publishes
-        // drops them before it goes on. It is never one that answers requests.
-        store.observe(move || {
-            let inode = fuser::INodeNo(Inode::special(Special::Store).0);
-            if let Err(e) = notifier.inval_inode(inode, 0, 0) {
-                tracing::debug!("the kernel's listing of the store was not dropped: {e}");
-            }
-        });
+        // Done by the thread that changes the state, before it goes on. It is never one that
+        // answers requests.
+        let invalidation = Invalidation::new(background.notifier());
+        store.observe(move |change| invalidation.apply(change));
         attached.finish(request)?;
         Ok(Self {
             background,

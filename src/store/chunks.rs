@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
-use super::database::{CHUNKS, DIGESTS};
-use super::{Store, StoreError, lock};
+use super::database::{CHUNKS, DIGESTS, Database, META};
+use super::{Hold, Store, StoreError, enter, lock};
 use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
 use crate::tree::ChunkSink;
 
@@ -37,6 +37,18 @@ impl Located {
             stored_length: u32::from_le_bytes(rest.try_into().ok()?),
         })
     }
+}
+
+/// The number after the last chunk that ever was, as far as chunks were deleted.
+pub(super) const NEXT_CHUNK: &[u8] = b"next-chunk";
+
+/// The number of the next new chunk: none is given twice, even where the last ones were deleted.
+pub(super) fn next_number(database: &Database) -> Result<u64, StoreError> {
+    let last = database.last_key(CHUNKS)?;
+    let last = last.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
+    let noted = database.get(META, NEXT_CHUNK)?;
+    let noted = noted.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?)));
+    Ok(last.map_or(0, |n| n + 1).max(noted.unwrap_or(0)))
 }
 
 /// Why a chunk cannot be read, before it is known for which path.
@@ -93,6 +105,27 @@ impl Store {
         lock(&self.damaged).contains(digest)
     }
 
+    /// Bytes of chunks that wait for the flush that a publication makes.
+    pub fn unflushed(&self) -> u64 {
+        lock(&self.writing).unflushed
+    }
+
+    /// Makes all chunks durable that were kept so far.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let _flushing = lock(&self.flushing);
+        // Whatever is counted is written: both happen under the lock. What is written while the
+        // flush runs stays counted.
+        let unflushed = self.unflushed();
+        if unflushed > 0 {
+            self.database.flush()?;
+            lock(&self.writing).unflushed -= unflushed;
+        }
+        Ok(())
+    }
+
     /// A sink for the chunks of one path.
     ///
     /// # Errors
@@ -102,40 +135,66 @@ impl Store {
             store: self,
             encoder: Encoder::new().map_err(StoreError::Compress)?,
             unchecked: CHECK_ROOM_EVERY,
+            hold: Hold::new(self.held.clone()),
         })
     }
 }
 
-/// Keeps the chunks of one path.
+/// Keeps the chunks of one path, and holds them: none of them is deleted before the path is
+/// published or given up.
 #[derive(Debug)]
 pub struct ChunkWriter<'s> {
     store: &'s Store,
     encoder: Encoder,
     /// Bytes written since the last look at the disk.
     unchecked: u64,
+    hold: Hold,
+}
+
+impl ChunkWriter<'_> {
+    /// What keeps the chunks from being deleted, for [`super::Publication::hold`].
+    pub fn finish(self) -> Hold {
+        self.hold
+    }
+
+    /// Holds the chunk if it is there and can be read.
+    fn reuse(&mut self, digest: &ChunkDigest) -> Result<bool, StoreError> {
+        let _gate = enter(&self.store.gate);
+        let found = self.store.locate(digest)?;
+        let found = found.filter(|_| !self.store.is_damaged(digest));
+        if let Some(found) = found {
+            self.hold.add(found.number);
+        }
+        Ok(found.is_some())
+    }
 }
 
 impl ChunkSink for ChunkWriter<'_> {
     type Error = StoreError;
 
     fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), StoreError> {
-        let store = self.store;
-        if store.locate(&digest)?.is_some() && !store.is_damaged(&digest) {
+        if self.reuse(&digest)? {
             return Ok(());
         }
+        let store = self.store;
         if self.unchecked >= CHECK_ROOM_EVERY {
             store.directory.check_room(store.database.unwritten())?;
             self.unchecked = 0;
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
         self.unchecked += record.len() as u64;
+        let _gate = enter(&store.gate);
         let mut writing = lock(&store.writing);
         // Another ingest may have brought it while this one compressed. A damaged record is
         // replaced where it is: trees know it by that number.
-        let number = match store.locate(&digest)? {
+        let found = store.locate(&digest)?;
+        let number = match found {
             None => writing.next_chunk,
             Some(found) if store.is_damaged(&digest) => found.number,
-            Some(_) => return Ok(()),
+            Some(found) => {
+                self.hold.add(found.number);
+                return Ok(());
+            }
         };
         let located = Located {
             number,
@@ -151,6 +210,9 @@ impl ChunkSink for ChunkWriter<'_> {
         );
         batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
         database.write_unlogged(batch)?;
+        let before = found.map_or(0, |f| i64::from(f.stored_length));
+        store.size.grow_chunks(record.len() as i64 - before);
+        self.hold.add(number);
         lock(&store.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);
         writing.unflushed += record.len() as u64;

@@ -1,10 +1,12 @@
 //! RocksDB: column families and options.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    FlushOptions, LogLevel, Options, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, LiveFile, LogLevel, Options, ReadOptions,
+    WriteBufferManager, WriteOptions,
 };
 
 use super::StoreError;
@@ -16,12 +18,23 @@ pub(super) const TREES: &str = "trees";
 pub(super) const PATHS: &str = "paths";
 pub(super) const ORDINALS: &str = "ordinals";
 pub(super) const META: &str = "meta";
+pub(super) const USES: &str = "uses";
+pub(super) const ROOTS: &str = "roots";
+pub(super) const TRACES: &str = "traces";
+pub(super) const RECLAIMED: &str = "reclaimed";
+pub(super) const PROFILES: &str = "profiles";
 
-const FAMILIES: [&str; 6] = [CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META];
+const FAMILIES: [&str; 11] = [
+    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED, PROFILES,
+];
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
 /// keys, not contents.
 const BLOB: u64 = 1 << 10;
+/// Size of the files with the keys of `chunks`, in bytes: space is given back by ranges of keys,
+/// and no range can be smaller than a file. One is for some 1,400 chunks, or 60 MB; smaller ones
+/// would be too many to be kept open.
+const FRAGMENT: u64 = 32 << 10;
 /// Files of the database that are kept open. Each costs a descriptor and its index in memory.
 const OPEN_FILES: i32 = 256;
 
@@ -80,14 +93,66 @@ impl Database {
             .map_err(database("a record was read"))
     }
 
+    /// A property of a family that is a number.
+    pub(super) fn number_of(&self, family: &'static str, name: &str) -> Result<u64, StoreError> {
+        let number = self
+            .db
+            .property_int_value_cf(self.family(family), name)
+            .map_err(database("its files were measured"))?;
+        Ok(number.unwrap_or(0))
+    }
+
+    /// Whether there are deletions in a family that have not met what they delete.
+    pub(super) fn has_deletions(&self, family: &'static str) -> Result<bool, StoreError> {
+        if self.number_of(family, "rocksdb.num-deletes-active-mem-table")? > 0
+            || self.number_of(family, "rocksdb.num-deletes-imm-mem-tables")? > 0
+        {
+            return Ok(true);
+        }
+        let files = self.db.live_files();
+        let files = files.map_err(database("its files were measured"))?;
+        let mut files = files.iter().filter(|f| f.column_family_name == family);
+        Ok(files.any(|f| f.num_deletions > 0))
+    }
+
+    /// The ranges of keys of a family's files that lie at the bottom, where they are disjoint; in
+    /// order. The keys are numbers.
+    pub(super) fn settled_files(
+        &self,
+        family: &'static str,
+    ) -> Result<Vec<RangeInclusive<u64>>, StoreError> {
+        let files = self.db.live_files();
+        let files = files.map_err(database("its files were measured"))?;
+        let number = |key: Option<Vec<u8>>| Some(u64::from_be_bytes(key?.try_into().ok()?));
+        let of_family = |f: &LiveFile| f.column_family_name == family && f.level > 0;
+        let files = files.into_iter().filter(of_family);
+        let ranges = files.filter_map(|f| Some(number(f.start_key)?..=number(f.end_key)?));
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.sort_by_key(|r| *r.start());
+        Ok(ranges)
+    }
+
+    /// The first key of a family.
+    pub(super) fn first_key(&self, family: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.end_key(family, |i| i.seek_to_first())
+    }
+
     /// The last key of a family.
     pub(super) fn last_key(&self, family: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.end_key(family, |i| i.seek_to_last())
+    }
+
+    fn end_key(
+        &self,
+        family: &'static str,
+        seek: impl FnOnce(&mut DBRawIterator<'_>),
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut iterator = self.db.raw_iterator_cf(self.family(family));
-        iterator.seek_to_last();
+        seek(&mut iterator);
         let key = iterator.key().map(<[u8]>::to_vec);
         iterator
             .status()
-            .map_err(database("its last record was looked up"))?;
+            .map_err(database("its first or last record was looked up"))?;
         Ok(key)
     }
 
@@ -101,19 +166,37 @@ impl Database {
             .map_err(database("chunks were written to disk"))
     }
 
+    /// Gives the space of deleted records back, those of chunks apart: `reclaim.rs` has these.
+    pub(super) fn compact_metadata(&self) {
+        for family in [TREES, PATHS, ORDINALS, DIGESTS, USES] {
+            let family = self.family(family);
+            let mut options = CompactOptions::default();
+            options.set_exclusive_manual_compaction(false);
+            self.db
+                .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        }
+    }
+
     /// Writes `batch` to the log and waits for the disk.
-    pub(super) fn write_synced(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+    pub(super) fn write_synced(
+        &self,
+        batch: rocksdb::WriteBatch,
+        what: &'static str,
+    ) -> Result<(), StoreError> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db
-            .write_opt(batch, &options)
-            .map_err(database("a path was published"))
+        let written = self.db.write_opt(batch, &options);
+        written.map_err(database(what))
     }
 
     /// Writes `batch` to the log, without waiting for the disk.
-    pub(super) fn write(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+    pub(super) fn write(
+        &self,
+        batch: rocksdb::WriteBatch,
+        what: &'static str,
+    ) -> Result<(), StoreError> {
         let written = self.db.write(batch);
-        written.map_err(database("a path was registered"))
+        written.map_err(database(what))
     }
 
     /// Writes `batch` without the log; a crash before the next flush loses it whole.
@@ -130,18 +213,54 @@ impl Database {
         &self,
         family: &'static str,
         from: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let mut iterator = self.db.raw_iterator_cf(self.family(family));
-        iterator.seek(from);
-        while let Some((key, value)) = iterator.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            iterator.next();
-        }
-        iterator.status().map_err(database("records were listed"))
+        walk(self.db.raw_iterator_cf(self.family(family)), from, visit)
     }
+
+    /// The records as they are now, whatever is written later.
+    pub(super) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
+            database: self,
+            at: self.db.snapshot(),
+        }
+    }
+}
+
+/// The database at one moment.
+pub(super) struct Snapshot<'d> {
+    database: &'d Database,
+    at: rocksdb::Snapshot<'d>,
+}
+
+impl Snapshot<'_> {
+    /// Walks a family, as [`Database::scan`] does, without filling the cache with it.
+    pub(super) fn scan(
+        &self,
+        family: &'static str,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let family = self.database.family(family);
+        walk(self.at.raw_iterator_cf_opt(family, options), from, visit)
+    }
+}
+
+fn walk(
+    mut iterator: DBRawIterator<'_>,
+    from: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    iterator.seek(from);
+    while let Some((key, value)) = iterator.item() {
+        if !visit(key, value)? {
+            return Ok(());
+        }
+        iterator.next();
+    }
+    iterator.status().map_err(database("records were listed"))
 }
 
 fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
@@ -163,7 +282,10 @@ fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB);
         options.set_blob_compression_type(DBCompressionType::None);
+        // Only `reclaim` moves blobs, and says which.
         options.set_enable_blob_gc(true);
+        options.set_blob_gc_age_cutoff(0.0);
+        options.set_target_file_size_base(FRAGMENT);
     }
     options
 }

@@ -19,7 +19,9 @@ const FORMAT_DRAFT: &str = ".format";
 const COMMAND: usize = 200;
 
 /// First line of the format file.
-const FORMAT: &str = "narfs-state 1";
+const FORMAT: &str = "narfs-state 2";
+/// The same of states that are upgraded when they are opened.
+const OLDER: [&str; 1] = ["narfs-state 1"];
 
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
@@ -76,7 +78,12 @@ impl Directory {
             write_format(path, wanted.cloned().unwrap_or_default())
                 .map_err(fail("it cannot be written"))?;
         }
-        let store_dir = read_format(path, wanted)?;
+        let (store_dir, is_older) = read_format(path, wanted)?;
+        if is_older {
+            // Before the first record that the older version does not know, so that it never
+            // meets one. What else is to be done, the database does whenever it is opened.
+            write_format(path, store_dir.clone()).map_err(fail("it cannot be upgraded"))?;
+        }
         let tmp = path.join("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(fail("tmp/ cannot be emptied"))?;
@@ -139,7 +146,8 @@ fn write_format(dir: &Path, store_dir: StoreDir) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<StoreDir, StoreError> {
+/// The store directory of a state, and whether its format is an older one.
+fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, bool), StoreError> {
     let text = fs::read_to_string(dir.join("format")).map_err(|source| StoreError::Directory {
         dir: dir.to_owned(),
         what: "its file \"format\" cannot be read",
@@ -147,7 +155,8 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<StoreDir, StoreE
     })?;
     let mut lines = text.lines();
     let found = lines.next().unwrap_or_default();
-    if found != FORMAT {
+    let is_older = OLDER.contains(&found);
+    if found != FORMAT && !is_older {
         return Err(if found.starts_with("narfs-state ") {
             StoreError::Newer {
                 dir: dir.to_owned(),
@@ -170,7 +179,7 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<StoreDir, StoreE
             found: store_dir.to_string(),
             wanted: wanted.to_string(),
         }),
-        _ => Ok(store_dir),
+        _ => Ok((store_dir, is_older)),
     }
 }
 

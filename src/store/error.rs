@@ -28,7 +28,7 @@ pub enum StoreError {
     #[error("{} is not a narfs state directory (it has no file \"format\") and is not empty; name another directory with --state", .0.display())]
     Foreign(PathBuf),
     /// The directory was written by a newer version.
-    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 1\"); use that version", dir.display())]
+    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 2\"); use that version", dir.display())]
     Newer {
         /// The state directory.
         dir: PathBuf,
@@ -103,9 +103,27 @@ pub enum StoreError {
         #[source]
         source: Option<RecordError>,
     },
+    /// The contents of a path were dropped. It is no damage: whoever fetches the path again has
+    /// them.
+    #[error(
+        "the contents of {path} were dropped to save space; `narfs prefetch` fetches them again"
+    )]
+    Dropped {
+        /// The path that was read.
+        path: StorePath,
+    },
     /// More paths than an inode number can address.
     #[error("the state has used up all {0} path numbers; start a new one")]
     TooManyPaths(u32),
+    /// More profiles and directories of profiles, in all its time, than inode numbers can address.
+    #[error("the state has used up all numbers for profiles; start a new one")]
+    TooManyProfiles,
+    /// More generations of a profile, in all its time, than inode numbers can address.
+    #[error("the profile {0} has used up all numbers for generations; set up a new one")]
+    TooManyGenerations(String),
+    /// A profile with the name of a directory that other profiles lie in.
+    #[error("{0} is a directory of profiles, so no profile can have this name; choose another")]
+    ProfileIsDirectory(String),
     /// The compressor failed.
     #[error("cannot compress a chunk")]
     Compress(#[source] io::Error),

@@ -5,31 +5,66 @@
 //! digest never names a chunk that is not there.
 
 mod chunks;
+mod collection;
 mod database;
 mod directory;
 mod error;
+mod eviction;
+mod holds;
 mod path_info;
 mod paths;
+mod pins;
+mod profile_table;
+mod profiles;
+mod publish;
+mod reading;
+mod reclaim;
+mod size;
 mod statistics;
+mod temporary_roots;
+mod traces;
+mod trees;
+mod uses;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 pub use chunks::ChunkWriter;
+pub use collection::{Collected, Collection};
 pub use error::StoreError;
-pub use path_info::{Contents, PathInfo, PathOrdinal, Registration, RootKind};
-pub use paths::{LoadedPath, Publication};
+pub use eviction::Eviction;
+pub use holds::Hold;
+pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
+pub use paths::LoadedPath;
+pub use pins::Pin;
+pub use profile_table::{
+    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+};
+pub use profiles::{
+    ChangedDirectory, ChangedProfile, ProfileChange, ProfilesChanged, ProfilesHold,
+};
+pub use publish::Publication;
 pub use statistics::{PathStatistics, Statistics};
+pub use temporary_roots::TemporaryRoots;
 
 use crate::chunk::ChunkDigest;
-use crate::nix::store_path::StoreDir;
-use database::{CHUNKS, Database};
+use crate::nix::store_path::{StoreDir, StorePath};
+use database::Database;
 use directory::Directory;
-use paths::{PathRecord, StoredTree};
+use eviction::Removal;
+use holds::Held;
+use paths::PathRecord;
+use profiles::Profiles;
+use size::Size;
+use temporary_roots::Relied;
+use trees::StoredTree;
+use uses::Uses;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -83,8 +118,19 @@ struct Writing {
     unflushed: u64,
 }
 
-/// Called after every change of the set of paths.
-type Observer = Box<dyn Fn() + Send + Sync>;
+/// What has changed in a state.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'c> {
+    /// The set of paths: there are more.
+    Paths,
+    /// These paths are there no more.
+    Removed(&'c [StorePath]),
+    /// Profiles and their directories.
+    Profiles(&'c ProfilesChanged),
+}
+
+/// Called after every change.
+type Observer = Box<dyn Fn(&Change<'_>) + Send + Sync>;
 
 /// An open state.
 pub struct Store {
@@ -92,13 +138,34 @@ pub struct Store {
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
+    uses: Uses,
+    profiles: Profiles,
+    size: Size,
+    held: Arc<Held>,
+    // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
+    /// Held by collections, from before roots are looked for: one at a time.
+    collecting: Mutex<()>,
+    /// Held by what drops or collects contents: one at a time.
+    removing: Mutex<()>,
+    /// Held while paths are published and while contents are dropped; what a running removal must
+    /// know of publications.
+    publishing: Mutex<Option<Removal>>,
+    /// What commands count on. Held while a path is collected.
+    relied: Arc<Mutex<Relied>>,
+    /// The ordinal that the next new path gets. Held while path infos are written.
+    next_ordinal: Mutex<u32>,
+    /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
+    flushing: Mutex<()>,
+    /// Entered to find, hold or write chunks, and to write trees and path infos; shut while
+    /// chunks are deleted.
+    gate: RwLock<()>,
     /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
     /// that what is counted as unflushed is written.
     writing: Mutex<Writing>,
-    /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
-    flushing: Mutex<()>,
-    /// The ordinal that the next new path gets. Held while paths are published.
-    next_ordinal: Mutex<u32>,
+    /// Held while space is given back.
+    reclaiming: Mutex<()>,
+    /// Held while pins and traces change.
+    changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
     observer: OnceLock<Observer>,
@@ -120,23 +187,36 @@ impl Store {
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         let directory = Directory::open(dir, options.store_dir.as_ref(), options.create)?;
         let database = Database::open(&dir.join("db"), options.memory / 2)?;
-        let next_chunk = database
-            .last_key(CHUNKS)?
-            .and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?) + 1))
-            .unwrap_or(0);
-        let next_ordinal = paths::next_ordinal(&database)?;
+        let next_chunk = chunks::next_number(&database)?;
+        let next_ordinal = publish::next_ordinal(&database)?;
+        let uses = Uses::open(&database)?;
+        let profiles = Profiles::open(&database)?;
+        let held = Arc::new(Held::default());
+        // A crash may have left chunks behind that no tree names.
+        held.note_litter();
         let quarter = options.memory as u64 / 4;
         Ok(Self {
             database,
             chunk_cache: Cache::with_weighter(quarter as usize / AVERAGE_ITEM, quarter, Weight),
             tree_cache: tree_cache(quarter * 3 / 4),
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
+            uses,
+            profiles,
+            size: Size::default(),
+            held,
+            collecting: Mutex::default(),
+            removing: Mutex::default(),
+            publishing: Mutex::default(),
+            relied: Arc::default(),
+            next_ordinal: Mutex::new(next_ordinal),
+            flushing: Mutex::default(),
+            gate: RwLock::default(),
             writing: Mutex::new(Writing {
                 next_chunk,
                 unflushed: 0,
             }),
-            next_ordinal: Mutex::new(next_ordinal),
-            flushing: Mutex::default(),
+            reclaiming: Mutex::default(),
+            changing_roots: Mutex::default(),
             damaged: Mutex::default(),
             observer: OnceLock::new(),
             directory,
@@ -158,10 +238,16 @@ impl Store {
         self.directory.store_dir()
     }
 
-    /// Has `observer` called after each change of the set of paths, by the thread that made the
-    /// change and before it goes on. There is one; a second is not taken.
-    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+    /// Has `observer` called after each change of the set of paths or of profiles, by the thread
+    /// that made the change and before it goes on. There is one; a second is not taken.
+    pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
+    }
+
+    fn tell(&self, change: &Change<'_>) {
+        if let Some(observer) = self.observer.get() {
+            observer(change);
+        }
     }
 }
 
@@ -191,6 +277,23 @@ const AVERAGE_ITEM: usize = crate::chunk::AVERAGE;
 /// the write that uses them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same of the gate, which guards nothing by itself.
+fn enter(gate: &RwLock<()>) -> RwLockReadGuard<'_, ()> {
+    gate.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn shut(gate: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
+    gate.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(e) = self.save_uses() {
+            tracing::warn!("the last uses of paths are not kept: {e}");
+        }
+    }
 }
 
 #[cfg(test)]

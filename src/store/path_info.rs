@@ -1,4 +1,4 @@
-//! The record of a path: what narinfo says of it, its ordinal, and its tree.
+//! The record of a path: what narinfo says of it, its ordinal, where it came from, and its tree.
 //!
 //! Invariant: what is signed (path, NarHash, NarSize, references) and the signatures are kept
 //! byte for byte.
@@ -49,12 +49,22 @@ pub enum RootKind {
     Link = 3,
 }
 
-/// Whether the contents of a path are here.
+/// Where the contents of a path came from: what was fetched can be fetched again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From this machine; perhaps no source has them.
+    Added = 0,
+    /// From a source.
+    Fetched = 1,
+}
+
+/// Whether the tree of a path is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
-    /// They are, as this tree.
+    /// It is, under this name. Its chunks are here as well, unless they were dropped: see
+    /// [`super::Store::has_contents`].
     Local(ChunkDigest),
-    /// They are not; the root is said to be of this kind, if anything was said.
+    /// Nothing is; the root is said to be of this kind, if anything was said.
     Absent(Option<RootKind>),
 }
 
@@ -67,11 +77,15 @@ pub struct PathInfo {
     pub ordinal: PathOrdinal,
     /// When, in seconds since 1970.
     pub registered: u64,
-    /// Whether its contents are here.
+    /// Where its contents came from, or will.
+    pub origin: Origin,
+    /// Whether its tree is here.
     pub contents: Contents,
 }
 
-const VERSION: u8 = 1;
+/// Records of version 1 have no origin: those with a signature count as fetched.
+const WITHOUT_ORIGIN: u8 = 1;
+const VERSION: u8 = 2;
 const UNKNOWN: u8 = 0;
 const LOCAL: u8 = 255;
 
@@ -89,7 +103,7 @@ impl PathInfo {
         all
     }
 
-    /// The tree, if the contents are here.
+    /// The tree, if it is here.
     pub fn tree(&self) -> Option<ChunkDigest> {
         match self.contents {
             Contents::Local(tree) => Some(tree),
@@ -104,6 +118,7 @@ impl PathInfo {
         out.extend_from_slice(r.nar_hash.as_bytes());
         out.extend_from_slice(&r.nar_size.to_le_bytes());
         out.extend_from_slice(&self.registered.to_le_bytes());
+        out.push(self.origin as u8);
         match self.contents {
             Contents::Local(tree) => {
                 out.push(LOCAL);
@@ -174,13 +189,21 @@ impl<'a> Fields<'a> {
 
     fn path_info(mut self, hash: StorePathHash) -> Option<PathInfo> {
         let [version] = self.array::<1>()?;
-        if version != VERSION {
+        if !matches!(version, WITHOUT_ORIGIN | VERSION) {
             return None;
         }
         let ordinal = PathOrdinal(u32::from_le_bytes(self.array()?));
         let nar_hash = NarHash::from_bytes(self.array()?);
         let nar_size = u64::from_le_bytes(self.array()?);
         let registered = u64::from_le_bytes(self.array()?);
+        let origin = match version {
+            WITHOUT_ORIGIN => None,
+            _ => match self.array()? {
+                [0] => Some(Origin::Added),
+                [1] => Some(Origin::Fetched),
+                _ => return None,
+            },
+        };
         let [contents] = self.array::<1>()?;
         let contents = match contents {
             LOCAL => Contents::Local(ChunkDigest(self.array()?)),
@@ -201,7 +224,12 @@ impl<'a> Fields<'a> {
         };
         let signatures = (0..self.number()?)
             .map(|_| self.string().map(str::to_owned))
-            .collect::<Option<_>>()?;
+            .collect::<Option<Vec<_>>>()?;
+        let local = matches!(contents, Contents::Local(_));
+        let origin = origin.unwrap_or(match signatures.is_empty() && local {
+            true => Origin::Added,
+            false => Origin::Fetched,
+        });
         let references = (0..self.number()?)
             .map(|_| {
                 let hash = StorePathHash::from_bytes(self.array()?);
@@ -220,6 +248,7 @@ impl<'a> Fields<'a> {
             },
             ordinal,
             registered,
+            origin,
             contents,
         })
     }
@@ -245,6 +274,7 @@ mod tests {
             },
             ordinal: PathOrdinal(77),
             registered: 1_700_000_000,
+            origin: Origin::Added,
             contents: Contents::Local(ChunkDigest::of(b"t")),
         };
         let bytes = info.encode();
@@ -256,5 +286,35 @@ mod tests {
         let mut longer = bytes;
         longer.push(0);
         assert!(PathInfo::decode(hash, &longer).is_err());
+    }
+
+    #[test]
+    fn a_record_of_version_1_was_fetched_if_it_is_signed() {
+        for (signatures, origin) in [
+            (vec!["k-1:AAAA".to_owned()], Origin::Fetched),
+            (Vec::new(), Origin::Added),
+        ] {
+            let path = StorePath::new(StorePathHash::from_bytes([1; 20]), "x").unwrap();
+            let info = PathInfo {
+                registration: Registration {
+                    path,
+                    nar_hash: NarHash::of(b"x"),
+                    nar_size: 120,
+                    references: Vec::new(),
+                    deriver: None,
+                    signatures,
+                    ca: None,
+                },
+                ordinal: PathOrdinal(3),
+                registered: 5,
+                origin,
+                contents: Contents::Local(ChunkDigest::of(b"t")),
+            };
+            let mut old = info.encode();
+            old[0] = WITHOUT_ORIGIN;
+            old.remove(1 + 4 + 32 + 8 + 8);
+            let hash = info.registration.path.hash();
+            assert_eq!(PathInfo::decode(hash, &old).unwrap(), info);
+        }
     }
 }

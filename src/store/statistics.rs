@@ -2,8 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::chunks::Located;
-use super::database::{DIGESTS, PATHS, TREES};
+use super::size::Lengths;
 use super::{LoadedPath, PathOrdinal, Store, StoreError};
 use crate::chunk::ChunkDigest;
 use crate::tree::NodeKind;
@@ -11,8 +10,11 @@ use crate::tree::NodeKind;
 /// Sums over a state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Statistics {
-    /// Registered paths.
+    /// Registered paths whose trees are here.
     pub paths: u64,
+    /// Of these, the ones whose contents were dropped.
+    #[serde(default)]
+    pub dropped_paths: u64,
     /// Different trees.
     pub trees: u64,
     /// Regular files of all paths.
@@ -45,7 +47,7 @@ pub struct PathStatistics {
     pub path: String,
     /// Length of its NAR, in bytes.
     pub nar_bytes: u64,
-    /// Different chunks of it.
+    /// Different chunks of it that are here.
     pub chunks: u64,
     /// Their lengths, uncompressed, in bytes.
     pub unique_bytes: u64,
@@ -63,29 +65,23 @@ impl Store {
     /// # Errors
     /// The database failed or a record is damaged.
     pub fn statistics(&self) -> Result<Statistics, StoreError> {
-        let mut s = Statistics::default();
-        self.database.scan(DIGESTS, &[], |_, value| {
-            if let Some(located) = Located::decode(value) {
-                s.chunks += 1;
-                s.unique_bytes += u64::from(located.raw_length);
-                s.chunk_bytes += u64::from(located.stored_length);
-            }
-            Ok(true)
-        })?;
-        self.database.scan(TREES, &[], |_, value| {
-            s.trees += 1;
-            s.tree_bytes += value.len() as u64;
-            Ok(true)
-        })?;
-        self.database.scan(PATHS, &[], |_, value| {
-            s.path_info_bytes += value.len() as u64;
-            Ok(true)
-        })?;
+        let lengths = Lengths::count(&self.database.snapshot())?;
+        let mut s = Statistics {
+            trees: lengths.trees,
+            chunks: lengths.chunks,
+            unique_bytes: lengths.unique_bytes,
+            chunk_bytes: lengths.chunk_bytes,
+            tree_bytes: lengths.tree_bytes,
+            path_info_bytes: lengths.path_info_bytes,
+            stored_bytes: lengths.total(),
+            ..Statistics::default()
+        };
         for (ordinal, _) in self.list(PathOrdinal(0), usize::MAX)? {
             let Some(path) = self.load(ordinal)? else {
                 continue;
             };
             s.paths += 1;
+            s.dropped_paths += u64::from(!path.is_complete());
             s.nar_bytes += path.info().registration.nar_size;
             for index in 0..path.tree().len() {
                 match path.tree().node(index).map(|n| n.kind) {
@@ -96,7 +92,6 @@ impl Store {
                 }
             }
         }
-        s.stored_bytes = s.chunk_bytes + s.tree_bytes + s.path_info_bytes;
         Ok(s)
     }
 

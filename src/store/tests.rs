@@ -1,5 +1,12 @@
 //! Publishing, finding and listing on a real database, and what damaged records do.
 
+mod dropped;
+mod formats;
+mod profiles;
+mod races;
+mod removed;
+mod roots;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,28 +51,39 @@ fn nar(contents: &[u8]) -> Vec<u8> {
 
 /// Keeps the chunks of a file with these contents.
 fn kept(store: &Store, path: &StorePath, contents: &[u8]) -> Publication {
-    let nar = nar(contents);
+    kept_nar(store, path, &nar(contents))
+}
+
+fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
     let mut writer = store.chunk_writer().unwrap();
     let unpacked = Unpacker::new(&mut writer, &[], &store.spool())
-        .unpack(&nar[..])
+        .unpack(nar)
         .unwrap();
     Publication {
         registration: Registration {
             path: path.clone(),
-            nar_hash: NarHash::of(&nar),
+            nar_hash: NarHash::of(nar),
             nar_size: nar.len() as u64,
             references: unpacked.references,
             deriver: None,
             signatures: Vec::new(),
             ca: None,
         },
+        origin: Origin::Fetched,
         tree: unpacked.tree,
+        hold: writer.finish(),
     }
 }
 
 fn published(store: &Store, seeds: std::ops::Range<u8>) {
     let all: Vec<_> = seeds.map(|s| kept(store, &path(s), &[s; 3000])).collect();
     store.publish(&all).unwrap();
+}
+
+/// Removes what is not live, without looking for roots meanwhile.
+fn collect(store: &Store, live: &HashSet<StorePathHash>, limit: Option<u64>) -> Collected {
+    let collection = store.begin_collection();
+    collection.remove(live, limit, &mut |_| true).unwrap()
 }
 
 /// Bytes that no codec makes smaller.
@@ -78,6 +96,82 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
         (state >> 32) as u8
     };
     (0..length).map(next).collect()
+}
+
+/// Publishes a file with these contents, fetched.
+fn publish(store: &Store, path: &StorePath, contents: &[u8]) {
+    store.publish(&[kept(store, path, contents)]).unwrap();
+}
+
+fn publish_nar(store: &Store, path: &StorePath, nar: &[u8]) {
+    store.publish(&[kept_nar(store, path, nar)]).unwrap();
+}
+
+fn is_dropped(store: &Store, path: &StorePath) -> bool {
+    let info = store.path_info(path.hash()).unwrap().unwrap();
+    !store.has_contents(&info).unwrap()
+}
+
+/// The state as it would be found if the process had been killed now.
+fn crashed(dir: &TempDir) -> (TempDir, Store) {
+    // A file that a compaction deletes meanwhile belongs to the past.
+    let copy = std::iter::repeat_with(|| copied(dir.path())).find_map(Result::ok);
+    let copy = copy.unwrap();
+    let store = open(copy.path()).unwrap();
+    (copy, store)
+}
+
+fn copied(dir: &Path) -> std::io::Result<TempDir> {
+    let copy = tempfile::tempdir()?;
+    std::fs::copy(dir.join("format"), copy.path().join("format"))?;
+    std::fs::create_dir(copy.path().join("db"))?;
+    let names = || -> std::io::Result<Vec<_>> {
+        let entries = std::fs::read_dir(dir.join("db"))?;
+        let mut names: Vec<_> = entries
+            .map(|e| Ok(e?.file_name()))
+            .collect::<Result<_, std::io::Error>>()?;
+        names.sort();
+        Ok(names)
+    };
+    let before = names()?;
+    for name in &before {
+        std::fs::copy(dir.join("db").join(name), copy.path().join("db").join(name))?;
+    }
+    match names()? == before {
+        true => Ok(copy),
+        false => Err(std::io::Error::other("it changed meanwhile")),
+    }
+}
+
+/// What must hold whenever nobody writes: sizes are right, digests name chunks that are there, and
+/// complete trees too.
+fn assert_sound(store: &Store) {
+    let s = store.statistics().unwrap();
+    assert_eq!(store.stored_bytes().unwrap(), s.stored_bytes);
+    assert_eq!(store.chunk_bytes().unwrap(), s.chunk_bytes);
+    let mut numbers = HashSet::new();
+    let each = |_: &[u8], value: &[u8]| {
+        let number = chunks::Located::decode(value).unwrap().number;
+        assert!(numbers.insert(number), "two digests name chunk {number}");
+        Ok(true)
+    };
+    store.database.scan(DIGESTS, &[], each).unwrap();
+    let mut there = HashSet::new();
+    let each = |key: &[u8], _: &[u8]| {
+        there.insert(u64::from_be_bytes(key.try_into().unwrap()));
+        Ok(true)
+    };
+    store.database.scan(CHUNKS, &[], each).unwrap();
+    assert_eq!(numbers, there);
+    let each = |_: &[u8], value: &[u8]| {
+        let mut named = trees::TreeRecord::parse(value).unwrap().numbers();
+        assert!(
+            named.all(|n| there.contains(&n)),
+            "a chunk of a tree is gone"
+        );
+        Ok(true)
+    };
+    store.database.scan(TREES, &[], each).unwrap();
 }
 
 fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {
@@ -98,7 +192,7 @@ fn publishing_again_changes_nothing() {
     let (_dir, store) = store();
     let told = Arc::new(AtomicUsize::new(0));
     let count = told.clone();
-    store.observe(move || {
+    store.observe(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let first = kept(&store, &path(1), b"first");
@@ -138,7 +232,7 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
     let database = &store.database;
     batch.delete_cf(database.family(ORDINALS), 3u32.to_be_bytes());
     batch.delete_cf(database.family(PATHS), path(3).hash().as_bytes());
-    database.write_synced(batch).unwrap();
+    database.write_synced(batch, "a test").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     published(&store, 3..5);
@@ -154,7 +248,7 @@ fn too_many_paths_are_refused_whole() {
     let mut batch = rocksdb::WriteBatch::default();
     let last = PathOrdinal::MAX.to_le_bytes();
     batch.put_cf(store.database.family(META), b"next-ordinal", last);
-    store.database.write_synced(batch).unwrap();
+    store.database.write_synced(batch, "a test").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     let two = [1, 2].map(|s| kept(&store, &path(s), b"x"));
@@ -271,7 +365,7 @@ fn overwrite(store: &Store, family: &'static str, value: &[u8]) {
     store.database.scan(family, &[], first).unwrap();
     let mut batch = rocksdb::WriteBatch::default();
     batch.put_cf(store.database.family(family), key, value);
-    store.database.write_synced(batch).unwrap();
+    store.database.write_synced(batch, "a test").unwrap();
 }
 
 fn first_record(store: &Store, family: &'static str) -> Vec<u8> {
@@ -355,7 +449,7 @@ fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
     published(&store, 1..2);
     let mut batch = rocksdb::WriteBatch::default();
     batch.delete_cf(store.database.family(CHUNKS), 0u64.to_be_bytes());
-    store.database.write_synced(batch).unwrap();
+    store.database.write_synced(batch, "a test").unwrap();
     store.chunk_cache.clear();
     let error = dump(&store, &path(1)).unwrap_err();
     assert!(

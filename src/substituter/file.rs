@@ -4,16 +4,20 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{Answer, LISTING_LIMIT, SourceError, Stream, Substituter, TEXT_LIMIT};
+use super::traffic::Request;
+use super::{Answer, LISTING_LIMIT, SourceError, Stream, Substituter, TEXT_LIMIT, Traffic};
 use crate::nix::store_path::StorePathHash;
 
 /// See the module.
 pub(super) struct FileCache {
     url: String,
     dir: PathBuf,
+    traffic: Arc<Traffic>,
 }
 
 impl FileCache {
@@ -33,6 +37,7 @@ impl FileCache {
             Ok(m) if m.is_dir() => Ok(Self {
                 url: url.to_owned(),
                 dir,
+                traffic: Arc::default(),
             }),
             Ok(_) => Err(fail(format!("{} is not a directory", dir.display()))),
             Err(e) => Err(fail(format!("{}: {e}", dir.display()))),
@@ -71,8 +76,25 @@ impl FileCache {
         Ok(Some(file))
     }
 
+    /// Opens a file as an answer to a request.
+    fn answer(&self, relative: &str) -> Result<Option<File>, SourceError> {
+        let asked = Instant::now();
+        let file = self.file(relative);
+        if file.is_ok() {
+            self.traffic.answered(asked.elapsed());
+        }
+        file
+    }
+
     fn text(&self, relative: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
-        let Some(file) = self.file(relative)? else {
+        let request = self.traffic.request();
+        let text = self.whole(relative, limit);
+        request.end(&text);
+        text
+    }
+
+    fn whole(&self, relative: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
+        let Some(file) = self.answer(relative)? else {
             return Ok(None);
         };
         let url = || self.dir.join(relative).display().to_string();
@@ -84,6 +106,7 @@ impl FileCache {
                 what: "cannot be read",
                 source,
             })?;
+        self.traffic.received(bytes.len());
         if bytes.len() > limit {
             return Err(SourceError::TooLong { url: url(), limit });
         }
@@ -116,6 +139,10 @@ impl Substituter for FileCache {
         &self.url
     }
 
+    fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
         Box::pin(std::future::ready(self.text("nix-cache-info", TEXT_LIMIT)))
     }
@@ -133,19 +160,67 @@ impl Substituter for FileCache {
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
         // A query is for servers that make the NAR on demand.
         let path = percent_decode(url.split('?').next().unwrap_or(url));
-        let stream = self
-            .file(&path)
-            .map(|file| file.map(|f| Box::new(f) as Stream));
+        let request = self.traffic.request();
+        let stream = match self.answer(&path) {
+            Ok(Some(file)) => Ok(Some(Box::new(Counted {
+                file,
+                traffic: self.traffic.clone(),
+                request: Some(request),
+            }) as Stream)),
+            Ok(None) => {
+                request.succeeded();
+                Ok(None)
+            }
+            Err(e) => {
+                request.failed(&e);
+                Err(e)
+            }
+        };
         Box::pin(std::future::ready(stream))
     }
 
     fn list(&self) -> Answer<'_, Vec<StorePathHash>> {
-        Box::pin(std::future::ready(self.hashes()))
+        let request = self.traffic.request();
+        let hashes = self.hashes();
+        request.end(&hashes);
+        Box::pin(std::future::ready(hashes))
+    }
+}
+
+/// A NAR that is read, which counts.
+struct Counted {
+    file: File,
+    traffic: Arc<Traffic>,
+    /// Until the first error.
+    request: Option<Request>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out);
+        match (&read, self.request.take()) {
+            (Ok(n), request) => {
+                self.traffic.received(*n);
+                self.request = request;
+            }
+            (Err(e), Some(request)) if e.kind() != io::ErrorKind::Interrupted => request.failed(e),
+            (Err(_), request) => self.request = request,
+        }
+        read
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Whoever reads a file ends when it has enough of it.
+        if let Some(request) = self.request.take() {
+            request.succeeded();
+        }
     }
 }
 
 /// Undoes `%XX`; anything else stays.
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -188,5 +263,28 @@ mod tests {
         assert!(cache.file("/etc/passwd").is_err());
         assert!(cache.file("nar").is_err());
         assert!(cache.file("nar/none").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_read_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
+        std::fs::write(dir.path().join("x.nar"), [0; 1000]).unwrap();
+        let cache = FileCache::open(&format!("file://{}", dir.path().display())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        assert!(runtime.block_on(cache.cache_info()).unwrap().is_some());
+        let hash = StorePathHash::from_bytes([0; 20]);
+        assert!(runtime.block_on(cache.narinfo(hash)).unwrap().is_none());
+        let mut nar = runtime.block_on(cache.nar("x.nar")).unwrap().unwrap();
+        io::copy(&mut nar, &mut io::sink()).unwrap();
+        drop(nar);
+        assert!(runtime.block_on(cache.nar("../x.nar")).is_err());
+        let now = cache.traffic().snapshot();
+        assert_eq!((now.requests, now.failures, now.abandoned), (4, 1, 0));
+        assert_eq!(now.received_bytes, 1021);
+        assert!(now.latency_average_us.is_some());
+        assert!(now.last_failure.unwrap().text.contains("leads out"));
     }
 }

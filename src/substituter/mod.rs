@@ -3,11 +3,21 @@
 //! Invariant: nothing that a source says is believed here. A substituter moves bytes; what they
 //! mean, and whether they may be trusted, is decided above.
 
+mod body;
+mod credentials;
+mod encoding;
 mod file;
 mod http;
+mod netrc;
+mod range;
+mod redaction;
+mod retry;
+mod traffic;
+mod url;
 
 use std::future::Future;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +28,11 @@ use thiserror::Error;
 use crate::nix::store_path::StorePathHash;
 use file::FileCache;
 use http::HttpCache;
+pub use redaction::redacted;
+pub use retry::Retries;
+pub use traffic::{LastFailure, Traffic, TrafficSnapshot};
+use url::Kind;
+pub use url::check;
 
 /// Longest narinfo or nix-cache-info that is read, in bytes; real ones have some kilobytes.
 const TEXT_LIMIT: usize = 1 << 20;
@@ -31,7 +46,7 @@ pub enum SourceError {
     /// The URL is not one of a source.
     #[error("{url}: {what}")]
     Url {
-        /// As it was given.
+        /// As it was given, its password hidden.
         url: String,
         /// What is wrong with it.
         what: String,
@@ -55,7 +70,15 @@ pub enum SourceError {
         /// HTTP status.
         status: u16,
         /// What to do, where something can be done.
-        hint: &'static str,
+        hint: String,
+    },
+    /// The answer is encoded in a way that is not known.
+    #[error("{url}: it comes with the Content-Encoding {encoding:?}, which narfs does not know")]
+    Encoding {
+        /// What was asked for.
+        url: String,
+        /// As the server names it.
+        encoding: String,
     },
     /// The answer is longer than such a file may be.
     #[error("{url}: longer than {limit} bytes")]
@@ -64,6 +87,25 @@ pub enum SourceError {
         url: String,
         /// The bound.
         limit: usize,
+    },
+    /// The netrc file that the caller names cannot be read.
+    #[error("{}: this netrc file cannot be read", file.display())]
+    NetrcFile {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A netrc file is malformed.
+    #[error("{}: line {line} of this netrc file: {what}", file.display())]
+    Netrc {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, without its contents.
+        what: &'static str,
     },
     /// The source cannot be listed.
     #[error(
@@ -80,9 +122,31 @@ impl SourceError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { status, .. } => http::is_transient(*status),
+            Self::Refused { status, .. } => retry::is_transient(*status),
             _ => false,
         }
+    }
+}
+
+/// Why a stream gave an error: the transfer of a NAR broke off, and could not be resumed.
+#[derive(Debug, Error)]
+#[error("{url}: the transfer broke off at byte {at}: {cause}")]
+pub struct BrokenOff {
+    /// What was asked for.
+    pub url: String,
+    /// Bytes that had come.
+    pub at: u64,
+    /// Why.
+    pub cause: String,
+    /// Whether the policy for retries is used up already.
+    pub exhausted: bool,
+}
+
+impl BrokenOff {
+    /// Whether a stream's error says that its source was tried often enough.
+    pub fn is_final(error: &io::Error) -> bool {
+        let inner = error.get_ref().and_then(|e| e.downcast_ref::<Self>());
+        inner.is_some_and(|broken| broken.exhausted)
     }
 }
 
@@ -94,8 +158,11 @@ pub type Stream = Box<dyn Read + Send>;
 
 /// A binary cache.
 pub trait Substituter: Send + Sync {
-    /// How users name it.
+    /// How users name it, a password hidden.
     fn url(&self) -> &str;
+
+    /// What went on with it so far.
+    fn traffic(&self) -> &Traffic;
 
     /// The text of `nix-cache-info`; `None` if there is none.
     fn cache_info(&self) -> Answer<'_, Option<Bytes>>;
@@ -114,26 +181,25 @@ pub trait Substituter: Send + Sync {
     fn list(&self) -> Answer<'_, Vec<StorePathHash>>;
 }
 
-/// The source that a URL names. HTTP gives up on a silent server after `stall`.
+/// How a source is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time without a byte after which a server is given up.
+    pub stall: Duration,
+    /// The netrc file. `None` is the one that `NETRC` names, else `~/.netrc`, else
+    /// `/etc/nix/netrc`; that there is none is no error then.
+    pub netrc: Option<PathBuf>,
+}
+
+/// The source that a URL names. No server is asked yet.
 ///
 /// # Errors
-/// A URL of another kind.
-pub fn open(url: &str, stall: Duration) -> Result<Arc<dyn Substituter>, SourceError> {
-    if url.starts_with("file://") {
-        return Ok(Arc::new(FileCache::open(url)?));
+/// A URL of another kind, a netrc file that is malformed, or no directory at a `file://` URL.
+pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, SourceError> {
+    match Kind::of(url)? {
+        Kind::File => Ok(Arc::new(FileCache::open(url)?)),
+        Kind::Http => Ok(Arc::new(HttpCache::open(url, options)?)),
     }
-    if url.starts_with("http://") || url.starts_with("https://") {
-        return Ok(Arc::new(HttpCache::open(url, stall)?));
-    }
-    let what = if url.starts_with('/') || url.starts_with('.') {
-        "a directory is named as file:///DIRECTORY"
-    } else {
-        "a source is file:///DIRECTORY, http://… or https://…"
-    };
-    Err(SourceError::Url {
-        url: url.to_owned(),
-        what: what.to_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -142,10 +208,25 @@ mod tests {
 
     #[test]
     fn urls_of_other_kinds_are_refused_with_a_hint() {
-        let e = |u| open(u, Duration::from_secs(1)).err().unwrap().to_string();
+        let options = Options {
+            stall: Duration::from_secs(1),
+            netrc: None,
+        };
+        let e = |u| open(u, &options).err().unwrap().to_string();
         assert!(e("/var/cache").contains("file:///DIRECTORY"));
         assert!(e("ftp://x").contains("http://"));
         assert!(e("http://").contains("http://"));
         assert!(e("file://relative").contains("absolute"));
+        for url in [
+            "ftp://u:secret@h",
+            "http://u:secret@h:x/",
+            "http://u:sec/secret@h",
+        ] {
+            let error = e(url);
+            assert!(
+                error.contains("u:***@h") && !error.contains("secret"),
+                "{error}"
+            );
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -73,6 +73,9 @@ fn check(state: &State) -> usize {
 #[test]
 fn a_copy_that_is_killed_leaves_every_path_whole_or_absent() {
     let (cache, offers) = cache();
+    let start = Instant::now();
+    State::new().copy(&cache, &["--all"]).succeeds();
+    let whole = start.elapsed().as_millis() as u64;
     let mut state = State::new();
     let mut before = 0;
     let mut seen = BTreeSet::new();
@@ -82,9 +85,10 @@ fn a_copy_that_is_killed_leaves_every_path_whole_or_absent() {
         } else {
             Signal::KILL
         };
-        // From the making of the state to the last group; a few early, most spread out.
+        // From the making of the state to the last group; a few early, most spread out over the
+        // time that a copy takes here.
         let random = u64::from_le_bytes(noise(round, 8).try_into().unwrap());
-        let longest = if round % 6 == 0 { 60 } else { 1200 };
+        let longest = if round % 6 == 0 { 60 } else { whole };
         let after = Duration::from_millis(random % longest);
         let done = interrupted(&state, &cache, after, signal);
         let there = check(&state);

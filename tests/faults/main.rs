@@ -17,14 +17,17 @@ mod archives;
 #[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
 mod concurrency;
+mod configuration;
 mod content_addresses;
 mod crashes;
+mod credentials;
 mod damage;
 mod foreign_states;
 mod full_disk;
 mod local_trees;
 mod memory;
 mod narinfos;
+mod networks;
 mod private_mount;
 mod program;
 #[path = "../support/server.rs"]
@@ -32,3 +35,4 @@ mod program;
 mod server;
 mod servers;
 mod sources;
+mod transfers;

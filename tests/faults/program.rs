@@ -46,7 +46,14 @@ impl State {
     pub fn command<S: AsRef<str>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_narfs"));
         command.env_remove("NARFS_LOG").env_remove("NARFS_MEMORY");
-        command.env_remove("http_proxy").env_remove("HTTP_PROXY");
+        for proxy in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(proxy);
+            command.env_remove(proxy.to_uppercase());
+        }
+        // Nor passwords of whoever runs the tests.
+        command.env_remove("NETRC").env_remove("HOME");
+        // Not what this machine is configured to do.
+        command.env("NARFS_CONFIG", "/dev/null");
         command.arg("--state").arg(&self.dir);
         command.args(arguments.iter().map(AsRef::as_ref));
         command

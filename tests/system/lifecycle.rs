@@ -73,7 +73,7 @@ fn the_daemon_does_not_keep_the_callers_directory_busy() {
             .args(["-t", "tmpfs", "none"])
             .arg(&other),
     );
-    let mut mount = sandbox.command(&["mount", "../nix"]);
+    let mut mount = sandbox.command(&["mount", "../nix", "--offline"]);
     succeed(mount.current_dir(&other));
     assert!(sandbox.store().exists());
     succeed(Command::new("umount").arg(&other));
@@ -84,12 +84,13 @@ fn the_daemon_does_not_keep_the_callers_directory_busy() {
 fn the_daemon_holds_no_descriptor_of_whoever_started_it() {
     let sandbox = Sandbox::with_worlds();
     let lock = sandbox.dir().join("lock");
-    let mount = sandbox.command(&["mount", sandbox.at.to_str().unwrap()]);
+    let mount = sandbox.command(&["mount", "--offline", sandbox.at.to_str().unwrap()]);
     let mut script = Command::new("bash");
     script
         .args(["-c", "exec 9>\"$0\"; flock 9; \"$@\""])
         .arg(&lock);
     script.arg(mount.get_program()).args(mount.get_args());
+    script.env("NARFS_CONFIG", "/dev/null");
     succeed(script.env("NARFS_STATE", &sandbox.state));
     let held = fs::read_dir(format!("/proc/{}/fd", sandbox.pid())).unwrap();
     let held = held.filter_map(|e| fs::read_link(e.ok()?.path()).ok());
@@ -235,7 +236,7 @@ fn the_dead_mount_of_a_killed_daemon_is_recovered_by_the_next() {
     let hello = World::small().package("hello");
     for (options, path) in [(vec![], "store"), (vec!["-o", "subtree=store"], "")] {
         let at = sandbox.at.to_str().unwrap();
-        let mut mount = vec!["mount", at];
+        let mut mount = vec!["mount", at, "--offline"];
         mount.extend(options);
         sandbox.narfs(&mount);
         let pid = sandbox.pid();
@@ -278,7 +279,8 @@ fn a_daemon_in_the_foreground_tells_its_service_manager() {
         let length = socket.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
-    let mut mount = sandbox.command(&["mount", sandbox.at.to_str().unwrap(), "--foreground"]);
+    let at = sandbox.at.to_str().unwrap();
+    let mut mount = sandbox.command(&["mount", at, "--offline", "--foreground"]);
     let mut daemon = Other::start(mount.env("NOTIFY_SOCKET", &manager));
     assert!(receive().lines().any(|l| l == "READY=1"));
     // Ready is ready: the mount answers and commands go to it.

@@ -65,7 +65,7 @@ fn a_full_mount_point_is_covered_if_the_user_says_so() {
     let sandbox = Sandbox::with_worlds();
     fs::write(sandbox.at.join("covered"), "").unwrap();
     let at = sandbox.at.to_str().unwrap();
-    sandbox.narfs(&["mount", at, "-o", "nonempty"]);
+    sandbox.narfs(&["mount", at, "--offline", "-o", "nonempty"]);
     assert!(!sandbox.at.join("covered").exists());
     sandbox.unmount();
     assert!(sandbox.at.join("covered").exists());
@@ -83,7 +83,7 @@ fn unknown_options_are_refused() {
 fn only_the_store_is_mounted_with_subtree_store() {
     let sandbox = Sandbox::with_worlds();
     let at = sandbox.at.to_str().unwrap();
-    sandbox.narfs(&["mount", at, "-o", "subtree=store"]);
+    sandbox.narfs(&["mount", at, "--offline", "-o", "subtree=store"]);
     let bash = sandbox.at.join(World::small().package("bash"));
     assert!(bash.join("bin/bash").exists());
     assert!(!sandbox.at.join("store").exists() && !sandbox.at.join("var").exists());
@@ -134,7 +134,7 @@ fn a_second_mount_shows_the_same_superblock_and_shares_its_pages() {
 fn a_store_that_is_mounted_alone_can_be_shown_again() {
     let sandbox = Sandbox::with_worlds();
     let at = sandbox.at.to_str().unwrap();
-    sandbox.narfs(&["mount", at, "-o", "subtree=store"]);
+    sandbox.narfs(&["mount", at, "--offline", "-o", "subtree=store"]);
     let second = sandbox.make_dir("second");
     let second = second.to_str().unwrap();
     sandbox.narfs(&["mount", second, "-o", "subtree=store"]);
@@ -163,7 +163,9 @@ fn mount_points_are_found_however_they_are_written() {
             let arguments = |command: &str, at: &Path| {
                 [command.as_ref(), at.as_os_str()].map(ToOwned::to_owned)
             };
-            sandbox.narfs(&arguments("mount", mounted));
+            let mut mount = arguments("mount", mounted).to_vec();
+            mount.push("--offline".into());
+            sandbox.narfs(&mount);
             assert!(odd.join("store").exists());
             let again = sandbox.complaint(&arguments("mount", unmounted));
             assert!(again.contains("mounted at"), "{again}");

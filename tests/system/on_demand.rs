@@ -267,3 +267,19 @@ fn a_mount_option_that_is_no_number_of_seconds_is_refused() {
         assert!(said.contains("seconds"), "{said}");
     }
 }
+
+#[test]
+fn what_a_server_encodes_for_the_way_is_what_it_was() {
+    let cache = Cache::new();
+    let offer = directory("encoded", &noise(1, 100_000));
+    cache.put(&offer);
+    cache.put_listing(&offer, "directory");
+    let server = Server::new(cache.dir().to_owned(), |_, _| Answer::Encoded);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    let place = sandbox.store().join(offer.path().base_name());
+    // The listing says that it is a directory, so that the NAR need not come.
+    assert_eq!(kind(&place), "directory");
+    assert_eq!(asked(&server, &offer), [1, 1, 0]);
+    assert!(fs::read(place.join("file")).unwrap() == noise(1, 100_000));
+}

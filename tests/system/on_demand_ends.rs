@@ -80,42 +80,58 @@ fn a_signal_ends_the_daemon_in_the_middle_of_a_fetch() {
     }
 }
 
+/// Rounds of the test below, and paths that are fetched in each when the daemon is killed.
+const ROUNDS: u64 = 50;
+const FETCHES: u64 = 100;
+
 #[test]
 fn a_daemon_that_is_killed_during_fetches_leaves_a_whole_state() {
     let cache = Cache::new();
-    let offers: Vec<Offer> = (0..40)
-        .map(|n| directory(&format!("p{n}"), &noise(n + 1, 400_000)))
-        .collect();
-    for offer in &offers {
-        cache.put(offer);
-        cache.put_listing(offer, "directory");
-    }
     let server = plain(&cache);
     let sandbox = Sandbox::empty();
     let mut had = 0;
-    for round in 0..5 {
+    let mut all: Vec<(Offer, Vec<u8>)> = Vec::new();
+    for round in 0..ROUNDS {
+        let new = (round * FETCHES..(round + 1) * FETCHES).map(|n| {
+            let contents = noise(n + 1, 30_000);
+            let offer = directory(&format!("p{n}"), &contents);
+            cache.put(&offer);
+            cache.put_listing(&offer, "directory");
+            (offer, contents)
+        });
+        let new: Vec<_> = new.collect();
         sandbox.mount_from(&[&server.url], &key(&cache), "");
         let verified = sandbox.json(&["verify"]);
-        assert_eq!(verified["failures"].as_array().unwrap().len(), 0);
-        assert!(verified["good"].as_u64().unwrap() >= had);
-        had = verified["good"].as_u64().unwrap();
+        assert_eq!(verified["failures"], serde_json::json!([]), "{round}");
+        let good = verified["good"].as_u64().unwrap();
+        let kept = good + verified["dropped"].as_u64().unwrap();
+        assert!(kept >= had, "{round}: {kept} of {had}");
+        had = kept;
         let pid = sandbox.pid();
-        let readers = offers.iter().map(|offer| {
+        let readers = new.iter().map(|(offer, _)| {
             let place = sandbox.store().join(offer.path().base_name()).join("file");
             let mut cat = Command::new("cat");
             cat.arg(place).stdout(Stdio::null()).stderr(Stdio::null());
             cat.spawn().unwrap()
         });
         let readers: Vec<_> = readers.collect();
-        sleep(Duration::from_millis(30 + 40 * round));
+        // Every third time in the middle of an eviction as well.
+        let evicting = (round % 3 == 2).then(|| {
+            let mut evict = sandbox.command(&["evict", "--to", "500K"]);
+            let evict = evict.stdout(Stdio::null()).stderr(Stdio::null());
+            evict.spawn().unwrap()
+        });
+        sleep(Duration::from_millis(5 * round % 130));
         signal(pid, Signal::KILL);
-        readers.into_iter().for_each(ends);
+        readers.into_iter().chain(evicting).for_each(ends);
         wait_until("the daemon has ended", || !is_alive(pid));
+        all.extend(new);
     }
     sandbox.mount_from(&[&server.url], &key(&cache), "");
-    for (n, offer) in (0..).zip(&offers) {
+    for (offer, contents) in all.iter().step_by(7) {
         let place = sandbox.store().join(offer.path().base_name()).join("file");
-        assert_eq!(fs::read(place).unwrap(), noise(n + 1, 400_000));
+        assert!(fs::read(place).unwrap() == *contents);
     }
-    assert_eq!(sandbox.json(&["verify"])["good"], offers.len());
+    let verified = sandbox.json(&["verify"]);
+    assert_eq!(verified["failures"], serde_json::json!([]));
 }

@@ -16,8 +16,9 @@ use crate::support::{Sandbox, wait_until};
 /// Beyond the longest deadline of [`SHORT`], for a loaded machine.
 const BOUND: Duration = Duration::from_secs(6);
 
-/// Where the trouble is, what it is, and how a read ends meanwhile; 0 is well.
-const TROUBLES: [(&str, Answer, i32); 24] = [
+/// Where the trouble is, what it is, and how a read ends meanwhile; 0 is well. A source that wants
+/// to be left alone is not among them: it holds up all that is asked of it.
+const TROUBLES: [(&str, Answer, i32); 23] = [
     (".narinfo", Answer::Hangup, libc::EIO),
     (".narinfo", Answer::Stall, libc::EIO),
     (".narinfo", Answer::HalfAndStall, libc::EIO),
@@ -25,7 +26,6 @@ const TROUBLES: [(&str, Answer, i32); 24] = [
     (".narinfo", Answer::Status(401), libc::EIO),
     (".narinfo", Answer::Status(403), libc::ENOENT),
     (".narinfo", Answer::Status(404), libc::ENOENT),
-    (".narinfo", Answer::Later, libc::EIO),
     (".narinfo", Answer::Truncated, libc::EIO),
     (".narinfo", Answer::Nonsense(3 << 20), libc::EIO),
     (".narinfo", Answer::Redirect, libc::EIO),
@@ -121,6 +121,35 @@ fn each_trouble_ends_in_the_right_error_and_is_over_when_it_is_over() {
         });
     }
     assert_eq!(sandbox.json(&["verify"])["good"], 1 + offers.len());
+}
+
+#[test]
+fn a_source_that_wants_to_be_left_alone_is_an_error_until_it_answers() {
+    let cache = Cache::new();
+    let offers = ["told", "other"].map(|name| directory(name, name.as_bytes()));
+    offers.iter().for_each(|o| cache.put(o));
+    let over = Arc::new(AtomicBool::new(false));
+    let (is_over, told) = (over.clone(), offers[0].path().hash().to_string());
+    let server = Server::new(cache.dir().to_owned(), move |path, _| {
+        if path.contains(&told) && !is_over.load(Ordering::Relaxed) {
+            Answer::Later
+        } else {
+            Answer::File
+        }
+    });
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    let read =
+        |offer: &Offer| fs::read(sandbox.store().join(offer.path().base_name()).join("file"));
+    let start = Instant::now();
+    assert_eq!(errno(read(&offers[0])), Some(libc::EIO));
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    over.store(true, Ordering::Relaxed);
+    for (offer, contents) in offers.iter().zip(["told", "other"]) {
+        wait_until("it answers", || {
+            read(offer).is_ok_and(|read| read == contents.as_bytes())
+        });
+    }
 }
 
 /// Looks things up, lists and reads until the others have ended, and is never held up.

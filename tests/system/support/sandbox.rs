@@ -143,9 +143,10 @@ impl Sandbox {
         self.narfs(&["copy", "--from", &url, "--trusted-public-key", &key, path]);
     }
 
-    /// Mounts at [`Sandbox::at`].
+    /// Mounts what the state has at [`Sandbox::at`].
     pub fn mount(&self) {
-        self.narfs(&[OsStr::new("mount"), self.at.as_os_str()]);
+        let [mount, offline] = ["mount", "--offline"].map(OsStr::new);
+        self.narfs(&[mount, self.at.as_os_str(), offline]);
     }
 
     /// Mounts with sources for what is not here; `options` go after `-o`.
@@ -301,7 +302,16 @@ impl Drop for Sandbox {
 fn narfs<A: AsRef<OsStr>>(state: &Path, arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_narfs"));
     command.env("NARFS_STATE", state).args(arguments);
-    for unwanted in ["NARFS_LOG", "NOTIFY_SOCKET", "NARFS_READY_FD", "http_proxy"] {
+    // Not what this machine is configured to do.
+    command.env("NARFS_CONFIG", "/dev/null");
+    let unwanted = [
+        "NARFS_LOG",
+        "NARFS_MEMORY",
+        "NOTIFY_SOCKET",
+        "NARFS_READY_FD",
+        "http_proxy",
+    ];
+    for unwanted in unwanted {
         command.env_remove(unwanted);
     }
     command

@@ -1,0 +1,98 @@
+//! What values options may have; the same in a configuration file and on the command line.
+//!
+//! Invariant: an error says what was found and what is expected, and nothing of where.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::size::Size;
+use super::PrefetchPolicy;
+use crate::nix::signature::PublicKey;
+use crate::nix::store_path::StoreDir;
+use crate::substituter;
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if Path::new(text).is_absolute() {
+        return Ok(text.into());
+    }
+    Err(format!("{text:?} is no absolute path; write /DIRECTORY/…"))
+}
+
+pub(super) fn netrc_file(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "none" => Ok(None),
+        _ if Path::new(text).is_absolute() => Ok(Some(text.into())),
+        _ => Err(format!(
+            "{text:?} is no absolute path; write /DIRECTORY/FILE or none"
+        )),
+    }
+}
+
+pub(super) fn store_dir(text: &str) -> Result<StoreDir, String> {
+    StoreDir::parse(text)
+        .map_err(|e| format!("{text:?} is no store directory ({e}); write one such as /nix/store"))
+}
+
+pub(super) fn source(text: &str) -> Result<String, String> {
+    // What is wrong follows the URL.
+    let wrong = |e: substituter::SourceError| match e {
+        substituter::SourceError::Url { what, .. } => what,
+        other => other.to_string(),
+    };
+    match substituter::check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(e) => Err(format!("{text:?} is no source: {}", wrong(e))),
+    }
+}
+
+pub(super) fn public_key(text: &str) -> Result<String, String> {
+    match PublicKey::parse(text.trim()) {
+        Ok(_) => Ok(text.trim().to_owned()),
+        Err(e) => Err(format!(
+            "{text:?} is no public key ({e}); write NAME:BASE64"
+        )),
+    }
+}
+
+/// What is said of a memory that is too small, or no number.
+pub(super) fn no_memory(found: &str) -> String {
+    let least = super::LEAST_MEMORY;
+    format!("{found} is no number of MiB; give {least} or more")
+}
+
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err(no_seconds(&format!("{text:?}"))),
+    }
+}
+
+/// What is said of what is no number of seconds.
+pub(super) fn no_seconds(found: &str) -> String {
+    format!("{found} is no number of seconds; give 1 or more")
+}
+
+pub(super) fn prefetch(text: &str) -> Result<PrefetchPolicy, String> {
+    let policies = [PrefetchPolicy::None, PrefetchPolicy::Closure];
+    let found = policies.into_iter().find(|p| p.name() == text);
+    found.ok_or_else(|| no_prefetch(&format!("{text:?}")))
+}
+
+/// What is said of what is no policy.
+pub(super) fn no_prefetch(found: &str) -> String {
+    format!("{found} is no policy; write none or closure")
+}
+
+pub(super) fn budget(text: &str) -> Result<Option<Size>, String> {
+    match text.parse() {
+        _ if text == "none" => Ok(None),
+        // With nothing at all to keep contents in, there would be no reading them.
+        Ok(size) if size > Size(0) => Ok(Some(size)),
+        _ => Err(no_budget(&format!("{text:?}"))),
+    }
+}
+
+/// What is said of what is no size.
+pub(super) fn no_budget(found: &str) -> String {
+    format!("{found} is no size; write 500M, 20G or none")
+}

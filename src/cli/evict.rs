@@ -1,0 +1,56 @@
+//! `narfs evict`
+
+use anyhow::bail;
+use clap::Args;
+
+use super::size::Size;
+use super::{Global, Outcome, bytes, print_json, println};
+use crate::daemon::{Command, EvictReport, Report};
+
+/// Drop contents that can be fetched again, least recently used path first
+///
+/// Names, sizes and links stay, so that `ls` goes on working; contents come back when something
+/// reads them. Pinned paths, what running programs use and what was added here stay. Uses that the
+/// kernel serves from its caches are not seen.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// What may stay in the state: 500M, 20G, or a number of bytes
+    #[arg(long, value_name = "SIZE")]
+    to: Size,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let Size(to) = self.to;
+        let Report::Evict(report) = global.run(Command::Evict { to }, false)? else {
+            bail!("the daemon gave another report than that of an eviction");
+        };
+        if self.json {
+            print_json(&report)?;
+        } else {
+            println(&summary(&report))?;
+        }
+        if report.stored_bytes > to {
+            eprintln!(
+                "narfs: {} are stored, more than {}: the rest is pinned, in use, metadata, or was \
+                 added here",
+                bytes(report.stored_bytes),
+                bytes(to)
+            );
+            return Ok(Outcome::Failed);
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+fn summary(r: &EvictReport) -> String {
+    format!(
+        "contents of {} paths dropped, {} freed, {} stored",
+        r.paths.len(),
+        bytes(r.freed_bytes),
+        bytes(r.stored_bytes)
+    )
+}

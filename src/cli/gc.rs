@@ -1,0 +1,69 @@
+//! `narfs gc`
+
+use anyhow::bail;
+use clap::Args;
+
+use super::size::Size;
+use super::{Global, Outcome, print_json, println};
+use crate::daemon::{Command, GcReport, GcRequest, Report};
+use crate::profile::{DeleteSpec, DeleteSpecError};
+
+/// Remove the store paths that no root reaches, and give their space back
+///
+/// Roots are pins, the generations of profiles, what running programs use, and links: those in the
+/// directory gcroots of the state that point into the store or to a link that does. `narfs roots`
+/// names them all, `narfs add-root` makes one. What is removed and looked up again is fetched
+/// again, where a source has it.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Change nothing; print what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    /// First delete the generations of all profiles that were not current at any time in so many
+    /// days: 30d
+    #[arg(long, value_name = "AGE", value_parser = days)]
+    delete_older_than: Option<u32>,
+    /// Stop when so much is freed: 500M, 20G, or a number of bytes
+    #[arg(long, value_name = "SIZE", conflicts_with = "dry_run")]
+    max_freed: Option<Size>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn days(text: &str) -> Result<u32, DeleteSpecError> {
+    match DeleteSpec::parse_days(text)? {
+        DeleteSpec::Days(days) => Ok(days),
+        _ => Err(DeleteSpecError::NoDays(text.to_owned())),
+    }
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let request = GcRequest {
+            dry_run: self.dry_run,
+            older_than_days: self.delete_older_than,
+            max_freed: self.max_freed.map(|Size(bytes)| bytes),
+            lines: !self.json,
+        };
+        let Report::Gc(report) = global.run(Command::Gc(request), false)? else {
+            bail!("the daemon gave another report than that of a collection");
+        };
+        if self.json {
+            print_json(&report)?;
+        } else {
+            println(&summary(&report))?;
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+/// As Nix says it.
+fn summary(r: &GcReport) -> String {
+    let mib = r.freed_bytes as f64 / f64::from(1 << 20);
+    let would = if r.dry_run { "would be " } else { "" };
+    format!(
+        "{} store paths {would}deleted, {mib:.2} MiB {would}freed",
+        r.paths.len()
+    )
+}

@@ -1,0 +1,63 @@
+//! `narfs pins` and `narfs unpin`
+
+use anyhow::bail;
+use clap::Args;
+
+use super::{Global, Outcome, print_json, println};
+use crate::daemon::{Command, Report};
+
+/// Show what is pinned, and whether it is wholly here
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Let closures be dropped again; nothing is dropped by this alone
+#[derive(Debug, Args)]
+pub(super) struct UnpinArguments {
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<String>,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let Report::Pins(pins) = global.run(Command::Pins, false)? else {
+            bail!("the daemon gave another report than that of pins");
+        };
+        if self.json {
+            print_json(&pins)?;
+            return Ok(Outcome::Good);
+        }
+        for pin in pins {
+            let missing = match pin.missing {
+                0 => "complete".to_owned(),
+                n => format!("{n} not here"),
+            };
+            println(&format!("{}   {} paths, {missing}", pin.path, pin.closure))?;
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+impl UnpinArguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let wanted = self.paths.len();
+        let command = Command::Unpin { paths: self.paths };
+        let Report::Unpinned(gone) = global.run(command, false)? else {
+            bail!("the daemon gave another report than that of pins");
+        };
+        for path in &gone {
+            println(&format!("unpinned {path}"))?;
+        }
+        if gone.len() < wanted {
+            bail!(
+                "{} of the paths were not pinned; `narfs pins` names those that are",
+                wanted - gone.len()
+            );
+        }
+        Ok(Outcome::Good)
+    }
+}

@@ -1,0 +1,45 @@
+//! Tells what became of a profile, in the words of Nix where it has them.
+
+use super::{line, print_json, println};
+use crate::daemon::{ProfileChangeReport, ProfileOutcome};
+
+/// Prints what became of a profile; warnings go to stderr.
+pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow::Result<()> {
+    for warning in &r.warnings {
+        eprintln!("narfs: warning: {warning}");
+    }
+    if json {
+        return print_json(r);
+    }
+    for path in &r.installed {
+        line(r.dry_run, "would install", "installing", path)?;
+    }
+    for path in &r.kept {
+        println(&format!("{path} is installed already"))?;
+    }
+    for path in &r.removed {
+        line(r.dry_run, "would remove", "removing", path)?;
+    }
+    for number in &r.deleted {
+        let what = format!("profile version {number}");
+        line(r.dry_run, "would remove", "removing", &what)?;
+    }
+    let (from, to) = (r.from.unwrap_or(0), r.to.unwrap_or(0));
+    let (profile, path) = (&r.profile, r.path.as_deref().unwrap_or("nothing"));
+    match r.outcome {
+        ProfileOutcome::Switched => {
+            let what = format!("profile from version {from} to {to}");
+            line(r.dry_run, "would switch", "switching", &what)
+        }
+        ProfileOutcome::Created => {
+            let would = format!("profile '{profile}' would get version {to}:");
+            let does = format!("profile '{profile}' has version {to} now:");
+            line(r.dry_run, &would, &does, path)
+        }
+        // What was deleted says enough.
+        ProfileOutcome::Unchanged if !r.deleted.is_empty() => Ok(()),
+        ProfileOutcome::Unchanged => println(&format!(
+            "profile '{profile}' stays at version {to}: {path}"
+        )),
+    }
+}

@@ -1,0 +1,133 @@
+//! `narfs profile link`: links outside of the mount, such as `~/.nix-profile`.
+//!
+//! Invariant: the place has the old link or the new one at any moment, and nothing but a link is
+//! ever replaced.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, Outcome, print_json, println};
+use crate::daemon::{self, Command, ProfileAction, ProfileRequest, SourceRequest};
+use crate::profile::ProfileName;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Change nothing; fail if the link is not there or leads elsewhere
+    #[arg(long)]
+    check: bool,
+    /// Only say what would be done
+    #[arg(long, conflicts_with = "check")]
+    dry_run: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    /// Where the link is to be, such as ~/.nix-profile or /run/current-system
+    #[arg(value_name = "PLACE")]
+    place: PathBuf,
+}
+
+/// What is at the place of a link.
+enum There {
+    Nothing,
+    Link(PathBuf),
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global, profile: &ProfileName) -> anyhow::Result<Outcome> {
+        let target = target(global, profile)?;
+        let place = std::path::absolute(&self.place)?;
+        let there = look(&place)?;
+        let is_right = matches!(&there, There::Link(to) if *to == target);
+        let (shown, to) = (place.display(), target.display());
+        if self.check && !is_right {
+            match there {
+                There::Nothing => bail!("{shown} does not exist; without --check it is made"),
+                There::Link(other) => bail!(
+                    "{shown} leads to {}, not to {to}; without --check it is replaced",
+                    other.display()
+                ),
+            }
+        }
+        if !is_right && !self.dry_run {
+            put(&place, &target)?;
+        }
+        if self.json {
+            print_json(&json!({
+                "place": place.to_string_lossy(),
+                "target": target.to_string_lossy(),
+                "changed": !is_right,
+                "dryRun": self.dry_run,
+            }))?;
+        } else if is_right {
+            println(&format!("{shown} leads to {to} already"))?;
+        } else if self.dry_run {
+            println(&format!("{shown} would lead to {to}"))?;
+        } else {
+            println(&format!("{shown} leads to {to} now"))?;
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+/// The profile in the mount; it must be there.
+fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
+    let state = global.state()?;
+    let status = daemon::status(&state);
+    let mountpoints = status.map(|s| s.mountpoints).unwrap_or_default();
+    // Where only the store is mounted there are no profiles.
+    let shows = |at: &&PathBuf| at.join("var/nix/profiles").is_dir();
+    let Some(at) = mountpoints.iter().find(shows) else {
+        bail!(
+            "the state {} is not mounted where it shows profiles, so that there is nothing to link \
+             to; `narfs mount` it first",
+            state.display()
+        );
+    };
+    let command = Command::Profile(ProfileRequest {
+        profile: profile.to_string(),
+        action: ProfileAction::History,
+        sources: SourceRequest::default(),
+        dry_run: false,
+    });
+    global.run(command, false)?;
+    Ok(at.join("var/nix/profiles").join(profile.as_str()))
+}
+
+fn look(place: &Path) -> anyhow::Result<There> {
+    match fs::symlink_metadata(place) {
+        Ok(found) if found.is_symlink() => Ok(There::Link(fs::read_link(place)?)),
+        Ok(_) => bail!(
+            "{} is there and is no symlink, so it is left alone; move it away",
+            place.display()
+        ),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(There::Nothing),
+        Err(e) => Err(e).with_context(|| format!("cannot look at {}", place.display())),
+    }
+}
+
+/// Makes the link under another name, and gives it its own in one step.
+fn put(place: &Path, target: &Path) -> anyhow::Result<()> {
+    let name = place
+        .file_name()
+        .with_context(|| format!("{} is no place for a link", place.display()))?;
+    let mut draft_name = std::ffi::OsString::from(".");
+    draft_name.push(name);
+    draft_name.push(format!(".narfs-{}", std::process::id()));
+    let draft = place.with_file_name(draft_name);
+    let made = symlink(target, &draft);
+    made.with_context(|| format!("cannot make the link {}", draft.display()))?;
+    // A file or directory that came meanwhile: a directory would not be replaced, a file would.
+    let replaced = look(place).and_then(|_| {
+        fs::rename(&draft, place).with_context(|| format!("cannot replace {}", place.display()))
+    });
+    if replaced.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    replaced
+}

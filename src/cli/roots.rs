@@ -1,0 +1,61 @@
+//! `narfs roots` and `narfs add-root`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::{Global, Outcome, print_json, println};
+use crate::daemon::{Command, Report};
+
+/// Show what `narfs gc` keeps: each root, and where it is from
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a link to a store path that keeps it until the link is removed
+///
+/// As `nix-store --add-root --indirect`: LINK points to the path, and the directory gcroots/auto of
+/// the state to LINK. A link into the store that is there is replaced.
+#[derive(Debug, Args)]
+pub(super) struct AddArguments {
+    /// Where the link is to be
+    #[arg(value_name = "LINK")]
+    link: PathBuf,
+    /// A store path: /nix/store/HASH-NAME, HASH-NAME or HASH
+    #[arg(value_name = "PATH")]
+    path: String,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let Report::Roots(roots) = global.run(Command::Roots, false)? else {
+            bail!("the daemon gave another report than that of roots");
+        };
+        if self.json {
+            print_json(&roots)?;
+            return Ok(Outcome::Good);
+        }
+        for root in roots {
+            println(&format!("{} -> {}", root.from, root.path))?;
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+impl AddArguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let command = Command::AddRoot {
+            link: std::path::absolute(&self.link)?,
+            path: self.path,
+        };
+        let Report::Added(path) = global.run(command, false)? else {
+            bail!("the daemon gave another report than that of roots");
+        };
+        println(&format!("{} -> {path}", self.link.display()))?;
+        Ok(Outcome::Good)
+    }
+}

@@ -1,0 +1,237 @@
+//! Collection of what no root reaches.
+//!
+//! Invariant: roots are looked for after the collection has begun, so that what becomes one later
+//! is known to it (see [`Collection`](crate::store::Collection)); copies and fetches go on
+//! meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{CommandError, Output, Report};
+use super::engine::Engine;
+use super::roots::{Links, Root, links};
+use crate::nix::store_path::StorePath;
+use crate::profile::{DeleteSpec, Generation, GenerationNumber, Generations, ProfileName};
+use crate::store::{Collected, ProfileChange, ProfileRecord};
+
+/// What to collect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcRequest {
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// First delete the generations of all profiles that were not current in so many days.
+    pub older_than_days: Option<u32>,
+    /// Stop when so many stored bytes are freed.
+    pub max_freed: Option<u64>,
+    /// Give a line for each thing that is done, while it is.
+    pub lines: bool,
+}
+
+/// A generation that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldGeneration {
+    /// Its profile.
+    pub profile: String,
+    /// Its number.
+    pub generation: u64,
+}
+
+/// What a collection removed, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcReport {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// Generations that were deleted first.
+    pub generations: Vec<OldGeneration>,
+    /// Store paths, each before those that it refers to.
+    pub paths: Vec<String>,
+    /// Stored bytes that this freed.
+    pub freed_bytes: u64,
+    /// Bytes that the disk got back.
+    pub reclaimed_bytes: u64,
+    /// Bytes that are stored now.
+    pub stored_bytes: u64,
+}
+
+/// Where lines go, if they are wanted.
+struct Lines<'o> {
+    output: &'o mut dyn Output,
+    wanted: bool,
+}
+
+impl Lines<'_> {
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        if !self.wanted {
+            return Ok(());
+        }
+        self.output.data(format!("{line}\n").as_bytes())
+    }
+}
+
+/// The generations of a profile as the rules know them.
+fn generations(record: &ProfileRecord) -> Generations {
+    let list = record.generations.iter().map(|g| {
+        let (target, created) = (g.path.clone(), g.created);
+        (GenerationNumber(g.number), Generation { target, created })
+    });
+    let list: BTreeMap<_, _> = list.collect();
+    Generations::from_parts(record.current.map(GenerationNumber), list)
+}
+
+impl Engine {
+    pub(super) fn gc(
+        &self,
+        request: &GcRequest,
+        output: &mut dyn Output,
+    ) -> Result<Report, CommandError> {
+        let wanted = request.lines;
+        let mut lines = Lines { output, wanted };
+        let mut report = GcReport {
+            dry_run: request.dry_run,
+            ..GcReport::default()
+        };
+        if let Some(days) = request.older_than_days {
+            report.generations = self.delete_generations(days, request.dry_run, &mut lines)?;
+        }
+        let collected = if request.dry_run {
+            self.collectable(&report.generations, &mut lines)?
+        } else {
+            self.collect(request.max_freed, &mut lines)?
+        };
+        if !request.dry_run && collected.bytes > 0 {
+            let stop = AtomicBool::new(false);
+            report.reclaimed_bytes = self.store.reclaim_after_collection(&stop)?;
+        }
+        report.paths = collected.paths.iter().map(|p| self.full(p)).collect();
+        report.freed_bytes = collected.bytes;
+        report.stored_bytes = self.store.stored_bytes()?;
+        Ok(Report::Gc(report))
+    }
+
+    /// Deletes what was not current in the last so many days, of all profiles together; the lines
+    /// are those of Nix.
+    fn delete_generations(
+        &self,
+        days: u32,
+        dry_run: bool,
+        lines: &mut Lines<'_>,
+    ) -> Result<Vec<OldGeneration>, CommandError> {
+        let changing = self.changing_profiles.lock();
+        let _changing = changing.unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+        let (mut changes, mut deleted) = (Vec::new(), Vec::new());
+        for (name, record) in self.store.profiles()? {
+            let known = generations(&record);
+            let profile = ProfileName::parse(&name);
+            // Only numbers that a user names can be wrong.
+            let old = profile.map(|p| known.select(&p, &DeleteSpec::Days(days), now));
+            let Ok(Ok(old)) = old else {
+                continue;
+            };
+            if old.is_empty() {
+                continue;
+            }
+            deleted.extend(old.iter().map(|n| OldGeneration {
+                profile: name.clone(),
+                generation: n.0,
+            }));
+            let kept = record.generations.into_iter();
+            let kept = kept.filter(|g| !old.contains(&GenerationNumber(g.number)));
+            changes.push(ProfileChange {
+                name,
+                current: record.current,
+                generations: kept.map(|g| (g.number, g.path, g.created)).collect(),
+            });
+        }
+        if !dry_run && !changes.is_empty() {
+            self.store.change_profiles(&changes)?;
+        }
+        let mut profile = "";
+        for old in &deleted {
+            if old.profile != profile {
+                profile = &old.profile;
+                lines.say(&format!("removing old generations of profile {profile}"))?;
+            }
+            let what = if dry_run { "would remove" } else { "removing" };
+            lines.say(&format!("{what} profile version {}", old.generation))?;
+        }
+        Ok(deleted)
+    }
+
+    /// What would go if the generations in `old` were not there.
+    fn collectable(
+        &self,
+        old: &[OldGeneration],
+        lines: &mut Lines<'_>,
+    ) -> Result<Collected, CommandError> {
+        lines.say("finding garbage collector roots...")?;
+        let is_old = |profile: &str, number| {
+            let mut all = old.iter();
+            all.any(|o| o.profile == profile && o.generation == number)
+        };
+        let mut roots = self.recorded_roots(is_old)?;
+        roots.extend(links(&self.store)?.roots);
+        roots.extend(self.roots_in_use()?);
+        let live = roots.iter().map(|r| r.path.hash()).collect();
+        let collected = self.store.collectable(&live)?;
+        for path in &collected.paths {
+            lines.say(&format!("would delete '{}'", self.full(path)))?;
+        }
+        Ok(collected)
+    }
+
+    /// Removes what is not live. Who reads the lines may be slow, and the collection does not wait
+    /// for that; if nobody reads them any more, it ends.
+    fn collect(
+        &self,
+        max_freed: Option<u64>,
+        lines: &mut Lines<'_>,
+    ) -> Result<Collected, CommandError> {
+        std::thread::scope(|scope| {
+            let (sender, said) = channel();
+            let working = scope.spawn(move || self.collect_telling(max_freed, &sender));
+            let read = said.iter().try_for_each(|line| lines.say(&line));
+            drop(said);
+            let outcome = working.join();
+            let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            read?;
+            outcome
+        })
+    }
+
+    fn collect_telling(
+        &self,
+        max_freed: Option<u64>,
+        lines: &Sender<String>,
+    ) -> Result<Collected, CommandError> {
+        let say = |line: String| lines.send(line).is_ok();
+        say("finding garbage collector roots...".into());
+        let collection = self.store.begin_collection();
+        let mut roots = self.recorded_roots(|_, _| false)?;
+        let Links {
+            roots: linked,
+            stale,
+        } = links(&self.store)?;
+        for stale in stale {
+            let (link, target) = (stale.link.display(), stale.target.display());
+            say(format!("removing stale link from '{link}' to '{target}'"));
+            if let Err(e) = fs::remove_file(&stale.link) {
+                tracing::warn!("the stale link {link} stays: {e}");
+            }
+        }
+        roots.extend(linked);
+        roots.extend(self.roots_in_use()?);
+        let live = roots.iter().map(|r: &Root| r.path.hash()).collect();
+        say("deleting garbage...".into());
+        let mut removed = |path: &StorePath| say(format!("deleting '{}'", self.full(path)));
+        Ok(collection.remove(&live, max_freed, &mut removed)?)
+    }
+}

@@ -1,0 +1,267 @@
+//! What is to be here and what may go: prefetches, pins, evictions and traces.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::command::{
+    CommandError, EvictReport, Failure, Output, PinReport, PrefetchReport, PrefetchRequest, Report,
+    SourceRequest, TraceCommand, TraceReport,
+};
+use super::engine::Engine;
+use super::location;
+use crate::fetch::{Deadlines, FetchError, Fetcher, PrefetchPolicy, Prefetched};
+use crate::nix::store_path::{StorePath, StorePathHash};
+
+/// Longest name of a trace, in bytes.
+const NAME: usize = 100;
+
+impl Engine {
+    /// Whether a command fetches with the daemon's fetcher: it names no other sources.
+    pub(super) fn is_own(&self, request: &SourceRequest) -> bool {
+        *request == SourceRequest::default() && self.fetcher.get().is_some()
+    }
+
+    pub(super) fn fetcher_for(&self, request: &SourceRequest) -> Result<Fetcher, CommandError> {
+        match self.fetcher.get() {
+            Some(fetcher) if self.is_own(request) => Ok(fetcher.clone()),
+            _ => {
+                let sources = request.or(&self.defaults);
+                if sources.from.is_empty() {
+                    return Err(CommandError::Nobody);
+                }
+                let options = sources.fetch_options(Deadlines::default(), PrefetchPolicy::None)?;
+                let runtime = self.runtime()?.handle().clone();
+                let (store, room) = (self.store.clone(), self.room.clone());
+                Ok(Fetcher::new(store, runtime, &options, room))
+            }
+        }
+    }
+
+    pub(super) fn prefetch(
+        &self,
+        request: &PrefetchRequest,
+        output: &mut dyn Output,
+    ) -> Result<Report, CommandError> {
+        let traced = match &request.trace {
+            Some(name) => self.traced(name)?,
+            None => Vec::new(),
+        };
+        if request.paths.is_empty() && request.trace.is_none() {
+            return Err(CommandError::Usage("name store paths, or a trace"));
+        }
+        let named = request.paths.iter().map(|text| {
+            let named = location::parse(&self.store, text)?;
+            Ok((named.hash, named.path))
+        });
+        let named: Vec<_> = named.collect::<Result<_, CommandError>>()?;
+        let fetcher = self.fetcher_for(&request.sources)?;
+        let runtime = self.runtime()?;
+        let mut report = PrefetchReport::default();
+        if request.pin {
+            let pinned = named.iter().map(|(hash, path)| {
+                let resolved = runtime.block_on(fetcher.resolve(*hash, path.as_ref()));
+                Ok(resolved?)
+            });
+            let pinned: Vec<_> = pinned.collect::<Result<_, CommandError>>()?;
+            // First, so that nothing of them is dropped on the way.
+            self.store.pin(&pinned)?;
+        }
+        let alone: Vec<_> = traced.iter().map(StorePath::hash).collect();
+        let recursive = request.recursive;
+        let prefetched: Result<Vec<Prefetched>, FetchError> = self.showing(output, |progress| {
+            let traced = traced.into_iter().map(|p| (p.hash(), Some(p))).collect();
+            runtime.block_on(async {
+                let traced = fetcher.prefetch(traced, false, progress).await?;
+                let named = fetcher.prefetch(named.clone(), recursive, progress).await?;
+                Ok(vec![traced, named])
+            })
+        });
+        for part in prefetched? {
+            report.paths += part.paths;
+            report.nar_bytes += part.nar_bytes;
+            report.fetched += part.fetched;
+            report.fetched_bytes += part.fetched_bytes;
+            report.failures.extend(self.failures(&part.failures));
+        }
+        if !self.is_own(&request.sources) {
+            // The daemon's fetcher counts its own.
+            self.fetched
+                .fetch_add(report.fetched_bytes, Ordering::Relaxed);
+        }
+        if request.check {
+            let named = named.iter().map(|(hash, _)| *hash);
+            self.check_all(alone.into_iter(), named, recursive, &mut report)?;
+        }
+        report.complete = report.failures.is_empty();
+        Ok(Report::Prefetch(report))
+    }
+
+    fn check_all(
+        &self,
+        traced: impl Iterator<Item = StorePathHash>,
+        named: impl Iterator<Item = StorePathHash>,
+        recursive: bool,
+        report: &mut PrefetchReport,
+    ) -> Result<(), CommandError> {
+        let mut infos = Vec::new();
+        let mut alone: Vec<_> = traced.collect();
+        if recursive {
+            infos = self.store.closure(named)?;
+        } else {
+            alone.extend(named);
+        }
+        for hash in alone {
+            infos.extend(self.store.path_info(hash)?);
+        }
+        for info in infos {
+            let error = match self.check(&info) {
+                Ok(true) => continue,
+                Ok(false) => "its contents are not here".to_owned(),
+                Err(error) => error,
+            };
+            let path = self.full(&info.registration.path);
+            if report.failures.iter().all(|f| f.path != path) {
+                report.failures.push(Failure { path, error });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unpin(&self, paths: &[String]) -> Result<Report, CommandError> {
+        let pins = self.store.pins()?;
+        let mut unpinned = Vec::new();
+        for text in paths {
+            let hash = location::parse(&self.store, text)?.hash;
+            let pin = pins.iter().find(|p| p.path.hash() == hash);
+            unpinned.extend(pin.map(|p| p.path.clone()));
+        }
+        let gone = self.store.unpin(&unpinned)?;
+        Ok(Report::Unpinned(
+            gone.iter().map(|p| self.full(p)).collect(),
+        ))
+    }
+
+    pub(super) fn pins(&self) -> Result<Report, CommandError> {
+        let pins = self.store.pins()?;
+        let reports = pins.into_iter().map(|pin| {
+            let closure = self.store.closure([pin.path.hash()])?;
+            let mut missing = 0;
+            for info in &closure {
+                missing += u64::from(!self.store.has_contents(info)?);
+            }
+            Ok(PinReport {
+                path: self.full(&pin.path),
+                since: pin.since,
+                closure: closure.len() as u64,
+                missing,
+            })
+        });
+        Ok(Report::Pins(reports.collect::<Result<_, CommandError>>()?))
+    }
+
+    pub(super) fn evict(&self, to: u64) -> Result<Report, CommandError> {
+        let eviction = self.room.evict(to)?;
+        let reclaimed_bytes = self.store.reclaim(&AtomicBool::new(false))?;
+        Ok(Report::Evict(EvictReport {
+            paths: eviction.paths.iter().map(|p| self.full(p)).collect(),
+            freed_bytes: eviction.bytes,
+            reclaimed_bytes,
+            stored_bytes: self.store.stored_bytes()?,
+        }))
+    }
+
+    /// The traces that are being recorded.
+    pub(super) fn recording(&self) -> Vec<TraceReport> {
+        let running = self.recorder.running().into_iter();
+        let reports = running.map(|(name, paths)| TraceReport {
+            name,
+            paths: paths as u64,
+            recording: true,
+        });
+        reports.collect()
+    }
+
+    /// The paths of a trace, also of one that is being recorded.
+    fn traced(&self, name: &str) -> Result<Vec<StorePath>, CommandError> {
+        self.store.trace(name)?.ok_or_else(|| {
+            CommandError::Trace(format!(
+                "there is no trace {name:?}; `narfs trace list` names those that there are"
+            ))
+        })
+    }
+
+    pub(super) fn trace(&self, command: TraceCommand) -> Result<Report, CommandError> {
+        match command {
+            TraceCommand::Start { name, drop_caches } => {
+                check_name(&name)?;
+                if !self.is_mounted() {
+                    return Err(CommandError::Usage(
+                        "only what goes through a mount can be recorded; mount the state first",
+                    ));
+                }
+                if !self.recorder.start(&name) {
+                    let text = format!("the trace {name:?} is being recorded already");
+                    return Err(CommandError::Trace(text));
+                }
+                if drop_caches {
+                    drop_kernel_caches()?;
+                }
+                Ok(Report::Done)
+            }
+            TraceCommand::Stop(name) => {
+                let seen = self.recorder.stop(&name).ok_or_else(|| {
+                    CommandError::Trace(format!("no trace {name:?} is being recorded"))
+                })?;
+                let mut paths = Vec::new();
+                for ordinal in seen {
+                    paths.extend(self.store.path_of(ordinal)?);
+                }
+                self.store.put_trace(&name, &paths)?;
+                Ok(Report::Trace(paths.iter().map(|p| self.full(p)).collect()))
+            }
+            TraceCommand::List => {
+                let mut traces = self.recording();
+                for (name, paths) in self.store.traces()? {
+                    let paths = paths as u64;
+                    let recording = false;
+                    traces.push(TraceReport {
+                        name,
+                        paths,
+                        recording,
+                    });
+                }
+                Ok(Report::Traces(traces))
+            }
+            TraceCommand::Show(name) => {
+                let paths = self.traced(&name)?;
+                Ok(Report::Trace(paths.iter().map(|p| self.full(p)).collect()))
+            }
+            TraceCommand::Delete(name) => {
+                self.traced(&name)?;
+                self.store.delete_trace(&name)?;
+                Ok(Report::Done)
+            }
+        }
+    }
+}
+
+/// What a user can type and find again.
+fn check_name(name: &str) -> Result<(), CommandError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
+    if name.is_empty() || name.len() > NAME || !name.chars().all(good) {
+        return Err(CommandError::Trace(format!(
+            "{name:?} is no name for a trace; give up to {NAME} letters, digits and +-._"
+        )));
+    }
+    Ok(())
+}
+
+/// The kernel asks for nothing that it has cached. It can be told to forget for all file systems
+/// only: proc_sys_vm(5), 3 is pages and names.
+fn drop_kernel_caches() -> Result<(), CommandError> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| {
+        CommandError::Trace(format!(
+            "the kernel's caches cannot be dropped: {e}; the trace runs, and sees what is not cached"
+        ))
+    })
+}

@@ -1,0 +1,263 @@
+//! What a profile needs and is not here: found, registered and fetched.
+//!
+//! Invariant: where everything is here, nobody is asked, so that profiles can be changed without
+//! any source.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+
+use super::super::command::{CommandError, Output, SourceRequest};
+use super::super::engine::Engine;
+use super::super::location::{self, LocationError};
+use super::error::ProfileError;
+use crate::fetch::{CopyFailure, FetchError, Fetcher, Prefetched, Progress};
+use crate::nix::store_path::{StorePath, StorePathHash};
+
+/// Why something is not here.
+#[derive(Debug, Error)]
+pub enum SupplyError {
+    /// It is not here, and there is nobody to ask.
+    #[error(
+        "{0} is not in the state, and nobody is asked for it; name a source with --from, or bring \
+         it with `narfs copy`"
+    )]
+    Nobody(String),
+    /// The sources.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Some of what is needed could not be had.
+    #[error("{path} could not be fetched{more}")]
+    Failed {
+        /// The first path.
+        path: String,
+        /// How many more.
+        more: String,
+        /// Why the first one.
+        #[source]
+        source: FetchError,
+    },
+}
+
+/// Gets what is not here.
+pub(super) struct Supply<'e> {
+    engine: &'e Engine,
+    /// `None` if nobody is to be asked.
+    fetcher: Option<Fetcher>,
+    /// Whether that is the daemon's, which counts what it fetches.
+    is_own: bool,
+}
+
+type Wanted = Vec<(StorePathHash, Option<StorePath>)>;
+
+fn wanted<'p>(paths: impl IntoIterator<Item = &'p StorePath>) -> Wanted {
+    let wanted = paths.into_iter().map(|p| (p.hash(), Some(p.clone())));
+    wanted.collect()
+}
+
+/// An error for the first of these paths, if there is one.
+fn failed(mut failures: Vec<CopyFailure>) -> Result<(), SupplyError> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let others = failures.len() - 1;
+    let first = failures.swap_remove(0);
+    Err(SupplyError::Failed {
+        path: first
+            .path
+            .map_or_else(|| first.hash.to_string(), |p| p.to_string()),
+        more: match others {
+            0 => String::new(),
+            n => format!(", nor could {n} more"),
+        },
+        source: first.error,
+    })
+}
+
+impl Engine {
+    /// What gets from the sources of a request what is not here.
+    pub(super) fn supply(&self, sources: &SourceRequest) -> Result<Supply<'_>, CommandError> {
+        let fetcher = match self.fetcher_for(sources) {
+            Err(CommandError::Nobody) => None,
+            fetcher => Some(fetcher?),
+        };
+        Ok(Supply {
+            engine: self,
+            fetcher,
+            is_own: self.is_own(sources),
+        })
+    }
+}
+
+impl Supply<'_> {
+    fn fetcher(&self, what: impl ToString) -> Result<&Fetcher, SupplyError> {
+        let nobody = || SupplyError::Nobody(what.to_string());
+        self.fetcher.as_ref().ok_or_else(nobody)
+    }
+
+    /// The store path that a user named, from the state or the sources.
+    pub(super) fn resolve(&self, text: &str) -> Result<StorePath, CommandError> {
+        let store = &self.engine.store;
+        let named = location::parse(store, text)?;
+        if !named.place.is_empty() {
+            return Err(ProfileError::Place(text.to_owned()).into());
+        }
+        if let Some(there) = store.path_info(named.hash)? {
+            let there = there.registration.path;
+            return match named.path {
+                Some(asked) if asked != there => Err(LocationError::OtherName {
+                    asked: asked.to_string(),
+                    there,
+                }
+                .into()),
+                _ => Ok(there),
+            };
+        }
+        let fetcher = self.fetcher(text).map_err(ProfileError::from)?;
+        let resolving = fetcher.resolve(named.hash, named.path.as_ref());
+        Ok(self.engine.runtime()?.block_on(resolving)?)
+    }
+
+    /// The paths that users named, each once.
+    pub(super) fn resolve_all(&self, texts: &[String]) -> Result<Vec<StorePath>, CommandError> {
+        let mut paths = Vec::new();
+        for text in texts {
+            let path = self.resolve(text)?;
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        Ok(paths)
+    }
+
+    /// Makes the contents of a path local; `false` if no source has it.
+    pub(super) fn bring(&self, path: &StorePath) -> Result<bool, SupplyError> {
+        let fetcher = self.fetcher(path)?;
+        let progress = Arc::new(Progress::default());
+        let runtime = self.engine.runtime();
+        // A fetcher has one, so that none has to be started.
+        let runtime = runtime.map_err(|_| FetchError::Stopped)?;
+        let done = runtime.block_on(fetcher.prefetch(wanted([path]), false, &progress))?;
+        self.count(&done);
+        match failed(done.failures) {
+            Err(SupplyError::Failed { source, .. }) if source.is_absent() => Ok(false),
+            failed => failed.map(|()| true),
+        }
+    }
+
+    fn count(&self, done: &Prefetched) {
+        if !self.is_own {
+            let fetched = &self.engine.fetched;
+            fetched.fetch_add(done.fetched_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the trees of paths local.
+    pub(super) fn bring_all(
+        &self,
+        paths: &[StorePath],
+        output: &mut dyn Output,
+    ) -> Result<(), CommandError> {
+        let mut missing = Vec::new();
+        for path in paths {
+            let info = self.engine.store.path_info(path.hash())?;
+            if info.is_none_or(|info| info.tree().is_none()) {
+                missing.push(path);
+            }
+        }
+        match missing.first() {
+            Some(first) => self.prefetch(first, wanted(missing.iter().copied()), false, output),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the closures of paths wholly local.
+    pub(super) fn complete<'p>(
+        &self,
+        paths: impl IntoIterator<Item = &'p StorePath>,
+        output: &mut dyn Output,
+    ) -> Result<(), CommandError> {
+        let wanted = wanted(paths);
+        match wanted.first() {
+            Some((hash, _)) => self.prefetch(&hash.to_string(), wanted.clone(), true, output),
+            None => Ok(()),
+        }
+    }
+
+    fn prefetch(
+        &self,
+        first: &impl ToString,
+        wanted: Wanted,
+        recursive: bool,
+        output: &mut dyn Output,
+    ) -> Result<(), CommandError> {
+        let Some(fetcher) = &self.fetcher else {
+            return self.find_missing(first, &wanted, recursive);
+        };
+        let runtime = self.engine.runtime()?;
+        let done = self.engine.showing(output, |progress| {
+            runtime.block_on(fetcher.prefetch(wanted, recursive, progress))
+        })?;
+        self.count(&done);
+        Ok(failed(done.failures).map_err(ProfileError::from)?)
+    }
+
+    /// Without anybody to ask, all must be here.
+    fn find_missing(
+        &self,
+        first: &impl ToString,
+        wanted: &Wanted,
+        recursive: bool,
+    ) -> Result<(), CommandError> {
+        let store = &self.engine.store;
+        let missing = |what: String| Err(ProfileError::from(SupplyError::Nobody(what)).into());
+        if !recursive {
+            return missing(first.to_string());
+        }
+        let closure = store.closure(wanted.iter().map(|(hash, _)| *hash))?;
+        for info in &closure {
+            if !store.has_contents(info)? {
+                return missing(info.registration.path.to_string());
+            }
+            for reference in &info.registration.references {
+                if store.path_info(reference.hash())?.is_none() {
+                    return missing(reference.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the state know paths, without their contents.
+    pub(super) fn register(&self, path: &StorePath) -> Result<(), CommandError> {
+        if self.engine.store.path_info(path.hash())?.is_some() {
+            return Ok(());
+        }
+        let fetcher = self.fetcher(path).map_err(ProfileError::from)?;
+        let progress = Progress::default();
+        let registering = fetcher.register(wanted([path]), false, &progress);
+        let failures = self.engine.runtime()?.block_on(registering)?;
+        Ok(failed(failures).map_err(ProfileError::from)?)
+    }
+
+    /// Has the state know the closures of paths, as far as the sources do. Where there is nobody
+    /// to ask, it stays as it is.
+    pub(super) fn register_closures(
+        &self,
+        paths: &[StorePath],
+        output: &mut dyn Output,
+    ) -> Result<(), CommandError> {
+        let Some(fetcher) = &self.fetcher else {
+            return Ok(());
+        };
+        let runtime = self.engine.runtime()?;
+        let failures = self.engine.showing(output, |progress| {
+            runtime.block_on(fetcher.register(wanted(paths), true, progress))
+        })?;
+        for failure in failures {
+            tracing::info!(hash = %failure.hash, "not registered: {}", failure.error);
+        }
+        Ok(())
+    }
+}

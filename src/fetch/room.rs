@@ -1,0 +1,137 @@
+//! The size budget of a state: while something arrives, what was used longest ago goes.
+//!
+//! Invariant: what is stored is above the budget by no more than what is just arriving, unless
+//! what must be kept is larger than the budget.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::seldom::Seldom;
+use crate::nix::store_path::StorePathHash;
+use crate::store::{Eviction, Store, StoreError};
+
+/// What must not be dropped at this moment.
+pub type Keep = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Send + Sync>;
+
+/// So much of a budget, in parts of it, is made free in one go: finding out what may go costs a
+/// look at every process.
+const SLACK: u64 = 32;
+
+/// Keeps a state within its budget.
+pub struct Room {
+    store: Arc<Store>,
+    /// Bytes; `u64::MAX` is no budget.
+    budget: u64,
+    keep: Keep,
+    /// One looks for victims at a time; the others find the room that it made.
+    trimming: Mutex<()>,
+    /// Whether freed space is just being given back to the disk.
+    reclaiming: Arc<AtomicBool>,
+    evicted: AtomicU64,
+    complaint: Seldom,
+}
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Room({})", self.budget)
+    }
+}
+
+impl Room {
+    /// A budget of `budget` stored bytes for `store`; `None` is none.
+    pub fn new(store: Arc<Store>, budget: Option<u64>, keep: Keep) -> Self {
+        Self {
+            store,
+            budget: budget.unwrap_or(u64::MAX),
+            keep,
+            trimming: Mutex::default(),
+            reclaiming: Arc::default(),
+            evicted: AtomicU64::new(0),
+            complaint: Seldom::new(Duration::from_secs(60)),
+        }
+    }
+
+    /// The budget, in bytes.
+    pub fn budget(&self) -> Option<u64> {
+        (self.budget != u64::MAX).then_some(self.budget)
+    }
+
+    /// Paths whose contents were dropped so far.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Drops contents where the state is above its budget. Blocks; costs next to nothing where
+    /// it is not.
+    pub(super) fn make(&self) {
+        if let Err(e) = self.trim()
+            && let Some(unsaid) = self.complaint.say()
+        {
+            tracing::warn!(unsaid, "no contents could be dropped for the budget: {e}");
+        }
+    }
+
+    fn trim(&self) -> Result<(), StoreError> {
+        if self.budget == u64::MAX || self.store.stored_bytes()? <= self.budget {
+            return Ok(());
+        }
+        let _trimming = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.store.stored_bytes()? <= self.budget {
+            return Ok(());
+        }
+        if self.evict(self.budget - self.budget / SLACK)?.bytes > 0 {
+            self.reclaim();
+        }
+        let stored = self.store.stored_bytes()?;
+        if stored > self.budget
+            && let Some(unsaid) = self.complaint.say()
+        {
+            tracing::warn!(
+                stored,
+                budget = self.budget,
+                unsaid,
+                "the state is above its budget, and what else it holds is pinned, in use, just \
+                 arriving or was added here"
+            );
+        }
+        Ok(())
+    }
+
+    /// Drops contents, least recently used first, until the state stores at most `to` bytes or
+    /// nothing more can go. The space that it gives back is the database's until
+    /// [`Store::reclaim`].
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn evict(&self, to: u64) -> Result<Eviction, StoreError> {
+        let keep = (self.keep)()?;
+        let eviction = self.store.evict(to, &keep)?;
+        let paths = eviction.paths.len() as u64;
+        self.evicted.fetch_add(paths, Ordering::Relaxed);
+        for path in &eviction.paths {
+            tracing::info!(%path, "contents dropped");
+        }
+        Ok(eviction)
+    }
+
+    /// Gives freed space back to the disk, on a thread of its own.
+    fn reclaim(&self) {
+        if self.reclaiming.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (store, reclaiming) = (self.store.clone(), self.reclaiming.clone());
+        let work = move || {
+            if let Err(e) = store.reclaim(&AtomicBool::new(false)) {
+                tracing::warn!("the space of dropped contents was not given back: {e}");
+            }
+            reclaiming.store(false, Ordering::SeqCst);
+        };
+        let thread = std::thread::Builder::new().name("narfs-reclaim".into());
+        if let Err(e) = thread.spawn(work) {
+            tracing::warn!("no thread to give back space: {e}");
+            self.reclaiming.store(false, Ordering::SeqCst);
+        }
+    }
+}

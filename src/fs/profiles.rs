@@ -1,0 +1,309 @@
+//! Profiles as Nix shows them: `NAME` → `NAME-N-link` → store path, and directories.
+//!
+//! Invariants: a number never comes to mean another target, since the kernel keeps targets for
+//! ever, so that `NAME` has one number for each generation; whatever the kernel may keep is named
+//! by [`stale_entries`] when it changes. Only names that [`ProfileName`] allows are shown. Nothing
+//! here waits for the network.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{
+    Attributes, DIRECTORY_SIZE, Entry, FileSystem, FsError, Inode, Kind, LINKS, Looked, Place,
+    Special,
+};
+use crate::profile::{GenerationNumber, ProfileEntry, ProfileName};
+use crate::store::{
+    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+    ProfilesChanged, ProfilesHold,
+};
+
+/// What the kernel may remember of a directory of profiles and is no longer so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleEntries {
+    /// The directory; its listing and its times are stale, too.
+    pub directory: Inode,
+    /// Names in it; at least one.
+    pub names: Vec<String>,
+}
+
+/// What a change of profiles makes stale, what lies deeper first.
+pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
+    let mut stale: BTreeMap<(std::cmp::Reverse<usize>, u32), Vec<String>> = BTreeMap::new();
+    let mut add = |name: &str, parent: u32, names: Vec<String>| {
+        let depth = std::cmp::Reverse(name.matches('/').count());
+        stale.entry((depth, parent)).or_default().extend(names);
+    };
+    for profile in &changed.profiles {
+        if let Ok(name) = ProfileName::parse(&profile.name) {
+            let before = profile.before.as_deref().map(|p| links(&name, p));
+            let after = profile.after.as_deref().map(|p| links(&name, p));
+            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+            let all = before.keys().chain(after.keys());
+            let mut names: Vec<_> = all.filter(|n| before.get(*n) != after.get(*n)).collect();
+            names.sort();
+            names.dedup();
+            let names = names.into_iter().cloned().collect();
+            add(&profile.name, profile.parent, names);
+        }
+    }
+    for directory in &changed.directories {
+        let name = directory.name.rsplit_once('/');
+        let name = name.map_or(&*directory.name, |(_, name)| name);
+        add(&directory.name, directory.parent, vec![name.to_owned()]);
+    }
+    let stale = stale.into_iter().filter(|(_, names)| !names.is_empty());
+    let stale = stale.map(|((_, parent), names)| StaleEntries {
+        directory: Inode::profile_directory(parent),
+        names,
+    });
+    stale.collect()
+}
+
+/// The links of a profile by name, each with what a lookup says of it.
+fn links(name: &ProfileName, profile: &ProfileRecord) -> BTreeMap<String, (Inode, i64)> {
+    let generations = profile.generations.iter();
+    let mut links: BTreeMap<_, _> = generations
+        .map(|g| {
+            let link = name.generation_link(GenerationNumber(g.number));
+            (link, (Inode::generation(profile.id, g.link), g.created))
+        })
+        .collect();
+    if let Some(current) = profile.current_generation() {
+        let inode = Inode::current(profile.id, current.link);
+        links.insert(name.link().to_owned(), (inode, profile.switched));
+    }
+    links
+}
+
+/// A link of a profile.
+#[derive(Clone, Copy)]
+enum Link<'t> {
+    /// `NAME`, which points to this generation.
+    Current(&'t GenerationRecord),
+    /// `NAME-N-link`.
+    Generation(&'t GenerationRecord),
+}
+
+impl<'t> Link<'t> {
+    /// The link that has a node number, as long as it points where it did.
+    fn find(profile: &'t ProfileRecord, node: u32) -> Option<Self> {
+        if node & 1 == 1 {
+            let current = profile.current_generation()?;
+            return (current.link == node >> 1).then_some(Self::Current(current));
+        }
+        let mut all = profile.generations.iter();
+        all.find(|g| g.link == node >> 1).map(Self::Generation)
+    }
+}
+
+impl FileSystem {
+    /// Keeps profiles as they are while it is there, if `directory` is one of profiles. What is
+    /// read while it is held may be told to the kernel as valid for ever, if it is *told* while it
+    /// is held: whoever changes profiles names it as stale after that, not before.
+    pub fn hold(&self, directory: Inode) -> Option<ProfilesHold<'_>> {
+        match directory.place() {
+            Ok(Place::Special(Special::Profiles) | Place::Profile(..)) => {
+                Some(self.store.hold_profiles())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn lookup_profile(&self, directory: u32, name: &[u8]) -> Result<Looked, FsError> {
+        let table = self.store.profile_table();
+        let directory = directory_name(&table, directory)?;
+        let Ok(name) = std::str::from_utf8(name) else {
+            return Ok(Looked::NotThere);
+        };
+        let whole = |name: &str| match directory {
+            "" => name.to_owned(),
+            directory => format!("{directory}/{name}"),
+        };
+        let found = match ProfileEntry::parse(name) {
+            Some(ProfileEntry::Link(name)) => {
+                let name = whole(name);
+                match table.directory(&name) {
+                    Some(directory) => Some(self.profile_directory(directory)),
+                    None => find(&table, &name).and_then(|(name, profile)| {
+                        let link = Link::Current(profile.current_generation()?);
+                        Some(self.profile_link(&name, profile, link))
+                    }),
+                }
+            }
+            Some(ProfileEntry::Generation { profile, number }) => find(&table, &whole(profile))
+                .and_then(|(name, profile)| {
+                    let link = Link::Generation(profile.generation(number.0)?);
+                    Some(self.profile_link(&name, profile, link))
+                }),
+            None => None,
+        };
+        Ok(found.map_or(Looked::NotThere, Looked::Found))
+    }
+
+    pub(super) fn profile_attributes(&self, id: u32, node: u32) -> Result<Attributes, FsError> {
+        let table = self.store.profile_table();
+        match table.member(id) {
+            Some(ProfileMember::Directory(_, directory)) if node == 0 => {
+                Ok(self.profile_directory(directory))
+            }
+            Some(ProfileMember::Profile(name, profile)) => {
+                let link = Link::find(profile, node).ok_or(FsError::Stale)?;
+                let name = ProfileName::parse(name).map_err(|_| FsError::Stale)?;
+                Ok(self.profile_link(&name, profile, link))
+            }
+            _ => Err(FsError::Stale),
+        }
+    }
+
+    pub(super) fn profile_target(&self, id: u32, node: u32) -> Result<Vec<u8>, FsError> {
+        let table = self.store.profile_table();
+        match table.member(id).ok_or(FsError::Stale)? {
+            ProfileMember::Directory(..) => Err(FsError::NotALink),
+            ProfileMember::Profile(name, profile) => {
+                let link = Link::find(profile, node).ok_or(FsError::Stale)?;
+                let name = ProfileName::parse(name).map_err(|_| FsError::Stale)?;
+                Ok(self.target(&name, link))
+            }
+        }
+    }
+
+    /// Entries are ordered by ids and link numbers, so that a change during a listing does not
+    /// make others come twice or not at all.
+    pub(super) fn list_profiles(
+        &self,
+        directory: u32,
+        from: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let table = self.store.profile_table();
+        let directory = directory_name(&table, directory)?;
+        let first = u32::try_from(from >> Inode::NODE_BITS).unwrap_or(u32::MAX);
+        for (id, member) in table.members(directory, first) {
+            let entries = match member {
+                ProfileMember::Directory(name, directory) => {
+                    let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
+                    vec![(0, name.to_owned(), self.profile_directory(directory))]
+                }
+                ProfileMember::Profile(name, profile) => self.profile_entries(name, profile),
+            };
+            for (at, name, attributes) in entries {
+                let at = u64::from(id) << Inode::NODE_BITS | u64::from(at);
+                if at < from {
+                    continue;
+                }
+                let name = name.into_bytes();
+                if take(Entry {
+                    name,
+                    next: at + 3,
+                    attributes,
+                }) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The links of a profile. `NAME` keeps its place in a listing whatever it points to.
+    fn profile_entries(
+        &self,
+        name: &str,
+        profile: &ProfileRecord,
+    ) -> Vec<(u32, String, Attributes)> {
+        let Ok(name) = ProfileName::parse(name) else {
+            return Vec::new();
+        };
+        let mut entries = Vec::with_capacity(profile.generations.len() + 1);
+        if let Some(current) = profile.current_generation() {
+            let attributes = self.profile_link(&name, profile, Link::Current(current));
+            entries.push((1, name.link().to_owned(), attributes));
+        }
+        for generation in &profile.generations {
+            let link = name.generation_link(GenerationNumber(generation.number));
+            let attributes = self.profile_link(&name, profile, Link::Generation(generation));
+            entries.push((generation.link << 1, link, attributes));
+        }
+        entries.sort_by_key(|(at, ..)| *at);
+        entries
+    }
+
+    /// The directory that something with this id lies in.
+    pub(super) fn profile_parent(&self, id: u32) -> Result<Inode, FsError> {
+        let table = self.store.profile_table();
+        let name = table.member(id).ok_or(FsError::Stale)?.name();
+        let parent = table.parent(name).ok_or(FsError::Stale)?;
+        Ok(Inode::profile_directory(parent.id))
+    }
+
+    fn profile_directory(&self, directory: ProfileDirectory) -> Attributes {
+        let time = match directory.changed {
+            0 => self.started,
+            changed => since_1970(changed),
+        };
+        Attributes {
+            inode: Inode::profile_directory(directory.id),
+            kind: Kind::Directory,
+            mode: 0o755,
+            size: DIRECTORY_SIZE,
+            links: LINKS,
+            time,
+            settled: true,
+        }
+    }
+
+    /// What nix-env reads the date of a generation from, among others.
+    fn profile_link(
+        &self,
+        name: &ProfileName,
+        profile: &ProfileRecord,
+        link: Link<'_>,
+    ) -> Attributes {
+        let (inode, time) = match link {
+            Link::Current(g) => (Inode::current(profile.id, g.link), profile.switched),
+            Link::Generation(g) => (Inode::generation(profile.id, g.link), g.created),
+        };
+        Attributes {
+            inode,
+            kind: Kind::Link,
+            mode: 0o777,
+            size: self.target(name, link).len() as u64,
+            links: LINKS,
+            time: since_1970(time),
+            settled: true,
+        }
+    }
+
+    fn target(&self, name: &ProfileName, link: Link<'_>) -> Vec<u8> {
+        match link {
+            Link::Current(g) => name.generation_link(GenerationNumber(g.number)),
+            Link::Generation(g) => {
+                format!("{}/{}", self.store.store_dir(), g.path.base_name())
+            }
+        }
+        .into_bytes()
+    }
+}
+
+fn directory_name(table: &ProfileTable, id: u32) -> Result<&str, FsError> {
+    match table.member(id) {
+        Some(ProfileMember::Directory(name, _)) => Ok(name),
+        Some(ProfileMember::Profile(..)) => Err(FsError::NotADirectory),
+        None => Err(FsError::Stale),
+    }
+}
+
+fn find<'t>(table: &'t ProfileTable, name: &str) -> Option<(ProfileName, &'t Arc<ProfileRecord>)> {
+    Some((ProfileName::parse(name).ok()?, table.profile(name)?))
+}
+
+fn since_1970(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,44 @@
+//! Profiles: their names, generations and manifests, and the user environments that generations
+//! point to, which are computed and never written out.
+//!
+//! All of this is pure, values in, values out, but for [`StoredPackages`]. Invariant: where real Nix would have made a store
+//! path of the same packages, ours has the same bytes.
+//!
+//! - [`ProfileName`]: what a profile may be called, and the links that show it
+//! - [`Generations`]: numbers, switches, rollbacks, deletions
+//! - [`Manifest`]: `manifest.json`, the packages of a profile
+//! - [`synthesize`]: packages → [`Environment`], looking into them by a [`PackageSource`]
+//! - [`StoredPackages`]: the packages of a state, as a source
+//! - [`realise_profile`]: environment and manifest → [`ProfileTree`], a store path
+//! - [`compare_closures`]: what two closures have of each package
+
+mod difference;
+mod environment;
+mod forest;
+mod generations;
+mod manifest;
+mod name;
+mod publication;
+mod resolution;
+mod source;
+mod stored;
+
+pub use difference::{ClosurePart, PackageChange, compare_closures};
+pub use environment::{
+    DEFAULT_PRIORITY, Environment, EnvironmentError, Package, Warning, synthesize,
+};
+pub use forest::{Directory, Entry, ManifestEntry};
+pub use generations::{
+    Advance, CivilTime, DeleteSpec, DeleteSpecError, Generation, GenerationError, GenerationNumber,
+    Generations, Switch,
+};
+pub use manifest::{
+    Element, ElementSource, Manifest, ManifestError, ManifestVersion, package_name,
+};
+pub use name::{NameDefect, NameError, ProfileEntry, ProfileName};
+pub use publication::{ProfileTree, ProfileTreeError, realise_profile};
+pub use source::{Outside, PackageSource};
+pub use stored::{StoredPackages, StoredPackagesError};
+
+#[cfg(test)]
+mod memory;

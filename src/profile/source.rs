@@ -1,0 +1,47 @@
+//! Where the synthesis of environments looks into packages.
+
+use crate::nix::store_path::StorePath;
+use crate::tree::{NodeIndex, Tree};
+
+/// Gives the trees of store paths, and the contents of small files in them.
+pub trait PackageSource {
+    /// A store path that was found; held while an environment is made.
+    type Package;
+    /// Why a store path cannot be looked into.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Finds a store path by its hash and its name; `None` if there is none.
+    ///
+    /// # Errors
+    /// Whether there is one cannot be told.
+    fn find(&self, path: &StorePath) -> Result<Option<Self::Package>, Self::Error>;
+
+    /// The tree of a package.
+    fn tree<'p>(&self, package: &'p Self::Package) -> &'p Tree;
+
+    /// The target of a link of a package, hashes put back; `None` if it is no link.
+    fn target(&self, package: &Self::Package, link: NodeIndex) -> Option<Vec<u8>>;
+
+    /// The contents of a file of a package.
+    ///
+    /// # Errors
+    /// They cannot be had.
+    fn read(&self, package: &Self::Package, file: NodeIndex) -> Result<Vec<u8>, Self::Error>;
+
+    /// What lies at an absolute path without `.` and `..`, out of the store, to which a package
+    /// has a link. Nix asks the machine that makes the environment; by default there is nothing,
+    /// so that an environment is the same everywhere.
+    fn outside(&self, path: &[u8]) -> Option<Outside> {
+        let _ = path;
+        None
+    }
+}
+
+/// What lies at a path out of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// A directory.
+    Directory,
+    /// A file of any other kind.
+    File,
+}

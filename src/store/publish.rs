@@ -1,0 +1,330 @@
+//! Publishing and registering paths.
+//!
+//! Invariant: a path is published in one batch with its tree, after the chunks that the tree
+//! names are durable.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rocksdb::WriteBatch;
+
+use super::database::{Database, META, ORDINALS, PATHS};
+use super::path_info::{Contents, Origin, RootKind};
+use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
+use crate::chunk::ChunkDigest;
+use crate::nix::store_path::StorePathHash;
+use crate::tree::{NodeKind, Tree};
+
+const NEXT_ORDINAL: &[u8] = b"next-ordinal";
+pub(super) const CHANGED: &[u8] = b"changed";
+
+/// A path whose chunks are kept, ready to be published.
+#[derive(Debug)]
+pub struct Publication {
+    /// What to register.
+    pub registration: Registration,
+    /// Where its contents come from.
+    pub origin: Origin,
+    /// Its tree.
+    pub tree: Tree,
+    /// Keeps its chunks until it is published; from [`super::ChunkWriter::finish`].
+    pub hold: Hold,
+}
+
+/// Paths that are about to be written together.
+pub(super) struct Batch {
+    pub(super) writes: WriteBatch,
+    /// What the records of trees and path infos grow by, in bytes.
+    pub(super) grown: i64,
+    /// Trees that were looked at.
+    pub(super) trees: HashSet<ChunkDigest>,
+    /// Trees that become complete, with their chunk numbers.
+    pub(super) completed: Vec<(ChunkDigest, Vec<u64>)>,
+    now: Duration,
+    next: u32,
+    seen: HashSet<StorePathHash>,
+    changes: Vec<PathOrdinal>,
+    /// Paths that are used by being published.
+    used: Vec<PathOrdinal>,
+}
+
+impl Batch {
+    fn new(next: u32) -> Self {
+        Self {
+            writes: WriteBatch::default(),
+            grown: 0,
+            trees: HashSet::new(),
+            completed: Vec::new(),
+            now: since_1970(),
+            next,
+            seen: HashSet::new(),
+            changes: Vec::new(),
+            used: Vec::new(),
+        }
+    }
+
+    fn number(&mut self) -> Result<PathOrdinal, StoreError> {
+        if self.next > PathOrdinal::MAX {
+            return Err(StoreError::TooManyPaths(PathOrdinal::MAX));
+        }
+        self.next += 1;
+        Ok(PathOrdinal(self.next - 1))
+    }
+
+    fn finish(&mut self, store: &Store) {
+        let meta = store.database.family(META);
+        self.writes
+            .put_cf(meta, NEXT_ORDINAL, self.next.to_le_bytes());
+    }
+
+    /// Says that the set of paths changes.
+    pub(super) fn set_changed(writes: &mut WriteBatch, store: &Store) {
+        let now = since_1970();
+        let mut changed = now.as_secs().to_le_bytes().to_vec();
+        changed.extend_from_slice(&now.subsec_nanos().to_le_bytes());
+        writes.put_cf(store.database.family(META), CHANGED, changed);
+    }
+}
+
+fn since_1970() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or(Duration::ZERO)
+}
+
+pub(super) fn next_ordinal(database: &Database) -> Result<u32, StoreError> {
+    let Some(value) = database.get(META, NEXT_ORDINAL)? else {
+        return Ok(1);
+    };
+    let value: [u8; 4] = value.as_ref().try_into().map_err(|_| StoreError::Damaged {
+        what: "next-ordinal".into(),
+    })?;
+    Ok(u32::from_le_bytes(value))
+}
+
+impl Store {
+    /// Publishes paths, in one batch: first all chunks are made durable, then the trees, path
+    /// infos and ordinals are written and synced. A path that is there already is left as it is,
+    /// but for this: where its contents were dropped, they are here again.
+    /// After it returns, the paths can be seen, listings included.
+    ///
+    /// # Errors
+    /// The database failed, or there is no number left; nothing of the batch is published then.
+    pub fn publish(&self, publications: &[Publication]) -> Result<(), StoreError> {
+        let mut publishing = lock(&self.publishing);
+        self.flush()?;
+        let mut next = lock(&self.next_ordinal);
+        let mut batch = Batch::new(*next);
+        let digests: Vec<_> = publications.iter().map(|p| p.tree.digest()).collect();
+        for (p, digest) in publications.iter().zip(&digests) {
+            if self.add_local(&mut batch, p, *digest)? {
+                self.put_tree(&mut batch, &p.tree, *digest)?;
+            }
+        }
+        // A collection learns of them before it removes one more path: it needs the lock above.
+        self.note_roots(batch.seen.iter().copied());
+        let is_new = !batch.changes.is_empty();
+        if is_new {
+            Batch::set_changed(&mut batch.writes, self);
+            batch.finish(self);
+        }
+        if is_new || !batch.completed.is_empty() {
+            let _gate = enter(&self.gate);
+            let writes = std::mem::take(&mut batch.writes);
+            self.database.write_synced(writes, "a path was published")?;
+            self.size.grow(batch.grown);
+        }
+        *next = batch.next;
+        drop(next);
+        if let Some(removal) = publishing.as_mut() {
+            removal.published(&batch.trees, &batch.completed);
+        }
+        drop(publishing);
+        for (p, digest) in publications.iter().zip(&digests) {
+            if batch.trees.contains(digest) {
+                p.hold.set_published();
+            }
+        }
+        for (digest, _) in batch.completed {
+            self.tree_cache.remove(&digest);
+        }
+        for ordinal in batch.used {
+            self.touch(ordinal);
+        }
+        for ordinal in batch.changes {
+            self.path_cache.remove(&ordinal);
+        }
+        if is_new {
+            self.tell(&Change::Paths);
+        }
+        Ok(())
+    }
+
+    /// Registers paths whose contents are not here: what their narinfo says, and the kind of
+    /// their roots as far as it is known. What is known already is left as it is.
+    ///
+    /// # Errors
+    /// The database failed, or there is no number left.
+    pub fn register(
+        &self,
+        registrations: &[(Registration, Option<RootKind>)],
+    ) -> Result<(), StoreError> {
+        let mut next = lock(&self.next_ordinal);
+        let mut batch = Batch::new(*next);
+        for (registration, kind) in registrations {
+            self.add_absent(&mut batch, registration, *kind)?;
+        }
+        if batch.changes.is_empty() {
+            return Ok(());
+        }
+        batch.finish(self);
+        let _gate = enter(&self.gate);
+        // Not synced: a crash of the machine loses what can be asked for again, and the kernel
+        // that knows the ordinals with it.
+        self.database.write(batch.writes, "a path was registered")?;
+        self.size.grow(batch.grown);
+        *next = batch.next;
+        Ok(())
+    }
+
+    fn add_absent(
+        &self,
+        batch: &mut Batch,
+        registration: &Registration,
+        root: Option<RootKind>,
+    ) -> Result<(), StoreError> {
+        let hash = registration.path.hash();
+        if !batch.seen.insert(hash) {
+            return Ok(());
+        }
+        let there = self.path_info(hash)?;
+        let ordinal = match &there {
+            None => batch.number()?,
+            Some(there) if there.contents == Contents::Absent(None) && root.is_some() => {
+                there.ordinal
+            }
+            Some(_) => return Ok(()),
+        };
+        let info = PathInfo {
+            registration: registration.clone(),
+            ordinal,
+            registered: batch.now.as_secs(),
+            origin: Origin::Fetched,
+            contents: Contents::Absent(root),
+        };
+        self.put_info(batch, &info, there.as_ref());
+        Ok(())
+    }
+
+    /// Adds a path whose contents are here, unless something else is there; then `false`. It keeps
+    /// its ordinal if it was registered, unless the kernel was told another kind of root.
+    fn add_local(
+        &self,
+        batch: &mut Batch,
+        publication: &Publication,
+        tree: ChunkDigest,
+    ) -> Result<bool, StoreError> {
+        let hash = publication.registration.path.hash();
+        if !batch.seen.insert(hash) {
+            return Ok(false);
+        }
+        let there = self.path_info(hash)?;
+        let mut info = PathInfo {
+            registration: publication.registration.clone(),
+            ordinal: PathOrdinal(0),
+            registered: batch.now.as_secs(),
+            origin: publication.origin,
+            contents: Contents::Local(tree),
+        };
+        match &there {
+            None => info.ordinal = batch.number()?,
+            Some(there) => match there.contents {
+                Contents::Local(same) if same == tree => {
+                    batch.used.push(there.ordinal);
+                    return Ok(true);
+                }
+                Contents::Local(_) => {
+                    // Another tree of the same NAR (cut in another way, by another version) does
+                    // as well for contents that were dropped, and its chunks are here.
+                    let same_nar = there.registration.nar_hash == info.registration.nar_hash;
+                    if !same_nar || self.has_contents(there).unwrap_or(true) {
+                        return Ok(false);
+                    }
+                    let references = std::mem::take(&mut info.registration.references);
+                    info.registration = Registration {
+                        references,
+                        ..there.registration.clone()
+                    };
+                    info.registered = there.registered;
+                    info.origin = there.origin;
+                    info.ordinal = there.ordinal;
+                }
+                Contents::Absent(told) => {
+                    if told.is_none() || told == root_kind(&publication.tree) {
+                        info.ordinal = there.ordinal;
+                    } else {
+                        // Who asks for the old number learns that it is stale, and looks again.
+                        let ordinals = self.database.family(ORDINALS);
+                        let stale = there.ordinal.0.to_be_bytes();
+                        batch.writes.delete_cf(ordinals, stale);
+                        info.ordinal = batch.number()?;
+                    }
+                }
+            },
+        }
+        batch.used.push(info.ordinal);
+        self.put_info(batch, &info, there.as_ref());
+        Ok(true)
+    }
+
+    fn put_info(&self, batch: &mut Batch, info: &PathInfo, there: Option<&PathInfo>) {
+        let hash = info.registration.path.hash();
+        let record = info.encode();
+        // Of a record of an older version the length is asked for, not told from the fields.
+        let before = there.and_then(|_| self.database.get(PATHS, hash.as_bytes()).ok().flatten());
+        batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
+        let paths = self.database.family(PATHS);
+        batch.writes.put_cf(paths, hash.as_bytes(), record);
+        let mut named = vec![u8::from(info.tree().is_some())];
+        named.extend_from_slice(hash.as_bytes());
+        named.extend_from_slice(info.registration.path.name().as_bytes());
+        let ordinals = self.database.family(ORDINALS);
+        let key = info.ordinal.0.to_be_bytes();
+        batch.writes.put_cf(ordinals, key, named);
+        batch.changes.push(info.ordinal);
+    }
+
+    /// Writes the record of `tree` again, if it cannot be read or its contents were dropped; its
+    /// chunks are kept and held.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn restore_tree(&self, tree: &Tree) -> Result<(), StoreError> {
+        let mut publishing = lock(&self.publishing);
+        self.flush()?;
+        let mut batch = Batch::new(0);
+        self.put_tree(&mut batch, tree, tree.digest())?;
+        if batch.completed.is_empty() {
+            return Ok(());
+        }
+        {
+            let _gate = enter(&self.gate);
+            let writes = std::mem::take(&mut batch.writes);
+            self.database.write_synced(writes, "a tree was restored")?;
+            self.size.grow(batch.grown);
+        }
+        if let Some(removal) = publishing.as_mut() {
+            removal.published(&batch.trees, &batch.completed);
+        }
+        drop(publishing);
+        self.tree_cache.remove(&tree.digest());
+        Ok(())
+    }
+}
+
+fn root_kind(tree: &Tree) -> Option<RootKind> {
+    Some(match tree.node(0)?.kind {
+        NodeKind::Directory { .. } => RootKind::Directory,
+        NodeKind::File { .. } => RootKind::File,
+        NodeKind::Link { .. } => RootKind::Link,
+    })
+}

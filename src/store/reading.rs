@@ -1,0 +1,123 @@
+//! Reading the contents of paths.
+//!
+//! Whoever reads has the chunk numbers that its tree had when it was loaded. They may be out of
+//! date: contents are dropped, and fetched again under new numbers, while a path is read. So where
+//! a chunk is not there, the record of the tree is asked again. It changes in one batch with the
+//! chunks, and numbers are never given twice, so it says which of three it is: the contents were
+//! dropped, or the chunk has another number now, or, if nothing changed, the chunk is lost.
+
+use std::io::Write;
+
+use bytes::Bytes;
+
+use super::chunks::ChunkFault;
+use super::{LoadedPath, Store, StoreError};
+use crate::tree::{ChunkEntry, DumpError, NodeIndex, dump_nar};
+
+impl Store {
+    /// The masked bytes of a chunk of a path: from memory if they are there, or, if `fresh`, from
+    /// the database in any case.
+    fn chunk_of(
+        &self,
+        path: &LoadedPath,
+        index: usize,
+        entry: &ChunkEntry,
+        fresh: bool,
+    ) -> Result<Bytes, StoreError> {
+        let mut number = path.numbers().get(index).copied();
+        let fault = loop {
+            let read = match number {
+                Some(number) if fresh => self.read_chunk(number, &entry.digest),
+                Some(number) => self.chunk(number, &entry.digest),
+                None => Err(ChunkFault::Missing),
+            };
+            match read {
+                // The digest fixes the length, so that a tree cannot be read beyond a chunk.
+                Ok(bytes) if bytes.len() == entry.length as usize => return Ok(bytes),
+                Ok(_) => break ChunkFault::Damaged(None),
+                Err(ChunkFault::Missing) => {}
+                Err(fault) => break fault,
+            }
+            let now = self.current_number(path.tree_digest(), index)?;
+            if now.is_none() {
+                let path = path.info().registration.path.clone();
+                return Err(StoreError::Dropped { path });
+            }
+            if now == number {
+                break ChunkFault::Missing;
+            }
+            number = now;
+        };
+        let (what, source) = match fault {
+            ChunkFault::Database(e) => return Err(e),
+            ChunkFault::Missing => ("missing", None),
+            ChunkFault::Damaged(source) => ("damaged", source),
+        };
+        self.mark_damaged(entry.digest);
+        let error = StoreError::Chunk {
+            path: path.record.info.registration.path.clone(),
+            digest: entry.digest,
+            what,
+            source,
+        };
+        tracing::error!(path = %path.record.info.registration.path, chunk = %entry.digest, "{error}");
+        Err(error)
+    }
+
+    /// Reads every chunk of a path, and has the next ingest replace those that cannot be read.
+    /// Returns how many these are. What was dropped is not damaged.
+    pub fn find_damage(&self, path: &LoadedPath) -> usize {
+        let is_damaged = |(index, entry): &(usize, ChunkEntry)| {
+            let read = self.chunk_of(path, *index, entry, true);
+            read.is_err_and(|e| !matches!(e, StoreError::Dropped { .. }))
+        };
+        path.tree().chunks().enumerate().filter(is_damaged).count()
+    }
+
+    /// Appends the bytes `offset..offset + length` of the stream of `path` to `out`.
+    ///
+    /// # Errors
+    /// A chunk is missing or damaged, or the contents were dropped; `out` is of no use then.
+    pub fn read_stream(
+        &self,
+        path: &LoadedPath,
+        offset: u64,
+        length: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        path.tree().read(
+            offset,
+            length,
+            &path.record.table,
+            |index, entry| self.chunk_of(path, index, entry, false),
+            |bytes| {
+                out.extend_from_slice(bytes);
+                Ok(())
+            },
+        )
+    }
+
+    /// Writes the NAR of what lies at `node` of `path`. Reads from disk whatever is in memory, so
+    /// that it verifies what is stored, and does not push out what a mount reads.
+    ///
+    /// # Errors
+    /// A chunk that cannot be read, or a writer that fails.
+    pub fn dump<W: Write>(
+        &self,
+        path: &LoadedPath,
+        node: NodeIndex,
+        out: W,
+    ) -> Result<(), DumpError<StoreError>> {
+        // Small files that follow each other lie in the same chunk.
+        let mut last: Option<(usize, Bytes)> = None;
+        let fetch = |index: usize, entry: &ChunkEntry| {
+            if let Some((_, bytes)) = last.as_ref().filter(|(at, _)| *at == index) {
+                return Ok(bytes.clone());
+            }
+            let bytes = self.chunk_of(path, index, entry, true)?;
+            last = Some((index, bytes.clone()));
+            Ok(bytes)
+        };
+        dump_nar(path.tree(), node, &path.record.table, fetch, out)
+    }
+}

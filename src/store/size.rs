@@ -1,0 +1,128 @@
+//! How many bytes the state stores, at no cost.
+//!
+//! Counted once from a snapshot, and then kept up to date: whoever writes records adds what they
+//! grew by before it leaves the gate (see `eviction.rs`), and the snapshot is taken while the gate
+//! is shut. So every change is either in the snapshot or in what is added to it.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use super::chunks::Located;
+use super::database::{DIGESTS, PATHS, Snapshot, TREES};
+use super::{Store, StoreError, lock, shut};
+
+#[derive(Debug, Default)]
+pub(super) struct Size {
+    /// What records grew by since the state was opened.
+    grown: AtomicI64,
+    /// The same of the chunks among them.
+    chunks_grown: AtomicI64,
+    /// What was stored when it was opened: all, and chunks.
+    opened: OnceLock<(i64, i64)>,
+    /// Held while it is counted, so that only one does.
+    counting: Mutex<()>,
+}
+
+impl Size {
+    /// Trees and path infos grew. The caller is inside the gate.
+    pub(super) fn grow(&self, by: i64) {
+        self.grown.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Chunks grew. The caller is inside the gate.
+    pub(super) fn grow_chunks(&self, by: i64) {
+        self.grown.fetch_add(by, Ordering::Relaxed);
+        self.chunks_grown.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// Lengths of all records.
+pub(super) struct Lengths {
+    pub(super) chunks: u64,
+    pub(super) unique_bytes: u64,
+    pub(super) chunk_bytes: u64,
+    pub(super) trees: u64,
+    pub(super) tree_bytes: u64,
+    pub(super) path_info_bytes: u64,
+}
+
+impl Lengths {
+    pub(super) fn count(snapshot: &Snapshot<'_>) -> Result<Self, StoreError> {
+        let mut l = Self {
+            chunks: 0,
+            unique_bytes: 0,
+            chunk_bytes: 0,
+            trees: 0,
+            tree_bytes: 0,
+            path_info_bytes: 0,
+        };
+        snapshot.scan(DIGESTS, &[], |_, value| {
+            if let Some(located) = Located::decode(value) {
+                l.chunks += 1;
+                l.unique_bytes += u64::from(located.raw_length);
+                l.chunk_bytes += u64::from(located.stored_length);
+            }
+            Ok(true)
+        })?;
+        snapshot.scan(TREES, &[], |_, value| {
+            l.trees += 1;
+            l.tree_bytes += value.len() as u64;
+            Ok(true)
+        })?;
+        snapshot.scan(PATHS, &[], |_, value| {
+            l.path_info_bytes += value.len() as u64;
+            Ok(true)
+        })?;
+        Ok(l)
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.chunk_bytes + self.tree_bytes + self.path_info_bytes
+    }
+}
+
+impl Store {
+    /// The sum of the lengths of all records of chunks, trees and path infos, as
+    /// [`crate::store::Statistics`] counts it. Costs a scan when first asked for, and nothing
+    /// after that.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn stored_bytes(&self) -> Result<u64, StoreError> {
+        let (opened, _) = self.stored_when_opened()?;
+        let grown = self.size.grown.load(Ordering::Relaxed);
+        Ok((opened + grown).max(0) as u64)
+    }
+
+    /// The sum of the lengths of all records of chunks.
+    pub(super) fn chunk_bytes(&self) -> Result<u64, StoreError> {
+        let (_, opened) = self.stored_when_opened()?;
+        let grown = self.size.chunks_grown.load(Ordering::Relaxed);
+        Ok((opened + grown).max(0) as u64)
+    }
+
+    fn stored_when_opened(&self) -> Result<(i64, i64), StoreError> {
+        let size = &self.size;
+        if let Some(opened) = size.opened.get() {
+            return Ok(*opened);
+        }
+        let _counting = lock(&size.counting);
+        if let Some(opened) = size.opened.get() {
+            return Ok(*opened);
+        }
+        let (snapshot, grown, chunks_grown) = {
+            let _shut = shut(&self.gate);
+            (
+                self.database.snapshot(),
+                size.grown.load(Ordering::Relaxed),
+                size.chunks_grown.load(Ordering::Relaxed),
+            )
+        };
+        let lengths = Lengths::count(&snapshot)?;
+        let opened = (
+            lengths.total() as i64 - grown,
+            lengths.chunk_bytes as i64 - chunks_grown,
+        );
+        Ok(*size.opened.get_or_init(|| opened))
+    }
+}

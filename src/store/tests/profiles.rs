@@ -1,0 +1,236 @@
+//! Profiles in the state.
+
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::*;
+
+/// A profile whose generations are pairs of a number and the seed of a path.
+fn change(name: &str, current: u64, generations: &[(u64, u8)]) -> ProfileChange {
+    let generation = |(number, seed): &(u64, u8)| (*number, path(*seed), 1000 + *number as i64);
+    ProfileChange {
+        name: name.to_owned(),
+        current: Some(current),
+        generations: generations.iter().map(generation).collect(),
+    }
+}
+
+fn profile(store: &Store, name: &str) -> ProfileRecord {
+    store.profile(name).unwrap().unwrap()
+}
+
+/// Numbers, seeds of paths and link numbers.
+fn links(store: &Store, name: &str) -> Vec<(u64, StorePath, u32)> {
+    let generations = profile(store, name).generations.into_iter();
+    generations.map(|g| (g.number, g.path, g.link)).collect()
+}
+
+fn directories(store: &Store) -> Vec<(String, u32)> {
+    let directories = store.profile_directories().into_iter();
+    directories.map(|(name, d)| (name, d.id)).collect()
+}
+
+#[test]
+fn generations_that_stay_keep_their_link_numbers_and_others_get_new_ones() {
+    let (_dir, store) = store();
+    let set = |current, generations: &[_]| {
+        store
+            .change_profiles(&[change("p", current, generations)])
+            .unwrap();
+        links(&store, "p")
+    };
+    assert_eq!(set(2, &[(2, 2), (1, 1)]).len(), 2);
+    let first = links(&store, "p");
+    assert_eq!(first[0].0, 1);
+    assert_eq!(set(1, &[(1, 1), (2, 2)]), first);
+    // Deleted, and the number given to something else, or to the same at another time.
+    let gone = set(1, &[(1, 1)]);
+    assert_eq!(gone, first[..1]);
+    assert_eq!(set(2, &[(1, 1), (2, 3)])[1], (2, path(3), 3));
+    let mut later = change("p", 2, &[(1, 1), (2, 3)]);
+    later.generations[1].2 += 1;
+    store.change_profiles(&[later]).unwrap();
+    assert_eq!(links(&store, "p")[1], (2, path(3), 4));
+    let record = profile(&store, "p");
+    assert_eq!((record.current, record.next_link), (Some(2), 5));
+    assert_eq!(record.generation(2).unwrap().created, 1003);
+}
+
+#[test]
+fn a_current_generation_that_is_not_there_counts_as_none() {
+    let (_dir, store) = store();
+    store.change_profiles(&[change("p", 7, &[(1, 1)])]).unwrap();
+    assert_eq!(profile(&store, "p").current, None);
+    assert_eq!(profile(&store, "p").current_generation(), None);
+}
+
+#[test]
+fn ids_are_never_given_again() {
+    let (dir, store) = store();
+    let make = |store: &Store, name| {
+        store
+            .change_profiles(&[change(name, 1, &[(1, 1)])])
+            .unwrap();
+        profile(store, name).id
+    };
+    let remove = |store: &Store, name| {
+        store.change_profiles(&[change(name, 1, &[])]).unwrap();
+        assert_eq!(store.profile(name).unwrap(), None);
+    };
+    let first = make(&store, "a/b/p");
+    let before = directories(&store);
+    let names: Vec<_> = before.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(names, ["", "a", "a/b", "per-user"]);
+    let highest = before.iter().map(|d| d.1).max().unwrap().max(first);
+    remove(&store, "a/b/p");
+    assert_eq!(
+        directories(&store),
+        [(String::new(), 0), ("per-user".into(), 1)]
+    );
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(make(&store, "a/b/p") > highest);
+    let after = directories(&store);
+    assert!(after[1].1 > highest && after[2].1 > highest);
+}
+
+#[test]
+fn everything_is_the_same_after_a_crash() {
+    let (dir, store) = store();
+    let names = ["system", "per-user/ann/profile", "per-user/bob/profile"];
+    let changes = names.map(|name| change(name, 2, &[(1, 1), (2, 2)]));
+    store.change_profiles(&changes).unwrap();
+    store
+        .change_profiles(&[change("system", 1, &[(1, 1), (2, 2)])])
+        .unwrap();
+    let seen = |store: &Store| (store.profiles().unwrap(), store.profile_directories());
+    let (_copy, again) = crashed(&dir);
+    assert_eq!(seen(&again), seen(&store));
+    let sorted: Vec<_> = seen(&store).0.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(sorted, [names[1], names[2], names[0]]);
+    let roots = again.generation_roots().unwrap();
+    assert_eq!(roots, [path(1), path(2)]);
+    let table = again.profile_table();
+    let ann = table.directory("per-user/ann").unwrap();
+    let inside: Vec<_> = table.members("per-user/ann", 0).collect();
+    assert_eq!(inside[0].1.name(), names[1]);
+    assert_eq!(table.member(ann.id).unwrap().name(), "per-user/ann");
+    assert_eq!(table.parent("per-user/ann").unwrap().id, 1);
+    assert!(ann.created > 1_600_000_000 && ann.changed == ann.created);
+}
+
+#[test]
+fn a_change_that_cannot_be_whole_does_nothing() {
+    let (_dir, store) = store();
+    store
+        .change_profiles(&[change("a/p", 1, &[(1, 1)])])
+        .unwrap();
+    let before = (store.profiles().unwrap(), store.profile_directories());
+    for bad in ["a", "a/p/q", "per-user"] {
+        let changes = [change("fine", 1, &[(1, 1)]), change(bad, 1, &[(1, 1)])];
+        let error = store.change_profiles(&changes).unwrap_err();
+        assert!(
+            matches!(error, StoreError::ProfileIsDirectory(_)),
+            "{error}"
+        );
+    }
+    let after = (store.profiles().unwrap(), store.profile_directories());
+    assert_eq!(after, before);
+    // In the other's place, in one change, it can be.
+    let swap = [change("a/p", 1, &[]), change("a", 1, &[(1, 1)])];
+    store.change_profiles(&swap).unwrap();
+    assert_eq!(
+        directories(&store),
+        [(String::new(), 0), ("per-user".into(), 1)]
+    );
+}
+
+#[test]
+fn observers_learn_what_changed_when_it_can_be_seen() {
+    let (_dir, store) = store();
+    let store = Arc::new(store);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (log, seen) = (told.clone(), Arc::downgrade(&store));
+    store.observe(move |change| {
+        let Change::Profiles(changed) = change else {
+            return;
+        };
+        let store = seen.upgrade().unwrap();
+        for p in &changed.profiles {
+            let now = store.profile_table().profile(&p.name).cloned();
+            assert_eq!(now, p.after);
+        }
+        log.lock().unwrap().push(ProfilesChanged::clone(changed));
+    });
+    store
+        .change_profiles(&[change("d/e/p", 1, &[(1, 1)])])
+        .unwrap();
+    store
+        .change_profiles(&[change("d/e/p", 1, &[(1, 1)])])
+        .unwrap();
+    store
+        .change_profiles(&[change("d/e/p", 1, &[(1, 1), (2, 2)])])
+        .unwrap();
+    store.change_profiles(&[change("d/e/p", 1, &[])]).unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 3, "what changes nothing is not told");
+    let names = |at: usize| -> Vec<_> { told[at].directories.iter().map(|d| &*d.name).collect() };
+    assert_eq!(names(0), ["d/e", "d"]);
+    assert_eq!(told[0].directories[1].parent, ProfileDirectory::ROOT);
+    assert_eq!(told[0].directories[0].parent, told[0].directories[1].id);
+    assert_eq!(told[0].profiles[0].parent, told[0].directories[0].id);
+    assert!(names(1).is_empty());
+    assert_eq!(told[1].profiles[0].before, told[0].profiles[0].after);
+    assert_eq!(told[2].profiles[0].after, None);
+    assert_eq!(told[2].directories, told[0].directories);
+    assert_eq!(told[2].profiles[0].parent, told[0].profiles[0].parent);
+}
+
+#[test]
+fn nothing_changes_while_somebody_holds_what_was_seen() {
+    let (_dir, store) = store();
+    std::thread::scope(|scope| {
+        let hold = store.hold_profiles();
+        let (done, is_done) = mpsc::channel();
+        let changes = [change("p", 1, &[(1, 1)])];
+        let store = &store;
+        scope.spawn(move || {
+            store.change_profiles(&changes).unwrap();
+            done.send(()).unwrap();
+        });
+        let soon = Duration::from_millis(50);
+        assert!(is_done.recv_timeout(soon).is_err());
+        assert!(store.profile_table().profile("p").is_none());
+        drop(hold);
+        is_done.recv().unwrap();
+        assert!(store.profile_table().profile("p").is_some());
+    });
+}
+
+#[test]
+fn a_damaged_profile_does_not_look_absent() {
+    let (dir, store) = store();
+    let changes = ["good", "bad"].map(|name| change(name, 1, &[(1, 1)]));
+    store.change_profiles(&changes).unwrap();
+    let mut batch = rocksdb::WriteBatch::default();
+    let family = store.database.family(database::PROFILES);
+    batch.put_cf(family, b"\x01bad", [1; 5]);
+    store.database.write_synced(batch, "damaged").unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(store.profile("good").unwrap().is_some());
+    assert!(store.profile("bad").is_err());
+    assert!(store.profiles().is_err());
+    assert!(store.generation_roots().is_err());
+    assert!(
+        store
+            .change_profiles(&[change("bad", 1, &[(1, 1)])])
+            .is_err()
+    );
+    // Taking it away mends the state.
+    store.change_profiles(&[change("bad", 1, &[])]).unwrap();
+    assert_eq!(store.profiles().unwrap().len(), 1);
+    drop(store);
+    assert_eq!(open(dir.path()).unwrap().profiles().unwrap().len(), 1);
+}

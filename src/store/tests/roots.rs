@@ -1,0 +1,68 @@
+//! Pins, closures and traces.
+
+use super::*;
+
+#[test]
+fn pins_are_kept_until_they_are_taken_away() {
+    let (dir, store) = store();
+    store.pin(&[path(2), path(1), path(2)]).unwrap();
+    let pins = store.pins().unwrap();
+    let pinned: Vec<_> = pins.iter().map(|p| p.path.clone()).collect();
+    assert_eq!(pinned, [path(1), path(2)]);
+    assert!(pins.iter().all(|p| p.since > 1_700_000_000));
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    // Pinned again, it is pinned since when it was.
+    store.pin(&[path(1)]).unwrap();
+    assert_eq!(store.pins().unwrap(), pins);
+    let unpinned = store.unpin(&[path(3), path(1), path(1)]).unwrap();
+    assert_eq!(unpinned, [path(1)]);
+    assert_eq!(store.pins().unwrap(), pins[1..]);
+    assert!(store.unpin(&[path(1)]).unwrap().is_empty());
+}
+
+#[test]
+fn a_closure_has_what_is_registered_once() {
+    let (_dir, store) = store();
+    for (seed, references) in [(1, vec![2, 1]), (2, vec![3, 9]), (3, vec![1]), (4, vec![])] {
+        let mut publication = kept(&store, &path(seed), &[seed; 10]);
+        publication.registration.references = references.into_iter().map(path).collect();
+        store.publish(&[publication]).unwrap();
+    }
+    let closure = |roots: &[u8]| -> Vec<_> {
+        let closure = store.closure(roots.iter().map(|r| path(*r).hash()));
+        let closure = closure.unwrap().into_iter();
+        closure.map(|i| i.registration.path).collect()
+    };
+    assert_eq!(closure(&[1]), [path(1), path(2), path(3)]);
+    assert_eq!(closure(&[4, 2, 4]), [path(4), path(2), path(3), path(1)]);
+    assert!(closure(&[9]).is_empty());
+}
+
+#[test]
+fn traces_keep_their_order_and_are_replaced_whole() {
+    let (dir, store) = store();
+    assert_eq!(store.trace("boot").unwrap(), None);
+    store
+        .put_trace("boot", &[path(3), path(1), path(3)])
+        .unwrap();
+    store.put_trace("empty", &[]).unwrap();
+    store.put_trace("a b/ü", &[path(1)]).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(
+        store.trace("boot").unwrap().unwrap(),
+        [path(3), path(1), path(3)]
+    );
+    let expected = [
+        ("a b/ü".to_owned(), 1),
+        ("boot".to_owned(), 3),
+        ("empty".to_owned(), 0),
+    ];
+    assert_eq!(store.traces().unwrap(), expected);
+    store.put_trace("boot", &[path(2)]).unwrap();
+    assert_eq!(store.trace("boot").unwrap().unwrap(), [path(2)]);
+    assert!(store.delete_trace("boot").unwrap());
+    assert!(!store.delete_trace("boot").unwrap());
+    assert_eq!(store.trace("boot").unwrap(), None);
+}

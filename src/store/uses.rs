@@ -1,0 +1,122 @@
+//! When each path was used last, which is the order of eviction.
+//!
+//! A use is noted at every read, so it costs one store to memory: ordinals are small and dense,
+//! and index a table whose parts are made when they are first needed. Now and then what changed
+//! is written to the database, so that the order survives a restart; a crash loses only what was
+//! used since.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rocksdb::WriteBatch;
+
+use super::database::{Database, USES};
+use super::{PathOrdinal, Store, StoreError};
+
+/// Ordinals in one part of the table: 128 KiB of it.
+const PART: usize = 1 << 14;
+const PARTS: usize = (PathOrdinal::MAX as usize + 1) / PART;
+/// Set in an entry that is not in the database yet; the rest is milliseconds since 1970, shifted
+/// by one.
+const UNSAVED: u64 = 1;
+
+/// The table of last uses.
+pub(super) struct Uses(Box<[OnceLock<Box<[AtomicU64]>>]>);
+
+impl Uses {
+    pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
+        let uses = Self((0..PARTS).map(|_| OnceLock::new()).collect());
+        database.scan(USES, &[], |key, value| {
+            let ordinal = key.try_into().map(u32::from_be_bytes);
+            let millis = value.try_into().map(u64::from_le_bytes);
+            // Only the order depends on it: a record that makes no sense is as good as none.
+            if let (Ok(ordinal), Ok(millis)) = (ordinal, millis)
+                && let Some(entry) = uses.entry(PathOrdinal(ordinal))
+            {
+                entry.store(millis << 1, Ordering::Relaxed);
+            }
+            Ok(true)
+        })?;
+        Ok(uses)
+    }
+
+    fn entry(&self, ordinal: PathOrdinal) -> Option<&AtomicU64> {
+        let at = ordinal.0 as usize;
+        let part = self.0.get(at / PART)?;
+        let part = part.get_or_init(|| (0..PART).map(|_| AtomicU64::new(0)).collect());
+        part.get(at % PART)
+    }
+
+    pub(super) fn set(&self, ordinal: PathOrdinal, millis: u64) {
+        let value = millis << 1 | UNSAVED;
+        // Readers of one path would only take the cache line from each other.
+        if let Some(entry) = self.entry(ordinal)
+            && entry.load(Ordering::Relaxed) != value
+        {
+            entry.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Milliseconds since 1970; 0 if no use is known.
+    pub(super) fn last(&self, ordinal: PathOrdinal) -> u64 {
+        let part = self.0.get(ordinal.0 as usize / PART);
+        let part = part.and_then(OnceLock::get);
+        let entry = part.and_then(|p| p.get(ordinal.0 as usize % PART));
+        entry.map_or(0, |e| e.load(Ordering::Relaxed) >> 1)
+    }
+
+    /// Forgets a path that is removed.
+    pub(super) fn clear(&self, ordinal: PathOrdinal) {
+        if let Some(entry) = self.entry(ordinal) {
+            entry.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Store {
+    /// Notes that a path is used now. Cheap enough for every read.
+    pub fn touch(&self, ordinal: PathOrdinal) {
+        self.uses.set(ordinal, now());
+    }
+
+    /// Writes the uses that were noted since the last time to the database.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn save_uses(&self) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        let family = self.database.family(USES);
+        let mut saved = Vec::new();
+        for (index, part) in self.uses.0.iter().enumerate() {
+            for (at, entry) in part.get().into_iter().flatten().enumerate() {
+                let value = entry.load(Ordering::Relaxed);
+                if value & UNSAVED != 0 {
+                    let ordinal = (index * PART + at) as u32;
+                    batch.put_cf(family, ordinal.to_be_bytes(), (value >> 1).to_le_bytes());
+                    saved.push((entry, value));
+                }
+            }
+        }
+        if saved.is_empty() {
+            return Ok(());
+        }
+        self.database.write(batch, "last uses were written")?;
+        for (entry, value) in saved {
+            // One that was used again meanwhile stays unsaved.
+            let _ = entry.compare_exchange(
+                value,
+                value & !UNSAVED,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Names and passwords for servers: which netrc file has them, and whom they are sent to.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64;
+
+use super::SourceError;
+use super::netrc::Netrc;
+
+/// Where Nix has it.
+const OF_NIX: &str = "/etc/nix/netrc";
+/// Longest file that is read, in bytes.
+const LIMIT: u64 = 1 << 20;
+
+/// What a netrc file says, and which one it is.
+pub(super) struct Credentials {
+    netrc: Netrc,
+    origin: Origin,
+}
+
+enum Origin {
+    Read(PathBuf),
+    /// It is where one is looked for, but cannot be read.
+    Unreadable(PathBuf, io::Error),
+    Nowhere,
+}
+
+/// What a request says of who asks.
+pub(super) enum Sent {
+    /// The name and password that the URL itself has.
+    OfUrl,
+    /// Those of the netrc file.
+    OfNetrc,
+    Nothing,
+}
+
+impl Credentials {
+    /// Reads the file that the caller names; else the one that `NETRC` names; else `~/.netrc`, and
+    /// if there is none, the one of Nix.
+    ///
+    /// # Errors
+    /// The caller's file cannot be read, or a file is malformed.
+    pub(super) fn load(named: Option<&Path>) -> Result<Self, SourceError> {
+        match named {
+            Some(file) => match read(file) {
+                Ok(text) => Self::parse(&text, file),
+                Err(source) => Err(SourceError::NetrcFile {
+                    file: file.to_owned(),
+                    source,
+                }),
+            },
+            None => Self::first_of(&candidates(|name| std::env::var_os(name))),
+        }
+    }
+
+    /// The first that exists. One that cannot be read may be there for others.
+    fn first_of(files: &[PathBuf]) -> Result<Self, SourceError> {
+        for file in files {
+            match read(file) {
+                Ok(text) => return Self::parse(&text, file),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    return Ok(Self {
+                        netrc: Netrc::default(),
+                        origin: Origin::Unreadable(file.clone(), e),
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            netrc: Netrc::default(),
+            origin: Origin::Nowhere,
+        })
+    }
+
+    fn parse(text: &[u8], file: &Path) -> Result<Self, SourceError> {
+        let netrc = Netrc::parse(text).map_err(|e| SourceError::Netrc {
+            file: file.to_owned(),
+            line: e.line,
+            what: e.what,
+        })?;
+        Ok(Self {
+            netrc,
+            origin: Origin::Read(file.to_owned()),
+        })
+    }
+
+    /// The value of `Authorization` for a host; with `name`, for whoever has this name there.
+    pub(super) fn basic(&self, host: &str, name: Option<&[u8]>) -> Option<String> {
+        let login = self.netrc.login(host, name)?;
+        let pair = [login.name, b":", login.password].concat();
+        Some(format!("Basic {}", BASE64.encode(&pair)))
+    }
+
+    /// What to do when a server wants to know who asks.
+    pub(super) fn hint(&self, sent: &Sent) -> String {
+        const WANTS: &str = "; it wants a name and a password, which a netrc file has";
+        match (sent, &self.origin) {
+            (Sent::OfUrl, _) => "; it does not take the name and the password in its URL".into(),
+            (Sent::OfNetrc, Origin::Read(file)) => format!(
+                "; it does not take the name and the password that {} has for this host",
+                file.display()
+            ),
+            (_, Origin::Read(file)) => {
+                format!(
+                    "{WANTS}: there are none for this host in {}",
+                    file.display()
+                )
+            }
+            (_, Origin::Unreadable(file, e)) => {
+                format!("{WANTS}: {} cannot be read: {e}", file.display())
+            }
+            (_, Origin::Nowhere) => {
+                format!("{WANTS}: none was found (the one that NETRC names, ~/.netrc, {OF_NIX})")
+            }
+        }
+    }
+}
+
+/// Where a netrc file is looked for, the first one first.
+fn candidates(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    if let Some(named) = set("NETRC") {
+        return vec![named.into()];
+    }
+    let home = set("HOME").map(|home| Path::new(&home).join(".netrc"));
+    home.into_iter().chain([OF_NIX.into()]).collect()
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(file)?.take(LIMIT + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        return Err(io::Error::other(format!("longer than {LIMIT} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(files: &[PathBuf]) -> Credentials {
+        Credentials::first_of(files).unwrap()
+    }
+
+    #[test]
+    fn the_file_is_looked_for_where_curl_and_nix_have_it() {
+        let env = |set: &'static [(&str, &str)]| {
+            candidates(move |name| set.iter().find(|s| s.0 == name).map(|s| s.1.into()))
+        };
+        let paths = |p: &[&str]| p.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(env(&[("NETRC", "/n"), ("HOME", "/h")]), paths(&["/n"]));
+        let both = paths(&["/h/.netrc", OF_NIX]);
+        assert_eq!(env(&[("NETRC", ""), ("HOME", "/h")]), both);
+        assert_eq!(env(&[]), paths(&[OF_NIX]));
+    }
+
+    #[test]
+    fn the_first_file_that_exists_is_read_and_the_hint_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let [gone, file] = ["gone", "file"].map(|name| dir.path().join(name));
+        std::fs::write(&file, "machine h login a password b").unwrap();
+        let found = load(&[gone.clone(), file.clone(), dir.path().to_owned()]);
+        assert_eq!(found.basic("h", None).unwrap(), "Basic YTpi");
+        assert_eq!(found.basic("other", None), None);
+        let name = file.display().to_string();
+        assert!(found.hint(&Sent::Nothing).contains(&name));
+        assert!(found.hint(&Sent::OfNetrc).contains(&name));
+        assert!(found.hint(&Sent::OfUrl).contains("URL"));
+        let none = load(&[gone]);
+        assert!(none.hint(&Sent::Nothing).contains("none was found"));
+        let unreadable = load(&[dir.path().to_owned()]);
+        let hint = unreadable.hint(&Sent::Nothing);
+        assert!(hint.contains("cannot be read"), "{hint}");
+    }
+
+    #[test]
+    fn a_malformed_file_is_named_without_its_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("netrc");
+        std::fs::write(&file, "machine h\npassword my secret\n").unwrap();
+        let error = Credentials::load(Some(&file)).err().unwrap().to_string();
+        assert!(error.contains(&file.display().to_string()), "{error}");
+        assert!(
+            error.contains("line 2") && !error.contains("secret"),
+            "{error}"
+        );
+        let gone = dir.path().join("gone");
+        let error = Credentials::load(Some(&gone)).err().unwrap();
+        assert!(error.to_string().contains("gone"), "{error}");
+    }
+}

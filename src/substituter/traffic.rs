@@ -1,0 +1,198 @@
+//! What went on between us and a source, for whoever shows the source's health.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// The last answer counts for one part in so many of the average latency, as in TCP.
+const AVERAGED: u64 = 8;
+
+/// Counters of one source. Times are in microseconds.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    requests: AtomicU64,
+    retries: AtomicU64,
+    failures: AtomicU64,
+    abandoned: AtomicU64,
+    received_bytes: AtomicU64,
+    /// Of the last answer, plus one; 0 before the first one.
+    latency_last: AtomicU64,
+    /// The moving average, plus one; 0 before the first answer.
+    latency_average: AtomicU64,
+    last_failure: Mutex<Option<LastFailure>>,
+}
+
+/// [`Traffic`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficSnapshot {
+    /// Files that were asked for, each once, however often it was tried.
+    pub requests: u64,
+    /// Further tries, and resumptions of what broke off.
+    pub retries: u64,
+    /// Requests that failed for good. That there is no such file is an answer, not a failure.
+    pub failures: u64,
+    /// Requests whose caller went away before their end, for example at its deadline.
+    pub abandoned: u64,
+    /// Bytes of bodies.
+    pub received_bytes: u64,
+    /// Microseconds from asking to the head of the answer, the last time; `None` before the first.
+    pub latency_last_us: Option<u64>,
+    /// The moving average of that.
+    pub latency_average_us: Option<u64>,
+    /// The last request that failed for good.
+    pub last_failure: Option<LastFailure>,
+}
+
+/// A failure, for display.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// What happened, passwords hidden.
+    pub text: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+}
+
+impl Traffic {
+    /// The counts now.
+    pub fn snapshot(&self) -> TrafficSnapshot {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        TrafficSnapshot {
+            requests: get(&self.requests),
+            retries: get(&self.retries),
+            failures: get(&self.failures),
+            abandoned: get(&self.abandoned),
+            received_bytes: get(&self.received_bytes),
+            latency_last_us: get(&self.latency_last).checked_sub(1),
+            latency_average_us: get(&self.latency_average).checked_sub(1),
+            last_failure: self.last_failure().clone(),
+        }
+    }
+
+    /// Counts a request, which is over when what is returned is.
+    pub(super) fn request(self: &Arc<Self>) -> Request {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Request {
+            traffic: self.clone(),
+            over: false,
+        }
+    }
+
+    pub(super) fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.received_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The head of an answer is there.
+    pub(super) fn answered(&self, after: Duration) {
+        let now = u64::try_from(after.as_micros()).unwrap_or(u64::MAX / AVERAGED);
+        self.latency_last.store(now + 1, Ordering::Relaxed);
+        let average = |stored: u64| {
+            Some(
+                1 + match stored.checked_sub(1) {
+                    None => now,
+                    Some(old) => (old * (AVERAGED - 1)).saturating_add(now) / AVERAGED,
+                },
+            )
+        };
+        // The closure always gives a value, so that the update cannot fail.
+        let _ = self
+            .latency_average
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, average);
+    }
+
+    fn last_failure(&self) -> std::sync::MutexGuard<'_, Option<LastFailure>> {
+        self.last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that runs. Dropped before its end, it counts as abandoned.
+#[derive(Debug)]
+pub(super) struct Request {
+    traffic: Arc<Traffic>,
+    over: bool,
+}
+
+impl Request {
+    /// It got what it asked for, or heard that there is no such thing.
+    pub(super) fn succeeded(mut self) {
+        self.over = true;
+    }
+
+    /// It failed, and is not tried again.
+    pub(super) fn failed(mut self, error: &dyn std::error::Error) {
+        self.over = true;
+        self.traffic.failures.fetch_add(1, Ordering::Relaxed);
+        let mut text = error.to_string();
+        if let Some(source) = error.source() {
+            text = format!("{text}: {source}");
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time = since.unwrap_or_default().as_secs();
+        *self.traffic.last_failure() = Some(LastFailure { text, time });
+    }
+
+    /// Ends it with the outcome.
+    pub(super) fn end<T, E: std::error::Error>(self, outcome: &Result<T, E>) {
+        match outcome {
+            Ok(_) => self.succeeded(),
+            Err(e) => self.failed(e),
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.over {
+            self.traffic.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_ends_in_one_way() {
+        let traffic = Arc::new(Traffic::default());
+        assert_eq!(traffic.snapshot(), TrafficSnapshot::default());
+        traffic.request().succeeded();
+        traffic.request().failed(&std::io::Error::other("no luck"));
+        drop(traffic.request());
+        traffic.retried();
+        traffic.received(7);
+        let now = traffic.snapshot();
+        let counts = (now.requests, now.failures, now.abandoned, now.retries);
+        assert_eq!(counts, (3, 1, 1, 1));
+        assert_eq!(now.received_bytes, 7);
+        let failure = now.last_failure.as_ref().unwrap();
+        assert_eq!(failure.text, "no luck");
+        assert!(failure.time > 1_600_000_000);
+        let json = serde_json::to_string(&now).unwrap();
+        assert_eq!(serde_json::from_str::<TrafficSnapshot>(&json).unwrap(), now);
+    }
+
+    #[test]
+    fn the_average_latency_follows_slowly() {
+        let traffic = Traffic::default();
+        let latencies = || {
+            let now = traffic.snapshot();
+            (now.latency_last_us, now.latency_average_us)
+        };
+        assert_eq!(latencies(), (None, None));
+        traffic.answered(Duration::ZERO);
+        assert_eq!(latencies(), (Some(0), Some(0)));
+        traffic.answered(Duration::from_micros(800));
+        assert_eq!(latencies(), (Some(800), Some(100)));
+        traffic.answered(Duration::MAX);
+        assert!(traffic.snapshot().latency_average_us.is_some());
+    }
+}

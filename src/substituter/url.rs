@@ -1,0 +1,92 @@
+//! What kinds of sources there are, by their URLs.
+//!
+//! Invariant: nothing is opened here. What these accept may still be absent, or no binary cache.
+
+use super::{SourceError, redacted};
+
+/// How a source is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A directory.
+    File,
+    /// A server.
+    Http,
+}
+
+impl Kind {
+    /// The kind of source that `url` names.
+    pub(super) fn of(url: &str) -> Result<Self, SourceError> {
+        if url.starts_with("file://") {
+            return Ok(Self::File);
+        }
+        if url.starts_with("http://") || url.starts_with("https://") {
+            return Ok(Self::Http);
+        }
+        let what = if url.starts_with('/') || url.starts_with('.') {
+            "a directory is named as file:///DIRECTORY"
+        } else {
+            "a source is file:///DIRECTORY, http://… or https://…"
+        };
+        Err(wrong(url, what))
+    }
+}
+
+fn wrong(url: &str, what: &str) -> SourceError {
+    SourceError::Url {
+        url: redacted(url),
+        what: what.to_owned(),
+    }
+}
+
+/// Whether `url` can name a source at all. The source need not be there.
+///
+/// # Errors
+/// A URL of another kind, or one without a directory or a host.
+pub fn check(url: &str) -> Result<(), SourceError> {
+    let kind = Kind::of(url)?;
+    let (_, place) = url.split_once("://").unwrap_or_default();
+    let host = place.split(['/', '?', '#']).next().unwrap_or_default();
+    match kind {
+        Kind::File if !place.starts_with('/') => Err(wrong(
+            url,
+            "the directory of a file:// source is absolute: file:///DIRECTORY",
+        )),
+        Kind::Http if host.is_empty() => Err(wrong(url, "it has no host; give https://HOST/…")),
+        Kind::Http if url.contains(char::is_whitespace) => {
+            Err(wrong(url, "a URL has no white space in it"))
+        }
+        Kind::File | Kind::Http => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_judged_without_a_look_at_what_they_name() {
+        for good in [
+            "file:///no/such/directory",
+            "file:///dir?priority=3",
+            "http://host",
+            "https://cache.nixos.org",
+            "https://host:8443/a/b?priority=10",
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for (bad, why) in [
+            ("", "a source is"),
+            ("ftp://host", "a source is"),
+            ("cache.nixos.org", "a source is"),
+            ("/dir", "file:///DIRECTORY"),
+            ("file://dir", "absolute"),
+            ("http://", "host"),
+            ("https:///dir", "host"),
+            ("https://?x", "host"),
+            ("https://a b", "white space"),
+        ] {
+            let said = check(bad).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+}

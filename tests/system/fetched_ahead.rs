@@ -1,0 +1,301 @@
+//! What is fetched before anything asks for it: closures, pins, traces.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::binary_cache::{Cache, Offer, noise};
+use crate::on_demand::{SHORT, directory, errno, key, plain};
+use crate::server::{Answer, Server};
+use crate::support::{Sandbox, World, run, succeed, wait_until};
+
+/// The NARs that a server was asked for, the first first.
+fn nars(server: &Server) -> Vec<String> {
+    let asked = server.log().into_iter().map(|asked| asked.path);
+    asked.filter(|path| path.starts_with("/nar/")).collect()
+}
+
+fn url(offer: &Offer) -> String {
+    format!("/{}", offer.info.url)
+}
+
+/// A chain: each refers to the next, which is in the list before it.
+fn chain(cache: &Cache, length: u64, bytes: usize) -> Vec<Offer> {
+    let mut offers: Vec<Offer> = Vec::new();
+    for n in 0..length {
+        let offer = directory(&format!("link-{n}"), &noise(n + 1, bytes));
+        let offer = match offers.last() {
+            Some(next) => offer.referring(&[next.path()]),
+            None => offer,
+        };
+        offers.push(offer);
+    }
+    offers.iter().for_each(|o| cache.put(o));
+    offers
+}
+
+fn file(sandbox: &Sandbox, offer: &Offer) -> std::path::PathBuf {
+    sandbox.store().join(offer.path().base_name()).join("file")
+}
+
+#[test]
+fn a_prefetched_closure_is_complete_and_needs_no_source_any_more() {
+    let world = World::small();
+    let server = Server::new(world.cache(), |_, _| Answer::File);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &world.key(), SHORT);
+    let hello = world.package("hello");
+    let said = sandbox.narfs(&["prefetch", "--check", hello]);
+    assert!(said.starts_with("complete: "), "{said}");
+    let again = sandbox.json(&["prefetch", hello]);
+    assert_eq!(again["complete"], true);
+    assert_eq!(again["fetched"], 0);
+    let closure = sandbox.json(&["path-info", "--closure", hello]);
+    assert_eq!(again["paths"], closure.as_array().unwrap().len());
+    let sizes = closure.as_array().unwrap().iter();
+    let sizes: u64 = sizes.map(|p| p["narSize"].as_u64().unwrap()).sum();
+    assert_eq!(again["nar_bytes"], sizes);
+    for (path, times) in server.all_requests() {
+        assert_eq!(times, 1, "{path}");
+    }
+
+    sandbox.unmount();
+    sandbox.mount_from(&["http://127.0.0.1:1"], &world.key(), SHORT);
+    sandbox.bind_to_nix(&sandbox.at);
+    let program = format!("/nix/store/{hello}/bin/hello");
+    assert_eq!(succeed(&mut Command::new(program)), "Hello, world!\n");
+    assert_eq!(sandbox.json(&["prefetch", hello])["complete"], true);
+    // What is not here cannot be had any more, and it is said which path that is.
+    let other = world.package("coreutils");
+    let mut prefetch = sandbox.command(&["prefetch", other]);
+    let ran = run(&mut prefetch, b"");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains(other), "{}", ran.stderr);
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.starts_with("incomplete: 1 "), "{said}");
+}
+
+#[test]
+fn paths_to_prefetch_are_read_from_stdin_and_come_alone_if_asked() {
+    let cache = Cache::new();
+    let offers = chain(&cache, 3, 1000);
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "");
+    let mut prefetch = sandbox.command(&["prefetch", "--no-recursive", "-"]);
+    let names = format!("{}\n\n", offers[2].path().base_name());
+    let ran = run(&mut prefetch, names.as_bytes());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(nars(&server), [url(&offers[2])]);
+    assert_eq!(sandbox.listing(), [offers[2].path().base_name()]);
+    sandbox.misuse(&["prefetch"]);
+    sandbox.complaint(&["prefetch", "nonsense"]);
+    sandbox.complaint(&["prefetch", "--trace", "none"]);
+}
+
+#[test]
+fn a_mount_that_prefetches_closures_has_them_once_something_looks_inside() {
+    let cache = Cache::new();
+    let offers = chain(&cache, 12, 5000);
+    offers
+        .iter()
+        .for_each(|o| cache.put_listing(o, "directory"));
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "prefetch=closure");
+    let last = offers.last().unwrap();
+    let place = sandbox.store().join(last.path().base_name());
+    assert!(fs::symlink_metadata(&place).unwrap().is_dir());
+    assert!(nars(&server).is_empty());
+    assert_eq!(fs::read(place.join("file")).unwrap(), noise(12, 5000));
+    wait_until("the closure is here", || {
+        sandbox.listing().len() == offers.len()
+    });
+    // What was looked at first came first, or nearly.
+    assert!(nars(&server)[..3].contains(&url(last)));
+    for (path, times) in server.all_requests() {
+        assert_eq!(times, 1, "{path}");
+    }
+}
+
+#[test]
+fn what_a_program_waits_for_comes_before_what_is_fetched_ahead() {
+    let cache = Cache::new();
+    let ahead: Vec<_> = (0..40)
+        .map(|n| directory(&format!("ahead-{n}"), &noise(n + 1, 30_000)))
+        .collect();
+    let urgent = directory("urgent", &noise(99, 30_000));
+    ahead.iter().chain([&urgent]).for_each(|o| cache.put(o));
+    cache.put_listing(&urgent, "directory");
+    let server = Server::new(cache.dir().to_owned(), |path, _| match path {
+        p if p.starts_with("/nar/") => Answer::Slow(3),
+        _ => Answer::File,
+    });
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "");
+    let mut prefetch = vec!["prefetch".to_owned()];
+    prefetch.extend(ahead.iter().map(|o| o.path().base_name()));
+    let mut prefetching = sandbox.command(&prefetch).spawn().unwrap();
+    wait_until("it has begun", || !nars(&server).is_empty());
+    // One of those that are queued, too: it is fetched once, and at once.
+    let queued = ahead.last().unwrap();
+    for offer in [&urgent, queued] {
+        fs::read(file(&sandbox, offer)).unwrap();
+    }
+    let order = nars(&server);
+    assert!(order.len() < 30, "{}", order.len());
+    assert!(prefetching.wait().unwrap().success());
+    let order = nars(&server);
+    assert_eq!(order.len(), 41);
+    for offer in [&urgent, queued] {
+        let at = order.iter().position(|path| *path == url(offer));
+        assert!(at.unwrap() < 30, "{at:?}");
+    }
+    assert_eq!(sandbox.json(&["verify"])["good"], 41);
+}
+
+#[test]
+fn a_trace_is_recorded_kept_and_replayed_in_its_order() {
+    let cache = Cache::new();
+    let offers: Vec<_> = (0..6)
+        .map(|n| directory(&format!("p{n}"), &noise(n + 1, 2000)))
+        .collect();
+    offers.iter().for_each(|o| cache.put(o));
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "");
+    let order = [4, 1, 5, 0];
+    fs::read(file(&sandbox, &offers[3])).unwrap();
+    sandbox.narfs(&["trace", "start", "job"]);
+    let said = sandbox.complaint(&["trace", "start", "job"]);
+    assert!(said.contains("already"), "{said}");
+    sandbox.complaint(&["trace", "start", "../job"]);
+    for n in order {
+        fs::read(file(&sandbox, &offers[n])).unwrap();
+        fs::read(file(&sandbox, &offers[order[0]])).unwrap();
+    }
+    let status = sandbox.json(&["status"]);
+    assert_eq!(status["traces"][0]["name"], "job");
+    assert_eq!(sandbox.narfs(&["trace", "stop", "job"]), "4 paths\n");
+    sandbox.complaint(&["trace", "stop", "job"]);
+    let wanted: Vec<_> = order
+        .iter()
+        .map(|n| format!("/nix/store/{}", offers[*n].path().base_name()))
+        .collect();
+    sandbox.unmount();
+    // It is kept, and can be carried to another state.
+    assert_eq!(sandbox.narfs(&["trace", "list"]), "job   4 paths\n");
+    let shown = sandbox.narfs(&["trace", "show", "job"]);
+    assert_eq!(shown.lines().collect::<Vec<_>>(), wanted);
+
+    // One at a time shows the order.
+    let server = Server::new(cache.dir().to_owned(), |_, _| Answer::File);
+    let other = Sandbox::empty();
+    other.mount_from(&[&server.url], &key(&cache), "");
+    let ran = run(
+        &mut other.command(&["prefetch", "--no-recursive", "-"]),
+        shown.as_bytes(),
+    );
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let mut listed = other.listing();
+    let mut names: Vec<_> = wanted
+        .iter()
+        .map(|w| w["/nix/store/".len()..].to_owned())
+        .collect();
+    names.sort();
+    listed.sort();
+    assert_eq!(listed, names);
+
+    let server = plain(&cache);
+    let again = Sandbox::empty();
+    fs::create_dir_all(&again.state).unwrap();
+    succeed(
+        Command::new("cp")
+            .arg("-a")
+            .arg(sandbox.state.join("."))
+            .arg(&again.state),
+    );
+    again.mount_from(&[&server.url], &key(&cache), "");
+    let report = again.json(&["prefetch", "--trace", "job"]);
+    assert_eq!(report["paths"], 4);
+    assert_eq!(report["fetched"], 0, "the state had them");
+    again.narfs(&["trace", "delete", "job"]);
+    again.complaint(&["trace", "show", "job"]);
+    again.complaint(&["prefetch", "--trace", "job"]);
+    assert_eq!(again.narfs(&["trace", "list"]), "");
+}
+
+#[test]
+fn status_and_stats_show_sources_and_what_is_on_its_way() {
+    let cache = Cache::new();
+    let (slow, quick) = (
+        directory("slow", &noise(1, 50_000)),
+        directory("quick", b"x"),
+    );
+    cache.put(&slow);
+    cache.put(&quick);
+    let slow_url = url(&slow);
+    let server = Server::new(cache.dir().to_owned(), move |path, _| {
+        if path == slow_url {
+            Answer::Slow(10)
+        } else {
+            Answer::File
+        }
+    });
+    let sandbox = Sandbox::empty();
+    let nobody = format!("http://{}", Server::nobody());
+    sandbox.mount_from(&[&server.url, &nobody], &key(&cache), "");
+    let source = |n: usize| sandbox.json(&["status"])["sources"][n].clone();
+    assert_eq!(source(0)["state"], "not-asked");
+    fs::read(file(&sandbox, &quick)).unwrap();
+    assert_eq!(source(0)["state"], "answers");
+    assert_eq!(source(0)["url"], server.url);
+    assert!(source(0)["traffic"]["requests"].as_u64().unwrap() >= 3);
+    assert!(source(0)["traffic"]["received_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(source(1)["state"], "away");
+    let place = file(&sandbox, &slow);
+    let reader = std::thread::spawn(move || fs::read(place).unwrap());
+    wait_until("it is seen", || {
+        let fetches = sandbox.json(&["status"])["fetches"].clone();
+        fetches[0]["path"] == slow.path().base_name() && fetches[0]["waiting"] == 1
+    });
+    let text = sandbox.narfs(&["status"]);
+    assert!(text.contains(&slow.path().base_name()), "{text}");
+    assert_eq!(reader.join().unwrap().len(), 50_000);
+    let before = sandbox.json(&["stats"])["fetcher"].clone();
+    assert!(before["misses"].as_u64().unwrap() >= 2);
+    let unseen = sandbox.store().join(quick.path().base_name()).join("none");
+    assert_eq!(errno(fs::read(unseen)), Some(libc::ENOENT));
+    let after = sandbox.json(&["stats"])["fetcher"].clone();
+    assert!(after["hits"].as_u64() > before["hits"].as_u64());
+    assert_eq!(after["misses"], before["misses"]);
+}
+
+#[test]
+fn a_process_that_waits_for_a_fetch_can_be_killed() {
+    for at in ["/nar/", ".narinfo"] {
+        let cache = Cache::new();
+        let offer = directory("hangs", b"x");
+        cache.put(&offer);
+        cache.put_listing(&offer, "directory");
+        let server = Server::new(cache.dir().to_owned(), move |path, _| match path {
+            p if p.contains(at) => Answer::Stall,
+            _ => Answer::File,
+        });
+        let sandbox = Sandbox::empty();
+        // The deadlines as users have them.
+        sandbox.mount_from(&[&server.url], &key(&cache), "");
+        let mut cat = Command::new("cat");
+        cat.arg(file(&sandbox, &offer)).stderr(Stdio::null());
+        let mut cat = cat.spawn().unwrap();
+        wait_until("it waits", || {
+            server.all_requests().keys().any(|path| path.contains(at))
+        });
+        let start = Instant::now();
+        cat.kill().unwrap();
+        cat.wait().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(3), "{at}");
+        assert!(Path::new(&sandbox.at).exists());
+    }
+}
