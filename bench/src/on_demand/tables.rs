@@ -105,14 +105,22 @@ fn markdown(
     } else {
         format!("\nNot measured: nix copy: {}.\n", nix::ABSENT)
     };
-    let widest = contenders()
-        .map(|c| spread(c.samples.iter().map(|s| s.seconds)))
-        .fold(0.0, f64::max);
+    let widest = |course: &Course| {
+        let spreads = course
+            .contenders
+            .iter()
+            .map(|c| spread(c.samples.iter().map(|s| s.seconds)));
+        format!(
+            "{:.0} % ({})",
+            spreads.fold(0.0, f64::max) * 100.0,
+            course.name
+        )
+    };
     let how = match rounds {
         1 => "One round".to_owned(),
         _ => format!(
-            "Medians of {rounds} interleaved rounds, which lie within {:.0} % of them in seconds",
-            widest * 100.0
+            "Medians of {rounds} interleaved rounds, which lie within {} of them in seconds",
+            courses.iter().map(widest).collect::<Vec<_>>().join(" and ")
         ),
     };
     let load = median(samples(courses).map(|s| s.load));
