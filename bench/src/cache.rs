@@ -103,16 +103,41 @@ impl BinaryCache {
             .collect()
     }
 
+    /// A path and all that it refers to, as far as that is here.
+    pub fn closure(&self, path: &str) -> BTreeSet<&str> {
+        let by_name: BTreeMap<&str, &str> = self
+            .paths
+            .keys()
+            .map(|path| (base_name(path), path.as_str()))
+            .collect();
+        let mut seen = BTreeSet::new();
+        let mut names = vec![base_name(path)];
+        while let Some(name) = names.pop() {
+            let found = by_name.get(name);
+            if let Some(&path) = found.filter(|&&path| seen.insert(path)) {
+                names.extend(self.paths[path].references.iter().map(String::as_str));
+            }
+        }
+        seen
+    }
+
     /// Reads every file once, so that each contender finds its input in the page cache.
     pub fn warm(&self) -> Result<()> {
-        let narinfos = self.paths.keys().map(|path| {
+        self.warm_paths(self.paths.keys().map(String::as_str))
+    }
+
+    /// The same for some paths: their narinfos, listings and NARs.
+    pub fn warm_paths<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        for path in paths {
             let hash = base_name(path).split('-').next().unwrap_or_default();
-            self.dir.join(format!("{hash}.narinfo"))
-        });
-        let nars = self.paths.values().map(|entry| self.dir.join(&entry.url));
-        narinfos
-            .chain(nars)
-            .try_for_each(|file| measure::warm(&file))
+            measure::warm(&self.dir.join(format!("{hash}.narinfo")))?;
+            measure::warm(&self.dir.join(&self.paths[path].url))?;
+            let listing = self.dir.join(format!("{hash}.ls"));
+            if listing.is_file() {
+                measure::warm(&listing)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -187,6 +212,8 @@ mod tests {
         let cache = BinaryCache::open(&cache, None, "world").unwrap();
         assert_eq!(cache.roots(), [format!("/nix/store/{A}")]);
         assert_eq!(cache.nar_bytes(), 240);
+        assert_eq!(cache.closure(&format!("/nix/store/{A}")).len(), 2);
+        assert_eq!(cache.closure(&format!("/nix/store/{B}")).len(), 1);
         assert_eq!(cache.public_key, "key-1:AAAA");
         cache.warm().unwrap();
     }

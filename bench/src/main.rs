@@ -3,11 +3,13 @@
 //! It drives the `narfs` program as a user would, and needs nothing else of the library. Its modules:
 //!
 //! ```text
-//! ingest, size   the two benchmarks
+//! ingest, size, on_demand    the three benchmarks
 //! report         medians, ratios, tables, JSON
 //! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
 //! cache, world   the input: binary caches, given or made here
 //! measure        wall clock, CPU, memory and bytes written of a command
+//! server, link   a binary cache behind HTTP, near and far
+//! namespace      a /nix of one's own
 //! work           the one directory that this program writes to
 //! ```
 
@@ -15,10 +17,14 @@ mod cache;
 mod files;
 mod image;
 mod ingest;
+mod link;
 mod measure;
+mod namespace;
 mod narfs;
 mod nix;
+mod on_demand;
 mod report;
+mod server;
 mod size;
 mod work;
 mod world;
@@ -67,7 +73,7 @@ struct Options {
     /// Everything is written here, and what was measured is removed again
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     work: PathBuf,
-    /// Rounds of the ingest benchmark
+    /// Rounds of the ingest and on-demand benchmarks
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Write every sample and setting to this file
@@ -81,7 +87,10 @@ enum What {
     Ingest,
     /// Bytes kept for one world, for its mass rebuild, for an upgrade
     Size,
-    /// Both
+    /// From nothing until a program has run, from a binary cache behind HTTP, near and far: narfs
+    /// and Nix. Needs a python3 in the first binary cache, and FUSE
+    OnDemand,
+    /// All of them
     All,
 }
 
@@ -108,7 +117,8 @@ fn run(options: &Options) -> Result<()> {
     work.require_space(caches.iter().map(BinaryCache::nar_bytes).sum::<u64>() * 2)?;
 
     let mut sections = Vec::new();
-    if options.what != What::Size {
+    let wanted = |what| options.what == what || options.what == What::All;
+    if wanted(What::Ingest) {
         sections.push(ingest::run(
             &narfs,
             nix.as_ref(),
@@ -117,8 +127,17 @@ fn run(options: &Options) -> Result<()> {
             options.rounds,
         )?);
     }
-    if options.what != What::Ingest {
+    if wanted(What::Size) {
         sections.push(size::run(&narfs, nix.as_ref(), &caches, &work)?);
+    }
+    if wanted(What::OnDemand) {
+        sections.push(on_demand::run(
+            &narfs,
+            nix.as_ref(),
+            &caches[0],
+            &work,
+            options.rounds,
+        )?);
     }
 
     let machine = report::machine(&work, &narfs, nix.as_ref());

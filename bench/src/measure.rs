@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// One run of a command.
 pub struct Cost {
@@ -72,6 +74,64 @@ pub fn run(command: &mut Command, output: &Path, log: &Path) -> Result<Cost> {
         charged_bytes: count(usage.ru_oublock) * 512,
         device_bytes: before.zip(after).map(|(before, after)| after - before),
     })
+}
+
+/// A command that runs, to be waited for; killed if it is not.
+pub struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+/// Starts a command whose output goes to a log.
+pub fn start(command: &mut Command, log: &Path) -> Result<Running> {
+    let written = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command
+        .stdout(written.try_clone()?)
+        .stderr(written)
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let log = log.to_owned();
+    Ok(Running { name, child, log })
+}
+
+impl Running {
+    /// Waits until the command has ended; an error if it fails, or does not end in time.
+    pub fn end(mut self, limit: Duration) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("no process")?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+        let limit = Timespec::try_from(limit).ok();
+        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], limit.as_ref())?;
+        if ended == 0 {
+            bail!("{} does not end:\n{}", self.name, tail(&self.log));
+        }
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("{} failed ({status}):\n{}", self.name, tail(&self.log));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nothing happens to a child that has been waited for. One that waits for a mount may
+        // take longer to end than anybody wants to wait here.
+        let _ = self.child.kill();
+    }
+}
+
+/// Runs a command whose time the caller takes.
+pub fn run_within(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
+    start(command.stdin(Stdio::null()), log)?.end(limit)
+}
+
+/// How many processes ran or wanted to, on average over the last minute.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split(' ').next();
+    first.and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
 /// Drops the page cache, entries and inodes, after writing out what is dirty. False where this
@@ -211,6 +271,18 @@ mod tests {
             .err()
             .unwrap();
         assert!(error.to_string().contains("no space"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_an_error_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut command = Command::new("sleep");
+        let limit = Duration::from_millis(50);
+        let start = Instant::now();
+        assert!(run_within(command.arg("100"), &log, limit).is_err());
+        assert!(start.elapsed() < Duration::from_secs(10));
+        run_within(&mut Command::new("true"), &log, Duration::from_secs(60)).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The program that is measured.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -24,6 +24,17 @@ pub struct Stats {
     /// Distinct contents before compression.
     pub unique_bytes: u64,
     pub nar_bytes: u64,
+}
+
+/// What `narfs stats` says of a daemon with sources.
+#[derive(Clone, Copy)]
+pub struct Activity {
+    /// Requests of the kernel so far.
+    pub fuse_requests: u64,
+    /// Bytes of NARs that the sources sent so far.
+    pub fetched_bytes: u64,
+    /// Whether nothing is fetched now, nor waits for it.
+    pub idle: bool,
 }
 
 impl Narfs {
@@ -55,21 +66,55 @@ impl Narfs {
         command
     }
 
-    pub fn stats(&self, state: &Path) -> Result<Stats> {
-        let output = self.command(state).args(["stats", "--json"]).output()?;
+    /// Shows a state at a mount point, in the background; what is absent comes from `url`.
+    pub fn mount(&self, state: &Path, at: &str, cache: &BinaryCache, url: &str) -> Command {
+        let mut command = self.command(state);
+        command
+            .args(["mount", at, "--from", url])
+            .args(["--trusted-public-key", &cache.public_key]);
+        command
+    }
+
+    /// A command to the daemon that serves a state.
+    pub fn tell(&self, state: &Path, args: &[&str]) -> Command {
+        let mut command = self.command(state);
+        command.args(args);
+        command
+    }
+
+    /// What a command prints.
+    pub fn ask(&self, state: &Path, args: &[&str]) -> Result<Vec<u8>> {
+        let output = self.tell(state, args).stdin(Stdio::null()).output()?;
         if !output.status.success() {
             bail!(
-                "narfs stats failed: {}",
+                "narfs {} failed: {}",
+                args.join(" "),
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
-        let said: Value =
-            serde_json::from_slice(&output.stdout).context("narfs stats --json is no JSON")?;
-        let number = |name: &str| {
-            said[name]
-                .as_u64()
-                .with_context(|| format!("narfs stats --json has no number {name}"))
-        };
+        Ok(output.stdout)
+    }
+
+    /// What a daemon with sources does and has done.
+    pub fn activity(&self, state: &Path) -> Result<Activity> {
+        let said = self.said(state)?;
+        let flights = said["fetcher"]["fetches"].as_array();
+        let queued = number(&said, "/fetcher/queued")?;
+        Ok(Activity {
+            fuse_requests: number(&said, "/fuse/total")?,
+            fetched_bytes: number(&said, "/fetched_bytes")?,
+            idle: queued == 0 && flights.is_some_and(Vec::is_empty),
+        })
+    }
+
+    fn said(&self, state: &Path) -> Result<Value> {
+        let said = self.ask(state, &["stats", "--json"])?;
+        serde_json::from_slice(&said).context("narfs stats --json is no JSON")
+    }
+
+    pub fn stats(&self, state: &Path) -> Result<Stats> {
+        let said = self.said(state)?;
+        let number = |name: &str| number(&said, &format!("/{name}"));
         Ok(Stats {
             paths: number("paths")?,
             chunks: number("chunks")?,
@@ -98,4 +143,11 @@ impl Narfs {
         std::fs::create_dir_all(state)?;
         measure::run(&mut self.copy(state, cache), state, log).map(drop)
     }
+}
+
+/// A number in what `narfs stats` said.
+fn number(said: &Value, place: &str) -> Result<u64> {
+    said.pointer(place)
+        .and_then(Value::as_u64)
+        .with_context(|| format!("narfs stats --json has no number at {place}"))
 }

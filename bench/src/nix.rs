@@ -11,9 +11,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::{self, BinaryCache};
 use crate::measure;
-use crate::work::Work;
+use crate::work::{self, Work};
 
 pub const ABSENT: &str = "Nix is not installed (Debian: nix-bin)";
+
+/// The default of `max-substitution-jobs` in versions that have it.
+pub const REALISED_AT_ONCE: &str = "16";
 
 pub struct Nix {
     pub version: String,
@@ -39,17 +42,52 @@ impl Nix {
 
     /// Copies all of a binary cache, signatures checked, into the store at `root`.
     pub fn copy(&self, root: &Path, cache: &BinaryCache, optimise: bool) -> Result<Command> {
-        if cache.store_dir != "/nix/store" {
-            bail!("the store directory is {}, not /nix/store", cache.store_dir);
-        }
-        let mut command = self.command(&["copy"]);
+        let mut command = self.copy_from(root, cache, &cache.url())?;
         command
-            .args(["--from", &cache.url(), "--to", &store(root)])
-            .args(["--option", "trusted-public-keys", &cache.public_key])
             .args(["--option", "auto-optimise-store", if optimise { "true" } else { "false" }])
             // Not `--all`, which Nix 2.8 cannot do with a binary cache: that does not know the names.
             .args(cache.roots());
         Ok(command)
+    }
+
+    /// Copies closures, whose paths are still to be named, from a binary cache that is served at
+    /// `url`, signatures checked, into the store at `root`.
+    pub fn copy_from(&self, root: &Path, cache: &BinaryCache, url: &str) -> Result<Command> {
+        if cache.store_dir != "/nix/store" {
+            bail!("the store directory is {}, not /nix/store", cache.store_dir);
+        }
+        let mut command = self.command(&["copy"]);
+        command.args(["--from", url, "--to", &store(root)]).args([
+            "--option",
+            "trusted-public-keys",
+            &cache.public_key,
+        ]);
+        Ok(command)
+    }
+
+    /// Substitutes closures, whose paths are still to be named, from a binary cache that is served at
+    /// `url`, signatures checked, into the store at `root`. Several at once, as new versions of Nix
+    /// do unless told; old ones count substitutions as jobs, of which there is one.
+    pub fn realise_from(&self, root: &Path, cache: &BinaryCache, url: &str) -> Command {
+        let store = store(root);
+        let args = [
+            "--realise",
+            "--store",
+            &store,
+            "--option",
+            "substituters",
+            url,
+        ];
+        let mut command = self.of(Command::new("nix-store"), &args);
+        command
+            .args(["--option", "trusted-public-keys", &cache.public_key])
+            .args(["--option", "max-jobs", REALISED_AT_ONCE]);
+        command
+    }
+
+    /// Has Nix forget what it was told by binary caches before.
+    pub fn forget(&self) -> Result<()> {
+        work::remove(&self.home.join("nix"))
     }
 
     /// Keeps equal files once, as hard links.
@@ -68,7 +106,10 @@ impl Nix {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("nix");
+        self.of(Command::new("nix"), args)
+    }
+
+    fn of(&self, mut command: Command, args: &[&str]) -> Command {
         command
             .env_clear()
             .env(
