@@ -228,10 +228,10 @@ impl Fetcher {
         {
             return answer(&inner.runtime, Box::new(ready), Err(error));
         }
+        let (waiter, _) = inner.join(need.clone(), true, Box::new(ready));
         if let (Need::Contents(path), PrefetchPolicy::Closure) = (&need, inner.prefetch) {
             self.follow(path);
         }
-        let (waiter, _) = inner.join(need.clone(), true, Box::new(ready));
         let watch = watch(inner.clone(), need, waiter, asker);
         inner.runtime.spawn(watch);
     }
