@@ -250,6 +250,10 @@ async fn know(
         if path.is_some_and(|asked| *asked != registered.path) {
             return Err(FetchError::OtherName(registered.path));
         }
+        if here {
+            // Or it would be the first to go for what comes after it.
+            inner.store.touch(there.ordinal);
+        }
         return Ok(Known {
             references: registered.references.iter().map(StorePath::hash).collect(),
             nar_size: registered.nar_size,

@@ -31,13 +31,18 @@ pub(super) struct Pace {
 impl Pace {
     /// Called before the next piece is read, of which `at` bytes have come. Blocks.
     pub(super) fn step(&self, at: u64, last: u64) {
-        if let Some(urgency) = &self.urgency {
-            urgency.give_way();
-        }
+        self.give_way();
         if let Some(room) = &self.room
             && at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
         {
             room.make();
+        }
+    }
+
+    /// Lets what programs wait for go first. Blocks.
+    fn give_way(&self) {
+        if let Some(urgency) = &self.urgency {
+            urgency.give_way();
         }
     }
 
@@ -127,6 +132,7 @@ impl Transfer<'_> {
         self.check_known(offer)?;
         let mut retries = Retries::default();
         let received = loop {
+            self.pace.give_way();
             let stream = self
                 .unless_stopped(offer.source.substituter.nar(&info.url))??
                 .ok_or_else(|| fail(ReceiveError::Gone))?;

@@ -221,7 +221,13 @@ fn a_prefetch_that_does_not_fit_into_the_budget_is_not_complete() {
 #[test]
 fn what_arrives_together_is_within_the_budget_soon() {
     let cache = Cache::new();
-    let offers = offers(&cache, 8);
+    // Not the paths of the other tests: these are open for long, and so in use for all states.
+    let offers = (0..8).map(|n| directory(&format!("together{n}"), &noise(n + 1, SIZE)));
+    let offers: Vec<_> = offers.collect();
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
     // All of them arrive at the same time, so that none can be dropped for another.
     let server = Server::new(cache.dir().to_owned(), |path, _| match path {
         p if p.starts_with("/nar/") => Answer::Slow(5),
