@@ -1,3 +1,5 @@
+//! Looking for roots of every kind, and making them.
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::symlink;
