@@ -12,6 +12,7 @@ mod copy;
 mod dump;
 mod evict;
 mod gc;
+mod keeper;
 mod key;
 mod ls;
 mod mount;
@@ -26,6 +27,7 @@ mod stats;
 mod status;
 mod trace;
 mod umount;
+mod upgrade;
 mod verify;
 
 use std::io::IsTerminal;
@@ -83,6 +85,9 @@ struct Global {
 enum Subcommands {
     Mount(mount::Arguments),
     Umount(umount::Arguments),
+    #[command(hide = true)]
+    Keeper(keeper::Arguments),
+    Upgrade(upgrade::Arguments),
     Copy(copy::Arguments),
     Add(add::Arguments),
     PathInfo(path_info::Arguments),
@@ -223,6 +228,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Subcommands::Mount(a) => a.run(global),
         Subcommands::Umount(a) => a.run(),
+        Subcommands::Keeper(a) => a.run(global),
+        Subcommands::Upgrade(a) => a.run(global),
         Subcommands::Copy(a) => a.run(global),
         Subcommands::Add(a) => a.run(global),
         Subcommands::PathInfo(a) => a.run(global),

@@ -50,7 +50,13 @@ impl Arguments {
         let request = self.request()?;
         let settings = global.decided.with(&self.choices()?);
         let state = global.state()?;
-        if let Some(status) = daemon::status(&state) {
+        let takes_over = self.foreground && daemon::may_take_over();
+        let serving = if takes_over {
+            None
+        } else {
+            daemon::status(&state)
+        };
+        if let Some(status) = serving {
             check_namespace(&status)?;
             if self.foreground {
                 bail!(
@@ -87,12 +93,13 @@ impl Arguments {
             daemon::serve(&state, &global.options(true)?, &request, show_fetches())?;
             return Ok(Outcome::Good);
         }
-        daemon::spawn_and_wait(self.background(global, &state, &request)?)?;
+        daemon::start_keeper(self.background(global, &state, &request)?)?;
         Ok(Outcome::Good)
     }
 
-    /// The same command for the background: started anew rather than forked, since threads do
-    /// not survive a fork; with absolute paths and at `/`, so that it keeps no directory busy.
+    /// The keeper of the same command for the background: started anew rather than forked, since
+    /// threads do not survive a fork; with absolute paths and at `/`, so that it keeps no directory
+    /// busy.
     fn background(
         &self,
         global: &Global,
@@ -101,7 +108,8 @@ impl Arguments {
     ) -> anyhow::Result<std::process::Command> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let mut command = std::process::Command::new(program);
-        command.current_dir("/").arg("--config");
+        command.current_dir("/").arg("--state").arg(state);
+        command.args(["keeper", "--", "--config"]);
         command.arg(global.decided.file.to_name_again());
         command.arg("--state").arg(state);
         let settings = &global.decided.settings;

@@ -14,11 +14,11 @@ use super::profiles::{
     ProfileReport, ProfileRequest,
 };
 use super::roots::{RootReport, RootsError};
-use crate::fetch::{
-    Activity, AddError, Deadlines, FetchError, FetchOptions, PrefetchPolicy, Snapshot, Trust,
-};
+pub use super::source_request::SourceRequest;
+use super::upgrade::UpgradeError;
+use crate::fetch::{Activity, AddError, Deadlines, FetchError, PrefetchPolicy, Snapshot};
 use crate::fuse::{MountError, MountRequest, RequestCounts};
-use crate::nix::signature::{KeyError, PublicKey};
+use crate::nix::signature::KeyError;
 use crate::nix::store_path::StorePath;
 use crate::store::{PathStatistics, Statistics, StoreError};
 use crate::tree::DumpError;
@@ -108,6 +108,11 @@ pub enum Command {
     Channel(ChannelCommand),
     /// Mount at one more place.
     Mount(MountRequest),
+    /// Let another daemon go on.
+    Upgrade {
+        /// The program that it is to be, where a keeper starts it; `None` for the same.
+        program: Option<PathBuf>,
+    },
     /// Say what the daemon is doing.
     Status,
 }
@@ -130,75 +135,6 @@ pub enum TraceCommand {
     Show(String),
     /// Forget a trace.
     Delete(String),
-}
-
-/// Sources, and whom to believe. What is not said is as the state's daemon has it, or the
-/// configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceRequest {
-    /// URLs; empty if not said.
-    pub from: Vec<String>,
-    /// Public keys to trust besides that of cache.nixos.org.
-    pub trusted_public_keys: Vec<String>,
-    /// Believe the sources without signatures.
-    pub no_require_signatures: bool,
-    /// The file with names and passwords for servers.
-    pub netrc: Option<PathBuf>,
-}
-
-impl SourceRequest {
-    /// This, and what it does not say from `defaults`.
-    pub fn or(&self, defaults: &Self) -> Self {
-        let from = if self.from.is_empty() {
-            &defaults.from
-        } else {
-            &self.from
-        };
-        let keys = [&defaults.trusted_public_keys, &self.trusted_public_keys];
-        Self {
-            from: from.clone(),
-            trusted_public_keys: keys.into_iter().flatten().cloned().collect(),
-            no_require_signatures: self.no_require_signatures || defaults.no_require_signatures,
-            netrc: self.netrc.as_ref().or(defaults.netrc.as_ref()).cloned(),
-        }
-    }
-
-    /// Whom to believe.
-    ///
-    /// # Errors
-    /// A key that is none.
-    pub(super) fn trust(&self) -> Result<Trust, CommandError> {
-        let mut trust = Trust {
-            require_signatures: !self.no_require_signatures,
-            ..Trust::default()
-        };
-        for text in &self.trusted_public_keys {
-            let key = PublicKey::parse(text.trim()).map_err(|source| CommandError::Key {
-                text: text.clone(),
-                source,
-            })?;
-            trust.keys.insert(key);
-        }
-        Ok(trust)
-    }
-
-    /// How to fetch from these sources on demand.
-    ///
-    /// # Errors
-    /// A key that is none.
-    pub(super) fn fetch_options(
-        &self,
-        deadlines: Deadlines,
-        prefetch: PrefetchPolicy,
-    ) -> Result<FetchOptions, CommandError> {
-        Ok(FetchOptions {
-            urls: self.from.clone(),
-            trust: self.trust()?,
-            netrc: self.netrc.clone(),
-            deadlines,
-            prefetch,
-        })
-    }
 }
 
 /// What to copy.
@@ -430,6 +366,8 @@ pub struct StatusReport {
     pub mountpoints: Vec<PathBuf>,
     /// The first of these.
     pub mountpoint: Option<PathBuf>,
+    /// Who starts it again if it ends: `keeper` or `service manager`.
+    pub supervisor: Option<String>,
     /// Seconds since it started.
     pub uptime: u64,
     /// Registered paths.
@@ -585,6 +523,9 @@ pub enum CommandError {
     /// A channel.
     #[error(transparent)]
     Channel(Box<ChannelError>),
+    /// No other daemon can go on.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
     /// The daemon said so.
     #[error("{0}")]
     Remote(String),

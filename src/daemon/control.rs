@@ -6,7 +6,7 @@
 //! closes it stops the command. The socket is root's alone (mode 0600).
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::command::{Command, CommandError, Output, Report, SourceRequest, StatusReport};
 use super::engine::{Engine, chain};
 use crate::fetch::Snapshot;
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::store::{Ownership, Store, StoreError, StoreOptions};
 
 const COMMAND: u8 = b'C';
 const DATA: u8 = b'D';
@@ -29,6 +29,9 @@ const LIMIT: u32 = 1 << 30;
 
 /// A command waits so long for a state that another process owns.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// So often is a daemon asked that ends before it answers.
+const STATUS_TRIES: u32 = 10;
 
 /// Where a command is carried out.
 enum Reached {
@@ -91,8 +94,16 @@ impl Output for Remote<'_> {
     }
 }
 
-/// Listens for commands to `engine`, each on a thread of its own, until the process ends.
-pub(super) fn listen(engine: Arc<Engine>, state: &Path) -> io::Result<()> {
+/// Where commands come in: the socket `before` of a daemon before this one, where who has connected
+/// meanwhile waits, or a new one. They are answered once they are [`accept`]ed.
+pub(super) fn listen(state: &Path, before: Option<OwnedFd>) -> io::Result<UnixListener> {
+    match before.filter(|_| state.join(SOCKET).exists()) {
+        Some(before) => Ok(UnixListener::from(before)),
+        None => bind(state),
+    }
+}
+
+fn bind(state: &Path) -> io::Result<UnixListener> {
     let path = state.join(SOCKET);
     // The state's lock is ours: whoever left the socket is gone.
     match std::fs::remove_file(&path) {
@@ -101,6 +112,11 @@ pub(super) fn listen(engine: Arc<Engine>, state: &Path) -> io::Result<()> {
     }
     let listener = through_descriptor(state, |socket| UnixListener::bind(socket))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers commands to `engine`, each on a thread of its own, until the process ends.
+pub(super) fn accept(engine: Arc<Engine>, listener: UnixListener) -> io::Result<()> {
     let accept = move || {
         for stream in listener.incoming() {
             let engine = engine.clone();
@@ -150,11 +166,16 @@ fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
 /// What the daemon that serves the state says of itself; `None` if there is none, or if it is
 /// just ending.
 pub fn status(state: &Path) -> Option<StatusReport> {
-    let stream = connect(state).ok()?;
-    match ask(state, stream, &Command::Status, &mut Nobody).ok()? {
-        Report::Status(status) => Some(status),
-        _ => None,
+    for _ in 0..STATUS_TRIES {
+        let stream = connect(state).ok()?;
+        match ask(state, stream, &Command::Status, &mut Nobody) {
+            Ok(Report::Status(status)) => return Some(status),
+            // It was killed in the middle; the next one may be coming.
+            Err(CommandError::BrokenOff { .. }) => std::thread::sleep(Duration::from_millis(20)),
+            _ => return None,
+        }
     }
+    None
 }
 
 /// An output for commands that have none but their report.
@@ -190,8 +211,16 @@ pub fn run(
     }
 }
 
-/// Opens the state for a daemon. Who owned it a moment ago may just be ending.
-pub(super) fn open(state: &Path, options: &StoreOptions) -> Result<Store, StoreError> {
+/// Opens the state for a daemon, with the ownership that one before it has left. Who else owned it
+/// a moment ago may just be ending.
+pub(super) fn open(
+    state: &Path,
+    options: &StoreOptions,
+    ownership: Option<Ownership>,
+) -> Result<Store, StoreError> {
+    if ownership.is_some() {
+        return Store::open_owned(state, options, ownership);
+    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         match Store::open(state, options) {

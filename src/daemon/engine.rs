@@ -9,13 +9,15 @@ use tokio::runtime::Runtime;
 
 use super::command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
-    PathReport, Report, ServeRequest, SourceRequest, StateReport, StatusReport,
+    PathReport, Report, ServeRequest, StateReport, StatusReport,
 };
 use super::in_use::store_paths_in_use;
 use super::location::{self, Located, LocationError};
+use super::source_request::SourceRequest;
+use super::supervisor::Supervisor;
 use crate::fetch::{self, CopyFailure, CopyOptions, Fetcher, Progress, Room, Sources, Wanted};
 use crate::fs::Recorder;
-use crate::fuse::{self, Counters};
+use crate::fuse::{self, Counters, MountError, Session};
 use crate::nix::store_path::StorePath;
 use crate::store::{LoadedPath, PathInfo, Store};
 use crate::tree::{NodeIndex, NodeKind};
@@ -33,9 +35,13 @@ pub struct Engine {
     runtime: OnceLock<Runtime>,
     /// Counts of the kernel's requests, where the state is mounted.
     counters: OnceLock<Arc<Counters>>,
+    /// What is mounted, by its device number.
+    superblock: OnceLock<u32>,
     pub(super) fetched: AtomicU64,
     /// What fetches on demand, where the state is mounted with sources.
     pub(super) fetcher: OnceLock<Fetcher>,
+    /// Who looks after the daemon that this is part of.
+    pub(super) supervisor: OnceLock<Arc<Supervisor>>,
     /// Held while profiles are changed, from the last look at them on.
     pub(super) changing_profiles: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
@@ -70,17 +76,25 @@ impl Engine {
             recorder: Arc::default(),
             runtime: OnceLock::new(),
             counters: OnceLock::new(),
+            superblock: OnceLock::new(),
             fetched: AtomicU64::new(0),
             fetcher: OnceLock::new(),
+            supervisor: OnceLock::new(),
             changing_profiles: Mutex::default(),
             running: Mutex::default(),
             started: Instant::now(),
         }
     }
 
-    /// Has `stats` report these counts of the kernel's requests; once.
-    pub fn count(&self, counters: Arc<Counters>) {
-        let _ = self.counters.set(counters);
+    /// Has commands know what is mounted, and `stats` report its requests; once.
+    pub fn serves(&self, session: &Session) {
+        let _ = self.counters.set(session.counters());
+        let _ = self.superblock.set(session.connection().1.superblock);
+    }
+
+    /// Has `upgrade` turn to who looks after this daemon; once.
+    pub(super) fn supervise(&self, supervisor: Arc<Supervisor>) {
+        let _ = self.supervisor.set(supervisor);
     }
 
     /// Whether the kernel's requests come here.
@@ -148,11 +162,21 @@ impl Engine {
             Command::Apply(request) => self.apply(&request, output),
             Command::Channel(command) => self.channel(command),
             Command::Mount(request) => {
-                fuse::mount_again(self.store.dir(), &request)?;
+                let dir = self.store.dir();
+                let nowhere = || MountError::NowhereMounted(dir.to_owned());
+                let superblock = *self.superblock.get().ok_or_else(nowhere)?;
+                fuse::mount_again(dir, superblock, &request)?;
                 Ok(Report::Done)
             }
+            Command::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
             Command::Status => self.status(),
         }
+    }
+
+    /// Where it is mounted, in this process's mount namespace.
+    pub(super) fn mountpoints(&self) -> Result<Vec<PathBuf>, MountError> {
+        let superblock = self.superblock.get().copied();
+        superblock.map_or(Ok(Vec::new()), fuse::mounts_of_superblock)
     }
 
     pub(super) fn runtime(&self) -> Result<&Runtime, CommandError> {
@@ -437,13 +461,14 @@ impl Engine {
     fn status(&self) -> Result<Report, CommandError> {
         let commands = self.running().iter().map(|p| p.snapshot()).collect();
         let activity = self.fetcher.get().map(Fetcher::activity);
-        let mountpoints: Vec<PathBuf> = fuse::mounted_states(self.store.dir())?;
+        let mountpoints = self.mountpoints()?;
         Ok(Report::Status(StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: self.store.dir().to_owned(),
             mountpoint: mountpoints.first().cloned(),
             mountpoints,
+            supervisor: self.supervisor.get().and_then(|s| s.name()),
             uptime: self.started.elapsed().as_secs(),
             paths: self.store.all_paths()?.len() as u64,
             stored_bytes: self.store.stored_bytes()?,

@@ -9,12 +9,16 @@ mod command;
 mod control;
 mod engine;
 mod in_use;
+mod keeper;
 mod keeping;
 mod location;
+mod message;
 mod profiles;
-mod ready;
 mod roots;
 mod serve;
+mod source_request;
+mod supervisor;
+mod upgrade;
 mod verify;
 
 pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
@@ -26,11 +30,13 @@ pub use command::{
 };
 pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
+pub use keeper::{keep, start as start_keeper};
 pub use profiles::{
     ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileError,
     ProfileOutcome, ProfileReport, ProfileRequest, SupplyError,
 };
-pub use ready::{in_background, spawn_and_wait};
 pub use roots::{RootKind, RootReport, RootsError};
 pub use serve::{ServeError, Show, serve};
+pub use supervisor::{in_background, may_take_over};
+pub use upgrade::UpgradeError;

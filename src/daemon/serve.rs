@@ -1,6 +1,7 @@
 //! A daemon's life: open the state, mount, listen, serve until unmounted.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,13 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::command::{CommandError, ServeRequest};
+use super::control;
 use super::engine::{Engine, chain};
-use super::{control, ready};
-use crate::fetch::Activity;
+use super::supervisor::Supervisor;
+use crate::fetch::{Activity, Fetcher};
 use crate::fs::FileSystem;
-use crate::fuse::{self, Session, SessionError};
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::fuse::{self, Agreement, Session, SessionError};
+use crate::store::{Ownership, Store, StoreError, StoreOptions};
 
 /// Why a daemon could not serve.
 #[derive(Debug, Error)]
@@ -56,9 +58,18 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// what arrived together, was in use or was pinned may be dropped later.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
 
+/// What the supervisor keeps for the next daemon: a connection to the kernel, after this its
+/// [`Agreement`].
+pub(super) const FUSE: &str = "fuse-";
+/// The ownership of the state.
+const LOCK: &str = "lock";
+/// The control socket.
+const CONTROL: &str = "control";
+
 /// Serves the state in `state` as `request` says, until it is unmounted or the process is told to
 /// end. Whoever started it in the background is told when it is ready, or why it is not; what is
-/// fetched on demand is told to `show` now and then.
+/// fetched on demand is told to `show` now and then. Where a daemon before this one has left its
+/// mount to whoever looks after them, it is served on.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -68,17 +79,25 @@ pub fn serve(
     request: &ServeRequest,
     show: Option<Show>,
 ) -> Result<(), ServeError> {
-    match start(state, options, request, show) {
-        Ok((session, store)) => {
+    let supervisor = Supervisor::find().map_err(setup("reach the keeper"))?;
+    let supervisor = Arc::new(supervisor);
+    match start(state, options, request, show, &supervisor) {
+        Ok(Some((session, store))) => {
+            let name = format!("{FUSE}{}", session.connection().1);
             let ended = session.join().map_err(ServeError::Broken);
-            ready::notify("STOPPING=1");
+            supervisor.stopping();
+            for name in [name.as_str(), LOCK, CONTROL] {
+                supervisor.forget(name);
+            }
             if let Err(e) = store.save_uses() {
                 tracing::warn!("it was not kept when what was used: {e}");
             }
             ended
         }
+        // It was unmounted while no daemon was there.
+        Ok(None) => Ok(()),
         Err(e) => {
-            if ready::failed(&chain(&e)) {
+            if supervisor.failed(&chain(&e)) {
                 // Said already, by whoever waited.
                 std::process::exit(1);
             }
@@ -87,44 +106,139 @@ pub fn serve(
     }
 }
 
+/// What serves a mount.
+type Served = (Session, Arc<Store>);
+
 fn start(
     state: &Path,
     options: &StoreOptions,
     request: &ServeRequest,
     show: Option<Show>,
-) -> Result<(Session, Arc<Store>), ServeError> {
-    let store = Arc::new(control::open(state, options)?);
+    supervisor: &Arc<Supervisor>,
+) -> Result<Option<Served>, ServeError> {
+    let connection = match connection(supervisor)? {
+        Connection::Gone if supervisor.is_keeper() => return Ok(None),
+        Connection::Before(agreement, device) => Some((agreement, device)),
+        Connection::Gone | Connection::None => None,
+    };
+    let ownership = supervisor.take(LOCK).map(|(_, lock)| lock);
+    let ownership = ownership.map(Ownership::from_descriptor);
+    let store = Arc::new(control::open(state, options, ownership)?);
     let engine = Engine::new(store.clone(), request.sources.clone(), request.budget);
     let engine = Arc::new(engine);
     let fetcher = engine.fetcher(request).map_err(ServeError::Sources)?;
     // What can fail comes before the mount, so that a failure leaves none behind.
-    control::listen(engine.clone(), state).map_err(setup("listen on the control socket"))?;
-    unmount_when_told(state, &store).map_err(setup("wait for signals"))?;
-    let mount = &request.mount;
+    let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
+    let listen = "listen on the control socket";
+    let listener = control::listen(state, listener).map_err(setup(listen))?;
+    end_when_told(&engine, supervisor).map_err(setup("wait for signals"))?;
     let recorder = engine.recorder().clone();
     let fs = FileSystem::new(store.clone(), fetcher.clone(), recorder);
-    let session = Session::start(&store, fs, mount)?;
-    engine.count(session.counters());
-    if let Err(e) = ready::ready(&state.join("narfs.log")) {
-        let _ = fuse::unmount(&mount.mountpoint, true);
+    let session = match connection {
+        Some((agreement, device)) => {
+            let session = Session::take_over(&store, fs, device, &agreement)?;
+            show_where_wanted(state, request, supervisor, agreement.superblock);
+            session
+        }
+        None => Session::start(&store, fs, &request.mount)?,
+    };
+    engine.serves(&session);
+    engine.supervise(supervisor.clone());
+    let (device, agreement) = session.connection();
+    supervisor.keep(&format!("{FUSE}{agreement}"), device);
+    supervisor.keep(LOCK, store.ownership().descriptor());
+    supervisor.keep(CONTROL, listener.as_fd());
+    // Only now: what commands say of the mount is so.
+    control::accept(engine.clone(), listener).map_err(setup(listen))?;
+    if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
+        let _ = fuse::unmount(&request.mount.mountpoint, true);
         return Err(setup("write narfs.log")(e));
     }
-    tracing::info!(mountpoint = %mount.mountpoint.display(), "serving");
-    every(SAVE_EVERY, "narfs-uses", {
-        let store = store.clone();
-        move || {
-            if let Err(e) = store.save_uses() {
-                tracing::warn!("it was not kept when what was used: {e}");
-            }
+    tracing::info!(mountpoint = %request.mount.mountpoint.display(), "serving");
+    repeat(&store, engine, request, fetcher.zip(show));
+    watch_over_itself(
+        FileSystem::new(store.clone(), None, Arc::default()),
+        supervisor.clone(),
+    );
+    Ok(Some((session, store)))
+}
+
+/// The connection of a daemon before this one.
+enum Connection {
+    /// There was none.
+    None,
+    /// It leads to a mount.
+    Before(Agreement, OwnedFd),
+    /// It was unmounted meanwhile.
+    Gone,
+}
+
+fn connection(supervisor: &Supervisor) -> Result<Connection, ServeError> {
+    let mut connection = Connection::None;
+    while let Some((agreement, device)) = supervisor.take(FUSE) {
+        if fuse::is_connected(&device) {
+            let agreement = agreement.parse().map_err(SessionError::TakeOver)?;
+            return Ok(Connection::Before(agreement, device));
+        }
+        supervisor.forget(&format!("{FUSE}{agreement}"));
+        connection = Connection::Gone;
+    }
+    Ok(connection)
+}
+
+/// A service that is started anew may name another mount point than before.
+fn show_where_wanted(
+    state: &Path,
+    request: &ServeRequest,
+    supervisor: &Supervisor,
+    superblock: u32,
+) {
+    let mounted = fuse::mounts_of_superblock(superblock).unwrap_or_default();
+    if !supervisor.is_keeper() && !mounted.contains(&request.mount.mountpoint) {
+        // It is not worth the mount that is there.
+        if let Err(e) = fuse::mount_again(state, superblock, &request.mount) {
+            tracing::error!("{}", chain(&e));
+        }
+    }
+}
+
+/// Starts what is done now and then.
+fn repeat(
+    store: &Arc<Store>,
+    engine: Arc<Engine>,
+    request: &ServeRequest,
+    show: Option<(Fetcher, Show)>,
+) {
+    let store = store.clone();
+    every(SAVE_EVERY, "narfs-uses", move || {
+        if let Err(e) = store.save_uses() {
+            tracing::warn!("it was not kept when what was used: {e}");
         }
     });
     if request.budget.is_some() {
         every(SETTLE_EVERY, "narfs-room", move || engine.room.settle());
     }
-    if let (Some(fetcher), Some(mut show)) = (fetcher, show) {
+    if let Some((fetcher, mut show)) = show {
         every(SHOW_EVERY, "narfs-show", move || show(&fetcher.activity()));
     }
-    Ok((session, store))
+}
+
+/// Tells a service manager that wants to hear it (sd_watchdog_enabled(3)) that the daemon is well:
+/// that it can say what it would show. It does not ask by the mount: a process that waits for
+/// itself cannot be killed.
+fn watch_over_itself(fs: FileSystem, supervisor: Arc<Supervisor>) {
+    let within = std::env::var("WATCHDOG_USEC").ok();
+    let Some(within) = within.and_then(|t| t.parse::<u64>().ok()) else {
+        return;
+    };
+    every(
+        Duration::from_micros(within / 3),
+        "narfs-watchdog",
+        move || match fs.answers() {
+            Ok(()) => supervisor.well(),
+            Err(e) => tracing::error!("the daemon is not well: {}", chain(&e)),
+        },
+    );
 }
 
 /// Does something again and again until the process ends.
@@ -141,11 +255,12 @@ fn every(pause: Duration, name: &str, mut work: impl FnMut() + Send + 'static) {
     }
 }
 
-/// SIGTERM and SIGINT unmount, so that the session ends in good order. Who still uses the mount
-/// gets two seconds, and then errors.
-fn unmount_when_told(state: &Path, store: &Arc<Store>) -> io::Result<()> {
+/// SIGTERM and SIGINT end the daemon. Where it is left to another one, the mount stays; else it is
+/// unmounted, so that the session ends in good order, and who still uses it gets two seconds, and
+/// then errors.
+fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (state, store) = (state.to_owned(), store.clone());
+    let (engine, supervisor) = (engine.clone(), supervisor.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
@@ -163,9 +278,15 @@ fn unmount_when_told(state: &Path, store: &Arc<Store>) -> io::Result<()> {
                 _ = interrupt.recv() => {}
             }
         });
+        supervisor.stopping();
+        if supervisor.leaves_mounts() {
+            tracing::info!("told to end; the mount waits for the next daemon");
+            // Commands get an answer, if not the wanted one.
+            supervisor.forget(CONTROL);
+            leave(&engine.store, 0);
+        }
         tracing::info!("told to end; unmounting");
-        let _ = store.save_uses();
-        let mountpoints = fuse::mounted_states(&state).unwrap_or_default();
+        let mountpoints = engine.mountpoints().unwrap_or_default();
         let mut last = mountpoints.is_empty();
         for at in mountpoints.iter().rev() {
             if let Err(e) = fuse::unmount(at, false).or_else(|_| fuse::unmount(at, true)) {
@@ -173,13 +294,22 @@ fn unmount_when_told(state: &Path, store: &Arc<Store>) -> io::Result<()> {
                 last = true;
             }
         }
-        if last {
-            std::process::exit(0);
+        if !last {
+            // Users that hold it must not hold us.
+            std::thread::sleep(Duration::from_secs(2));
         }
-        // Users that hold it must not hold us.
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        std::process::exit(0);
+        leave(&engine.store, 0);
     };
     let thread = std::thread::Builder::new().name("narfs-signals".into());
     thread.spawn(wait).map(drop)
+}
+
+/// Ends the process at once: what waits for an answer gets it from the next daemon, if there is
+/// one. Whatever was published is durable. Nothing is torn down under threads that still run.
+pub(super) fn leave(store: &Store, status: i32) -> ! {
+    if let Err(e) = store.save_uses() {
+        tracing::warn!("it was not kept when what was used: {e}");
+    }
+    // SAFETY: it does not return, and runs nothing of ours.
+    unsafe { libc::_exit(status) }
 }

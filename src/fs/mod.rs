@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use errno::FsError;
 pub use inode::{Inode, Place, Special};
-pub use profiles::{StaleEntries, stale_entries};
+pub use profiles::{StaleEntries, all_entries, stale_entries};
 pub use read::Space;
 pub use trace::Recorder;
 
@@ -311,6 +311,16 @@ impl FileSystem {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether questions can be answered: a look at the store directory and at what is in it.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn answers(&self) -> Result<(), FsError> {
+        let store = Inode::special(Special::Store);
+        self.attributes(store)?;
+        self.list(store, 0, &mut |_| true)
     }
 
     fn parent(&self, place: Place) -> Result<Inode, FsError> {

@@ -26,7 +26,7 @@ pub struct StaleEntries {
     pub directory: Inode,
     /// The directory that it is in.
     pub above: Inode,
-    /// Names in it; at least one.
+    /// Names in it.
     pub names: Vec<String>,
 }
 
@@ -60,6 +60,50 @@ pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
     }
     let stale = stale.into_values();
     stale.filter(|s| !s.names.is_empty()).collect()
+}
+
+/// All that the kernel may remember of profiles, whatever a daemon that is gone has not told it.
+/// Generation numbers are taken again from the highest that is there on, so that none was higher
+/// than the number of links that were made, or than what is there.
+pub fn all_entries(table: &ProfileTable) -> Vec<StaleEntries> {
+    let mut all = Vec::new();
+    let mut directories = vec![(String::new(), ProfileDirectory::ROOT)];
+    while let Some((directory, id)) = directories.pop() {
+        let mut names = Vec::new();
+        for (id, member) in table.members(&directory, 0) {
+            match member {
+                ProfileMember::Directory(name, _) => {
+                    let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
+                    names.push(last.to_owned());
+                    directories.push((name.to_owned(), id));
+                }
+                ProfileMember::Profile(name, profile) => {
+                    if let Ok(name) = ProfileName::parse(name) {
+                        names.push(name.link().to_owned());
+                        let there = profile.generations.iter().map(|g| g.number);
+                        let made = u64::from(profile.next_link);
+                        let numbers: BTreeSet<_> = there.chain(1..made).collect();
+                        let links = numbers.into_iter().map(GenerationNumber);
+                        names.extend(links.map(|n| name.generation_link(n)));
+                    }
+                }
+            }
+        }
+        let above = table
+            .parent(&directory)
+            .filter(|_| id != ProfileDirectory::ROOT);
+        let above = above.map_or(Inode::special(Special::Profiles.parent()), |d| {
+            Inode::profile_directory(d.id)
+        });
+        all.push(StaleEntries {
+            directory: Inode::profile_directory(id),
+            above,
+            names,
+        });
+    }
+    // What lies deeper first.
+    all.reverse();
+    all
 }
 
 /// The links of a profile by name, each with what a lookup says of it.

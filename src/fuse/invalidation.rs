@@ -44,8 +44,8 @@ use std::io;
 use fuser::{INodeNo, Notifier};
 
 use super::removed::Forgetter;
-use crate::fs::{Inode, Special, stale_entries};
-use crate::store::Change;
+use crate::fs::{Inode, Special, StaleEntries, all_entries, stale_entries};
+use crate::store::{Change, Store};
 
 /// The kernel never keeps an entry of this name.
 const NO_NAME: &str = ".";
@@ -73,15 +73,25 @@ impl Invalidation {
                 self.listing(Inode::special(Special::Store));
                 self.forgetter.forget(paths);
             }
-            Change::Profiles(changed) => {
-                for stale in stale_entries(changed) {
-                    for name in &stale.names {
-                        self.entry(stale.directory, name);
-                    }
-                    self.entry(stale.above, NO_NAME);
-                    self.listing(stale.directory);
-                }
+            Change::Profiles(changed) => self.entries(&stale_entries(changed)),
+        }
+    }
+
+    /// Has the kernel forget whatever may have changed without its being told: a daemon that was
+    /// killed may have made a last change. Of a path that it collected last, the kernel may go on
+    /// to show the attributes; what is in it is looked up anew, as `removed.rs` says.
+    pub(super) fn apply_all(&self, store: &Store) {
+        self.entries(&all_entries(&store.profile_table()));
+        self.listing(Inode::special(Special::Store));
+    }
+
+    fn entries(&self, all: &[StaleEntries]) {
+        for stale in all {
+            for name in &stale.names {
+                self.entry(stale.directory, name);
             }
+            self.entry(stale.above, NO_NAME);
+            self.listing(stale.directory);
         }
     }
 

@@ -6,23 +6,29 @@
 
 mod adapter;
 mod counters;
+mod handshake;
 mod invalidation;
 mod mount;
 mod removed;
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 pub use counters::{Counters, RequestCounts};
+pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
-    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint, unmount,
+    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
+    mounts_of_superblock, unmount,
 };
 
 use crate::fs::FileSystem;
 use crate::store::Store;
 use adapter::Adapter;
+use handshake::Beginning;
 use invalidation::Invalidation;
 
 /// Threads that read requests, for each core. They share one descriptor: a clone of it would
@@ -34,6 +40,8 @@ const THREADS_PER_CORE: usize = 2;
 pub struct Session {
     background: fuser::BackgroundSession,
     counters: Arc<Counters>,
+    device: OwnedFd,
+    agreement: Agreement,
 }
 
 /// Why a session could not start.
@@ -49,8 +57,11 @@ pub enum SessionError {
         at: std::path::PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// A connection could not be taken over.
+    #[error("the FUSE connection of the daemon before this one cannot be taken over")]
+    TakeOver(#[source] io::Error),
 }
 
 impl Session {
@@ -64,29 +75,59 @@ impl Session {
         fs: FileSystem,
         request: &MountRequest,
     ) -> Result<Self, SessionError> {
-        request.check()?;
-        let counters = Arc::new(Counters::default());
-        let adapter = Adapter::new(Arc::new(fs), counters.clone());
+        request.check(None)?;
         let attached = mount::attach(request, store.dir())?;
         let handshake = |source| SessionError::Handshake {
             at: attached.at().to_owned(),
             source,
         };
+        let device = attached.device().map_err(handshake)?;
+        let superblock = attached.superblock().map_err(handshake)?;
+        let beginning = Beginning::New(superblock);
+        let session = Self::serve(store, fs, device, &beginning).map_err(handshake)?;
+        attached.finish(request)?;
+        Ok(session)
+    }
+
+    /// Goes on to serve a connection that another daemon of the same state has served before. The
+    /// other one must be gone. What it has not answered is answered now.
+    ///
+    /// # Errors
+    /// See [`SessionError::TakeOver`]; the connection is as it was.
+    pub fn take_over(
+        store: &Arc<Store>,
+        fs: FileSystem,
+        device: OwnedFd,
+        agreement: &Agreement,
+    ) -> Result<Self, SessionError> {
+        Self::serve(store, fs, device, &Beginning::After(agreement)).map_err(SessionError::TakeOver)
+    }
+
+    fn serve(
+        store: &Arc<Store>,
+        fs: FileSystem,
+        device: OwnedFd,
+        beginning: &Beginning<'_>,
+    ) -> io::Result<Self> {
+        let counters = Arc::new(Counters::default());
+        let adapter = Adapter::new(Arc::new(fs), counters.clone());
         let mut config = fuser::Config::default();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         config.n_threads = Some(cores * THREADS_PER_CORE);
-        let device = attached.device().map_err(handshake)?;
-        let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)
-            .map_err(handshake)?;
-        let background = session.spawn().map_err(handshake)?;
+        let (session, agreement) = handshake::begin(adapter, device.as_fd(), beginning, config)?;
+        let background = session.spawn()?;
         // Done by the thread that changes the state, before it goes on. It is never one that
         // answers requests.
         let invalidation = Invalidation::new(background.notifier());
+        if matches!(beginning, Beginning::After(_)) {
+            invalidation.apply_all(store);
+        }
         store.observe(move |change| invalidation.apply(change));
-        attached.finish(request)?;
         Ok(Self {
             background,
             counters,
+            device,
+            agreement,
         })
     }
 
@@ -95,16 +136,21 @@ impl Session {
         self.counters.clone()
     }
 
+    /// What another daemon needs to take the connection over: `/dev/fuse`, and how it was begun.
+    pub fn connection(&self) -> (BorrowedFd<'_>, Agreement) {
+        (self.device.as_fd(), self.agreement)
+    }
+
     /// Serves until the file system is unmounted.
     ///
     /// # Errors
     /// The session broke.
-    pub fn join(self) -> std::io::Result<()> {
+    pub fn join(self) -> io::Result<()> {
         self.background.join()
     }
 }
 
 /// Whether `path` is a directory with nothing in it.
-fn is_empty(path: &Path) -> std::io::Result<bool> {
+fn is_empty(path: &Path) -> io::Result<bool> {
     Ok(std::fs::read_dir(path)?.next().is_none())
 }

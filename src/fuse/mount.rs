@@ -125,11 +125,12 @@ fn system(what: &'static str, at: &Path) -> impl FnOnce(rustix::io::Errno) -> Mo
 }
 
 impl MountRequest {
-    /// Says early what would fail later. A dead mount of ours is taken away.
-    pub(super) fn check(&self) -> Result<(), MountError> {
+    /// Says early what would fail later. A dead mount of ours is taken away; `alive` is not asked
+    /// whether it is.
+    pub(super) fn check(&self, alive: Option<u32>) -> Result<(), MountError> {
         let at = &self.mountpoint;
         while let Some(mount) = top_mount(at)? {
-            if !mount.is_dead() {
+            if mount.is_of(alive) || !mount.is_dead() {
                 return Err(MountError::Busy {
                     at: at.clone(),
                     kind: mount.kind,
@@ -223,6 +224,13 @@ impl Attached {
         &self.at
     }
 
+    /// The superblock, by its device number.
+    pub(super) fn superblock(&self) -> io::Result<u32> {
+        let mount = top_mount(&self.at).map_err(io::Error::other)?;
+        let superblock = mount.and_then(|m| m.superblock);
+        superblock.ok_or_else(|| io::Error::other("what was mounted is not in mountinfo"))
+    }
+
     pub(super) fn device(&self) -> io::Result<OwnedFd> {
         self.device.as_fd().try_clone_to_owned()
     }
@@ -262,6 +270,8 @@ fn detach(at: &Path) -> Result<(), MountError> {
 /// A line of mountinfo.
 struct Mounted {
     at: PathBuf,
+    /// The superblock, if its device number has the major number 0.
+    superblock: Option<u32>,
     /// What of the file system is to be seen there: `/`, or a directory in it.
     root: PathBuf,
     kind: String,
@@ -269,6 +279,10 @@ struct Mounted {
 }
 
 impl Mounted {
+    fn is_of(&self, superblock: Option<u32>) -> bool {
+        superblock.is_some() && self.superblock == superblock
+    }
+
     /// Whether it is a narfs whose daemon is gone. Attributes may come from the kernel's cache
     /// even then; what statfs says never does.
     fn is_dead(&self) -> bool {
@@ -300,13 +314,15 @@ fn mounts() -> Result<Vec<Mounted>, MountError> {
 /// in octal.
 fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|b| *b == b' ');
-    let (root, at) = (fields.nth(3)?, fields.next()?);
+    let (device, root, at) = (fields.nth(2)?, fields.next()?, fields.next()?);
     fields.find(|f| *f == b"-")?;
     let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
     let path = |f: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(f)));
     let (kind, source) = (text(fields.next()?), fields.next()?);
+    let superblock = text(device).strip_prefix("0:").and_then(|n| n.parse().ok());
     Some(Mounted {
         at: path(at),
+        superblock,
         root: path(root),
         kind,
         source: text(&unescape(source)),
@@ -357,14 +373,29 @@ fn mounts_of(state: &Path) -> Result<Vec<Mounted>, MountError> {
     Ok(mounts()?.into_iter().filter(ours).collect())
 }
 
-/// Shows the narfs of `state`, which is mounted somewhere already, at one more place. The
-/// superblock, and so the kernel's caches, are the same.
+/// Where a superblock is mounted in this mount namespace. Nothing is asked of it: its own daemon may
+/// want to know.
+///
+/// # Errors
+/// The list of mounts cannot be read.
+pub fn mounts_of_superblock(superblock: u32) -> Result<Vec<PathBuf>, MountError> {
+    let ours = mounts()?.into_iter().filter(|m| m.is_of(Some(superblock)));
+    Ok(ours.map(|m| m.at).collect())
+}
+
+/// Shows the superblock of `state`, which is mounted somewhere already, at one more place. The
+/// kernel's caches are the same there.
 ///
 /// # Errors
 /// The mount point cannot be used, or only a part of the file system is mounted so far.
-pub fn mount_again(state: &Path, request: &MountRequest) -> Result<(), MountError> {
-    request.check()?;
-    let mounts = mounts_of(state)?;
+pub fn mount_again(
+    state: &Path,
+    superblock: u32,
+    request: &MountRequest,
+) -> Result<(), MountError> {
+    request.check(Some(superblock))?;
+    let mut mounts = mounts()?;
+    mounts.retain(|m| m.is_of(Some(superblock)));
     let shows = |root: &str| mounts.iter().find(|m| m.root == Path::new(root));
     let from = match (request.subtree, shows("/"), shows("/store")) {
         (Subtree::Whole, Some(whole), _) => whole.at.clone(),
@@ -435,6 +466,7 @@ mod tests {
     fn mountinfo_is_read_with_blanks_and_tags() {
         let line = b"36 35 0:98 / /mnt/a\\040b ro,nosuid - fuse.narfs /var/lib/na\\134rfs ro";
         let m = parse_mountinfo(line).unwrap();
+        assert_eq!(m.superblock, Some(98));
         assert_eq!((m.at, m.root), ("/mnt/a b".into(), "/".into()));
         assert_eq!(
             (m.kind.as_str(), m.source.as_str()),
@@ -454,23 +486,23 @@ mod tests {
             nonempty: false,
         };
         let absent = request(&dir.path().join("none"));
-        assert!(matches!(absent.check(), Err(MountError::Absent(_))));
+        assert!(matches!(absent.check(None), Err(MountError::Absent(_))));
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(matches!(
-            request(&file).check(),
+            request(&file).check(None),
             Err(MountError::NotADirectory(_))
         ));
         assert!(matches!(
-            request(dir.path()).check(),
+            request(dir.path()).check(None),
             Err(MountError::NotEmpty(_))
         ));
         let proc = request(Path::new("/proc"));
-        assert!(matches!(proc.check(), Err(MountError::Busy { .. })));
+        assert!(matches!(proc.check(None), Err(MountError::Busy { .. })));
         let over = MountRequest {
             nonempty: true,
             ..request(dir.path())
         };
-        over.check().unwrap();
+        over.check(None).unwrap();
     }
 }

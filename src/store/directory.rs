@@ -4,8 +4,9 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -27,20 +28,38 @@ const OLDER: [&str; 1] = ["narfs-state 1"];
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
 const RESERVE: u64 = 96 << 20;
 
+/// The lock of a state, locked: whoever holds its descriptor, or a copy of it, owns the state.
+#[derive(Debug)]
+pub struct Ownership(File);
+
+impl Ownership {
+    /// What another process handed over.
+    pub fn from_descriptor(lock: OwnedFd) -> Self {
+        Self(File::from(lock))
+    }
+
+    /// For another process, so that the state stays owned when this one ends.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A state directory that this process owns.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
     store_dir: StoreDir,
-    _lock: File,
+    ownership: Ownership,
 }
 
 impl Directory {
-    /// Takes possession of `path`, making it if `create`.
+    /// Takes possession of `path`, making it if `create`. With `ownership` it is in the hands of
+    /// this process already.
     pub(super) fn open(
         path: &Path,
         wanted: Option<&StoreDir>,
         create: bool,
+        ownership: Option<Ownership>,
     ) -> Result<Self, StoreError> {
         let fail = |what| {
             move |source| StoreError::Directory {
@@ -72,7 +91,7 @@ impl Directory {
             // What is not ours is left as it is, without a lock of ours.
             read_format(path, wanted)?;
         }
-        let lock = take_lock(path)?;
+        let lock = take_lock(path, ownership)?;
         // Who had the lock before may have made the state meanwhile.
         if is_new && !path.join("format").exists() {
             write_format(path, wanted.cloned().unwrap_or_default())
@@ -95,7 +114,7 @@ impl Directory {
         Ok(Self {
             path: path.to_owned(),
             store_dir,
-            _lock: lock,
+            ownership: lock,
         })
     }
 
@@ -105,6 +124,10 @@ impl Directory {
 
     pub(super) fn store_dir(&self) -> &StoreDir {
         &self.store_dir
+    }
+
+    pub(super) fn ownership(&self) -> &Ownership {
+        &self.ownership
     }
 
     /// An error when the disk is nearly full. `waiting` bytes are in memory and will need room.
@@ -183,7 +206,8 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, bool)
     }
 }
 
-fn take_lock(dir: &Path) -> Result<File, StoreError> {
+/// Locks the state, or goes on with `ownership` if that is of this very state.
+fn take_lock(dir: &Path, ownership: Option<Ownership>) -> Result<Ownership, StoreError> {
     let fail = |source| StoreError::Directory {
         dir: dir.to_owned(),
         what: "its lock cannot be taken",
@@ -197,6 +221,14 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
         .mode(0o644)
         .open(dir.join(LOCK))
         .map_err(fail)?;
+    let same = |other: &Ownership| {
+        let [ours, others] = [&file, &other.0].map(|f| f.metadata().map(|m| (m.dev(), m.ino())));
+        matches!((ours, others), (Ok(ours), Ok(others)) if ours == others)
+    };
+    if let Some(ownership) = ownership.filter(same) {
+        file = ownership.0;
+        file.rewind().map_err(fail)?;
+    }
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -215,5 +247,5 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
     let command: String = command.join(" ").chars().take(COMMAND).collect();
     file.set_len(0).map_err(fail)?;
     writeln!(file, "{} ({command})", std::process::id()).map_err(fail)?;
-    Ok(file)
+    Ok(Ownership(file))
 }

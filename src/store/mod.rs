@@ -39,6 +39,7 @@ use quick_cache::sync::Cache;
 pub use channels::{Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Replaces};
 pub use chunks::ChunkWriter;
 pub use collection::{Collected, Collection};
+pub use directory::Ownership;
 pub use error::StoreError;
 pub use eviction::Eviction;
 pub use holds::Hold;
@@ -185,7 +186,20 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]: absent, foreign, newer, owned by another process, unusable.
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
-        let directory = Directory::open(dir, options.store_dir.as_ref(), options.create)?;
+        Self::open_owned(dir, options, None)
+    }
+
+    /// Opens the state in `dir`, with the ownership of a process that had it open before.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_owned(
+        dir: &Path,
+        options: &StoreOptions,
+        ownership: Option<Ownership>,
+    ) -> Result<Self, StoreError> {
+        let wanted = options.store_dir.as_ref();
+        let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let database = Database::open(&dir.join("db"), options.memory / 2)?;
         let next_chunk = chunks::next_number(&database)?;
         let next_ordinal = publish::next_ordinal(&database)?;
@@ -221,6 +235,11 @@ impl Store {
             observer: OnceLock::new(),
             directory,
         })
+    }
+
+    /// What makes this process the owner of the state.
+    pub fn ownership(&self) -> &Ownership {
+        self.directory.ownership()
     }
 
     /// The state directory.

@@ -239,9 +239,7 @@ fn the_dead_mount_of_a_killed_daemon_is_recovered_by_the_next() {
         let mut mount = vec!["mount", at, "--offline"];
         mount.extend(options);
         sandbox.narfs(&mount);
-        let pid = sandbox.pid();
-        signal(pid, Signal::KILL);
-        wait_until("the daemon is gone", || !is_alive(pid));
+        sandbox.kill();
         // Of attributes, what the kernel has kept would still be shown.
         wait_until("the mount is dead", || {
             rustix::fs::statvfs(&sandbox.at).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
@@ -258,9 +256,7 @@ fn the_dead_mount_of_a_killed_daemon_is_recovered_by_the_next() {
 #[test]
 fn umount_takes_a_dead_mount_away() {
     let sandbox = Sandbox::mounted();
-    let pid = sandbox.pid();
-    signal(pid, Signal::KILL);
-    wait_until("the daemon is gone", || !is_alive(pid));
+    sandbox.kill();
     sandbox.unmount();
     assert!(sandbox.mounts().is_empty());
     assert_eq!(fs::read_dir(&sandbox.at).unwrap().count(), 0);
@@ -282,12 +278,13 @@ fn a_daemon_in_the_foreground_tells_its_service_manager() {
     let at = sandbox.at.to_str().unwrap();
     let mut mount = sandbox.command(&["mount", at, "--offline", "--foreground"]);
     let mut daemon = Other::start(mount.env("NOTIFY_SOCKET", &manager));
-    assert!(receive().lines().any(|l| l == "READY=1"));
+    let hears = |line: &str| while !receive().lines().any(|l| l == line) {};
+    hears("READY=1");
     // Ready is ready: the mount answers and commands go to it.
     assert!(sandbox.store().exists());
     assert_eq!(sandbox.pid(), daemon.0.id());
     sandbox.unmount();
-    assert!(receive().lines().any(|l| l == "STOPPING=1"));
+    hears("STOPPING=1");
     assert!(daemon.0.wait().unwrap().success());
 }
 

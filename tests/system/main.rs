@@ -36,6 +36,7 @@ mod profiles_mounted;
 mod programs;
 mod publication;
 mod read_only;
+mod restarts;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "what other tests need")]
 mod server;

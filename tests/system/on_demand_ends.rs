@@ -107,7 +107,6 @@ fn a_daemon_that_is_killed_during_fetches_leaves_a_whole_state() {
         let kept = good + verified["dropped"].as_u64().unwrap();
         assert!(kept >= had, "{round}: {kept} of {had}");
         had = kept;
-        let pid = sandbox.pid();
         let readers = new.iter().map(|(offer, _)| {
             let place = sandbox.store().join(offer.path().base_name()).join("file");
             let mut cat = Command::new("cat");
@@ -122,9 +121,8 @@ fn a_daemon_that_is_killed_during_fetches_leaves_a_whole_state() {
             evict.spawn().unwrap()
         });
         sleep(Duration::from_millis(5 * round % 130));
-        signal(pid, Signal::KILL);
+        sandbox.kill();
         readers.into_iter().chain(evicting).for_each(ends);
-        wait_until("the daemon has ended", || !is_alive(pid));
         all.extend(new);
     }
     sandbox.mount_from(&[&server.url], &key(&cache), "");

@@ -15,7 +15,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
 
-use super::process::{Ran, is_alive, run, succeed};
+use super::process::{Ran, is_alive, run, succeed, wait_until};
 use super::world::World;
 
 /// Programs that the tests call.
@@ -198,6 +198,28 @@ impl Sandbox {
         pid.try_into().unwrap()
     }
 
+    /// The number of the keeper's process.
+    pub fn keeper(&self) -> u32 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // Behind the name: state, parent.
+        let parent = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap();
+        let name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap();
+        assert_eq!(name.trim(), "narfs-keeper");
+        parent.parse().unwrap()
+    }
+
+    /// Kills keeper and daemon: what a crash of the machine's memory, or of both, leaves.
+    pub fn kill(&self) {
+        let (keeper, pid) = (self.keeper(), self.pid());
+        for process in [keeper, pid] {
+            let process = rustix::process::Pid::from_raw(process.cast_signed()).unwrap();
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        }
+        wait_until("keeper and daemon are gone", || {
+            !is_alive(keeper) && !is_alive(pid)
+        });
+    }
+
     /// Whether a daemon serves the state.
     pub fn is_served(&self) -> bool {
         run(&mut self.command(&["status"]), b"").code == Some(0)
@@ -309,6 +331,7 @@ fn narfs<A: AsRef<OsStr>>(state: &Path, arguments: &[A]) -> Command {
         "NARFS_MEMORY",
         "NOTIFY_SOCKET",
         "NARFS_READY_FD",
+        "NARFS_KEEPER_FD",
         "http_proxy",
     ];
     for unwanted in unwanted {

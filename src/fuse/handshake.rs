@@ -1,0 +1,335 @@
+//! How a session gets its connection: from the kernel's first request, or from a daemon before it.
+//!
+//! A connection belongs to whoever holds its `/dev/fuse` descriptor. The kernel sends INIT only
+//! once, and fuser's session begins with it. So fuser always gets it through a socket, here: at
+//! first the kernel's own, which is written down as an [`Agreement`]; later one made from that.
+//! Then the descriptor takes the socket's place. Invariant: a daemon that takes a connection over
+//! is offered nothing that the first one and the kernel have not agreed on.
+//!
+//! Layouts are those of `include/uapi/linux/fuse.h`.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+
+use super::adapter::Adapter;
+
+/// FUSE_INIT.
+const INIT: u32 = 26;
+/// Major version of the protocol.
+const MAJOR: u32 = 7;
+/// Bytes of `struct fuse_in_header`, `fuse_out_header`.
+const IN_HEADER: usize = 40;
+const OUT_HEADER: usize = 16;
+/// Bytes of `struct fuse_init_in`; before 7.36 it had 16.
+const INIT_IN: usize = 64;
+/// FUSE_INIT_EXT: the flags have a second half.
+const SECOND_HALF: u64 = 1 << 30;
+/// The kernel refuses to read into less (FUSE_MIN_READ_BUFFER).
+const READ_BUFFER: usize = 8192;
+/// Longest request that is read: a write of as much as the kernel sends at once.
+const LONGEST_REQUEST: usize = (1 << 20) + 4096;
+/// FUSE_NOTIFY_RESEND: what was read and not answered is to be sent again. Since 7.40.
+const NOTIFY_RESEND: i32 = 7;
+
+/// What the kernel and the first daemon of a connection agreed on, and of what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// The superblock, by its device number (0:NUMBER), which mountinfo shows.
+    pub superblock: u32,
+    /// Minor version of the kernel's protocol.
+    minor: u32,
+    /// Bytes.
+    max_readahead: u32,
+    /// Of those that the kernel offers, what the daemon wanted.
+    flags: u64,
+}
+
+/// As one word: `7.45-20000-1234abcd-98`.
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            superblock,
+            minor,
+            max_readahead,
+            flags,
+        } = self;
+        write!(
+            f,
+            "{MAJOR}.{minor}-{max_readahead:x}-{flags:x}-{superblock}"
+        )
+    }
+}
+
+impl FromStr for Agreement {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        let read = || {
+            let mut parts = text.split('-');
+            let version = parts.next()?.strip_prefix("7.")?;
+            let agreement = Self {
+                minor: version.parse().ok()?,
+                max_readahead: u32::from_str_radix(parts.next()?, 16).ok()?,
+                flags: u64::from_str_radix(parts.next()?, 16).ok()?,
+                superblock: parts.next()?.parse().ok()?,
+            };
+            parts.next().is_none().then_some(agreement)
+        };
+        read().ok_or_else(|| invalid(format!("{text:?} does not say how a connection was begun")))
+    }
+}
+
+impl Agreement {
+    /// From the kernel's INIT and the answer to it.
+    fn of(request: &[u8], reply: &[u8], superblock: u32) -> io::Result<Self> {
+        let asked = request.get(IN_HEADER..).unwrap_or_default();
+        let given = reply.get(OUT_HEADER..).unwrap_or_default();
+        let number = |bytes: &[u8], at: usize| {
+            let bytes = bytes.get(at..at + 4)?;
+            Some(u32::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let read = || {
+            let half = |n: u32| u64::from(n) << 32;
+            let offered = u64::from(number(asked, 12)?);
+            let offered = offered | number(asked, 16).map_or(0, half);
+            let wanted = u64::from(number(given, 12)?);
+            // After flags: max_background and congestion_threshold (2 each), max_write, time_gran
+            // (4 each), max_pages, map_alignment (2 each).
+            let wanted = wanted | number(given, 32).map_or(0, half);
+            Some(Self {
+                superblock,
+                minor: number(asked, 4)?,
+                max_readahead: number(asked, 8)?,
+                flags: offered & (wanted | SECOND_HALF),
+            })
+        };
+        read().ok_or_else(|| invalid("the kernel's INIT or its answer is too short".to_owned()))
+    }
+
+    /// An INIT that offers what was agreed on.
+    fn request(&self) -> Vec<u8> {
+        let length = if self.flags & SECOND_HALF == 0 {
+            IN_HEADER + 16
+        } else {
+            IN_HEADER + INIT_IN
+        };
+        let mut request = Vec::with_capacity(length);
+        let (low, high) = (self.flags as u32, (self.flags >> 32) as u32);
+        request.extend((length as u32).to_le_bytes());
+        request.extend(INIT.to_le_bytes());
+        request.extend(1u64.to_le_bytes());
+        request.resize(IN_HEADER, 0);
+        for number in [MAJOR, self.minor, self.max_readahead, low, high] {
+            request.extend(number.to_le_bytes());
+        }
+        request.resize(length, 0);
+        request
+    }
+
+    /// Whether the kernel sends again what a daemon that is gone has not answered.
+    fn resends(&self) -> bool {
+        self.minor >= 40
+    }
+}
+
+/// How a session comes by its connection.
+pub(super) enum Beginning<'a> {
+    /// It is new, of this superblock.
+    New(u32),
+    /// Another daemon has served it, and is gone.
+    After(&'a Agreement),
+}
+
+/// Begins a session of `adapter` on a connection. It serves when it is spawned.
+///
+/// # Errors
+/// The kernel and fuser did not come to terms, or the connection is gone.
+pub(super) fn begin(
+    adapter: Adapter,
+    device: BorrowedFd<'_>,
+    beginning: &Beginning<'_>,
+    config: fuser::Config,
+) -> io::Result<(fuser::Session<Adapter>, Agreement)> {
+    let request = match beginning {
+        Beginning::After(agreement) => agreement.request(),
+        Beginning::New(_) => {
+            let mut request = vec![0; READ_BUFFER];
+            let length = rustix::io::retry_on_intr(|| rustix::io::read(device, &mut request))?;
+            request.truncate(length);
+            request
+        }
+    };
+    let (ours, fusers) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::send(&ours, &request, SendFlags::NOSIGNAL)?;
+    let place = fusers.as_raw_fd();
+    let session = fuser::Session::from_fd(adapter, fusers, fuser::SessionACL::All, config)?;
+    let mut reply = [0; 256];
+    let length = rustix::io::read(&ours, &mut reply)?;
+    let agreement = match *beginning {
+        Beginning::After(agreement) => *agreement,
+        Beginning::New(superblock) => {
+            let reply = &reply[..length];
+            rustix::io::write(device, reply)?;
+            Agreement::of(&request, reply, superblock)?
+        }
+    };
+    put(device, place)?;
+    if matches!(beginning, Beginning::After(_)) && agreement.resends() {
+        have_resent(device)?;
+    }
+    Ok((session, agreement))
+}
+
+/// Has the kernel send again what was read and not answered.
+fn have_resent(device: BorrowedFd<'_>) -> io::Result<()> {
+    let [length, code] = [
+        (OUT_HEADER as i32).to_le_bytes(),
+        NOTIFY_RESEND.to_le_bytes(),
+    ];
+    let notice = [length, code, [0; 4], [0; 4]].concat();
+    rustix::io::write(device, &notice)?;
+    Ok(())
+}
+
+/// Answers, with EIO, what the threads of a process have asked that served the connection itself
+/// and is to end. They wait for their own process, and no signal ends that: without an answer it
+/// would never be gone. What others have asked stays unanswered, for the next daemon.
+///
+/// # Errors
+/// The connection is gone.
+pub fn release(device: &OwnedFd, threads: &[u32]) -> io::Result<()> {
+    have_resent(device.as_fd())?;
+    let mut request = vec![0; LONGEST_REQUEST];
+    while is_readable(device) {
+        let length = match rustix::io::read(device, &mut request) {
+            // It was interrupted, or somebody else was faster.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT | rustix::io::Errno::AGAIN) => {
+                continue;
+            }
+            length => length?,
+        };
+        // len, opcode (4 each), unique, nodeid (8 each), uid, gid, pid (4 each).
+        let (Some(unique), Some(pid)) = (request.get(8..16), request.get(32..36)) else {
+            continue;
+        };
+        let pid = pid.try_into().map(u32::from_le_bytes);
+        if length >= IN_HEADER && pid.is_ok_and(|pid| threads.contains(&pid)) {
+            let length = (OUT_HEADER as u32).to_le_bytes();
+            let answer = [&length, &(-libc::EIO).to_le_bytes()[..], unique].concat();
+            // Whoever was waiting may have been answered already.
+            let _ = rustix::io::write(device, &answer);
+        }
+    }
+    Ok(())
+}
+
+/// Has the descriptor number `place` mean `device`.
+fn put(device: BorrowedFd<'_>, place: i32) -> io::Result<()> {
+    // SAFETY: both are open descriptors; the one that is replaced belongs to a session that
+    // reads from it only when it is spawned, and to which it means the connection.
+    let put = unsafe { libc::dup3(device.as_raw_fd(), place, libc::O_CLOEXEC) };
+    if put < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Whether the file system of a connection is still mounted somewhere.
+pub fn is_connected(device: &OwnedFd) -> bool {
+    poll_now(device).is_some_and(|events| !events.contains(PollFlags::ERR))
+}
+
+fn is_readable(device: &OwnedFd) -> bool {
+    poll_now(device).is_some_and(|events| events == PollFlags::IN)
+}
+
+fn poll_now(device: &OwnedFd) -> Option<PollFlags> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut asked = [PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)];
+    let answered = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&now)));
+    // A connection that is gone can be read at once, to say so.
+    answered
+        .ok()
+        .map(|_| asked[0].revents() & (PollFlags::IN | PollFlags::ERR))
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGREEMENT: Agreement = Agreement {
+        superblock: 98,
+        minor: 45,
+        max_readahead: 0x20000,
+        flags: 0x12_4000_0001,
+    };
+
+    #[test]
+    fn an_agreement_is_written_as_a_word_and_read_again() {
+        let word = AGREEMENT.to_string();
+        assert_eq!(word, "7.45-20000-1240000001-98");
+        assert_eq!(word.parse::<Agreement>().unwrap(), AGREEMENT);
+        for bad in [
+            "",
+            "7.45",
+            "8.1-1-1",
+            "7.45-1",
+            "7.45-1-1",
+            "7.45-1-1-1-1",
+            "7.x-1-1-1",
+            "7.4-1-1ffffffffffffffff-1",
+        ] {
+            assert!(bad.parse::<Agreement>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_what_both_sides_want_is_offered_again() {
+        let request = AGREEMENT.request();
+        assert_eq!(request.len(), IN_HEADER + INIT_IN);
+        // The answer wants one flag of the lower half that was offered, one that was not, and one
+        // of the upper half.
+        let mut reply = vec![0; OUT_HEADER];
+        for number in [7, 45, 0x20000, 3u32, 0, 0, 0, 0, 2] {
+            reply.extend(number.to_le_bytes());
+        }
+        let agreed = Agreement::of(&request, &reply, 98).unwrap();
+        assert_eq!(agreed.flags, 0x2_4000_0001);
+        assert_eq!(agreed.minor, 45);
+        assert!(Agreement::of(&request, &reply[..20], 98).is_err());
+    }
+
+    #[test]
+    fn an_old_kernels_init_is_short() {
+        let old = Agreement {
+            flags: 1,
+            minor: 31,
+            ..AGREEMENT
+        };
+        let request = old.request();
+        assert_eq!(request.len(), IN_HEADER + 16);
+        assert!(!old.resends() && AGREEMENT.resends());
+        let mut reply = vec![0; OUT_HEADER];
+        for number in [7, 31, 0x20000, 1u32] {
+            reply.extend(number.to_le_bytes());
+        }
+        assert_eq!(Agreement::of(&request, &reply, 98).unwrap(), old);
+    }
+}
