@@ -9,7 +9,7 @@ use crate::daemon::{Command, Report};
 /// Show what is registered of paths, as `nix path-info` does
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// With everything that the paths refer to
+    /// With everything that the paths refer to, as far as it is known; also what is not fetched yet
     #[arg(long)]
     closure: bool,
     /// Print NarSize and the size of the closure, in bytes, beside each path

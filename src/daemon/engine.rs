@@ -329,7 +329,13 @@ impl Engine {
         closure: bool,
         sizes: bool,
     ) -> Result<Report, CommandError> {
-        let mut infos = self.infos(names)?;
+        let mut infos = if closure && !names.is_empty() {
+            // What is known of a closure is shown whatever of it is here, its root included.
+            let named = names.iter().map(|n| location::known(&self.store, n));
+            named.collect::<Result<_, _>>()?
+        } else {
+            self.infos(names)?
+        };
         if closure {
             let roots = infos.iter().map(|i| i.registration.path.hash());
             infos = self.store.closure(roots)?;

@@ -115,10 +115,24 @@ pub(super) fn info(store: &Store, text: &str) -> Result<PathInfo, LocationError>
     find(store, text, &parse(store, text)?)
 }
 
+/// The same, also where its contents never were here.
+pub(super) fn known(store: &Store, text: &str) -> Result<PathInfo, LocationError> {
+    find_where(store, text, &parse(store, text)?, |_| true)
+}
+
 fn find(store: &Store, text: &str, named: &Named) -> Result<PathInfo, LocationError> {
+    find_where(store, text, named, |info| info.tree().is_some())
+}
+
+fn find_where(
+    store: &Store,
+    text: &str,
+    named: &Named,
+    is_wanted: impl FnOnce(&PathInfo) -> bool,
+) -> Result<PathInfo, LocationError> {
     let info = store
         .path_info(named.hash)?
-        .filter(|info| info.tree().is_some())
+        .filter(is_wanted)
         .ok_or_else(|| LocationError::Absent(text.to_owned()))?;
     let there = &info.registration.path;
     match &named.path {

@@ -1,11 +1,12 @@
 //! Closures that are only known: what narinfos say of them, without any contents.
 //!
 //! Invariant: what is registered was believed as what is fetched would be, by a signature or by
-//! the user's word.
+//! the user's word; what was seen is not collected until all of it is known.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -15,6 +16,9 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// Narinfos that are asked for at once.
 const ASKING: usize = 16;
+/// How long others are asked for after one could not be, because a source does not answer: each
+/// may wait for that source in its turn.
+const HOPE: Duration = Duration::from_secs(10);
 
 type Wanted = (StorePathHash, Option<StorePath>);
 
@@ -34,6 +38,8 @@ impl Fetcher {
         let mut seen = HashSet::new();
         let mut asking: JoinSet<(Wanted, Result<Vec<StorePath>, FetchError>)> = JoinSet::new();
         let mut failures = Vec::new();
+        let mut silent: Option<(Instant, Arc<FetchError>)> = None;
+        let kept = self.0.store.temporary_roots();
         loop {
             if progress.stopped() {
                 return Err(FetchError::Stopped);
@@ -42,6 +48,15 @@ impl Fetcher {
                 && let Some((hash, path)) = unasked.pop_front()
             {
                 if seen.insert(hash) {
+                    kept.add(hash);
+                    if let Some((since, error)) = &silent
+                        && since.elapsed() > HOPE
+                        && self.0.store.path_info(hash)?.is_none()
+                    {
+                        let error = error.clone().into();
+                        failures.push(CopyFailure { hash, path, error });
+                        continue;
+                    }
                     let inner = self.0.clone();
                     asking.spawn(async move {
                         let known = register_one(&inner, hash, path.as_ref()).await;
@@ -59,7 +74,14 @@ impl Fetcher {
                     unasked.extend(references.into_iter().map(|r| (r.hash(), Some(r))));
                 }
                 Ok(_) => {}
-                Err(error) => failures.push(CopyFailure { hash, path, error }),
+                Err(error) => {
+                    let error = Arc::new(error);
+                    if error.is_transient() && silent.is_none() {
+                        silent = Some((Instant::now(), error.clone()));
+                    }
+                    let error = error.into();
+                    failures.push(CopyFailure { hash, path, error });
+                }
             }
         }
     }

@@ -168,6 +168,15 @@ impl FetchError {
         }
     }
 
+    /// Whether a source did not answer, and may another time.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Source(error) => error.is_transient(),
+            Self::Shared(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
     /// Whether another source may do better: neither the state nor the user ended it.
     fn is_of_source(&self) -> bool {
         match self {

@@ -31,6 +31,7 @@ mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
 mod profile_links;
+mod profile_roots;
 mod profiles;
 mod profiles_mounted;
 mod programs;

@@ -186,11 +186,13 @@ fn closures_are_compared_as_nix_compares_them_though_only_their_narinfos_are_fet
     );
     // Without any source what is not known is said, not passed over.
     let alone = Sandbox::empty();
-    let mut set = alone.command(&["profile", "set", paths[0]]);
-    succeed(set.args(sources(worlds[0])));
-    let mut config = alone.command(&["profile", "diff", "1", "1", "--json"]);
+    let mut copy = alone.command(&["copy", "--no-recursive", paths[0]]);
+    succeed(copy.args(sources(worlds[0])));
     let file = alone.dir().join("config.toml");
     fs::write(&file, "from = []\n").unwrap();
+    let mut set = alone.command(&["profile", "set", paths[0]]);
+    succeed(set.env("NARFS_CONFIG", &file));
+    let mut config = alone.command(&["profile", "diff", "1", "1", "--json"]);
     let ran = run(config.env("NARFS_CONFIG", &file), b"");
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("nothing is known"), "{}", ran.stderr);

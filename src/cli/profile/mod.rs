@@ -18,7 +18,8 @@ pub(super) use change::show_change;
 /// A profile is a list of generations, numbered from 1; each points to a user environment (links
 /// to everything in the packages) or to any store path, and one is current. Environments are
 /// computed, byte for byte as Nix builds them, and a switch takes effect at once. Only what links
-/// have to be known of is fetched; the rest comes when something looks inside.
+/// have to be known of is fetched, and of the rest of the closure its narinfos; the contents come
+/// when something looks inside.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Name such as default, system or per-user/ann/profile, or its path …/var/nix/profiles/NAME

@@ -37,7 +37,17 @@ impl Engine {
             Target::Environment(manifest) => manifest.references().into_iter().collect(),
             Target::Path(_) => Vec::new(),
         });
-        supply.bring_all(&packages.collect::<Vec<_>>(), output)?;
+        let packages: Vec<_> = packages.collect();
+        supply.bring_all(&packages, output)?;
+        let mut unknown = None;
+        if !request.prefetch && !request.dry_run {
+            let set = targets.iter().filter_map(|target| match target {
+                Target::Environment(_) => None,
+                Target::Path(path) => Some(path.clone()),
+            });
+            let named: Vec<_> = packages.into_iter().chain(set).collect();
+            unknown = supply.register_closures(&named, output)?;
+        }
         let names: Vec<_> = names.iter().collect();
         let mut reports = self.change_profiles(&names, request.dry_run, |before| {
             let each = names.iter().zip(&targets).zip(before);
@@ -48,6 +58,9 @@ impl Engine {
         })?;
         for report in &mut reports {
             report.dry_run = request.dry_run;
+        }
+        if let Some(first) = reports.first_mut() {
+            first.warnings.extend(unknown);
         }
         Ok(Report::ProfileChanges(reports))
     }

@@ -34,6 +34,7 @@ impl Engine {
             None => Err(ProfileError::from(GenerationError::Absent(number))),
         };
         let targets = [target(from)?, target(to)?];
+        // What stays unknown is in the report.
         supply.register_closures(&targets, output)?;
         let [before, after] = targets.map(|target| self.known_closure(&target));
         let (before, mut after) = (before?, after?);

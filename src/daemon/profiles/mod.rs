@@ -256,10 +256,29 @@ impl Changing<'_> {
     ) -> Result<ProfileChangeReport, CommandError> {
         let path = self.supply.resolve(text)?;
         self.supply.register(&path)?;
-        if prefetch && !self.dry_run {
+        let warnings = if prefetch && !self.dry_run {
             self.supply.complete([&path], output)?;
+            None
+        } else {
+            self.register_closures(std::slice::from_ref(&path), output)?
+        };
+        self.change(|before| {
+            let mut plan = self.engine.advance(self.name, before, path.clone())?;
+            plan.report.warnings.extend(warnings.clone());
+            Ok(plan)
+        })
+    }
+
+    /// Has the state know what paths that were named need, unless nothing is to be done.
+    fn register_closures(
+        &self,
+        paths: &[StorePath],
+        output: &mut dyn Output,
+    ) -> Result<Option<String>, CommandError> {
+        if self.dry_run {
+            return Ok(None);
         }
-        self.change(|before| self.engine.advance(self.name, before, path.clone()))
+        self.supply.register_closures(paths, output)
     }
 
     /// Switches to a generation; to the one before the current one if none is named.

@@ -70,6 +70,7 @@ impl Engine {
         supply: &Supply<'_>,
     ) -> Result<Option<Manifest>, ProfileError> {
         let target = &generation.target;
+        supply.keep([target]);
         let packages = StoredPackages::new(&self.store, |path: &StorePath| supply.bring(path));
         let Some(package) = packages.find(target)? else {
             let source = super::supply::SupplyError::Nobody(target.to_string());
@@ -116,6 +117,7 @@ impl Engine {
         keep: bool,
     ) -> Result<Made, CommandError> {
         let store_dir = self.store.store_dir();
+        supply.keep(&manifest.references());
         let packages = StoredPackages::new(&self.store, |path: &StorePath| supply.bring(path));
         let environment = synthesize(&manifest.packages(), store_dir, &packages);
         let environment = environment.map_err(ProfileError::from)?;
@@ -138,6 +140,7 @@ impl Engine {
         } = tree.map_err(ProfileError::from)?;
         let mut needs = root.linked(store_dir);
         needs.extend(references);
+        supply.keep(needs.iter().chain([&path]));
         let publication = hold.map(|hold| Publication {
             registration: Registration {
                 path: path.clone(),
@@ -211,6 +214,10 @@ impl Changing<'_> {
         }
         let paths = self.supply.resolve_all(texts)?;
         self.supply.bring_all(&paths, output)?;
+        let unknown = match prefetch {
+            true => None,
+            false => self.register_closures(&paths, output)?,
+        };
         self.change(|before| {
             let engine = self.engine;
             let before_change = engine.manifest_to_change(self.name, before, self.supply)?;
@@ -238,6 +245,7 @@ impl Changing<'_> {
             } else {
                 self.advance_to(&manifest, before, prefetch, output)?
             };
+            plan.report.warnings.extend(unknown.clone());
             plan.report.installed = installed;
             plan.report.kept = kept;
             Ok(plan)

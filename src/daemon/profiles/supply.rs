@@ -1,19 +1,21 @@
 //! What a profile needs and is not here: found, registered and fetched.
 //!
-//! Invariant: where everything is here, nobody is asked, so that profiles can be changed without
-//! any source.
+//! Invariants: where everything is here, nobody is asked, so that profiles can be changed without
+//! any source; what was found stays until the command is done, when a profile leads to it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
 use super::super::command::{CommandError, Output, SourceRequest};
-use super::super::engine::Engine;
+use super::super::engine::{Engine, chain};
 use super::super::location::LocationError;
 use super::error::ProfileError;
 use crate::fetch::{CopyFailure, FetchError, Fetcher, Prefetched, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::{StoreError, TemporaryRoots};
 
 /// Why something is not here.
 #[derive(Debug, Error)]
@@ -47,6 +49,8 @@ pub(super) struct Supply<'e> {
     fetcher: Option<Fetcher>,
     /// Whether that is the daemon's, which counts what it fetches.
     is_own: bool,
+    /// What no collection takes meanwhile.
+    kept: TemporaryRoots,
 }
 
 type Wanted = Vec<(StorePathHash, Option<StorePath>)>;
@@ -86,6 +90,7 @@ impl Engine {
             engine: self,
             fetcher,
             is_own: self.is_own(sources),
+            kept: self.store.temporary_roots(),
         })
     }
 }
@@ -96,6 +101,13 @@ impl Supply<'_> {
         self.fetcher.as_ref().ok_or_else(nobody)
     }
 
+    /// Has no collection take paths, nor what they refer to, before the command is done. Said
+    /// before they are looked for, or published.
+    pub(super) fn keep<'p>(&self, paths: impl IntoIterator<Item = &'p StorePath>) {
+        let hashes = paths.into_iter().map(StorePath::hash);
+        hashes.for_each(|hash| self.kept.add(hash));
+    }
+
     /// The store path that a user named, from the state or the sources.
     pub(super) fn resolve(&self, text: &str) -> Result<StorePath, CommandError> {
         let store = &self.engine.store;
@@ -103,6 +115,7 @@ impl Supply<'_> {
         if !named.place.is_empty() {
             return Err(ProfileError::Place(text.to_owned()).into());
         }
+        self.kept.add(named.hash);
         if let Some(there) = store.path_info(named.hash)? {
             let there = there.registration.path;
             return match named.path {
@@ -133,6 +146,7 @@ impl Supply<'_> {
 
     /// Makes the contents of a path local; `false` if no source has it.
     pub(super) fn bring(&self, path: &StorePath) -> Result<bool, SupplyError> {
+        self.keep([path]);
         let fetcher = self.fetcher(path)?;
         let progress = Arc::new(Progress::default());
         let runtime = self.engine.runtime();
@@ -159,6 +173,7 @@ impl Supply<'_> {
         paths: &[StorePath],
         output: &mut dyn Output,
     ) -> Result<(), CommandError> {
+        self.keep(paths);
         let mut missing = Vec::new();
         for path in paths {
             let info = self.engine.store.path_info(path.hash())?;
@@ -179,6 +194,7 @@ impl Supply<'_> {
         output: &mut dyn Output,
     ) -> Result<(), CommandError> {
         let wanted = wanted(paths);
+        wanted.iter().for_each(|(hash, _)| self.kept.add(*hash));
         match wanted.first() {
             Some((hash, _)) => self.prefetch(&hash.to_string(), wanted.clone(), true, output),
             None => Ok(()),
@@ -231,6 +247,7 @@ impl Supply<'_> {
 
     /// Has the state know paths, without their contents.
     pub(super) fn register(&self, path: &StorePath) -> Result<(), CommandError> {
+        self.keep([path]);
         if self.engine.store.path_info(path.hash())?.is_some() {
             return Ok(());
         }
@@ -242,22 +259,49 @@ impl Supply<'_> {
     }
 
     /// Has the state know the closures of paths, as far as the sources do. Where there is nobody
-    /// to ask, it stays as it is.
+    /// to ask, it stays as it is. Says what could not be known, if something could not.
     pub(super) fn register_closures(
         &self,
         paths: &[StorePath],
         output: &mut dyn Output,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<String>, CommandError> {
+        self.keep(paths);
         let Some(fetcher) = &self.fetcher else {
-            return Ok(());
+            return Ok(None);
         };
+        if self.knows_closures(paths)? {
+            return Ok(None);
+        }
         let runtime = self.engine.runtime()?;
         let failures = self.engine.showing(output, |progress| {
             runtime.block_on(fetcher.register(wanted(paths), true, progress))
         })?;
-        for failure in failures {
-            tracing::info!(hash = %failure.hash, "not registered: {}", failure.error);
-        }
-        Ok(())
+        let Some(first) = failures.first() else {
+            return Ok(None);
+        };
+        let path = first.path.as_ref();
+        let path = path.map_or_else(|| first.hash.to_string(), |p| self.engine.full(p));
+        Ok(Some(match failures.len() {
+            1 => format!(
+                "{path} is needed and could not be looked up: {}",
+                chain(&first.error)
+            ),
+            n => format!(
+                "{path} and {} more paths are needed and could not be looked up: {}",
+                n - 1,
+                chain(&first.error)
+            ),
+        }))
+    }
+
+    /// Whether the state knows all that paths refer to.
+    fn knows_closures(&self, paths: &[StorePath]) -> Result<bool, StoreError> {
+        let closure = self
+            .engine
+            .store
+            .closure(paths.iter().map(StorePath::hash))?;
+        let known: HashSet<_> = closure.iter().map(|i| &i.registration.path).collect();
+        let references = closure.iter().flat_map(|i| &i.registration.references);
+        Ok(paths.iter().chain(references).all(|p| known.contains(p)))
     }
 }
