@@ -30,6 +30,7 @@ mod mount_points;
 mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
+mod profile_kills;
 mod profile_links;
 mod profile_roots;
 mod profiles;

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::mount::UnmountFlags;
-use tempfile::TempDir;
 
 use narfs::fetch;
 use narfs::fs::FileSystem;
@@ -29,8 +28,6 @@ struct Mounted {
     paths: [StorePath; 2],
     /// It unmounts, so it goes after the session.
     sandbox: Sandbox,
-    /// What the state is in, if not the sandbox.
-    _memory: Option<TempDir>,
 }
 
 impl Mounted {
@@ -38,20 +35,8 @@ impl Mounted {
         Self::in_sandbox(Sandbox::empty())
     }
 
-    /// The state is in memory, if there is room: changes do not wait for a disk.
     fn in_memory() -> Self {
-        const MEMORY: &str = "/dev/shm";
-        let mut sandbox = Sandbox::empty();
-        let room = rustix::fs::statvfs(MEMORY).map(|s| s.f_bavail * s.f_frsize);
-        let in_memory = room.is_ok_and(|bytes| bytes > 4 << 30);
-        let memory = in_memory.then(|| TempDir::with_prefix_in("narfs-system-", MEMORY).unwrap());
-        if let Some(memory) = &memory {
-            sandbox.state = memory.path().join("state");
-        }
-        Self {
-            _memory: memory,
-            ..Self::in_sandbox(sandbox)
-        }
+        Self::in_sandbox(Sandbox::in_memory())
     }
 
     fn in_sandbox(sandbox: Sandbox) -> Self {
@@ -73,7 +58,6 @@ impl Mounted {
             store,
             paths,
             sandbox,
-            _memory: None,
         };
         // Where links to store paths lead to.
         mounted.sandbox.bind_to_nix(&mounted.sandbox.at);

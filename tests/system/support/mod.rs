@@ -4,8 +4,10 @@ mod process;
 mod sandbox;
 mod walk;
 mod world;
+mod write_points;
 
 pub use process::{is_alive, run, succeed, wait_until};
 pub use sandbox::{Sandbox, undisturbed};
 pub use walk::{Seen, read_everything, walk};
 pub use world::{World, sha256};
+pub use write_points::{Moment, Point, WritePoints};

@@ -41,6 +41,8 @@ pub struct Sandbox {
     pub state: PathBuf,
     /// An empty directory, where [`Sandbox::mount`] mounts.
     pub at: PathBuf,
+    /// What the state is in, if not the sandbox.
+    _memory: Option<TempDir>,
 }
 
 impl Sandbox {
@@ -58,7 +60,21 @@ impl Sandbox {
             root,
             state,
             at,
+            _memory: None,
         }
+    }
+
+    /// A sandbox whose state will be in memory, if there is room: changes do not wait for a disk.
+    pub fn in_memory() -> Self {
+        const MEMORY: &str = "/dev/shm";
+        let mut sandbox = Self::empty();
+        let room = rustix::fs::statvfs(MEMORY).map(|s| s.f_bavail * s.f_frsize);
+        if room.is_ok_and(|bytes| bytes > 4 << 30) {
+            let memory = TempDir::with_prefix_in("narfs-system-", MEMORY).unwrap();
+            sandbox.state = memory.path().join("state");
+            sandbox._memory = Some(memory);
+        }
+        sandbox
     }
 
     /// A sandbox whose state has the small world and its rebuild.
