@@ -43,3 +43,4 @@ mod restarts;
 #[allow(dead_code, reason = "what other tests need")]
 mod server;
 mod support;
+mod switches;
