@@ -22,16 +22,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<DeclaredProfile>, Vec<Mis
         profiles: Vec::new(),
         mistakes: Vec::new(),
     };
-    match std::str::from_utf8(bytes) {
-        Err(e) => reader.mistake(e.valid_up_to(), "this is not UTF-8".to_owned()),
-        Ok(text) => match table(text) {
-            Ok(table) => reader.top(table.get_ref()),
-            Err(errors) => {
-                for (at, error) in errors {
-                    reader.mistake(at, error);
-                }
-            }
-        },
+    match table(&reader.path, bytes) {
+        Ok(table) => reader.top(table.get_ref()),
+        Err(mistakes) => reader.mistakes = mistakes,
     }
     // Tables are in the order of their names.
     reader.mistakes.sort_by_key(Mistake::line);

@@ -155,16 +155,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Choices, Vec<Mistake>) {
         choices: Choices::default(),
         mistakes: Vec::new(),
     };
-    match std::str::from_utf8(bytes) {
-        Err(e) => reader.mistake(e.valid_up_to(), "this is not UTF-8".to_owned()),
-        Ok(text) => match table(text) {
-            Ok(table) => reader.top(table.get_ref()),
-            Err(errors) => {
-                for (at, error) in errors {
-                    reader.mistake(at, error);
-                }
-            }
-        },
+    match table(&reader.path, bytes) {
+        Ok(table) => reader.top(table.get_ref()),
+        Err(mistakes) => reader.mistakes = mistakes,
     }
     // Tables are in the order of their names.
     reader.mistakes.sort_by_key(|m| m.line);
@@ -173,7 +166,13 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Choices, Vec<Mistake>) {
 
 /// Reads TOML, or says what keeps it from being that, and where. What could be read of a text
 /// that is no TOML may mean anything.
-pub(in crate::cli) fn table(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<(usize, String)>> {
+pub(in crate::cli) fn table<'t>(
+    path: &Arc<Path>,
+    bytes: &'t [u8],
+) -> Result<Spanned<DeTable<'t>>, Vec<Mistake>> {
+    let mistake = |at, text| Mistake::new(path, bytes, at, text);
+    let text = std::str::from_utf8(bytes);
+    let text = text.map_err(|e| vec![mistake(e.valid_up_to(), "this is not UTF-8".to_owned())])?;
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         return Ok(table);
@@ -182,7 +181,7 @@ pub(in crate::cli) fn table(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<(usi
         let at = e.span().map_or(0, |span| span.start);
         // One line for one mistake.
         let message = e.message().lines().collect::<Vec<_>>().join("; ");
-        (at, format!("this is not TOML: {message}"))
+        mistake(at, format!("this is not TOML: {message}"))
     });
     Err(errors.collect())
 }
