@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::binary_cache::{Cache, Offer, noise};
-use crate::fidelity::{database_dump, nix_store};
 use crate::on_demand::{SHORT, directory, errno, key, plain};
 use crate::server::{Answer, Server};
-use crate::support::{Sandbox, World, read_everything, run, succeed, wait_until};
+use crate::support::{Sandbox, World, nix_store, read_everything, run, succeed, wait_until};
 
 /// A program that ends with the test.
 struct Running(Child);
@@ -116,15 +115,7 @@ fn dead_for_nix(outside: &Path) -> BTreeSet<String> {
 #[test]
 fn the_paths_that_go_are_those_that_real_nix_would_delete() {
     let sandbox = Sandbox::mounted();
-    sandbox.make_dir("host/store");
-    sandbox.bind_to_nix(&sandbox.dir().join("host"));
-    rustix::mount::mount_bind(sandbox.store(), "/nix/store").unwrap();
-    let outside = sandbox.make_dir("nix-state");
-    fs::create_dir(outside.join("etc")).unwrap();
-    fs::write(outside.join("etc/nix.conf"), "build-users-group =\n").unwrap();
-    let dump = database_dump(&World::both());
-    let loaded = run(nix_store(&outside).arg("--load-db"), dump.as_bytes());
-    assert_eq!(loaded.code, Some(0), "{}", loaded.stderr);
+    let outside = sandbox.real_nix();
 
     let [small, rebuild] = World::both();
     let full = |path: &str| format!("/nix/store/{path}");

@@ -1,46 +1,9 @@
 //! What comes out is what real Nix put in, for every path of the world and of its rebuild.
 
-use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Sandbox, World, run, sha256, succeed};
-
-/// Real Nix with its state and configuration in `dir`, and `/nix/store` as its store.
-pub fn nix_store(dir: &Path) -> Command {
-    let mut nix = Command::new("nix-store");
-    nix.env("NIX_STATE_DIR", dir.join("var"));
-    nix.env("NIX_LOG_DIR", dir.join("log"));
-    nix.env("NIX_CONF_DIR", dir.join("etc"));
-    nix.env("HOME", dir).env("NIX_REMOTE", "local");
-    nix.env("NIX_STORE_DIR", "/nix/store");
-    nix
-}
-
-/// The records that `nix-store --dump-db` would write for the paths of `worlds`.
-pub fn database_dump(worlds: &[&World]) -> String {
-    let mut dump = String::new();
-    let mut written = BTreeSet::new();
-    for world in worlds {
-        for (path, info) in &world.narinfos {
-            if !written.insert(path) {
-                continue;
-            }
-            let full = |name: &str| format!("/nix/store/{name}");
-            let references: Vec<_> = info["References"].split_whitespace().map(full).collect();
-            let deriver = info.get("Deriver").map_or(String::new(), |d| full(d));
-            let (hash, size) = (&world.nar_hashes[path], &info["NarSize"]);
-            let count = references.len();
-            writeln!(dump, "{path}\n{hash}\n{size}\n{deriver}\n{count}").unwrap();
-            for reference in references {
-                writeln!(dump, "{reference}").unwrap();
-            }
-        }
-    }
-    dump
-}
+use crate::support::{Sandbox, World, nix_store, run, sha256, succeed};
 
 #[test]
 fn every_path_has_its_nar_hash_from_the_mount_and_by_command() {
@@ -81,17 +44,7 @@ fn every_path_is_the_same_as_what_nix_restores_from_its_nar() {
 #[test]
 fn nix_verifies_the_mounted_store_against_its_own_database() {
     let sandbox = Sandbox::mounted();
-    // Nix makes its own mount of the store writable, for which the store must be a mount point.
-    sandbox.make_dir("host/store");
-    sandbox.bind_to_nix(&sandbox.dir().join("host"));
-    rustix::mount::mount_bind(sandbox.store(), "/nix/store").unwrap();
-    let outside = sandbox.make_dir("nix-state");
-    fs::create_dir(outside.join("etc")).unwrap();
-    fs::write(outside.join("etc/nix.conf"), "build-users-group =\n").unwrap();
-
-    let dump = database_dump(&World::both());
-    let loaded = run(nix_store(&outside).arg("--load-db"), dump.as_bytes());
-    assert_eq!(loaded.code, Some(0), "{}", loaded.stderr);
+    let outside = sandbox.real_nix();
     let verify = ["--verify", "--check-contents"];
     let verified = run(nix_store(&outside).args(verify), b"");
     assert_eq!(verified.code, Some(0), "{}", verified.stderr);

@@ -1,11 +1,13 @@
 //! What the tests stand on: the worlds, a sandbox with a state and a mount, processes.
 
+mod nix;
 mod process;
 mod sandbox;
 mod walk;
 mod world;
 mod write_points;
 
+pub use nix::nix_store;
 pub use process::{is_alive, run, succeed, wait_until};
 pub use sandbox::{Sandbox, undisturbed};
 pub use walk::{Seen, read_everything, walk};
