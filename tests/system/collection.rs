@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::binary_cache::{Cache, Offer, noise};
 use crate::on_demand::{SHORT, directory, errno, key, plain};
 use crate::server::{Answer, Server};
-use crate::support::{Sandbox, World, nix_store, read_everything, run, succeed, wait_until};
+use crate::support::{Sandbox, World, nix_store, read_everything, succeed, wait_until};
 
 /// A program that ends with the test.
 struct Running(Child);
