@@ -19,7 +19,8 @@ use super::process::{Ran, is_alive, run, succeed, wait_until};
 use super::world::World;
 
 /// Programs that the tests call.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
+    "cc",
     "nix-store",
     "nix-hash",
     "patchelf",
