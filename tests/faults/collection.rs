@@ -269,7 +269,9 @@ fn what_is_freed_leaves_the_disk() {
     let gone = |most: u64| {
         state.run(&["gc"]).succeeds();
         let used = disk_usage(&state);
-        assert!(used < most << 20, "{used} of {most} MiB");
+        let files = Command::new("du").arg("-ak").arg(state.dir()).output();
+        let files = String::from_utf8(files.unwrap().stdout).unwrap();
+        assert!(used < most << 20, "{used} of {most} MiB:\n{files}");
     };
     gone(88 + 4);
     for offer in &offers[2..] {
