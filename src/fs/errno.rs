@@ -8,6 +8,8 @@ use thiserror::Error;
 
 use super::NAME_MAX;
 use crate::fetch::FetchError;
+use crate::nix::store_path::StorePath;
+use crate::profile::GenerationError;
 use crate::store::StoreError;
 
 /// Why a request fails.
@@ -34,6 +36,33 @@ pub enum FsError {
     /// The disk of the state does not say how full it is.
     #[error("the state's disk cannot be asked")]
     NoSpaceKnown,
+    /// Nothing has this name.
+    #[error("nothing has this name")]
+    NotThere,
+    /// A store path that nobody knows.
+    #[error("{0} is not in the state, and nobody is asked for it")]
+    Unknown(StorePath),
+    /// Something has this name.
+    #[error("something has this name")]
+    Exists,
+    /// A directory was meant to be empty.
+    #[error("a directory that is not empty")]
+    NotEmpty,
+    /// What cannot be changed, or not like this.
+    #[error("read-only")]
+    ReadOnly,
+    /// There are too many temporary files.
+    #[error("too many temporary files")]
+    Full,
+    /// A way of renaming that means nothing here.
+    #[error("names cannot be exchanged here")]
+    NoExchange,
+    /// Generations cannot be changed like this.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// A change of a profile failed; the text says why.
+    #[error("{0}")]
+    Change(String),
     /// The state fails.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -51,12 +80,24 @@ impl FsError {
             Self::NotADirectory => libc::ENOTDIR,
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::IsADirectory => libc::EISDIR,
-            Self::NotALink | Self::NotAFile => libc::EINVAL,
+            Self::NotALink | Self::NotAFile | Self::NoExchange => libc::EINVAL,
+            Self::NotThere | Self::Unknown(_) | Self::Generation(GenerationError::Absent(_)) => {
+                libc::ENOENT
+            }
+            Self::Exists => libc::EEXIST,
+            Self::NotEmpty => libc::ENOTEMPTY,
+            Self::ReadOnly => libc::EROFS,
+            Self::Full => libc::ENOSPC,
+            Self::Generation(GenerationError::DeleteCurrent(_)) => libc::EBUSY,
             // Every source was asked, and none has it.
             Self::Fetch(e) if matches!(**e, FetchError::Absent { .. }) => libc::ENOENT,
             // Nobody will see it.
             Self::Fetch(e) if matches!(**e, FetchError::Killed) => libc::EINTR,
-            Self::NoSpaceKnown | Self::Store(_) | Self::Fetch(_) => libc::EIO,
+            Self::NoSpaceKnown
+            | Self::Store(_)
+            | Self::Fetch(_)
+            | Self::Generation(_)
+            | Self::Change(_) => libc::EIO,
         }
     }
 }

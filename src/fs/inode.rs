@@ -11,7 +11,10 @@
 //! View 1 are profiles. In place of the ordinal is the id of a profile or of a directory of
 //! profiles. The node of a directory is 0; that of the link `NAME-N-link` is twice the link
 //! number of the generation; that of the link `NAME` is one more than that of the generation
-//! that it points to.
+//! that it points to, or 1 where it is to be followed wherever it points to.
+//!
+//! View 2 are the temporary files of writable profiles, which have a number as long as they are
+//! there.
 
 use super::FsError;
 use crate::store::{PathOrdinal, ProfileDirectory};
@@ -21,6 +24,8 @@ const NODE_BITS: u32 = Inode::NODE_BITS;
 const ORDINAL_BITS: u32 = 28;
 /// The view of profiles.
 const PROFILES: u64 = 1;
+/// The view of temporary files.
+const TEMPORARY: u64 = 2;
 
 /// A number of a file, a directory or a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,6 +159,22 @@ impl Inode {
     fn profile(id: u32, node: u32) -> Self {
         let view = PROFILES << (NODE_BITS + ORDINAL_BITS);
         Self(view | u64::from(id) << NODE_BITS | u64::from(node))
+    }
+
+    /// The number of the link of a profile, whatever it points to.
+    pub(super) fn following(profile: u32) -> Self {
+        Self::current(profile, 0)
+    }
+
+    /// The number of a temporary file, by its own; the highest bits of that are lost.
+    pub(super) fn temporary(number: u64) -> Self {
+        let view = NODE_BITS + ORDINAL_BITS;
+        Self(TEMPORARY << view | number & ((1 << view) - 1))
+    }
+
+    /// Whether it is that of a temporary file.
+    pub(super) fn is_temporary(self) -> bool {
+        self.0 >> (NODE_BITS + ORDINAL_BITS) == TEMPORARY
     }
 
     /// What the number names.

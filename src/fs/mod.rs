@@ -11,6 +11,7 @@ mod on_demand;
 mod profiles;
 mod read;
 mod trace;
+mod writable;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ pub use inode::{Inode, Place, Special};
 pub use profiles::{StaleEntries, all_entries, stale_entries};
 pub use read::Space;
 pub use trace::Recorder;
+pub use writable::{ChangeProfile, NewAttributes, WritableProfiles};
 
 use crate::fetch::Fetcher;
 use crate::nix::store_path::StorePath;

@@ -136,7 +136,9 @@ impl<'t> Link<'t> {
     fn find(profile: &'t ProfileRecord, node: u32) -> Option<Self> {
         if node & 1 == 1 {
             let current = profile.current_generation()?;
-            return (current.link == node >> 1).then_some(Self::Current(current));
+            // Links are counted from 1 on, so that no link is followed under the number 0.
+            let is_it = node >> 1 == 0 || current.link == node >> 1;
+            return is_it.then_some(Self::Current(current));
         }
         let mut all = profile.generations.iter();
         all.find(|g| g.link == node >> 1).map(Self::Generation)

@@ -6,6 +6,7 @@
 //!
 //! - [`ProfileName`]: what a profile may be called, and the links that show it
 //! - [`Generations`]: numbers, switches, rollbacks, deletions
+//! - [`LinkChange`]: the same as programs make them by the links of a profile
 //! - [`Manifest`]: `manifest.json`, the packages of a profile
 //! - [`synthesize`]: packages → [`Environment`], looking into them by a [`PackageSource`]
 //! - [`StoredPackages`]: the packages of a state, as a source
@@ -18,6 +19,7 @@ mod difference;
 mod environment;
 mod forest;
 mod generations;
+mod link_change;
 mod manifest;
 mod name;
 mod publication;
@@ -34,6 +36,7 @@ pub use generations::{
     Advance, CivilTime, DeleteSpec, DeleteSpecError, Generation, GenerationError, GenerationNumber,
     Generations, Switch,
 };
+pub use link_change::LinkChange;
 pub use manifest::{
     Element, ElementSource, Manifest, ManifestError, ManifestVersion, package_name,
 };

@@ -1,0 +1,568 @@
+//! Profiles that programs may change by their links, as `nix-env` does. No kernel here.
+//!
+//! Names that profiles have are shown as the read-only file system shows them; any other name may be
+//! given to a temporary file or link. Renaming a temporary link onto a name of a profile, and
+//! removing the link of a generation, are changes of the profile. All else is refused as on a
+//! read-only file system.
+//!
+//! Invariants: a name of a profile never leads to anything but what the state says; what lies in a
+//! directory is looked up by the directory's name, so that a directory that was made for a user is
+//! the same one when it gets its first profile. Only [`WritableProfiles::rename`] and
+//! [`WritableProfiles::unlink`] change the state, and only they may wait, no longer than a lookup of
+//! a store path would.
+
+mod temporaries;
+
+use std::fmt;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::{
+    Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Place, Space, Special,
+};
+use crate::fetch::Asker;
+use crate::nix::store_path::StorePath;
+use crate::profile::{GenerationNumber, LinkChange, ProfileEntry, ProfileName};
+use crate::store::{ProfileDirectory, ProfileMember};
+use temporaries::{Content, Name, Temporaries};
+
+/// Where a listing goes on with temporary directories.
+const TEMPORARY: u64 = 1 << 60;
+
+/// Makes a change of a profile, as commands make theirs.
+pub type ChangeProfile =
+    Box<dyn Fn(&ProfileName, &LinkChange) -> Result<(), FsError> + Send + Sync>;
+
+/// The profiles of a state, which can be changed by their links.
+pub struct WritableProfiles {
+    fs: Arc<FileSystem>,
+    change: ChangeProfile,
+    temporaries: Mutex<Temporaries>,
+}
+
+impl fmt::Debug for WritableProfiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WritableProfiles({:?})", self.fs.store)
+    }
+}
+
+/// What is to become of something's attributes; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewAttributes {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub owner: Option<u32>,
+    /// Group.
+    pub group: Option<u32>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// mtime.
+    pub time: Option<SystemTime>,
+}
+
+/// The whole name of something in a directory of profiles.
+fn whole(directory: &str, name: &str) -> String {
+    match directory {
+        "" => name.to_owned(),
+        directory => format!("{directory}/{name}"),
+    }
+}
+
+/// Whether something temporary may have this name. A program that names its links otherwise than
+/// Nix does today may do so, as long as no profile can have that name; what ends in `.tmp-N-N` is
+/// nobody's profile.
+fn is_temporary_name(name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else {
+        return true;
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let numbers = name
+        .rsplit_once(".tmp-")
+        .and_then(|(_, n)| n.split_once('-'));
+    ProfileEntry::parse(name).is_none()
+        || numbers.is_some_and(|(a, b)| is_number(a) && is_number(b))
+}
+
+/// Whether Nix or NixOS makes a directory of this whole name before there is a profile in it.
+fn is_directory_name(name: &str) -> bool {
+    let user = name.strip_prefix("per-user/");
+    let is_user = user.is_some_and(|u| !u.contains('/') && ProfileName::parse(name).is_ok());
+    is_user || name == "system-profiles"
+}
+
+/// The number that the kernel knows something by: 1 is the root, and the link of a profile has one
+/// number, since its target is never kept.
+fn outward(attributes: Attributes) -> Attributes {
+    let inode = match attributes.inode.place() {
+        Ok(Place::Special(_)) => Inode::special(Special::Root),
+        Ok(Place::Profile(id, node)) if node & 1 == 1 => Inode::following(id),
+        _ => attributes.inode,
+    };
+    Attributes {
+        inode,
+        ..attributes
+    }
+}
+
+/// The other way: of what is above the store paths, only the profiles are here.
+fn inward(inode: Inode) -> Result<Inode, FsError> {
+    match inode.place()? {
+        Place::Special(Special::Root) => Ok(Inode::special(Special::Profiles)),
+        Place::Profile(..) => Ok(inode),
+        Place::Special(_) | Place::Node(..) => Err(FsError::Stale),
+    }
+}
+
+impl WritableProfiles {
+    /// The profiles of the state of `fs`, which are changed by `change`; store paths that are not
+    /// known are looked for as a lookup in `fs` does.
+    pub fn new(fs: Arc<FileSystem>, change: ChangeProfile) -> Self {
+        Self {
+            fs,
+            change,
+            temporaries: Mutex::new(Temporaries::new()),
+        }
+    }
+
+    fn temporaries(&self) -> MutexGuard<'_, Temporaries> {
+        self.temporaries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The whole name of a directory.
+    fn directory(&self, inode: Inode) -> Result<String, FsError> {
+        if inode.is_temporary() {
+            return self.temporaries().directory(inode);
+        }
+        let id = match inward(inode)?.place()? {
+            Place::Profile(id, _) => id,
+            _ => ProfileDirectory::ROOT,
+        };
+        match self.fs.store.profile_table().member(id) {
+            Some(ProfileMember::Directory(name, _)) => Ok(name.to_owned()),
+            Some(ProfileMember::Profile(..)) => Err(FsError::NotADirectory),
+            None => Err(FsError::Stale),
+        }
+    }
+
+    /// The number of a directory that the state knows.
+    fn known(&self, directory: &str) -> Option<Inode> {
+        let known = self.fs.store.profile_table().directory(directory);
+        known.map(|known| Inode::profile_directory(known.id))
+    }
+
+    /// What the state has of a name.
+    fn in_state(&self, directory: &str, name: &[u8]) -> Result<Option<Attributes>, FsError> {
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
+        let Some(directory) = self.known(directory) else {
+            return Ok(None);
+        };
+        match self.fs.lookup(directory, name)? {
+            Looked::Found(found) => Ok(Some(outward(found))),
+            Looked::NotThere | Looked::NeverThere => Ok(None),
+        }
+    }
+
+    /// Looks up `name` in directory `parent`.
+    ///
+    /// # Errors
+    /// `parent` is no directory, nothing has the name or can have it, or the state fails.
+    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Attributes, FsError> {
+        let directory = self.directory(parent)?;
+        if let Some(found) = self.in_state(&directory, name)? {
+            return Ok(found);
+        }
+        let mut temporaries = self.temporaries();
+        let found = temporaries.find(&(directory, name.to_owned()));
+        temporaries.attributes(found.ok_or(FsError::NotThere)?)
+    }
+
+    /// What stat shows of an inode.
+    ///
+    /// # Errors
+    /// There is no such inode, or the state fails.
+    pub fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
+        if inode.is_temporary() {
+            return self.temporaries().attributes(inode);
+        }
+        Ok(outward(self.fs.attributes(inward(inode)?)?))
+    }
+
+    /// Changes attributes of something temporary: its size and its time. Of all else nothing
+    /// changes; what is so already may be asked for.
+    ///
+    /// # Errors
+    /// That cannot be changed, or there is no such inode.
+    pub fn set_attributes(&self, inode: Inode, new: NewAttributes) -> Result<Attributes, FsError> {
+        let own = self.attributes(inode)?;
+        let differs = new.mode.is_some_and(|mode| mode != own.mode)
+            || [new.owner, new.group].iter().flatten().any(|id| *id != 0);
+        let may_change = inode.is_temporary() && own.kind != Kind::Directory;
+        if differs || !may_change && (new.size.is_some() || new.time.is_some()) {
+            return Err(FsError::ReadOnly);
+        }
+        let mut temporaries = self.temporaries();
+        if let Some(size) = new.size {
+            temporaries.resize(inode, size)?;
+        }
+        if let Some(time) = new.time {
+            temporaries.set_time(inode, time)?;
+        }
+        drop(temporaries);
+        self.attributes(inode)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// It is no link, or the state fails.
+    pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>, FsError> {
+        if inode.is_temporary() {
+            return match &self.temporaries().get(inode)?.content {
+                Content::Link(target) => Ok(target.clone()),
+                _ => Err(FsError::NotALink),
+            };
+        }
+        self.fs.read_link(inward(inode)?)
+    }
+
+    /// Hands the entries of a directory from `offset` on to `take`, until it says that it is full.
+    /// Temporary files and links are not listed: Nix takes every name that begins like the link
+    /// of a generation for one.
+    ///
+    /// # Errors
+    /// It is no directory, or the state fails.
+    pub fn list(
+        &self,
+        inode: Inode,
+        offset: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let directory = self.directory(inode)?;
+        let known = self.known(&directory);
+        let mut full = false;
+        match known {
+            Some(known) if offset < TEMPORARY => {
+                self.fs.list(known, offset, &mut |entry| {
+                    let attributes = outward(entry.attributes);
+                    full = take(Entry {
+                        attributes,
+                        ..entry
+                    });
+                    full
+                })?;
+            }
+            Some(_) => {}
+            // The kernel knows itself what is above.
+            None => {
+                let own = self.attributes(inode)?;
+                for (next, name) in (1..).zip([&b"."[..], b".."]).skip(offset as usize) {
+                    let (name, attributes) = (name.to_vec(), own);
+                    full = full
+                        || take(Entry {
+                            name,
+                            next,
+                            attributes,
+                        });
+                }
+            }
+        }
+        if full {
+            return Ok(());
+        }
+        let from = Inode::temporary(offset.saturating_sub(TEMPORARY));
+        let temporaries = self.temporaries();
+        for (name, inode) in temporaries.directories(&directory, from) {
+            let last = String::from_utf8_lossy(&name);
+            if self.known(&whole(&directory, &last)).is_some() {
+                continue;
+            }
+            let entry = Entry {
+                name,
+                next: TEMPORARY + (inode.0 - Inode::temporary(0).0) + 1,
+                attributes: temporaries.attributes(inode)?,
+            };
+            if take(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A place for something temporary of this name.
+    fn place(&self, parent: Inode, name: &[u8]) -> Result<Name, FsError> {
+        let directory = self.directory(parent)?;
+        if self.in_state(&directory, name)?.is_some() {
+            return Err(FsError::Exists);
+        }
+        if !is_temporary_name(name) {
+            return Err(FsError::ReadOnly);
+        }
+        Ok((directory, name.to_owned()))
+    }
+
+    /// Makes and opens a temporary file; one that is there is opened, unless it is to be new.
+    ///
+    /// # Errors
+    /// It is there, or cannot be.
+    pub fn create(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        mode: u16,
+        new: bool,
+    ) -> Result<Attributes, FsError> {
+        let name = match self.place(parent, name) {
+            Err(FsError::Exists) if !new => return Err(FsError::ReadOnly),
+            place => place?,
+        };
+        let mut temporaries = self.temporaries();
+        let inode = match temporaries.find(&name) {
+            Some(there) if !new => there,
+            _ => temporaries.add(name, Content::File(Vec::new()), mode)?,
+        };
+        temporaries.file(inode)?;
+        temporaries.open(inode)?;
+        temporaries.attributes(inode)
+    }
+
+    /// Opens a temporary file.
+    ///
+    /// # Errors
+    /// It is something else, or is gone.
+    pub fn open(&self, inode: Inode) -> Result<(), FsError> {
+        if !inode.is_temporary() {
+            self.attributes(inode)?;
+            return Err(FsError::ReadOnly);
+        }
+        let mut temporaries = self.temporaries();
+        temporaries.file(inode)?;
+        temporaries.open(inode)
+    }
+
+    /// The other end of [`Self::create`] and [`Self::open`].
+    pub fn release(&self, inode: Inode) {
+        self.temporaries().close(inode);
+    }
+
+    /// At most `length` bytes of a temporary file.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn read(&self, inode: Inode, offset: u64, length: u32) -> Result<Vec<u8>, FsError> {
+        let mut temporaries = self.temporaries();
+        let bytes = temporaries.file(inode)?;
+        let start = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        let end = start.saturating_add(length as usize).min(bytes.len());
+        Ok(bytes[start..end].to_vec())
+    }
+
+    /// Writes into a temporary file.
+    ///
+    /// # Errors
+    /// There is no such file, or it would become too long.
+    pub fn write(&self, inode: Inode, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        self.temporaries().write(inode, offset, data)
+    }
+
+    /// Makes a temporary link.
+    ///
+    /// # Errors
+    /// Something has the name, or no temporary link can have it.
+    pub fn symlink(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Attributes, FsError> {
+        let name = self.place(parent, name)?;
+        let mut temporaries = self.temporaries();
+        let inode = temporaries.add(name, Content::Link(target.to_vec()), 0o777)?;
+        temporaries.attributes(inode)
+    }
+
+    /// Makes a directory for profiles that are still to come.
+    ///
+    /// # Errors
+    /// Something has the name, or Nix makes no directory of this name.
+    pub fn make_directory(&self, parent: Inode, name: &[u8]) -> Result<Attributes, FsError> {
+        let directory = self.directory(parent)?;
+        if self.in_state(&directory, name)?.is_some() {
+            return Err(FsError::Exists);
+        }
+        let last = std::str::from_utf8(name).map_err(|_| FsError::ReadOnly)?;
+        if !is_directory_name(&whole(&directory, last)) {
+            return Err(FsError::ReadOnly);
+        }
+        let name = (directory, name.to_owned());
+        let mut temporaries = self.temporaries();
+        let inode = temporaries.add(name, Content::Directory, 0o755)?;
+        temporaries.attributes(inode)
+    }
+
+    /// Removes a directory that was made and not used.
+    ///
+    /// # Errors
+    /// It is another one, is no directory, or something is in it.
+    pub fn remove_directory(&self, parent: Inode, name: &[u8]) -> Result<(), FsError> {
+        let found = self.lookup(parent, name)?;
+        let directory = self.directory(found.inode)?;
+        if !found.inode.is_temporary() {
+            return Err(FsError::ReadOnly);
+        }
+        let name = (self.directory(parent)?, name.to_owned());
+        let mut temporaries = self.temporaries();
+        if temporaries.is_used(&directory) {
+            return Err(FsError::NotEmpty);
+        }
+        temporaries.remove(&name);
+        Ok(())
+    }
+
+    /// Removes something temporary, or a generation by its link.
+    ///
+    /// # Errors
+    /// Nothing has the name, it is a directory or the link of a profile, or the generation is the
+    /// current one.
+    pub fn unlink(&self, parent: Inode, name: &[u8]) -> Result<(), FsError> {
+        let found = self.lookup(parent, name)?;
+        let directory = self.directory(parent)?;
+        if found.kind == Kind::Directory {
+            return Err(FsError::IsADirectory);
+        }
+        if found.inode.is_temporary() {
+            self.temporaries().remove(&(directory, name.to_owned()));
+            return Ok(());
+        }
+        let Some((profile, number)) = generation(&directory, name) else {
+            return Err(FsError::ReadOnly);
+        };
+        (self.change)(&profile, &LinkChange::Removal(number))
+    }
+
+    /// Gives something temporary another name. A link that gets a name of a profile is a change of
+    /// that profile, and is gone then. `new` says that nothing may have the name.
+    ///
+    /// # Errors
+    /// Nothing has the old name, something cannot have the new one, or the profile cannot be
+    /// changed like this; nothing has changed then.
+    pub fn rename(
+        &self,
+        (parent, name): (Inode, &[u8]),
+        (new_parent, new_name): (Inode, &[u8]),
+        new: bool,
+        asker: Asker,
+    ) -> Result<(), FsError> {
+        let from = (self.directory(parent)?, name.to_owned());
+        let to = (self.directory(new_parent)?, new_name.to_owned());
+        let moved = self.lookup(parent, name)?;
+        let there = match self.lookup(new_parent, new_name) {
+            Err(FsError::NotThere) => None,
+            there => Some(there?),
+        };
+        if !moved.inode.is_temporary() || moved.kind == Kind::Directory {
+            return Err(FsError::ReadOnly);
+        }
+        match there {
+            Some(_) if new => return Err(FsError::Exists),
+            Some(there) if there.kind == Kind::Directory => return Err(FsError::IsADirectory),
+            _ => {}
+        }
+        let in_state = there.is_some_and(|there| !there.inode.is_temporary());
+        if is_temporary_name(new_name) && !in_state {
+            self.temporaries().rename(&from, to);
+            return Ok(());
+        }
+        let target = match self.read_link(moved.inode) {
+            Err(FsError::NotALink) => return Err(FsError::ReadOnly),
+            target => target?,
+        };
+        let (profile, change) = self.meaning(&to, &target).ok_or_else(|| {
+            let (directory, target) = (&to.0, String::from_utf8_lossy(&target));
+            let name = String::from_utf8_lossy(new_name);
+            tracing::warn!(
+                "refused to have {name:?} in the directory {directory:?} of profiles lead to \
+                 {target:?}: a profile leads to NAME-N-link, and that to a store path"
+            );
+            FsError::ReadOnly
+        })?;
+        if let LinkChange::Generation { target, .. } = &change {
+            self.find(target, asker).inspect_err(|e| {
+                tracing::warn!("refused to set the profile '{profile}' to {target}: {e}");
+            })?;
+        }
+        (self.change)(&profile, &change)?;
+        // Nobody else had the name: the kernel holds the directory's lock meanwhile.
+        self.temporaries().remove(&from);
+        Ok(())
+    }
+
+    /// What it means that a link with this target gets a name.
+    fn meaning(
+        &self,
+        (directory, name): &Name,
+        target: &[u8],
+    ) -> Option<(ProfileName, LinkChange)> {
+        if let Some((profile, number)) = generation(directory, name) {
+            let store_dir = self.fs.store.store_dir().as_str();
+            let base_name = target
+                .strip_prefix(store_dir.as_bytes())?
+                .strip_prefix(b"/")?;
+            let target = StorePath::parse_base_name(base_name).ok()?;
+            return Some((profile, LinkChange::Generation { number, target }));
+        }
+        let name = whole(directory, std::str::from_utf8(name).ok()?);
+        let profile = ProfileName::parse(&name).ok()?;
+        let (of, number) = generation(directory, target)?;
+        (of == profile).then_some((profile, LinkChange::Current(number)))
+    }
+
+    /// Has the state know a store path.
+    fn find(&self, path: &StorePath, asker: Asker) -> Result<(), FsError> {
+        let is_known = || {
+            let info = self.fs.store.path_info(path.hash())?;
+            Ok::<_, FsError>(info.is_some_and(|info| info.registration.path == *path))
+        };
+        if is_known()? {
+            return Ok(());
+        }
+        let (sender, answer) = mpsc::channel();
+        let name = path.base_name();
+        let store = Inode::special(Special::Store);
+        self.fs
+            .when_known(store, name.as_bytes(), asker, move |_, known| {
+                // Who asked is still there.
+                let _ = sender.send(known);
+            });
+        // Whoever fetches answers in time. It goes without an answer only when the daemon ends.
+        let unknown = || FsError::Unknown(path.clone());
+        answer.recv().unwrap_or_else(|_| Err(unknown()))?;
+        if is_known()? { Ok(()) } else { Err(unknown()) }
+    }
+
+    /// The room on the disk of the state.
+    ///
+    /// # Errors
+    /// The disk does not say.
+    pub fn space(&self) -> Result<Space, FsError> {
+        self.fs.space()
+    }
+}
+
+/// The profile and the number of a generation, by the name of its link.
+fn generation(directory: &str, name: &[u8]) -> Option<(ProfileName, GenerationNumber)> {
+    match ProfileEntry::parse(std::str::from_utf8(name).ok()?)? {
+        ProfileEntry::Generation { profile, number } => {
+            let profile = ProfileName::parse(&whole(directory, profile)).ok()?;
+            Some((profile, number))
+        }
+        ProfileEntry::Link(_) => None,
+    }
+}
