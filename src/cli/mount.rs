@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::config::{self, Choices, Setting};
+use super::config::{self, Choices, Origin, Setting, Settings};
 use super::copy::{self, Sources};
 use super::progress::show_fetches;
 use super::{Global, Outcome, Usage};
@@ -27,7 +27,8 @@ pub(super) struct Arguments {
     /// what is fetched: lookup-timeout=10 (for a store path), contents-timeout=30 (inside a path,
     /// without any of it arriving), absent-ttl=10 (how long it is remembered that no source has a
     /// path); prefetch=closure (fetch what a path refers to once something looks inside; none),
-    /// budget=20G (how much fetched contents may take; none); ro and x-… change nothing
+    /// budget=20G (how much fetched contents may take; none), writable-profiles (programs such as
+    /// nix-env may change profiles by their links; false); ro and x-… change nothing
     #[arg(
         short = 'o',
         long = "options",
@@ -47,8 +48,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let request = self.request()?;
         let settings = global.decided.with(&self.choices()?);
+        let request = self.request(&settings)?;
         let state = global.state()?;
         let takes_over = self.foreground && daemon::may_take_over();
         let serving = if takes_over {
@@ -150,15 +151,19 @@ impl Arguments {
             unheeded.push("--offline".into());
         }
         let options = self.options.iter().filter(|o| config::is_mount_option(o));
+        // Each mount has its own.
+        let options = options.filter(|o| !o.starts_with("writable-profiles"));
         unheeded.extend(options.map(|o| format!("-o {o}")));
         unheeded
     }
 
-    fn request(&self) -> anyhow::Result<MountRequest> {
+    fn request(&self, settings: &Settings) -> anyhow::Result<MountRequest> {
+        let writable = &settings.writable_profiles;
         let mut request = MountRequest {
             mountpoint: fuse::mountpoint(&self.mountpoint)?,
             subtree: Subtree::Whole,
             nonempty: false,
+            writable_profiles: writable.value,
         };
         for option in &self.options {
             match option.as_str() {
@@ -171,10 +176,21 @@ impl Arguments {
                     return Err(Usage::error(format!(
                         "unknown mount option {other:?}; there are subtree=store, nonempty, \
                          lookup-timeout=SECONDS, contents-timeout=SECONDS, absent-ttl=SECONDS, \
-                         prefetch=none|closure and budget=SIZE"
+                         prefetch=none|closure, budget=SIZE and writable-profiles"
                     )));
                 }
             }
+        }
+        if request.subtree == Subtree::Store && request.writable_profiles {
+            if writable.origin == Origin::Flag {
+                return Err(Usage::error(
+                    "-o subtree=store shows no profiles, so that none can be writable; give \
+                     -o writable-profiles without it, or leave it out"
+                        .to_owned(),
+                ));
+            }
+            // The configuration speaks of mounts that have profiles.
+            request.writable_profiles = false;
         }
         Ok(request)
     }

@@ -51,6 +51,8 @@ fn table(s: &StatusReport) -> Vec<String> {
     ));
     let at = s.mountpoints.iter();
     lines.extend(at.map(|at| format!("mounted at  {}", at.display())));
+    let at = s.writable_profiles.iter();
+    lines.extend(at.map(|at| format!("writable    {}", at.display())));
     lines.extend(activity(&s.activity));
     for c in &s.commands {
         let (done, all) = (bytes(c.nar_bytes_done), bytes(c.nar_bytes));

@@ -368,6 +368,8 @@ pub struct StatusReport {
     pub mountpoint: Option<PathBuf>,
     /// Who starts it again if it ends: `keeper` or `service manager`.
     pub supervisor: Option<String>,
+    /// Where programs may change profiles.
+    pub writable_profiles: Vec<PathBuf>,
     /// Seconds since it started.
     pub uptime: u64,
     /// Registered paths.
@@ -510,8 +512,7 @@ pub enum CommandError {
     },
     /// There are no sources.
     #[error(
-        "nobody is asked: the mount is --offline, or the configuration says from = []; name a \
-         source with --from"
+        "nobody is asked: the mount is --offline, or from = [] in the configuration; give --from"
     )]
     Nobody,
     /// A trace that is not there, or is.

@@ -16,8 +16,8 @@ use super::location::{self, Located, LocationError};
 use super::source_request::SourceRequest;
 use super::supervisor::Supervisor;
 use crate::fetch::{self, CopyFailure, CopyOptions, Fetcher, Progress, Room, Sources, Wanted};
-use crate::fs::Recorder;
-use crate::fuse::{self, Counters, MountError, Session};
+use crate::fs::{Recorder, WritableProfiles};
+use crate::fuse::{self, Counters, MountError, MountRequest, ProfilesSession, Session};
 use crate::nix::store_path::StorePath;
 use crate::store::{LoadedPath, PathInfo, Store};
 use crate::tree::{NodeIndex, NodeKind};
@@ -36,7 +36,7 @@ pub struct Engine {
     /// Counts of the kernel's requests, where the state is mounted.
     counters: OnceLock<Arc<Counters>>,
     /// What is mounted, by its device number.
-    superblock: OnceLock<u32>,
+    pub(super) superblock: OnceLock<u32>,
     pub(super) fetched: AtomicU64,
     /// What fetches on demand, where the state is mounted with sources.
     pub(super) fetcher: OnceLock<Fetcher>,
@@ -44,6 +44,10 @@ pub struct Engine {
     pub(super) supervisor: OnceLock<Arc<Supervisor>>,
     /// Held while profiles are changed, from the last look at them on.
     pub(super) changing_profiles: Mutex<()>,
+    /// What programs change by links, where the state is mounted.
+    pub(super) writable_profiles: OnceLock<Arc<WritableProfiles>>,
+    /// Where they do.
+    pub(super) profiles_session: Mutex<Option<ProfilesSession>>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -81,6 +85,8 @@ impl Engine {
             fetcher: OnceLock::new(),
             supervisor: OnceLock::new(),
             changing_profiles: Mutex::default(),
+            writable_profiles: OnceLock::new(),
+            profiles_session: Mutex::default(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -161,13 +167,7 @@ impl Engine {
             Command::Profile(request) => self.profile(&request, output),
             Command::Apply(request) => self.apply(&request, output),
             Command::Channel(command) => self.channel(command),
-            Command::Mount(request) => {
-                let dir = self.store.dir();
-                let nowhere = || MountError::NowhereMounted(dir.to_owned());
-                let superblock = *self.superblock.get().ok_or_else(nowhere)?;
-                fuse::mount_again(dir, superblock, &request)?;
-                Ok(Report::Done)
-            }
+            Command::Mount(request) => self.mount_again(&request),
             Command::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
             Command::Status => self.status(),
         }
@@ -464,6 +464,19 @@ impl Engine {
         self.fetched.load(Ordering::Relaxed) + on_demand
     }
 
+    /// Shows what is mounted at one more place.
+    pub(super) fn mount_again(&self, request: &MountRequest) -> Result<Report, CommandError> {
+        let dir = self.store.dir();
+        let nowhere = || MountError::NowhereMounted(dir.to_owned());
+        let superblock = *self.superblock.get().ok_or_else(nowhere)?;
+        fuse::mount_again(dir, superblock, request)?;
+        if request.writable_profiles {
+            self.mount_profiles(&request.mountpoint)
+                .inspect_err(|_| drop(fuse::unmount(&request.mountpoint, true)))?;
+        }
+        Ok(Report::Done)
+    }
+
     fn status(&self) -> Result<Report, CommandError> {
         let commands = self.running().iter().map(|p| p.snapshot()).collect();
         let activity = self.fetcher.get().map(Fetcher::activity);
@@ -475,6 +488,7 @@ impl Engine {
             mountpoint: mountpoints.first().cloned(),
             mountpoints,
             supervisor: self.supervisor.get().and_then(|s| s.name()),
+            writable_profiles: self.writable_mountpoints()?,
             uptime: self.started.elapsed().as_secs(),
             paths: self.store.all_paths()?.len() as u64,
             stored_bytes: self.store.stored_bytes()?,

@@ -14,7 +14,7 @@ use super::engine::{Engine, chain};
 use super::supervisor::Supervisor;
 use crate::fetch::{Activity, Fetcher};
 use crate::fs::FileSystem;
-use crate::fuse::{self, Agreement, Session, SessionError};
+use crate::fuse::{self, Agreement, MountRequest, Session, SessionError};
 use crate::store::{Ownership, Store, StoreError, StoreOptions};
 
 /// Why a daemon could not serve.
@@ -82,14 +82,15 @@ pub fn serve(
     let supervisor = Supervisor::find().map_err(setup("reach the keeper"))?;
     let supervisor = Arc::new(supervisor);
     match start(state, options, request, show, &supervisor) {
-        Ok(Some((session, store))) => {
+        Ok(Some((session, engine))) => {
             let name = format!("{FUSE}{}", session.connection().1);
             let ended = session.join().map_err(ServeError::Broken);
             supervisor.stopping();
+            engine.detach_profiles();
             for name in [name.as_str(), LOCK, CONTROL] {
                 supervisor.forget(name);
             }
-            if let Err(e) = store.save_uses() {
+            if let Err(e) = engine.store.save_uses() {
                 tracing::warn!("it was not kept when what was used: {e}");
             }
             ended
@@ -107,7 +108,7 @@ pub fn serve(
 }
 
 /// What serves a mount.
-type Served = (Session, Arc<Store>);
+type Served = (Session, Arc<Engine>);
 
 fn start(
     state: &Path,
@@ -133,17 +134,29 @@ fn start(
     let listener = control::listen(state, listener).map_err(setup(listen))?;
     end_when_told(&engine, supervisor).map_err(setup("wait for signals"))?;
     let recorder = engine.recorder().clone();
-    let fs = FileSystem::new(store.clone(), fetcher.clone(), recorder);
+    let file_system = || FileSystem::new(store.clone(), fetcher.clone(), recorder.clone());
+    engine.take_profile_links(Arc::new(file_system()));
+    engine.supervise(supervisor.clone());
     let session = match connection {
         Some((agreement, device)) => {
-            let session = Session::take_over(&store, fs, device, &agreement)?;
-            show_where_wanted(state, request, supervisor, agreement.superblock);
+            let session = Session::take_over(&store, file_system(), device, &agreement)?;
+            engine.serves(&session);
+            engine.take_over_profiles();
+            show_where_wanted(&engine, supervisor, &request.mount);
             session
         }
-        None => Session::start(&store, fs, &request.mount)?,
+        None => {
+            let session = Session::start(&store, file_system(), &request.mount)?;
+            engine.serves(&session);
+            if request.mount.writable_profiles {
+                engine
+                    .mount_profiles(&request.mount.mountpoint)
+                    .inspect_err(|_| drop(fuse::unmount(&request.mount.mountpoint, true)))
+                    .map_err(SessionError::from)?;
+            }
+            session
+        }
     };
-    engine.serves(&session);
-    engine.supervise(supervisor.clone());
     let (device, agreement) = session.connection();
     supervisor.keep(&format!("{FUSE}{agreement}"), device);
     supervisor.keep(LOCK, store.ownership().descriptor());
@@ -155,12 +168,12 @@ fn start(
         return Err(setup("write narfs.log")(e));
     }
     tracing::info!(mountpoint = %request.mount.mountpoint.display(), "serving");
-    repeat(&store, engine, request, fetcher.zip(show));
+    repeat(&store, engine.clone(), request, fetcher.zip(show));
     watch_over_itself(
         FileSystem::new(store.clone(), None, Arc::default()),
         supervisor.clone(),
     );
-    Ok(Some((session, store)))
+    Ok(Some((session, engine)))
 }
 
 /// The connection of a daemon before this one.
@@ -187,16 +200,11 @@ fn connection(supervisor: &Supervisor) -> Result<Connection, ServeError> {
 }
 
 /// A service that is started anew may name another mount point than before.
-fn show_where_wanted(
-    state: &Path,
-    request: &ServeRequest,
-    supervisor: &Supervisor,
-    superblock: u32,
-) {
-    let mounted = fuse::mounts_of_superblock(superblock).unwrap_or_default();
-    if !supervisor.is_keeper() && !mounted.contains(&request.mount.mountpoint) {
+fn show_where_wanted(engine: &Engine, supervisor: &Supervisor, request: &MountRequest) {
+    let mounted = engine.mountpoints().unwrap_or_default();
+    if !supervisor.is_keeper() && !mounted.contains(&request.mountpoint) {
         // It is not worth the mount that is there.
-        if let Err(e) = fuse::mount_again(state, superblock, &request.mount) {
+        if let Err(e) = engine.mount_again(request) {
             tracing::error!("{}", chain(&e));
         }
     }

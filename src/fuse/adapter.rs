@@ -15,12 +15,12 @@ use fuser::{
 
 use super::counters::{Counters, Operation};
 use crate::fetch::Asker;
-use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX};
+use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Space};
 
 /// For ever, as far as the kernel is concerned: 34 years.
 const EVER: Duration = Duration::from_secs(1 << 30);
 /// An inode number is never given to something else, so that FUSE needs no generations.
-const GENERATION: Generation = Generation(0);
+pub(super) const GENERATION: Generation = Generation(0);
 /// Read-aheads that may wait at once. fuser's 16 would let a few slow ones hold back all others.
 const MAX_BACKGROUND: u16 = 1024;
 /// Bytes that `st_blksize` and statfs speak of.
@@ -42,7 +42,7 @@ impl Adapter {
 }
 
 /// Who waits for the answer.
-fn asker(request: &Request) -> Asker {
+pub(super) fn asker(request: &Request) -> Asker {
     Asker::new(request.pid())
 }
 
@@ -66,14 +66,14 @@ fn validity(a: &Attributes) -> &'static Duration {
     if a.settled { &EVER } else { &Duration::ZERO }
 }
 
-fn errno(error: FsError) -> Errno {
+pub(super) fn errno(error: FsError) -> Errno {
     if let FsError::Store(e) = &error {
         tracing::warn!("a request failed: {e}");
     }
     Errno::from_i32(error.errno())
 }
 
-fn attr(a: &Attributes) -> FileAttr {
+pub(super) fn attr(a: &Attributes) -> FileAttr {
     FileAttr {
         ino: INodeNo(a.inode.0),
         size: a.size,
@@ -94,6 +94,26 @@ fn attr(a: &Attributes) -> FileAttr {
         rdev: 0,
         blksize: BLOCK,
         flags: 0,
+    }
+}
+
+/// Answers with the room on a disk.
+pub(super) fn statfs(space: Result<Space, FsError>, reply: ReplyStatfs) {
+    match space {
+        Ok(space) => {
+            let blocks = |bytes: u64| bytes / u64::from(BLOCK);
+            reply.statfs(
+                blocks(space.total),
+                blocks(space.free),
+                blocks(space.available),
+                0,
+                0,
+                BLOCK,
+                NAME_MAX as u32,
+                BLOCK,
+            );
+        }
+        Err(e) => reply.error(errno(e)),
     }
 }
 
@@ -299,22 +319,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
         self.count(Operation::Statfs);
-        match self.fs.space() {
-            Ok(space) => {
-                let blocks = |bytes: u64| bytes / u64::from(BLOCK);
-                reply.statfs(
-                    blocks(space.total),
-                    blocks(space.free),
-                    blocks(space.available),
-                    0,
-                    0,
-                    BLOCK,
-                    NAME_MAX as u32,
-                    BLOCK,
-                );
-            }
-            Err(e) => reply.error(errno(e)),
-        }
+        statfs(self.fs.space(), reply);
     }
 
     fn access(&self, _request: &Request, _inode: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

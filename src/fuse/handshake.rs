@@ -16,8 +16,6 @@ use std::str::FromStr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
-use super::adapter::Adapter;
-
 /// FUSE_INIT.
 const INIT: u32 = 26;
 /// Major version of the protocol.
@@ -149,12 +147,12 @@ pub(super) enum Beginning<'a> {
 ///
 /// # Errors
 /// The kernel and fuser did not come to terms, or the connection is gone.
-pub(super) fn begin(
-    adapter: Adapter,
+pub(super) fn begin<F: fuser::Filesystem>(
+    adapter: F,
     device: BorrowedFd<'_>,
     beginning: &Beginning<'_>,
     config: fuser::Config,
-) -> io::Result<(fuser::Session<Adapter>, Agreement)> {
+) -> io::Result<(fuser::Session<F>, Agreement)> {
     let request = match beginning {
         Beginning::After(agreement) => agreement.request(),
         Beginning::New(_) => {

@@ -10,6 +10,7 @@ mod handshake;
 mod invalidation;
 mod mount;
 mod removed;
+mod writable;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +25,7 @@ pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
     mounts_of_superblock, unmount,
 };
+pub use writable::ProfilesSession;
 
 use crate::fs::FileSystem;
 use crate::store::Store;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: the superblock is read-only, nosuid, nodev and noatime. With `subtree=store` the
 //! same superblock is mounted at a private place first, its `store` bound to where the user wants
-//! it, and the private place taken away.
+//! it, and the private place taken away. Writable profiles are a superblock of their own, which
+//! is mounted over the directory of profiles of the first, and goes with it.
 
 use std::ffi::CString;
 use std::fs;
@@ -11,12 +12,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use thiserror::Error;
 
 /// What the kernel calls the file system; shown by mount(8) and findmnt(8).
 const TYPE: &str = "fuse.narfs";
+/// The same of writable profiles.
+const PROFILES_TYPE: &str = "fuse.narfs-profiles";
+/// Where these are mounted, below a mount point.
+const PROFILES: &str = "var/nix/profiles";
 
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,6 +42,8 @@ pub struct MountRequest {
     pub subtree: Subtree,
     /// Mount over a directory that has something in it.
     pub nonempty: bool,
+    /// Whether programs may change profiles, with [`Subtree::Whole`].
+    pub writable_profiles: bool,
 }
 
 /// Why something could not be mounted or unmounted.
@@ -129,16 +136,13 @@ impl MountRequest {
     /// whether it is.
     pub(super) fn check(&self, alive: Option<u32>) -> Result<(), MountError> {
         let at = &self.mountpoint;
-        while let Some(mount) = top_mount(at)? {
-            if mount.is_of(alive) || !mount.is_dead() {
-                return Err(MountError::Busy {
-                    at: at.clone(),
-                    kind: mount.kind,
-                    source_name: mount.source,
-                });
-            }
-            tracing::warn!("taking away the dead mount at {}", at.display());
-            detach(at)?;
+        take_away_dead(at, alive)?;
+        if let Some(mount) = top_mount(at)? {
+            return Err(MountError::Busy {
+                at: at.clone(),
+                kind: mount.kind,
+                source_name: mount.source,
+            });
         }
         match fs::metadata(at) {
             Ok(m) if m.is_dir() => {}
@@ -175,6 +179,16 @@ pub fn mountpoint(path: &Path) -> io::Result<PathBuf> {
     Ok(std::path::absolute(path)?.components().collect())
 }
 
+/// Takes away what daemons that are gone have left at a place, with what is mounted below it.
+/// `alive` is not asked whether it is dead.
+fn take_away_dead(at: &Path, alive: Option<u32>) -> Result<(), MountError> {
+    while top_mount(at)?.is_some_and(|mount| !mount.is_of(alive) && mount.is_dead()) {
+        tracing::warn!("taking away the dead mount at {}", at.display());
+        detach(at)?;
+    }
+    Ok(())
+}
+
 /// A superblock that is mounted and waits for its daemon.
 pub(super) struct Attached {
     device: OwnedFd,
@@ -200,6 +214,30 @@ pub(super) fn attach(request: &MountRequest, state: &Path) -> Result<Attached, M
             private
         }
     };
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    connect(at, state, TYPE, flags)
+}
+
+/// Mounts a new connection over the directory of profiles of what is mounted at `mountpoint`.
+/// `superblock` is that of this one.
+pub(super) fn attach_profiles(
+    state: &Path,
+    superblock: u32,
+    mountpoint: &Path,
+) -> Result<Attached, MountError> {
+    let at = mountpoint.join(PROFILES);
+    take_away_dead(&at, Some(superblock))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    connect(at, state, PROFILES_TYPE, flags)
+}
+
+/// Mounts a new connection.
+fn connect(
+    at: PathBuf,
+    state: &Path,
+    kind: &str,
+    flags: MountFlags,
+) -> Result<Attached, MountError> {
     let dev = Path::new("/dev/fuse");
     let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(system("open", dev))?;
@@ -208,9 +246,8 @@ pub(super) fn attach(request: &MountRequest, state: &Path) -> Result<Attached, M
         device.as_raw_fd()
     );
     let data = CString::new(data).unwrap_or_default();
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     let source = CString::new(state.as_os_str().as_bytes()).unwrap_or_default();
-    rustix::mount::mount(source.as_c_str(), &at, TYPE, flags, data.as_c_str())
+    rustix::mount::mount(source.as_c_str(), &at, kind, flags, data.as_c_str())
         .map_err(system("mount at", &at))?;
     Ok(Attached {
         device,
@@ -237,12 +274,7 @@ impl Attached {
 
     /// Brings the served file system to where the user wants it, and waits for its first answer.
     pub(super) fn finish(mut self, request: &MountRequest) -> Result<(), MountError> {
-        fs::metadata(&self.at).map_err(|source| MountError::System {
-            what: "get an answer from",
-            at: self.at.clone(),
-            hint: "",
-            source,
-        })?;
+        self.answers()?;
         if request.subtree == Subtree::Store {
             let store = self.at.join("store");
             rustix::mount::mount_bind(&store, &request.mountpoint)
@@ -251,6 +283,23 @@ impl Attached {
         }
         self.finished = true;
         Ok(())
+    }
+
+    /// Leaves it where it is, once it answers.
+    pub(super) fn keep(mut self) -> Result<(), MountError> {
+        self.answers()?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn answers(&self) -> Result<(), MountError> {
+        let answer = fs::metadata(&self.at).map(drop);
+        answer.map_err(|source| MountError::System {
+            what: "get an answer from",
+            at: self.at.clone(),
+            hint: "",
+            source,
+        })
     }
 }
 
@@ -287,7 +336,7 @@ impl Mounted {
     /// even then; what statfs says never does.
     fn is_dead(&self) -> bool {
         use rustix::io::Errno;
-        self.kind == TYPE
+        [TYPE, PROFILES_TYPE].contains(&&*self.kind)
             && rustix::fs::statfs(&self.at)
                 .is_err_and(|e| matches!(e, Errno::NOTCONN | Errno::CONNABORTED))
     }
@@ -299,7 +348,7 @@ fn top_mount(at: &Path) -> Result<Option<Mounted>, MountError> {
 }
 
 fn mounts() -> Result<Vec<Mounted>, MountError> {
-    let path = Path::new("/proc/self/mountinfo");
+    let path = Path::new("/proc/thread-self/mountinfo");
     let text = fs::read(path).map_err(|source| MountError::System {
         what: "read",
         at: path.to_owned(),
@@ -383,6 +432,57 @@ pub fn mounts_of_superblock(superblock: u32) -> Result<Vec<PathBuf>, MountError>
     Ok(ours.map(|m| m.at).collect())
 }
 
+/// Shows writable profiles, the superblock `profiles`, over the directory of profiles of what is
+/// mounted at `mountpoint`; `false` if they are mounted nowhere.
+pub(super) fn show_profiles_again(profiles: u32, mountpoint: &Path) -> Result<bool, MountError> {
+    let at = mountpoint.join(PROFILES);
+    for there in mounts_of_superblock(profiles)? {
+        // What is hidden below another mount cannot be reached.
+        if top_mount(&there)?.is_some_and(|m| m.is_of(Some(profiles))) {
+            if there != at {
+                rustix::mount::mount_bind(&there, &at).map_err(system("mount at", &at))?;
+            }
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Takes a superblock away, wherever it is mounted.
+pub(super) fn detach_everywhere(superblock: u32) -> Result<(), MountError> {
+    let all = mounts_of_superblock(superblock)?;
+    all.iter().rev().try_for_each(|at| detach(at))
+}
+
+/// The writable profiles below a mount point, unmounted, until it is known whether they stay so.
+struct PutAside {
+    at: PathBuf,
+    /// A mount of the same superblock that is nowhere to be seen.
+    copy: OwnedFd,
+}
+
+impl PutAside {
+    /// Unmounts what is mounted over the directory of profiles; `None` if it is nothing of ours.
+    fn unmount(mountpoint: &Path) -> Result<Option<Self>, MountError> {
+        let at = mountpoint.join(PROFILES);
+        if top_mount(&at)?.is_none_or(|m| m.kind != PROFILES_TYPE) {
+            return Ok(None);
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let copy = rustix::mount::open_tree(CWD, &at, flags).map_err(system("unmount", &at))?;
+        unmount_unused(&at, UnmountFlags::empty())?;
+        Ok(Some(Self { at, copy }))
+    }
+
+    fn put_back(self) {
+        let Self { at, copy } = self;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        if let Err(e) = rustix::mount::move_mount(&copy, "", CWD, &at, flags) {
+            tracing::warn!("cannot mount at {} again: {e}", at.display());
+        }
+    }
+}
+
 /// Shows the superblock of `state`, which is mounted somewhere already, at one more place. The
 /// kernel's caches are the same there.
 ///
@@ -419,13 +519,22 @@ pub fn mount_again(
 /// None is mounted there, or it is in use.
 pub fn unmount(at: &Path, lazy: bool) -> Result<PathBuf, MountError> {
     let state = find_mount(at)?.ok_or_else(|| MountError::NotMounted(at.to_owned()))?;
-    let flags = if lazy {
-        UnmountFlags::DETACH
-    } else {
-        UnmountFlags::empty()
-    };
+    if lazy {
+        // What is mounted below goes along.
+        unmount_unused(at, UnmountFlags::DETACH)?;
+        return Ok(state);
+    }
+    let profiles = PutAside::unmount(at)?;
+    if let Err(e) = unmount_unused(at, UnmountFlags::empty()) {
+        profiles.into_iter().for_each(PutAside::put_back);
+        return Err(e);
+    }
+    Ok(state)
+}
+
+fn unmount_unused(at: &Path, flags: UnmountFlags) -> Result<(), MountError> {
     match rustix::mount::unmount(at, flags) {
-        Ok(()) => Ok(state),
+        Ok(()) => Ok(()),
         Err(rustix::io::Errno::BUSY) => Err(MountError::InUse {
             at: at.to_owned(),
             by: processes_using(at),
@@ -484,6 +593,7 @@ mod tests {
             mountpoint: at.to_owned(),
             subtree: Subtree::Whole,
             nonempty: false,
+            writable_profiles: false,
         };
         let absent = request(&dir.path().join("none"));
         assert!(matches!(absent.check(None), Err(MountError::Absent(_))));

@@ -104,6 +104,7 @@ fn serve(store: &Arc<Store>, sandbox: &Sandbox) -> Session {
         mountpoint: sandbox.at.clone(),
         subtree: Subtree::Whole,
         nonempty: false,
+        writable_profiles: false,
     };
     let fs = FileSystem::new(store.clone(), None, Arc::default());
     Session::start(store, fs, &request).unwrap()

@@ -116,6 +116,10 @@ impl Settings {
                 budget.map_or_else(|| json!("none"), |size| json!(size)),
                 &self.budget.origin,
             ),
+            (
+                json!(self.writable_profiles.value),
+                &self.writable_profiles.origin,
+            ),
         ];
         let names = TOP.into_iter().chain(MOUNT);
         names

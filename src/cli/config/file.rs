@@ -31,12 +31,13 @@ pub(super) const TOP: [&str; 8] = [
 ];
 
 /// The options of `[mount]`.
-pub(super) const MOUNT: [&str; 5] = [
+pub(super) const MOUNT: [&str; 6] = [
     "lookup-timeout",
     "contents-timeout",
     "absent-ttl",
     "prefetch",
     "budget",
+    "writable-profiles",
 ];
 
 /// Something that is wrong in a configuration file, or in another file that users write.
@@ -279,6 +280,9 @@ impl Reader<'_> {
                 "absent-ttl" => self.choices.absent_ttl = self.option(&full, value, seconds),
                 "prefetch" => self.choices.prefetch = self.option(&full, value, prefetch),
                 "budget" => self.choices.budget = self.option(&full, value, budget),
+                "writable-profiles" => {
+                    self.choices.writable_profiles = self.option(&full, value, yes_or_no);
+                }
                 _ if TOP.contains(&name) => {
                     let text = format!("{full}: write {name} above [mount]");
                     self.mistake(key.span().start, text);

@@ -32,6 +32,8 @@ const STATE: &str = "/var/lib/narfs";
 const MEMORY: u32 = 256;
 /// With less than this RocksDB's own buffers would not fit.
 const LEAST_MEMORY: u32 = 32;
+/// The one option of `mount -o` that a configuration file has too and that needs no value.
+const WRITABLE: &str = "writable-profiles";
 
 /// Where a setting is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,8 @@ pub(super) struct MountSettings {
     pub(super) prefetch: PrefetchPolicy,
     /// Bytes that fetched contents may take; `None` for no bound.
     pub(super) budget: Option<u64>,
+    /// Whether programs may change profiles.
+    pub(super) writable_profiles: bool,
 }
 
 /// What one origin chooses; `None` is left to the next.
@@ -107,6 +111,7 @@ pub(super) struct Choices {
     pub(super) absent_ttl: Option<Setting<Duration>>,
     pub(super) prefetch: Option<Setting<PrefetchPolicy>>,
     pub(super) budget: Option<Setting<Option<Size>>>,
+    pub(super) writable_profiles: Option<Setting<bool>>,
 }
 
 impl Choices {
@@ -135,9 +140,16 @@ impl Choices {
     /// # Errors
     /// A value that the option cannot have, as a text.
     pub(super) fn take_mount_option(&mut self, option: &str) -> Result<(), String> {
-        let Some((name, text)) = option.split_once('=') else {
+        let (name, text) = option.split_once('=').unwrap_or((option, ""));
+        if name == WRITABLE {
+            // Alone it says yes, as options of mount(8) do.
+            let text = if option == name { "true" } else { text };
+            let chosen = value::yes_or_no(text).map_err(|e| format!("{name}: {e}"))?;
+            self.writable_profiles = Some(Setting::flag(chosen));
+        }
+        if option == name {
             return Ok(());
-        };
+        }
         let of_this = |e: String| format!("{name}: {e}");
         let seconds = || value::seconds(text).map(Setting::flag).map_err(of_this);
         match name {
@@ -161,7 +173,7 @@ impl Choices {
 /// Whether an option of `mount -o` is one that a configuration file has too.
 pub(super) fn is_mount_option(option: &str) -> bool {
     let name = option.split_once('=').map(|(name, _)| name);
-    name.is_some_and(|name| file::MOUNT.contains(&name))
+    option == WRITABLE || name.is_some_and(|name| file::MOUNT.contains(&name))
 }
 
 /// The number of MiB that a text says.
@@ -208,6 +220,8 @@ pub(super) struct Settings {
     pub(super) prefetch: Setting<PrefetchPolicy>,
     /// See [`MountSettings::budget`].
     pub(super) budget: Setting<Option<Size>>,
+    /// See [`MountSettings::writable_profiles`].
+    pub(super) writable_profiles: Setting<bool>,
 }
 
 impl Settings {
@@ -253,6 +267,7 @@ impl Settings {
             absent_ttl: first(choices, |c| &c.absent_ttl, deadlines.absent),
             prefetch: first(choices, |c| &c.prefetch, PrefetchPolicy::None),
             budget: first(choices, |c| &c.budget, None),
+            writable_profiles: first(choices, |c| &c.writable_profiles, false),
         }
     }
 
@@ -266,6 +281,7 @@ impl Settings {
             },
             prefetch: self.prefetch.value,
             budget: self.budget.value.map(|size| size.0),
+            writable_profiles: self.writable_profiles.value,
         }
     }
 }

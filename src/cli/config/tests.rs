@@ -32,7 +32,8 @@ fn full() -> String {
         "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\n\
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
          require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n[mount]\nlookup-timeout = 1\n\
-         contents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\nbudget = \"20G\"\n"
+         contents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\nbudget = \"20G\"\n\
+         writable-profiles = true\n"
     )
 }
 
@@ -53,6 +54,7 @@ fn every_option_is_read_with_its_line() {
         absent_ttl: in_file(seconds(3), 12),
         prefetch: in_file(PrefetchPolicy::Closure, 13),
         budget: in_file(Some(Size(20 << 30)), 14),
+        writable_profiles: in_file(true, 15),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -254,6 +256,7 @@ fn flags() -> Choices {
         "absent-ttl=93",
         "prefetch=closure",
         "budget=9G",
+        "writable-profiles",
     ] {
         assert!(is_mount_option(option));
         flags.take_mount_option(option).unwrap();
@@ -390,6 +393,10 @@ fn mount_options_that_make_no_sense_are_refused_by_name() {
             "budget: \"20Q\" is no size; write 500M, 20G or none",
         ),
         ("budget=0", "budget: \"0\" is no size"),
+        (
+            "writable-profiles=yes",
+            "writable-profiles: \"yes\" is neither true nor false",
+        ),
     ] {
         let said = Choices::default().take_mount_option(option).unwrap_err();
         assert!(said.starts_with(expected), "{said}");
@@ -409,6 +416,7 @@ fn what_is_decided_for_a_mount_is_one_value() {
         deadlines,
         prefetch: PrefetchPolicy::Closure,
         budget: Some(9 << 30),
+        writable_profiles: true,
     };
     assert_eq!(settings.mount(), expected);
 }

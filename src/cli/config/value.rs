@@ -96,3 +96,8 @@ pub(super) fn budget(text: &str) -> Result<Option<Size>, String> {
 pub(super) fn no_budget(found: &str) -> String {
     format!("{found} is no size; write 500M, 20G or none")
 }
+
+pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+    let read = text.parse();
+    read.map_err(|_| format!("{text:?} is neither true nor false"))
+}

@@ -7,6 +7,7 @@
 mod apply;
 mod diff;
 mod error;
+mod links;
 mod packages;
 mod request;
 mod supply;

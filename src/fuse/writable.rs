@@ -1,0 +1,519 @@
+//! The second connection: profiles that programs may change. It translates and decides nothing.
+//!
+//! Invariant: the kernel keeps nothing of what it is told here, neither names nor attributes,
+//! targets or listings, so that nothing has to be invalidated; and what changes the state, and may
+//! wait, is done by a thread of its own, so that all else goes on. Locks stay in the kernel: they are
+//! not asked for when the connection is made.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+
+use super::adapter::{GENERATION, asker, attr, errno, statfs};
+use super::handshake::{self, Agreement, Beginning};
+use super::mount::{self, MountError};
+use crate::fs::{Attributes, FsError, Inode, NewAttributes, WritableProfiles};
+
+/// How long the kernel may believe what it is told.
+const NOT_AT_ALL: Duration = Duration::ZERO;
+/// Permission bits, without the kind of file.
+const MODE: u32 = 0o7777;
+
+/// Threads that read requests; the work that takes longer is done by others.
+const THREADS: usize = 2;
+
+/// A connection by which programs change profiles.
+#[derive(Debug)]
+pub struct ProfilesSession {
+    device: OwnedFd,
+    agreement: Agreement,
+}
+
+impl ProfilesSession {
+    /// Has programs change the profiles of the state in `state`, whose superblock `superblock` is
+    /// mounted at `mountpoint`: mounts `fs` over its directory of profiles. Returns once that
+    /// answers; it is served until it is unmounted.
+    ///
+    /// # Errors
+    /// See [`MountError`]; what was mounted before is as it was.
+    pub fn start(
+        fs: &Arc<WritableProfiles>,
+        state: &Path,
+        superblock: u32,
+        mountpoint: &Path,
+    ) -> Result<Self, MountError> {
+        let attached = mount::attach_profiles(state, superblock, mountpoint)?;
+        let handshake = |source| MountError::System {
+            what: "start a FUSE session at",
+            at: attached.at().to_owned(),
+            hint: "",
+            source,
+        };
+        let device = attached.device().map_err(handshake)?;
+        let beginning = Beginning::New(attached.superblock().map_err(handshake)?);
+        let session = Self::serve(fs, device, &beginning).map_err(handshake)?;
+        attached.keep()?;
+        Ok(session)
+    }
+
+    /// Goes on to serve a connection of a daemon that is gone. What was held open there is not known
+    /// any more.
+    ///
+    /// # Errors
+    /// It cannot be taken over.
+    pub fn take_over(
+        fs: &Arc<WritableProfiles>,
+        device: OwnedFd,
+        agreement: &Agreement,
+    ) -> io::Result<Self> {
+        Self::serve(fs, device, &Beginning::After(agreement))
+    }
+
+    fn serve(
+        fs: &Arc<WritableProfiles>,
+        device: OwnedFd,
+        beginning: &Beginning<'_>,
+    ) -> io::Result<Self> {
+        let mut config = fuser::Config::default();
+        config.n_threads = Some(THREADS);
+        let adapter = WritableAdapter { fs: fs.clone() };
+        let (session, agreement) = handshake::begin(adapter, device.as_fd(), beginning, config)?;
+        // Nobody waits for its end: it is over when the last mount of it is gone.
+        session.spawn()?;
+        Ok(Self { device, agreement })
+    }
+
+    /// Shows it over the directory of profiles at one more place, so that locks count at both;
+    /// `false` if it is to be seen nowhere.
+    ///
+    /// # Errors
+    /// It cannot be mounted there.
+    pub fn show_again(&self, mountpoint: &Path) -> Result<bool, MountError> {
+        mount::show_profiles_again(self.agreement.superblock, mountpoint)
+    }
+
+    /// Where it is mounted.
+    ///
+    /// # Errors
+    /// The list of mounts cannot be read.
+    pub fn mountpoints(&self) -> Result<Vec<PathBuf>, MountError> {
+        mount::mounts_of_superblock(self.agreement.superblock)
+    }
+
+    /// Takes it away, wherever it is mounted.
+    ///
+    /// # Errors
+    /// Something cannot be unmounted.
+    pub fn detach(&self) -> Result<(), MountError> {
+        mount::detach_everywhere(self.agreement.superblock)
+    }
+
+    /// What another daemon needs to take it over.
+    pub fn connection(&self) -> (BorrowedFd<'_>, Agreement) {
+        (self.device.as_fd(), self.agreement)
+    }
+}
+
+struct WritableAdapter {
+    fs: Arc<WritableProfiles>,
+}
+
+impl WritableAdapter {
+    /// Does what may take a while, and answers.
+    fn apart(
+        &self,
+        reply: ReplyEmpty,
+        work: impl FnOnce(&WritableProfiles) -> Result<(), FsError> + Send + 'static,
+    ) {
+        let fs = self.fs.clone();
+        let answer = move || done(reply, work(&fs));
+        let thread = std::thread::Builder::new().name("narfs-profile".into());
+        // The reply went with the closure, and said EIO when that was dropped.
+        if let Err(e) = thread.spawn(answer) {
+            tracing::warn!("no thread to change a profile: {e}");
+        }
+    }
+}
+
+fn done(reply: ReplyEmpty, outcome: Result<(), FsError>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn entry(reply: ReplyEntry, found: Result<Attributes, FsError>) {
+    match found {
+        Ok(found) => reply.entry(&NOT_AT_ALL, &attr(&found), GENERATION),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, found: Result<Attributes, FsError>) {
+    match found {
+        Ok(found) => reply.attr(&NOT_AT_ALL, &attr(&found)),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn mode(mode: u32) -> u16 {
+    (mode & MODE) as u16
+}
+
+fn inode(number: INodeNo) -> Inode {
+    Inode(number.0)
+}
+
+impl Filesystem for WritableAdapter {
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        entry(reply, self.fs.lookup(inode(parent), name.as_bytes()));
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        attributes(reply, self.fs.attributes(inode(number)));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        new_mode: Option<u32>,
+        owner: Option<u32>,
+        group: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let time = mtime.or(atime).map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        let new = NewAttributes {
+            mode: new_mode.map(mode),
+            owner,
+            group,
+            size,
+            time,
+        };
+        attributes(reply, self.fs.set_attributes(inode(number), new));
+    }
+
+    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        match self.fs.read_link(inode(number)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _device: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno(FsError::ReadOnly));
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        entry(
+            reply,
+            self.fs.make_directory(inode(parent), name.as_bytes()),
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (parent, name) = (inode(parent), name.as_bytes().to_vec());
+        self.apart(reply, move |fs| fs.unlink(parent, &name));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(
+            reply,
+            self.fs.remove_directory(inode(parent), name.as_bytes()),
+        );
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        entry(
+            reply,
+            self.fs.symlink(inode(parent), name.as_bytes(), target),
+        );
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let new = flags == RenameFlags::RENAME_NOREPLACE;
+        if !(new || flags.is_empty()) {
+            return done(reply, Err(FsError::NoExchange));
+        }
+        let asker = asker(request);
+        let from = (inode(parent), name.as_bytes().to_vec());
+        let to = (inode(new_parent), new_name.as_bytes().to_vec());
+        self.apart(reply, move |fs| {
+            fs.rename((from.0, &from.1), (to.0, &to.1), new, asker)
+        });
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _parent: INodeNo,
+        _name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno(FsError::ReadOnly));
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (parent, name) = (inode(parent), name.as_bytes());
+        let new = flags & libc::O_EXCL != 0;
+        match self.fs.create(parent, name, mode(new_mode), new) {
+            Ok(made) => {
+                let direct = FopenFlags::FOPEN_DIRECT_IO;
+                reply.created(&NOT_AT_ALL, &attr(&made), GENERATION, FileHandle(0), direct);
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn open(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open(inode(number)) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.fs.read(inode(number), offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.fs.write(inode(number), offset, data) {
+            // No request is as long as a number of 32 bits can say.
+            Ok(()) => reply.written(data.len() as u32),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(inode(number));
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        // What is temporary need not last, and a change of a profile does when it is answered.
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.fs.list(inode(number), offset, &mut |listed| {
+            let attr = attr(&listed.attributes);
+            let name = OsStr::from_bytes(&listed.name);
+            reply.add(attr.ino, listed.next, attr.kind, name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        statfs(self.fs.space(), reply);
+    }
+
+    fn access(&self, _request: &Request, _number: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks the mode bits itself (default_permissions).
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno(FsError::ReadOnly));
+    }
+
+    fn removexattr(&self, _request: &Request, _number: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno(FsError::ReadOnly));
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _number: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(errno(FsError::ReadOnly));
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // ENOSYS would break overlayfs above us, and Nix asks for FS_IOC_GETFLAGS.
+        reply.error(Errno::ENOTTY);
+    }
+}
