@@ -44,3 +44,4 @@ mod restarts;
 mod server;
 mod support;
 mod switches;
+mod writable_profiles;
