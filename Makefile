@@ -94,6 +94,7 @@ target/release/narfs:
 install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
+	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
 	install -d $(DESTDIR)$(PREFIX)/share/doc/narfs

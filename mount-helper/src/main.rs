@@ -7,9 +7,13 @@
 //! Four options are flags of `narfs`: `from=URL` and `key=KEY` (both repeatable), `config=FILE` and
 //! `offline`. Since mount(8) parts options at commas, a URL or a key with a comma in it cannot be
 //! written there; the configuration file takes it.
+//!
+//! Called as `umount.fuse.narfs`, which umount(8) looks for, it becomes `narfs umount`: that takes what
+//! narfs has mounted below the mount point along, which umount(8) takes for a user.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// mount(8): incorrect invocation.
@@ -90,16 +94,48 @@ fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
     Ok(out)
 }
 
+/// The arguments of `narfs` for those of umount(8): `MOUNTPOINT [-flnrv] [-N NAMESPACE] [-t TYPE]`.
+fn unmounting(given: &[OsString]) -> Result<Vec<OsString>, String> {
+    let mut places = Vec::new();
+    let mut lazy = false;
+    let mut rest = given.iter();
+    while let Some(argument) = rest.next() {
+        match argument.to_str() {
+            Some("-t") => drop(rest.next()),
+            Some("-N") => return Err("enter the namespace first: nsenter --mount".to_owned()),
+            Some(flags) if flags.starts_with('-') && flags.len() > 1 => {
+                if !flags[1..].chars().all(|c| "flnrv".contains(c)) {
+                    return Err(format!("unknown option {flags}"));
+                }
+                lazy |= flags.contains('l');
+            }
+            _ => places.push(argument.clone()),
+        }
+    }
+    let [mountpoint] = places.as_slice() else {
+        return Err("usage: umount.fuse.narfs MOUNTPOINT [-l]".to_owned());
+    };
+    let mut out = vec!["umount".into(), mountpoint.clone()];
+    out.extend(lazy.then(|| "--lazy".into()));
+    Ok(out)
+}
+
 fn main() -> ExitCode {
-    let given: Vec<_> = std::env::args_os().skip(1).collect();
-    match arguments(&given) {
+    let mut given = std::env::args_os();
+    let name = given.next().unwrap_or_default();
+    let given: Vec<_> = given.collect();
+    let name = Path::new(&name).file_name().unwrap_or_default();
+    let unmounts = name.to_string_lossy().starts_with("umount.");
+    let read = if unmounts { unmounting } else { arguments };
+    let name = name.to_string_lossy();
+    match read(&given) {
         Ok(arguments) => {
             let error = Command::new("narfs").args(arguments).exec();
-            eprintln!("mount.narfs: cannot run narfs: {error}; is it in PATH?");
+            eprintln!("{name}: cannot run narfs: {error}; is it in PATH?");
             ExitCode::from(SYSTEM)
         }
         Err(text) => {
-            eprintln!("mount.narfs: {text}");
+            eprintln!("{name}: {text}");
             ExitCode::from(USAGE)
         }
     }
@@ -160,6 +196,22 @@ mod tests {
             run(&["/s", "/m", "-o", "offline=yes"]).unwrap(),
             "--state /s mount /m -o offline=yes"
         );
+    }
+
+    #[test]
+    fn umount_becomes_what_narfs_understands() {
+        let run = |given: &[&str]| {
+            let given: Vec<OsString> = given.iter().map(Into::into).collect();
+            let out = unmounting(&given)?;
+            let out: Vec<_> = out.iter().map(|a| a.to_string_lossy()).collect();
+            Ok::<_, String>(out.join(" "))
+        };
+        assert_eq!(run(&["/nix"]).unwrap(), "umount /nix");
+        let lazy = ["/nix", "-vl", "-t", "fuse.narfs"];
+        assert_eq!(run(&lazy).unwrap(), "umount /nix --lazy");
+        for bad in [&[][..], &["/a", "/b"], &["/a", "-x"], &["/a", "-N", "1"]] {
+            assert!(run(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
