@@ -331,15 +331,20 @@ fn all_else_is_refused_as_read_only() {
         succeed(writable.nix_env(&ours).args(["--set", path]));
     }
     let before = links_of(&profiles, "default");
-    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-    let second = rustix::fs::Timespec {
-        tv_sec: 5,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: second,
-        last_modification: second,
-    };
+    nothing_is_made(&profiles);
+    nothing_is_changed(&profiles);
+    no_link_means_anything_else(&profiles);
+    // Temporary files are small.
+    let lock = profiles.join("default.lock");
+    fs::write(&lock, vec![0; 4096]).unwrap();
+    let too_long = fs::write(&lock, vec![0; 4097]).unwrap_err();
+    assert_eq!(too_long.raw_os_error(), Some(libc::EROFS));
+    assert_eq!(links_of(&profiles, "default"), before);
+    the_store_is_read_only(&writable);
+}
+
+/// Attempts to make something that a profile could be, or be in.
+fn nothing_is_made(profiles: &Path) {
     let mode = Mode::from_raw_mode(0o644);
     for new in [
         "new",
@@ -361,7 +366,7 @@ fn all_else_is_refused_as_read_only() {
             refused("mkdir", &at, rustix::fs::mkdir(&at, mode));
         }
         refused("symlink", &at, rustix::fs::symlink("default-1-link", &at));
-        refused("link", &at, rustix::fs::link(&ours, &at));
+        refused("link", &at, rustix::fs::link(profiles.join("default"), &at));
         for kind in [
             FileType::RegularFile,
             FileType::Fifo,
@@ -370,6 +375,19 @@ fn all_else_is_refused_as_read_only() {
             refused("mknod", &at, rustix::fs::mknodat(CWD, &at, kind, mode, 0));
         }
     }
+}
+
+/// Attempts to change what is there.
+fn nothing_is_changed(profiles: &Path) {
+    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+    let second = rustix::fs::Timespec {
+        tv_sec: 5,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: second,
+        last_modification: second,
+    };
     for there in ["default", "default-1-link", "default-2-link", "per-user"] {
         let at = profiles.join(there);
         let owner = rustix::fs::chownat(
@@ -392,7 +410,7 @@ fn all_else_is_refused_as_read_only() {
         );
         if there != "per-user" {
             // It is there, or cannot be changed through what it leads to.
-            let opened = rustix::fs::open(&at, OFlags::WRONLY, mode).map(drop);
+            let opened = rustix::fs::open(&at, OFlags::WRONLY, Mode::empty()).map(drop);
             assert!(
                 matches!(opened, Err(Errno::ROFS | Errno::ISDIR)),
                 "{opened:?}"
@@ -404,17 +422,23 @@ fn all_else_is_refused_as_read_only() {
             );
         }
     }
-    for directory in [&profiles, &profiles.join("per-user")] {
+    for directory in [profiles, &profiles.join("per-user")] {
         refused("chmod", directory, rustix::fs::chmod(directory, Mode::RWXU));
         let set = rustix::fs::setxattr(directory, "user.x", b"x", XattrFlags::empty());
         refused("setxattr", directory, set);
     }
     refused(
         "rmdir",
-        &profiles,
+        profiles,
         rustix::fs::rmdir(profiles.join("per-user")),
     );
+    let ours = profiles.join("default");
     refused("unlink", &ours, rustix::fs::unlink(&ours));
+}
+
+/// Attempts to change a profile by links otherwise than Nix does.
+fn no_link_means_anything_else(profiles: &Path) {
+    let ours = profiles.join("default");
     // The current one is not removed, nor what is not there.
     let current = profiles.join("default-2-link");
     assert_eq!(rustix::fs::unlink(&current), Err(Errno::BUSY));
@@ -438,13 +462,6 @@ fn all_else_is_refused_as_read_only() {
     assert_eq!(exchanged, Err(Errno::INVAL));
     let kept = rustix::fs::renameat_with(CWD, &draft, CWD, &ours, RenameFlags::NOREPLACE);
     assert_eq!(kept, Err(Errno::EXIST));
-    // Temporary files are small.
-    let lock = profiles.join("default.lock");
-    fs::write(&lock, vec![0; 4096]).unwrap();
-    let too_long = fs::write(&lock, vec![0; 4097]).unwrap_err();
-    assert_eq!(too_long.raw_os_error(), Some(libc::EROFS));
-    assert_eq!(links_of(&profiles, "default"), before);
-    the_store_is_read_only(&writable);
 }
 
 /// The first superblock is what it is without writable profiles.

@@ -298,7 +298,7 @@ fn flags_prevail_over_the_environment_that_over_the_file_and_that_over_what_is_b
         }
         assert_eq!(flag.2, "command line", "{name}");
         // These are of two values only.
-        if !["require-sigs", "prefetch"].contains(name) {
+        if !["require-sigs", "prefetch", "writable-profiles"].contains(name) {
             assert_ne!(flag.1, environment.1, "{name}");
         }
     }
