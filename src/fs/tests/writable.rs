@@ -148,7 +148,7 @@ fn what_nix_env_does_with_links_are_changes_of_the_profile() {
         assert_eq!(generations(&store, profile), (Some(1), vec![(1, path(1))]));
         // The drafts are gone.
         let draft = format!("{profile}-1-link.tmp-7-8");
-        assert_eq!(errno(at.at(&draft)), libc::ENOENT);
+        assert_eq!(errno(at.at(&draft)), FsError::NotThere.errno());
         // A link that is there already is replaced, as on any file system.
         at.link(&draft, &full(3)).unwrap();
         at.move_to(&draft, &format!("{profile}-1-link")).unwrap();
@@ -163,7 +163,10 @@ fn a_lock_file_serves_who_waits_for_it_after_it_was_removed() {
     // Another one waits for the same file.
     assert_eq!(at.touch("default.lock").unwrap(), lock);
     let (directory, name) = at.in_directory("default.lock");
-    assert_eq!(errno(at.create(directory, name, 0o600, true)), libc::EEXIST);
+    assert_eq!(
+        errno(at.create(directory, name, 0o600, true)),
+        FsError::Exists.errno()
+    );
     at.open(lock).unwrap();
     at.take_away("default.lock").unwrap();
     at.write(lock, 0, b"d").unwrap();
@@ -174,7 +177,7 @@ fn a_lock_file_serves_who_waits_for_it_after_it_was_removed() {
     assert_eq!(at.read(lock, 0, 9).unwrap(), b"d");
     assert_ne!(at.touch("default.lock").unwrap(), lock);
     at.release(lock);
-    assert_eq!(errno(at.read(lock, 0, 9)), libc::ESTALE);
+    assert_eq!(errno(at.read(lock, 0, 9)), FsError::Stale.errno());
 }
 
 #[test]
@@ -189,13 +192,13 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     at.touch("a.lock").unwrap();
     // Names of profiles are nobody's.
     for name in ["new", "default", "default-1-link", "default-9-link"] {
-        assert_eq!(errno(at.touch(name)), libc::EROFS, "{name}");
+        assert_eq!(errno(at.touch(name)), FsError::ReadOnly.errno(), "{name}");
         let (directory, name) = at.in_directory(name);
         let made = at.make_directory(directory, name);
         assert!(matches!(made, Err(FsError::ReadOnly | FsError::Exists)));
     }
-    assert_eq!(errno(at.link("new", &full(1))), libc::EROFS);
-    assert_eq!(errno(at.link("default", &full(1))), libc::EEXIST);
+    assert_eq!(errno(at.link("new", &full(1))), FsError::ReadOnly.errno());
+    assert_eq!(errno(at.link("default", &full(1))), FsError::Exists.errno());
     // A profile leads to a generation of its own, that to a store path.
     let targets = [
         full(1),
@@ -207,7 +210,7 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     for target in &targets {
         at.link(".0_default", target).unwrap();
         let moved = at.move_to(".0_default", "default");
-        assert_eq!(errno(moved), libc::EROFS, "{target}");
+        assert_eq!(errno(moved), FsError::ReadOnly.errno(), "{target}");
         at.take_away(".0_default").unwrap();
     }
     let targets = [
@@ -219,31 +222,57 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     for target in &targets {
         at.link(".x", target).unwrap();
         let moved = at.move_to(".x", "default-3-link");
-        assert_eq!(errno(moved), libc::EROFS, "{target}");
+        assert_eq!(errno(moved), FsError::ReadOnly.errno(), "{target}");
         at.take_away(".x").unwrap();
     }
     at.link(".x", &full(9)).unwrap();
     let unknown = at.move_to(".x", "default-3-link");
-    assert_eq!(errno(unknown), libc::ENOENT);
+    assert_eq!(errno(unknown), FsError::NotThere.errno());
     at.link(".y", "default-7-link").unwrap();
-    assert_eq!(errno(at.move_to(".y", "default")), libc::ENOENT);
+    assert_eq!(
+        errno(at.move_to(".y", "default")),
+        FsError::NotThere.errno()
+    );
     // Files are no links, and what is shown is not moved.
-    assert_eq!(errno(at.move_to("a.lock", "default-3-link")), libc::EROFS);
+    assert_eq!(
+        errno(at.move_to("a.lock", "default-3-link")),
+        FsError::ReadOnly.errno()
+    );
     assert_eq!(
         errno(at.move_to("default-1-link", "default-3-link")),
-        libc::EROFS
+        FsError::ReadOnly.errno()
     );
-    assert_eq!(errno(at.move_to("default", ".moved")), libc::EROFS);
-    assert_eq!(errno(at.move_to(draft, "per-user")), libc::EISDIR);
-    assert_eq!(errno(at.move_to("none", "default")), libc::ENOENT);
+    assert_eq!(
+        errno(at.move_to("default", ".moved")),
+        FsError::ReadOnly.errno()
+    );
+    assert_eq!(
+        errno(at.move_to(draft, "per-user")),
+        FsError::IsADirectory.errno()
+    );
+    assert_eq!(
+        errno(at.move_to("none", "default")),
+        FsError::NotThere.errno()
+    );
     let (from, to) = (at.in_directory(draft), at.in_directory("default-2-link"));
     let moved = at.rename(from, to, true, Asker::default());
-    assert_eq!(errno(moved), libc::EEXIST);
+    assert_eq!(errno(moved), FsError::Exists.errno());
     // Nor removed.
-    assert_eq!(errno(at.take_away("default-2-link")), libc::EBUSY);
-    assert_eq!(errno(at.take_away("default")), libc::EROFS);
-    assert_eq!(errno(at.take_away("per-user")), libc::EISDIR);
-    assert_eq!(errno(at.take_away("default-3-link")), libc::ENOENT);
+    let current = at.take_away("default-2-link").unwrap_err();
+    assert!(
+        current
+            .to_string()
+            .contains("cannot delete current version")
+    );
+    assert_eq!(errno(at.take_away("default")), FsError::ReadOnly.errno());
+    assert_eq!(
+        errno(at.take_away("per-user")),
+        FsError::IsADirectory.errno()
+    );
+    assert_eq!(
+        errno(at.take_away("default-3-link")),
+        FsError::NotThere.errno()
+    );
     assert_eq!(store.profile("default").unwrap(), before);
 }
 
@@ -257,19 +286,31 @@ fn attributes_of_profiles_do_not_change() {
         ..NewAttributes::default()
     };
     for place in ["", "per-user", "default", "default-1-link"] {
-        assert_eq!(errno(set(place, mode(0o700))), libc::EROFS, "{place}");
+        assert_eq!(
+            errno(set(place, mode(0o700))),
+            FsError::ReadOnly.errno(),
+            "{place}"
+        );
         let owner = Some(7);
         let other = NewAttributes {
             owner,
             ..NewAttributes::default()
         };
-        assert_eq!(errno(set(place, other)), libc::EROFS, "{place}");
+        assert_eq!(
+            errno(set(place, other)),
+            FsError::ReadOnly.errno(),
+            "{place}"
+        );
         let size = Some(0);
         let shorter = NewAttributes {
             size,
             ..NewAttributes::default()
         };
-        assert_eq!(errno(set(place, shorter)), libc::EROFS, "{place}");
+        assert_eq!(
+            errno(set(place, shorter)),
+            FsError::ReadOnly.errno(),
+            "{place}"
+        );
     }
     // Nix sees to it whenever it opens a state.
     let as_it_is = NewAttributes {
@@ -290,7 +331,7 @@ fn attributes_of_profiles_do_not_change() {
     };
     let seen = set("x.lock", changed).unwrap();
     assert_eq!((seen.size, seen.time), (1, UNIX_EPOCH));
-    assert_eq!(errno(set("x.lock", mode(0o666))), libc::EROFS);
+    assert_eq!(errno(set("x.lock", mode(0o666))), FsError::ReadOnly.errno());
 }
 
 #[test]
@@ -322,7 +363,7 @@ fn a_listing_has_profiles_and_directories_and_nothing_temporary() {
         let directory = at.at("per-user").unwrap().inode;
         at.make_directory(directory, name.as_bytes()).unwrap();
         let again = at.make_directory(directory, name.as_bytes());
-        assert_eq!(errno(again), libc::EEXIST);
+        assert_eq!(errno(again), FsError::Exists.errno());
     }
     at.touch("default.lock").unwrap();
     at.link("default-2-link.tmp-1-2", &full(2)).unwrap();
@@ -349,19 +390,22 @@ fn a_listing_has_profiles_and_directories_and_nothing_temporary() {
     assert_eq!(entries, ["x", "x-1-link"]);
     assert_eq!(at.names("per-user", 9), [".", "..", "ann", "bob"]);
     let directory = at.at("per-user").unwrap().inode;
-    assert_eq!(errno(at.remove_directory(directory, b"ann")), libc::EROFS);
+    assert_eq!(
+        errno(at.remove_directory(directory, b"ann")),
+        FsError::ReadOnly.errno()
+    );
     at.link("per-user/bob/.x", "x").unwrap();
     assert_eq!(
         errno(at.remove_directory(directory, b"bob")),
-        libc::ENOTEMPTY
+        FsError::NotEmpty.errno()
     );
     at.take_away("per-user/bob/.x").unwrap();
     at.remove_directory(directory, b"bob").unwrap();
-    assert_eq!(errno(at.at("per-user/bob")), libc::ENOENT);
+    assert_eq!(errno(at.at("per-user/bob")), FsError::NotThere.errno());
     for name in ["directory", "per-user-x", ".d", "x.lock"] {
         let (directory, name) = at.in_directory(name);
         let made = at.make_directory(directory, name);
-        assert_eq!(errno(made), libc::EROFS);
+        assert_eq!(errno(made), FsError::ReadOnly.errno());
     }
 }
 
@@ -375,11 +419,14 @@ fn numbers_of_what_is_not_here_name_nothing() {
         Inode::temporary(1),
         Inode(u64::MAX),
     ] {
-        assert_eq!(errno(at.attributes(inode)), libc::ESTALE);
-        assert_eq!(errno(at.lookup(inode, b"x")), libc::ESTALE);
-        assert_eq!(errno(at.read_link(inode)), libc::ESTALE);
+        assert_eq!(errno(at.attributes(inode)), FsError::Stale.errno());
+        assert_eq!(errno(at.lookup(inode, b"x")), FsError::Stale.errno());
+        assert_eq!(errno(at.read_link(inode)), FsError::Stale.errno());
     }
-    assert_eq!(errno(at.lookup(root(), &[b'x'; 256])), libc::ENAMETOOLONG);
-    assert_eq!(errno(at.lookup(root(), b"\xff")), libc::ENOENT);
+    assert_eq!(
+        errno(at.lookup(root(), &[b'x'; 256])),
+        FsError::NameTooLong.errno()
+    );
+    assert_eq!(errno(at.lookup(root(), b"\xff")), FsError::NotThere.errno());
     at.touch(".\u{fffd}").unwrap();
 }
