@@ -21,6 +21,9 @@ const USAGE: u8 = 1;
 /// mount(8): system error.
 const SYSTEM: u8 = 2;
 
+/// Where programs are: mount(8) and umount(8) call their helpers without a `PATH`.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Options of mount(8) and systemd that say nothing to the file system.
 fn concerns_narfs(option: &str) -> bool {
     let foreign = [
@@ -130,7 +133,11 @@ fn main() -> ExitCode {
     let name = name.to_string_lossy();
     match read(&given) {
         Ok(arguments) => {
-            let error = Command::new("narfs").args(arguments).exec();
+            let mut narfs = Command::new("narfs");
+            if std::env::var_os("PATH").is_none() {
+                narfs.env("PATH", PATH);
+            }
+            let error = narfs.args(arguments).exec();
             eprintln!("{name}: cannot run narfs: {error}; is it in PATH?");
             ExitCode::from(SYSTEM)
         }
