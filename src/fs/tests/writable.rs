@@ -180,26 +180,8 @@ fn a_lock_file_serves_who_waits_for_it_after_it_was_removed() {
     assert_eq!(errno(at.read(lock, 0, 9)), FsError::Stale.errno());
 }
 
-#[test]
-fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
-    let (_dir, store, at) = writable();
-    at.set("default", 1, &full(1)).unwrap();
-    at.set("default", 2, &full(2)).unwrap();
-    let before = store.profile("default").unwrap();
-    let draft = "default-3-link.tmp-1-2";
-    at.link(draft, &full(3)).unwrap();
-    at.touch("file").unwrap_err();
-    at.touch("a.lock").unwrap();
-    // Names of profiles are nobody's.
-    for name in ["new", "default", "default-1-link", "default-9-link"] {
-        assert_eq!(errno(at.touch(name)), FsError::ReadOnly.errno(), "{name}");
-        let (directory, name) = at.in_directory(name);
-        let made = at.make_directory(directory, name);
-        assert!(matches!(made, Err(FsError::ReadOnly | FsError::Exists)));
-    }
-    assert_eq!(errno(at.link("new", &full(1))), FsError::ReadOnly.errno());
-    assert_eq!(errno(at.link("default", &full(1))), FsError::Exists.errno());
-    // A profile leads to a generation of its own, that to a store path.
+/// A profile leads to a generation of its own, that to a store path.
+fn links_lead_only_where_nix_has_them_lead(at: &WritableProfiles) {
     let targets = [
         full(1),
         "default-1-link/x".into(),
@@ -225,6 +207,28 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
         assert_eq!(errno(moved), FsError::ReadOnly.errno(), "{target}");
         at.take_away(".x").unwrap();
     }
+}
+
+#[test]
+fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
+    let (_dir, store, at) = writable();
+    at.set("default", 1, &full(1)).unwrap();
+    at.set("default", 2, &full(2)).unwrap();
+    let before = store.profile("default").unwrap();
+    let draft = "default-3-link.tmp-1-2";
+    at.link(draft, &full(3)).unwrap();
+    at.touch("file").unwrap_err();
+    at.touch("a.lock").unwrap();
+    // Names of profiles are nobody's.
+    for name in ["new", "default", "default-1-link", "default-9-link"] {
+        assert_eq!(errno(at.touch(name)), FsError::ReadOnly.errno(), "{name}");
+        let (directory, name) = at.in_directory(name);
+        let made = at.make_directory(directory, name);
+        assert!(matches!(made, Err(FsError::ReadOnly | FsError::Exists)));
+    }
+    assert_eq!(errno(at.link("new", &full(1))), FsError::ReadOnly.errno());
+    assert_eq!(errno(at.link("default", &full(1))), FsError::Exists.errno());
+    links_lead_only_where_nix_has_them_lead(&at);
     at.link(".x", &full(9)).unwrap();
     let unknown = at.move_to(".x", "default-3-link");
     assert_eq!(errno(unknown), FsError::NotThere.errno());
