@@ -17,10 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::binary_cache::Cache;
-use crate::fidelity::{database_dump, nix_store};
 use crate::on_demand::{SHORT, directory, key, plain};
 use crate::server::{Answer, Server};
-use crate::support::{Sandbox, World, run, succeed, wait_until};
+use crate::support::{Sandbox, World, database_dump, nix_store, run, succeed, wait_until};
 
 const OPTION: &str = "writable-profiles";
 
@@ -619,7 +618,6 @@ fn a_daemon_that_is_killed_leaves_a_profile_as_it_was_before_or_after() {
         succeed(writable.nix_env(&ours).args(["--set", path]));
     }
     for turn in 0..3_u64 {
-        let pid = writable.sandbox.pid();
         scope(|threads| {
             let worker = threads.spawn(|| {
                 // It ends with an error when the daemon is gone.
@@ -632,7 +630,7 @@ fn a_daemon_that_is_killed_leaves_a_profile_as_it_was_before_or_after() {
                 }
             });
             std::thread::sleep(Duration::from_millis(150 + 37 * turn));
-            signal(pid, Signal::KILL);
+            writable.sandbox.kill();
             worker.join().unwrap();
         });
         writable.hide_store();
@@ -651,6 +649,31 @@ fn a_daemon_that_is_killed_leaves_a_profile_as_it_was_before_or_after() {
         assert_eq!(links_of(&writable.profiles(), "").len(), 4);
         succeed(writable.nix_env(&ours).args(["--set", &paths[2]]));
     }
+}
+
+#[test]
+fn profiles_stay_writable_when_the_daemon_is_killed_and_started_again() {
+    let writable = Writable::new();
+    let ours = writable.profiles().join("default");
+    let paths = paths();
+    for path in &paths[..3] {
+        succeed(writable.nix_env(&ours).args(["--set", path]));
+    }
+    for turn in 0..6 {
+        let to = (turn % 3 + 1).to_string();
+        signal(writable.sandbox.pid(), Signal::KILL);
+        succeed(writable.nix_env(&ours).args(["--switch-generation", &to]));
+        let current = |path: &Path| fs::read_link(path).unwrap().into_os_string();
+        assert_eq!(current(&ours), *format!("default-{to}-link"));
+        let history = writable.history("default");
+        let current = history.iter().find(|g| g["current"] == true).unwrap();
+        assert_eq!(current["generation"].to_string(), to);
+    }
+    let status = writable.sandbox.json(&["status"]);
+    assert_eq!(status["writable_profiles"].as_array().unwrap().len(), 1);
+    writable.hide_store();
+    writable.sandbox.unmount();
+    assert!(writable.sandbox.mounts().is_empty());
 }
 
 #[test]

@@ -103,7 +103,9 @@ impl Engine {
     /// Where programs may change profiles.
     pub(in super::super) fn writable_mountpoints(&self) -> Result<Vec<PathBuf>, MountError> {
         let session = self.profiles_session();
-        session.as_ref().map_or(Ok(Vec::new()), ProfilesSession::mountpoints)
+        session
+            .as_ref()
+            .map_or(Ok(Vec::new()), ProfilesSession::mountpoints)
     }
 
     fn profiles_session(&self) -> MutexGuard<'_, Option<ProfilesSession>> {

@@ -7,7 +7,7 @@ mod walk;
 mod world;
 mod write_points;
 
-pub use nix::nix_store;
+pub use nix::{database_dump, nix_store};
 pub use process::{is_alive, run, succeed, wait_until};
 pub use sandbox::{Sandbox, undisturbed};
 pub use walk::{Seen, read_everything, walk};

@@ -22,7 +22,7 @@ pub fn nix_store(dir: &Path) -> Command {
 }
 
 /// The records that `nix-store --dump-db` would write for the paths of `worlds`.
-fn database_dump(worlds: &[&World]) -> String {
+pub fn database_dump(worlds: &[&World]) -> String {
     let mut dump = String::new();
     let mut written = BTreeSet::new();
     for world in worlds {
