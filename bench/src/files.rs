@@ -24,17 +24,34 @@ fn walk(path: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> Result<()>) -> 
     Ok(())
 }
 
-/// Allocated bytes of a tree, as `du` counts them: a file with several names once.
-pub fn disk_bytes(root: &Path) -> Result<u64> {
+/// What a tree takes of a file system.
+#[derive(Clone, Copy, Default)]
+pub struct Usage {
+    /// Allocated, as `du` counts them, but for what is reserved past the end of a file, as
+    /// databases do for their logs.
+    pub bytes: u64,
+    /// Files, directories and links; a file with several names is one.
+    pub inodes: u64,
+}
+
+/// What a tree takes of its file system: a file with several names counts once.
+pub fn usage(root: &Path) -> Result<Usage> {
     let mut seen = HashSet::new();
-    let mut bytes = 0;
+    let mut usage = Usage::default();
     walk(root, &mut |_, meta| {
         if meta.is_dir() || meta.nlink() == 1 || seen.insert(meta.ino()) {
-            bytes += meta.blocks() * 512;
+            let used = meta.len().next_multiple_of(meta.blksize().max(1));
+            usage.bytes += used.min(meta.blocks() * 512);
+            usage.inodes += 1;
         }
         Ok(())
     })?;
-    Ok(bytes)
+    Ok(usage)
+}
+
+/// Allocated bytes of a tree.
+pub fn disk_bytes(root: &Path) -> Result<u64> {
+    usage(root).map(|usage| usage.bytes)
 }
 
 /// Allocated bytes of a Nix store as if its files had never been linked to each other.

@@ -3,7 +3,7 @@
 //! It drives the `narfs` program as a user would, and needs nothing else of the library. Its modules:
 //!
 //! ```text
-//! ingest, size, on_demand    the three benchmarks
+//! ingest, size, on_demand, profiles    the benchmarks
 //! report         medians, ratios, tables, JSON
 //! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
 //! cache, world   the input: binary caches, given or made here
@@ -23,6 +23,7 @@ mod namespace;
 mod narfs;
 mod nix;
 mod on_demand;
+mod profiles;
 mod report;
 mod server;
 mod size;
@@ -73,7 +74,7 @@ struct Options {
     /// Everything is written here, and what was measured is removed again
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     work: PathBuf,
-    /// Rounds of the ingest and on-demand benchmarks
+    /// Rounds of the benchmarks whose seconds count
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Write every sample and setting to this file
@@ -90,6 +91,9 @@ enum What {
     /// From nothing until a program has run, from a binary cache behind HTTP, near and far: narfs
     /// and Nix. Needs a python3 in the first binary cache, and FUSE
     OnDemand,
+    /// A user environment of 30,000 links made, changed and switched: narfs, nix-env and nix
+    /// profile. Needs no binary cache, but FUSE
+    Profiles,
     /// All of them
     All,
 }
@@ -113,32 +117,7 @@ fn run(options: &Options) -> Result<()> {
     let narfs = Narfs::find(options.narfs.as_deref())?;
     let work = Work::open(&options.work)?;
     let nix = Nix::find(&work)?;
-    let caches = inputs(options, &work)?;
-    work.require_space(caches.iter().map(BinaryCache::nar_bytes).sum::<u64>() * 2)?;
-
-    let mut sections = Vec::new();
-    let wanted = |what| options.what == what || options.what == What::All;
-    if wanted(What::Ingest) {
-        sections.push(ingest::run(
-            &narfs,
-            nix.as_ref(),
-            &caches[0],
-            &work,
-            options.rounds,
-        )?);
-    }
-    if wanted(What::Size) {
-        sections.push(size::run(&narfs, nix.as_ref(), &caches, &work)?);
-    }
-    if wanted(What::OnDemand) {
-        sections.push(on_demand::run(
-            &narfs,
-            nix.as_ref(),
-            &caches[0],
-            &work,
-            options.rounds,
-        )?);
-    }
+    let sections = measure(options, &narfs, nix.as_ref(), &work)?;
 
     let machine = report::machine(&work, &narfs, nix.as_ref());
     for section in &sections {
@@ -155,6 +134,35 @@ fn run(options: &Options) -> Result<()> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// The benchmarks that are wanted, one after the other.
+fn measure(
+    options: &Options,
+    narfs: &Narfs,
+    nix: Option<&Nix>,
+    work: &Work,
+) -> Result<Vec<Section>> {
+    let rounds = options.rounds;
+    let wanted = |what| options.what == what || options.what == What::All;
+    let mut sections = Vec::new();
+    if options.what != What::Profiles {
+        let caches = inputs(options, work)?;
+        work.require_space(caches.iter().map(BinaryCache::nar_bytes).sum::<u64>() * 2)?;
+        if wanted(What::Ingest) {
+            sections.push(ingest::run(narfs, nix, &caches[0], work, rounds)?);
+        }
+        if wanted(What::Size) {
+            sections.push(size::run(narfs, nix, &caches, work)?);
+        }
+        if wanted(What::OnDemand) {
+            sections.push(on_demand::run(narfs, nix, &caches[0], work, rounds)?);
+        }
+    }
+    if wanted(What::Profiles) {
+        sections.push(profiles::run(narfs, nix, work, rounds)?);
+    }
+    Ok(sections)
 }
 
 /// The binary caches, those of the command line or our own, with labels.

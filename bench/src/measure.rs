@@ -134,6 +134,16 @@ pub fn load() -> f64 {
     first.and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
+/// What the kernel has charged to a running process for writing, see [`Cost::charged_bytes`].
+pub fn written_by(process: u32) -> Result<u64> {
+    let file = format!("/proc/{process}/io");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let mut lines = text.lines();
+    let bytes = lines.find_map(|line| line.strip_prefix("write_bytes: "));
+    let bytes = bytes.and_then(|bytes| bytes.parse().ok());
+    bytes.with_context(|| format!("{file} has no write_bytes"))
+}
+
 /// Drops the page cache, entries and inodes, after writing out what is dirty. False where this
 /// is not allowed, as in some containers.
 pub fn drop_kernel_caches() -> bool {

@@ -107,6 +107,14 @@ impl Narfs {
         })
     }
 
+    /// The process that serves a state.
+    pub fn daemon(&self, state: &Path) -> Result<u32> {
+        let said = self.ask(state, &["status", "--json"])?;
+        let said: Value =
+            serde_json::from_slice(&said).context("narfs status --json is no JSON")?;
+        Ok(u32::try_from(number(&said, "/pid")?)?)
+    }
+
     fn said(&self, state: &Path) -> Result<Value> {
         let said = self.ask(state, &["stats", "--json"])?;
         serde_json::from_slice(&said).context("narfs stats --json is no JSON")
@@ -145,9 +153,9 @@ impl Narfs {
     }
 }
 
-/// A number in what `narfs stats` said.
+/// A number in what `narfs stats` or `status` said.
 fn number(said: &Value, place: &str) -> Result<u64> {
     said.pointer(place)
         .and_then(Value::as_u64)
-        .with_context(|| format!("narfs stats --json has no number at {place}"))
+        .with_context(|| format!("narfs --json has no number at {place}"))
 }

@@ -1,4 +1,4 @@
-//! Real Nix, copying into a store below a directory of ours. It reads no configuration but the one
+//! Real Nix, with a store below a directory of ours. It reads no configuration but the one
 //! written here, so that the settings of this machine do not count: signatures are required, as by
 //! default, and nothing else is set.
 
@@ -82,6 +82,17 @@ impl Nix {
         command
             .args(["--option", "trusted-public-keys", &cache.public_key])
             .args(["--option", "max-jobs", REALISED_AT_ONCE]);
+        command
+    }
+
+    /// A command of Nix whose store and state are at /nix.
+    pub fn at_nix(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = self.of(Command::new(program), args);
+        command
+            .env("NIX_REMOTE", "local")
+            .env("NIX_STORE_DIR", "/nix/store")
+            .env("NIX_STATE_DIR", "/nix/var/nix")
+            .env("NIX_LOG_DIR", "/nix/var/log/nix");
         command
     }
 
