@@ -45,3 +45,4 @@ mod server;
 mod support;
 mod switches;
 mod writable_profiles;
+mod system_profile;

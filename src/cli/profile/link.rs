@@ -41,7 +41,8 @@ enum There {
 impl Arguments {
     pub(super) fn run(self, global: &Global, profile: &ProfileName) -> anyhow::Result<Outcome> {
         let target = target(global, profile)?;
-        let place = std::path::absolute(&self.place)?;
+        // A slash at the end would have the link followed.
+        let place: PathBuf = std::path::absolute(&self.place)?.components().collect();
         let there = look(&place)?;
         let is_right = matches!(&there, There::Link(to) if *to == target);
         let (shown, to) = (place.display(), target.display());
