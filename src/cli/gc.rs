@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::size::Size;
 use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, GcReport, GcRequest, Report};
+use crate::daemon::{Command, GcReport, GcRequest, OldGenerations, Report};
 use crate::profile::{DeleteSpec, DeleteSpecError};
 
 /// Remove the store paths that no root reaches, and give their space back
@@ -19,6 +19,10 @@ pub(super) struct Arguments {
     /// Change nothing; print what would be removed
     #[arg(long)]
     dry_run: bool,
+    /// First delete all generations of all profiles but the current ones: no profile can be rolled
+    /// back afterwards
+    #[arg(short, long, conflicts_with = "delete_older_than")]
+    delete_old: bool,
     /// First delete the generations of all profiles that were not current at any time in so many
     /// days: 30d
     #[arg(long, value_name = "AGE", value_parser = days)]
@@ -42,7 +46,10 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let request = GcRequest {
             dry_run: self.dry_run,
-            older_than_days: self.delete_older_than,
+            delete: match self.delete_older_than {
+                Some(days) => Some(OldGenerations::Days(days)),
+                None => self.delete_old.then_some(OldGenerations::All),
+            },
             max_freed: self.max_freed.map(|Size(bytes)| bytes),
             lines: !self.json,
         };

@@ -20,6 +20,7 @@ mod path_info;
 mod pins;
 mod prefetch;
 mod profile;
+mod profiles;
 mod progress;
 mod roots;
 mod size;
@@ -106,6 +107,7 @@ enum Subcommands {
     AddRoot(roots::AddArguments),
     Trace(trace::Arguments),
     Profile(profile::Arguments),
+    Profiles(profiles::Arguments),
     Apply(apply::Arguments),
     Channel(channel::Arguments),
     Status(status::Arguments),
@@ -248,6 +250,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::AddRoot(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),
         Subcommands::Profile(a) => a.run(global),
+        Subcommands::Profiles(a) => a.run(global),
         Subcommands::Apply(a) => a.run(global),
         Subcommands::Channel(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),

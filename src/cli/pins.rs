@@ -17,7 +17,8 @@ pub(super) struct Arguments {
 /// Let closures be dropped again; nothing is dropped by this alone
 #[derive(Debug, Args)]
 pub(super) struct UnpinArguments {
-    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages that are pinned: NAME or
+    /// NAME-VERSION
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<String>,
 }

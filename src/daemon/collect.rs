@@ -26,12 +26,21 @@ use crate::store::{Collected, ProfileChange, ProfileRecord};
 pub struct GcRequest {
     /// Only say what would go.
     pub dry_run: bool,
-    /// First delete the generations of all profiles that were not current in so many days.
-    pub older_than_days: Option<u32>,
+    /// First delete these generations of all profiles.
+    pub delete: Option<OldGenerations>,
     /// Stop when so many stored bytes are freed.
     pub max_freed: Option<u64>,
     /// Give a line for each thing that is done, while it is.
     pub lines: bool,
+}
+
+/// Which generations are old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OldGenerations {
+    /// All but the current ones.
+    All,
+    /// Those that were not current in so many days.
+    Days(u32),
 }
 
 /// A generation that was deleted.
@@ -97,8 +106,8 @@ impl Engine {
             dry_run: request.dry_run,
             ..GcReport::default()
         };
-        if let Some(days) = request.older_than_days {
-            report.generations = self.delete_generations(days, request.dry_run, &mut lines)?;
+        if let Some(old) = request.delete {
+            report.generations = self.delete_generations(old, request.dry_run, &mut lines)?;
         }
         let collected = if request.dry_run {
             self.collectable(&report.generations, &mut lines)?
@@ -118,14 +127,17 @@ impl Engine {
         Ok(Report::Gc(report))
     }
 
-    /// Deletes what was not current in the last so many days, of all profiles together; the lines
-    /// are those of Nix.
+    /// Deletes old generations of all profiles together; the lines are those of Nix.
     fn delete_generations(
         &self,
-        days: u32,
+        old: OldGenerations,
         dry_run: bool,
         lines: &mut Lines<'_>,
     ) -> Result<Vec<OldGeneration>, CommandError> {
+        let spec = match old {
+            OldGenerations::All => DeleteSpec::Old,
+            OldGenerations::Days(days) => DeleteSpec::Days(days),
+        };
         let changing = self.changing_profiles.lock();
         let _changing = changing.unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -135,7 +147,7 @@ impl Engine {
             let known = generations(&record);
             let profile = ProfileName::parse(&name);
             // Only numbers that a user names can be wrong.
-            let old = profile.map(|p| known.select(&p, &DeleteSpec::Days(days), now));
+            let old = profile.map(|p| known.select(&p, &spec, now));
             let Ok(Ok(old)) = old else {
                 continue;
             };

@@ -8,10 +8,11 @@ use thiserror::Error;
 
 use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 use super::collect::{GcReport, GcRequest};
+use super::keeping::PinReport;
 use super::location::LocationError;
 use super::profiles::{
     ApplyRequest, GenerationReport, ProfileChangeReport, ProfileDiffReport, ProfileError,
-    ProfileReport, ProfileRequest,
+    ProfileReport, ProfileRequest, ProfileSummary,
 };
 use super::roots::{RootReport, RootsError};
 pub use super::source_request::SourceRequest;
@@ -77,7 +78,7 @@ pub enum Command {
     Prefetch(PrefetchRequest),
     /// Keep closures no longer.
     Unpin {
-        /// Store paths or hashes.
+        /// Store paths, hashes, or names of packages that are pinned.
         paths: Vec<String>,
     },
     /// Say what is pinned.
@@ -301,19 +302,6 @@ pub struct PrefetchReport {
     pub failures: Vec<Failure>,
 }
 
-/// A pin, as [`Command::Pins`] reports it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PinReport {
-    /// The store path.
-    pub path: String,
-    /// Since when, in seconds since 1970.
-    pub since: u64,
-    /// Paths of its closure, as far as it is known here.
-    pub closure: u64,
-    /// Of these, paths whose contents are not here.
-    pub missing: u64,
-}
-
 /// What [`Command::Evict`] reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvictReport {
@@ -424,6 +412,8 @@ pub enum Report {
     Trace(Vec<String>),
     /// See [`ProfileReport`].
     Profile(ProfileReport),
+    /// See [`ProfileSummary`].
+    Profiles(Vec<ProfileSummary>),
     /// See [`ProfileChangeReport`].
     ProfileChanges(Vec<ProfileChangeReport>),
     /// See [`GenerationReport`].

@@ -3,14 +3,31 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::command::{
-    CommandError, EvictReport, Failure, Output, PinReport, PrefetchReport, PrefetchRequest, Report,
+    CommandError, EvictReport, Failure, Output, PrefetchReport, PrefetchRequest, Report,
     SourceRequest, TraceCommand, TraceReport,
 };
 use super::engine::Engine;
-use super::location;
+use super::location::{self, LocationError};
 use crate::fetch::{Deadlines, FetchError, Fetcher, PrefetchPolicy, Prefetched};
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::profile::package_name;
+use crate::store::Pin;
+
+/// A pin, as [`Command::Pins`](super::Command::Pins) reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinReport {
+    /// The store path.
+    pub path: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Paths of its closure, as far as it is known here.
+    pub closure: u64,
+    /// Of these, paths whose contents are not here.
+    pub missing: u64,
+}
 
 /// Longest name of a trace, in bytes.
 const NAME: usize = 100;
@@ -154,14 +171,40 @@ impl Engine {
         let pins = self.store.pins()?;
         let mut unpinned = Vec::new();
         for text in paths {
-            let hash = location::parse(&self.store, text)?.hash;
-            let pin = pins.iter().find(|p| p.path.hash() == hash);
+            let pin = self.pinned(&pins, text)?;
             unpinned.extend(pin.map(|p| p.path.clone()));
         }
         let gone = self.store.unpin(&unpinned)?;
         Ok(Report::Unpinned(
             gone.iter().map(|p| self.full(p)).collect(),
         ))
+    }
+
+    /// The pin that a user means: of a store path or hash, else of the only one whose package has
+    /// this name. Channels are not asked, which may have another version by now.
+    fn pinned<'p>(&self, pins: &'p [Pin], text: &str) -> Result<Option<&'p Pin>, LocationError> {
+        match location::parse(&self.store, text) {
+            Ok(named) => Ok(pins.iter().find(|p| p.path.hash() == named.hash)),
+            Err(LocationError::NotAPath { .. }) if location::may_be_package(text) => {
+                let find = |is_called: &dyn Fn(&str) -> bool| {
+                    let called = pins.iter().filter(|p| is_called(p.path.name()));
+                    called.collect::<Vec<_>>()
+                };
+                let mut called = find(&|name| name == text);
+                if called.is_empty() {
+                    called = find(&|name| package_name(name) == text);
+                }
+                match called[..] {
+                    [] => Ok(None),
+                    [pin] => Ok(Some(pin)),
+                    _ => Err(LocationError::SeveralPins {
+                        text: text.to_owned(),
+                        paths: called.iter().map(|p| self.full(&p.path)).collect(),
+                    }),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn pins(&self) -> Result<Report, CommandError> {

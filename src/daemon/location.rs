@@ -56,6 +56,14 @@ pub enum LocationError {
         /// The link's target.
         target: String,
     },
+    /// A name that several pins have.
+    #[error("several pins are called {text:?}: {}; name one by its store path", paths.join(", "))]
+    SeveralPins {
+        /// What was named.
+        text: String,
+        /// Their store paths.
+        paths: Vec<String>,
+    },
     /// The state failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -22,19 +22,20 @@ mod upgrade;
 mod verify;
 
 pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
-pub use collect::{GcReport, GcRequest, OldGeneration};
+pub use collect::{GcReport, GcRequest, OldGeneration, OldGenerations};
 pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,
-    Output, PathReport, PinReport, PrefetchReport, PrefetchRequest, Report, ServeRequest,
-    SourceRequest, StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
+    Output, PathReport, PrefetchReport, PrefetchRequest, Report, ServeRequest, SourceRequest,
+    StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
 };
 pub use control::{run, status, wait_until_released};
 pub use engine::{Engine, chain};
 pub use keeper::{keep, start as start_keeper};
+pub use keeping::PinReport;
 pub use profiles::{
     ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileError,
-    ProfileOutcome, ProfileReport, ProfileRequest, SupplyError,
+    ProfileOutcome, ProfileReport, ProfileRequest, ProfileSummary, SupplyError,
 };
 pub use roots::{RootKind, RootReport, RootsError};
 pub use serve::{ServeError, Show, serve};

@@ -362,3 +362,132 @@ fn a_file_makes_profiles_what_it_declares_and_does_so_once() {
     assert_eq!(history(&sandbox, "default").len(), 2);
     assert_eq!(history(&sandbox, "per-user/ann/profile").len(), 1);
 }
+
+#[test]
+fn all_profiles_are_named_and_one_is_deleted_whole_only_by_its_very_name() {
+    let sandbox = Sandbox::empty();
+    let world = World::small();
+    let [hello, bash] = ["hello", "bash"].map(|name| world.package(name));
+    profile(&sandbox, "default", &["install", hello]);
+    assert_eq!(sandbox.narfs(&["profiles"]).lines().count(), 1);
+    profile(&sandbox, "default", &["install", bash]);
+    profile(&sandbox, "default", &["rollback"]);
+    profile(&sandbox, "per-user/ann/profile", &["set", bash]);
+    let listed = sandbox.narfs(&["profiles"]);
+    let expected = format!(
+        "default   generation 1, of 2   {}\nper-user/ann/profile   generation 1   {}\n",
+        current(&sandbox, "default"),
+        full(bash)
+    );
+    assert_eq!(listed, expected);
+    let listed = sandbox.json(&["profiles"]);
+    assert_eq!(listed[0]["profile"], "default");
+    assert_eq!(listed[0]["generation"], 1);
+    assert_eq!(listed[0]["generations"], 2);
+    assert_eq!(listed[1]["path"], full(bash));
+
+    // A typo, no name, and two names delete nothing.
+    let complaint = sandbox.complaint(&["profile", "delete", "defualt"]);
+    assert!(complaint.contains("no profile 'defualt'"), "{complaint}");
+    assert!(complaint.contains("default, per-user/ann"), "{complaint}");
+    let nameless = run(&mut sandbox.command(&["profile", "delete"]), b"");
+    assert_eq!(nameless.code, Some(2), "{}", nameless.stderr);
+    let misuse = ["profile", "-p", "default", "delete", "per-user/ann/profile"];
+    sandbox.misuse(&misuse);
+    let would = sandbox.narfs(&["profile", "delete", "default", "--dry-run"]);
+    assert_eq!(
+        would,
+        "would remove profile version 1\nwould remove profile version 2\n\
+         would delete profile 'default'\n"
+    );
+    assert_eq!(history(&sandbox, "default").len(), 2);
+
+    let path = "/nix/var/nix/profiles/per-user/ann/profile";
+    let said = sandbox.narfs(&["profile", "delete", path]);
+    assert!(said.ends_with("deleted profile 'per-user/ann/profile'\n"));
+    let report = sandbox.json(&["profile", "delete", "default"]);
+    assert_eq!(report["outcome"], "deleted");
+    assert_eq!(report["deleted"], json!([1, 2]));
+    assert_eq!(report["path"], Value::Null);
+    assert_eq!(sandbox.json(&["profiles"]), json!([]));
+    assert_eq!(sandbox.json(&["roots"]), json!([]));
+    sandbox.complaint(&["profile", "delete", "default"]);
+    // The next one begins anew.
+    profile(&sandbox, "default", &["install", bash]);
+    assert_eq!(history(&sandbox, "default")[0]["generation"], 1);
+}
+
+#[test]
+fn a_collection_deletes_the_old_generations_of_all_profiles_first_if_it_is_told_to() {
+    let sandbox = Sandbox::empty();
+    let world = World::small();
+    let [hello, bash] = ["hello", "bash"].map(|name| world.package(name));
+    profile(&sandbox, "x", &["install", hello]);
+    profile(&sandbox, "x", &["install", bash]);
+    profile(&sandbox, "x", &["remove", "hello"]);
+    profile(&sandbox, "y", &["set", hello]);
+    profile(&sandbox, "y", &["set", bash]);
+    profile(&sandbox, "y", &["rollback"]);
+    let kept = [current(&sandbox, "x"), full(bash), full(hello)];
+    let misuse = ["gc", "-d", "--delete-older-than", "3d"];
+    assert_eq!(run(&mut sandbox.command(&misuse), b"").code, Some(2));
+    let would = sandbox.narfs(&["gc", "--delete-old", "--dry-run"]);
+    let planned = would.lines().filter(|l| l.starts_with("would remove"));
+    let planned: Vec<_> = planned.collect();
+    let expected = ["1", "2", "2"].map(|n| format!("would remove profile version {n}"));
+    assert_eq!(planned, expected, "{would}");
+    assert_eq!(history(&sandbox, "x").len(), 3);
+    let report = sandbox.json(&["gc", "-d"]);
+    let expected = json!([
+        { "profile": "x", "generation": 1 },
+        { "profile": "x", "generation": 2 },
+        // What is newer than the current one is old too, as to nix-collect-garbage.
+        { "profile": "y", "generation": 2 },
+    ]);
+    assert_eq!(report["generations"], expected);
+    assert_eq!(report["paths"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(history(&sandbox, "x").len(), 1);
+    assert_eq!(current(&sandbox, "y"), full(hello));
+    let there = sandbox.json(&["path-info"]);
+    for path in kept {
+        let mut there = there.as_array().unwrap().iter();
+        assert!(there.any(|info| info["path"] == path), "{path}");
+    }
+    assert_eq!(sandbox.json(&["gc", "-d"])["generations"], json!([]));
+}
+
+#[test]
+fn what_is_pinned_is_unpinned_by_the_name_of_its_package() {
+    let sandbox = Sandbox::empty();
+    let worlds = World::both();
+    let hello = worlds.map(|world| world.package("hello"));
+    let bash = worlds[0].package("bash");
+    let pin = |world: &World, path: &str| {
+        let mut pin = sandbox.command(&["pin", "--no-recursive", path]);
+        succeed(pin.args(sources(world)));
+    };
+    pin(worlds[0], hello[0]);
+    pin(worlds[0], bash);
+    let name = &hello[0][33..];
+    assert_eq!(
+        sandbox.narfs(&["unpin", name]),
+        format!("unpinned {}\n", full(hello[0]))
+    );
+    pin(worlds[0], hello[0]);
+    pin(worlds[1], hello[1]);
+    let complaint = sandbox.complaint(&["unpin", "bash", "hello"]);
+    for path in hello {
+        assert!(complaint.contains(&full(path)), "{complaint}");
+    }
+    assert_eq!(sandbox.json(&["pins"]).as_array().unwrap().len(), 3);
+    sandbox.narfs(&["unpin", hello[1]]);
+    let said = sandbox.narfs(&["unpin", "hello", "bash"]);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    let complaint = run(&mut sandbox.command(&["unpin", "hello"]), b"");
+    assert_eq!(complaint.code, Some(1));
+    assert!(
+        complaint.stderr.contains("not pinned"),
+        "{}",
+        complaint.stderr
+    );
+}

@@ -193,3 +193,88 @@ fn a_link_outside_leads_to_the_profile_and_replaces_nothing_but_links() {
     assert_eq!(drafts.count(), 0);
     sandbox.complaint(&["profile", "-p", "absent", "link", place_text]);
 }
+
+/// What a user does in a day, each link of the chain looked at after each step.
+#[test]
+fn a_rollback_leads_to_the_very_store_path_of_before_until_its_generation_is_collected() {
+    let world = World::small();
+    let mut sandbox = Sandbox::empty();
+    fs::create_dir_all("/nix").unwrap();
+    sandbox.at = "/nix".into();
+    sandbox.mount_from(&[&world.url()], &world.key(), "nonempty");
+    let profile = "per-user/ann/profile";
+    let narfs =
+        |arguments: &[&str]| sandbox.narfs(&[&["profile", "-p", profile], arguments].concat());
+    let home = sandbox.make_dir("home");
+    let home_link = home.join(".nix-profile");
+    let [hello, bash, coreutils] = ["hello", "bash", "coreutils"].map(|name| world.package(name));
+    let at = Path::new("/nix/var/nix/profiles").join(profile);
+    // The store path at the end of the chain, whose links are those of generation N.
+    let chain = |generation: u64| {
+        assert_eq!(target(&home_link), at.to_str().unwrap());
+        let link = format!("profile-{generation}-link");
+        assert_eq!(target(&at), link);
+        let path = target(&at.with_file_name(link));
+        assert_eq!(fs::canonicalize(&home_link).unwrap(), Path::new(&path));
+        assert!(
+            path.starts_with("/nix/store/") && path.ends_with("-profile"),
+            "{path}"
+        );
+        path
+    };
+    let has = |program: &str| runs(home_link.join("bin").join(program).to_str().unwrap());
+    let links = || {
+        let entries = fs::read_dir(at.parent().unwrap()).unwrap().flatten();
+        let mut names: Vec<_> = entries
+            .map(|e| e.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names.join(" ")
+    };
+
+    narfs(&["install", hello, bash]);
+    narfs(&["link", home_link.to_str().unwrap()]);
+    let first = chain(1);
+    assert!(has("hello") && has("bash") && !has("ls"));
+    let inside = target(Path::new(&first).join("bin/hello").as_path());
+    assert_eq!(inside, format!("/nix/store/{hello}/bin/hello"));
+
+    narfs(&["install", coreutils]);
+    let second = chain(2);
+    assert_ne!(second, first);
+    assert!(has("hello") && has("bash") && has("ls"));
+    assert_eq!(links(), "profile profile-1-link profile-2-link");
+    // What is behind the old link is still there, whatever is current.
+    assert!(runs(&format!("{first}/bin/hello")));
+
+    let said = narfs(&["rollback"]);
+    assert_eq!(said, "switching profile from version 2 to 1\n");
+    assert_eq!(chain(1), first);
+    assert!(has("hello") && !has("ls"));
+    narfs(&["switch", "2"]);
+    assert_eq!(chain(2), second);
+    assert!(has("ls"));
+
+    sandbox.narfs(&["gc"]);
+    assert!(
+        runs(&format!("{first}/bin/hello")),
+        "a generation is a root"
+    );
+    let said = narfs(&["delete-generations", "1"]);
+    assert_eq!(said, "removing profile version 1\n");
+    assert_eq!(links(), "profile profile-2-link");
+    assert_eq!(chain(2), second);
+    let report = sandbox.json(&["gc"]);
+    assert_eq!(report["paths"], serde_json::json!([first]));
+    assert!(!Path::new(&first).exists());
+    assert_eq!(chain(2), second);
+    assert!(has("hello") && has("bash") && has("ls"));
+    // Numbers are never used again.
+    narfs(&["remove", "coreutils"]);
+    assert_eq!(chain(3), first, "the same packages are the same path");
+    assert!(has("hello") && !has("ls"));
+    sandbox.narfs(&["profile", "delete", profile]);
+    assert!(!at.is_symlink() && !home_link.exists());
+    let users = fs::read_dir("/nix/var/nix/profiles/per-user").unwrap();
+    assert_eq!(users.count(), 0, "the directory goes with its last profile");
+}

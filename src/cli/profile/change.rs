@@ -36,6 +36,10 @@ pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow
             let does = format!("profile '{profile}' has version {to} now:");
             line(r.dry_run, &would, &does, path)
         }
+        ProfileOutcome::Deleted => {
+            let gone = format!("profile '{profile}'");
+            line(r.dry_run, "would delete", "deleted", &gone)
+        }
         // What was deleted says enough.
         ProfileOutcome::Unchanged if !r.deleted.is_empty() => Ok(()),
         ProfileOutcome::Unchanged => println(&format!(

@@ -23,14 +23,9 @@ pub(super) use change::show_change;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Name such as default, system or per-user/ann/profile, or its path …/var/nix/profiles/NAME
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "PROFILE",
-        default_value = "default"
-    )]
-    profile: String,
+    /// [default: default]
+    #[arg(short, long, global = true, value_name = "PROFILE")]
+    profile: Option<String>,
     #[command(subcommand)]
     action: Actions,
 }
@@ -108,6 +103,14 @@ enum Actions {
         /// Nd: those that were not current in the last N days
         #[arg(value_name = "SPEC", required = true)]
         spec: Vec<String>,
+    },
+    /// Delete a whole profile: the current generation, and all others
+    Delete {
+        #[command(flatten)]
+        what: What,
+        /// Its name, or its path; there is no default
+        #[arg(value_name = "PROFILE")]
+        named: String,
     },
     /// Say how the closures of two generations differ: versions, and sizes of NARs
     Diff {
@@ -196,6 +199,9 @@ impl Asked {
     }
 }
 
+/// The profile that is meant if none is named.
+pub(super) const DEFAULT: &str = "default";
+
 /// The name of a profile; one that is none is misuse.
 fn profile_name(text: &str) -> anyhow::Result<ProfileName> {
     ProfileName::parse_argument(text).map_err(|e| Usage::error(e.to_string()))
@@ -203,7 +209,14 @@ fn profile_name(text: &str) -> anyhow::Result<ProfileName> {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let profile = profile_name(&self.profile)?;
+        let profile = match (&self.action, &self.profile) {
+            (Actions::Delete { named, .. }, Some(other)) if named != other => {
+                let text = format!("is '{named}' to be deleted, or '{other}'? name one of them");
+                return Err(Usage::error(text));
+            }
+            (Actions::Delete { named, .. }, _) => profile_name(named)?,
+            (_, named) => profile_name(named.as_deref().unwrap_or(DEFAULT))?,
+        };
         if let Actions::Link(link) = self.action {
             return link.run(global, &profile);
         }
@@ -272,6 +285,7 @@ impl Actions {
                 DeleteSpec::parse(&spec).map_err(|e| Usage::error(e.to_string()))?;
                 Asked::changing(ProfileAction::DeleteGenerations(spec), &what)
             }
+            Self::Delete { what, .. } => Asked::changing(ProfileAction::Delete, &what),
             Self::Diff {
                 sources,
                 json,

@@ -20,7 +20,7 @@ pub use error::ProfileError;
 pub use request::{
     ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileOutcome,
-    ProfileReport, ProfileRequest,
+    ProfileReport, ProfileRequest, ProfileSummary,
 };
 pub use supply::SupplyError;
 
@@ -56,6 +56,8 @@ impl Engine {
         };
         let report = match &request.action {
             ProfileAction::List => return self.list_profile(&name, &supply),
+            ProfileAction::ListAll => return self.list_profiles(),
+            ProfileAction::Delete => change.delete()?,
             ProfileAction::History => return self.history(&name),
             ProfileAction::Diff { from, to } => {
                 return self.diff(&name, *from, *to, &supply, output);
@@ -161,6 +163,20 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    fn list_profiles(&self) -> Result<Report, CommandError> {
+        let profiles = self.store.profiles()?;
+        let summaries = profiles.into_iter().map(|(profile, record)| {
+            let current = record.current_generation();
+            ProfileSummary {
+                profile,
+                generation: current.map(|g| g.number),
+                generations: record.generations.len() as u64,
+                path: current.map(|g| self.full(&g.path)),
+            }
+        });
+        Ok(Report::Profiles(summaries.collect()))
     }
 
     fn history(&self, name: &ProfileName) -> Result<Report, CommandError> {
@@ -295,6 +311,19 @@ impl Changing<'_> {
             let mut plan = self.engine.unchanged(self.name, &generations);
             plan.report.from = switch.from.map(|n| n.0);
             plan.report.outcome = ProfileOutcome::Switched;
+            Ok(plan)
+        })
+    }
+
+    /// Deletes the profile itself, with all generations.
+    fn delete(&self) -> Result<ProfileChangeReport, CommandError> {
+        self.engine.generations_of(self.name)?;
+        self.change(|before| {
+            let mut plan = self.engine.unchanged(self.name, before);
+            plan.generations = Generations::new();
+            plan.report.outcome = ProfileOutcome::Deleted;
+            (plan.report.to, plan.report.path) = (None, None);
+            plan.report.deleted = before.list().keys().map(|n| n.0).collect();
             Ok(plan)
         })
     }

@@ -21,6 +21,8 @@ pub struct ProfileRequest {
 }
 
 /// What to do with a profile.
+///
+/// [`ProfileAction::ListAll`] is for all of them, whatever is named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProfileAction {
     /// Say what is installed.
@@ -49,6 +51,10 @@ pub enum ProfileAction {
     Rollback,
     /// Switch to a generation.
     Switch(u64),
+    /// Delete it with all its generations.
+    Delete,
+    /// Name all profiles.
+    ListAll,
     /// Delete generations: numbers, `old`, `+K` or `Nd`.
     DeleteGenerations(Vec<String>),
     /// Compare the closures of two generations.
@@ -111,6 +117,8 @@ pub enum ProfileOutcome {
     Created,
     /// A generation that was there is current now.
     Switched,
+    /// There is no such profile any more.
+    Deleted,
 }
 
 /// What became of a profile, or would.
@@ -179,6 +187,19 @@ pub struct ElementReport {
     pub attr_path: Option<String>,
     /// Its store paths.
     pub store_paths: Vec<String>,
+}
+
+/// A profile among all profiles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileSummary {
+    /// Its name.
+    pub profile: String,
+    /// The current generation, if there is one.
+    pub generation: Option<u64>,
+    /// How many generations there are.
+    pub generations: u64,
+    /// What the current generation points to.
+    pub path: Option<String>,
 }
 
 /// A generation.
