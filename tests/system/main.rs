@@ -44,5 +44,5 @@ mod restarts;
 mod server;
 mod support;
 mod switches;
-mod writable_profiles;
 mod system_profile;
+mod writable_profiles;

@@ -491,3 +491,24 @@ fn what_is_pinned_is_unpinned_by_the_name_of_its_package() {
         complaint.stderr
     );
 }
+
+#[test]
+fn a_link_out_of_the_store_is_left_out_whatever_this_machine_has_there() {
+    let sandbox = Sandbox::empty();
+    let tree = sandbox.make_dir("package/bin");
+    fs::write(tree.join("tool"), "tool\n").unwrap();
+    std::os::unix::fs::symlink("/bin/sh", tree.with_file_name("shell")).unwrap();
+    assert!(fs::metadata("/bin/sh").is_ok());
+    let package = sandbox.add(tree.parent().unwrap());
+    let mut install = sandbox.command(&["profile", "install", &package, "--json"]);
+    let report: Value = serde_json::from_str(&succeed(&mut install)).unwrap();
+    let warning = format!(
+        "skipping dangling symlink 'shell' (of '{}/shell')",
+        full(&package)
+    );
+    assert_eq!(report["warnings"], json!([warning]));
+    let path = current(&sandbox, "default");
+    assert_eq!(sandbox.narfs(&["ls", &path]), "bin\nmanifest.json\n");
+    let bin = sandbox.json(&["ls", &path]);
+    assert_eq!(bin[0]["target"], format!("{}/bin", full(&package)));
+}

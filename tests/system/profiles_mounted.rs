@@ -194,6 +194,26 @@ fn a_link_outside_leads_to_the_profile_and_replaces_nothing_but_links() {
     sandbox.complaint(&["profile", "-p", "absent", "link", place_text]);
 }
 
+/// The store path that a link outside leads to by a profile's link and that of this generation.
+fn end_of_chain(outside: &Path, profile: &Path, generation: u64) -> String {
+    assert_eq!(target(outside), profile.to_str().unwrap());
+    let link = format!("profile-{generation}-link");
+    assert_eq!(target(profile), link);
+    let path = target(&profile.with_file_name(link));
+    assert_eq!(fs::canonicalize(outside).unwrap(), Path::new(&path));
+    assert!(path.starts_with("/nix/store/") && path.ends_with("-profile"));
+    path
+}
+
+/// The names in the directory of a profile.
+fn links_beside(profile: &Path) -> String {
+    let entries = fs::read_dir(profile.parent().unwrap()).unwrap().flatten();
+    let names = entries.map(|e| e.file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names.join(" ")
+}
+
 /// What a user does in a day, each link of the chain looked at after each step.
 #[test]
 fn a_rollback_leads_to_the_very_store_path_of_before_until_its_generation_is_collected() {
@@ -209,28 +229,9 @@ fn a_rollback_leads_to_the_very_store_path_of_before_until_its_generation_is_col
     let home_link = home.join(".nix-profile");
     let [hello, bash, coreutils] = ["hello", "bash", "coreutils"].map(|name| world.package(name));
     let at = Path::new("/nix/var/nix/profiles").join(profile);
-    // The store path at the end of the chain, whose links are those of generation N.
-    let chain = |generation: u64| {
-        assert_eq!(target(&home_link), at.to_str().unwrap());
-        let link = format!("profile-{generation}-link");
-        assert_eq!(target(&at), link);
-        let path = target(&at.with_file_name(link));
-        assert_eq!(fs::canonicalize(&home_link).unwrap(), Path::new(&path));
-        assert!(
-            path.starts_with("/nix/store/") && path.ends_with("-profile"),
-            "{path}"
-        );
-        path
-    };
+    let chain = |generation| end_of_chain(&home_link, &at, generation);
     let has = |program: &str| runs(home_link.join("bin").join(program).to_str().unwrap());
-    let links = || {
-        let entries = fs::read_dir(at.parent().unwrap()).unwrap().flatten();
-        let mut names: Vec<_> = entries
-            .map(|e| e.file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names.join(" ")
-    };
+    let links = || links_beside(&at);
 
     narfs(&["install", hello, bash]);
     narfs(&["link", home_link.to_str().unwrap()]);
