@@ -109,9 +109,10 @@ impl Arguments {
     ) -> anyhow::Result<std::process::Command> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let mut command = std::process::Command::new(program);
-        command.current_dir("/").arg("--state").arg(state);
-        command.args(["keeper", "--", "--config"]);
-        command.arg(global.decided.file.to_name_again());
+        let config = global.decided.file.to_name_again();
+        command.current_dir("/").arg("--config").arg(config);
+        command.arg("--state").arg(state).args(["keeper", "--"]);
+        command.arg("--config").arg(config);
         command.arg("--state").arg(state);
         let settings = &global.decided.settings;
         command.args(["--memory", &settings.memory.value.to_string()]);
