@@ -21,7 +21,7 @@ CARGO_PROFILE := --release
 
 BUILD_PACKAGES := g++ clang libclang-dev ccache
 WORLD_PACKAGES := nix-bin patchelf util-linux
-TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl
+TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl systemd
 BENCH_WORLD := hello perl git python3 gcc vim sqlite3 curl
 BENCH_PACKAGES := $(WORLD_PACKAGES) $(BENCH_WORLD) squashfs-tools erofs-utils
 
@@ -95,10 +95,21 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
 	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/narfs.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/narfs.service
-	install -d $(DESTDIR)$(PREFIX)/share/doc/narfs
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples
+	for unit in $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.socket)); do \
+	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
+	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/narfs.conf
 	install -m 644 README.md CHANGELOG.md LICENSE systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
+	install -m 644 systemd/examples/* $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/
+	target/release/narfs manual target/man
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 target/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 target/man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+	install -m 644 mount-helper/mount.narfs.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	target/release/narfs completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/narfs
+	target/release/narfs completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_narfs
+	target/release/narfs completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/narfs.fish
 
 clean: ## what building and the targets above left behind
 	rm -rf target tests/fuzz/target

@@ -15,6 +15,7 @@ mod gc;
 mod keeper;
 mod key;
 mod ls;
+mod manual;
 mod mount;
 mod path_info;
 mod pins;
@@ -113,6 +114,9 @@ enum Subcommands {
     Status(status::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
+    Completions(manual::CompletionArguments),
+    #[command(hide = true)]
+    Manual(manual::ManualArguments),
 }
 
 /// Exit status for a command line that cannot be understood; clap's too.
@@ -256,6 +260,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),
+        Subcommands::Completions(a) => a.run(),
+        Subcommands::Manual(a) => a.run(),
     }
 }
 

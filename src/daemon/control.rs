@@ -224,7 +224,9 @@ pub(super) fn open(
     let deadline = Instant::now() + PATIENCE;
     loop {
         match Store::open(state, options) {
-            Err(StoreError::Owned { .. }) if Instant::now() < deadline => {
+            Err(StoreError::Owned { .. } | StoreError::Waiting { .. })
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(Duration::from_millis(50));
             }
             opened => return opened,
@@ -241,7 +243,9 @@ fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, StoreError> {
         }
         match Store::open(state, options) {
             // A daemon may have started and not listen yet, or another command is soon done.
-            Err(StoreError::Owned { .. }) if Instant::now() < deadline => {
+            Err(StoreError::Owned { .. } | StoreError::Waiting { .. })
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(Duration::from_millis(50));
             }
             opened => return opened.map(|store| Reached::State(Arc::new(store))),

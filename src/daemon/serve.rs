@@ -12,6 +12,7 @@ use super::command::{CommandError, ServeRequest};
 use super::control;
 use super::engine::{Engine, chain};
 use super::supervisor::Supervisor;
+use super::upgrade::AGAIN;
 use crate::fetch::{Activity, Fetcher};
 use crate::fs::FileSystem;
 use crate::fuse::{self, Agreement, MountRequest, Session, SessionError};
@@ -291,7 +292,7 @@ fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Resu
             tracing::info!("told to end; the mount waits for the next daemon");
             // Commands get an answer, if not the wanted one.
             supervisor.forget(CONTROL);
-            leave(&engine.store, 0);
+            leave(&engine.store, AGAIN);
         }
         tracing::info!("told to end; unmounting");
         let mountpoints = engine.mountpoints().unwrap_or_default();

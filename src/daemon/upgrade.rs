@@ -7,8 +7,9 @@ use thiserror::Error;
 use super::engine::Engine;
 use super::serve::leave;
 
-/// Exit status of a daemon that is to be started again (EX_TEMPFAIL): not a failure, and no end.
-const AGAIN: i32 = 75;
+/// Exit status of a daemon whose mount waits for the next one (EX_TEMPFAIL): not a failure, and no
+/// end.
+pub(super) const AGAIN: i32 = 75;
 
 /// Why no other daemon can go on.
 #[derive(Debug, Error)]

@@ -63,12 +63,18 @@ pub enum Special {
     GcRootsPerUser = 8,
     /// `var/nix/temproots`.
     TempRoots = 9,
+    /// `.file`: the one regular file here, empty and not listed. Whoever mounts opens and closes it
+    /// once, by which the kernel learns that it need not ask for OPEN and FLUSH: what it does not
+    /// know yet when a daemon goes away, a program that closes a file waits for.
+    File = 12,
 }
 
-use Special::{GcRoots, GcRootsPerUser, Links, Profiles, Root, Store, TempRoots, Var, VarNix};
+use Special::{
+    File, GcRoots, GcRootsPerUser, Links, Profiles, Root, Store, TempRoots, Var, VarNix,
+};
 
 impl Special {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Root,
         Store,
         Links,
@@ -78,6 +84,7 @@ impl Special {
         GcRoots,
         GcRootsPerUser,
         TempRoots,
+        File,
     ];
 
     /// Its name in its directory.
@@ -92,13 +99,14 @@ impl Special {
             GcRoots => "gcroots",
             GcRootsPerUser => "per-user",
             TempRoots => "temproots",
+            File => ".file",
         }
     }
 
     /// The directory that it is in; the root is in itself.
     pub fn parent(self) -> Self {
         match self {
-            Root | Store | Var => Root,
+            Root | Store | Var | File => Root,
             Links => Store,
             VarNix => Var,
             Profiles | GcRoots | TempRoots => VarNix,
@@ -113,7 +121,7 @@ impl Special {
             Var => &[VarNix],
             VarNix => &[GcRoots, Profiles, TempRoots],
             GcRoots => &[GcRootsPerUser],
-            Store | Links | Profiles | GcRootsPerUser | TempRoots => &[],
+            Store | Links | Profiles | GcRootsPerUser | TempRoots | File => &[],
         }
     }
 

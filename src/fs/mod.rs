@@ -347,6 +347,17 @@ impl FileSystem {
             Special::Profiles => return self.profile_attributes(ProfileDirectory::ROOT, 0),
             _ => self.started,
         };
+        if special == Special::File {
+            return Ok(Attributes {
+                inode: Inode::special(special),
+                kind: Kind::File,
+                mode: 0o444,
+                size: 0,
+                links: LINKS,
+                time,
+                settled: true,
+            });
+        }
         Ok(Attributes {
             inode: Inode::special(special),
             kind: Kind::Directory,

@@ -1,6 +1,6 @@
 //! Contents, and the size of the whole.
 
-use super::{FileSystem, FsError, Inode, Place};
+use super::{FileSystem, FsError, Inode, Place, Special};
 use crate::tree::NodeKind;
 
 /// What statfs shows, in bytes.
@@ -22,6 +22,7 @@ impl FileSystem {
     pub fn read(&self, inode: Inode, offset: u64, length: u32) -> Result<Vec<u8>, FsError> {
         let (ordinal, node) = match inode.place()? {
             Place::Node(ordinal, node) => (ordinal, node),
+            Place::Special(Special::File) => return Ok(Vec::new()),
             Place::Special(_) | Place::Profile(_, 0) => return Err(FsError::IsADirectory),
             Place::Profile(..) => return Err(FsError::NotAFile),
         };

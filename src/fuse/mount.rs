@@ -16,6 +16,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use thiserror::Error;
 
+use crate::fs::Special;
+
 /// What the kernel calls the file system; shown by mount(8) and findmnt(8).
 const TYPE: &str = "fuse.narfs";
 /// The same of writable profiles.
@@ -272,9 +274,12 @@ impl Attached {
         self.device.as_fd().try_clone_to_owned()
     }
 
-    /// Brings the served file system to where the user wants it, and waits for its first answer.
+    /// Brings the served file system to where the user wants it, when it has answered first.
     pub(super) fn finish(mut self, request: &MountRequest) -> Result<(), MountError> {
         self.answers()?;
+        // Once for all files: see `Special::File`.
+        let file = self.at.join(Special::File.name());
+        drop(fs::File::open(&file).map_err(answers_not(&file))?);
         if request.subtree == Subtree::Store {
             let store = self.at.join("store");
             rustix::mount::mount_bind(&store, &request.mountpoint)
@@ -293,13 +298,19 @@ impl Attached {
     }
 
     fn answers(&self) -> Result<(), MountError> {
-        let answer = fs::metadata(&self.at).map(drop);
-        answer.map_err(|source| MountError::System {
-            what: "get an answer from",
-            at: self.at.clone(),
-            hint: "",
-            source,
-        })
+        fs::metadata(&self.at)
+            .map(drop)
+            .map_err(answers_not(&self.at))
+    }
+}
+
+fn answers_not(at: &Path) -> impl FnOnce(io::Error) -> MountError {
+    let at = at.to_owned();
+    move |source| MountError::System {
+        what: "get an answer from",
+        at,
+        hint: "",
+        source,
     }
 }
 

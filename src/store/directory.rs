@@ -235,9 +235,14 @@ fn take_lock(dir: &Path, ownership: Option<Ownership>) -> Result<Ownership, Stor
             let mut owner = String::new();
             // The text only serves the message.
             let _ = file.read_to_string(&mut owner);
-            return Err(StoreError::Owned {
-                dir: dir.to_owned(),
-                owner: owner.trim().to_owned(),
+            let owner = owner.trim().to_owned();
+            let dir = dir.to_owned();
+            let process = owner.split(' ').next().and_then(|p| p.parse::<u32>().ok());
+            let is_gone = |p: u32| !Path::new(&format!("/proc/{p}")).exists();
+            return Err(if process.is_some_and(is_gone) {
+                StoreError::Waiting { dir, owner }
+            } else {
+                StoreError::Owned { dir, owner }
             });
         }
         Err(TryLockError::Error(e)) => return Err(fail(e)),

@@ -53,6 +53,17 @@ pub enum StoreError {
         /// The owner's process number and command.
         owner: String,
     },
+    /// Its daemon has ended, and its mount waits for the next one.
+    #[error(
+        "the daemon of the state {} was stopped (process {owner}), and its mount waits for the \
+         next one: start that, as `systemctl start narfs` does, or unmount it", dir.display()
+    )]
+    Waiting {
+        /// The state directory.
+        dir: PathBuf,
+        /// The process number and command of the daemon.
+        owner: String,
+    },
     /// There is no state yet, and the command does not make one.
     #[error("there is no narfs state in {}; `narfs copy` or `narfs mount` makes one", .0.display())]
     Absent(PathBuf),

@@ -42,6 +42,7 @@ mod restarts;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "what other tests need")]
 mod server;
+mod services;
 mod support;
 mod switches;
 mod system_profile;

@@ -349,3 +349,19 @@ fn whoever_waits_for_a_fetch_when_the_daemon_is_killed_gets_it_from_the_next() {
     }
     assert_eq!(sandbox.json(&["verify"])["failures"], serde_json::json!([]));
 }
+
+#[test]
+fn a_file_can_be_closed_while_no_daemon_is_there() {
+    let sandbox = Sandbox::mounted();
+    let keeper = Pid::from_raw(sandbox.keeper().cast_signed()).unwrap();
+    let pid = sandbox.pid();
+    // The first that is ever opened here, so that nobody else has told the kernel not to ask.
+    let file = File::open(sandbox.package(World::small(), "bash").join("bin/bash")).unwrap();
+    kill_process(keeper, Signal::STOP).unwrap();
+    kill(pid);
+    wait_until("the daemon has ended", || !is_alive(pid));
+    let closed = std::thread::spawn(move || drop(file));
+    wait_until("it is closed", || closed.is_finished());
+    kill_process(keeper, Signal::CONT).unwrap();
+    assert_ne!(sandbox.pid(), pid);
+}

@@ -1,0 +1,157 @@
+//! `narfs manual` and `narfs completions`: what `make install` makes from the definitions of the
+//! commands, so that it never says anything else than `--help`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory};
+
+use super::{Cli, Outcome};
+
+/// Every option of the configuration file at its default, with its comment.
+const CONFIG: &str = include_str!("../../systemd/config.toml");
+
+/// What has a page of its own besides the commands: name, what it is, its text.
+const FORMATS: [(&str, &str, &str); 2] = [
+    ("narfs-config", "the configuration file of narfs", ""),
+    (
+        "narfs-apply-file",
+        "profiles that are declared for narfs apply",
+        include_str!("manual/apply-file.roff"),
+    ),
+];
+
+/// Write the manual pages, one for each command and format, into a directory
+#[derive(Debug, Args)]
+pub(super) struct ManualArguments {
+    /// It is made where it is missing
+    directory: PathBuf,
+}
+
+impl ManualArguments {
+    pub(super) fn run(self) -> anyhow::Result<Outcome> {
+        let dir = &self.directory;
+        let failed = || format!("cannot write manual pages into {}", dir.display());
+        std::fs::create_dir_all(dir).with_context(failed)?;
+        clap_mangen::generate_to(Cli::command(), dir).with_context(failed)?;
+        for (name, what, text) in FORMATS {
+            let text = match text {
+                "" => configuration(CONFIG),
+                text => text.to_owned(),
+            };
+            let page = format!(
+                ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH {name} 5 \"\" \"narfs {}\"\n.SH NAME\n{} \\- {what}\n{text}",
+                env!("CARGO_PKG_VERSION"),
+                name.replace('-', "\\-"),
+            );
+            std::fs::write(dir.join(format!("{name}.5")), page).with_context(failed)?;
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+/// The configuration file as a page: its comments as text, its options as what they explain.
+fn configuration(file: &str) -> String {
+    let mut page = String::from(".SH DESCRIPTION\n");
+    let mut comment = Vec::new();
+    for line in file.lines() {
+        let text = line.trim_start_matches('#').trim();
+        let is_option = line.starts_with("# ")
+            && text
+                .split_once(" = ")
+                .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+        if is_option {
+            let _ = writeln!(page, ".TP\n.B {}", escape(text));
+            flush(&mut page, &mut comment);
+        } else if let Some(table) = line.strip_prefix('[') {
+            let name = table.trim_end_matches(']');
+            let _ = writeln!(page, ".SH TABLE {}", escape(&name.to_uppercase()));
+            flush(&mut page, &mut comment);
+        } else if line.is_empty() {
+            flush(&mut page, &mut comment);
+        } else {
+            comment.push(text);
+        }
+    }
+    flush(&mut page, &mut comment);
+    page + ".SH SEE ALSO\n.BR narfs (1),\n.BR narfs-mount (1)\n"
+}
+
+fn flush(page: &mut String, comment: &mut Vec<&str>) {
+    for line in comment.drain(..) {
+        let _ = writeln!(page, "{}", escape(line));
+    }
+}
+
+/// What roff would take for its own.
+fn escape(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('-', "\\-");
+    match text.chars().next() {
+        Some('.' | '\'') => format!("\\&{text}"),
+        _ => text,
+    }
+}
+
+/// Print what a shell needs to complete the commands of narfs
+#[derive(Debug, Args)]
+pub(super) struct CompletionArguments {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+impl CompletionArguments {
+    pub(super) fn run(self) -> anyhow::Result<Outcome> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "narfs", &mut script);
+        std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+        Ok(Outcome::Good)
+    }
+}
+
+/// The file name of a page; for the tests.
+#[cfg(test)]
+fn page(dir: &std::path::Path, name: &str) -> String {
+    std::fs::read_to_string(dir.join(name)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_and_every_option_of_the_configuration_is_in_the_manual() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("man");
+        ManualArguments {
+            directory: directory.clone(),
+        }
+        .run()
+        .unwrap();
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|c| !c.is_hide_set())
+        {
+            let text = page(&directory, &format!("narfs-{}.1", command.get_name()));
+            assert!(text.contains(".SH NAME"), "{}", command.get_name());
+        }
+        let config = page(&directory, "narfs-config.5");
+        for option in ["state", "netrc\\-file", "lookup\\-timeout", "budget"] {
+            assert!(config.contains(&format!(".B {option} = ")), "{option}");
+        }
+        assert!(config.contains(".SH TABLE MOUNT"));
+        // Nothing of the file is lost.
+        let words = CONFIG.split_whitespace().filter(|w| *w != "#");
+        for word in words.filter(|w| !w.starts_with('[')) {
+            assert!(config.contains(&escape(word)), "{word}");
+        }
+        assert!(page(&directory, "narfs-apply-file.5").contains("packages"));
+    }
+
+    #[test]
+    fn lines_that_begin_like_a_request_are_text() {
+        assert_eq!(escape(".TH x-y"), "\\&.TH x\\-y");
+        assert_eq!(escape("a\\b"), "a\\\\b");
+    }
+}
