@@ -9,6 +9,7 @@ mod cat;
 mod channel;
 mod config;
 mod copy;
+mod daemon_command;
 mod dump;
 mod evict;
 mod gc;
@@ -86,6 +87,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     Mount(mount::Arguments),
+    Daemon(daemon_command::Arguments),
     Umount(umount::Arguments),
     #[command(hide = true)]
     Keeper(keeper::Arguments),
@@ -233,6 +235,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     let global = &Global::decide(cli.global, judges)?;
     match cli.command {
         Subcommands::Mount(a) => a.run(global),
+        Subcommands::Daemon(a) => a.run(global),
         Subcommands::Umount(a) => a.run(),
         Subcommands::Keeper(a) => a.run(global),
         Subcommands::Upgrade(a) => a.run(global),

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 
 use super::config::{self, Choices, Origin, Setting, Settings};
 use super::copy::{self, Sources};
 use super::progress::show_fetches;
-use super::{Global, Outcome, Usage};
-use crate::daemon::{self, Command, ServeRequest, StatusReport};
+use super::{Global, Outcome, Usage, keeper};
+use crate::daemon::{self, Command, Mounting, ServeRequest, StatusReport};
 use crate::fuse::{self, MountRequest, Subtree};
 
 /// Mount the state as a read-only file system
@@ -48,7 +48,9 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let settings = global.decided.with(&self.choices()?);
+        let settings = global
+            .decided
+            .with(&choices(&self.sources, self.offline, &self.options)?);
         let request = self.request(&settings)?;
         let state = global.state()?;
         let takes_over = self.foreground && daemon::may_take_over();
@@ -83,14 +85,7 @@ impl Arguments {
         }
         if self.foreground {
             copy::warn_unsigned(&settings);
-            let mounted = settings.mount();
-            let request = ServeRequest {
-                mount: request,
-                sources: copy::in_force(&settings),
-                deadlines: mounted.deadlines,
-                prefetch: mounted.prefetch,
-                budget: mounted.budget,
-            };
+            let request = serve_request(&settings, Mounting::Itself(request));
             daemon::serve(&state, &global.options(true)?, &request, show_fetches())?;
             return Ok(Outcome::Good);
         }
@@ -98,30 +93,14 @@ impl Arguments {
         Ok(Outcome::Good)
     }
 
-    /// The keeper of the same command for the background: started anew rather than forked, since
-    /// threads do not survive a fork; with absolute paths and at `/`, so that it keeps no directory
-    /// busy.
+    /// The keeper of the same command for the background.
     fn background(
         &self,
         global: &Global,
         state: &Path,
         request: &MountRequest,
     ) -> anyhow::Result<std::process::Command> {
-        let program = std::env::current_exe().context("cannot find the program itself")?;
-        let mut command = std::process::Command::new(program);
-        let config = global.decided.file.to_name_again();
-        command.current_dir("/").arg("--config").arg(config);
-        command.arg("--state").arg(state).args(["keeper", "--"]);
-        command.arg("--config").arg(config);
-        command.arg("--state").arg(state);
-        let settings = &global.decided.settings;
-        command.args(["--memory", &settings.memory.value.to_string()]);
-        if let Some(store_dir) = &settings.store_dir.value {
-            command.args(["--store-dir", store_dir.as_str()]);
-        }
-        if global.verbose > 0 {
-            command.arg(format!("-{}", "v".repeat(usize::from(global.verbose))));
-        }
+        let mut command = keeper::command(global, state)?;
         command.arg("mount").arg(&request.mountpoint);
         if !self.options.is_empty() {
             command.args(["-o", &self.options.join(",")]);
@@ -131,18 +110,6 @@ impl Arguments {
         }
         command.args(self.sources.arguments()?).arg("--foreground");
         Ok(command)
-    }
-
-    /// What the flags and options choose.
-    fn choices(&self) -> anyhow::Result<Choices> {
-        let mut choices = self.sources.choices()?;
-        if self.offline {
-            choices.from = Some(Setting::flag(Vec::new()));
-        }
-        for option in &self.options {
-            choices.take_mount_option(option).map_err(Usage::error)?;
-        }
-        Ok(choices)
     }
 
     /// What was given that only the start of a daemon heeds.
@@ -194,6 +161,34 @@ impl Arguments {
             request.writable_profiles = false;
         }
         Ok(request)
+    }
+}
+
+/// What the flags and options of something that serves choose.
+pub(super) fn choices(
+    sources: &Sources,
+    offline: bool,
+    options: &[String],
+) -> anyhow::Result<Choices> {
+    let mut choices = sources.choices()?;
+    if offline {
+        choices.from = Some(Setting::flag(Vec::new()));
+    }
+    for option in options {
+        choices.take_mount_option(option).map_err(Usage::error)?;
+    }
+    Ok(choices)
+}
+
+/// How to serve, with what is in force.
+pub(super) fn serve_request(settings: &Settings, mounting: Mounting) -> ServeRequest {
+    let mounted = settings.mount();
+    ServeRequest {
+        mounting,
+        sources: copy::in_force(settings),
+        deadlines: mounted.deadlines,
+        prefetch: mounted.prefetch,
+        budget: mounted.budget,
     }
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use super::Outcome;
 use crate::{daemon, fuse};
 
-/// Unmount; returns when the daemon has ended
+/// Unmount; returns when the daemon has ended, or waits for the next mount
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Unmount even while programs use it; the daemon ends when the last of them has
@@ -30,7 +30,7 @@ impl Arguments {
         if self.lazy || elsewhere {
             return Ok(Outcome::Good);
         }
-        if !daemon::wait_until_released(&state, PATIENCE) {
+        if !daemon::wait_until_unmounted(&state, PATIENCE) {
             bail!(
                 "{} is unmounted, but the daemon still owns the state {}; it may be mounted in \
                  another mount namespace, or a command may still run",

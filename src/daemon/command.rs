@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::adopt::Mounting;
 use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 use super::collect::{GcReport, GcRequest};
 use super::keeping::PinReport;
@@ -18,7 +19,7 @@ use super::roots::{RootReport, RootsError};
 pub use super::source_request::SourceRequest;
 use super::upgrade::UpgradeError;
 use crate::fetch::{Activity, AddError, Deadlines, FetchError, PrefetchPolicy, Snapshot};
-use crate::fuse::{MountError, MountRequest, RequestCounts};
+use crate::fuse::{MountError, MountRequest, RequestCounts, SessionError};
 use crate::nix::signature::KeyError;
 use crate::nix::store_path::StorePath;
 use crate::store::{PathStatistics, Statistics, StoreError};
@@ -173,8 +174,8 @@ pub struct PrefetchRequest {
 /// What a daemon serves, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServeRequest {
-    /// Where.
-    pub mount: MountRequest,
+    /// Who mounts it, and where.
+    pub mounting: Mounting,
     /// Sources for what is looked up and not here, and for commands; none to ask nobody.
     pub sources: SourceRequest,
     /// How long programs wait for what is fetched.
@@ -482,6 +483,9 @@ pub enum CommandError {
     /// Mounting.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// A mount that the daemon cannot serve.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// Whoever asked does not listen any more.
     #[error("cannot write the output")]
     Output(#[from] io::Error),

@@ -3,22 +3,26 @@
 //! A frame is one byte of kind, four of length (little-endian), and the payload: `C` a command,
 //! then from the daemon any number of `D` bytes and `P` progress, and at the end `R` a report or
 //! `E` an error text. Commands, progress and reports are JSON. One command a connection; who
-//! closes it stops the command. The socket is root's alone (mode 0600).
+//! closes it stops the command. The socket is root's alone (mode 0600). A frame `A` in place of `C`
+//! hands over a mount: `adopt.rs` has it.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::adopt::{HandOver, HandedOver};
 use super::command::{Command, CommandError, Output, Report, SourceRequest, StatusReport};
 use super::engine::{Engine, chain};
+use super::message;
 use crate::fetch::Snapshot;
 use crate::store::{Ownership, Store, StoreError, StoreOptions};
 
 const COMMAND: u8 = b'C';
+const ADOPT: u8 = b'A';
 const DATA: u8 = b'D';
 const PROGRESS: u8 = b'P';
 const REPORT: u8 = b'R';
@@ -64,10 +68,16 @@ fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
 }
 
 fn receive(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
-    let mut header = [0; 5];
-    stream.read_exact(&mut header)?;
-    let [kind, l0, l1, l2, l3] = header;
-    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    let mut kind = [0; 1];
+    stream.read_exact(&mut kind)?;
+    receive_rest(kind[0], stream)
+}
+
+/// The rest of a frame of this kind.
+fn receive_rest(kind: u8, stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
     if length > LIMIT {
         return Err(io::Error::other(
             "a frame of the control socket is too long",
@@ -145,21 +155,43 @@ pub(super) fn accept(engine: Arc<Engine>, listener: UnixListener) -> io::Result<
 }
 
 fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
-    let (kind, payload) = receive(&mut stream)?;
-    if kind != COMMAND {
-        return send(&mut stream, ERROR, b"a command was expected");
-    }
-    let command = match serde_json::from_slice(&payload) {
-        Ok(command) => command,
-        Err(e) => {
-            let text =
-                format!("the daemon does not know this command; is it an older version? {e}");
-            return send(&mut stream, ERROR, text.as_bytes());
-        }
+    let Some((kind, descriptor)) = message::receive_byte(stream.as_fd())? else {
+        return Ok(());
     };
-    match engine.execute(command, &mut Remote(&mut stream)) {
-        Ok(report) => send(&mut stream, REPORT, &serde_json::to_vec(&report)?),
-        Err(e) => send(&mut stream, ERROR, chain(&e).as_bytes()),
+    let (_, payload) = receive_rest(kind, &mut stream)?;
+    let unknown = |e| format!("the daemon does not know this; is it an older version? {e}");
+    let answered = match kind {
+        COMMAND => match serde_json::from_slice(&payload) {
+            Ok(command) => engine
+                .execute(command, &mut Remote(&mut stream))
+                .map_err(|e| chain(&e))
+                .map(|report| serde_json::to_vec(&report)),
+            Err(e) => Err(unknown(e)),
+        },
+        ADOPT => match serde_json::from_slice(&payload) {
+            Ok(request) => engine
+                .hand_over(request, descriptor)
+                .map_err(|e| chain(&e))
+                .map(|answer| serde_json::to_vec(&answer)),
+            Err(e) => Err(unknown(e)),
+        },
+        _ => Err("a command was expected".to_owned()),
+    };
+    match answered {
+        Ok(report) => send(&mut stream, REPORT, &report?),
+        Err(text) => send(&mut stream, ERROR, text.as_bytes()),
+    }
+}
+
+/// What the daemon that serves the state in `state` says that it serves.
+fn ask_what_is_served(state: &Path) -> io::Result<HandedOver> {
+    let mut stream = connect(state)?;
+    send(&mut stream, ADOPT, &serde_json::to_vec(&HandOver::Ask)?)?;
+    match receive(&mut stream)? {
+        (REPORT, answer) => Ok(serde_json::from_slice(&answer)?),
+        (_, text) => Err(io::Error::other(
+            String::from_utf8_lossy(&text).into_owned(),
+        )),
     }
 }
 
@@ -280,8 +312,9 @@ fn ask(
     }
 }
 
-/// Waits until nobody owns the state; `false` if it takes longer than `patience`.
-pub fn wait_until_released(state: &Path, patience: Duration) -> bool {
+/// Waits until the daemon of the state has nothing mounted any more: it has ended, or waits for the
+/// next mount. `false` if it takes longer than `patience`.
+pub fn wait_until_unmounted(state: &Path, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {
         let Ok(lock) = std::fs::File::open(state.join("lock")) else {
@@ -289,6 +322,9 @@ pub fn wait_until_released(state: &Path, patience: Duration) -> bool {
         };
         // Taken and let go at once.
         if lock.try_lock().is_ok() {
+            return true;
+        }
+        if ask_what_is_served(state).is_ok_and(|served| served == HandedOver::Nothing) {
             return true;
         }
         if Instant::now() >= deadline {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
+use super::adopt::Adoptions;
 use super::command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
     PathReport, Report, ServeRequest, StateReport, StatusReport,
@@ -16,14 +17,20 @@ use super::location::{self, Located, LocationError};
 use super::source_request::SourceRequest;
 use super::supervisor::Supervisor;
 use crate::fetch::{self, CopyFailure, CopyOptions, Fetcher, Progress, Room, Sources, Wanted};
-use crate::fs::{Recorder, WritableProfiles};
-use crate::fuse::{self, Counters, MountError, MountRequest, ProfilesSession, Session};
+use crate::fs::{FileSystem, Recorder, WritableProfiles};
+use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
 use crate::nix::store_path::StorePath;
 use crate::store::{LoadedPath, PathInfo, Store};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// How often a copy says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// A connection that is served.
+struct Served {
+    counters: Arc<Counters>,
+    superblock: u32,
+}
 
 /// An open state and what commands on it need.
 pub struct Engine {
@@ -33,10 +40,10 @@ pub struct Engine {
     pub(super) room: Arc<Room>,
     pub(super) recorder: Arc<Recorder>,
     runtime: OnceLock<Runtime>,
-    /// Counts of the kernel's requests, where the state is mounted.
-    counters: OnceLock<Arc<Counters>>,
-    /// What is mounted, by its device number.
-    pub(super) superblock: OnceLock<u32>,
+    /// What is mounted.
+    served: Mutex<Option<Served>>,
+    /// Where connections go that others have made.
+    pub(super) adoptions: OnceLock<Adoptions>,
     pub(super) fetched: AtomicU64,
     /// What fetches on demand, where the state is mounted with sources.
     pub(super) fetcher: OnceLock<Fetcher>,
@@ -79,8 +86,8 @@ impl Engine {
             defaults,
             recorder: Arc::default(),
             runtime: OnceLock::new(),
-            counters: OnceLock::new(),
-            superblock: OnceLock::new(),
+            served: Mutex::default(),
+            adoptions: OnceLock::new(),
             fetched: AtomicU64::new(0),
             fetcher: OnceLock::new(),
             supervisor: OnceLock::new(),
@@ -92,10 +99,36 @@ impl Engine {
         }
     }
 
-    /// Has commands know what is mounted, and `stats` report its requests; once.
+    /// Has commands know what is mounted, and `stats` report its requests.
     pub fn serves(&self, session: &Session) {
-        let _ = self.counters.set(session.counters());
-        let _ = self.superblock.set(session.connection().1.superblock);
+        *self.served() = Some(Served {
+            counters: session.counters(),
+            superblock: session.connection().1.superblock,
+        });
+    }
+
+    /// Has commands know that nothing is mounted any more.
+    pub(super) fn serves_nothing(&self) {
+        *self.served() = None;
+    }
+
+    fn served(&self) -> std::sync::MutexGuard<'_, Option<Served>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is mounted, by its device number.
+    pub(super) fn superblock(&self) -> Option<u32> {
+        self.served().as_ref().map(|s| s.superblock)
+    }
+
+    fn counters(&self) -> Option<Arc<Counters>> {
+        self.served().as_ref().map(|s| s.counters.clone())
+    }
+
+    /// The file system, for one connection.
+    pub(super) fn file_system(&self) -> FileSystem {
+        let (store, fetcher) = (self.store.clone(), self.fetcher.get().cloned());
+        FileSystem::new(store, fetcher, self.recorder.clone())
     }
 
     /// Has `upgrade` turn to who looks after this daemon; once.
@@ -105,7 +138,7 @@ impl Engine {
 
     /// Whether the kernel's requests come here.
     pub(super) fn is_mounted(&self) -> bool {
-        self.counters.get().is_some()
+        self.superblock().is_some()
     }
 
     /// What records the traces of this state.
@@ -167,7 +200,7 @@ impl Engine {
             Command::Profile(request) => self.profile(&request, output),
             Command::Apply(request) => self.apply(&request, output),
             Command::Channel(command) => self.channel(command),
-            Command::Mount(request) => self.mount_again(&request),
+            Command::Mount(request) => self.mount(&request),
             Command::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
             Command::Status => self.status(),
         }
@@ -175,7 +208,7 @@ impl Engine {
 
     /// Where it is mounted, in this process's mount namespace.
     pub(super) fn mountpoints(&self) -> Result<Vec<PathBuf>, MountError> {
-        let superblock = self.superblock.get().copied();
+        let superblock = self.superblock();
         superblock.map_or(Ok(Vec::new()), fuse::mounts_of_superblock)
     }
 
@@ -448,7 +481,7 @@ impl Engine {
             let named: Vec<_> = named.collect::<Result<_, _>>()?;
             self.store.path_statistics(&named)?
         };
-        let fuse = self.counters.get().map(|c| c.snapshot());
+        let fuse = self.counters().map(|c| c.snapshot());
         Ok(Report::Stats(StateReport {
             state: self.store.statistics()?,
             each,
@@ -462,19 +495,6 @@ impl Engine {
     fn fetched_bytes(&self) -> u64 {
         let on_demand = self.fetcher.get().map_or(0, Fetcher::fetched_bytes);
         self.fetched.load(Ordering::Relaxed) + on_demand
-    }
-
-    /// Shows what is mounted at one more place.
-    pub(super) fn mount_again(&self, request: &MountRequest) -> Result<Report, CommandError> {
-        let dir = self.store.dir();
-        let nowhere = || MountError::NowhereMounted(dir.to_owned());
-        let superblock = *self.superblock.get().ok_or_else(nowhere)?;
-        fuse::mount_again(dir, superblock, request)?;
-        if request.writable_profiles {
-            self.mount_profiles(&request.mountpoint)
-                .inspect_err(|_| drop(fuse::unmount(&request.mountpoint, true)))?;
-        }
-        Ok(Report::Done)
     }
 
     fn status(&self) -> Result<Report, CommandError> {

@@ -61,6 +61,13 @@ impl Received {
     }
 }
 
+/// The next byte of a stream, with the descriptor that came with it; `None` at its end.
+pub(super) fn receive_byte(socket: BorrowedFd<'_>) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
+    let mut byte = [0];
+    let (length, descriptor) = receive_into(socket, &mut byte)?;
+    Ok((length > 0).then_some((byte[0], descriptor)))
+}
+
 /// The next message, if one comes within `patience`, or ever; `None` at the end of the
 /// connection.
 ///
@@ -78,33 +85,39 @@ pub(super) fn receive(
         }
     }
     let mut buffer = vec![0; LIMIT];
+    let (length, descriptor) = receive_into(socket, &mut buffer)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    buffer.truncate(length);
+    Ok(Some(Received {
+        text: String::from_utf8_lossy(&buffer).into_owned(),
+        descriptor,
+    }))
+}
+
+/// Receives bytes, 0 at the end of the connection, and a descriptor.
+fn receive_into(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let received = loop {
-        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let mut parts = [IoSliceMut::new(buffer)];
         let received = rustix::net::recvmsg(socket, &mut parts, &mut ancillary, flags);
         match received.map_err(io::Error::from) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             // Who sent it ended without having read everything.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok((0, None)),
             received => break received?,
         }
     };
-    if received.bytes == 0 {
-        return Ok(None);
-    }
     let mut descriptor = None;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
             descriptor = descriptors.next().or(descriptor);
         }
     }
-    buffer.truncate(received.bytes);
-    Ok(Some(Received {
-        text: String::from_utf8_lossy(&buffer).into_owned(),
-        descriptor,
-    }))
+    Ok((received.bytes, descriptor))
 }
 
 /// Sends a daemon what is kept for it.

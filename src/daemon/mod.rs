@@ -3,6 +3,7 @@
 //! Invariant: a command means the same wherever it runs. [`Engine::execute`] is the one place
 //! that carries it out; the control socket only moves [`Command`]s, outputs and reports.
 
+mod adopt;
 mod channels;
 mod collect;
 mod command;
@@ -21,6 +22,7 @@ mod supervisor;
 mod upgrade;
 mod verify;
 
+pub use adopt::{AdoptError, HandOver, HandedOver, Mounting};
 pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 pub use collect::{GcReport, GcRequest, OldGeneration, OldGenerations};
 pub use command::{
@@ -28,7 +30,7 @@ pub use command::{
     Output, PathReport, PrefetchReport, PrefetchRequest, Report, ServeRequest, SourceRequest,
     StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
 };
-pub use control::{run, status, wait_until_released};
+pub use control::{run, status, wait_until_unmounted};
 pub use engine::{Engine, chain};
 pub use keeper::{keep, start as start_keeper};
 pub use keeping::PinReport;

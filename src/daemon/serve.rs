@@ -4,10 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use super::adopt::Mounting;
 use super::command::{CommandError, ServeRequest};
 use super::control;
 use super::engine::{Engine, chain};
@@ -27,9 +29,9 @@ pub enum ServeError {
     /// The mount.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The sources.
+    /// The sources, or the mount.
     #[error(transparent)]
-    Sources(CommandError),
+    Command(CommandError),
     /// The control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {
@@ -67,10 +69,10 @@ const LOCK: &str = "lock";
 /// The control socket.
 const CONTROL: &str = "control";
 
-/// Serves the state in `state` as `request` says, until it is unmounted or the process is told to
-/// end. Whoever started it in the background is told when it is ready, or why it is not; what is
-/// fetched on demand is told to `show` now and then. Where a daemon before this one has left its
-/// mount to whoever looks after them, it is served on.
+/// Serves the state in `state` as `request` says, until it is unmounted, where it does not wait for
+/// the next mount, or the process is told to end. Whoever started it in the background is told
+/// when it is ready, or why it is not; what is fetched on demand is told to `show` now and then.
+/// Where a daemon before this one has left its mount to whoever looks after them, it is served on.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -83,12 +85,15 @@ pub fn serve(
     let supervisor = Supervisor::find().map_err(setup("reach the keeper"))?;
     let supervisor = Arc::new(supervisor);
     match start(state, options, request, show, &supervisor) {
-        Ok(Some((session, engine))) => {
-            let name = format!("{FUSE}{}", session.connection().1);
-            let ended = session.join().map_err(ServeError::Broken);
+        Ok(Some((engine, sessions))) => {
+            let until_unmounted = match request.mounting {
+                Mounting::Itself(_) => true,
+                Mounting::Others { until_unmounted } => until_unmounted,
+            };
+            let ended = engine.serve_sessions(&sessions, until_unmounted);
+            let ended = ended.map_err(ServeError::Broken);
             supervisor.stopping();
-            engine.detach_profiles();
-            for name in [name.as_str(), LOCK, CONTROL] {
+            for name in [LOCK, CONTROL] {
                 supervisor.forget(name);
             }
             if let Err(e) = engine.store.save_uses() {
@@ -108,8 +113,8 @@ pub fn serve(
     }
 }
 
-/// What serves a mount.
-type Served = (Session, Arc<Engine>);
+/// What serves mounts, and where they come out.
+type Started = (Arc<Engine>, Receiver<Session>);
 
 fn start(
     state: &Path,
@@ -117,7 +122,7 @@ fn start(
     request: &ServeRequest,
     show: Option<Show>,
     supervisor: &Arc<Supervisor>,
-) -> Result<Option<Served>, ServeError> {
+) -> Result<Option<Started>, ServeError> {
     let connection = match connection(supervisor)? {
         Connection::Gone if supervisor.is_keeper() => return Ok(None),
         Connection::Before(agreement, device) => Some((agreement, device)),
@@ -128,53 +133,42 @@ fn start(
     let store = Arc::new(control::open(state, options, ownership)?);
     let engine = Engine::new(store.clone(), request.sources.clone(), request.budget);
     let engine = Arc::new(engine);
-    let fetcher = engine.fetcher(request).map_err(ServeError::Sources)?;
+    let fetcher = engine.fetcher(request).map_err(ServeError::Command)?;
     // What can fail comes before the mount, so that a failure leaves none behind.
     let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
     let listen = "listen on the control socket";
     let listener = control::listen(state, listener).map_err(setup(listen))?;
     end_when_told(&engine, supervisor).map_err(setup("wait for signals"))?;
-    let recorder = engine.recorder().clone();
-    let file_system = || FileSystem::new(store.clone(), fetcher.clone(), recorder.clone());
-    engine.take_profile_links(Arc::new(file_system()));
+    engine.take_profile_links(Arc::new(engine.file_system()));
     engine.supervise(supervisor.clone());
-    let session = match connection {
-        Some((agreement, device)) => {
-            let session = Session::take_over(&store, file_system(), device, &agreement)?;
-            engine.serves(&session);
-            engine.take_over_profiles();
-            show_where_wanted(&engine, supervisor, &request.mount);
-            session
+    let sessions = engine.adopt();
+    let own = request.mounting.itself();
+    if let Some((agreement, device)) = connection {
+        let fs = engine.file_system();
+        engine.goes_on(Session::take_over(&store, fs, device, &agreement)?);
+        engine.take_over_profiles();
+        if let Some(own) = own {
+            show_where_wanted(&engine, supervisor, own);
         }
-        None => {
-            let session = Session::start(&store, file_system(), &request.mount)?;
-            engine.serves(&session);
-            if request.mount.writable_profiles {
-                engine
-                    .mount_profiles(&request.mount.mountpoint)
-                    .inspect_err(|_| drop(fuse::unmount(&request.mount.mountpoint, true)))
-                    .map_err(SessionError::from)?;
-            }
-            session
-        }
-    };
-    let (device, agreement) = session.connection();
-    supervisor.keep(&format!("{FUSE}{agreement}"), device);
+    } else if let Some(own) = own {
+        engine.mount(own).map_err(ServeError::Command)?;
+    }
     supervisor.keep(LOCK, store.ownership().descriptor());
     supervisor.keep(CONTROL, listener.as_fd());
     // Only now: what commands say of the mount is so.
     control::accept(engine.clone(), listener).map_err(setup(listen))?;
     if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
-        let _ = fuse::unmount(&request.mount.mountpoint, true);
+        if let Some(own) = own {
+            let _ = fuse::unmount(&own.mountpoint, true);
+        }
         return Err(setup("write narfs.log")(e));
     }
-    tracing::info!(mountpoint = %request.mount.mountpoint.display(), "serving");
     repeat(&store, engine.clone(), request, fetcher.zip(show));
     watch_over_itself(
         FileSystem::new(store.clone(), None, Arc::default()),
         supervisor.clone(),
     );
-    Ok(Some((session, engine)))
+    Ok(Some((engine, sessions)))
 }
 
 /// The connection of a daemon before this one.
@@ -205,7 +199,7 @@ fn show_where_wanted(engine: &Engine, supervisor: &Supervisor, request: &MountRe
     let mounted = engine.mountpoints().unwrap_or_default();
     if !supervisor.is_keeper() && !mounted.contains(&request.mountpoint) {
         // It is not worth the mount that is there.
-        if let Err(e) = engine.mount_again(request) {
+        if let Err(e) = engine.mount(request) {
             tracing::error!("{}", chain(&e));
         }
     }

@@ -27,6 +27,8 @@ const OUT_HEADER: usize = 16;
 const INIT_IN: usize = 64;
 /// FUSE_INIT_EXT: the flags have a second half.
 const SECOND_HALF: u64 = 1 << 30;
+/// The numbers of /dev/fuse (MISC_MAJOR, FUSE_MINOR).
+const FUSE_DEVICE: (u32, u32) = (10, 229);
 /// The kernel refuses to read into less (FUSE_MIN_READ_BUFFER).
 const READ_BUFFER: usize = 8192;
 /// Longest request that is read: a write of as much as the kernel sends at once.
@@ -240,6 +242,28 @@ fn put(device: BorrowedFd<'_>, place: i32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Checks that a descriptor is a connection on which the kernel waits for its beginning: a read of
+/// another one might wait for ever, or take a request that is not for us.
+///
+/// # Errors
+/// It is not.
+pub(super) fn is_to_begin(device: &OwnedFd) -> io::Result<()> {
+    let status = rustix::fs::fstat(device)?;
+    let number = (
+        rustix::fs::major(status.st_rdev),
+        rustix::fs::minor(status.st_rdev),
+    );
+    let is_device = rustix::fs::FileType::from_raw_mode(status.st_mode).is_char_device();
+    if !is_device || number != FUSE_DEVICE {
+        return Err(invalid("the descriptor is not /dev/fuse".to_owned()));
+    }
+    if is_readable(device) {
+        Ok(())
+    } else {
+        Err(invalid("nothing was mounted with it".to_owned()))
+    }
 }
 
 /// Whether the file system of a connection is still mounted somewhere.

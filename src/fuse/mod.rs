@@ -64,6 +64,9 @@ pub enum SessionError {
     /// A connection could not be taken over.
     #[error("the FUSE connection of the daemon before this one cannot be taken over")]
     TakeOver(#[source] io::Error),
+    /// A connection that another process has made.
+    #[error("the FUSE connection that was handed over cannot be served")]
+    Adopt(#[source] io::Error),
 }
 
 impl Session {
@@ -89,6 +92,22 @@ impl Session {
         let session = Self::serve(store, fs, device, &beginning).map_err(handshake)?;
         attached.finish(request)?;
         Ok(session)
+    }
+
+    /// Serves a connection that another process has made, of the superblock with this device
+    /// number. That is mounted nowhere yet, or nobody has looked into it.
+    ///
+    /// # Errors
+    /// See [`SessionError::Adopt`].
+    pub fn adopt(
+        store: &Arc<Store>,
+        fs: FileSystem,
+        device: OwnedFd,
+        superblock: u32,
+    ) -> Result<Self, SessionError> {
+        handshake::is_to_begin(&device)
+            .and_then(|()| Self::serve(store, fs, device, &Beginning::New(superblock)))
+            .map_err(SessionError::Adopt)
     }
 
     /// Goes on to serve a connection that another daemon of the same state has served before. The

@@ -29,9 +29,7 @@ mod uses;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
@@ -131,7 +129,7 @@ pub enum Change<'c> {
 }
 
 /// Called after every change.
-type Observer = Box<dyn Fn(&Change<'_>) + Send + Sync>;
+type Observer = Arc<dyn Fn(&Change<'_>) + Send + Sync>;
 
 /// An open state.
 pub struct Store {
@@ -169,7 +167,7 @@ pub struct Store {
     changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
-    observer: OnceLock<Observer>,
+    observer: RwLock<Option<Observer>>,
     // Last: the lock goes after the database is closed.
     directory: Directory,
 }
@@ -232,7 +230,7 @@ impl Store {
             reclaiming: Mutex::default(),
             changing_roots: Mutex::default(),
             damaged: Mutex::default(),
-            observer: OnceLock::new(),
+            observer: RwLock::default(),
             directory,
         })
     }
@@ -258,13 +256,24 @@ impl Store {
     }
 
     /// Has `observer` called after each change of the set of paths or of profiles, by the thread
-    /// that made the change and before it goes on. There is one; a second is not taken.
+    /// that made the change and before it goes on. There is one; a second takes its
+    /// place.
     pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
-        let _ = self.observer.set(Box::new(observer));
+        let mut place = self
+            .observer
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Arc::new(observer));
     }
 
     fn tell(&self, change: &Change<'_>) {
-        if let Some(observer) = self.observer.get() {
+        // It may take long, and another one may take its place meanwhile.
+        let observer = self
+            .observer
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(observer) = observer {
             observer(change);
         }
     }

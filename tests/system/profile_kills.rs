@@ -428,7 +428,7 @@ fn end_daemon(sandbox: &Sandbox) {
         let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
     }
     let patience = Duration::from_secs(10);
-    assert!(daemon::wait_until_released(&sandbox.state, patience));
+    assert!(daemon::wait_until_unmounted(&sandbox.state, patience));
 }
 
 impl Fixture {

@@ -32,8 +32,7 @@ impl Engine {
     /// Has programs change the profiles of the state below a place where it is mounted.
     pub(in super::super) fn mount_profiles(&self, mountpoint: &Path) -> Result<(), MountError> {
         // Only what is mounted is mounted at one more place.
-        let (Some(profiles), Some(superblock)) =
-            (self.writable_profiles.get(), self.superblock.get())
+        let (Some(profiles), Some(superblock)) = (self.writable_profiles.get(), self.superblock())
         else {
             return Ok(());
         };
@@ -44,7 +43,7 @@ impl Engine {
             return Ok(());
         }
         let dir = self.store.dir();
-        let new = ProfilesSession::start(profiles, dir, *superblock, mountpoint)?;
+        let new = ProfilesSession::start(profiles, dir, superblock, mountpoint)?;
         self.keep_profiles(&new);
         *session = Some(new);
         Ok(())
