@@ -21,7 +21,7 @@ CARGO_PROFILE := --release
 
 BUILD_PACKAGES := g++ clang libclang-dev ccache
 WORLD_PACKAGES := nix-bin patchelf util-linux
-TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl systemd
+TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl systemd fuse3
 BENCH_WORLD := hello perl git python3 gcc vim sqlite3 curl
 BENCH_PACKAGES := $(WORLD_PACKAGES) $(BENCH_WORLD) squashfs-tools erofs-utils
 

@@ -1,237 +1,217 @@
 //! `mount.narfs`: what mount(8) calls for `mount -t narfs STATE MOUNTPOINT -o OPTIONS`.
 //!
-//! It checks nothing and holds no privilege of its own: it becomes `narfs mount`, which mount(8)
-//! runs as root. Options that mean nothing to narfs are left out by their names, so that a
-//! misspelt one is still an error there.
+//! It opens `/dev/fuse`, makes a superblock that is mounted nowhere, hands the descriptor to the
+//! daemon of the state over its control socket, moves the mount to its place once the daemon has begun to serve
+//! it, and ends. Where no daemon listens, it has one started. Invariant: what is to be seen at the mount
+//! point at any moment is what was there before, or a file system that answers.
 //!
-//! Four options are flags of `narfs`: `from=URL` and `key=KEY` (both repeatable), `config=FILE` and
-//! `offline`. Since mount(8) parts options at commas, a URL or a key with a comma in it cannot be
-//! written there; the configuration file takes it.
+//! # Threat model
 //!
-//! Called as `umount.fuse.narfs`, which umount(8) looks for, it becomes `narfs umount`: that takes what
-//! narfs has mounted below the mount point along, which umount(8) takes for a user.
+//! **Who calls it**: root, by mount(8), fstab or systemd. It is made to run with the privileges of its
+//! caller and to have none of its own: where the real and the effective user differ, or the
+//! kernel says that the program is privileged (setuid, capabilities of the file), it refuses. It is not to be made setuid: its
+//! options start programs and name files that root reads.
+//!
+//! **What it trusts**: its arguments as far as root means them (whoever writes fstab is root), the
+//! kernel, `narfs` and `systemctl` as `PATH` finds them (only absolute directories), and a daemon of root.
+//!
+//! * *Control of the options* chooses sources and keys, and so what programs in the store are. That is the power
+//!   of whoever writes fstab, and of nobody else: users cannot mount (`user` in fstab has mount(8) give its
+//!   privileges up, and then this refuses). Options go to `narfs` as single arguments `--flag=value`, through no shell, and
+//!   are known by name; an unknown one is an error.
+//! * *Control of a directory above the mount point*: the mount point is opened once; what is checked
+//!   (a directory, empty, nothing mounted there) and what is mounted on is that descriptor, not its name. Whoever
+//!   exchanges directories or links meanwhile moves nothing to another place than the one that was checked; links
+//!   that were there before are followed, as mount(8) does. Only a dead mount of narfs is taken away by its name,
+//!   without following a link at its end; the worst is that another mount of the same name is detached.
+//! * *Control of the state directory* would be control of the database and the socket, and so of the
+//!   programs that everybody runs. So it must belong to root, and nobody else may write to it; it is opened once, and
+//!   the socket, `mnt` and the checks go through that descriptor. Directories above it are not
+//!   checked: whoever may rename in there can show another directory, but must have one of root's.
+//! * *Control of the socket*: who answers must be root (SO_PEERCRED), else nothing is handed over. Answers are at
+//!   most [`daemon::LIMIT`] bytes, are one of a few fixed texts, and are waited for with a bound. A daemon of root that lies can
+//!   show what it wants; it can do so anyway.
+//! * *Denial of service*: a daemon that takes the connection and never answers holds the call for as long as that bound; since the
+//!   mount is not at its place until the daemon has begun, nobody else waits for it.
+
+mod daemon;
+mod failure;
+mod mounting;
+mod options;
+mod place;
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-/// mount(8): incorrect invocation.
-const USAGE: u8 = 1;
-/// mount(8): system error.
-const SYSTEM: u8 = 2;
+use daemon::{Answer, State};
+use failure::Failure;
+use mounting::Mount;
+use options::{Asked, Request};
+use place::Place;
 
-/// Where programs are: mount(8) and umount(8) call their helpers without a `PATH`.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// A daemon that just ends, or just starts, is done with it within this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// Options of mount(8) and systemd that say nothing to the file system.
-fn concerns_narfs(option: &str) -> bool {
-    let foreign = [
-        "ro",
-        "nosuid",
-        "nodev",
-        "noatime",
-        "exec",
-        "_netdev",
-        "nofail",
-        "auto",
-        "noauto",
-        "user",
-        "users",
-        "defaults",
-        "allow_other",
-    ];
-    !(option.is_empty() || foreign.contains(&option) || option.starts_with("x-"))
+/// Mounts as `request` says.
+fn mount(request: &Request) -> Result<(), Failure> {
+    let place = Place::check(&request.mountpoint, request.nonempty, request.fake)?;
+    let say = |text: &str| {
+        if request.verbose {
+            eprintln!("mount.narfs: {text}");
+        }
+    };
+    if request.says_rw {
+        eprintln!(
+            "mount.narfs: narfs is a read-only file system, and mounted so, whatever rw says; with \
+             -o ro this is not said"
+        );
+    }
+    if request.fake {
+        State::find(&request.state)?;
+        say("nothing is mounted: -f");
+        return Ok(());
+    }
+    let mut started = false;
+    let began = Instant::now();
+    loop {
+        let waits = began.elapsed() < PATIENCE;
+        let state = State::find(&request.state)?.filter(State::is_served);
+        let outcome = match &state {
+            Some(state) => meet(request, &place, state)?,
+            None if !started => {
+                say("no daemon serves the state; starting one");
+                started = daemon::start(request)?;
+                continue;
+            }
+            None => Outcome::Gone,
+        };
+        match outcome {
+            Outcome::Mounted(how) => {
+                say(how);
+                if let (true, Some(state)) = (request.writable_profiles, &state) {
+                    state
+                        .make_profiles_writable(&place)
+                        .inspect_err(|_| drop(place::detach(&place.path)))?;
+                }
+                if !started {
+                    request.warn_of_unheeded();
+                }
+                return Ok(());
+            }
+            Outcome::Overtaken if waits => {}
+            // It just ends, or is just started again.
+            Outcome::Gone | Outcome::Elsewhere(_) if waits => std::thread::sleep(PAUSE),
+            Outcome::Elsewhere(pid) => return Err(daemon::elsewhere(&request.state, pid)),
+            Outcome::Gone | Outcome::Overtaken => {
+                return Err(daemon::not_come_up(&request.state, request.unit.as_deref()));
+            }
+        }
+    }
 }
 
-/// Options that are flags of `narfs`, with the flag, and whether it comes before the command.
-const FLAGS: [(&str, &str, bool); 3] = [
-    ("from", "--from", false),
-    ("key", "--trusted-public-key", false),
-    ("config", "--config", true),
-];
-
-/// The arguments of `narfs` for those of mount(8): `SOURCE MOUNTPOINT [-snv] [-o OPTIONS]`.
-fn arguments(given: &[OsString]) -> Result<Vec<OsString>, String> {
-    let mut places = Vec::new();
-    let mut options = Vec::new();
-    let mut rest = given.iter();
-    while let Some(argument) = rest.next() {
-        match argument.to_str() {
-            Some("-o") => {
-                let list = rest.next().and_then(|o| o.to_str());
-                let list = list.ok_or("-o needs options")?;
-                options.extend(list.split(',').filter(|o| concerns_narfs(o)));
-            }
-            Some(flags) if flags.starts_with('-') && flags.len() > 1 => {
-                if !flags[1..].chars().all(|c| "snv".contains(c)) {
-                    return Err(format!("unknown option {flags}"));
-                }
-            }
-            _ => places.push(argument.clone()),
-        }
-    }
-    let [source, mountpoint] = places.as_slice() else {
-        return Err("usage: mount.narfs STATE MOUNTPOINT [-o OPTIONS]".to_owned());
-    };
-    let mut global: Vec<OsString> = vec!["--state".into(), source.clone()];
-    let mut flags: Vec<OsString> = Vec::new();
-    let mut remaining = Vec::new();
-    for option in options {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        match FLAGS.iter().find(|(known, _, _)| *known == name) {
-            Some(_) if value.is_empty() => return Err(format!("the option {name} needs a value")),
-            // In one word: what starts with a hyphen is a value all the same.
-            Some((_, flag, true)) => global.push(format!("{flag}={value}").into()),
-            Some((_, flag, false)) => flags.push(format!("{flag}={value}").into()),
-            None if option == "offline" => flags.push("--offline".into()),
-            None => remaining.push(option),
-        }
-    }
-    let mut out = global;
-    out.extend(["mount".into(), mountpoint.clone()]);
-    out.extend(flags);
-    if !remaining.is_empty() {
-        out.extend(["-o".into(), remaining.join(",").into()]);
-    }
-    Ok(out)
+/// What came of a talk with a daemon.
+enum Outcome {
+    /// In words.
+    Mounted(&'static str),
+    /// It went away.
+    Gone,
+    /// Another call handed it something meanwhile.
+    Overtaken,
+    /// This process serves something that is not to be seen here.
+    Elsewhere(u32),
 }
 
-/// The arguments of `narfs` for those of umount(8): `MOUNTPOINT [-flnrv] [-N NAMESPACE] [-t TYPE]`.
-fn unmounting(given: &[OsString]) -> Result<Vec<OsString>, String> {
-    let mut places = Vec::new();
-    let mut lazy = false;
-    let mut rest = given.iter();
-    while let Some(argument) = rest.next() {
-        match argument.to_str() {
-            Some("-t") => drop(rest.next()),
-            Some("-N") => return Err("enter the namespace first: nsenter --mount".to_owned()),
-            Some(flags) if flags.starts_with('-') && flags.len() > 1 => {
-                if !flags[1..].chars().all(|c| "flnrv".contains(c)) {
-                    return Err(format!("unknown option {flags}"));
+/// Has a daemon serve a new mount, or shows what it serves already.
+fn meet(request: &Request, place: &Place, state: &State) -> Result<Outcome, Failure> {
+    let (subtree, noexec) = (request.subtree, request.noexec);
+    Ok(match state.ask()? {
+        Some(Answer::Nothing) => {
+            let new = Mount::make(state.path(), noexec)?;
+            match state.hand_over(&new)? {
+                Some(Answer::Taken) => {
+                    new.attach(place, subtree, state)?;
+                    Outcome::Mounted("the daemon serves a new mount")
                 }
-                lazy |= flags.contains('l');
+                Some(_) => Outcome::Overtaken,
+                None => Outcome::Gone,
             }
-            _ => places.push(argument.clone()),
+        }
+        Some(Answer::Serving { superblock, pid }) => {
+            match Mount::again(superblock, subtree, noexec, state)? {
+                Some(again) => {
+                    again.place(place)?;
+                    Outcome::Mounted("the daemon's mount is shown at one more place")
+                }
+                None => Outcome::Elsewhere(pid),
+            }
+        }
+        Some(Answer::Taken) => return Err(Failure::mount("the daemon's answer makes no sense")),
+        None => Outcome::Gone,
+    })
+}
+
+/// Refuses to run for somebody who is not root.
+fn check_caller() -> Result<(), Failure> {
+    // SAFETY: it reads a number that the kernel has put there.
+    let is_privileged = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    if is_privileged || rustix::process::getuid() != rustix::process::geteuid() {
+        return Err(Failure::usage(
+            "it must not be setuid, nor have capabilities as a file: its options are for root alone",
+        ));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::usage(
+            "only root can mount; become root, or use sudo",
+        ));
+    }
+    Ok(())
+}
+
+/// Has an interruption end the process with its own exit status; a mount that is at no place yet
+/// is gone with it.
+fn end_when_interrupted() {
+    extern "C" fn end(_signal: libc::c_int) {
+        // SAFETY: async-signal-safe.
+        unsafe { libc::_exit(failure::INTERRUPTED.into()) }
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only ends the process.
+        unsafe { libc::signal(signal, end as *const () as libc::sighandler_t) };
+    }
+}
+
+fn run(name: &str, given: Vec<OsString>) -> Result<(), Failure> {
+    if name.starts_with("umount.") {
+        return daemon::unmount(&options::unmounting(&given)?);
+    }
+    match options::read(&given)? {
+        Asked::Help => print!("{}", options::HELP),
+        Asked::Version => println!("mount.narfs {}", env!("CARGO_PKG_VERSION")),
+        Asked::Mount(request) => {
+            check_caller()?;
+            end_when_interrupted();
+            mount(&request)?;
         }
     }
-    let [mountpoint] = places.as_slice() else {
-        return Err("usage: umount.fuse.narfs MOUNTPOINT [-l]".to_owned());
-    };
-    let mut out = vec!["umount".into(), mountpoint.clone()];
-    out.extend(lazy.then(|| "--lazy".into()));
-    Ok(out)
+    Ok(())
 }
 
 fn main() -> ExitCode {
     let mut given = std::env::args_os();
     let name = given.next().unwrap_or_default();
-    let given: Vec<_> = given.collect();
     let name = Path::new(&name).file_name().unwrap_or_default();
-    let unmounts = name.to_string_lossy().starts_with("umount.");
-    let read = if unmounts { unmounting } else { arguments };
-    let name = name.to_string_lossy();
-    match read(&given) {
-        Ok(arguments) => {
-            let mut narfs = Command::new("narfs");
-            if std::env::var_os("PATH").is_none() {
-                narfs.env("PATH", PATH);
-            }
-            let error = narfs.args(arguments).exec();
-            eprintln!("{name}: cannot run narfs: {error}; is it in PATH?");
-            ExitCode::from(SYSTEM)
+    let name = name.to_string_lossy().into_owned();
+    let given = given.collect();
+    match std::panic::catch_unwind(|| run(&name, given)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => {
+            eprintln!("{name}: {}", failure.text);
+            ExitCode::from(failure.status)
         }
-        Err(text) => {
-            eprintln!("{name}: {text}");
-            ExitCode::from(USAGE)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(given: &[&str]) -> Result<String, String> {
-        let given: Vec<OsString> = given.iter().map(Into::into).collect();
-        let out = arguments(&given)?;
-        let out: Vec<_> = out.iter().map(|a| a.to_string_lossy()).collect();
-        Ok(out.join(" "))
-    }
-
-    #[test]
-    fn what_mount_says_becomes_what_narfs_understands() {
-        assert_eq!(
-            run(&[
-                "/var/lib/narfs",
-                "/nix",
-                "-o",
-                "ro,_netdev,subtree=store,x-a=b"
-            ])
-            .unwrap(),
-            "--state /var/lib/narfs mount /nix -o subtree=store"
-        );
-        assert_eq!(run(&["/s", "/m", "-n"]).unwrap(), "--state /s mount /m");
-        assert!(
-            run(&["/s", "/m", "-o", "ro,typo"])
-                .unwrap()
-                .ends_with("-o typo")
-        );
-    }
-
-    #[test]
-    fn sources_keys_and_the_configuration_file_become_flags() {
-        assert_eq!(
-            run(&[
-                "/s",
-                "/m",
-                "-o",
-                "from=https://a/?priority=1,key=a:B+/=,_netdev,from=file:///b,nonempty",
-                "-o",
-                "config=/etc/c.toml,prefetch=closure,budget=20G"
-            ])
-            .unwrap(),
-            "--state /s --config=/etc/c.toml mount /m --from=https://a/?priority=1 \
-             --trusted-public-key=a:B+/= --from=file:///b -o nonempty,prefetch=closure,budget=20G"
-        );
-        assert_eq!(
-            run(&["/s", "/m", "-o", "ro,offline"]).unwrap(),
-            "--state /s mount /m --offline"
-        );
-        // Only the bare word is the flag.
-        assert_eq!(
-            run(&["/s", "/m", "-o", "offline=yes"]).unwrap(),
-            "--state /s mount /m -o offline=yes"
-        );
-    }
-
-    #[test]
-    fn umount_becomes_what_narfs_understands() {
-        let run = |given: &[&str]| {
-            let given: Vec<OsString> = given.iter().map(Into::into).collect();
-            let out = unmounting(&given)?;
-            let out: Vec<_> = out.iter().map(|a| a.to_string_lossy()).collect();
-            Ok::<_, String>(out.join(" "))
-        };
-        assert_eq!(run(&["/nix"]).unwrap(), "umount /nix");
-        let lazy = ["/nix", "-vl", "-t", "fuse.narfs"];
-        assert_eq!(run(&lazy).unwrap(), "umount /nix --lazy");
-        for bad in [&[][..], &["/a", "/b"], &["/a", "-x"], &["/a", "-N", "1"]] {
-            assert!(run(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused() {
-        for bad in [
-            &["/s"][..],
-            &["/s", "/m", "-o"],
-            &["/s", "/m", "-z"],
-            &["/s", "/m", "-o", "from"],
-            &["/s", "/m", "-o", "ro,key="],
-            &[],
-        ] {
-            assert!(run(bad).is_err(), "{bad:?}");
-        }
+        Err(_) => ExitCode::from(failure::INTERNAL),
     }
 }

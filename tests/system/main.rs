@@ -26,6 +26,7 @@ mod fetched_ahead;
 mod fidelity;
 mod kernel_cache;
 mod lifecycle;
+mod mount_helper;
 mod mount_points;
 mod on_demand;
 mod on_demand_ends;

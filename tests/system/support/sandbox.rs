@@ -19,7 +19,7 @@ use super::process::{Ran, is_alive, run, succeed, wait_until};
 use super::world::World;
 
 /// Programs that the tests call.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 14] = [
     "cc",
     "nix-store",
     "nix-hash",
@@ -27,6 +27,8 @@ const PROGRAMS: [&str; 12] = [
     "unshare",
     "mount",
     "umount",
+    "findmnt",
+    "fusermount3",
     "flock",
     "chroot",
     "diff",
