@@ -19,6 +19,8 @@ use crate::place::{Place, TYPE, detach, mounts};
 const PRIVATE: &str = "mnt";
 /// The store, in the whole.
 const STORE: &str = "store";
+/// The one regular file that every mount has, in the whole.
+const OPENED_ONCE: &str = ".file";
 
 /// A new superblock.
 #[derive(Debug)]
@@ -107,6 +109,15 @@ impl Mount {
     pub fn attach(self, place: &Place, subtree: Subtree, state: &State) -> Result<(), Failure> {
         rustix::fs::fstatfs(&self.tree.0)
             .map_err(|e| Failure::call("get an answer from the daemon of", state.path(), e))?;
+        // Once for all files, by which the kernel learns that it need not ask for OPEN and FLUSH: a
+        // program that closes a file while no daemon is there would wait. An older daemon has none.
+        let read = OFlags::RDONLY | OFlags::CLOEXEC;
+        drop(rustix::fs::openat(
+            &self.tree.0,
+            OPENED_ONCE,
+            read,
+            Mode::empty(),
+        ));
         match subtree {
             Subtree::Whole => self.tree.place(place),
             Subtree::Store => {
