@@ -7,6 +7,7 @@ mod add;
 mod apply;
 mod cat;
 mod channel;
+mod closure;
 mod config;
 mod copy;
 mod daemon_command;
@@ -113,6 +114,8 @@ enum Subcommands {
     Profiles(profiles::Arguments),
     Apply(apply::Arguments),
     Channel(channel::Arguments),
+    Closure(closure::Arguments),
+    Closures(closure::ListArguments),
     Status(status::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
@@ -260,6 +263,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Profiles(a) => a.run(global),
         Subcommands::Apply(a) => a.run(global),
         Subcommands::Channel(a) => a.run(global),
+        Subcommands::Closure(a) => a.run(global),
+        Subcommands::Closures(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),

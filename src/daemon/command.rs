@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::adopt::Mounting;
 use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
+use super::closures::{ClosureError, ClosureReport, ClosureRequest};
 use super::collect::{GcReport, GcRequest};
 use super::keeping::PinReport;
 use super::location::LocationError;
@@ -108,6 +109,8 @@ pub enum Command {
     Apply(ApplyRequest),
     /// Show or change the channels.
     Channel(ChannelCommand),
+    /// Show or change closure views.
+    Closure(ClosureRequest),
     /// Mount at one more place.
     Mount(MountRequest),
     /// Let another daemon go on.
@@ -425,6 +428,8 @@ pub enum Report {
     Channels(Vec<ChannelReport>),
     /// See [`ChannelUpdateReport`].
     ChannelUpdate(ChannelUpdateReport),
+    /// See [`ClosureReport`].
+    Closures(Vec<ClosureReport>),
     /// See [`StatusReport`].
     Status(StatusReport),
 }
@@ -518,6 +523,9 @@ pub enum CommandError {
     /// A channel.
     #[error(transparent)]
     Channel(Box<ChannelError>),
+    /// A closure view.
+    #[error(transparent)]
+    Closure(#[from] ClosureError),
     /// No other daemon can go on.
     #[error(transparent)]
     Upgrade(#[from] UpgradeError),

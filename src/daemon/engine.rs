@@ -200,6 +200,7 @@ impl Engine {
             Command::Profile(request) => self.profile(&request, output),
             Command::Apply(request) => self.apply(&request, output),
             Command::Channel(command) => self.channel(command),
+            Command::Closure(request) => self.closures(&request, output),
             Command::Mount(request) => self.mount(&request),
             Command::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
             Command::Status => self.status(),
@@ -210,6 +211,12 @@ impl Engine {
     pub(super) fn mountpoints(&self) -> Result<Vec<PathBuf>, MountError> {
         let superblock = self.superblock();
         superblock.map_or(Ok(Vec::new()), fuse::mounts_of_superblock)
+    }
+
+    /// Where all of it is mounted, not the store alone.
+    pub(super) fn whole_mounts(&self) -> Result<Vec<PathBuf>, MountError> {
+        let superblock = self.superblock.get().copied();
+        superblock.map_or(Ok(Vec::new()), fuse::mounts_of_whole)
     }
 
     pub(super) fn runtime(&self) -> Result<&Runtime, CommandError> {

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod channels;
+mod closures;
 mod collect;
 mod command;
 mod control;
@@ -24,6 +25,7 @@ mod verify;
 
 pub use adopt::{AdoptError, HandOver, HandedOver, Mounting};
 pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
+pub use closures::{ClosureError, ClosureReport, ClosureRequest};
 pub use collect::{GcReport, GcRequest, OldGeneration, OldGenerations};
 pub use command::{
     Command, CommandError, CopyReport, CopyRequest, EntryReport, EvictReport, Failure, KindReport,

@@ -1,6 +1,6 @@
 //! Roots: what a collection keeps, with all that it refers to.
 //!
-//! Pins and generations lie in the state; the other roots are links in its directory `gcroots`, of
+//! Pins, generations and closure views lie in the state; the other roots are links in its directory `gcroots`, of
 //! the forms that Nix knows, and what running programs use. Invariant: a root that cannot be
 //! looked at is an error, never no root, but for links into what this process may not enter.
 
@@ -34,6 +34,8 @@ pub enum RootKind {
     Pin,
     /// A generation of a profile.
     Generation,
+    /// A path that a closure view names.
+    Closure,
     /// A link, or a file that is named as a path.
     Link,
     /// Something that a running program uses.
@@ -260,6 +262,12 @@ impl Engine {
                 from: format!("profile {name}, generation {}", g.number),
             }));
         }
+        let named = self.store.view_roots()?.into_iter();
+        roots.extend(named.map(|(view, path)| Root {
+            path,
+            kind: RootKind::Closure,
+            from: format!("closure view {view}"),
+        }));
         Ok(roots)
     }
 

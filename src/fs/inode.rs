@@ -15,6 +15,18 @@
 //!
 //! View 2 are the temporary files of writable profiles, which have a number as long as they are
 //! there.
+//!
+//! Closure views have numbers of another form. The number of a view is never used again, which 12
+//! bits would not allow for long; a view has few paths, so their places in it need but 16:
+//!
+//! ```text
+//! 63 61    60          40 39         24 23             0
+//! | 1 |  number of a view  |   place    |     node      |
+//! ```
+//!
+//! The place 0 are the view's own two directories. At any other place are the directories of one
+//! path, under the number of the view's list of paths. Files and links have the number that they
+//! have in the store. The highest two bits stay free: overlayfs may put its layer there.
 
 use super::FsError;
 use crate::store::{PathOrdinal, ProfileDirectory};
@@ -26,6 +38,14 @@ const ORDINAL_BITS: u32 = 28;
 const PROFILES: u64 = 1;
 /// The view of temporary files.
 const TEMPORARY: u64 = 2;
+/// Bits of a place in a closure view.
+const PLACE_BITS: u32 = 16;
+/// Where the number of a closure view begins.
+const VIEW_SHIFT: u32 = NODE_BITS + PLACE_BITS;
+/// Where it ends.
+const VIEWS_SHIFT: u32 = 61;
+/// What stands there in numbers of closure views.
+const VIEWS: u64 = 1;
 
 /// A number of a file, a directory or a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +60,21 @@ pub enum Place {
     Node(PathOrdinal, NodeIndex),
     /// A directory of profiles but [`Special::Profiles`], or a link of a profile: id and node.
     Profile(u32, u32),
+    /// The directory of a closure view, by its id.
+    View(u32),
+    /// `store` in the directory of a closure view, by its id.
+    ViewStore(u32),
+    /// A directory of a path in a closure view.
+    Member(Member, NodeIndex),
+}
+
+/// A path as a closure view shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The number of the view's list of paths.
+    pub list: u32,
+    /// The path's place in it, from 1 on.
+    pub place: u32,
 }
 
 /// A directory above the store paths.
@@ -63,6 +98,11 @@ pub enum Special {
     GcRootsPerUser = 8,
     /// `var/nix/temproots`.
     TempRoots = 9,
+    /// `.narfs`: not listed, so that what walks through everything does not do so again for each
+    /// view.
+    Narfs = 10,
+    /// `.narfs/closures`, which has the closure views.
+    Closures = 11,
     /// `.file`: the one regular file here, empty and not listed. Whoever mounts opens and closes it
     /// once, by which the kernel learns that it need not ask for OPEN and FLUSH: what it does not
     /// know yet when a daemon goes away, a program that closes a file waits for.
@@ -70,11 +110,12 @@ pub enum Special {
 }
 
 use Special::{
-    File, GcRoots, GcRootsPerUser, Links, Profiles, Root, Store, TempRoots, Var, VarNix,
+    Closures, File, GcRoots, GcRootsPerUser, Links, Narfs, Profiles, Root, Store, TempRoots, Var,
+    VarNix,
 };
 
 impl Special {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Root,
         Store,
         Links,
@@ -84,6 +125,8 @@ impl Special {
         GcRoots,
         GcRootsPerUser,
         TempRoots,
+        Narfs,
+        Closures,
         File,
     ];
 
@@ -99,6 +142,8 @@ impl Special {
             GcRoots => "gcroots",
             GcRootsPerUser => "per-user",
             TempRoots => "temproots",
+            Narfs => ".narfs",
+            Closures => "closures",
             File => ".file",
         }
     }
@@ -106,22 +151,24 @@ impl Special {
     /// The directory that it is in; the root is in itself.
     pub fn parent(self) -> Self {
         match self {
-            Root | Store | Var | File => Root,
+            Root | Store | Var | Narfs | File => Root,
             Links => Store,
             VarNix => Var,
             Profiles | GcRoots | TempRoots => VarNix,
             GcRootsPerUser => GcRoots,
+            Closures => Narfs,
         }
     }
 
-    /// What a listing of it shows, store paths and profiles apart.
+    /// What a listing of it shows, store paths, profiles and closure views apart.
     pub fn children(self) -> &'static [Self] {
         match self {
             Root => &[Store, Var],
             Var => &[VarNix],
             VarNix => &[GcRoots, Profiles, TempRoots],
             GcRoots => &[GcRootsPerUser],
-            Store | Links | Profiles | GcRootsPerUser | TempRoots | File => &[],
+            Narfs => &[Closures],
+            Store | Links | Profiles | GcRootsPerUser | TempRoots | Closures | File => &[],
         }
     }
 
@@ -144,6 +191,26 @@ impl Inode {
     /// The number of a node of a path.
     pub fn node(ordinal: PathOrdinal, node: NodeIndex) -> Self {
         Self(u64::from(ordinal.0) << NODE_BITS | u64::from(node))
+    }
+
+    /// The number of the directory of a closure view.
+    pub fn view(id: u32) -> Self {
+        Self::in_view(id, 0, 0)
+    }
+
+    /// The number of the store directory of a closure view.
+    pub fn view_store(id: u32) -> Self {
+        Self::in_view(id, 0, 1)
+    }
+
+    /// The number of a directory of a path in a closure view.
+    pub fn member(member: Member, node: NodeIndex) -> Self {
+        Self::in_view(member.list, member.place, node)
+    }
+
+    fn in_view(number: u32, place: u32, node: u32) -> Self {
+        let view = u64::from(number) << VIEW_SHIFT | u64::from(place) << NODE_BITS;
+        Self(VIEWS << VIEWS_SHIFT | view | u64::from(node))
     }
 
     /// The number of a directory of profiles.
@@ -192,6 +259,9 @@ impl Inode {
     pub fn place(self) -> Result<Place, FsError> {
         let node = (self.0 & ((1 << NODE_BITS) - 1)) as u32;
         let ordinal = (self.0 >> NODE_BITS & ((1 << ORDINAL_BITS) - 1)) as u32;
+        if self.0 >> VIEWS_SHIFT == VIEWS {
+            return self.place_in_view(node);
+        }
         match self.0 >> (NODE_BITS + ORDINAL_BITS) {
             0 => {}
             // The directory of all profiles has its number among those above the store paths.
@@ -206,6 +276,20 @@ impl Inode {
         let mut all = Special::ALL.into_iter();
         let special = all.find(|s| *s as u32 == node).ok_or(FsError::Stale)?;
         Ok(Place::Special(special))
+    }
+
+    fn place_in_view(self, node: NodeIndex) -> Result<Place, FsError> {
+        let number = (self.0 >> VIEW_SHIFT & ((1 << (VIEWS_SHIFT - VIEW_SHIFT)) - 1)) as u32;
+        let place = (self.0 >> NODE_BITS & ((1 << PLACE_BITS) - 1)) as u32;
+        match (place, node) {
+            (0, 0) => Ok(Place::View(number)),
+            (0, 1) => Ok(Place::ViewStore(number)),
+            (0, _) => Err(FsError::Stale),
+            (place, node) => {
+                let list = number;
+                Ok(Place::Member(Member { list, place }, node))
+            }
+        }
     }
 }
 
@@ -243,9 +327,28 @@ mod tests {
         ] {
             assert_eq!(inode.place().unwrap(), place);
         }
+        let last = (1 << 21) - 1;
+        let member = Member {
+            list: last,
+            place: (1 << 16) - 1,
+        };
+        for (inode, place) in [
+            (Inode::view(1), Place::View(1)),
+            (Inode::view_store(last), Place::ViewStore(last)),
+            (
+                Inode::member(member, (1 << 24) - 1),
+                Place::Member(member, (1 << 24) - 1),
+            ),
+        ] {
+            assert_eq!(inode.place().unwrap(), place);
+            assert_eq!(inode.0 >> 61, 1);
+        }
+        for nothing in [Inode(Inode::view(1).0 | 2), Inode(2 << 61)] {
+            assert!(nothing.place().is_err(), "{nothing:?}");
+        }
         let all = Inode::profile_directory(ProfileDirectory::ROOT);
         assert_eq!(all, Inode::special(Profiles));
-        for nothing in [0, 10, 1 << 52, 2 << 52, u64::MAX] {
+        for nothing in [0, 13, 1 << 52, 2 << 52, u64::MAX] {
             assert!(Inode(nothing).place().is_err(), "{nothing}");
         }
     }

@@ -3,7 +3,7 @@
 //! Invariants: an inode number is an address (see [`Inode`]), so there is no table of inodes and
 //! numbers are the same after a restart; everything below a store path is immutable and may be
 //! cached for ever; a name that is not there inside a path may be cached for ever too, one that
-//! is not there in the store directory or among profiles not at all.
+//! is not there in a store directory, among profiles or among views not at all.
 
 mod errno;
 mod inode;
@@ -11,16 +11,18 @@ mod on_demand;
 mod profiles;
 mod read;
 mod trace;
+mod views;
 mod writable;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use errno::FsError;
-pub use inode::{Inode, Place, Special};
+pub use inode::{Inode, Member, Place, Special};
 pub use profiles::{StaleEntries, all_entries, stale_entries};
 pub use read::Space;
 pub use trace::Recorder;
+pub use views::{StaleViews, stale_views};
 pub use writable::{ChangeProfile, NewAttributes, WritableProfiles};
 
 use crate::fetch::Fetcher;
@@ -127,21 +129,36 @@ impl FileSystem {
             Place::Special(Special::Store) => self.lookup_path(name),
             Place::Special(Special::Profiles) => self.lookup_profile(ProfileDirectory::ROOT, name),
             Place::Profile(id, _) => self.lookup_profile(id, name),
+            Place::Special(Special::Closures) => self.lookup_view(name),
+            Place::View(id) => self.lookup_in_view(id, name),
+            Place::ViewStore(id) => self.lookup_member(id, name),
             Place::Special(parent) => match parent.child(name) {
                 Some(child) => Ok(Looked::Found(self.special(child)?)),
                 None => Ok(Looked::NeverThere),
             },
-            Place::Node(ordinal, node) => {
-                let path = self.path(ordinal)?;
-                match path.tree().node(node).ok_or(FsError::Stale)?.kind {
-                    NodeKind::Directory { .. } => {}
-                    _ => return Err(FsError::NotADirectory),
-                }
-                match path.tree().lookup(node, name) {
-                    Some(child) => Ok(Looked::Found(self.node(&path, child)?)),
-                    None => Ok(Looked::NeverThere),
-                }
+            Place::Node(ordinal, node) => self.lookup_node(&self.path(ordinal)?, node, name),
+            Place::Member(member, node) => {
+                let path = self.path(self.ordinal_of(member)?)?;
+                let looked = self.lookup_node(&path, node, name)?;
+                Ok(looked.through(member))
             }
+        }
+    }
+
+    /// Looks up a name in a directory of a path.
+    fn lookup_node(
+        &self,
+        path: &LoadedPath,
+        node: NodeIndex,
+        name: &[u8],
+    ) -> Result<Looked, FsError> {
+        match path.tree().node(node).ok_or(FsError::Stale)?.kind {
+            NodeKind::Directory { .. } => {}
+            _ => return Err(FsError::NotADirectory),
+        }
+        match path.tree().lookup(node, name) {
+            Some(child) => Ok(Looked::Found(self.node(path, child)?)),
+            None => Ok(Looked::NeverThere),
         }
     }
 
@@ -177,6 +194,8 @@ impl FileSystem {
         match inode.place()? {
             Place::Special(special) => self.special(special),
             Place::Profile(id, node) => self.profile_attributes(id, node),
+            Place::View(id) | Place::ViewStore(id) => self.view_attributes(id, inode),
+            Place::Member(member, node) => self.member_attributes(member, node),
             Place::Node(ordinal, 0) => match self.store.load(ordinal)? {
                 Some(path) => self.node(&path, 0),
                 // Known, but not here: what was said of it when it was looked up.
@@ -196,7 +215,9 @@ impl FileSystem {
     /// It is no link, or the state fails.
     pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>, FsError> {
         match inode.place()? {
-            Place::Special(_) => Err(FsError::NotALink),
+            Place::Special(_) | Place::View(_) | Place::ViewStore(_) | Place::Member(..) => {
+                Err(FsError::NotALink)
+            }
             Place::Profile(id, node) => self.profile_target(id, node),
             Place::Node(ordinal, node) => self.path(ordinal)?.target(node).ok_or(FsError::NotALink),
         }
@@ -239,6 +260,9 @@ impl FileSystem {
                 self.list_profiles(ProfileDirectory::ROOT, from, take)
             }
             Place::Profile(id, _) => self.list_profiles(id, from, take),
+            Place::Special(Special::Closures) => self.list_views(from, take),
+            Place::View(id) => self.list_in_view(id, from, take),
+            Place::ViewStore(id) => self.list_members(id, from, take),
             Place::Special(special) => {
                 for (at, child) in (0..).zip(special.children()).skip(from as usize) {
                     let attributes = self.special(*child)?;
@@ -253,28 +277,44 @@ impl FileSystem {
                 }
                 Ok(())
             }
-            Place::Node(ordinal, node) => {
-                let path = self.path(ordinal)?;
-                let Some(NodeKind::Directory { first, count, .. }) =
-                    path.tree().node(node).map(|n| n.kind)
-                else {
-                    return Err(FsError::NotADirectory);
-                };
-                for at in from..u64::from(count) {
-                    let child = first + at as NodeIndex;
-                    let attributes = self.node(&path, child)?;
-                    let name = path.tree().node(child).map_or(&[][..], |n| n.name).to_vec();
-                    if take(Entry {
-                        name,
-                        next: at + 3,
-                        attributes,
-                    }) {
-                        break;
-                    }
-                }
-                Ok(())
+            Place::Node(ordinal, node) => self.list_node(&self.path(ordinal)?, node, from, take),
+            Place::Member(member, node) => {
+                let path = self.path(self.ordinal_of(member)?)?;
+                self.list_node(&path, node, from, &mut |entry| {
+                    take(Entry {
+                        attributes: entry.attributes.through(member),
+                        ..entry
+                    })
+                })
             }
         }
+    }
+
+    /// The entries of a directory of a path.
+    fn list_node(
+        &self,
+        path: &LoadedPath,
+        node: NodeIndex,
+        from: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let Some(NodeKind::Directory { first, count, .. }) = path.tree().node(node).map(|n| n.kind)
+        else {
+            return Err(FsError::NotADirectory);
+        };
+        for at in from..u64::from(count) {
+            let child = first + at as NodeIndex;
+            let attributes = self.node(path, child)?;
+            let name = path.tree().node(child).map_or(&[][..], |n| n.name).to_vec();
+            if take(Entry {
+                name,
+                next: at + 3,
+                attributes,
+            }) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The store directory: its entries are ordered by ordinal, so that a path that is published
@@ -329,6 +369,9 @@ impl FileSystem {
         match place {
             Place::Special(special) => Ok(Inode::special(special.parent())),
             Place::Profile(id, _) => self.profile_parent(id),
+            Place::View(_) => Ok(Inode::special(Special::Closures)),
+            Place::ViewStore(id) => Ok(Inode::view(id)),
+            Place::Member(member, node) => self.member_parent(member, node),
             Place::Node(_, 0) => Ok(Inode::special(Special::Store)),
             Place::Node(ordinal, node) => {
                 let parent = self.path(ordinal)?.tree().parent(node);
@@ -345,6 +388,7 @@ impl FileSystem {
         let time = match special {
             Special::Store => self.store.changed()?,
             Special::Profiles => return self.profile_attributes(ProfileDirectory::ROOT, 0),
+            Special::Closures => self.views_changed(),
             _ => self.started,
         };
         if special == Special::File {
@@ -358,15 +402,7 @@ impl FileSystem {
                 settled: true,
             });
         }
-        Ok(Attributes {
-            inode: Inode::special(special),
-            kind: Kind::Directory,
-            mode: 0o755,
-            size: DIRECTORY_SIZE,
-            links: LINKS,
-            time,
-            settled: true,
-        })
+        Ok(above_paths(Inode::special(special), time))
     }
 
     fn node(&self, path: &LoadedPath, index: NodeIndex) -> Result<Attributes, FsError> {
@@ -387,6 +423,19 @@ impl FileSystem {
             time: UNIX_EPOCH + EPOCH,
             settled: true,
         })
+    }
+}
+
+/// A directory above the store paths.
+fn above_paths(inode: Inode, time: SystemTime) -> Attributes {
+    Attributes {
+        inode,
+        kind: Kind::Directory,
+        mode: 0o755,
+        size: DIRECTORY_SIZE,
+        links: LINKS,
+        time,
+        settled: true,
     }
 }
 

@@ -45,6 +45,11 @@ impl FileSystem {
     ) {
         let need = match parent.place() {
             Ok(Place::Special(Special::Store)) => self.root_needed(name),
+            Ok(Place::ViewStore(view)) => match self.has_member(view, name) {
+                Ok(true) => self.root_needed(name),
+                Ok(false) => Ok(None),
+                Err(e) => Err(e),
+            },
             _ => self.inside(parent, Part::Tree),
         };
         self.when_met(need, asker, |fs, met| then(fs, met));
@@ -105,8 +110,10 @@ impl FileSystem {
 
     /// What a request inside a path needs.
     fn inside(&self, inode: Inode, part: Part) -> Result<Option<Need>, FsError> {
-        let Place::Node(ordinal, _) = inode.place()? else {
-            return Ok(None);
+        let ordinal = match inode.place()? {
+            Place::Node(ordinal, _) => ordinal,
+            Place::Member(member, _) => self.ordinal_of(member)?,
+            _ => return Ok(None),
         };
         self.recorder.touch(ordinal);
         if part == Part::Contents {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
-    Attributes, DIRECTORY_SIZE, Entry, FileSystem, FsError, Inode, Kind, LINKS, Looked, Special,
+    Attributes, Entry, FileSystem, FsError, Inode, Kind, LINKS, Looked, Special, above_paths,
 };
 use crate::profile::{GenerationNumber, ProfileEntry, ProfileName};
 use crate::store::{
@@ -277,15 +277,7 @@ impl FileSystem {
             0 => self.started,
             changed => since_1970(changed),
         };
-        Attributes {
-            inode: Inode::profile_directory(directory.id),
-            kind: Kind::Directory,
-            mode: 0o755,
-            size: DIRECTORY_SIZE,
-            links: LINKS,
-            time,
-            settled: true,
-        }
+        above_paths(Inode::profile_directory(directory.id), time)
     }
 
     /// What nix-env reads the date of a generation from, among others.
@@ -333,7 +325,7 @@ fn find<'t>(table: &'t ProfileTable, name: &str) -> Option<(ProfileName, &'t Arc
     Some((ProfileName::parse(name).ok()?, table.profile(name)?))
 }
 
-fn since_1970(seconds: i64) -> SystemTime {
+pub(super) fn since_1970(seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {
         UNIX_EPOCH.checked_sub(distance)

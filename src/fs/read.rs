@@ -23,7 +23,11 @@ impl FileSystem {
         let (ordinal, node) = match inode.place()? {
             Place::Node(ordinal, node) => (ordinal, node),
             Place::Special(Special::File) => return Ok(Vec::new()),
-            Place::Special(_) | Place::Profile(_, 0) => return Err(FsError::IsADirectory),
+            Place::Special(_)
+            | Place::Profile(_, 0)
+            | Place::View(_)
+            | Place::ViewStore(_)
+            | Place::Member(..) => return Err(FsError::IsADirectory),
             Place::Profile(..) => return Err(FsError::NotAFile),
         };
         let path = self.path(ordinal)?;

@@ -1,6 +1,7 @@
 //! The file system of a small state, without a kernel.
 
 mod profiles;
+mod views;
 mod writable;
 
 use tempfile::TempDir;

@@ -147,6 +147,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             // A listing brings the attributes, so that `find` and `ls -l` need no LOOKUPs.
             InitFlags::FUSE_DO_READDIRPLUS,
+            // Else a container with CAP_DAC_READ_SEARCH could open by its handle whatever the
+            // kernel knows of the store, past the view that it has. Linux 6.9 and newer.
+            InitFlags::FUSE_NO_EXPORT_SUPPORT,
         ] {
             // An older kernel works without.
             let _ = config.add_capabilities(flag);
@@ -296,7 +299,9 @@ impl Filesystem for Adapter {
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
             let listed = list(fs, here, inode, offset, |entry, attr| {
                 let name = OsStr::from_bytes(&entry.name);
-                reply.add(attr.ino, entry.next, name, &EVER, attr, GENERATION)
+                // As a lookup would say it.
+                let validity = validity(&entry.attributes);
+                reply.add(attr.ino, entry.next, name, validity, attr, GENERATION)
             });
             match listed {
                 Ok(()) => reply.ok(),

@@ -34,8 +34,9 @@
 //!
 //! `inval_entry` waits for requests on its directory, so it is never sent by a thread that
 //! answers requests. Those requests never wait for the network, since nothing in a directory of
-//! profiles is fetched; the store directory, where lookups do, is invalidated by `inval_inode`
-//! alone, but for what was collected: `removed.rs` has that. A thread that answers requests waits
+//! profiles is fetched. In a store directory, the store's own or that of a closure view, lookups do:
+//! it is invalidated by `inval_inode` alone, but for what was collected or is in a view no more:
+//! `removed.rs` has that. Names of closure views are like names of profiles. A thread that answers requests waits
 //! for nothing here.
 
 use std::ffi::OsStr;
@@ -44,8 +45,8 @@ use std::io;
 use fuser::{INodeNo, Notifier};
 
 use super::removed::Forgetter;
-use crate::fs::{Inode, Special, StaleEntries, all_entries, stale_entries};
-use crate::store::{Change, Store};
+use crate::fs::{Inode, Special, StaleEntries, all_entries, stale_entries, stale_views};
+use crate::store::{Change, ChangedView, Store};
 
 /// The kernel never keeps an entry of this name.
 const NO_NAME: &str = ".";
@@ -68,13 +69,26 @@ impl Invalidation {
     /// Has the kernel forget what a change made untrue.
     pub(super) fn apply(&self, change: &Change<'_>) {
         match change {
-            Change::Paths => self.listing(Inode::special(Special::Store)),
+            Change::Paths { views } => {
+                self.listing(Inode::special(Special::Store));
+                for id in *views {
+                    self.listing(Inode::view_store(*id));
+                }
+            }
             Change::Removed(paths) => {
                 self.listing(Inode::special(Special::Store));
                 self.forgetter.forget(paths);
             }
             Change::Profiles(changed) => self.entries(&stale_entries(changed)),
+            Change::Views(changed) => self.views(changed),
         }
+    }
+
+    /// A view that is gone, and what it showed; what a view shows no more.
+    fn views(&self, changed: &[ChangedView]) {
+        let stale = stale_views(changed);
+        self.entries(stale.views.as_slice());
+        self.forgetter.forget_in_views(stale.paths);
     }
 
     /// Has the kernel forget whatever may have changed without its being told: a daemon that was
@@ -83,30 +97,48 @@ impl Invalidation {
     pub(super) fn apply_all(&self, store: &Store) {
         self.entries(&all_entries(&store.profile_table()));
         self.listing(Inode::special(Special::Store));
+        for view in store.view_table().views() {
+            self.listing(Inode::view_store(view.record.id));
+        }
+        match store.untold_views() {
+            Ok(untold) => {
+                self.views(&untold);
+                store.views_told(&untold);
+            }
+            Err(e) => tracing::warn!("the kernel may go on to show old closure views: {e}"),
+        }
     }
 
     fn entries(&self, all: &[StaleEntries]) {
         for stale in all {
-            for name in &stale.names {
-                self.entry(stale.directory, name);
-            }
-            self.entry(stale.above, NO_NAME);
-            self.listing(stale.directory);
+            forget_entries(&self.notifier, stale);
         }
     }
 
-    /// A name in a directory, when what is asked about the directory now has been answered.
-    fn entry(&self, directory: Inode, name: &str) {
-        let directory = INodeNo(directory.0);
-        let told = self.notifier.inval_entry(directory, OsStr::new(name));
-        report(told, "an entry of a directory of profiles");
-    }
-
-    /// The listing and the attributes of a directory.
     fn listing(&self, directory: Inode) {
-        let told = self.notifier.inval_inode(INodeNo(directory.0), 0, 0);
-        report(told, "a listing");
+        forget_listing(&self.notifier, directory);
     }
+}
+
+/// Has the kernel forget names in a directory, and its listing.
+pub(super) fn forget_entries(notifier: &Notifier, stale: &StaleEntries) {
+    for name in &stale.names {
+        forget_entry(notifier, stale.directory, name);
+    }
+    forget_entry(notifier, stale.above, NO_NAME);
+    forget_listing(notifier, stale.directory);
+}
+
+/// A name in a directory, when what is asked about the directory now has been answered.
+fn forget_entry(notifier: &Notifier, directory: Inode, name: &str) {
+    let told = notifier.inval_entry(INodeNo(directory.0), OsStr::new(name));
+    report(told, "an entry");
+}
+
+/// The listing and the attributes of a directory.
+pub(super) fn forget_listing(notifier: &Notifier, directory: Inode) {
+    let told = notifier.inval_inode(INodeNo(directory.0), 0, 0);
+    report(told, "a listing");
 }
 
 /// That the kernel does not know what it should forget is no error, and is not reported as one;

@@ -23,7 +23,7 @@ pub use counters::{Counters, RequestCounts};
 pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
-    mounts_of_superblock, unmount,
+    mounts_of_superblock, mounts_of_whole, unmount,
 };
 pub use writable::ProfilesSession;
 
@@ -142,6 +142,9 @@ impl Session {
         let invalidation = Invalidation::new(background.notifier());
         if matches!(beginning, Beginning::After(_)) {
             invalidation.apply_all(store);
+        } else if let Ok(untold) = store.untold_views() {
+            // This kernel was never told anything else.
+            store.views_told(&untold);
         }
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {

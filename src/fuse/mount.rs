@@ -443,6 +443,16 @@ pub fn mounts_of_superblock(superblock: u32) -> Result<Vec<PathBuf>, MountError>
     Ok(ours.map(|m| m.at).collect())
 }
 
+/// The same of those places that show all of it, not the store alone.
+///
+/// # Errors
+/// The list of mounts cannot be read.
+pub fn mounts_of_whole(superblock: u32) -> Result<Vec<PathBuf>, MountError> {
+    let ours = mounts()?.into_iter().filter(|m| m.is_of(Some(superblock)));
+    let whole = ours.filter(|m| m.root == Path::new("/"));
+    Ok(whole.map(|m| m.at).collect())
+}
+
 /// Shows writable profiles, the superblock `profiles`, over the directory of profiles of what is
 /// mounted at `mountpoint`; `false` if they are mounted nowhere.
 pub(super) fn show_profiles_again(profiles: u32, mountpoint: &Path) -> Result<bool, MountError> {

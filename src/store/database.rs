@@ -23,9 +23,10 @@ pub(super) const ROOTS: &str = "roots";
 pub(super) const TRACES: &str = "traces";
 pub(super) const RECLAIMED: &str = "reclaimed";
 pub(super) const PROFILES: &str = "profiles";
+pub(super) const VIEWS: &str = "views";
 
-const FAMILIES: [&str; 11] = [
-    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED, PROFILES,
+const FAMILIES: [&str; 12] = [
+    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED, PROFILES, VIEWS,
 ];
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves

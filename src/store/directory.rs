@@ -20,9 +20,9 @@ const FORMAT_DRAFT: &str = ".format";
 const COMMAND: usize = 200;
 
 /// First line of the format file.
-const FORMAT: &str = "narfs-state 2";
+const FORMAT: &str = "narfs-state 3";
 /// The same of states that are upgraded when they are opened.
-const OLDER: [&str; 1] = ["narfs-state 1"];
+const OLDER: [&str; 2] = ["narfs-state 1", "narfs-state 2"];
 
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.

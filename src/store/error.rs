@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rocksdb::ErrorKind;
 use thiserror::Error;
 
+use super::ViewMembers;
 use crate::chunk::{ChunkDigest, RecordError};
 use crate::nix::store_path::StorePath;
 use crate::tree::TreeError;
@@ -28,7 +29,7 @@ pub enum StoreError {
     #[error("{} is not a narfs state directory (it has no file \"format\") and is not empty; name another directory with --state", .0.display())]
     Foreign(PathBuf),
     /// The directory was written by a newer version.
-    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 2\"); use that version", dir.display())]
+    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 3\"); use that version", dir.display())]
     Newer {
         /// The state directory.
         dir: PathBuf,
@@ -135,6 +136,20 @@ pub enum StoreError {
     /// A profile with the name of a directory that other profiles lie in.
     #[error("{0} is a directory of profiles, so no profile can have this name; choose another")]
     ProfileIsDirectory(String),
+    /// More closure views, in all its time, than inode numbers can address.
+    #[error("the state has used up all numbers for closure views; start a new one")]
+    TooManyViews,
+    /// More paths in a closure view than inode numbers can address.
+    #[error(
+        "the closure view {name} would have {paths} paths, and {} are the most; name fewer",
+        ViewMembers::MAX
+    )]
+    TooLargeView {
+        /// The view.
+        name: String,
+        /// Its paths.
+        paths: usize,
+    },
     /// The file of a channel.
     #[error(
         "the channel's file {} cannot be used; if it stays so, remove the channel with `narfs \

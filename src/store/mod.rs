@@ -26,6 +26,8 @@ mod temporary_roots;
 mod traces;
 mod trees;
 mod uses;
+mod view_table;
+mod views;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -51,6 +53,8 @@ pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, P
 pub use publish::Publication;
 pub use statistics::{PathStatistics, Statistics};
 pub use temporary_roots::TemporaryRoots;
+pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};
+pub use views::ChangedView;
 
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StoreDir, StorePath};
@@ -64,6 +68,7 @@ use size::Size;
 use temporary_roots::Relied;
 use trees::StoredTree;
 use uses::Uses;
+use views::Views;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -121,11 +126,16 @@ struct Writing {
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'c> {
     /// The set of paths: there are more.
-    Paths,
+    Paths {
+        /// Ids of the closure views that there are: they may show more, too.
+        views: &'c [u32],
+    },
     /// These paths are there no more.
     Removed(&'c [StorePath]),
     /// Profiles and their directories.
     Profiles(&'c ProfilesChanged),
+    /// Closure views.
+    Views(&'c [ChangedView]),
 }
 
 /// Called after every change.
@@ -139,6 +149,7 @@ pub struct Store {
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
     uses: Uses,
     profiles: Profiles,
+    views: Views,
     size: Size,
     held: Arc<Held>,
     // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
@@ -203,6 +214,7 @@ impl Store {
         let next_ordinal = publish::next_ordinal(&database)?;
         let uses = Uses::open(&database)?;
         let profiles = Profiles::open(&database)?;
+        let views = Views::open(&database)?;
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
         held.note_litter();
@@ -214,6 +226,7 @@ impl Store {
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
             uses,
             profiles,
+            views,
             size: Size::default(),
             held,
             collecting: Mutex::default(),
@@ -255,9 +268,8 @@ impl Store {
         self.directory.store_dir()
     }
 
-    /// Has `observer` called after each change of the set of paths or of profiles, by the thread
-    /// that made the change and before it goes on. There is one; a second takes its
-    /// place.
+    /// Has `observer` called after each change of the set of paths, of profiles or of views, by the
+    /// thread that made the change and before it goes on. There is one; a second takes its place.
     pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
         let mut place = self
             .observer
@@ -266,16 +278,18 @@ impl Store {
         *place = Some(Arc::new(observer));
     }
 
-    fn tell(&self, change: &Change<'_>) {
+    /// Whether there is anybody to tell.
+    fn tell(&self, change: &Change<'_>) -> bool {
         // It may take long, and another one may take its place meanwhile.
         let observer = self
             .observer
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(observer) = observer {
+        if let Some(observer) = &observer {
             observer(change);
         }
+        observer.is_some()
     }
 }
 

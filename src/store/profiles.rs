@@ -4,7 +4,7 @@
 //! there whole or not at all; it can be seen when it is durable, all at once. The database is the
 //! truth; what readers see is a table in memory that each change replaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rocksdb::WriteBatch;
@@ -35,6 +35,19 @@ pub struct ProfilesChanged {
     pub profiles: Vec<ChangedProfile>,
     /// Directories that were made or removed; what lies deeper comes first.
     pub directories: Vec<ChangedDirectory>,
+}
+
+impl ProfilesChanged {
+    /// Profiles that lead to another path now, or to none.
+    fn switched(&self) -> HashSet<&str> {
+        let target = |p: &Option<Arc<ProfileRecord>>| {
+            let current = p.as_ref()?.current_generation()?;
+            Some(current.path.clone())
+        };
+        let profiles = self.profiles.iter();
+        let switched = profiles.filter(|p| target(&p.before) != target(&p.after));
+        switched.map(|p| p.name.as_str()).collect()
+    }
 }
 
 /// The directory in which something changed.
@@ -73,8 +86,9 @@ pub struct ChangedDirectory {
 /// What readers and changes of profiles share.
 #[derive(Debug)]
 pub(super) struct Profiles {
-    /// Held while profiles change, so that none is built on what is no longer true.
-    changing: Mutex<()>,
+    /// Held while profiles or closure views change, so that none is built on what is no longer
+    /// true.
+    pub(super) changing: Mutex<()>,
     table: RwLock<Arc<ProfileTable>>,
 }
 
@@ -163,7 +177,8 @@ impl Store {
         self.profiles.table()
     }
 
-    /// Makes profiles what they are to be, all together. A generation that is there already, with
+    /// Makes profiles what they are to be, all together, and the closure views that follow them. A
+    /// generation that is there already, with
     /// the same number, path and time, keeps its link number. When it returns, the change is
     /// durable, can be seen, and the observer has been told.
     ///
@@ -184,14 +199,22 @@ impl Store {
         edit.fit_directories()?;
         let generations = changes.iter().flat_map(|c| &c.generations);
         self.note_roots(generations.map(|(_, path, _)| path.hash()));
-        let (changed, batch) = edit.finish(&self.database);
+        let (changed, mut batch) = edit.finish(&self.database);
         if changed.profiles.is_empty() && !edit.mends() {
             return Ok(());
         }
+        let views = self.follow(&changed.switched(), &edit.table)?;
+        if let Some(views) = &views {
+            self.add_views(views, &mut batch)?;
+        }
         self.database.write_synced(batch, "profiles were written")?;
         self.profiles.replace(edit.table);
+        let views = views.map(|views| self.replace_views(views));
         drop(changing);
         self.tell(&Change::Profiles(&changed));
+        if let Some(views) = views {
+            self.tell_views(&views);
+        }
         Ok(())
     }
 }

@@ -154,7 +154,9 @@ impl Store {
             self.path_cache.remove(&ordinal);
         }
         if is_new {
-            self.tell(&Change::Paths);
+            let views = self.view_table();
+            let views: Vec<_> = views.views().map(|v| v.record.id).collect();
+            self.tell(&Change::Paths { views: &views });
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod profiles;
 mod races;
 mod removed;
 mod roots;
+mod views;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -84,9 +84,9 @@ fn formats_that_are_newer_or_damaged_are_refused() {
     let good = fs::read(&format).unwrap();
     let dir = state.dir().display().to_string();
     for (text, word) in [
-        ("narfs-state 3\nstore-dir /nix/store\n", "narfs-state 3"),
+        ("narfs-state 4\nstore-dir /nix/store\n", "narfs-state 4"),
         ("narfs-state 1\n", "store-dir"),
-        ("narfs-state 2\n", "store-dir"),
+        ("narfs-state 3\n", "store-dir"),
         ("narfs-state 1\nstore-dir relative\n", "store-dir"),
         ("something\n", "not a narfs state directory"),
         ("", "not a narfs state directory"),

@@ -16,6 +16,7 @@ mod attributes;
 #[path = "../support/binary_cache.rs"]
 #[allow(dead_code, reason = "what other tests need")]
 mod binary_cache;
+mod closures;
 mod collection;
 mod commands;
 mod configuration;

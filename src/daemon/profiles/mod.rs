@@ -91,7 +91,7 @@ impl Engine {
         Ok(generations)
     }
 
-    fn absent(&self, name: &ProfileName) -> Result<ProfileError, StoreError> {
+    pub(super) fn absent(&self, name: &ProfileName) -> Result<ProfileError, StoreError> {
         let there = self.store.profiles()?;
         let there: Vec<_> = there.iter().map(|(name, _)| name.as_str()).collect();
         let there = match there.as_slice() {

@@ -43,7 +43,7 @@ pub enum SupplyError {
 }
 
 /// Gets what is not here.
-pub(super) struct Supply<'e> {
+pub(in crate::daemon) struct Supply<'e> {
     engine: &'e Engine,
     /// `None` if nobody is to be asked.
     fetcher: Option<Fetcher>,
@@ -81,7 +81,10 @@ fn failed(mut failures: Vec<CopyFailure>) -> Result<(), SupplyError> {
 
 impl Engine {
     /// What gets from the sources of a request what is not here.
-    pub(super) fn supply(&self, sources: &SourceRequest) -> Result<Supply<'_>, CommandError> {
+    pub(in crate::daemon) fn supply(
+        &self,
+        sources: &SourceRequest,
+    ) -> Result<Supply<'_>, CommandError> {
         let fetcher = match self.fetcher_for(sources) {
             Err(CommandError::Nobody) => None,
             fetcher => Some(fetcher?),
@@ -133,7 +136,10 @@ impl Supply<'_> {
     }
 
     /// The paths that users named, each once.
-    pub(super) fn resolve_all(&self, texts: &[String]) -> Result<Vec<StorePath>, CommandError> {
+    pub(in crate::daemon) fn resolve_all(
+        &self,
+        texts: &[String],
+    ) -> Result<Vec<StorePath>, CommandError> {
         let mut paths = Vec::new();
         for text in texts {
             let path = self.resolve(text)?;
@@ -292,6 +298,34 @@ impl Supply<'_> {
                 chain(&first.error)
             ),
         }))
+    }
+
+    /// Has the state know the closures of paths, all of them, without their contents.
+    pub(in crate::daemon) fn need_closures(
+        &self,
+        paths: &[StorePath],
+        output: &mut dyn Output,
+    ) -> Result<(), CommandError> {
+        self.keep(paths);
+        if self.knows_closures(paths)? {
+            return Ok(());
+        }
+        let Some(fetcher) = &self.fetcher else {
+            let store = &self.engine.store;
+            for hash in store.closure_hashes(paths.iter().map(StorePath::hash))? {
+                if store.path_info(hash)?.is_none() {
+                    let named = paths.iter().find(|p| p.hash() == hash);
+                    let what = named.map_or_else(|| hash.to_string(), ToString::to_string);
+                    return Err(ProfileError::from(SupplyError::Nobody(what)).into());
+                }
+            }
+            return Ok(());
+        };
+        let runtime = self.engine.runtime()?;
+        let failures = self.engine.showing(output, |progress| {
+            runtime.block_on(fetcher.register(wanted(paths), true, progress))
+        })?;
+        Ok(failed(failures).map_err(ProfileError::from)?)
     }
 
     /// Whether the state knows all that paths refer to.

@@ -111,7 +111,7 @@ fn inward(inode: Inode) -> Result<Inode, FsError> {
     match inode.place()? {
         Place::Special(Special::Root) => Ok(Inode::special(Special::Profiles)),
         Place::Profile(..) => Ok(inode),
-        Place::Special(_) | Place::Node(..) => Err(FsError::Stale),
+        _ => Err(FsError::Stale),
     }
 }
 

@@ -25,7 +25,7 @@ fn make_old(dir: &Path) {
         old.remove(1 + 4 + 32 + 8 + 8);
         db.put_cf(db.cf_handle(PATHS).unwrap(), key, old).unwrap();
     }
-    for family in ["uses", "roots", "traces", "reclaimed", "profiles"] {
+    for family in ["uses", "roots", "traces", "reclaimed", "profiles", "views"] {
         db.drop_cf(family).unwrap();
     }
     fs::write(dir.join("format"), "narfs-state 1\nstore-dir /nix/store\n").unwrap();
@@ -46,7 +46,7 @@ fn a_state_of_format_1_is_upgraded_and_works() {
     drop(store);
     make_old(dir.path());
     let store = open(dir.path()).unwrap();
-    assert_eq!(format(dir.path()), "narfs-state 2\nstore-dir /nix/store\n");
+    assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
     assert!(dump(&store, &path(1)).unwrap() == contents);
     let origin = |n| store.path_info(path(n).hash()).unwrap().unwrap().origin;
     assert_eq!((origin(1), origin(2)), (Origin::Fetched, Origin::Added));
@@ -68,12 +68,12 @@ fn a_crash_in_the_upgrade_is_harmless() {
     // Before the format file is replaced.
     fs::write(dir.path().join(".format"), "narfs-st").unwrap();
     drop(open(dir.path()).unwrap());
-    assert!(format(dir.path()).starts_with("narfs-state 2\n"));
+    assert!(format(dir.path()).starts_with("narfs-state 3\n"));
     // After it, before the database has its new families.
     make_old(dir.path());
     fs::write(
         dir.path().join("format"),
-        "narfs-state 2\nstore-dir /nix/store\n",
+        "narfs-state 3\nstore-dir /nix/store\n",
     )
     .unwrap();
     let store = open(dir.path()).unwrap();
@@ -92,9 +92,37 @@ fn a_crash_in_the_upgrade_is_harmless() {
     // What comes after is not for this version.
     fs::write(
         dir.path().join("format"),
-        "narfs-state 3\nstore-dir /nix/store\n",
+        "narfs-state 4\nstore-dir /nix/store\n",
     )
     .unwrap();
     let error = open(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Newer { .. }), "{error}");
+}
+
+#[test]
+fn a_state_of_format_2_has_no_views_and_gets_some() {
+    let (dir, store) = store();
+    publish(&store, &path(1), b"contents");
+    store.pin(&[path(1)]).unwrap();
+    drop(store);
+    let db = dir.path().join("db");
+    let families = DB::list_cf(&Options::default(), &db).unwrap();
+    let mut old = DB::open_cf(&Options::default(), &db, families).unwrap();
+    old.drop_cf("views").unwrap();
+    drop(old);
+    fs::write(
+        dir.path().join("format"),
+        "narfs-state 2\nstore-dir /nix/store\n",
+    )
+    .unwrap();
+    let store = open(dir.path()).unwrap();
+    assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
+    assert!(store.all_views().unwrap().is_empty());
+    assert_eq!(dump(&store, &path(1)).unwrap(), b"contents");
+    assert_eq!(store.pins().unwrap().len(), 1);
+    let name = ViewName::parse("v").unwrap();
+    store.define_view(&name, &[path(1)], &[]).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.all_views().unwrap().len(), 1);
 }

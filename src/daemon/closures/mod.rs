@@ -1,0 +1,172 @@
+//! Closure views: shown, made and removed.
+//!
+//! Invariant: a view is made or changed only when all that its paths refer to is known, so that
+//! what is missing in it is missing by intent.
+
+mod request;
+
+use std::path::Path;
+
+use thiserror::Error;
+
+pub use request::{ClosureReport, ClosureRequest};
+
+use super::command::{CommandError, Output, Report};
+use super::engine::Engine;
+use super::profiles::ProfileError;
+use super::source_request::SourceRequest;
+use crate::profile::ProfileName;
+use crate::store::{View, ViewName, ViewNameError};
+
+/// Where views are, in the mount.
+const PLACE: &str = ".narfs/closures";
+
+/// Why a closure view cannot be shown or changed.
+#[derive(Debug, Error)]
+pub enum ClosureError {
+    /// Its name is none.
+    #[error(transparent)]
+    Name(#[from] ViewNameError),
+    /// There is none of this name.
+    #[error("there is no closure view {name:?}; {there}")]
+    Absent {
+        /// The name.
+        name: String,
+        /// What there is.
+        there: String,
+    },
+    /// A profile that leads nowhere.
+    #[error(
+        "the profile {0} has no current generation that a closure view could follow; `narfs profile \
+         switch` makes one current"
+    )]
+    NoCurrent(ProfileName),
+}
+
+impl Engine {
+    pub(super) fn closures(
+        &self,
+        request: &ClosureRequest,
+        output: &mut dyn Output,
+    ) -> Result<Report, CommandError> {
+        match request {
+            ClosureRequest::Define {
+                name,
+                paths,
+                profiles,
+                sources,
+            } => {
+                let name = ViewName::parse(name).map_err(ClosureError::from)?;
+                self.define_closure(&name, paths, profiles, sources, output)?;
+                self.describe(&[name.to_string()])
+            }
+            ClosureRequest::List { names } => self.describe(names),
+            ClosureRequest::Delete { name } => {
+                if !self.store.remove_view(name)? {
+                    return Err(self.no_view(name).into());
+                }
+                Ok(Report::Done)
+            }
+        }
+    }
+
+    fn define_closure(
+        &self,
+        name: &ViewName,
+        paths: &[String],
+        profiles: &[String],
+        sources: &SourceRequest,
+        output: &mut dyn Output,
+    ) -> Result<(), CommandError> {
+        if paths.is_empty() && profiles.is_empty() {
+            return Err(CommandError::Usage(
+                "name store paths for the closure view, or a profile with --profile",
+            ));
+        }
+        let mut followed = Vec::new();
+        let mut needed = Vec::new();
+        for text in profiles {
+            let profile = ProfileName::parse(text).map_err(ProfileError::from)?;
+            let Some(record) = self.store.profile(profile.as_str())? else {
+                return Err(self.absent(&profile)?.into());
+            };
+            let Some(current) = record.current_generation() else {
+                return Err(ClosureError::NoCurrent(profile).into());
+            };
+            needed.push(current.path.clone());
+            let profile = profile.to_string();
+            if !followed.contains(&profile) {
+                followed.push(profile);
+            }
+        }
+        let supply = self.supply(sources)?;
+        let roots = supply.resolve_all(paths)?;
+        needed.extend(roots.iter().cloned());
+        supply.need_closures(&needed, output)?;
+        // What is kept for this command is kept by the view from here on.
+        self.store.define_view(name, &roots, &followed)?;
+        Ok(())
+    }
+
+    /// Describes views of these names, or all.
+    fn describe(&self, names: &[String]) -> Result<Report, CommandError> {
+        let all = self.store.all_views()?;
+        let mut chosen = Vec::new();
+        for name in names {
+            let there = all.iter().find(|view| *view.name == **name);
+            chosen.push(there.ok_or_else(|| self.no_view(name))?);
+        }
+        if names.is_empty() {
+            chosen.extend(&all);
+        }
+        let mount = self.whole_mounts()?.into_iter().next();
+        let reports = chosen
+            .into_iter()
+            .map(|v| self.closure_report(v, mount.as_deref()));
+        let reports: Result<_, CommandError> = reports.collect();
+        Ok(Report::Closures(reports?))
+    }
+
+    fn closure_report(
+        &self,
+        view: &View,
+        mount: Option<&Path>,
+    ) -> Result<ClosureReport, CommandError> {
+        let record = &view.record;
+        let mut report = ClosureReport {
+            name: view.name.to_string(),
+            roots: record.roots.iter().map(|p| self.full(p)).collect(),
+            profiles: record.profiles.clone(),
+            paths: 0,
+            size: 0,
+            missing: 0,
+            unknown: 0,
+            created: record.created,
+            changed: record.changed,
+            store: mount.map(|at| at.join(PLACE).join(&*view.name).join("store")),
+        };
+        for (_, hash) in self.store.view_members(view)?.from(1) {
+            report.paths += 1;
+            match self.store.path_info(hash)? {
+                None => report.unknown += 1,
+                Some(info) => {
+                    report.size += info.registration.nar_size;
+                    report.missing += u64::from(!self.store.has_contents(&info)?);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn no_view(&self, name: &str) -> ClosureError {
+        let table = self.store.view_table();
+        let there: Vec<_> = table.views().map(|view| &*view.name).collect();
+        ClosureError::Absent {
+            name: name.to_owned(),
+            there: match there.as_slice() {
+                [] => "there is none yet, and `narfs closure` makes one".to_owned(),
+                names => format!("there are: {}", names.join(", ")),
+            },
+        }
+    }
+}

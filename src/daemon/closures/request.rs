@@ -1,0 +1,59 @@
+//! Requests on closure views, and what they report.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::source_request::SourceRequest;
+
+/// What to do with closure views.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClosureRequest {
+    /// Make one, or make it what it is to be.
+    Define {
+        /// Its name.
+        name: String,
+        /// Store paths or hashes, or packages of channels.
+        paths: Vec<String>,
+        /// Profiles that it follows.
+        profiles: Vec<String>,
+        /// Where to ask for what is not known.
+        sources: SourceRequest,
+    },
+    /// Describe some.
+    List {
+        /// Which; empty for all.
+        names: Vec<String>,
+    },
+    /// Remove one.
+    Delete {
+        /// Which.
+        name: String,
+    },
+}
+
+/// A closure view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosureReport {
+    /// Its name.
+    pub name: String,
+    /// The store paths that it names.
+    pub roots: Vec<String>,
+    /// The profiles that it follows.
+    pub profiles: Vec<String>,
+    /// Number of paths that it shows.
+    pub paths: u64,
+    /// Their NAR bytes.
+    pub size: u64,
+    /// Of the paths, those whose contents are not here: they are fetched when they are used.
+    pub missing: u64,
+    /// Paths that are referred to and of which no more than the hash is known. There are none
+    /// but where a profile was switched while no source could be asked.
+    pub unknown: u64,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// When what it shows changed last, in seconds since 1970.
+    pub changed: i64,
+    /// Its store directory, if it is mounted.
+    pub store: Option<PathBuf>,
+}

@@ -1,0 +1,277 @@
+//! Closure views: `.narfs/closures/NAME/store` shows some paths of the store and nothing else.
+//!
+//! Invariants: what is not in a view is not there, for whoever asks by name or by number. Files and
+//! links have the numbers that they have in the store, and with them one page cache; a directory has
+//! one for each view, since the kernel allows it one place only. Nothing but the names of its paths
+//! is a view's own, and only a lookup of such a name, or of what lies in it, waits for the network.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::profiles::since_1970;
+use super::{
+    Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, Member, Place, Special,
+    StaleEntries, above_paths, expected,
+};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::{ChangedView, Contents, PathOrdinal, View};
+use crate::tree::NodeIndex;
+
+/// The only name in the directory of a view.
+const STORE: &[u8] = b"store";
+/// A name that the kernel never keeps.
+const NO_NAME: &str = ".";
+
+/// What a change of views makes stale. In `.narfs/closures` nothing waits for the network; in the
+/// store directory of a view lookups do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StaleViews {
+    /// Names of views.
+    pub views: Option<StaleEntries>,
+    /// Names of paths.
+    pub paths: Vec<StaleEntries>,
+}
+
+/// What the kernel has to forget of views that changed.
+pub fn stale_views(changed: &[ChangedView]) -> StaleViews {
+    let names = changed.iter().filter(|view| view.came_or_went);
+    let names: BTreeSet<_> = names.map(|view| view.name.clone()).collect();
+    let views = StaleEntries {
+        directory: Inode::special(Special::Closures),
+        above: Inode::special(Special::Narfs),
+        names: names.into_iter().collect(),
+    };
+    let paths = changed.iter().map(|view| StaleEntries {
+        directory: Inode::view_store(view.id),
+        above: Inode::view(view.id),
+        // One at least, so that a listing that is under way is waited for.
+        names: match view.entries.as_slice() {
+            [] => vec![NO_NAME.to_owned()],
+            entries => entries.to_vec(),
+        },
+    });
+    StaleViews {
+        views: (!views.names.is_empty()).then_some(views),
+        paths: paths.collect(),
+    }
+}
+
+impl Attributes {
+    /// The same, seen in a view.
+    pub(super) fn through(self, member: Member) -> Self {
+        match (self.kind, self.inode.place()) {
+            (Kind::Directory, Ok(Place::Node(_, node))) => Self {
+                inode: Inode::member(member, node),
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
+impl Looked {
+    /// The same, seen in a view.
+    pub(super) fn through(self, member: Member) -> Self {
+        match self {
+            Self::Found(attributes) => Self::Found(attributes.through(member)),
+            other => other,
+        }
+    }
+}
+
+impl FileSystem {
+    fn view(&self, id: u32) -> Result<Arc<View>, FsError> {
+        let table = self.store.view_table();
+        table.with_id(id).cloned().ok_or(FsError::Stale)
+    }
+
+    /// The path that a view shows at a place.
+    fn hash_of(&self, member: Member) -> Result<StorePathHash, FsError> {
+        let table = self.store.view_table();
+        let view = table.with_list(member.list).ok_or(FsError::Stale)?;
+        let members = self.store.view_members(view)?;
+        members.path(member.place).ok_or(FsError::Stale)
+    }
+
+    /// The ordinal of a path of a view. It is asked for each time: a path whose root turns out to
+    /// be of another kind gets a new one.
+    pub(super) fn ordinal_of(&self, member: Member) -> Result<PathOrdinal, FsError> {
+        let info = self.store.path_info(self.hash_of(member)?)?;
+        info.map(|info| info.ordinal).ok_or(FsError::Stale)
+    }
+
+    fn member(&self, id: u32, hash: StorePathHash) -> Result<Option<Member>, FsError> {
+        let view = self.view(id)?;
+        let place = self.store.view_members(&view)?.place(hash);
+        let list = view.record.list;
+        Ok(place.map(|place| Member { list, place }))
+    }
+
+    /// Whether a view may show something of this name.
+    pub(super) fn has_member(&self, id: u32, name: &[u8]) -> Result<bool, FsError> {
+        match StorePath::parse_base_name(name) {
+            Ok(path) => Ok(self.member(id, path.hash())?.is_some()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    pub(super) fn lookup_view(&self, name: &[u8]) -> Result<Looked, FsError> {
+        let table = self.store.view_table();
+        let name = std::str::from_utf8(name).unwrap_or_default();
+        match table.named(name) {
+            Some(view) => {
+                let inode = Inode::view(view.record.id);
+                Ok(Looked::Found(view_directory(view, inode)))
+            }
+            None => Ok(Looked::NotThere),
+        }
+    }
+
+    pub(super) fn lookup_in_view(&self, id: u32, name: &[u8]) -> Result<Looked, FsError> {
+        let view = self.view(id)?;
+        if name != STORE {
+            return Ok(Looked::NeverThere);
+        }
+        Ok(Looked::Found(view_directory(&view, Inode::view_store(id))))
+    }
+
+    pub(super) fn lookup_member(&self, id: u32, name: &[u8]) -> Result<Looked, FsError> {
+        let Ok(path) = StorePath::parse_base_name(name) else {
+            self.view(id)?;
+            return Ok(Looked::NeverThere);
+        };
+        match self.member(id, path.hash())? {
+            Some(member) => Ok(self.lookup_path(name)?.through(member)),
+            // It may come to be in the view.
+            None => Ok(Looked::NotThere),
+        }
+    }
+
+    pub(super) fn view_attributes(&self, id: u32, inode: Inode) -> Result<Attributes, FsError> {
+        Ok(view_directory(&*self.view(id)?, inode))
+    }
+
+    pub(super) fn member_attributes(
+        &self,
+        member: Member,
+        node: NodeIndex,
+    ) -> Result<Attributes, FsError> {
+        let ordinal = self.ordinal_of(member)?;
+        let attributes = self.attributes(Inode::node(ordinal, node))?;
+        match attributes.kind {
+            Kind::Directory => Ok(attributes.through(member)),
+            // What was said to be a directory is none.
+            Kind::File | Kind::Link => Err(FsError::Stale),
+        }
+    }
+
+    pub(super) fn member_parent(&self, member: Member, node: NodeIndex) -> Result<Inode, FsError> {
+        if node == 0 {
+            let table = self.store.view_table();
+            let view = table.with_list(member.list).ok_or(FsError::Stale)?;
+            return Ok(Inode::view_store(view.record.id));
+        }
+        let path = self.path(self.ordinal_of(member)?)?;
+        Ok(Inode::member(member, path.tree().parent(node)))
+    }
+
+    /// When a view changed last.
+    pub(super) fn views_changed(&self) -> SystemTime {
+        let table = self.store.view_table();
+        let changed = table.views().map(|view| view.record.changed).max();
+        changed.map_or(self.started, since_1970)
+    }
+
+    /// Views are ordered by their ids, so that a change during a listing does not make others come
+    /// twice or not at all.
+    pub(super) fn list_views(
+        &self,
+        from: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let table = self.store.view_table();
+        for view in table.from_id(u32::try_from(from).unwrap_or(u32::MAX)) {
+            let id = view.record.id;
+            if take(Entry {
+                name: view.name.as_bytes().to_vec(),
+                next: u64::from(id) + 3,
+                attributes: view_directory(view, Inode::view(id)),
+            }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn list_in_view(
+        &self,
+        id: u32,
+        from: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let view = self.view(id)?;
+        if from == 0 {
+            take(Entry {
+                name: STORE.to_vec(),
+                next: 3,
+                attributes: view_directory(&view, Inode::view_store(id)),
+            });
+        }
+        Ok(())
+    }
+
+    /// All paths of a view, whether their contents are here or would be fetched; in the order of
+    /// their places, which they keep.
+    pub(super) fn list_members(
+        &self,
+        id: u32,
+        from: u64,
+        take: &mut dyn FnMut(Entry) -> bool,
+    ) -> Result<(), FsError> {
+        let view = self.view(id)?;
+        let list = view.record.list;
+        let members = self.store.view_members(&view)?;
+        for (place, hash) in members.from(u32::try_from(from).unwrap_or(u32::MAX)) {
+            let member = Member { list, place };
+            let Some((name, attributes)) = self.listed(hash)? else {
+                continue;
+            };
+            if take(Entry {
+                name: name.into_bytes(),
+                next: u64::from(place) + 3,
+                attributes: attributes.through(member),
+            }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a listing says of a path; of what would be fetched, no more than that it is there.
+    fn listed(&self, hash: StorePathHash) -> Result<Option<(String, Attributes)>, FsError> {
+        let Some(info) = self.store.path_info(hash)? else {
+            return Ok(None);
+        };
+        let name = info.registration.path.base_name();
+        match info.contents {
+            Contents::Local(_) => match self.attributes(Inode::node(info.ordinal, 0)) {
+                Ok(attributes) => Ok(Some((name, attributes))),
+                // One that cannot be read must not hide the others.
+                Err(e) => {
+                    tracing::warn!("{name} was left out of a listing: {e}");
+                    Ok(None)
+                }
+            },
+            Contents::Absent(_) if self.fetcher.is_some() => {
+                Ok(Some((name, expected(info.ordinal))))
+            }
+            Contents::Absent(_) => Ok(None),
+        }
+    }
+}
+
+/// The directory of a view, or its store directory.
+fn view_directory(view: &View, inode: Inode) -> Attributes {
+    above_paths(inode, since_1970(view.record.changed))
+}

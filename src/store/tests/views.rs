@@ -1,0 +1,276 @@
+//! Closure views in the state.
+
+use std::sync::Mutex;
+
+use rocksdb::WriteBatch;
+
+use super::*;
+
+fn name(text: &str) -> ViewName {
+    ViewName::parse(text).unwrap()
+}
+
+/// Registers a path that refers to others, without contents.
+fn register(store: &Store, path: &StorePath, references: &[StorePath]) {
+    let registration = Registration {
+        path: path.clone(),
+        nar_hash: NarHash::of(b""),
+        nar_size: 100,
+        references: references.to_vec(),
+        deriver: None,
+        signatures: Vec::new(),
+        ca: None,
+    };
+    store.register(&[(registration, None)]).unwrap();
+}
+
+/// 1 refers to 2 and 3, 4 to 3 and 5, all registered; 6 refers to what is not.
+fn with_paths() -> (TempDir, Store) {
+    let (dir, store) = store();
+    let on = |n: u8, others: &[u8]| {
+        let others: Vec<_> = others.iter().map(|n| path(*n)).collect();
+        register(&store, &path(n), &others);
+    };
+    on(1, &[2, 3]);
+    on(4, &[3, 5]);
+    on(6, &[7]);
+    [2, 3, 5].iter().for_each(|n| on(*n, &[]));
+    (dir, store)
+}
+
+fn view(store: &Store, name: &str) -> Arc<View> {
+    store.view_table().named(name).unwrap().clone()
+}
+
+/// Places and seeds of the paths of a view.
+fn shown(store: &Store, name: &str) -> Vec<(u32, u8)> {
+    let members = store.view_members(&view(store, name)).unwrap();
+    let each = members.from(1);
+    each.map(|(place, hash)| (place, hash.as_bytes()[0]))
+        .collect()
+}
+
+fn seeds(store: &Store, name: &str) -> Vec<u8> {
+    let mut seeds: Vec<_> = shown(store, name).into_iter().map(|s| s.1).collect();
+    seeds.sort_unstable();
+    seeds
+}
+
+fn set_profile(store: &Store, current: u64, generations: &[(u64, u8)]) {
+    let generation = |(number, seed): &(u64, u8)| (*number, path(*seed), 1000);
+    let change = ProfileChange {
+        name: "p".to_owned(),
+        current: Some(current),
+        generations: generations.iter().map(generation).collect(),
+    };
+    store.change_profiles(&[change]).unwrap();
+}
+
+#[test]
+fn a_view_shows_closures_and_is_the_same_after_a_crash() {
+    let (dir, store) = with_paths();
+    store.define_view(&name("a"), &[path(1)], &[]).unwrap();
+    store
+        .define_view(&name("b"), &[path(4), path(6)], &[])
+        .unwrap();
+    assert_eq!(seeds(&store, "a"), [1, 2, 3]);
+    // What is only referred to belongs to it: it may come to be known.
+    assert_eq!(seeds(&store, "b"), [3, 4, 5, 6, 7]);
+    let (_copy, again) = crashed(&dir);
+    for name in ["a", "b"] {
+        assert_eq!(shown(&again, name), shown(&store, name));
+        assert_eq!(view(&again, name).record, view(&store, name).record);
+    }
+    let roots: Vec<_> = again.view_roots().unwrap();
+    let expected = [("a", 1), ("b", 4), ("b", 6)].map(|(v, n)| (v.to_owned(), path(n)));
+    assert_eq!(roots, expected);
+    let table = again.view_table();
+    let record = &view(&again, "a").record;
+    assert_eq!(&*table.with_id(record.id).unwrap().name, "a");
+    assert_eq!(&*table.with_list(record.list).unwrap().name, "a");
+    assert!(table.with_id(record.list).is_none() && table.with_list(record.id).is_none());
+}
+
+#[test]
+fn a_path_keeps_its_place_while_a_view_changes_and_no_other_gets_it() {
+    let (_dir, store) = with_paths();
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    let (first, numbers) = (shown(&store, "v"), view(&store, "v").record.clone());
+    store.define_view(&name("v"), &[path(4)], &[]).unwrap();
+    let second = shown(&store, "v");
+    assert_eq!(seeds(&store, "v"), [3, 4, 5]);
+    let place = |all: &[(u32, u8)], seed| all.iter().find(|s| s.1 == seed).map(|s| s.0);
+    assert_eq!(place(&second, 3), place(&first, 3));
+    for seed in [4, 5] {
+        assert!(place(&second, seed).unwrap() > 3);
+    }
+    let members = store.view_members(&view(&store, "v")).unwrap();
+    for gone in [1, 2] {
+        assert_eq!(members.place(path(gone).hash()), None);
+        assert_eq!(members.path(place(&first, gone).unwrap()), None);
+    }
+    assert_eq!(members.path(0), None);
+    assert_eq!(members.path(100), None);
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    assert_eq!(shown(&store, "v"), first);
+    let record = view(&store, "v").record.clone();
+    assert_eq!((record.id, record.list), (numbers.id, numbers.list));
+    assert_eq!(record.created, numbers.created);
+}
+
+#[test]
+fn numbers_are_never_given_again() {
+    let (dir, store) = with_paths();
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    let first = view(&store, "v").record.clone();
+    assert!(store.remove_view("v").unwrap());
+    assert!(!store.remove_view("v").unwrap());
+    assert!(store.view_table().named("v").is_none());
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(store.view_table().named("v").is_none());
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    let second = view(&store, "v").record.clone();
+    let highest = first.id.max(first.list);
+    assert!(second.id > highest && second.list > highest);
+    assert_ne!(second.id, second.list);
+}
+
+#[test]
+fn when_its_places_are_used_up_a_view_gets_new_ones() {
+    let (_dir, store) = store();
+    let many = |from: u32| -> Vec<_> {
+        let hash = |n: u32| {
+            let mut bytes = [7; 20];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            StorePathHash::from_bytes(bytes)
+        };
+        let all = (from..from + 40_000).map(|n| StorePath::new(hash(n), "x").unwrap());
+        all.collect()
+    };
+    register(&store, &path(1), &many(0));
+    register(&store, &path(2), &many(1 << 20));
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    let first = view(&store, "v").record.clone();
+    store.define_view(&name("v"), &[path(2)], &[]).unwrap();
+    let second = view(&store, "v").record.clone();
+    assert_eq!(second.id, first.id);
+    assert!(second.list > first.list);
+    assert!(store.view_table().with_list(first.list).is_none());
+    assert_eq!(shown(&store, "v").len(), 40_001);
+    let error = store.define_view(&name("v"), &[path(1), path(2)], &[]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("80002 paths"), "{error}");
+    // Nothing has changed.
+    assert_eq!(view(&store, "v").record, second);
+    assert_eq!(shown(&store, "v").len(), 40_001);
+}
+
+#[test]
+fn a_view_follows_a_profile() {
+    let (dir, store) = with_paths();
+    set_profile(&store, 1, &[(1, 1)]);
+    let profiles = ["p".to_owned()];
+    store
+        .define_view(&name("v"), &[path(5)], &profiles)
+        .unwrap();
+    store.define_view(&name("other"), &[path(2)], &[]).unwrap();
+    assert_eq!(seeds(&store, "v"), [1, 2, 3, 5]);
+    let other = view(&store, "other");
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    store.observe(move |change| {
+        if let Change::Views(changed) = change {
+            seen.lock().unwrap().extend(changed.to_vec());
+        }
+    });
+    set_profile(&store, 2, &[(1, 1), (2, 4)]);
+    assert_eq!(seeds(&store, "v"), [3, 4, 5]);
+    let (_copy, again) = crashed(&dir);
+    assert_eq!(seeds(&again, "v"), [3, 4, 5]);
+    let changed = told.lock().unwrap().pop().unwrap();
+    assert_eq!((changed.name.as_str(), changed.came_or_went), ("v", false));
+    let mut gone = changed.entries;
+    gone.sort();
+    assert_eq!(gone, [path(1).base_name(), path(2).base_name()]);
+    assert!(told.lock().unwrap().is_empty());
+    assert!(Arc::ptr_eq(&other, &view(&store, "other")));
+    // A generation that is deleted, or made and not switched to, changes nothing.
+    let before = view(&store, "v");
+    set_profile(&store, 2, &[(2, 4)]);
+    assert!(Arc::ptr_eq(&before, &view(&store, "v")));
+    // Without the profile, what was named is left; and it may come back.
+    set_profile(&store, 0, &[]);
+    assert_eq!(seeds(&store, "v"), [5]);
+    set_profile(&store, 1, &[(1, 1)]);
+    assert_eq!(seeds(&store, "v"), [1, 2, 3, 5]);
+}
+
+#[test]
+fn what_the_kernel_was_not_told_is_known_after_a_crash() {
+    let (dir, store) = with_paths();
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    store.define_view(&name("w"), &[path(1)], &[]).unwrap();
+    store.define_view(&name("v"), &[path(4)], &[]).unwrap();
+    store.remove_view("w").unwrap();
+    // Nobody observes.
+    let (_copy, again) = crashed(&dir);
+    let untold = again.untold_views().unwrap();
+    let entries = |name: &str| {
+        let found = untold.iter().find(|c| c.name == name).unwrap();
+        assert!(found.came_or_went);
+        let mut entries = found.entries.clone();
+        entries.sort();
+        entries
+    };
+    assert_eq!(entries("v"), [path(1).base_name(), path(2).base_name()]);
+    assert_eq!(entries("w"), [1, 2, 3].map(|n| path(n).base_name()));
+    again.views_told(&untold);
+    assert_eq!(again.untold_views().unwrap(), []);
+    again.observe(|_| {});
+    again.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    assert_eq!(again.untold_views().unwrap(), []);
+}
+
+#[test]
+fn a_damaged_view_is_not_absent_and_can_be_removed() {
+    let (dir, store) = with_paths();
+    for text in ["v", "w"] {
+        store.define_view(&name(text), &[path(1)], &[]).unwrap();
+    }
+    let mut batch = WriteBatch::default();
+    batch.put_cf(store.database.family(database::VIEWS), b"\x01v", b"\x09");
+    store.database.write_synced(batch, "damaged").unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(store.view_roots().is_err());
+    let error = store.all_views().unwrap_err().to_string();
+    assert!(error.contains("\"v\""), "{error}");
+    assert_eq!(seeds(&store, "w"), [1, 2, 3]);
+    assert!(store.remove_view("v").unwrap());
+    assert_eq!(store.all_views().unwrap().len(), 1);
+    // A list that is lost is no empty one.
+    let list = view(&store, "w").record.list;
+    let key = [&[2], &list.to_be_bytes()[..]].concat();
+    let mut batch = WriteBatch::default();
+    batch.delete_cf(store.database.family(database::VIEWS), key);
+    store.database.write_synced(batch, "lost").unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(store.view_members(&view(&store, "w")).is_err());
+    assert!(store.remove_view("w").unwrap());
+}
+
+#[test]
+fn names_are_plain() {
+    let long = "a".repeat(128);
+    for good in ["a", "A9", "web.1", "x+-._=@", &long] {
+        assert_eq!(ViewName::parse(good).unwrap().as_str(), good);
+    }
+    let longer = "a".repeat(129);
+    for bad in [
+        "", ".", "..", "a/b", "/", "../x", ".a", "-a", "a b", "a\n", "a\0", "\u{e9}", &longer,
+    ] {
+        assert!(ViewName::parse(bad).is_err(), "{bad:?}");
+    }
+}

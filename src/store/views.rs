@@ -1,0 +1,446 @@
+//! Closure views: which paths a container sees, and what keeps these.
+//!
+//! Invariants: a change is one synced batch, with the change of the profiles that it follows if there
+//! is one; it can be seen when it is durable, all at once. What the kernel has to forget is written
+//! with the change and taken away when it was told, so that a daemon that takes a mount over after
+//! a crash knows it. The paths that a view names are roots; the profiles that it follows have roots
+//! of their own.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rocksdb::WriteBatch;
+
+use super::database::{Database, META, VIEWS};
+use super::view_table::{read_string, write_string};
+use super::{Change, ProfileTable, Store, StoreError, lock, uses};
+use super::{View, ViewMembers, ViewName, ViewRecord, ViewTable};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::tree::{read_number, write_number};
+
+const NEXT: &[u8] = b"next-view";
+/// First byte of the key of a view.
+const VIEW: u8 = 1;
+/// First byte of the key of a list of members.
+const MEMBERS: u8 = 2;
+/// First byte of the key of what the kernel was not told yet.
+const UNTOLD: u8 = 3;
+/// The first number that is given out.
+const FIRST: u32 = 1;
+
+/// What the kernel may remember of a view and is no longer so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangedView {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is new, or gone.
+    pub came_or_went: bool,
+    /// Names in its store directory that lead nowhere now, or elsewhere.
+    pub entries: Vec<String>,
+}
+
+impl ChangedView {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![u8::from(self.came_or_went)];
+        write_string(&mut out, &self.name);
+        write_number(&mut out, self.entries.len() as u64);
+        for entry in &self.entries {
+            write_string(&mut out, entry);
+        }
+        out
+    }
+
+    fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let id = u32::from_be_bytes(key.get(1..)?.try_into().ok()?);
+        let (came_or_went, mut rest) = value.split_first()?;
+        let name = read_string(&mut rest)?.to_owned();
+        let mut entries = Vec::new();
+        for _ in 0..read_number(&mut rest)? {
+            entries.push(read_string(&mut rest)?.to_owned());
+        }
+        Some(Self {
+            id,
+            name,
+            came_or_went: *came_or_went != 0,
+            entries,
+        })
+    }
+}
+
+/// What readers of views share.
+#[derive(Debug)]
+pub(super) struct Views(RwLock<Arc<ViewTable>>);
+
+impl Views {
+    pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
+        let next = match database.get(META, NEXT)? {
+            None => FIRST,
+            Some(value) => {
+                let value = value.as_ref().try_into();
+                u32::from_le_bytes(value.map_err(|_| StoreError::Damaged {
+                    what: "next-view".into(),
+                })?)
+            }
+        };
+        let mut table = ViewTable::new(next);
+        database.scan(VIEWS, &[VIEW], |key, value| {
+            let Some((&VIEW, name)) = key.split_first() else {
+                return Ok(false);
+            };
+            table.load(name, value);
+            Ok(true)
+        })?;
+        if let Err(e) = table.check() {
+            tracing::warn!("a closure view is not shown: {e}");
+        }
+        Ok(Self(RwLock::new(Arc::new(table))))
+    }
+
+    fn table(&self) -> Arc<ViewTable> {
+        let table = self.0.read();
+        table.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A change of views in the making.
+pub(super) struct ViewEdit {
+    table: ViewTable,
+    /// Keys with their new records; `None` for what goes.
+    records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    changed: Vec<ChangedView>,
+}
+
+fn key(kind: u8, name: &[u8]) -> Vec<u8> {
+    [&[kind], name].concat()
+}
+
+fn now() -> i64 {
+    i64::try_from(uses::now() / 1000).unwrap_or(i64::MAX)
+}
+
+impl Store {
+    /// All closure views as they are now, whatever changes later.
+    pub fn view_table(&self) -> Arc<ViewTable> {
+        self.views.table()
+    }
+
+    /// All closure views, in the order of their names.
+    ///
+    /// # Errors
+    /// A record is damaged.
+    pub fn all_views(&self) -> Result<Vec<Arc<View>>, StoreError> {
+        let table = self.views.table();
+        table.check()?;
+        Ok(table.views().cloned().collect())
+    }
+
+    /// The paths that a view shows.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn view_members(&self, view: &View) -> Result<Arc<ViewMembers>, StoreError> {
+        if let Some(members) = view.members.get() {
+            return Ok(members.clone());
+        }
+        let list = key(MEMBERS, &view.record.list.to_be_bytes());
+        let record = self.database.get(VIEWS, &list)?;
+        let members = record.and_then(|r| ViewMembers::decode(&r));
+        let members = members.ok_or_else(|| StoreError::Damaged {
+            what: format!("the list of paths of the closure view {:?}", view.name),
+        })?;
+        Ok(view.members.get_or_init(|| Arc::new(members)).clone())
+    }
+
+    /// Makes a view, or makes it what it is to be: the closures of paths and of the current
+    /// generations of profiles, as far as they are known. A path that is referred to and not known
+    /// belongs to it by its name. When it returns, the change is durable, can be seen, and the
+    /// observer has been told.
+    ///
+    /// # Errors
+    /// The database failed, or numbers are used up; nothing has changed then.
+    pub fn define_view(
+        &self,
+        name: &ViewName,
+        roots: &[StorePath],
+        profiles: &[String],
+    ) -> Result<(), StoreError> {
+        let changing = lock(&self.profiles.changing);
+        let mut edit = self.begin_view_edit();
+        let before = edit.table.named(name.as_str()).cloned();
+        let record = ViewRecord {
+            id: match &before {
+                Some(view) => view.record.id,
+                None => edit.table.number()?,
+            },
+            list: before.as_ref().map_or(0, |view| view.record.list),
+            created: before.as_ref().map_or_else(now, |v| v.record.created),
+            changed: now(),
+            roots: roots.to_vec(),
+            profiles: profiles.to_vec(),
+        };
+        self.note_roots(roots.iter().map(StorePath::hash));
+        let profiles = self.profile_table();
+        self.show(
+            &mut edit,
+            name.as_str(),
+            record,
+            before.as_deref(),
+            &profiles,
+        )?;
+        self.write_views(&edit)?;
+        let changed = self.replace_views(edit);
+        drop(changing);
+        self.tell_views(&changed);
+        Ok(())
+    }
+
+    /// Removes a view; `false` if there is none of this name.
+    ///
+    /// # Errors
+    /// The database failed; nothing has changed then.
+    pub fn remove_view(&self, name: &str) -> Result<bool, StoreError> {
+        let changing = lock(&self.profiles.changing);
+        let mut edit = self.begin_view_edit();
+        let before = edit.table.named(name).cloned();
+        if before.is_none() && !edit.table.is_damaged(name) {
+            return Ok(false);
+        }
+        edit.table.remove(name);
+        edit.records.push((key(VIEW, name.as_bytes()), None));
+        if let Some(view) = before {
+            let list = key(MEMBERS, &view.record.list.to_be_bytes());
+            edit.records.push((list, None));
+            let entries = match self.view_members(&view) {
+                Ok(members) => self.names(members.from(1).map(|(_, hash)| hash))?,
+                // Whoever looks for it there is told that it is stale.
+                Err(_) => Vec::new(),
+            };
+            edit.changed.push(ChangedView {
+                id: view.record.id,
+                name: name.to_owned(),
+                came_or_went: true,
+                entries,
+            });
+        }
+        self.write_views(&edit)?;
+        let changed = self.replace_views(edit);
+        drop(changing);
+        self.tell_views(&changed);
+        Ok(true)
+    }
+
+    /// What views name, each with the name of the view.
+    ///
+    /// # Errors
+    /// A record is damaged.
+    pub fn view_roots(&self) -> Result<Vec<(String, StorePath)>, StoreError> {
+        let views = self.all_views()?;
+        let roots = views.iter().flat_map(|view| {
+            let roots = view.record.roots.iter();
+            roots.map(|root| (view.name.to_string(), root.clone()))
+        });
+        Ok(roots.collect())
+    }
+
+    /// The hashes of the closures of `roots`: what is referred to and not registered included.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn closure_hashes(
+        &self,
+        roots: impl IntoIterator<Item = StorePathHash>,
+    ) -> Result<Vec<StorePathHash>, StoreError> {
+        let mut seen = HashSet::new();
+        let mut queue: VecDeque<_> = roots.into_iter().collect();
+        let mut closure = Vec::new();
+        while let Some(hash) = queue.pop_front() {
+            if !seen.insert(hash) {
+                continue;
+            }
+            closure.push(hash);
+            if let Some(info) = self.path_info(hash)? {
+                let references = info.registration.references.iter();
+                queue.extend(references.map(StorePath::hash));
+            }
+        }
+        Ok(closure)
+    }
+
+    fn begin_view_edit(&self) -> ViewEdit {
+        ViewEdit {
+            table: ViewTable::clone(&self.views.table()),
+            records: Vec::new(),
+            changed: Vec::new(),
+        }
+    }
+
+    /// What becomes of views that follow `names` when profiles are as `table` says. The caller
+    /// holds the lock of profiles.
+    pub(super) fn follow(
+        &self,
+        names: &HashSet<&str>,
+        table: &ProfileTable,
+    ) -> Result<Option<ViewEdit>, StoreError> {
+        let mut edit = self.begin_view_edit();
+        let all: Vec<_> = edit.table.views().cloned().collect();
+        for view in all {
+            let follows = |p: &String| names.contains(p.as_str());
+            if view.record.profiles.iter().any(follows) {
+                let record = ViewRecord {
+                    changed: now(),
+                    ..view.record.clone()
+                };
+                self.show(&mut edit, &view.name, record, Some(&view), table)?;
+            }
+        }
+        Ok((!edit.changed.is_empty()).then_some(edit))
+    }
+
+    /// Puts a view into a change, with the paths that it shows then; its list is as `before`, or
+    /// is to be numbered.
+    fn show(
+        &self,
+        edit: &mut ViewEdit,
+        name: &str,
+        mut record: ViewRecord,
+        before: Option<&View>,
+        profiles: &ProfileTable,
+    ) -> Result<(), StoreError> {
+        let profiles = record.profiles.iter().filter_map(|p| profiles.profile(p));
+        let current = profiles.filter_map(|p| Some(p.current_generation()?.path.hash()));
+        let roots = record.roots.iter().map(StorePath::hash);
+        let shown = self.closure_hashes(roots.chain(current).collect::<Vec<_>>())?;
+        let there = before.map(|view| self.view_members(view)).transpose()?;
+        let there = there.unwrap_or_default();
+        let gone = there.from(1).map(|(_, hash)| hash);
+        let (members, gone) = match there.showing(&shown).filter(|_| before.is_some()) {
+            Some(members) => {
+                let gone = gone.filter(|hash| members.place(*hash).is_none());
+                let gone: Vec<_> = gone.collect();
+                (members, gone)
+            }
+            // It is new, or its places are used up: all get other numbers.
+            None => {
+                let list = key(MEMBERS, &record.list.to_be_bytes());
+                edit.records.push((list, None));
+                record.list = edit.table.number()?;
+                let members = ViewMembers::default().showing(&shown);
+                let members = members.ok_or_else(|| StoreError::TooLargeView {
+                    name: name.to_owned(),
+                    paths: shown.len(),
+                })?;
+                (members, gone.collect())
+            }
+        };
+        let list = key(MEMBERS, &record.list.to_be_bytes());
+        edit.records.push((list, Some(members.encode())));
+        let view = key(VIEW, name.as_bytes());
+        edit.records.push((view, Some(record.encode())));
+        edit.changed.push(ChangedView {
+            id: record.id,
+            name: name.to_owned(),
+            came_or_went: before.is_none(),
+            entries: self.names(gone)?,
+        });
+        edit.table.put(name, record, Some(Arc::new(members)));
+        Ok(())
+    }
+
+    /// Names of the paths that are known: no others were ever shown.
+    fn names(
+        &self,
+        hashes: impl IntoIterator<Item = StorePathHash>,
+    ) -> Result<Vec<String>, StoreError> {
+        let infos = hashes.into_iter().map(|hash| self.path_info(hash));
+        let names = infos.filter_map(|info| {
+            let name = |i: super::PathInfo| i.registration.path.base_name();
+            info.map(|i| i.map(name)).transpose()
+        });
+        names.collect()
+    }
+
+    fn write_views(&self, edit: &ViewEdit) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        self.add_views(edit, &mut writes)?;
+        self.database
+            .write_synced(writes, "a closure view was written")
+    }
+
+    /// Adds a change of views to other writes.
+    pub(super) fn add_views(
+        &self,
+        edit: &ViewEdit,
+        writes: &mut WriteBatch,
+    ) -> Result<(), StoreError> {
+        let family = self.database.family(VIEWS);
+        for (key, record) in &edit.records {
+            match record {
+                Some(record) => writes.put_cf(family, key, record),
+                None => writes.delete_cf(family, key),
+            }
+        }
+        let next = edit.table.next.to_le_bytes();
+        writes.put_cf(self.database.family(META), NEXT, next);
+        let mut untold: BTreeMap<_, _> = self
+            .untold_views()?
+            .into_iter()
+            .map(|c| (c.id, c))
+            .collect();
+        for changed in &edit.changed {
+            let all = untold.entry(changed.id).or_default();
+            all.id = changed.id;
+            all.name.clone_from(&changed.name);
+            all.came_or_went |= changed.came_or_went;
+            all.entries.extend(changed.entries.iter().cloned());
+            let untold = key(UNTOLD, &changed.id.to_be_bytes());
+            writes.put_cf(family, untold, all.encode());
+        }
+        Ok(())
+    }
+
+    /// Has readers see a change that was written. The caller holds the lock of profiles.
+    pub(super) fn replace_views(&self, edit: ViewEdit) -> Vec<ChangedView> {
+        let seen = self.views.0.write();
+        *seen.unwrap_or_else(PoisonError::into_inner) = Arc::new(edit.table);
+        edit.changed
+    }
+
+    /// Tells the observer; then it need not be told again.
+    pub(super) fn tell_views(&self, changed: &[ChangedView]) {
+        if self.tell(&Change::Views(changed)) {
+            self.views_told(changed);
+        }
+    }
+
+    /// What was changed and the kernel may not know yet.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn untold_views(&self) -> Result<Vec<ChangedView>, StoreError> {
+        let mut untold = Vec::new();
+        self.database.scan(VIEWS, &[UNTOLD], |key, value| {
+            // Without the record only a kernel that was told before the crash would be right.
+            untold.extend(ChangedView::decode(key, value));
+            Ok(true)
+        })?;
+        Ok(untold)
+    }
+
+    /// Says that the kernel knows these changes. What was changed once more meanwhile stays
+    /// noted; that it is told twice does no harm.
+    pub fn views_told(&self, changed: &[ChangedView]) {
+        let mut batch = WriteBatch::default();
+        for changed in changed {
+            let untold = key(UNTOLD, &changed.id.to_be_bytes());
+            let noted = self.database.get(VIEWS, &untold);
+            if noted.is_ok_and(|n| n.is_some_and(|n| *n == *changed.encode())) {
+                batch.delete_cf(self.database.family(VIEWS), untold);
+            }
+        }
+        if let Err(e) = self.database.write(batch, "it was noted what was told") {
+            tracing::warn!("{e}");
+        }
+    }
+}
