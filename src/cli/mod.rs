@@ -6,6 +6,7 @@
 mod add;
 mod apply;
 mod cat;
+mod cdi;
 mod channel;
 mod closure;
 mod config;
@@ -116,6 +117,7 @@ enum Subcommands {
     Channel(channel::Arguments),
     Closure(closure::Arguments),
     Closures(closure::ListArguments),
+    Cdi(cdi::Arguments),
     Status(status::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
@@ -265,6 +267,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Channel(a) => a.run(global),
         Subcommands::Closure(a) => a.run(global),
         Subcommands::Closures(a) => a.run(global),
+        Subcommands::Cdi(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),

@@ -521,3 +521,33 @@ fn what_a_view_names_is_kept_from_collections() {
     sandbox.narfs(&["gc"]);
     assert!(sandbox.listing().is_empty());
 }
+
+#[test]
+fn views_are_offered_as_devices() {
+    let sandbox = Sandbox::mounted();
+    let hello = World::small().package("hello");
+    let file = sandbox.dir().join("cdi/narfs.json");
+    let output = file.to_str().unwrap();
+    let complaint = sandbox.complaint(&["cdi", "--output", output]);
+    assert!(complaint.contains("no closure view yet"), "{complaint}");
+    sandbox.narfs(&["closure", "web", hello]);
+    sandbox.narfs(&["closure", "a+b", hello]);
+    let complaint = sandbox.complaint(&["cdi", "--output", output]);
+    assert!(complaint.contains("a+b"), "{complaint}");
+    assert!(!file.exists());
+    sandbox.narfs(&["cdi", "--output", output, "web"]);
+    let text = fs::read_to_string(&file).unwrap();
+    let written: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(written["kind"], "narfs.dev/store");
+    let device = &written["devices"][0];
+    assert_eq!(device["name"], "web");
+    let mount = &device["containerEdits"]["mounts"][0];
+    assert_eq!(mount["hostPath"], view(&sandbox, "web").to_str().unwrap());
+    assert_eq!(mount["containerPath"], "/nix/store");
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644);
+    assert_eq!(sandbox.narfs(&["cdi", "--output", "-", "web"]), text);
+    sandbox.complaint(&["cdi", "--output", output, "absent"]);
+    sandbox.unmount();
+    let complaint = sandbox.complaint(&["cdi", "--output", output, "web"]);
+    assert!(complaint.contains("not mounted"), "{complaint}");
+}
