@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test check demo bench fuzz install world help clean
+.PHONY: build test check demo bench containers fuzz install world help clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -78,6 +78,11 @@ world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/
 bench: build world ## the benchmarks, with the tools they are compared to (root)
 	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
 	    --key target/world/bench/key.pub --json target/bench/results.json
+
+containers: build ## runs programs in containers of real podman, each with a closure view (root)
+	@$(call debian,$(WORLD_PACKAGES) podman crun bash python3 curl coreutils)
+	tests/world/make-world.sh target/world/containers bash python3 curl coreutils
+	tests/containers/podman.sh target/world/containers/cache
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(rust)
