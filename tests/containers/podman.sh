@@ -1,8 +1,8 @@
 #!/bin/bash
-# podman.sh CACHE: runs containers of real podman on closure views of a binary cache in a directory, which
-# has bash, python3, curl and coreutils: by a bind, as a device, and after the view
-# has changed. The image holds nothing but mount points. Needs root, podman and crun. Prints what
-# it found, and fails at the first thing that is not as it should be.
+# podman.sh CACHE: runs containers of real podman on closure views of a binary cache in a directory,
+# which has bash, python3, curl and coreutils: by a bind, as a device, and after the view has changed.
+# The image holds nothing but mount points. Needs root, podman and crun. Prints what it found, and
+# fails at the first thing that is not as it should be.
 set -euo pipefail
 cache=$(realpath "$1")
 narfs=$(realpath "${NARFS:-$(dirname "$0")/../../target/release/narfs}")
@@ -39,12 +39,6 @@ mount_narfs
 path() { grep -lE "^StorePath: .*/[a-z0-9]{32}-$1-[0-9]" "$cache"/*.narinfo | head -n 1 |
     xargs sed -n 's/^StorePath: //p' | grep . || fail "no $1 in $cache"; }
 bash=$(path bash) curl=$(path curl) coreutils=$(path coreutils)
-# The path with the interpreter: Debian has it in a package of its own.
-for package in python3 python3-minimal; do
-    python=$(path "$package")
-    [ ! -e "$dir$python/bin/python3" ] || break
-done
-
 # Nothing but mount points.
 image=$dir/image
 mkdir -p "$image"/{nix/store,proc,sys,dev,tmp,etc,run,var/tmp}
@@ -55,11 +49,16 @@ start=$(date +%s%N)
 "$narfs" closure web "$bash" "$(path python3)" "$curl" >/dev/null
 echo "the view was made in $(( ($(date +%s%N) - start) / 1000000 )) ms: $("$narfs" closures web | head -n 1)"
 view=$dir/nix/.narfs/closures/web/store
+# Debian has the interpreter in a package of its own, or Nix that package in a group with others.
+for python in "$view"/*python3*/bin/python3 "$view"/*python3*/bin/python3.[0-9] "$view"/*python3*/bin/python3.[0-9][0-9]; do
+    [ ! -f "$python" ] || break
+done
+python=/nix/store/${python#"$view/"}
 
 run() { # WHAT OPTION...: three programs of the view in a container
     local what=$1; shift
     [ "$(container "$@" "$bash/bin/bash" -c 'echo $((6*7)) $BASH_VERSION' | cut -d ' ' -f 1)" = 42 ] || fail "$what: bash"
-    container "$@" "$python/bin/python3" -c '
+    container "$@" "$python" -c '
 import json, os, ssl, sys
 store = os.listdir("/nix/store")
 print(len(store), "paths,", sys.version.split()[0])
@@ -85,7 +84,7 @@ echo "ok: the whole mount at /nix"
 # The page cache is one: what one container has read, the next one does not ask for.
 reads() { "$narfs" stats --json | sed -n '/"requests"/,/}/s/.*"read": \([0-9]*\).*/\1/p' | head -n 1; }
 before=$(reads)
-container -v "$view:/nix/store:ro" localhost/empty "$python/bin/python3" -c 'import json, ssl' || fail "python3 once more"
+container -v "$view:/nix/store:ro" localhost/empty "$python" -c 'import json, ssl' || fail "python3 once more"
 after=$(reads)
 [ "$((after - before))" = 0 ] || fail "one more container asked for $((after - before)) parts of files"
 echo "ok: one more container with python3 reads all from the page cache"
