@@ -83,10 +83,15 @@ echo "ok: the whole mount at /nix"
 
 # The page cache is one: what one container has read, the next one does not ask for.
 reads() { "$narfs" stats --json | sed -n '/"requests"/,/}/s/.*"read": \([0-9]*\).*/\1/p' | head -n 1; }
-before=$(reads)
-container -v "$view:/nix/store:ro" localhost/empty "$python" -c 'import json, ssl' || fail "python3 once more"
-after=$(reads)
-[ "$((after - before))" = 0 ] || fail "one more container asked for $((after - before)) parts of files"
+# Others on this machine may have the kernel drop its caches: so it is tried again.
+more=1
+for _ in 1 2 3 4 5; do
+    before=$(reads)
+    container -v "$view:/nix/store:ro" localhost/empty "$python" -c 'import json, ssl' || fail "python3 once more"
+    more=$(( $(reads) - before ))
+    [ "$more" != 0 ] || break
+done
+[ "$more" = 0 ] || fail "one more container asked for $more parts of files"
 echo "ok: one more container with python3 reads all from the page cache"
 
 # A container that runs sees the view change, and goes on with what it has open.
