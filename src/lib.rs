@@ -16,6 +16,7 @@
 //! | [`tree`] | the immutable metadata value of a store path |
 //! | [`chunk`] | digest, chunker, reference mask, compression |
 //! | [`nix`] | pure formats: nix32, hash, store path, NAR, narinfo, signature, listing |
+//! | [`measure`] | how long things take: histograms |
 //!
 //! `store` and `substituter` never import each other.
 
@@ -25,6 +26,7 @@ pub mod daemon;
 pub mod fetch;
 pub mod fs;
 pub mod fuse;
+pub mod measure;
 pub mod nix;
 pub mod profile;
 pub mod store;

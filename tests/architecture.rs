@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["tree"],
     &["chunk"],
     &["nix"],
+    &["measure"],
 ];
 
 /// These two stand above the layers: one starts the program, the other lists them.

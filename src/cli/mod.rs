@@ -19,6 +19,7 @@ mod keeper;
 mod key;
 mod ls;
 mod manual;
+mod metrics;
 mod mount;
 mod path_info;
 mod pins;
@@ -119,6 +120,7 @@ enum Subcommands {
     Closures(closure::ListArguments),
     Cdi(cdi::Arguments),
     Status(status::Arguments),
+    Metrics(metrics::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
     Completions(manual::CompletionArguments),
@@ -269,6 +271,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Closures(a) => a.run(global),
         Subcommands::Cdi(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
+        Subcommands::Metrics(a) => a.run(global),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),
         Subcommands::Completions(a) => a.run(),

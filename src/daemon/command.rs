@@ -10,6 +10,7 @@ use super::adopt::Mounting;
 use super::channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
 use super::closures::{ClosureError, ClosureReport, ClosureRequest};
 use super::collect::{GcReport, GcRequest};
+use super::figures::FiguresReport;
 use super::keeping::PinReport;
 use super::location::LocationError;
 use super::profiles::{
@@ -120,6 +121,8 @@ pub enum Command {
     },
     /// Say what the daemon is doing.
     Status,
+    /// Say what the daemon counts.
+    Figures,
 }
 
 /// What to do with a trace.
@@ -432,6 +435,8 @@ pub enum Report {
     Closures(Vec<ClosureReport>),
     /// See [`StatusReport`].
     Status(StatusReport),
+    /// See [`FiguresReport`].
+    Figures(Box<FiguresReport>),
 }
 
 /// Where a running command puts what is not its report.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::adopt::{HandOver, HandedOver};
 use super::command::{Command, CommandError, Output, Report, SourceRequest, StatusReport};
 use super::engine::{Engine, chain};
+use super::figures::FiguresReport;
 use super::message;
 use crate::fetch::Snapshot;
 use crate::store::{Ownership, Store, StoreError, StoreOptions};
@@ -198,13 +199,32 @@ fn ask_what_is_served(state: &Path) -> io::Result<HandedOver> {
 /// What the daemon that serves the state says of itself; `None` if there is none, or if it is
 /// just ending.
 pub fn status(state: &Path) -> Option<StatusReport> {
+    match ask_daemon(state, &Command::Status)? {
+        Ok(Report::Status(status)) => Some(status),
+        _ => None,
+    }
+}
+
+/// What the daemon that serves the state counts; `None` if there is none, or if it is just ending.
+///
+/// # Errors
+/// It does not know the question, being an older version.
+pub fn figures(state: &Path) -> Option<Result<FiguresReport, CommandError>> {
+    match ask_daemon(state, &Command::Figures)? {
+        Ok(Report::Figures(figures)) => Some(Ok(*figures)),
+        Ok(_) => None,
+        Err(e) => Some(Err(e)),
+    }
+}
+
+/// Asks the daemon that serves the state; `None` if there is none, or if it is just ending.
+fn ask_daemon(state: &Path, command: &Command) -> Option<Result<Report, CommandError>> {
     for _ in 0..STATUS_TRIES {
         let stream = connect(state).ok()?;
-        match ask(state, stream, &Command::Status, &mut Nobody) {
-            Ok(Report::Status(status)) => return Some(status),
+        match ask(state, stream, command, &mut Nobody) {
             // It was killed in the middle; the next one may be coming.
             Err(CommandError::BrokenOff { .. }) => std::thread::sleep(Duration::from_millis(20)),
-            _ => return None,
+            answer => return Some(answer),
         }
     }
     None

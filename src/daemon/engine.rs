@@ -204,6 +204,7 @@ impl Engine {
             Command::Mount(request) => self.mount(&request),
             Command::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
             Command::Status => self.status(),
+            Command::Figures => Ok(Report::Figures(Box::new(self.figures()))),
         }
     }
 
@@ -499,7 +500,19 @@ impl Engine {
         }))
     }
 
-    fn fetched_bytes(&self) -> u64 {
+    pub(super) fn counters(&self) -> Option<&Counters> {
+        self.counters.get().map(AsRef::as_ref)
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn running_commands(&self) -> u64 {
+        self.running().len() as u64
+    }
+
+    pub(super) fn fetched_bytes(&self) -> u64 {
         let on_demand = self.fetcher.get().map_or(0, Fetcher::fetched_bytes);
         self.fetched.load(Ordering::Relaxed) + on_demand
     }

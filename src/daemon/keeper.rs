@@ -23,6 +23,8 @@ use crate::fuse;
 
 /// Environment variable with the number of the pipe to whoever waits for the mount.
 const STARTER: &str = "NARFS_READY_FD";
+/// Environment variable that tells a daemon how many its keeper has started, itself included.
+pub(super) const STARTS: &str = "NARFS_STARTS";
 /// The program of this process, whatever lies where it was started from.
 const OURSELVES: &str = "/proc/self/exe";
 /// A daemon that was ready for less is started again only after [`PAUSE`].
@@ -89,6 +91,7 @@ pub fn keep(state: &Path, arguments: Vec<OsString>) -> io::Result<u8> {
         program: OURSELVES.into(),
         arguments,
         starter: starter(),
+        starts: 0,
         kept: BTreeMap::new(),
         previous: None,
         replacement: None,
@@ -132,6 +135,8 @@ struct Keeper {
     arguments: Vec<OsString>,
     /// Who waits for the first daemon.
     starter: Option<File>,
+    /// Daemons that were started.
+    starts: u64,
     kept: BTreeMap<String, OwnedFd>,
     /// The program before, until a daemon of the present one is ready.
     previous: Option<PathBuf>,
@@ -197,6 +202,8 @@ impl Keeper {
         let mut command = Command::new(&self.program);
         command.arg0("narfs").args(&self.arguments);
         command.env(KEEPER, theirs.as_raw_fd().to_string());
+        self.starts += 1;
+        command.env(STARTS, self.starts.to_string());
         command.env_remove(STARTER);
         detach(&mut command, &theirs);
         let mut child = command.spawn()?;

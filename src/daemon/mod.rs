@@ -10,6 +10,7 @@ mod collect;
 mod command;
 mod control;
 mod engine;
+mod figures;
 mod in_use;
 mod keeper;
 mod keeping;
@@ -32,8 +33,9 @@ pub use command::{
     Output, PathReport, PrefetchReport, PrefetchRequest, Report, ServeRequest, SourceRequest,
     StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
 };
-pub use control::{run, status, wait_until_unmounted};
+pub use control::{figures, run, status, wait_until_unmounted};
 pub use engine::{Engine, chain};
+pub use figures::{FiguresReport, ProcessFigures};
 pub use keeper::{keep, start as start_keeper};
 pub use keeping::PinReport;
 pub use profiles::{

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::sources::{Asked, Offer};
 use super::{FetchError, FetchOptions, Source, Sources, Trust};
+use crate::measure::Histogram;
 use crate::nix::store_path::{StoreDir, StorePathHash};
 use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};
 
@@ -133,6 +134,15 @@ impl Slots {
         let mut all: Vec<_> = self.slots.iter().map(Slot::report).collect();
         all.sort_by_key(|s| s.priority.unwrap_or(u32::MAX));
         all
+    }
+
+    /// From asking to the heads of the answers, by source; those that were asked.
+    pub(super) fn latencies(&self) -> Vec<(String, Histogram)> {
+        let asked = self.slots.iter().filter_map(|slot| {
+            let substituter = slot.substituter.get()?;
+            Some((slot.shown.clone(), substituter.traffic().latencies()))
+        });
+        asked.collect()
     }
 
     pub(super) fn urls(&self) -> impl Iterator<Item = &str> {

@@ -19,6 +19,7 @@ use super::asker::Asker;
 use super::availability::Slots;
 use super::group::Publisher;
 use super::lanes::{Lanes, Urgency};
+use super::outcomes::Outcomes;
 use super::room::Room;
 use super::seldom::Seldom;
 use super::sources::Offer;
@@ -162,6 +163,7 @@ pub(super) struct Inner {
     pub(super) misses: AtomicU64,
     /// Bytes that the transfers took that have ended.
     pub(super) fetched: AtomicU64,
+    pub(super) outcomes: Outcomes,
     complaint: Seldom,
     /// Whether whoever asked tells the user of failures.
     quiet: AtomicBool,
@@ -206,6 +208,7 @@ impl Fetcher {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
+            outcomes: Outcomes::default(),
             complaint: Seldom::new(COMPLAINT),
             quiet: AtomicBool::new(false),
         }))
@@ -382,8 +385,11 @@ impl Inner {
         // The kernel knows the number that it has by its registration: a collection leaves it.
         let kept = self.store.temporary_roots();
         kept.add(need.path().hash());
+        let since = Instant::now();
         let met = self.meet(&need, progress, &urgency).await;
         let outcome = met.map_err(Arc::new);
+        let ended = outcome.as_ref().map(|()| ()).map_err(AsRef::as_ref);
+        self.outcomes.count(&need, &urgency, since, ended);
         if let Err(e) = &outcome {
             if !matches!(**e, FetchError::Absent { .. }) {
                 self.complain(e);

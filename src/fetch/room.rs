@@ -34,6 +34,7 @@ pub struct Room {
     /// Whether freed space is just being given back to the disk.
     reclaiming: Arc<AtomicBool>,
     evicted: AtomicU64,
+    evicted_bytes: AtomicU64,
     complaint: Seldom,
 }
 
@@ -53,6 +54,7 @@ impl Room {
             trimming: Mutex::default(),
             reclaiming: Arc::default(),
             evicted: AtomicU64::new(0),
+            evicted_bytes: AtomicU64::new(0),
             complaint: Seldom::new(Duration::from_secs(60)),
         }
     }
@@ -65,6 +67,11 @@ impl Room {
     /// Paths whose contents were dropped so far.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Stored bytes that this freed.
+    pub fn evicted_bytes(&self) -> u64 {
+        self.evicted_bytes.load(Ordering::Relaxed)
     }
 
     /// Drops contents where the state is above its budget, for what is arriving. Blocks; costs next
@@ -128,6 +135,8 @@ impl Room {
         let eviction = self.store.evict(to, &keep)?;
         let paths = eviction.paths.len() as u64;
         self.evicted.fetch_add(paths, Ordering::Relaxed);
+        let bytes = &self.evicted_bytes;
+        bytes.fetch_add(eviction.bytes, Ordering::Relaxed);
         for path in &eviction.paths {
             tracing::info!(%path, "contents dropped");
         }

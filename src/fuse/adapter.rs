@@ -13,7 +13,7 @@ use fuser::{
     ReplyXattr, Request,
 };
 
-use super::counters::{Counters, Operation};
+use super::counters::{Answering, Counters, Operation};
 use crate::fetch::Asker;
 use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Space};
 
@@ -36,8 +36,8 @@ impl Adapter {
         Self { fs, counters }
     }
 
-    fn count(&self, operation: Operation) {
-        self.counters.count(operation);
+    fn begin(&self, operation: Operation) -> Answering {
+        self.counters.begin(operation)
     }
 }
 
@@ -159,7 +159,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Operation::Lookup);
+        let answering = self.begin(Operation::Lookup);
         let (parent, name) = (Inode(parent.0), name.as_bytes().to_vec());
         let looked = name.clone();
         let asker = asker(request);
@@ -175,12 +175,13 @@ impl Filesystem for Adapter {
                     Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
                     Err(e) => reply.error(errno(e)),
                 }
+                drop(answering);
             });
     }
 
     fn forget(&self, _request: &Request, _inode: INodeNo, _lookups: u64) {
         // Numbers are addresses: there is nothing to forget.
-        self.count(Operation::Forget);
+        self.counters.count(Operation::Forget);
     }
 
     fn getattr(
@@ -190,7 +191,7 @@ impl Filesystem for Adapter {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        self.count(Operation::Getattr);
+        let _answering = self.begin(Operation::Getattr);
         match self.fs.attributes(Inode(inode.0)) {
             Ok(a) => reply.attr(validity(&a), &attr(&a)),
             Err(e) => reply.error(errno(e)),
@@ -198,18 +199,19 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
-        self.count(Operation::Readlink);
+        let answering = self.begin(Operation::Readlink);
         let inode = Inode(inode.0);
         self.fs.when_here(inode, asker(request), move |fs, here| {
             match here.and_then(|()| fs.read_link(inode)) {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(e)),
             }
+            drop(answering);
         });
     }
 
     fn open(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Operation::Open);
+        let _answering = self.begin(Operation::Open);
         reply.error(Errno::ENOSYS);
     }
 
@@ -224,11 +226,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count(Operation::Read);
+        let answering = self.begin(Operation::Read);
         let (inode, part) = (Inode(inode.0), (offset, size));
         self.fs
-            .read_when_here(inode, part, asker(request), |read| match read {
-                Ok(bytes) => reply.data(&bytes),
+            .read_when_here(inode, part, asker(request), move |read| match read {
+                Ok(bytes) => {
+                    answering.served(bytes.len());
+                    reply.data(&bytes);
+                }
                 Err(e) => reply.error(errno(e)),
             });
     }
@@ -241,7 +246,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.count(Operation::Flush);
+        let _answering = self.begin(Operation::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -255,12 +260,12 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.count(Operation::Release);
+        let _answering = self.begin(Operation::Release);
         reply.error(Errno::ENOSYS);
     }
 
     fn opendir(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Operation::Opendir);
+        let _answering = self.begin(Operation::Opendir);
         reply.error(Errno::ENOSYS);
     }
 
@@ -272,7 +277,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.count(Operation::Readdir);
+        let answering = self.begin(Operation::Readdir);
         let asker = asker(request);
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
             let listed = list(fs, here, inode, offset, |entry, attr| {
@@ -283,6 +288,7 @@ impl Filesystem for Adapter {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(e),
             }
+            drop(answering);
         });
     }
 
@@ -294,7 +300,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.count(Operation::Readdirplus);
+        let answering = self.begin(Operation::Readdirplus);
         let asker = asker(request);
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
             let listed = list(fs, here, inode, offset, |entry, attr| {
@@ -307,6 +313,7 @@ impl Filesystem for Adapter {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(e),
             }
+            drop(answering);
         });
     }
 
@@ -318,18 +325,18 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.count(Operation::Releasedir);
+        let _answering = self.begin(Operation::Releasedir);
         reply.error(Errno::ENOSYS);
     }
 
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
-        self.count(Operation::Statfs);
+        let _answering = self.begin(Operation::Statfs);
         statfs(self.fs.space(), reply);
     }
 
     fn access(&self, _request: &Request, _inode: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
         // The kernel checks the mode bits itself (default_permissions).
-        self.count(Operation::Access);
+        let _answering = self.begin(Operation::Access);
         reply.error(Errno::ENOSYS);
     }
 
@@ -341,12 +348,12 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        self.count(Operation::Getxattr);
+        let _answering = self.begin(Operation::Getxattr);
         reply.error(Errno::ENOSYS);
     }
 
     fn listxattr(&self, _request: &Request, _inode: INodeNo, _size: u32, reply: ReplyXattr) {
-        self.count(Operation::Listxattr);
+        let _answering = self.begin(Operation::Listxattr);
         reply.error(Errno::ENOSYS);
     }
 
@@ -362,7 +369,7 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         // ENOSYS would break overlayfs above us, and Nix asks for FS_IOC_GETFLAGS.
-        self.count(Operation::Ioctl);
+        let _answering = self.begin(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 
@@ -376,7 +383,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         // The kernel's own SEEK_DATA and SEEK_HOLE, for files without holes.
-        self.count(Operation::Lseek);
+        let _answering = self.begin(Operation::Lseek);
         reply.error(Errno::ENOSYS);
     }
 }

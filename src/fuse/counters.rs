@@ -1,7 +1,11 @@
-//! Counts of the kernel's requests, by operation.
+//! Counts of the kernel's requests, by operation, and how long each took to answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::measure::{Histogram, Latencies};
 
 /// The operations that are told apart, in the kernel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +58,44 @@ const ALL: [(Operation, &str); 18] = [
 
 /// Running counts.
 #[derive(Debug, Default)]
-pub struct Counters([AtomicU64; ALL.len()]);
+pub struct Counters {
+    begun: [AtomicU64; ALL.len()],
+    answered: [Latencies; ALL.len()],
+    served_bytes: AtomicU64,
+}
+
+/// A request that is being answered. Its time ends when this is dropped, by whatever thread.
+#[derive(Debug)]
+pub(super) struct Answering {
+    counters: Arc<Counters>,
+    operation: Operation,
+    since: Instant,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.counters.answered[self.operation as usize].add(self.since.elapsed());
+    }
+}
+
+impl Answering {
+    /// So many bytes of contents are the answer.
+    pub(super) fn served(&self, bytes: usize) {
+        let served = &self.counters.served_bytes;
+        served.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// How long requests took from their arrival until they were answered, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RequestTimes {
+    /// By operation; only those that came.
+    pub operations: BTreeMap<String, Histogram>,
+    /// Requests that are being answered.
+    pub waiting: u64,
+    /// Bytes of contents that were given out.
+    pub served_bytes: u64,
+}
 
 /// The counts at one moment, by operation; FORGET, which is no question, is apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,15 +109,47 @@ pub struct RequestCounts {
 }
 
 impl Counters {
+    /// Counts what is no question.
     pub(super) fn count(&self, operation: Operation) {
-        self.0[operation as usize].fetch_add(1, Ordering::Relaxed);
+        self.begun[operation as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request, whose time begins.
+    pub(super) fn begin(self: &Arc<Self>, operation: Operation) -> Answering {
+        self.count(operation);
+        Answering {
+            counters: self.clone(),
+            operation,
+            since: Instant::now(),
+        }
+    }
+
+    /// The times now.
+    pub fn times(&self) -> RequestTimes {
+        let mut times = RequestTimes {
+            served_bytes: self.served_bytes.load(Ordering::Relaxed),
+            ..RequestTimes::default()
+        };
+        for (operation, name) in ALL {
+            if operation == Forget {
+                continue;
+            }
+            // Before the begun ones: none is answered that has not begun.
+            let histogram = self.answered[operation as usize].snapshot();
+            let begun = self.begun[operation as usize].load(Ordering::Relaxed);
+            times.waiting += begun.saturating_sub(histogram.count());
+            if begun > 0 {
+                times.operations.insert(name.to_owned(), histogram);
+            }
+        }
+        times
     }
 
     /// The counts now.
     pub fn snapshot(&self) -> RequestCounts {
         let mut counts = RequestCounts::default();
         for (operation, name) in ALL {
-            let n = self.0[operation as usize].load(Ordering::Relaxed);
+            let n = self.begun[operation as usize].load(Ordering::Relaxed);
             if operation == Forget {
                 counts.forgets = n;
             } else if n > 0 {
@@ -102,5 +175,24 @@ mod tests {
         let counts = counters.snapshot();
         assert_eq!((counts.total, counts.forgets), (17, 1));
         assert!(counts.requests.values().all(|n| *n == 1));
+    }
+
+    #[test]
+    fn a_request_waits_until_it_is_answered() {
+        let counters = Arc::new(Counters::default());
+        let (read, lookup) = (counters.begin(Read), counters.begin(Lookup));
+        assert_eq!(counters.times().waiting, 2);
+        assert_eq!(counters.times().operations["read"].count(), 0);
+        read.served(7);
+        drop(read);
+        std::thread::spawn(move || drop(lookup)).join().unwrap();
+        counters.count(Forget);
+        let times = counters.times();
+        assert_eq!((times.waiting, times.served_bytes), (0, 7));
+        let counts = times
+            .operations
+            .iter()
+            .map(|(name, h)| (name.as_str(), h.count()));
+        assert_eq!(counts.collect::<Vec<_>>(), [("lookup", 1), ("read", 1)]);
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-pub use counters::{Counters, RequestCounts};
+pub use counters::{Counters, RequestCounts, RequestTimes};
 pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,

@@ -212,6 +212,9 @@ impl ChunkSink for ChunkWriter<'_> {
         database.write_unlogged(batch)?;
         let before = found.map_or(0, |f| i64::from(f.stored_length));
         store.size.grow_chunks(record.len() as i64 - before);
+        if found.is_none() {
+            store.size.grow_unique(1, chunk.len() as i64);
+        }
         self.hold.add(number);
         lock(&store.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);

@@ -180,6 +180,8 @@ pub(super) struct Deletion {
     pub(super) freed: u64,
     /// The same of chunks.
     pub(super) freed_chunks: u64,
+    /// How many chunks these are, and how long uncompressed.
+    pub(super) freed_unique: (u64, u64),
 }
 
 impl Store {
@@ -429,6 +431,8 @@ impl Store {
             let digests = self.database.family(DIGESTS);
             deletion.writes.delete_cf(digests, digest.0);
             deletion.freed_chunks += u64::from(located.stored_length);
+            deletion.freed_unique.0 += 1;
+            deletion.freed_unique.1 += u64::from(located.raw_length);
         }
         Ok(())
     }
@@ -442,6 +446,8 @@ impl Store {
         self.database.write(writes, "contents were dropped")?;
         self.size.grow(-(deletion.freed as i64));
         self.size.grow_chunks(-(deletion.freed_chunks as i64));
+        let (chunks, bytes) = deletion.freed_unique;
+        self.size.grow_unique(-(chunks as i64), -(bytes as i64));
         Ok(deletion.freed + deletion.freed_chunks)
     }
 }

@@ -51,6 +51,7 @@ pub use profile_table::{
 };
 pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
 pub use publish::Publication;
+pub use size::Stored;
 pub use statistics::{PathStatistics, Statistics};
 pub use temporary_roots::TemporaryRoots;
 pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};
@@ -136,6 +137,23 @@ pub enum Change<'c> {
     Profiles(&'c ProfilesChanged),
     /// Closure views.
     Views(&'c [ChangedView]),
+}
+
+/// How often the caches in memory had what was needed so far, and how much is in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CacheCounts {
+    /// Chunks that were there, uncompressed.
+    pub chunk_hits: u64,
+    /// Chunks that were read from the database.
+    pub chunk_misses: u64,
+    /// Bytes of chunks that are there.
+    pub chunk_bytes: u64,
+    /// Trees that were there.
+    pub tree_hits: u64,
+    /// Trees that were read from the database.
+    pub tree_misses: u64,
+    /// Bytes of trees that are there.
+    pub tree_bytes: u64,
 }
 
 /// Called after every change.
@@ -266,6 +284,18 @@ impl Store {
     /// The store directory of the paths, usually `/nix/store`.
     pub fn store_dir(&self) -> &StoreDir {
         self.directory.store_dir()
+    }
+
+    /// How often the caches in memory had what was needed.
+    pub fn cache_counts(&self) -> CacheCounts {
+        CacheCounts {
+            chunk_hits: self.chunk_cache.hits(),
+            chunk_misses: self.chunk_cache.misses(),
+            chunk_bytes: self.chunk_cache.weight(),
+            tree_hits: self.tree_cache.hits(),
+            tree_misses: self.tree_cache.misses(),
+            tree_bytes: self.tree_cache.weight(),
+        }
     }
 
     /// Has `observer` called after each change of the set of paths, of profiles or of views, by the

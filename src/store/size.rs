@@ -17,8 +17,12 @@ pub(super) struct Size {
     grown: AtomicI64,
     /// The same of the chunks among them.
     chunks_grown: AtomicI64,
-    /// What was stored when it was opened: all, and chunks.
-    opened: OnceLock<(i64, i64)>,
+    /// The same of the chunks as they are uncompressed.
+    unique_grown: AtomicI64,
+    /// How many chunks more there are.
+    count_grown: AtomicI64,
+    /// What was stored when it was opened.
+    opened: OnceLock<Opened>,
     /// Held while it is counted, so that only one does.
     counting: Mutex<()>,
 }
@@ -34,6 +38,42 @@ impl Size {
         self.grown.fetch_add(by, Ordering::Relaxed);
         self.chunks_grown.fetch_add(by, Ordering::Relaxed);
     }
+
+    /// There are so many chunks more, of so many bytes uncompressed. The caller is inside the gate.
+    pub(super) fn grow_unique(&self, chunks: i64, bytes: i64) {
+        self.count_grown.fetch_add(chunks, Ordering::Relaxed);
+        self.unique_grown.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn grown(&self) -> Opened {
+        let get = |n: &AtomicI64| n.load(Ordering::Relaxed);
+        Opened {
+            all: get(&self.grown),
+            chunk_bytes: get(&self.chunks_grown),
+            unique_bytes: get(&self.unique_grown),
+            chunks: get(&self.count_grown),
+        }
+    }
+}
+
+/// What was counted when a state was opened, or what came since then.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    all: i64,
+    chunk_bytes: i64,
+    unique_bytes: i64,
+    chunks: i64,
+}
+
+/// What a state stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stored {
+    /// The sum of the lengths of all records of chunks, trees and path infos, in bytes.
+    pub stored_bytes: u64,
+    /// Lengths of the different chunks, uncompressed, in bytes.
+    pub unique_bytes: u64,
+    /// Chunks that are kept.
+    pub chunks: u64,
 }
 
 /// Lengths of all records.
@@ -89,19 +129,26 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn stored_bytes(&self) -> Result<u64, StoreError> {
-        let (opened, _) = self.stored_when_opened()?;
-        let grown = self.size.grown.load(Ordering::Relaxed);
-        Ok((opened + grown).max(0) as u64)
+        Ok(sum(self.stored_when_opened()?.all, self.size.grown().all))
+    }
+
+    /// What is stored, at no cost; `None` before [`Store::stored_bytes`] was asked for once.
+    pub fn stored_so_far(&self) -> Option<Stored> {
+        let (opened, grown) = (self.size.opened.get()?, self.size.grown());
+        Some(Stored {
+            stored_bytes: sum(opened.all, grown.all),
+            unique_bytes: sum(opened.unique_bytes, grown.unique_bytes),
+            chunks: sum(opened.chunks, grown.chunks),
+        })
     }
 
     /// The sum of the lengths of all records of chunks.
     pub(super) fn chunk_bytes(&self) -> Result<u64, StoreError> {
-        let (_, opened) = self.stored_when_opened()?;
-        let grown = self.size.chunks_grown.load(Ordering::Relaxed);
-        Ok((opened + grown).max(0) as u64)
+        let opened = self.stored_when_opened()?.chunk_bytes;
+        Ok(sum(opened, self.size.grown().chunk_bytes))
     }
 
-    fn stored_when_opened(&self) -> Result<(i64, i64), StoreError> {
+    fn stored_when_opened(&self) -> Result<Opened, StoreError> {
         let size = &self.size;
         if let Some(opened) = size.opened.get() {
             return Ok(*opened);
@@ -110,19 +157,21 @@ impl Store {
         if let Some(opened) = size.opened.get() {
             return Ok(*opened);
         }
-        let (snapshot, grown, chunks_grown) = {
+        let (snapshot, grown) = {
             let _shut = shut(&self.gate);
-            (
-                self.database.snapshot(),
-                size.grown.load(Ordering::Relaxed),
-                size.chunks_grown.load(Ordering::Relaxed),
-            )
+            (self.database.snapshot(), size.grown())
         };
         let lengths = Lengths::count(&snapshot)?;
-        let opened = (
-            lengths.total() as i64 - grown,
-            lengths.chunk_bytes as i64 - chunks_grown,
-        );
+        let opened = Opened {
+            all: lengths.total() as i64 - grown.all,
+            chunk_bytes: lengths.chunk_bytes as i64 - grown.chunk_bytes,
+            unique_bytes: lengths.unique_bytes as i64 - grown.unique_bytes,
+            chunks: lengths.chunks as i64 - grown.chunks,
+        };
         Ok(*size.opened.get_or_init(|| opened))
     }
+}
+
+fn sum(opened: i64, grown: i64) -> u64 {
+    (opened + grown).max(0) as u64
 }

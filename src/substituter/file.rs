@@ -89,7 +89,7 @@ impl FileCache {
     fn text(&self, relative: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
         let request = self.traffic.request();
         let text = self.whole(relative, limit);
-        request.end(&text);
+        request.end_found(&text);
         text
     }
 
@@ -168,7 +168,7 @@ impl Substituter for FileCache {
                 request: Some(request),
             }) as Stream)),
             Ok(None) => {
-                request.succeeded();
+                request.absent();
                 Ok(None)
             }
             Err(e) => {

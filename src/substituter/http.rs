@@ -187,6 +187,12 @@ impl Shared {
             Err(e) => return Err(unreachable(target, &e)),
         };
         self.traffic.answered(asked.elapsed());
+        if let Some(date) =
+            header(&response, "date").and_then(|d| httpdate::parse_http_date(d).ok())
+        {
+            let age = header(&response, "age").and_then(|a| a.parse().ok());
+            self.traffic.told_time(date, age.unwrap_or(0));
+        }
         let status = response.status();
         if status.is_success() {
             return Ok(Some(response));
@@ -246,7 +252,7 @@ impl Shared {
             }
             Err(e) => Err(e),
         };
-        request.end(&text);
+        request.end_found(&text);
         text
     }
 
@@ -287,7 +293,7 @@ impl Shared {
         let (target, response) = match asked.await {
             Ok(Some(found)) => found,
             Ok(None) => {
-                request.succeeded();
+                request.absent();
                 return Ok(None);
             }
             Err(e) => {

@@ -1,10 +1,12 @@
 //! What went on between us and a source, for whoever shows the source's health.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::measure::{Histogram, Latencies};
 
 /// The last answer counts for one part in so many of the average latency, as in TCP.
 const AVERAGED: u64 = 8;
@@ -13,6 +15,8 @@ const AVERAGED: u64 = 8;
 #[derive(Debug, Default)]
 pub struct Traffic {
     requests: AtomicU64,
+    found: AtomicU64,
+    absent: AtomicU64,
     retries: AtomicU64,
     failures: AtomicU64,
     abandoned: AtomicU64,
@@ -21,6 +25,11 @@ pub struct Traffic {
     latency_last: AtomicU64,
     /// The moving average, plus one; 0 before the first answer.
     latency_average: AtomicU64,
+    latencies: Latencies,
+    /// How many seconds the source's clock is ahead of ours.
+    clock_ahead: AtomicI64,
+    /// Whether it has said so.
+    told_time: AtomicU64,
     last_failure: Mutex<Option<LastFailure>>,
 }
 
@@ -29,6 +38,12 @@ pub struct Traffic {
 pub struct TrafficSnapshot {
     /// Files that were asked for, each once, however often it was tried.
     pub requests: u64,
+    /// Of these, files that it had.
+    #[serde(default)]
+    pub found: u64,
+    /// Files that it has not got.
+    #[serde(default)]
+    pub absent: u64,
     /// Further tries, and resumptions of what broke off.
     pub retries: u64,
     /// Requests that failed for good. That there is no such file is an answer, not a failure.
@@ -41,6 +56,9 @@ pub struct TrafficSnapshot {
     pub latency_last_us: Option<u64>,
     /// The moving average of that.
     pub latency_average_us: Option<u64>,
+    /// How many seconds the source's clock is ahead of ours, as far as the source tells the time.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
     /// The last request that failed for good.
     pub last_failure: Option<LastFailure>,
 }
@@ -60,14 +78,41 @@ impl Traffic {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         TrafficSnapshot {
             requests: get(&self.requests),
+            found: get(&self.found),
+            absent: get(&self.absent),
             retries: get(&self.retries),
             failures: get(&self.failures),
             abandoned: get(&self.abandoned),
             received_bytes: get(&self.received_bytes),
             latency_last_us: get(&self.latency_last).checked_sub(1),
             latency_average_us: get(&self.latency_average).checked_sub(1),
+            clock_ahead_s: (get(&self.told_time) > 0)
+                .then(|| self.clock_ahead.load(Ordering::Relaxed)),
             last_failure: self.last_failure().clone(),
         }
+    }
+
+    /// How long it took from asking to the heads of the answers.
+    pub fn latencies(&self) -> Histogram {
+        self.latencies.snapshot()
+    }
+
+    /// The source says that it is `date`, or that it was so `age` seconds ago. Some caches on the way
+    /// set the date anew and some do not: what is nearer to our clock counts.
+    pub(super) fn told_time(&self, date: SystemTime, age: u64) {
+        let seconds = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            Err(_) => 0,
+        };
+        let ahead = seconds(date).saturating_sub(seconds(SystemTime::now()));
+        let aged = ahead.saturating_add(i64::try_from(age).unwrap_or(0));
+        let ahead = if aged.unsigned_abs() < ahead.unsigned_abs() {
+            aged
+        } else {
+            ahead
+        };
+        self.clock_ahead.store(ahead, Ordering::Relaxed);
+        self.told_time.store(1, Ordering::Relaxed);
     }
 
     /// Counts a request, which is over when what is returned is.
@@ -90,6 +135,7 @@ impl Traffic {
 
     /// The head of an answer is there.
     pub(super) fn answered(&self, after: Duration) {
+        self.latencies.add(after);
         let now = u64::try_from(after.as_micros()).unwrap_or(u64::MAX / AVERAGED);
         self.latency_last.store(now + 1, Ordering::Relaxed);
         let average = |stored: u64| {
@@ -121,9 +167,16 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// It got what it asked for, or heard that there is no such thing.
+    /// It got what it asked for.
     pub(super) fn succeeded(mut self) {
         self.over = true;
+        self.traffic.found.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It heard that there is no such thing.
+    pub(super) fn absent(mut self) {
+        self.over = true;
+        self.traffic.absent.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It failed, and is not tried again.
@@ -137,6 +190,14 @@ impl Request {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = since.unwrap_or_default().as_secs();
         *self.traffic.last_failure() = Some(LastFailure { text, time });
+    }
+
+    /// Ends it with the outcome; `None` is that there is no such thing.
+    pub(super) fn end_found<T, E: std::error::Error>(self, outcome: &Result<Option<T>, E>) {
+        match outcome {
+            Ok(None) => self.absent(),
+            outcome => self.end(outcome),
+        }
     }
 
     /// Ends it with the outcome.
@@ -165,19 +226,39 @@ mod tests {
         let traffic = Arc::new(Traffic::default());
         assert_eq!(traffic.snapshot(), TrafficSnapshot::default());
         traffic.request().succeeded();
+        traffic.request().end_found::<(), std::io::Error>(&Ok(None));
         traffic.request().failed(&std::io::Error::other("no luck"));
         drop(traffic.request());
         traffic.retried();
         traffic.received(7);
         let now = traffic.snapshot();
         let counts = (now.requests, now.failures, now.abandoned, now.retries);
-        assert_eq!(counts, (3, 1, 1, 1));
+        assert_eq!(counts, (4, 1, 1, 1));
+        assert_eq!((now.found, now.absent), (1, 1));
         assert_eq!(now.received_bytes, 7);
         let failure = now.last_failure.as_ref().unwrap();
         assert_eq!(failure.text, "no luck");
         assert!(failure.time > 1_600_000_000);
         let json = serde_json::to_string(&now).unwrap();
         assert_eq!(serde_json::from_str::<TrafficSnapshot>(&json).unwrap(), now);
+    }
+
+    #[test]
+    fn a_clock_is_judged_by_the_date_that_is_nearer() {
+        let traffic = Traffic::default();
+        let ahead = || traffic.snapshot().clock_ahead_s;
+        assert_eq!(ahead(), None);
+        let hour = Duration::from_secs(3600);
+        let near = |is: i64, wanted: i64| (is - wanted).abs() <= 2;
+        traffic.told_time(SystemTime::now() + hour, 0);
+        assert!(near(ahead().unwrap(), 3600));
+        // An old answer of a cache on the way, and one with a new date.
+        traffic.told_time(SystemTime::now() - hour, 3600);
+        assert!(near(ahead().unwrap(), 0));
+        traffic.told_time(SystemTime::now(), 3600);
+        assert!(near(ahead().unwrap(), 0));
+        traffic.told_time(UNIX_EPOCH, 0);
+        assert!(ahead().unwrap() < -1_600_000_000);
     }
 
     #[test]
@@ -194,5 +275,6 @@ mod tests {
         assert_eq!(latencies(), (Some(800), Some(100)));
         traffic.answered(Duration::MAX);
         assert!(traffic.snapshot().latency_average_us.is_some());
+        assert_eq!(traffic.latencies().count(), 3);
     }
 }

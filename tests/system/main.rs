@@ -48,4 +48,5 @@ mod services;
 mod support;
 mod switches;
 mod system_profile;
+mod watching;
 mod writable_profiles;

@@ -1,0 +1,42 @@
+//! `narfs metrics`
+
+use anyhow::bail;
+use clap::Args;
+
+use super::{Global, Outcome, print_json};
+use crate::daemon::{self, FiguresReport};
+
+/// Print what the daemon counts, in the text format of Prometheus
+///
+/// Nothing is scanned for it, so that it may be asked for every few seconds.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        use std::io::Write;
+        let figures = figures(global)?;
+        if self.json {
+            print_json(&figures)?;
+        } else {
+            std::io::stdout().write_all(figures.exposition().as_bytes())?;
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+/// What the daemon counts.
+pub(super) fn figures(global: &Global) -> anyhow::Result<FiguresReport> {
+    let state = global.state()?;
+    match daemon::figures(&state) {
+        Some(figures) => Ok(figures?),
+        None => bail!(
+            "no daemon serves the state {}; `narfs mount` starts one",
+            state.display()
+        ),
+    }
+}

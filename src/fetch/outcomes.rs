@@ -1,0 +1,102 @@
+//! How fetches on demand ended, and how long they took.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::FetchError;
+use super::lanes::Urgency;
+use super::lazy::{Fetcher, Need};
+use crate::measure::{Histogram, Latencies};
+
+/// What fetches end with: it is here, no source has it, it failed.
+const RESULTS: [&str; 3] = ["ok", "absent", "error"];
+/// What is fetched.
+const KINDS: [&str; 2] = ["root", "contents"];
+/// For whom: it is ahead as long as no program has waited for it.
+const PURPOSES: [&str; 2] = ["program", "ahead"];
+
+/// Running counts.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    ended: [[[AtomicU64; RESULTS.len()]; PURPOSES.len()]; KINDS.len()],
+    times: [Latencies; KINDS.len()],
+}
+
+/// How many fetches of one kind ended in one way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeReport {
+    /// `root` for what a path is, or `contents`.
+    pub kind: String,
+    /// `program` if one waited, else `ahead`.
+    pub purpose: String,
+    /// `ok`, `absent` (no source has it) or `error`.
+    pub result: String,
+    /// How many so far.
+    pub count: u64,
+}
+
+/// What a fetcher has done, for statistics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetcherTimes {
+    /// Fetches that have ended; those that several waited for count once.
+    pub outcomes: Vec<OutcomeReport>,
+    /// How long they took, by `root` and `contents`.
+    pub times: Vec<(String, Histogram)>,
+    /// From asking to the heads of the answers, by the URLs of the sources; those that were asked.
+    pub sources: Vec<(String, Histogram)>,
+}
+
+impl Outcomes {
+    /// Counts a fetch that ended.
+    pub(super) fn count(
+        &self,
+        need: &Need,
+        urgency: &Urgency,
+        since: Instant,
+        outcome: Result<(), &FetchError>,
+    ) {
+        let kind = usize::from(matches!(need, Need::Contents(_)));
+        let result = match outcome {
+            Ok(()) => 0,
+            Err(e) if e.is_absent() => 1,
+            Err(_) => 2,
+        };
+        let purpose = usize::from(!urgency.is_raised());
+        self.ended[kind][purpose][result].fetch_add(1, Ordering::Relaxed);
+        self.times[kind].add(since.elapsed());
+    }
+
+    fn report(&self) -> Vec<OutcomeReport> {
+        let mut reports = Vec::new();
+        for (kind, purposes) in KINDS.iter().zip(&self.ended) {
+            for (purpose, results) in PURPOSES.iter().zip(purposes) {
+                for (result, count) in RESULTS.iter().zip(results) {
+                    reports.push(OutcomeReport {
+                        kind: (*kind).to_owned(),
+                        purpose: (*purpose).to_owned(),
+                        result: (*result).to_owned(),
+                        count: count.load(Ordering::Relaxed),
+                    });
+                }
+            }
+        }
+        reports
+    }
+}
+
+impl Fetcher {
+    /// What it has done so far.
+    pub fn times(&self) -> FetcherTimes {
+        let outcomes = &self.0.outcomes;
+        let times = KINDS.iter().zip(&outcomes.times);
+        FetcherTimes {
+            outcomes: outcomes.report(),
+            times: times
+                .map(|(kind, times)| ((*kind).to_owned(), times.snapshot()))
+                .collect(),
+            sources: self.0.slots.latencies(),
+        }
+    }
+}
