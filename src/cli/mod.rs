@@ -12,11 +12,13 @@ mod closure;
 mod config;
 mod copy;
 mod daemon_command;
+mod doctor;
 mod dump;
 mod evict;
 mod gc;
 mod keeper;
 mod key;
+mod log;
 mod ls;
 mod manual;
 mod metrics;
@@ -31,17 +33,16 @@ mod roots;
 mod size;
 mod stats;
 mod status;
+mod top;
 mod trace;
 mod umount;
 mod upgrade;
 mod verify;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::daemon::{self, Command, CommandError, Report};
 use crate::nix::store_path::StoreDir;
@@ -60,7 +61,7 @@ struct Cli {
 }
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct GlobalFlags {
     /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
     #[arg(long, global = true, value_name = "FILE")]
@@ -121,6 +122,8 @@ enum Subcommands {
     Cdi(cdi::Arguments),
     Status(status::Arguments),
     Metrics(metrics::Arguments),
+    Top(top::Arguments),
+    Doctor(doctor::Arguments),
     Key(key::Arguments),
     Config(config::Arguments),
     Completions(manual::CompletionArguments),
@@ -220,7 +223,7 @@ impl Global {
 /// Runs the program.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    log(cli.global.verbose);
+    log::start(cli.global.verbose);
     match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
@@ -238,7 +241,9 @@ pub fn run() -> ExitCode {
 
 /// Runs a command, with what is in force for it.
 fn execute(cli: Cli) -> anyhow::Result<Outcome> {
-    let judges = matches!(&cli.command, Subcommands::Config(a) if a.judges());
+    let flags = cli.global.clone();
+    let judges = matches!(&cli.command, Subcommands::Doctor(_))
+        || matches!(&cli.command, Subcommands::Config(a) if a.judges());
     let global = &Global::decide(cli.global, judges)?;
     match cli.command {
         Subcommands::Mount(a) => a.run(global),
@@ -272,6 +277,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Cdi(a) => a.run(global),
         Subcommands::Status(a) => a.run(global),
         Subcommands::Metrics(a) => a.run(global),
+        Subcommands::Top(a) => a.run(global),
+        Subcommands::Doctor(a) => a.run(flags),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),
         Subcommands::Completions(a) => a.run(),
@@ -286,22 +293,6 @@ fn reader_went_away(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     })
-}
-
-fn log(verbose: u8) {
-    let default = match verbose {
-        0 => "narfs=warn",
-        1 => "narfs=info",
-        _ => "narfs=debug",
-    };
-    let filter = std::env::var("NARFS_LOG").unwrap_or_else(|_| default.to_owned());
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        // In the background what begins on a terminal goes on in a file.
-        .with_ansi(!daemon::in_background() && std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// Prints a report as JSON.

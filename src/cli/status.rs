@@ -88,7 +88,8 @@ pub(super) fn activity(a: &Activity) -> Vec<String> {
     lines
 }
 
-fn source(s: &SourceReport) -> String {
+/// A source and how it is, in a line.
+pub(super) fn source(s: &SourceReport) -> String {
     let state = match s.state {
         SourceState::NotAsked => "not asked yet",
         SourceState::Answers => "answers",

@@ -332,6 +332,18 @@ fn ask(
     }
 }
 
+/// Who owns the state, as its lock says; `None` if nobody does.
+pub(super) fn owner(state: &Path) -> Option<String> {
+    let mut lock = std::fs::File::open(state.join("lock")).ok()?;
+    // Taken and let go at once.
+    if lock.try_lock().is_ok() {
+        return None;
+    }
+    let mut owner = String::new();
+    lock.read_to_string(&mut owner).ok()?;
+    Some(owner.trim().to_owned())
+}
+
 /// Waits until the daemon of the state has nothing mounted any more: it has ended, or waits for the
 /// next mount. `false` if it takes longer than `patience`.
 pub fn wait_until_unmounted(state: &Path, patience: Duration) -> bool {

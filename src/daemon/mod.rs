@@ -9,6 +9,7 @@ mod closures;
 mod collect;
 mod command;
 mod control;
+mod doctor;
 mod engine;
 mod figures;
 mod in_use;
@@ -34,6 +35,7 @@ pub use command::{
     StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
 };
 pub use control::{figures, run, status, wait_until_unmounted};
+pub use doctor::{Examination, Finding, Verdict, examine};
 pub use engine::{Engine, chain};
 pub use figures::{FiguresReport, ProcessFigures};
 pub use keeper::{keep, start as start_keeper};

@@ -36,7 +36,7 @@ pub use plan::Wanted;
 pub use prefetch::Prefetched;
 pub use receive::{AddError, ReceiveError, Received, add};
 pub use room::{Keep, Room};
-pub use sources::{CACHE_NIXOS_ORG, Source, Sources, Trust};
+pub use sources::{AskedSource, CACHE_NIXOS_ORG, Source, Sources, Trust, ask_source};
 
 use crate::nix::cache_info::CacheInfoError;
 use crate::nix::hash::NarHash;

@@ -140,6 +140,42 @@ impl Source {
     }
 }
 
+/// What a source said when it was asked what it is.
+#[derive(Debug)]
+pub struct AskedSource {
+    /// The lower, the earlier it is asked; or why it cannot be used.
+    pub priority: Result<u32, FetchError>,
+    /// From asking to the head of its answer, the last time.
+    pub answered_within: Option<Duration>,
+    /// How many seconds its clock is ahead of ours, if it tells the time.
+    pub clock_ahead_s: Option<i64>,
+}
+
+/// Asks a source what it is, whatever is in a state.
+pub async fn ask_source(url: &str, netrc: Option<&Path>, store_dir: &StoreDir) -> AskedSource {
+    let options = Options {
+        stall: STALL,
+        netrc: netrc.map(Path::to_owned),
+    };
+    let substituter = match substituter::open(url, &options) {
+        Ok(substituter) => substituter,
+        Err(e) => {
+            return AskedSource {
+                priority: Err(e.into()),
+                answered_within: None,
+                clock_ahead_s: None,
+            };
+        }
+    };
+    let source = Source::of(substituter.clone(), store_dir).await;
+    let traffic = substituter.traffic().snapshot();
+    AskedSource {
+        priority: source.map(|s| s.priority),
+        answered_within: traffic.latency_last_us.map(Duration::from_micros),
+        clock_ahead_s: traffic.clock_ahead_s,
+    }
+}
+
 /// `?priority=N` of a URL, which overrides what the source says.
 fn priority_parameter(url: &str) -> Option<u32> {
     let (_, query) = url.split_once('?')?;

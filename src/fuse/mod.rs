@@ -6,6 +6,7 @@
 
 mod adapter;
 mod counters;
+mod examination;
 mod handshake;
 mod invalidation;
 mod mount;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use counters::{Counters, RequestCounts, RequestTimes};
+pub use examination::{dead_mounts, parent_mount, take_dead_away};
 pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,

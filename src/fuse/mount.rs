@@ -323,13 +323,13 @@ impl Drop for Attached {
     }
 }
 
-fn detach(at: &Path) -> Result<(), MountError> {
+pub(super) fn detach(at: &Path) -> Result<(), MountError> {
     rustix::mount::unmount(at, UnmountFlags::DETACH).map_err(system("unmount", at))
 }
 
 /// A line of mountinfo.
-struct Mounted {
-    at: PathBuf,
+pub(super) struct Mounted {
+    pub(super) at: PathBuf,
     /// The superblock, if its device number has the major number 0.
     superblock: Option<u32>,
     /// What of the file system is to be seen there: `/`, or a directory in it.
@@ -345,7 +345,7 @@ impl Mounted {
 
     /// Whether it is a narfs whose daemon is gone. Attributes may come from the kernel's cache
     /// even then; what statfs says never does.
-    fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         use rustix::io::Errno;
         [TYPE, PROFILES_TYPE].contains(&&*self.kind)
             && rustix::fs::statfs(&self.at)
@@ -358,7 +358,7 @@ fn top_mount(at: &Path) -> Result<Option<Mounted>, MountError> {
     Ok(mounts()?.into_iter().rev().find(|m| m.at == at))
 }
 
-fn mounts() -> Result<Vec<Mounted>, MountError> {
+pub(super) fn mounts() -> Result<Vec<Mounted>, MountError> {
     let path = Path::new("/proc/thread-self/mountinfo");
     let text = fs::read(path).map_err(|source| MountError::System {
         what: "read",
@@ -389,7 +389,7 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     })
 }
 
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = field;
     while let [first, after @ ..] = rest {

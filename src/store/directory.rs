@@ -26,7 +26,7 @@ const OLDER: [&str; 2] = ["narfs-state 1", "narfs-state 2"];
 
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
-const RESERVE: u64 = 96 << 20;
+pub const RESERVE: u64 = 96 << 20;
 
 /// The lock of a state, locked: whoever holds its descriptor, or a copy of it, owns the state.
 #[derive(Debug)]
@@ -147,6 +147,45 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// What a state directory is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// The store directory of its paths.
+    pub store_dir: StoreDir,
+    /// Whether it is of an older format, which is upgraded when it is opened.
+    pub is_older: bool,
+}
+
+/// Looks at a state directory, without a lock and without changing anything.
+///
+/// # Errors
+/// It is absent, foreign, of a newer format, for another store directory than `wanted`, or cannot
+/// be read.
+pub fn inspect(dir: &Path, wanted: Option<&StoreDir>) -> Result<Inspected, StoreError> {
+    if !dir.exists() {
+        return Err(StoreError::Absent(dir.to_owned()));
+    }
+    let mut entries = fs::read_dir(dir).map_err(|source| StoreError::Directory {
+        dir: dir.to_owned(),
+        what: "it cannot be read",
+        source,
+    })?;
+    if !dir.join("format").exists() {
+        let is_foreign = entries.any(|e| !e.is_ok_and(|e| may_precede_format(&e.file_name())));
+        let dir = dir.to_owned();
+        return Err(if is_foreign {
+            StoreError::Foreign(dir)
+        } else {
+            StoreError::Absent(dir)
+        });
+    }
+    let (store_dir, is_older) = read_format(dir, wanted)?;
+    Ok(Inspected {
+        store_dir,
+        is_older,
+    })
 }
 
 /// Whether this may lie in a directory that is to become a state: mkfs makes the one, and the

@@ -39,7 +39,7 @@ use quick_cache::sync::Cache;
 pub use channels::{Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Replaces};
 pub use chunks::ChunkWriter;
 pub use collection::{Collected, Collection};
-pub use directory::Ownership;
+pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub use error::StoreError;
 pub use eviction::Eviction;
 pub use holds::Hold;

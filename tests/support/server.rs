@@ -51,6 +51,8 @@ pub enum Answer {
     Password(&'static str),
     /// With what is asked for by `Range`, offering that.
     Ranges(Ranges),
+    /// With the file, by a clock that says so.
+    Dated(&'static str),
 }
 
 /// How parts of a file are sent.
@@ -347,6 +349,9 @@ fn reply(asked: &Asked, answer: Answer, file: Option<Vec<u8>>) -> Reply {
             Reply::new(401, "who?\n").with("WWW-Authenticate: Basic realm=\"x\"\r\n".into())
         }
         (_, None) => Reply::new(404, "not found\n"),
+        (Answer::Dated(date), Some(body)) => {
+            Reply::new(200, body).with(format!("Date: {date}\r\n"))
+        }
         (Answer::Truncated, Some(body)) => Reply::new(200, &body[..body.len() / 2]),
         (Answer::Flipped, Some(mut body)) => {
             let middle = body.len() / 2;

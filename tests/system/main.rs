@@ -21,6 +21,7 @@ mod collection;
 mod commands;
 mod configuration;
 mod contents;
+mod doctor;
 mod environments;
 mod eviction;
 mod fetched_ahead;

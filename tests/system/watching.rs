@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::server::{Answer, Server};
-use crate::support::{Sandbox, World, read_everything, wait_until};
+use crate::support::{Sandbox, World, read_everything, run, wait_until};
 
 /// The series of a scrape, by their names with labels.
 fn scrape(sandbox: &Sandbox) -> BTreeMap<String, f64> {
@@ -26,8 +26,7 @@ fn is_counter(series: &str) -> bool {
 }
 
 fn answered(figures: &BTreeMap<String, f64>, operation: &str) -> f64 {
-    let series =
-        format!("narfs_fuse_request_duration_seconds_count{{operation=\"{operation}\"}}");
+    let series = format!("narfs_fuse_request_duration_seconds_count{{operation=\"{operation}\"}}");
     figures.get(&series).copied().unwrap_or(0.0)
 }
 
@@ -36,7 +35,10 @@ fn without_a_daemon_there_are_no_figures() {
     let sandbox = Sandbox::with_worlds();
     for command in ["metrics", "top"] {
         let complaint = sandbox.complaint(&[command]);
-        assert!(complaint.contains("no daemon serves the state"), "{complaint}");
+        assert!(
+            complaint.contains("no daemon serves the state"),
+            "{complaint}"
+        );
         assert!(complaint.contains("narfs mount"), "{complaint}");
     }
 }
@@ -46,7 +48,11 @@ fn every_request_is_counted_and_timed_whoever_answers_it() {
     let world = World::small();
     // Slow enough to be seen in the times, and answered by threads that wait for the network.
     let server = Server::new(world.cache(), |path, _| {
-        if path.contains("nar/") { Answer::Slow(2) } else { Answer::File }
+        if path.contains("nar/") {
+            Answer::Slow(2)
+        } else {
+            Answer::File
+        }
     });
     let sandbox = Sandbox::empty();
     sandbox.mount_from(&[&server.url], &world.key(), "");
@@ -54,7 +60,12 @@ fn every_request_is_counted_and_timed_whoever_answers_it() {
     let before = scrape(&sandbox);
     let read = read_everything(&package);
     assert!(read > 0);
-    fs::metadata(sandbox.store().join("00000000000000000000000000000000-none")).unwrap_err();
+    fs::metadata(
+        sandbox
+            .store()
+            .join("00000000000000000000000000000000-none"),
+    )
+    .unwrap_err();
     wait_until("all are answered", || {
         scrape(&sandbox)["narfs_fuse_requests_waiting"] == 0.0
     });
@@ -70,9 +81,9 @@ fn every_request_is_counted_and_timed_whoever_answers_it() {
     }
     assert!(after["narfs_served_bytes_total"] >= read as f64);
     // The first look inside waited for its NAR, for more than the server's pause.
-    let slowest = after.iter().filter(|(series, _)| {
-        series.starts_with("narfs_fuse_request_duration_seconds_sum")
-    });
+    let slowest = after
+        .iter()
+        .filter(|(series, _)| series.starts_with("narfs_fuse_request_duration_seconds_sum"));
     assert!(slowest.map(|(_, sum)| sum).sum::<f64>() > 0.2);
     let source = |result: &str| {
         let (url, name) = (&server.url, "narfs_source_requests_total");
@@ -113,7 +124,8 @@ fn what_is_stored_is_counted_once_and_then_follows() {
     sandbox.add(&tree);
     let more = same();
     assert!(more > at_first);
-    sandbox.narfs(&["evict", "--to", "0"]);
+    // What was added stays, and so the command says that it is not all.
+    run(&mut sandbox.command(&["evict", "--to", "0"]), b"");
     let less = same();
     assert!(less < more);
     let figures = scrape(&sandbox);
@@ -134,4 +146,43 @@ fn a_daemon_that_was_started_again_says_so() {
         sandbox.is_served() && sandbox.pid() != pid
     });
     assert_eq!(scrape(&sandbox)["narfs_restarts_total"], 1.0);
+}
+
+#[test]
+fn top_needs_no_terminal_and_shows_what_waits() {
+    let world = World::small();
+    let server = Server::new(world.cache(), |path, _| {
+        if path.contains("nar/") {
+            Answer::Stall
+        } else {
+            Answer::File
+        }
+    });
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &world.key(), "contents-timeout=4");
+    let package = sandbox.package(world, "hello");
+    let reading = std::thread::spawn(move || {
+        let entries = fs::read_dir(package)?;
+        entries.collect::<Result<Vec<_>, _>>()
+    });
+    let shown = |arguments: &[&str]| sandbox.narfs(&[&["top"], arguments].concat());
+    wait_until("a fetch is shown", || {
+        let once = shown(&["--once"]);
+        once.contains("fetching    ") && once.contains("1 waiting")
+    });
+    let twice = shown(&["-n", "2", "--interval", "0.1"]);
+    assert_eq!(twice.matches("process     ").count(), 2, "{twice}");
+    assert!(
+        twice.contains("over all that time") && twice.contains("over the last 0."),
+        "{twice}"
+    );
+    assert!(
+        twice.contains(&format!("source      {}: answers", server.url)),
+        "{twice}"
+    );
+    assert!(twice.contains("p99") && twice.contains("lookup"), "{twice}");
+    assert!(!twice.contains('\x1b'));
+    reading.join().unwrap().unwrap_err();
+    let complaint = sandbox.misuse(&["top", "--interval", "0"]);
+    assert!(complaint.contains("--interval"), "{complaint}");
 }

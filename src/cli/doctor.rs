@@ -1,0 +1,87 @@
+//! `narfs doctor`
+
+use clap::Args;
+
+use super::{Global, GlobalFlags, Outcome, copy, print_json, println};
+use crate::daemon::{self, Examination, Finding, Verdict};
+
+/// Look for what could keep narfs from working, and say what to do
+///
+/// Looks at the kernel, /dev/fuse, privileges, limits, the state and its disk, the configuration, the
+/// sources, the clock, the daemon and its mounts. Exit status 1 if there is an error.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Mend what can safely be: load the fuse module, take dead mounts away, keep others from
+    /// writing to the state
+    #[arg(long)]
+    fix: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self, flags: GlobalFlags) -> anyhow::Result<Outcome> {
+        let (global, configuration) = decide(flags)?;
+        let settings = &global.decided.settings;
+        let mut findings = vec![configuration];
+        findings.extend(daemon::examine(&Examination {
+            state: global.state()?,
+            store_dir: settings.store_dir.value.clone(),
+            sources: copy::in_force(settings),
+            fix: self.fix,
+        }));
+        if self.json {
+            print_json(&findings)?;
+        } else {
+            println(&text(&findings))?;
+        }
+        let failed = findings.iter().any(|f| f.verdict == Verdict::Error);
+        Ok(if failed {
+            Outcome::Failed
+        } else {
+            Outcome::Good
+        })
+    }
+}
+
+/// What is in force; without the configuration file, if that is wrong.
+fn decide(flags: GlobalFlags) -> anyhow::Result<(Global, Finding)> {
+    const NAME: &str = "configuration";
+    match Global::decide(flags.clone(), false) {
+        Ok(global) => {
+            let file = &global.decided.file;
+            let path = file.path.value.display();
+            let seen = if file.present {
+                format!("{path} is good")
+            } else {
+                format!("{path} does not exist, and need not")
+            };
+            Ok((global, Finding::new(NAME, Verdict::Ok, seen)))
+        }
+        Err(wrong) => {
+            let global = Global::decide(flags, true)?;
+            let seen = daemon::chain(wrong.as_ref());
+            let advice = "mend it; `narfs config check` says all that is wrong in it. What follows \
+                          is seen without it";
+            let finding = Finding::new(NAME, Verdict::Error, seen).advise(advice);
+            Ok((global, finding))
+        }
+    }
+}
+
+fn text(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|f| {
+        let verdict = match f.verdict {
+            _ if f.fixed => "fixed",
+            Verdict::Ok => "ok",
+            Verdict::Note => "note",
+            Verdict::Warning => "warning",
+            Verdict::Error => "error",
+        };
+        let advice = f.advice.as_deref();
+        let advice = advice.map_or(String::new(), |a| format!("\n           {a}"));
+        format!("{verdict:<9}  {}: {}{advice}", f.check, f.seen)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

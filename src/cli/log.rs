@@ -1,0 +1,85 @@
+//! What is logged, and in which form: for a terminal, a file, or the journal of systemd.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::daemon;
+
+/// Starts to log to stderr.
+pub(super) fn start(verbose: u8) {
+    let default = match verbose {
+        0 => "narfs=warn",
+        1 => "narfs=info",
+        _ => "narfs=debug",
+    };
+    let filter = std::env::var("NARFS_LOG").unwrap_or_else(|_| default.to_owned());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    let in_background = daemon::in_background();
+    if !in_background && is_journal() {
+        log.with_ansi(false).event_format(Journal::new()).init();
+        return;
+    }
+    // In the background what begins on a terminal goes on in a file.
+    log.with_ansi(!in_background && std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Whether stderr goes to the journal: systemd.exec(5) says its device and inode.
+fn is_journal() -> bool {
+    let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stat.is_ok_and(|s| said == format!("{}:{}", s.st_dev, s.st_ino))
+}
+
+/// Lines for the journal, which has times of its own: the priority as sd-daemon(3) says, and the
+/// text.
+struct Journal(Format<Full, ()>);
+
+impl Journal {
+    fn new() -> Self {
+        let format = Format::default().without_time();
+        Self(format.with_level(false).with_target(false).with_ansi(false))
+    }
+}
+
+/// The priority of syslog(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut text = String::new();
+        self.0
+            .format_event(context, Writer::new(&mut text), event)?;
+        let priority = priority(*event.metadata().level());
+        // Each line is a message of its own there.
+        for line in text.lines() {
+            writeln!(writer, "<{priority}>{line}")?;
+        }
+        Ok(())
+    }
+}
