@@ -142,8 +142,12 @@ fn a_state_that_others_can_write_is_closed_to_them() {
 fn a_wrong_configuration_is_named_with_its_line_and_the_rest_is_looked_at() {
     let sandbox = Sandbox::with_worlds();
     let config = configuration(&sandbox, "\nfrom = 7\n");
-    // Without its configuration it would ask the default source, which is not reached from here.
-    let (findings, status) = doctor(&sandbox, &["--config", &config], &[]);
+    // Without its configuration it asks the default source: here, through a proxy that is not there.
+    let mut command = sandbox.command(&["--config", &config, "doctor", "--json"]);
+    command.env("https_proxy", format!("http://{}", Server::nobody()));
+    let ran = run(&mut command, b"");
+    let findings: Vec<Value> = serde_json::from_slice(&ran.stdout).unwrap();
+    let status = ran.code.unwrap();
     assert_eq!(status, 1);
     expect(
         finding(&findings, "configuration"),

@@ -186,3 +186,39 @@ fn top_needs_no_terminal_and_shows_what_waits() {
     let complaint = sandbox.misuse(&["top", "--interval", "0"]);
     assert!(complaint.contains("--interval"), "{complaint}");
 }
+
+#[test]
+fn the_journal_gets_priorities_and_no_times() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::small();
+    let sandbox = Sandbox::empty();
+    let log = |stream: &dyn Fn(&fs::Metadata) -> String| {
+        let path = sandbox.dir().join("log");
+        let file = fs::File::create(&path).unwrap();
+        let (url, key) = (world.url(), world.key());
+        let copy = [
+            "-v",
+            "copy",
+            "--all",
+            "--from",
+            &url,
+            "--trusted-public-key",
+            &key,
+        ];
+        let mut command = sandbox.command(&copy);
+        command.env("JOURNAL_STREAM", stream(&file.metadata().unwrap()));
+        let command = command.stdout(std::process::Stdio::null());
+        assert!(command.stderr(file).status().unwrap().success());
+        fs::remove_dir_all(&sandbox.state).unwrap();
+        fs::read_to_string(path).unwrap()
+    };
+    let journal = log(&|file| format!("{}:{}", file.dev(), file.ino()));
+    assert!(journal.lines().count() > 3, "{journal}");
+    for line in journal.lines() {
+        assert!(line.starts_with("<6>") && !line.contains('\x1b'), "{line}");
+        assert!(!line.contains("INFO") && !line.contains("Z "), "{line}");
+    }
+    // The variable of a service whose stderr is another one now.
+    let file = log(&|file| format!("{}:{}", file.dev(), file.ino() + 1));
+    assert!(file.lines().all(|line| line.contains(" INFO ")), "{file}");
+}
