@@ -142,7 +142,7 @@ impl Keys {
             match poll(&mut keyboard, Some(&patience)) {
                 Ok(0) => return false,
                 Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) if is_interruption(&e.into()) => continue,
                 Err(_) => return true,
             }
             let mut key = [0];
@@ -160,6 +160,10 @@ impl Drop for Keys {
             let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, before);
         }
     }
+}
+
+fn is_interruption(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::Interrupted
 }
 
 /// What happened since a look, or since the daemon started.

@@ -388,8 +388,8 @@ impl Inner {
         let since = Instant::now();
         let met = self.meet(&need, progress, &urgency).await;
         let outcome = met.map_err(Arc::new);
-        let ended = outcome.as_ref().map(|()| ()).map_err(AsRef::as_ref);
-        self.outcomes.count(&need, &urgency, since, ended);
+        let failure = outcome.as_ref().err().map(AsRef::as_ref);
+        self.outcomes.count(&need, &urgency, since, failure);
         if let Err(e) = &outcome {
             if !matches!(**e, FetchError::Absent { .. }) {
                 self.complain(e);

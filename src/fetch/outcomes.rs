@@ -55,13 +55,13 @@ impl Outcomes {
         need: &Need,
         urgency: &Urgency,
         since: Instant,
-        outcome: Result<(), &FetchError>,
+        failure: Option<&FetchError>,
     ) {
         let kind = usize::from(matches!(need, Need::Contents(_)));
-        let result = match outcome {
-            Ok(()) => 0,
-            Err(e) if e.is_absent() => 1,
-            Err(_) => 2,
+        let result = match failure {
+            None => 0,
+            Some(e) if e.is_absent() => 1,
+            Some(_) => 2,
         };
         let purpose = usize::from(!urgency.is_raised());
         self.ended[kind][purpose][result].fetch_add(1, Ordering::Relaxed);

@@ -122,7 +122,7 @@ pub fn examine(examination: &Examination) -> Vec<Finding> {
     look("privileges", |_| vec![host::privileges()]);
     look("fusermount3", |_| vec![host::fusermount()]);
     look("limits", |_| vec![host::limits()]);
-    look("state", |e| state::directory(e));
+    look("state", state::directory);
     look("disk", |e| vec![state::disk(&e.state)]);
     look("daemon", |e| mounts::daemon(&e.state));
     look("dead mounts", |e| vec![mounts::dead(e.fix)]);
