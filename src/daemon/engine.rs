@@ -121,7 +121,7 @@ impl Engine {
         self.served().as_ref().map(|s| s.superblock)
     }
 
-    fn counters(&self) -> Option<Arc<Counters>> {
+    pub(super) fn counters(&self) -> Option<Arc<Counters>> {
         self.served().as_ref().map(|s| s.counters.clone())
     }
 
@@ -216,7 +216,7 @@ impl Engine {
 
     /// Where all of it is mounted, not the store alone.
     pub(super) fn whole_mounts(&self) -> Result<Vec<PathBuf>, MountError> {
-        let superblock = self.superblock.get().copied();
+        let superblock = self.superblock();
         superblock.map_or(Ok(Vec::new()), fuse::mounts_of_whole)
     }
 
@@ -498,10 +498,6 @@ impl Engine {
             fetcher: self.fetcher.get().map(Fetcher::activity),
             fuse,
         }))
-    }
-
-    pub(super) fn counters(&self) -> Option<&Counters> {
-        self.counters.get().map(AsRef::as_ref)
     }
 
     pub(super) fn uptime(&self) -> Duration {
