@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn rates_and_times_are_those_since_the_last_look() {
         let (before, latencies) = figures(10.0, 100);
-        assert_eq!(row(&lines(&before, None)), "read 10.0 3.0 ms 4.1 ms");
+        assert_eq!(row(&lines(&before, None)), "read 10.0 3.1 ms 4.1 ms");
         let (mut now, _) = figures(12.0, 104);
         for _ in 0..4 {
             latencies.add(Duration::from_millis(100));

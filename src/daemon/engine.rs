@@ -9,14 +9,14 @@ use tokio::runtime::Runtime;
 
 use super::adopt::Adoptions;
 use super::command::{
-    Command, CommandError, CopyReport, CopyRequest, EntryReport, Failure, KindReport, Output,
-    PathReport, Report, ServeRequest, StateReport, StatusReport,
+    Command, CommandError, EntryReport, Failure, KindReport, Output, PathReport, Report,
+    ServeRequest, StateReport, StatusReport,
 };
 use super::in_use::store_paths_in_use;
 use super::location::{self, Located, LocationError};
 use super::source_request::SourceRequest;
 use super::supervisor::Supervisor;
-use crate::fetch::{self, CopyFailure, CopyOptions, Fetcher, Progress, Room, Sources, Wanted};
+use crate::fetch::{self, CopyFailure, Fetcher, Progress, Room, Sources};
 use crate::fs::{FileSystem, Recorder, WritableProfiles};
 use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
 use crate::nix::store_path::StorePath;
@@ -233,44 +233,6 @@ impl Engine {
         Ok(self.runtime.get_or_init(|| runtime))
     }
 
-    fn copy(
-        &self,
-        request: &CopyRequest,
-        output: &mut dyn Output,
-    ) -> Result<CopyReport, CommandError> {
-        let sources = request.sources.or(&self.defaults);
-        let trust = sources.trust()?;
-        let wanted = self.wanted(request)?;
-        let jobs = match request.jobs {
-            0 => std::thread::available_parallelism().map_or(2, usize::from),
-            n => n,
-        };
-        let options = CopyOptions {
-            recursive: request.recursive,
-            jobs,
-            room: Some(self.room.clone()),
-        };
-        let runtime = self.runtime()?;
-        let summary = self.showing(output, |progress| {
-            let opened = self.sources(&sources);
-            let sources = runtime.block_on(opened)?;
-            let (store, handle) = (&*self.store, runtime.handle());
-            let copied = fetch::copy(store, handle, &sources, &trust, &wanted, options, progress);
-            let sent = progress.fetched_bytes.load(Ordering::Relaxed);
-            self.fetched.fetch_add(sent, Ordering::Relaxed);
-            Ok::<_, CommandError>(copied?)
-        });
-        self.room.settle();
-        let summary = summary?;
-        Ok(CopyReport {
-            copied: summary.copied,
-            already: summary.already,
-            nar_bytes: summary.nar_bytes,
-            fetched_bytes: summary.fetched_bytes,
-            failures: self.failures(&summary.failures),
-        })
-    }
-
     /// Opens the sources of a request.
     pub(super) async fn sources(&self, request: &SourceRequest) -> Result<Sources, CommandError> {
         let (from, netrc) = (&request.from, request.netrc.as_deref());
@@ -323,20 +285,6 @@ impl Engine {
 
     fn running(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Progress>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wanted(&self, request: &CopyRequest) -> Result<Wanted, CommandError> {
-        if request.all {
-            return Ok(Wanted::All);
-        }
-        if request.paths.is_empty() {
-            return Err(CommandError::Usage("name store paths, or give --all"));
-        }
-        let named = request.paths.iter().map(|text| {
-            let named = self.named(text)?;
-            Ok((named.hash, named.path))
-        });
-        Ok(Wanted::Paths(named.collect::<Result<_, CommandError>>()?))
     }
 
     fn add(&self, from: &Path, name: Option<String>) -> Result<Report, CommandError> {

@@ -9,6 +9,7 @@ mod closures;
 mod collect;
 mod command;
 mod control;
+mod copy;
 mod doctor;
 mod engine;
 mod figures;
