@@ -1,31 +1,22 @@
 //! A daemon that is killed or replaced: whoever uses the mount waits, and goes on.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::Advice;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary_cache::{Cache, noise};
 use crate::on_demand::{directory, key};
 use crate::server::{Answer, Server};
-use crate::support::{Sandbox, World, is_alive, run, succeed, wait_until};
+use crate::support::{Sandbox, World, is_alive, read_anew, run, succeed, wait_until};
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
-}
-
-/// Reads a file past the kernel's cache of it.
-fn read_anew(file: &File) -> Vec<u8> {
-    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
-    let mut contents = vec![0; file.metadata().unwrap().len() as usize];
-    file.read_exact_at(&mut contents, 0).unwrap();
-    contents
 }
 
 #[test]

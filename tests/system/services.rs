@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,11 +15,10 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::Advice;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Sandbox, World, is_alive, run, wait_until};
+use crate::support::{Sandbox, World, is_alive, read_anew, run, wait_until};
 
 /// A service manager for one service.
 struct Manager<'s> {
@@ -152,13 +150,6 @@ impl Drop for Manager<'_> {
             let _ = daemon.wait();
         }
     }
-}
-
-fn read_anew(file: &File) -> Vec<u8> {
-    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap();
-    let mut contents = vec![0; file.metadata().unwrap().len() as usize];
-    file.read_exact_at(&mut contents, 0).unwrap();
-    contents
 }
 
 #[test]

@@ -10,6 +10,6 @@ mod write_points;
 pub use nix::{database_dump, nix_store};
 pub use process::{is_alive, run, succeed, wait_until};
 pub use sandbox::{Sandbox, undisturbed};
-pub use walk::{Seen, read_everything, walk};
+pub use walk::{Seen, read_anew, read_everything, walk};
 pub use world::{World, sha256};
 pub use write_points::{Moment, Point, WritePoints};

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A file, directory or link, and what lstat said.
@@ -47,4 +48,12 @@ pub fn read_everything(top: &Path) -> u64 {
         }
     }
     total
+}
+
+/// Reads a file past the kernel's cache of it.
+pub fn read_anew(file: &File) -> Vec<u8> {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let mut contents = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut contents, 0).unwrap();
+    contents
 }
