@@ -175,6 +175,14 @@ impl Arguments {
         } else {
             println(&summary(&report))?;
         }
+        if report.dropped > 0 {
+            eprintln!(
+                "narfs: warning: contents of {} paths were dropped meanwhile to stay within the \
+                 budget; they are fetched again when something reads them. Mount with a larger one \
+                 (-o budget=SIZE), or pin what is to stay",
+                report.dropped
+            );
+        }
         Ok(show_failures(&report.failures))
     }
 }

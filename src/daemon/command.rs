@@ -20,7 +20,9 @@ use super::profiles::{
 use super::roots::{RootReport, RootsError};
 pub use super::source_request::SourceRequest;
 use super::upgrade::UpgradeError;
-use crate::fetch::{Activity, AddError, Deadlines, FetchError, PrefetchPolicy, Snapshot};
+use crate::fetch::{
+    Activity, AddError, Deadlines, FetchError, PrefetchPolicy, RoomError, Snapshot,
+};
 use crate::fuse::{MountError, MountRequest, RequestCounts, SessionError};
 use crate::nix::signature::KeyError;
 use crate::nix::store_path::StorePath;
@@ -212,6 +214,10 @@ pub struct CopyReport {
     pub nar_bytes: u64,
     /// Bytes that the sources sent for them.
     pub fetched_bytes: u64,
+    /// Paths whose contents were dropped meanwhile to stay within the budget, those of this copy
+    /// among them if nothing else could go.
+    #[serde(default)]
+    pub dropped: u64,
     /// Paths that could not be copied.
     pub failures: Vec<Failure>,
 }
@@ -460,6 +466,9 @@ pub enum CommandError {
     /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Contents cannot be dropped.
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// The sources.
     #[error(transparent)]
     Fetch(#[from] FetchError),

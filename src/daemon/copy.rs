@@ -27,6 +27,7 @@ impl Engine {
             room: Some(self.room.clone()),
         };
         let runtime = self.runtime()?;
+        let dropped = self.room.evicted();
         let summary = self.showing(output, |progress| {
             let opened = self.sources(&sources);
             let sources = runtime.block_on(opened)?;
@@ -43,6 +44,7 @@ impl Engine {
             already: summary.already,
             nar_bytes: summary.nar_bytes,
             fetched_bytes: summary.fetched_bytes,
+            dropped: self.room.evicted() - dropped,
             failures: self.failures(&summary.failures),
         })
     }

@@ -16,7 +16,7 @@ use super::in_use::store_paths_in_use;
 use super::location::{self, Located, LocationError};
 use super::source_request::SourceRequest;
 use super::supervisor::Supervisor;
-use crate::fetch::{self, CopyFailure, Fetcher, Progress, Room, Sources};
+use crate::fetch::{self, CopyFailure, Fetcher, Progress, Room, RoomError, Sources};
 use crate::fs::{FileSystem, Recorder, WritableProfiles};
 use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
 use crate::nix::store_path::StorePath;
@@ -76,7 +76,7 @@ impl Engine {
             let generations = rooted.generation_roots()?;
             roots.extend(generations.iter().map(StorePath::hash));
             let closure = rooted.closure(roots)?;
-            let mut keep = store_paths_in_use();
+            let mut keep = store_paths_in_use().map_err(|e| RoomError::InUse(e.into()))?;
             keep.extend(closure.iter().map(|i| i.registration.path.hash()));
             Ok(keep)
         };
@@ -474,7 +474,7 @@ impl Engine {
             supervisor: self.supervisor.get().and_then(|s| s.name()),
             writable_profiles: self.writable_mountpoints()?,
             uptime: self.started.elapsed().as_secs(),
-            paths: self.store.all_paths()?.len() as u64,
+            paths: self.store.count_paths()?,
             stored_bytes: self.store.stored_bytes()?,
             budget: self.room.budget(),
             evicted: self.room.evicted(),

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::command::{CommandError, Report};
 use super::engine::Engine;
-use super::in_use::{Use, in_use};
+use super::in_use::{InUseError, Use, in_use};
 use super::location;
 use crate::nix::hash::{Hash, HashAlgo};
 use crate::nix::nix32;
@@ -77,6 +77,9 @@ pub enum RootsError {
     /// Something else is there.
     #[error("{} is there and is no link into the store; choose another name, or remove it", .0.display())]
     Occupied(PathBuf),
+    /// It cannot be told what programs use.
+    #[error(transparent)]
+    InUse(#[from] InUseError),
     /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -272,9 +275,9 @@ impl Engine {
     }
 
     /// Registered paths that running programs use.
-    pub(super) fn roots_in_use(&self) -> Result<Vec<Root>, StoreError> {
+    pub(super) fn roots_in_use(&self) -> Result<Vec<Root>, RootsError> {
         let mut roots = Vec::new();
-        for (hash, from) in in_use(Use::Known) {
+        for (hash, from) in in_use(Use::Known)? {
             if let Some(info) = self.store.path_info(hash)? {
                 roots.push(Root {
                     path: info.registration.path,

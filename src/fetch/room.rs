@@ -8,12 +8,25 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use thiserror::Error;
+
 use super::seldom::Seldom;
 use crate::nix::store_path::StorePathHash;
 use crate::store::{Eviction, Store, StoreError};
 
 /// What must not be dropped at this moment.
-pub type Keep = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Send + Sync>;
+pub type Keep = Box<dyn Fn() -> Result<HashSet<StorePathHash>, RoomError> + Send + Sync>;
+
+/// Why no contents are dropped.
+#[derive(Debug, Error)]
+pub enum RoomError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot be told what programs use.
+    #[error(transparent)]
+    InUse(Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// So much of a budget, in parts of it, is made free in one go: finding out what may go costs a
 /// look at every process.
@@ -94,7 +107,7 @@ impl Room {
         }
     }
 
-    fn trim(&self, at_once: bool) -> Result<(), StoreError> {
+    fn trim(&self, at_once: bool) -> Result<(), RoomError> {
         if self.budget == u64::MAX || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
@@ -129,8 +142,8 @@ impl Room {
     /// [`Store::reclaim`].
     ///
     /// # Errors
-    /// The database failed.
-    pub fn evict(&self, to: u64) -> Result<Eviction, StoreError> {
+    /// See [`RoomError`].
+    pub fn evict(&self, to: u64) -> Result<Eviction, RoomError> {
         let keep = (self.keep)()?;
         let eviction = self.store.evict(to, &keep)?;
         let paths = eviction.paths.len() as u64;

@@ -331,10 +331,18 @@ impl FileSystem {
                 return Ok(());
             };
             let group = self.store.list(PathOrdinal(ordinal), GROUP)?;
-            for (ordinal, path) in &group {
+            for (ordinal, path, is_directory) in &group {
                 from = u64::from(ordinal.0) + 1;
+                let attributes = if *is_directory {
+                    Ok(Attributes {
+                        settled: true,
+                        ..expected(*ordinal)
+                    })
+                } else {
+                    self.attributes(Inode::node(*ordinal, 0))
+                };
                 // One that cannot be read must not hide the others.
-                let attributes = match self.attributes(Inode::node(*ordinal, 0)) {
+                let attributes = match attributes {
                     Ok(attributes) => attributes,
                     Err(e) => {
                         tracing::warn!(%path, "left out of a listing: {e}");
@@ -439,7 +447,7 @@ fn above_paths(inode: Inode, time: SystemTime) -> Attributes {
     }
 }
 
-/// The root of a path whose contents are not here, and which is said to be a directory.
+/// The root of a path that is said to be a directory, whatever is in it.
 fn expected(ordinal: PathOrdinal) -> Attributes {
     Attributes {
         inode: Inode::node(ordinal, 0),

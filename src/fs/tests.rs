@@ -38,13 +38,16 @@ fn nar() -> Vec<u8> {
 }
 
 fn publish(store: &Store, seed: u8) {
-    let nar = nar();
+    publish_nar(store, seed, &nar());
+}
+
+fn publish_nar(store: &Store, seed: u8, nar: &[u8]) {
     let mut writer = store.chunk_writer().unwrap();
     let unpacked = Unpacker::new(&mut writer, &[], &store.spool());
-    let unpacked = unpacked.unpack(&nar[..]).unwrap();
+    let unpacked = unpacked.unpack(nar).unwrap();
     let registration = Registration {
         path: path(seed),
-        nar_hash: NarHash::of(&nar),
+        nar_hash: NarHash::of(nar),
         nar_size: nar.len() as u64,
         references: unpacked.references,
         deriver: None,
@@ -108,6 +111,30 @@ fn names(fs: &FileSystem, inode: Inode, page: usize) -> Vec<String> {
             return all;
         }
     }
+}
+
+#[test]
+fn a_listing_says_of_the_roots_of_paths_what_lookups_say() {
+    let (_dir, fs) = file_system(1..3);
+    let mut file = Writer::new(Vec::new());
+    file.regular(true, 2).unwrap();
+    file.contents(b"#!").unwrap();
+    publish_nar(&fs.store, 3, &file.finish().unwrap());
+    let mut link = Writer::new(Vec::new());
+    link.symlink(b"elsewhere").unwrap();
+    publish_nar(&fs.store, 4, &link.finish().unwrap());
+    let mut kinds = Vec::new();
+    fs.list(Inode::special(Special::Store), 2, &mut |entry| {
+        let name = String::from_utf8(entry.name).unwrap();
+        let looked_up = walk(&fs, &format!("store/{name}")).unwrap();
+        assert_eq!(entry.attributes, looked_up, "{name}");
+        assert!(looked_up.settled);
+        kinds.push(looked_up.kind);
+        false
+    })
+    .unwrap();
+    use Kind::{Directory, File, Link};
+    assert_eq!(kinds, [Directory, Directory, File, Link]);
 }
 
 #[test]

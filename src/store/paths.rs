@@ -11,6 +11,13 @@ use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::tree::{NodeIndex, Tree};
 
+/// State of an ordinal: the tree of its path is not here.
+pub(super) const NOT_HERE: u8 = 0;
+/// The tree is here, and says what the root is.
+pub(super) const HERE: u8 = 1;
+/// The tree is here, and its root is a directory.
+pub(super) const DIRECTORY_HERE: u8 = 2;
+
 /// What is a path's own: all but its tree, which other paths may share.
 #[derive(Debug)]
 pub(super) struct PathRecord {
@@ -96,8 +103,9 @@ impl Store {
         }
     }
 
-    /// At most `limit` paths whose contents are here, from `ordinal` on, in the order of their
-    /// ordinals.
+    /// At most `limit` paths whose trees are here, from `ordinal` on, in the order of their
+    /// ordinals; with `true` where it is noted that the root is a directory, else its tree says what
+    /// it is.
     ///
     /// # Errors
     /// The database failed or a record is damaged.
@@ -105,7 +113,7 @@ impl Store {
         &self,
         ordinal: PathOrdinal,
         limit: usize,
-    ) -> Result<Vec<(PathOrdinal, StorePath)>, StoreError> {
+    ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
         let mut out = Vec::new();
         let from = ordinal.0.to_be_bytes();
         self.database.scan(ORDINALS, &from, |key, value| {
@@ -116,9 +124,9 @@ impl Store {
             let ordinal = PathOrdinal(ordinal.map_err(|_| StoreError::Damaged {
                 what: "the key of an ordinal".into(),
             })?);
-            let (local, path) = named_path(ordinal, value)?;
-            if local {
-                out.push((ordinal, path));
+            let (state, path) = named_path(ordinal, value)?;
+            if state != NOT_HERE {
+                out.push((ordinal, path, state == DIRECTORY_HERE));
             }
             Ok(true)
         })?;
@@ -131,7 +139,20 @@ impl Store {
     /// The database failed or a record is damaged.
     pub fn all_paths(&self) -> Result<Vec<StorePath>, StoreError> {
         let listed = self.list(PathOrdinal(0), usize::MAX)?;
-        Ok(listed.into_iter().map(|(_, path)| path).collect())
+        Ok(listed.into_iter().map(|(_, path, _)| path).collect())
+    }
+
+    /// How many paths there are whose trees are here.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn count_paths(&self) -> Result<u64, StoreError> {
+        let mut count = 0;
+        self.database.scan(ORDINALS, &[], |_, value| {
+            count += u64::from(value.first().is_some_and(|state| *state != NOT_HERE));
+            Ok(true)
+        })?;
+        Ok(count)
     }
 
     /// When the set of paths last changed: the mtime of the store directory.
@@ -187,14 +208,14 @@ impl Store {
     }
 }
 
-/// Whether the contents of the path with an ordinal are here, and its name.
-fn named_path(ordinal: PathOrdinal, record: &[u8]) -> Result<(bool, StorePath), StoreError> {
+/// What is here of the path with an ordinal, and its name.
+fn named_path(ordinal: PathOrdinal, record: &[u8]) -> Result<(u8, StorePath), StoreError> {
     let parse = || {
-        let (local, named) = record.split_first()?;
+        let (state, named) = record.split_first()?;
         let (hash, name) = named.split_first_chunk()?;
         let name = std::str::from_utf8(name).ok()?;
         let path = StorePath::new(StorePathHash::from_bytes(*hash), name).ok()?;
-        Some((*local != 0, path))
+        Some((*state, path))
     };
     parse().ok_or_else(|| StoreError::Damaged {
         what: format!("the record of ordinal {}", ordinal.0),

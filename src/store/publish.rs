@@ -10,6 +10,7 @@ use rocksdb::WriteBatch;
 
 use super::database::{Database, META, ORDINALS, PATHS};
 use super::path_info::{Contents, Origin, RootKind};
+use super::paths;
 use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
@@ -213,7 +214,7 @@ impl Store {
             origin: Origin::Fetched,
             contents: Contents::Absent(root),
         };
-        self.put_info(batch, &info, there.as_ref());
+        self.put_info(batch, &info, root, there.as_ref());
         Ok(())
     }
 
@@ -274,11 +275,18 @@ impl Store {
             },
         }
         batch.used.push(info.ordinal);
-        self.put_info(batch, &info, there.as_ref());
+        self.put_info(batch, &info, root_kind(&publication.tree), there.as_ref());
         Ok(true)
     }
 
-    fn put_info(&self, batch: &mut Batch, info: &PathInfo, there: Option<&PathInfo>) {
+    /// `root` is what the root of the path is, as far as it is known; `there` what was there.
+    fn put_info(
+        &self,
+        batch: &mut Batch,
+        info: &PathInfo,
+        root: Option<RootKind>,
+        there: Option<&PathInfo>,
+    ) {
         let hash = info.registration.path.hash();
         let record = info.encode();
         // Of a record of an older version the length is asked for, not told from the fields.
@@ -286,7 +294,11 @@ impl Store {
         batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
         let paths = self.database.family(PATHS);
         batch.writes.put_cf(paths, hash.as_bytes(), record);
-        let mut named = vec![u8::from(info.tree().is_some())];
+        let mut named = vec![match (info.tree(), root) {
+            (None, _) => paths::NOT_HERE,
+            (Some(_), Some(RootKind::Directory)) => paths::DIRECTORY_HERE,
+            (Some(_), _) => paths::HERE,
+        }];
         named.extend_from_slice(hash.as_bytes());
         named.extend_from_slice(info.registration.path.name().as_bytes());
         let ordinals = self.database.family(ORDINALS);

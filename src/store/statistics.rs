@@ -76,7 +76,7 @@ impl Store {
             stored_bytes: lengths.total(),
             ..Statistics::default()
         };
-        for (ordinal, _) in self.list(PathOrdinal(0), usize::MAX)? {
+        for (ordinal, ..) in self.list(PathOrdinal(0), usize::MAX)? {
             let Some(path) = self.load(ordinal)? else {
                 continue;
             };
@@ -103,7 +103,7 @@ impl Store {
         // For each chunk the tree that uses it, or `None` for several.
         let mut user: HashMap<u64, Option<ChunkDigest>> = HashMap::new();
         let mut sharing: HashMap<_, u64> = HashMap::new();
-        for (ordinal, _) in self.list(PathOrdinal(0), usize::MAX)? {
+        for (ordinal, ..) in self.list(PathOrdinal(0), usize::MAX)? {
             let Some(path) = self.load(ordinal)? else {
                 continue;
             };

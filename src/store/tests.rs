@@ -186,7 +186,7 @@ fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {
 
 fn listed(store: &Store, from: u32, limit: usize) -> Vec<(u32, StorePath)> {
     let listed = store.list(PathOrdinal(from), limit).unwrap();
-    listed.into_iter().map(|(o, p)| (o.0, p)).collect()
+    listed.into_iter().map(|(o, p, _)| (o.0, p)).collect()
 }
 
 #[test]

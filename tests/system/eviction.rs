@@ -219,6 +219,32 @@ fn a_prefetch_that_does_not_fit_into_the_budget_is_not_complete() {
 }
 
 #[test]
+fn a_copy_that_does_not_fit_into_the_budget_says_what_was_dropped() {
+    let cache = Cache::new();
+    let offers = offers(&cache, 8);
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    let option = format!("budget={}", 3 * SIZE);
+    sandbox.mount_from(&[&server.url], &key(&cache), &option);
+    let names = offers.iter().map(|o| o.path().base_name());
+    let (fitting, more): (Vec<_>, Vec<_>) = names.enumerate().partition(|(n, _)| *n < 2);
+    let copy = |names: Vec<(usize, String)>| {
+        let mut copy = sandbox.command(&["copy", "--json"]);
+        let ran = run(copy.args(names.into_iter().map(|(_, name)| name)), b"");
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+        (report["dropped"].as_u64().unwrap(), ran.stderr)
+    };
+    let (dropped, said) = copy(fitting);
+    assert!(dropped == 0 && !said.contains("budget"), "{said}");
+    let (dropped, said) = copy(more);
+    assert!(
+        dropped >= 4 && said.contains("to stay within the budget"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_arrives_together_is_within_the_budget_soon() {
     let cache = Cache::new();
     // Not the paths of the other tests: these are open for long, and so in use for all states.
