@@ -305,3 +305,37 @@ fn an_owner_that_does_not_answer_and_a_keeper_that_is_gone_are_named() {
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
+
+#[test]
+fn the_sources_of_the_daemon_that_runs_are_looked_at_beside_those_of_the_configuration() {
+    let world = World::small();
+    let server = Server::new(world.cache(), |_, _| Answer::File);
+    let (used, away) = (&server.url, "http://127.0.0.1:9");
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[used], &world.key(), "");
+    let config = configuration(&sandbox, &format!("from = [\"{away}\"]\n"));
+    let (findings, status) = doctor(&sandbox, &["--config", &config], &[]);
+    expect(
+        finding(&findings, &format!("source {used}")),
+        "ok",
+        &["it answers"],
+    );
+    // It is not asked by anybody just now.
+    expect(
+        finding(&findings, &format!("source {away}")),
+        "warning",
+        &["the daemon that runs was started with other sources"],
+    );
+    assert_eq!(status, 0, "{findings:#?}");
+    sandbox.unmount();
+    let (findings, status) = doctor(&sandbox, &["--config", &config], &[]);
+    expect(finding(&findings, &format!("source {away}")), "error", &[]);
+    assert_eq!(status, 1);
+    sandbox.mount();
+    let (findings, _) = doctor(&sandbox, &["--config", &config], &[]);
+    expect(
+        finding(&findings, "sources"),
+        "note",
+        &["the daemon that runs asks none", "--offline"],
+    );
+}

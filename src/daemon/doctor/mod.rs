@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::control;
 use super::source_request::SourceRequest;
 use crate::nix::store_path::StoreDir;
 
@@ -124,55 +125,66 @@ pub fn examine(examination: &Examination) -> Vec<Finding> {
     look("limits", |_| vec![host::limits()]);
     look("state", state::directory);
     look("disk", |e| vec![state::disk(&e.state)]);
-    look("daemon", |e| mounts::daemon(&e.state));
     look("dead mounts", |e| vec![mounts::dead(e.fix)]);
     look("keys", |e| vec![sources::keys(&e.sources)]);
-    let mut asked = Vec::new();
-    for url in &examination.sources.from {
-        let (url, examination) = (url.clone(), examination.clone());
-        let name = format!("source {}", crate::substituter::redacted(&url));
-        asked.push(Look::start(&name, move || {
-            sources::source(&url, &examination)
-        }));
+    // The daemon says which sources there are to look at.
+    let daemon = Look::start("daemon", {
+        let state = examination.state.clone();
+        move || control::status(&state)
+    });
+    let (serving, mut findings) = match daemon.finish() {
+        Ok(serving) => (serving, Vec::new()),
+        Err(finding) => (None, vec![finding]),
+    };
+    findings.extend(mounts::daemon(&examination.state, serving.as_ref()));
+    let in_use = serving.map(|status| status.activity.sources);
+    let asked = sources::to_ask(&examination.sources.from, in_use.as_deref());
+    if let Some(nobody) = sources::nobody(&asked, in_use.as_deref()) {
+        findings.push(nobody);
     }
-    let mut findings: Vec<_> = looks.into_iter().flat_map(Look::finish).collect();
-    if asked.is_empty() {
-        findings.push(sources::nobody());
+    looks.extend(asked.into_iter().map(|asked| {
+        let examination = examination.clone();
+        Look::start(&asked.check(), move || {
+            sources::source(&asked, &examination)
+        })
+    }));
+    for look in looks {
+        findings.extend(look.finish().unwrap_or_else(|silent| vec![silent]));
     }
-    findings.extend(asked.into_iter().flat_map(Look::finish));
     findings
 }
 
 /// A look at something, on a thread of its own.
-struct Look {
+struct Look<T = Vec<Finding>> {
     name: String,
-    findings: mpsc::Receiver<Vec<Finding>>,
+    seen: mpsc::Receiver<T>,
     since: std::time::Instant,
 }
 
-impl Look {
-    fn start(name: &str, look: impl FnOnce() -> Vec<Finding> + Send + 'static) -> Self {
-        let (sender, findings) = mpsc::channel();
+impl<T: Send + 'static> Look<T> {
+    fn start(name: &str, look: impl FnOnce() -> T + Send + 'static) -> Self {
+        let (sender, seen) = mpsc::channel();
         let thread = std::thread::Builder::new().name("narfs-doctor".into());
         // Where there is no thread, the channel ends at once.
         let _ = thread.spawn(move || sender.send(look()));
         Self {
             name: name.to_owned(),
-            findings,
+            seen,
             since: std::time::Instant::now(),
         }
     }
 
-    fn finish(self) -> Vec<Finding> {
+    /// What was seen, or that nothing was.
+    fn finish(self) -> Result<T, Finding> {
         let left = DEADLINE.saturating_sub(self.since.elapsed());
-        let seen = match self.findings.recv_timeout(left) {
-            Ok(findings) => return findings,
+        let seen = match self.seen.recv_timeout(left) {
+            Ok(seen) => return Ok(seen),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 format!("no answer within {} s", DEADLINE.as_secs())
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => "it could not be looked at".to_owned(),
         };
-        vec![Finding::error(&self.name, seen)]
+        Err(Finding::error(&self.name, seen))
     }
 }
 
@@ -182,10 +194,10 @@ mod tests {
 
     #[test]
     fn what_panics_or_cannot_be_looked_at_is_an_error() {
-        let look = Look::start("x", || std::panic::resume_unwind(Box::new(())));
-        let findings = look.finish();
-        assert_eq!(findings[0].verdict, Verdict::Error);
-        assert_eq!(findings[0].check, "x");
+        let look = Look::<()>::start("x", || std::panic::resume_unwind(Box::new(())));
+        let finding = look.finish().unwrap_err();
+        assert_eq!(finding.verdict, Verdict::Error);
+        assert_eq!(finding.check, "x");
     }
 
     #[test]
@@ -193,11 +205,10 @@ mod tests {
         let (_hold, hang) = mpsc::channel::<()>();
         let mut look = Look::start("x", move || {
             let _ = hang.recv();
-            Vec::new()
         });
         // As if it had begun long ago.
         look.since -= DEADLINE;
-        let findings = look.finish();
-        assert!(findings[0].seen.contains("no answer within"));
+        let finding = look.finish().unwrap_err();
+        assert!(finding.seen.contains("no answer within"));
     }
 }

@@ -9,9 +9,10 @@ use super::super::engine::chain;
 use super::Finding;
 use crate::fuse;
 
-pub(super) fn daemon(state: &Path) -> Vec<Finding> {
+/// The daemon of a state, which has said this of itself.
+pub(super) fn daemon(state: &Path, status: Option<&StatusReport>) -> Vec<Finding> {
     const NAME: &str = "daemon";
-    let Some(status) = control::status(state) else {
+    let Some(status) = status else {
         return vec![match control::owner(state) {
             None => Finding::note(NAME, "none serves the state; `narfs mount` starts one"),
             Some(owner) => Finding::error(
@@ -28,8 +29,8 @@ pub(super) fn daemon(state: &Path) -> Vec<Finding> {
     };
     let (pid, at) = (status.pid, status.mountpoints.len());
     let seen = format!("process {pid} answers; {at} mount point(s)");
-    let mut findings = vec![Finding::ok(NAME, seen), keeper(&status)];
-    findings.extend(seen_by_others(&status));
+    let mut findings = vec![Finding::ok(NAME, seen), keeper(status)];
+    findings.extend(seen_by_others(status));
     findings
 }
 
