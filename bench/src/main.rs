@@ -3,7 +3,7 @@
 //! It drives the `narfs` program as a user would, and needs nothing else of the library. Its modules:
 //!
 //! ```text
-//! ingest, size, on_demand, profiles    the benchmarks
+//! ingest, size, on_demand, profiles, start    the benchmarks
 //! report         medians, ratios, tables, JSON
 //! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
 //! cache, world   the input: binary caches, given or made here
@@ -27,6 +27,7 @@ mod profiles;
 mod report;
 mod server;
 mod size;
+mod start;
 mod work;
 mod world;
 
@@ -94,6 +95,8 @@ enum What {
     /// A user environment of 30,000 links made, changed and switched: narfs, nix-env and nix
     /// profile. Needs no binary cache, but FUSE
     Profiles,
+    /// Mounting a state of up to 100,000 paths: narfs. Needs no binary cache, but FUSE
+    Start,
     /// All of them
     All,
 }
@@ -146,7 +149,7 @@ fn measure(
     let rounds = options.rounds;
     let wanted = |what| options.what == what || options.what == What::All;
     let mut sections = Vec::new();
-    if options.what != What::Profiles {
+    if !matches!(options.what, What::Profiles | What::Start) {
         let caches = inputs(options, work)?;
         work.require_space(caches.iter().map(BinaryCache::nar_bytes).sum::<u64>() * 2)?;
         if wanted(What::Ingest) {
@@ -161,6 +164,9 @@ fn measure(
     }
     if wanted(What::Profiles) {
         sections.push(profiles::run(narfs, nix, work, rounds)?);
+    }
+    if wanted(What::Start) {
+        sections.push(start::run(narfs, work, rounds)?);
     }
     Ok(sections)
 }

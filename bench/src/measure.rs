@@ -144,6 +144,15 @@ pub fn written_by(process: u32) -> Result<u64> {
     bytes.with_context(|| format!("{file} has no write_bytes"))
 }
 
+/// Resident memory of a running process.
+pub fn resident(process: u32) -> Result<u64> {
+    let file = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{file} has no VmRSS"))? * 1024)
+}
+
 /// Drops the page cache, entries and inodes, after writing out what is dirty. False where this
 /// is not allowed, as in some containers.
 pub fn drop_kernel_caches() -> bool {

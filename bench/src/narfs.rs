@@ -66,6 +66,14 @@ impl Narfs {
         command
     }
 
+    /// The same of a binary cache that nobody has signed.
+    pub fn copy_unsigned(&self, state: &Path, cache: &Path) -> Command {
+        let mut command = self.command(state);
+        let url = format!("file://{}", cache.display());
+        command.args(["copy", "--from", &url, "--all", "--no-require-sigs"]);
+        command
+    }
+
     /// Shows a state at a mount point, in the background; what is absent comes from `url`.
     pub fn mount(&self, state: &Path, at: &str, cache: &BinaryCache, url: &str) -> Command {
         let mut command = self.command(state);
