@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`cli`] | one file a command; progress bars, tables, `--json` |
 //! | [`daemon`] | what a command does to a state, here or over the control socket; mounting, readiness |
+//! | [`http`] | serving HTTP: listening sockets, the bounds for strangers, and what is answered |
 //! | [`fuse`] | the adapter from the kernel's requests to [`fs`]; it decides nothing |
 //! | [`fs`] | lookup, readdir, read, attributes, inode numbers, errno; testable without a kernel |
 //! | [`profile`] | profile names, generations, manifests, user environments made from trees |
@@ -26,6 +27,7 @@ pub mod daemon;
 pub mod fetch;
 pub mod fs;
 pub mod fuse;
+pub mod http;
 pub mod measure;
 pub mod nix;
 pub mod profile;

@@ -1,0 +1,130 @@
+//! What clients are told, and what it costs the daemon.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::http::{Server, serve};
+
+/// A daemon that is well or not, and takes its time.
+#[derive(Default)]
+struct Daemon {
+    asked: AtomicU64,
+    away: bool,
+    pause: Duration,
+}
+
+impl Daemon {
+    fn answer(&self, text: &str) -> Result<String, String> {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(self.pause);
+        if self.away {
+            return Err("no daemon serves the state /x".to_owned());
+        }
+        Ok(format!("{text} {asked}\n"))
+    }
+}
+
+impl Watched for Daemon {
+    fn metrics(&self) -> Result<String, String> {
+        self.answer("narfs_x")
+    }
+
+    fn status(&self) -> Result<String, String> {
+        panic!("a fault of its own")
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.answer("").map(drop)
+    }
+}
+
+fn start(daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let daemon = Arc::new(daemon);
+    let server = serve(listener.into(), observation(daemon.clone())).unwrap();
+    (at, daemon, server)
+}
+
+fn ask(at: SocketAddr, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(at).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
+#[test]
+fn whoever_asks_is_told_what_there_is() {
+    let (at, _daemon, _server) = start(Daemon::default());
+    let metrics = ask(at, "GET", "/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    let kind = "\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n";
+    assert!(metrics.contains(kind), "{metrics}");
+    assert!(metrics.ends_with("\r\n\r\nnarfs_x 0\n"), "{metrics}");
+    assert!(ask(at, "GET", "/healthz").ends_with("\r\n\r\nok\n"));
+    let list = ask(at, "GET", "/");
+    for there_is in ["/metrics", "/status", "/healthz"] {
+        assert!(list.contains(there_is), "{list}");
+        let head = ask(at, "HEAD", there_is);
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+    }
+    let none = ask(at, "GET", "/nothing");
+    assert!(
+        none.starts_with("HTTP/1.1 404") && none.contains("/metrics"),
+        "{none}"
+    );
+    for method in ["POST", "DELETE", "PUT", "OPTIONS"] {
+        let said = ask(at, method, "/metrics");
+        assert!(
+            said.starts_with("HTTP/1.1 405") && said.contains("GET, HEAD"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_is_away_is_service_unavailable_with_the_reason() {
+    let away = Daemon {
+        away: true,
+        ..Daemon::default()
+    };
+    let (at, _daemon, _server) = start(away);
+    for path in ["/metrics", "/healthz"] {
+        let said = ask(at, "GET", path);
+        assert!(said.starts_with("HTTP/1.1 503"), "{said}");
+        assert!(said.ends_with("no daemon serves the state /x\n"), "{said}");
+    }
+    // It panics here, and the server goes on.
+    assert!(ask(at, "GET", "/status").starts_with("HTTP/1.1 503"));
+    assert!(ask(at, "GET", "/").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn many_who_ask_at_once_cost_one_question() {
+    let slow = Daemon {
+        pause: Duration::from_millis(200),
+        ..Daemon::default()
+    };
+    let (at, daemon, _server) = start(slow);
+    // Somebody who goes away again.
+    let mut gone = TcpStream::connect(at).unwrap();
+    gone.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    drop(gone);
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 0\n")));
+        }
+    });
+    assert_eq!(daemon.asked.load(Ordering::SeqCst), 1);
+    std::thread::sleep(FRESH);
+    assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 1\n"));
+}

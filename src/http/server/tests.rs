@@ -1,0 +1,253 @@
+//! Clients that do what they should, and others.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use axum::routing::{get, post};
+
+use super::*;
+use crate::http::Address;
+
+/// Bytes that no socket takes at once.
+const LARGE: usize = 64 << 20;
+
+fn router() -> Router {
+    Router::new()
+        .route("/", get(|| async { "it serves" }))
+        .route(
+            "/length",
+            post(|body: Bytes| async move { body.len().to_string() }),
+        )
+        .route("/large", get(|| async { vec![b'x'; LARGE] }))
+        .route(
+            "/panic",
+            get(|| async { panic!("a handler's own fault") as &str }),
+        )
+        .route(
+            "/slow",
+            get(|| async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                "at last"
+            }),
+        )
+}
+
+fn short() -> Limits {
+    Limits {
+        connections: 4,
+        head: Duration::from_millis(300),
+        body: Duration::from_millis(300),
+        body_bytes: 1000,
+        answer: Duration::from_millis(300),
+        end: Duration::from_secs(2),
+    }
+}
+
+fn start(limits: Limits) -> (SocketAddr, Server) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    (at, serve_within(limits, listener.into(), router()).unwrap())
+}
+
+/// A connection on which a test never waits long.
+fn connect(at: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(at).unwrap();
+    let patience = Some(Duration::from_secs(10));
+    stream.set_read_timeout(patience).unwrap();
+    stream
+}
+
+/// All that comes until the other end closes, or breaks off.
+fn read_all(mut stream: impl Read) -> String {
+    let (mut all, mut part) = (Vec::new(), [0; 4096]);
+    while let Ok(length) = stream.read(&mut part) {
+        if length == 0 {
+            break;
+        }
+        all.extend_from_slice(&part[..length]);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn ask(at: SocketAddr, path: &str) -> String {
+    let mut stream = connect(at);
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    read_all(stream)
+}
+
+fn send(at: SocketAddr, request: &str) -> String {
+    let mut stream = connect(at);
+    stream.write_all(request.as_bytes()).unwrap();
+    read_all(stream)
+}
+
+#[test]
+fn requests_are_answered_over_tcp_and_unix_sockets_until_the_end() {
+    let (at, server) = start(Limits::default());
+    assert!(ask(at, "/").ends_with("it serves"));
+    assert!(ask(at, "/none").starts_with("HTTP/1.1 404"));
+    server.end();
+    TcpStream::connect(at).unwrap_err();
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = Listener::bind(&Address::Unix(path.clone())).unwrap();
+    let server = serve(listener, router()).unwrap();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    assert!(read_all(stream).ends_with("it serves"));
+    server.end();
+}
+
+#[test]
+fn a_handler_that_panics_ends_its_connection_and_nothing_else() {
+    let (at, server) = start(short());
+    for _ in 0..10 {
+        assert_eq!(ask(at, "/panic"), "");
+    }
+    assert!(ask(at, "/").ends_with("it serves"));
+    assert!(server.runs());
+}
+
+#[test]
+fn garbage_gets_an_error_and_its_connection_is_closed() {
+    let (at, _server) = start(short());
+    for garbage in [
+        "\x16\x03\x01\x02\0\x01\0",
+        "GET\r\n\r\n",
+        "\r\n\r\nx\r\n\r\n",
+    ] {
+        let said = send(at, garbage);
+        assert!(
+            said.starts_with("HTTP/1.1 400") || said.is_empty(),
+            "{said}"
+        );
+    }
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(HEAD_BYTES * 2));
+    let said = send(at, &long);
+    assert!(said.starts_with("HTTP/1.1 4"), "{said}");
+    assert!(ask(at, "/").ends_with("it serves"));
+}
+
+#[test]
+fn a_head_that_does_not_come_in_time_ends_the_connection_however_it_trickles() {
+    let (at, _server) = start(short());
+    for start in ["", "GET / HTTP/1.1\r\n"] {
+        let mut stream = connect(at);
+        stream.write_all(start.as_bytes()).unwrap();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(5) && stream.write_all(b"a").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(250), "{took:?}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+}
+
+#[test]
+fn a_body_must_be_short_and_arrive_in_time() {
+    let (at, _server) = start(short());
+    let head = |length: &str| {
+        format!("POST /length HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}\r\n\r\n")
+    };
+    let whole = head("Content-Length: 1000") + &"x".repeat(1000);
+    assert!(send(at, &whole).ends_with("1000"));
+    let longer = head("Content-Length: 1001") + &"x".repeat(1001);
+    let said = send(at, &longer);
+    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+    let chunked =
+        head("Transfer-Encoding: chunked") + "3e9\r\n" + &"x".repeat(1001) + "\r\n0\r\n\r\n";
+    let said = send(at, &chunked);
+    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+    let began = Instant::now();
+    let said = send(at, &head("Content-Length: 10"));
+    assert!(said.starts_with("HTTP/1.1 4"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn who_takes_no_answer_is_let_go() {
+    let (at, _server) = start(short());
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(at);
+        stream
+            .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        streams.push(stream);
+    }
+    // All places are taken by them; and yet:
+    assert!(ask(at, "/").ends_with("it serves"));
+    std::thread::sleep(Duration::from_secs(1));
+    for stream in streams {
+        assert!(read_all(stream).len() < LARGE);
+    }
+    assert!(ask(at, "/large").len() > LARGE);
+}
+
+#[test]
+fn connections_that_wait_for_a_request_do_not_keep_out_others() {
+    let limits = Limits {
+        head: Duration::from_secs(60),
+        ..short()
+    };
+    let (at, _server) = start(limits);
+    let idle: Vec<_> = (0..40)
+        .map(|n| {
+            let mut stream = connect(at);
+            if n % 2 == 0 {
+                stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+            }
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    for _ in 0..5 {
+        assert!(ask(at, "/").ends_with("it serves"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5));
+    drop(idle);
+}
+
+#[test]
+fn what_is_being_answered_at_the_end_is_answered() {
+    let (at, server) = start(short());
+    let asking = std::thread::spawn(move || ask(at, "/slow"));
+    let kept = {
+        let mut stream = connect(at);
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        stream
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    server.end();
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(asking.join().unwrap().ends_with("at last"));
+    assert!(read_all(kept).ends_with("it serves"));
+}
+
+#[test]
+fn a_socket_that_is_shut_down_ends_its_server_and_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let same = listener.try_clone().unwrap();
+    let server = serve_within(short(), listener.into(), router()).unwrap();
+    let asking = std::thread::spawn(move || ask(at, "/slow"));
+    std::thread::sleep(Duration::from_millis(200));
+    rustix::net::shutdown(&same, rustix::net::Shutdown::Both).unwrap();
+    assert!(asking.join().unwrap().ends_with("at last"));
+    let began = Instant::now();
+    while server.runs() {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
