@@ -173,10 +173,11 @@ impl ChunkSink for ChunkWriter<'_> {
     type Error = StoreError;
 
     fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), StoreError> {
+        let store = self.store;
         if self.reuse(&digest)? {
+            store.size.brought(chunk.len(), true);
             return Ok(());
         }
-        let store = self.store;
         if self.unchecked >= CHECK_ROOM_EVERY {
             store.directory.check_room(store.database.unwritten())?;
             self.unchecked = 0;
@@ -193,6 +194,7 @@ impl ChunkSink for ChunkWriter<'_> {
             Some(found) if store.is_damaged(&digest) => found.number,
             Some(found) => {
                 self.hold.add(found.number);
+                store.size.brought(chunk.len(), true);
                 return Ok(());
             }
         };
@@ -215,6 +217,7 @@ impl ChunkSink for ChunkWriter<'_> {
         if found.is_none() {
             store.size.grow_unique(1, chunk.len() as i64);
         }
+        store.size.brought(chunk.len(), false);
         self.hold.add(number);
         lock(&store.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);

@@ -51,7 +51,7 @@ pub use profile_table::{
 };
 pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
 pub use publish::Publication;
-pub use size::Stored;
+pub use size::{Brought, Stored};
 pub use statistics::{PathStatistics, Statistics};
 pub use temporary_roots::TemporaryRoots;
 pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};

@@ -4,7 +4,7 @@
 //! grew by before it leaves the gate (see `eviction.rs`), and the snapshot is taken while the gate
 //! is shut. So every change is either in the snapshot or in what is added to it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::chunks::Located;
@@ -21,6 +21,9 @@ pub(super) struct Size {
     unique_grown: AtomicI64,
     /// How many chunks more there are.
     count_grown: AtomicI64,
+    /// Bytes of chunks that were brought since then, and of those of them that were here.
+    brought: AtomicU64,
+    known: AtomicU64,
     /// What was stored when it was opened.
     opened: OnceLock<Opened>,
     /// Held while it is counted, so that only one does.
@@ -43,6 +46,14 @@ impl Size {
     pub(super) fn grow_unique(&self, chunks: i64, bytes: i64) {
         self.count_grown.fetch_add(chunks, Ordering::Relaxed);
         self.unique_grown.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A chunk was brought, uncompressed of so many bytes.
+    pub(super) fn brought(&self, bytes: usize, was_known: bool) {
+        self.brought.fetch_add(bytes as u64, Ordering::Relaxed);
+        if was_known {
+            self.known.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     fn grown(&self) -> Opened {
@@ -74,6 +85,15 @@ pub struct Stored {
     pub unique_bytes: u64,
     /// Chunks that are kept.
     pub chunks: u64,
+}
+
+/// What was brought into a state since it was opened, and what of it took no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Brought {
+    /// Lengths of all chunks of what was added, uncompressed, in bytes.
+    pub bytes: u64,
+    /// Of these, the chunks that the state had already.
+    pub known_bytes: u64,
 }
 
 /// Lengths of all records.
@@ -140,6 +160,14 @@ impl Store {
             unique_bytes: sum(opened.unique_bytes, grown.unique_bytes),
             chunks: sum(opened.chunks, grown.chunks),
         })
+    }
+
+    /// What was brought since the state was opened.
+    pub fn brought(&self) -> Brought {
+        // In this order, so that no more was known than was brought.
+        let known_bytes = self.size.known.load(Ordering::Relaxed);
+        let bytes = self.size.brought.load(Ordering::Relaxed);
+        Brought { bytes, known_bytes }
     }
 
     /// The sum of the lengths of all records of chunks.

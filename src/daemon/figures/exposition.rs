@@ -9,6 +9,7 @@ use std::fmt::Write;
 use super::FiguresReport;
 use crate::fetch::{SourceReport, SourceState};
 use crate::measure::{Histogram, bounds_micros};
+use crate::store::Brought;
 
 /// Labels of a sample.
 type Labels<'l> = &'l [(&'l str, &'l str)];
@@ -234,6 +235,13 @@ impl FiguresReport {
         out.gauge_of("narfs_unique_bytes", help, stored.map(|s| s.unique_bytes));
         let help = "Different chunks; absent until counted.";
         out.gauge_of("narfs_chunks", help, stored.map(|s| s.chunks));
+        let name = "narfs_ingested_bytes_total";
+        let help = "Bytes of contents that were added, uncompressed: in chunks that the state had \
+                    not (new), or that it had and that took no room (known).";
+        out.family(name, "counter", help);
+        let Brought { bytes, known_bytes } = self.brought;
+        out.sample("", &[("chunk", "new")], bytes.saturating_sub(known_bytes));
+        out.sample("", &[("chunk", "known")], known_bytes);
         let help = "Stored bytes above which contents are dropped; absent if unbounded.";
         out.gauge_of("narfs_budget_bytes", help, self.budget);
         let help = "Paths whose contents were dropped.";

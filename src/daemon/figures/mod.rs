@@ -13,7 +13,7 @@ use super::engine::Engine;
 use super::keeper::STARTS;
 use crate::fetch::{Activity, FetcherTimes};
 use crate::fuse::{RequestCounts, RequestTimes};
-use crate::store::{CacheCounts, Stored};
+use crate::store::{Brought, CacheCounts, Stored};
 
 /// What a daemon counts. What it does not know, because it is an older version, is zero or absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct FiguresReport {
     pub commands: u64,
     /// What the state stores; `None` until that has been counted once.
     pub stored: Option<Stored>,
+    /// What was added, and what of it was here already.
+    pub brought: Brought,
     /// Bytes above which contents are dropped.
     pub budget: Option<u64>,
     /// Paths whose contents were dropped.
@@ -112,6 +114,7 @@ impl Engine {
             fetched_bytes: self.fetched_bytes(),
             commands: self.running_commands(),
             stored: self.stored(),
+            brought: self.store.brought(),
             budget: self.room.budget(),
             evicted_paths: self.room.evicted(),
             evicted_bytes: self.room.evicted_bytes(),
