@@ -3,9 +3,8 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::copy::{self, Sources};
-use super::progress::show_fetches;
-use super::{Global, Outcome, Usage, config, keeper, mount};
+use super::serving::{Serving, serve};
+use super::{Global, Outcome, Usage, config, keeper};
 use crate::daemon::{self, Mounting};
 
 /// Serve the state without a mount of its own, and wait for mounts
@@ -15,20 +14,8 @@ use crate::daemon::{self, Mounting};
 /// it is told to end (SIGTERM). Readiness is told as sd_notify(3) says.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Options of `narfs mount` that concern what is fetched, comma-separated: lookup-timeout=10,
-    /// contents-timeout=30, absent-ttl=10, prefetch=closure, budget=20G
-    #[arg(
-        short = 'o',
-        long = "options",
-        value_name = "OPTS",
-        value_delimiter = ','
-    )]
-    options: Vec<String>,
-    /// Ask no source: show what the state has
-    #[arg(long, conflicts_with = "from")]
-    offline: bool,
     #[command(flatten)]
-    sources: Sources,
+    serving: Serving,
     /// Return once it waits for a mount, and serve that in the background until it is unmounted
     #[arg(long)]
     background: bool,
@@ -39,17 +26,17 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        if let Some(unknown) = self.options.iter().find(|o| !concerns_fetching(o)) {
+        let mut options = self.serving.options.iter();
+        if let Some(unknown) = options.find(|o| !config::is_daemon_option(o)) {
             return Err(Usage::error(format!(
                 "unknown option {unknown:?}; there are lookup-timeout=SECONDS, \
                  contents-timeout=SECONDS, absent-ttl=SECONDS, prefetch=none|closure and budget=SIZE"
             )));
         }
-        let choices = mount::choices(&self.sources, self.offline, &self.options)?;
-        let settings = global.decided.with(&choices);
+        let settings = self.serving.settings(global)?;
         let state = global.state()?;
         if !daemon::may_take_over()
-            && let Some(status) = daemon::status(&state)
+            && let Ok(status) = daemon::status(&state)
         {
             bail!(
                 "process {} serves the state {} already; unmount it, or end that process, first",
@@ -60,25 +47,12 @@ impl Arguments {
         if self.background {
             let mut command = keeper::command(global, &state)?;
             command.args(["daemon", "--until-unmounted"]);
-            if !self.options.is_empty() {
-                command.args(["-o", &self.options.join(",")]);
-            }
-            if self.offline {
-                command.arg("--offline");
-            }
-            command.args(self.sources.arguments()?);
+            self.serving.pass_on(&mut command)?;
             daemon::start_keeper(command)?;
             return Ok(Outcome::Good);
         }
-        copy::warn_unsigned(&settings);
         let until_unmounted = self.until_unmounted;
-        let request = mount::serve_request(&settings, Mounting::Others { until_unmounted });
-        daemon::serve(&state, &global.options(true)?, &request, show_fetches())?;
+        serve(global, &settings, Mounting::Others { until_unmounted })?;
         Ok(Outcome::Good)
     }
-}
-
-/// Whether an option of mounts is one of the daemon, and not of each mount.
-fn concerns_fetching(option: &str) -> bool {
-    config::is_mount_option(option) && !option.starts_with("writable-profiles")
 }

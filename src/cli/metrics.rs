@@ -1,6 +1,5 @@
 //! `narfs metrics`
 
-use anyhow::bail;
 use clap::Args;
 
 use super::{Global, Outcome, print_json};
@@ -31,12 +30,5 @@ impl Arguments {
 
 /// What the daemon counts.
 pub(super) fn figures(global: &Global) -> anyhow::Result<FiguresReport> {
-    let state = global.state()?;
-    match daemon::figures(&state) {
-        Some(figures) => Ok(figures?),
-        None => bail!(
-            "no daemon serves the state {}; `narfs mount` starts one",
-            state.display()
-        ),
-    }
+    Ok(daemon::figures(&global.state()?)?)
 }

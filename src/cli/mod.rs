@@ -30,6 +30,8 @@ mod profile;
 mod profiles;
 mod progress;
 mod roots;
+mod serve;
+mod serving;
 mod size;
 mod stats;
 mod status;
@@ -92,6 +94,7 @@ struct Global {
 enum Subcommands {
     Mount(mount::Arguments),
     Daemon(daemon_command::Arguments),
+    Serve(serve::Arguments),
     Umount(umount::Arguments),
     #[command(hide = true)]
     Keeper(keeper::Arguments),
@@ -248,6 +251,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Subcommands::Mount(a) => a.run(global),
         Subcommands::Daemon(a) => a.run(global),
+        Subcommands::Serve(a) => a.run(global),
         Subcommands::Umount(a) => a.run(),
         Subcommands::Keeper(a) => a.run(global),
         Subcommands::Upgrade(a) => a.run(global),

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Args;
 
-use super::config::{self, Choices, Origin, Setting, Settings};
-use super::copy::{self, Sources};
-use super::progress::show_fetches;
+use super::config::{self, Origin, Settings};
+use super::serving::{Serving, serve};
 use super::{Global, Outcome, Usage, keeper};
-use crate::daemon::{self, Command, Mounting, ServeRequest, StatusReport};
+use crate::daemon::{self, Command, Mounting, StatusReport};
 use crate::fuse::{self, MountRequest, Subtree};
 
 /// Mount the state as a read-only file system
@@ -22,25 +21,8 @@ use crate::fuse::{self, MountRequest, Subtree};
 pub(super) struct Arguments {
     /// An empty directory, usually /nix
     mountpoint: PathBuf,
-    /// Options, comma-separated: subtree=store (show only the store, for /nix/store), nonempty
-    /// (mount over a directory that has something in it), and how many seconds programs wait for
-    /// what is fetched: lookup-timeout=10 (for a store path), contents-timeout=30 (inside a path,
-    /// without any of it arriving), absent-ttl=10 (how long it is remembered that no source has a
-    /// path); prefetch=closure (fetch what a path refers to once something looks inside; none),
-    /// budget=20G (how much fetched contents may take; none), writable-profiles (programs such as
-    /// nix-env may change profiles by their links; false); ro and x-… change nothing
-    #[arg(
-        short = 'o',
-        long = "options",
-        value_name = "OPTS",
-        value_delimiter = ','
-    )]
-    options: Vec<String>,
-    /// Ask no source: show what the state has
-    #[arg(long, conflicts_with = "from")]
-    offline: bool,
     #[command(flatten)]
-    sources: Sources,
+    serving: Serving,
     /// Serve in the foreground, for service managers; readiness is told as sd_notify(3) says
     #[arg(long)]
     foreground: bool,
@@ -48,16 +30,14 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let settings = global
-            .decided
-            .with(&choices(&self.sources, self.offline, &self.options)?);
+        let settings = self.serving.settings(global)?;
         let request = self.request(&settings)?;
         let state = global.state()?;
         let takes_over = self.foreground && daemon::may_take_over();
         let serving = if takes_over {
             None
         } else {
-            daemon::status(&state)
+            daemon::status(&state).ok()
         };
         if let Some(status) = serving {
             check_namespace(&status)?;
@@ -69,7 +49,7 @@ impl Arguments {
                     state.display()
                 );
             }
-            let unheeded = self.unheeded();
+            let unheeded = self.serving.given();
             global.run(Command::Mount(request), false)?;
             if !unheeded.is_empty() {
                 eprintln!(
@@ -84,9 +64,7 @@ impl Arguments {
             return Ok(Outcome::Good);
         }
         if self.foreground {
-            copy::warn_unsigned(&settings);
-            let request = serve_request(&settings, Mounting::Itself(request));
-            daemon::serve(&state, &global.options(true)?, &request, show_fetches())?;
+            serve(global, &settings, Mounting::Itself(request))?;
             return Ok(Outcome::Good);
         }
         daemon::start_keeper(self.background(global, &state, &request)?)?;
@@ -102,27 +80,9 @@ impl Arguments {
     ) -> anyhow::Result<std::process::Command> {
         let mut command = keeper::command(global, state)?;
         command.arg("mount").arg(&request.mountpoint);
-        if !self.options.is_empty() {
-            command.args(["-o", &self.options.join(",")]);
-        }
-        if self.offline {
-            command.arg("--offline");
-        }
-        command.args(self.sources.arguments()?).arg("--foreground");
+        self.serving.pass_on(&mut command)?;
+        command.arg("--foreground");
         Ok(command)
-    }
-
-    /// What was given that only the start of a daemon heeds.
-    fn unheeded(&self) -> Vec<String> {
-        let mut unheeded = self.sources.given();
-        if self.offline {
-            unheeded.push("--offline".into());
-        }
-        let options = self.options.iter().filter(|o| config::is_mount_option(o));
-        // Each mount has its own.
-        let options = options.filter(|o| !o.starts_with("writable-profiles"));
-        unheeded.extend(options.map(|o| format!("-o {o}")));
-        unheeded
     }
 
     fn request(&self, settings: &Settings) -> anyhow::Result<MountRequest> {
@@ -133,7 +93,7 @@ impl Arguments {
             nonempty: false,
             writable_profiles: writable.value,
         };
-        for option in &self.options {
+        for option in &self.serving.options {
             match option.as_str() {
                 "subtree=store" => request.subtree = Subtree::Store,
                 "nonempty" => request.nonempty = true,
@@ -161,34 +121,6 @@ impl Arguments {
             request.writable_profiles = false;
         }
         Ok(request)
-    }
-}
-
-/// What the flags and options of something that serves choose.
-pub(super) fn choices(
-    sources: &Sources,
-    offline: bool,
-    options: &[String],
-) -> anyhow::Result<Choices> {
-    let mut choices = sources.choices()?;
-    if offline {
-        choices.from = Some(Setting::flag(Vec::new()));
-    }
-    for option in options {
-        choices.take_mount_option(option).map_err(Usage::error)?;
-    }
-    Ok(choices)
-}
-
-/// How to serve, with what is in force.
-pub(super) fn serve_request(settings: &Settings, mounting: Mounting) -> ServeRequest {
-    let mounted = settings.mount();
-    ServeRequest {
-        mounting,
-        sources: copy::in_force(settings),
-        deadlines: mounted.deadlines,
-        prefetch: mounted.prefetch,
-        budget: mounted.budget,
     }
 }
 

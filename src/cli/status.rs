@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use anyhow::bail;
 use clap::Args;
 
 use super::{Global, Outcome, bytes, print_json, println};
@@ -20,12 +19,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let state = global.state()?;
-        let Some(s) = daemon::status(&state) else {
-            bail!(
-                "no daemon serves the state {}; `narfs mount` starts one",
-                state.display()
-            );
-        };
+        let s = daemon::status(&state)?;
         if self.json {
             print_json(&s)?;
         } else {
@@ -53,6 +47,8 @@ fn table(s: &StatusReport) -> Vec<String> {
     lines.extend(at.map(|at| format!("mounted at  {}", at.display())));
     let at = s.writable_profiles.iter();
     lines.extend(at.map(|at| format!("writable    {}", at.display())));
+    let at = s.listen.iter();
+    lines.extend(at.map(|at| format!("HTTP        {at}")));
     lines.extend(activity(&s.activity));
     for c in &s.commands {
         let (done, all) = (bytes(c.nar_bytes_done), bytes(c.nar_bytes));

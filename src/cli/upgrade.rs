@@ -30,12 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let state = global.state()?;
-        let Some(before) = daemon::status(&state) else {
-            bail!(
-                "no daemon serves the state {}; `narfs mount` starts one",
-                state.display()
-            );
-        };
+        let before = daemon::status(&state)?;
         let is_kept = before.supervisor.as_deref() == Some("keeper");
         let program = match self.program {
             Some(program) => Some(
@@ -83,7 +78,7 @@ fn next(global: &Global, before: &StatusReport, began: Instant) -> anyhow::Resul
     let state = global.state()?;
     while began.elapsed() < PATIENCE {
         match daemon::status(&state) {
-            Some(status) if status.pid != before.pid => return Ok(status),
+            Ok(status) if status.pid != before.pid => return Ok(status),
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -24,6 +24,7 @@ use crate::fetch::{
     Activity, AddError, Deadlines, FetchError, PrefetchPolicy, RoomError, Snapshot,
 };
 use crate::fuse::{MountError, MountRequest, RequestCounts, SessionError};
+use crate::http::Address;
 use crate::nix::signature::KeyError;
 use crate::nix::store_path::StorePath;
 use crate::store::{PathStatistics, Statistics, StoreError};
@@ -192,6 +193,8 @@ pub struct ServeRequest {
     pub prefetch: PrefetchPolicy,
     /// Stored bytes above which contents are dropped; `None` for no bound.
     pub budget: Option<u64>,
+    /// Where to serve HTTP.
+    pub listen: Option<Address>,
 }
 
 /// A path that failed, and why.
@@ -371,6 +374,9 @@ pub struct StatusReport {
     pub supervisor: Option<String>,
     /// Where programs may change profiles.
     pub writable_profiles: Vec<PathBuf>,
+    /// Where it serves HTTP.
+    #[serde(default)]
+    pub listen: Option<Address>,
     /// Seconds since it started.
     pub uptime: u64,
     /// Registered paths.
@@ -546,6 +552,36 @@ pub enum CommandError {
     /// The daemon said so.
     #[error("{0}")]
     Remote(String),
+    /// Nobody serves the state.
+    #[error("no daemon serves the state {}; `narfs mount` starts one", .0.display())]
+    NoDaemon(PathBuf),
+    /// Its control socket cannot be reached.
+    #[error("cannot ask the daemon of the state {}", state.display())]
+    NotReached {
+        /// The state.
+        state: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not say anything.
+    #[error("the daemon of the state {} does not answer in time", .0.display())]
+    Silent(PathBuf),
+    /// It says something else.
+    #[error("the daemon gave another report than the one that was asked for")]
+    OtherReport,
+    /// There is no daemon to ask, and the state belongs to somebody else.
+    #[error(
+        "no daemon serves the state {}, and user {} may not change it; run the command as root, or name \
+         a state of your own with --state", state.display(), rustix::process::geteuid().as_raw()
+    )]
+    NotAllowed {
+        /// The state.
+        state: PathBuf,
+        /// What was tried.
+        #[source]
+        source: io::Error,
+    },
     /// The daemon went away in the middle.
     #[error("the daemon that owns the state {} broke off", state.display())]
     BrokenOff {

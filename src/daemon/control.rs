@@ -3,8 +3,8 @@
 //! A frame is one byte of kind, four of length (little-endian), and the payload: `C` a command,
 //! then from the daemon any number of `D` bytes and `P` progress, and at the end `R` a report or
 //! `E` an error text. Commands, progress and reports are JSON. One command a connection; who
-//! closes it stops the command. The socket is root's alone (mode 0600). A frame `A` in place of `C`
-//! hands over a mount: `adopt.rs` has it.
+//! closes it stops the command. A frame `A` in place of `C` hands over a mount: `adopt.rs` has it.
+//! Everybody may connect (mode 0666), and who is not root may ask little: `guests.rs` has it.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,6 +18,7 @@ use super::adopt::{HandOver, HandedOver};
 use super::command::{Command, CommandError, Output, Report, SourceRequest, StatusReport};
 use super::engine::{Engine, chain};
 use super::figures::FiguresReport;
+use super::guests::{self, Guest, Guests, TooMany, Within};
 use super::message;
 use crate::fetch::Snapshot;
 use crate::store::{Ownership, Store, StoreError, StoreOptions};
@@ -71,25 +72,26 @@ fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
 fn receive(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut kind = [0; 1];
     stream.read_exact(&mut kind)?;
-    receive_rest(kind[0], stream)
+    let payload = receive_rest(stream, LIMIT)?;
+    let payload =
+        payload.ok_or_else(|| io::Error::other("a frame of the control socket is too long"))?;
+    Ok((kind[0], payload))
 }
 
-/// The rest of a frame of this kind.
-fn receive_rest(kind: u8, stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+/// The payload of a frame whose kind is known; `None` if it is longer than `limit`.
+fn receive_rest(stream: &mut impl Read, limit: u32) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length);
-    if length > LIMIT {
-        return Err(io::Error::other(
-            "a frame of the control socket is too long",
-        ));
+    if length > limit {
+        return Ok(None);
     }
     let mut payload = Vec::new();
     stream.take(u64::from(length)).read_to_end(&mut payload)?;
     if payload.len() < length as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok((kind, payload))
+    Ok(Some(payload))
 }
 
 /// The daemon's end of a connection, as an output.
@@ -108,10 +110,14 @@ impl Output for Remote<'_> {
 /// Where commands come in: the socket `before` of a daemon before this one, where who has connected
 /// meanwhile waits, or a new one. They are answered once they are [`accept`]ed.
 pub(super) fn listen(state: &Path, before: Option<OwnedFd>) -> io::Result<UnixListener> {
-    match before.filter(|_| state.join(SOCKET).exists()) {
-        Some(before) => Ok(UnixListener::from(before)),
-        None => bind(state),
-    }
+    let path = state.join(SOCKET);
+    let listener = match before.filter(|_| path.exists()) {
+        Some(before) => UnixListener::from(before),
+        None => bind(state)?,
+    };
+    // Who has connected decides what is answered.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
 }
 
 fn bind(state: &Path) -> io::Result<UnixListener> {
@@ -121,26 +127,38 @@ fn bind(state: &Path) -> io::Result<UnixListener> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = through_descriptor(state, |socket| UnixListener::bind(socket))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    through_descriptor(state, |socket| UnixListener::bind(socket))
 }
 
 /// Answers commands to `engine`, each on a thread of its own, until the process ends.
 pub(super) fn accept(engine: Arc<Engine>, listener: UnixListener) -> io::Result<()> {
+    let guests = Arc::new(Guests::default());
     let accept = move || {
         for stream in listener.incoming() {
-            let engine = engine.clone();
-            let stream = match stream {
-                Ok(stream) => stream,
+            let greeted = stream.and_then(|stream| {
+                let guest = guests.greet(&stream)?;
+                Ok((stream, guest))
+            });
+            let (mut stream, guest) = match greeted {
+                Ok((stream, Ok(guest))) => (stream, guest),
+                Ok((mut stream, Err(TooMany))) => {
+                    // It is short enough for a socket on which nothing was sent.
+                    let _ = send(&mut stream, ERROR, TooMany.to_string().as_bytes());
+                    continue;
+                }
                 Err(e) => {
                     tracing::warn!("a connection to the control socket was lost: {e}");
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }
             };
+            let engine = engine.clone();
             let answer = move || {
-                if let Err(e) = answer(&engine, stream) {
+                let answered = match guest {
+                    Some(guest) => answer_guest(&engine, &stream, &guest),
+                    None => answer(&engine, &mut stream),
+                };
+                if let Err(e) = answered {
                     tracing::debug!("a connection to the control socket broke off: {e}");
                 }
             };
@@ -155,16 +173,32 @@ pub(super) fn accept(engine: Arc<Engine>, listener: UnixListener) -> io::Result<
     thread.spawn(accept).map(drop)
 }
 
-fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
+fn unknown(error: serde_json::Error) -> String {
+    format!("the daemon does not know this; is it an older version? {error}")
+}
+
+/// What is sent at the end of a command.
+fn finish(
+    stream: &mut impl Write,
+    answered: Result<serde_json::Result<Vec<u8>>, String>,
+) -> io::Result<()> {
+    match answered {
+        Ok(report) => send(stream, REPORT, &report?),
+        Err(text) => send(stream, ERROR, text.as_bytes()),
+    }
+}
+
+/// Does what root wants.
+fn answer(engine: &Engine, stream: &mut UnixStream) -> io::Result<()> {
     let Some((kind, descriptor)) = message::receive_byte(stream.as_fd())? else {
         return Ok(());
     };
-    let (_, payload) = receive_rest(kind, &mut stream)?;
-    let unknown = |e| format!("the daemon does not know this; is it an older version? {e}");
+    let payload = receive_rest(stream, LIMIT)?;
+    let payload = payload.ok_or(io::ErrorKind::InvalidData)?;
     let answered = match kind {
         COMMAND => match serde_json::from_slice(&payload) {
             Ok(command) => engine
-                .execute(command, &mut Remote(&mut stream))
+                .execute(command, &mut Remote(stream))
                 .map_err(|e| chain(&e))
                 .map(|report| serde_json::to_vec(&report)),
             Err(e) => Err(unknown(e)),
@@ -178,10 +212,30 @@ fn answer(engine: &Engine, mut stream: UnixStream) -> io::Result<()> {
         },
         _ => Err("a command was expected".to_owned()),
     };
-    match answered {
-        Ok(report) => send(&mut stream, REPORT, &report?),
-        Err(text) => send(&mut stream, ERROR, text.as_bytes()),
-    }
+    finish(stream, answered)
+}
+
+/// Answers what a guest may ask.
+fn answer_guest(engine: &Engine, stream: &UnixStream, guest: &Guest) -> io::Result<()> {
+    let mut request = Within::new(stream, guests::PATIENCE);
+    // A descriptor that comes along is closed.
+    let Some((kind, _)) = message::receive_byte(request.stream()?.as_fd())? else {
+        return Ok(());
+    };
+    let command = match receive_rest(&mut request, guests::REQUEST_LIMIT)? {
+        Some(payload) if kind == COMMAND => serde_json::from_slice(&payload).map_err(unknown),
+        _ => Err(guest.refusal(engine.store.dir())),
+    };
+    let answered = command.and_then(|command: Command| {
+        if !Guest::may(&command) {
+            return Err(guest.refusal(engine.store.dir()));
+        }
+        let _turn = guest.turn();
+        let report = engine.execute(command, &mut Nobody);
+        let report = report.map_err(|e| chain(&e))?;
+        Ok(serde_json::to_vec(&report))
+    });
+    finish(&mut Within::new(stream, guests::PATIENCE), answered)
 }
 
 /// What the daemon that serves the state in `state` says that it serves.
@@ -196,38 +250,99 @@ fn ask_what_is_served(state: &Path) -> io::Result<HandedOver> {
     }
 }
 
-/// What the daemon that serves the state says of itself; `None` if there is none, or if it is
-/// just ending.
-pub fn status(state: &Path) -> Option<StatusReport> {
-    match ask_daemon(state, &Command::Status)? {
-        Ok(Report::Status(status)) => Some(status),
-        _ => None,
-    }
-}
-
-/// What the daemon that serves the state counts; `None` if there is none, or if it is just ending.
+/// What the daemon that serves the state says of itself.
 ///
 /// # Errors
-/// It does not know the question, being an older version.
-pub fn figures(state: &Path) -> Option<Result<FiguresReport, CommandError>> {
-    match ask_daemon(state, &Command::Figures)? {
-        Ok(Report::Figures(figures)) => Some(Ok(*figures)),
-        Ok(_) => None,
-        Err(e) => Some(Err(e)),
+/// See [`ask_daemon`].
+pub fn status(state: &Path) -> Result<StatusReport, CommandError> {
+    status_within(state, None)
+}
+
+/// The same, not waiting for longer than `patience`.
+pub(super) fn status_within(
+    state: &Path,
+    patience: Option<Duration>,
+) -> Result<StatusReport, CommandError> {
+    match ask_daemon(state, &Command::Status, patience)? {
+        Report::Status(status) => Ok(status),
+        _ => Err(CommandError::OtherReport),
     }
 }
 
-/// Asks the daemon that serves the state; `None` if there is none, or if it is just ending.
-fn ask_daemon(state: &Path, command: &Command) -> Option<Result<Report, CommandError>> {
-    for _ in 0..STATUS_TRIES {
-        let stream = connect(state).ok()?;
-        match ask(state, stream, command, &mut Nobody) {
-            // It was killed in the middle; the next one may be coming.
-            Err(CommandError::BrokenOff { .. }) => std::thread::sleep(Duration::from_millis(20)),
-            answer => return Some(answer),
-        }
+/// What the daemon that serves the state counts.
+///
+/// # Errors
+/// See [`ask_daemon`].
+pub fn figures(state: &Path) -> Result<FiguresReport, CommandError> {
+    figures_within(state, None)
+}
+
+/// The same, not waiting for longer than `patience`.
+pub(super) fn figures_within(
+    state: &Path,
+    patience: Option<Duration>,
+) -> Result<FiguresReport, CommandError> {
+    match ask_daemon(state, &Command::Figures, patience)? {
+        Report::Figures(figures) => Ok(*figures),
+        _ => Err(CommandError::OtherReport),
     }
-    None
+}
+
+/// Asks the daemon that serves the state. With `patience` one that does not listen for a moment,
+/// being just started anew, is waited for.
+///
+/// # Errors
+/// No daemon serves the state, or it is just ending; it may not be asked, or does not answer in time;
+/// it does not know the question, being an older version.
+fn ask_daemon(
+    state: &Path,
+    command: &Command,
+    patience: Option<Duration>,
+) -> Result<Report, CommandError> {
+    let deadline = patience.map(|patience| Instant::now() + patience);
+    let is_time = || deadline.is_some_and(|deadline| Instant::now() < deadline);
+    let mut tries = 1;
+    loop {
+        let asked = match connect(state) {
+            Ok(stream) => ask(
+                state,
+                &mut Within::until(&stream, deadline),
+                command,
+                &mut Nobody,
+            ),
+            Err(e) => Err(not_reached(state, e)),
+        };
+        match asked {
+            Err(CommandError::BrokenOff { source, .. }) if is_late(&source) => {
+                return Err(CommandError::Silent(state.to_owned()));
+            }
+            // It was killed in the middle; the next one may be coming.
+            Err(CommandError::BrokenOff { .. }) if is_time() || tries < STATUS_TRIES => {}
+            // Its socket is there: it is just being started, or gone for good.
+            Err(CommandError::NoDaemon(_)) if is_time() && state.join(SOCKET).exists() => {}
+            Err(CommandError::BrokenOff { .. }) => {
+                return Err(CommandError::NoDaemon(state.to_owned()));
+            }
+            answer => return answer,
+        }
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether something was waited for until its time.
+fn is_late(error: &io::Error) -> bool {
+    use io::ErrorKind::{TimedOut, WouldBlock};
+    [TimedOut, WouldBlock].contains(&error.kind())
+}
+
+/// Why nobody answers at the control socket.
+fn not_reached(state: &Path, source: io::Error) -> CommandError {
+    let state = state.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CommandError::NoDaemon(state),
+        _ => CommandError::NotReached { state, source },
+    }
 }
 
 /// An output for commands that have none but their report.
@@ -256,7 +371,7 @@ pub fn run(
     output: &mut dyn Output,
 ) -> Result<Report, CommandError> {
     match reach(state, options)? {
-        Reached::Daemon(stream) => ask(state, stream, &command, output),
+        Reached::Daemon(mut stream) => ask(state, &mut stream, &command, output),
         Reached::State(store) => {
             Engine::new(store, defaults.clone(), None).execute(command, output)
         }
@@ -287,7 +402,7 @@ pub(super) fn open(
 }
 
 /// Opens the state, or finds the daemon that owns it.
-fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, StoreError> {
+fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, CommandError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Ok(stream) = connect(state) {
@@ -300,14 +415,21 @@ fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, StoreError> {
             {
                 std::thread::sleep(Duration::from_millis(50));
             }
-            opened => return opened.map(|store| Reached::State(Arc::new(store))),
+            Err(StoreError::Directory { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied
+                    && !rustix::process::geteuid().is_root() =>
+            {
+                let state = state.to_owned();
+                return Err(CommandError::NotAllowed { state, source });
+            }
+            opened => return Ok(Reached::State(Arc::new(opened?))),
         }
     }
 }
 
 fn ask(
     state: &Path,
-    mut stream: UnixStream,
+    stream: &mut (impl Read + Write),
     command: &Command,
     output: &mut dyn Output,
 ) -> Result<Report, CommandError> {
@@ -317,9 +439,13 @@ fn ask(
     };
     let json = |e: serde_json::Error| broken(e.into());
     let command = serde_json::to_vec(command).map_err(json)?;
-    send(&mut stream, COMMAND, &command).map_err(broken)?;
+    match send(stream, COMMAND, &command) {
+        // Who closed it before may have said why.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(broken(e)),
+        _ => {}
+    }
     loop {
-        let (kind, payload) = receive(&mut stream).map_err(broken)?;
+        let (kind, payload) = receive(stream).map_err(broken)?;
         match kind {
             DATA => output.data(&payload)?,
             PROGRESS => output.progress(&serde_json::from_slice(&payload).map_err(json)?)?,

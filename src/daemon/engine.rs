@@ -19,6 +19,7 @@ use super::supervisor::Supervisor;
 use crate::fetch::{self, CopyFailure, Fetcher, Progress, Room, RoomError, Sources};
 use crate::fs::{FileSystem, Recorder, WritableProfiles};
 use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
+use crate::http;
 use crate::nix::store_path::StorePath;
 use crate::store::{LoadedPath, PathInfo, Store};
 use crate::tree::{NodeIndex, NodeKind};
@@ -55,6 +56,8 @@ pub struct Engine {
     pub(super) writable_profiles: OnceLock<Arc<WritableProfiles>>,
     /// Where they do.
     pub(super) profiles_session: Mutex<Option<ProfilesSession>>,
+    /// Where HTTP is served.
+    pub(super) listens: OnceLock<http::Address>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -94,6 +97,7 @@ impl Engine {
             changing_profiles: Mutex::default(),
             writable_profiles: OnceLock::new(),
             profiles_session: Mutex::default(),
+            listens: OnceLock::new(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -203,7 +207,7 @@ impl Engine {
             Command::Closure(request) => self.closures(&request, output),
             Command::Mount(request) => self.mount(&request),
             Command::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
-            Command::Status => self.status(),
+            Command::Status => Ok(Report::Status(self.status_report()?)),
             Command::Figures => Ok(Report::Figures(Box::new(self.figures()))),
         }
     }
@@ -461,11 +465,11 @@ impl Engine {
         self.fetched.load(Ordering::Relaxed) + on_demand
     }
 
-    fn status(&self) -> Result<Report, CommandError> {
+    pub(super) fn status_report(&self) -> Result<StatusReport, CommandError> {
         let commands = self.running().iter().map(|p| p.snapshot()).collect();
         let activity = self.fetcher.get().map(Fetcher::activity);
         let mountpoints = self.mountpoints()?;
-        Ok(Report::Status(StatusReport {
+        Ok(StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: self.store.dir().to_owned(),
@@ -473,6 +477,7 @@ impl Engine {
             mountpoints,
             supervisor: self.supervisor.get().and_then(|s| s.name()),
             writable_profiles: self.writable_mountpoints()?,
+            listen: self.listens.get().cloned(),
             uptime: self.started.elapsed().as_secs(),
             paths: self.store.count_paths()?,
             stored_bytes: self.store.stored_bytes()?,
@@ -481,7 +486,7 @@ impl Engine {
             activity: activity.unwrap_or_default(),
             commands,
             traces: self.recording(),
-        }))
+        })
     }
 }
 

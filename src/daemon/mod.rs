@@ -13,14 +13,17 @@ mod copy;
 mod doctor;
 mod engine;
 mod figures;
+mod guests;
 mod in_use;
 mod keeper;
 mod keeping;
 mod location;
 mod message;
+mod observed;
 mod profiles;
 mod roots;
 mod serve;
+mod signals;
 mod source_request;
 mod supervisor;
 mod upgrade;
@@ -41,6 +44,7 @@ pub use engine::{Engine, chain};
 pub use figures::{FiguresReport, ProcessFigures};
 pub use keeper::{keep, start as start_keeper};
 pub use keeping::PinReport;
+pub use observed::{HttpError, HttpService};
 pub use profiles::{
     ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileError,

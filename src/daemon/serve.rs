@@ -13,6 +13,8 @@ use super::adopt::Mounting;
 use super::command::{CommandError, ServeRequest};
 use super::control;
 use super::engine::{Engine, chain};
+use super::observed::{self, HTTP, HttpError};
+use super::signals::EndSignals;
 use super::supervisor::Supervisor;
 use super::upgrade::AGAIN;
 use crate::fetch::{Activity, Fetcher};
@@ -32,6 +34,9 @@ pub enum ServeError {
     /// The sources, or the mount.
     #[error(transparent)]
     Command(CommandError),
+    /// HTTP.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {
@@ -93,7 +98,7 @@ pub fn serve(
             let ended = engine.serve_sessions(&sessions, until_unmounted);
             let ended = ended.map_err(ServeError::Broken);
             supervisor.stopping();
-            for name in [LOCK, CONTROL] {
+            for name in [LOCK, CONTROL, HTTP] {
                 supervisor.forget(name);
             }
             if let Err(e) = engine.store.save_uses() {
@@ -138,6 +143,7 @@ fn start(
     let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
     let listen = "listen on the control socket";
     let listener = control::listen(state, listener).map_err(setup(listen))?;
+    let http = observed::listen(supervisor, request.listen.as_ref())?;
     end_when_told(&engine, supervisor).map_err(setup("wait for signals"))?;
     engine.take_profile_links(Arc::new(engine.file_system()));
     engine.supervise(supervisor.clone());
@@ -155,6 +161,10 @@ fn start(
     }
     supervisor.keep(LOCK, store.ownership().descriptor());
     supervisor.keep(CONTROL, listener.as_fd());
+    if let Some(http) = http {
+        supervisor.keep(HTTP, http.as_fd());
+        engine.serve_http(http)?;
+    }
     // Only now: what commands say of the mount is so.
     control::accept(engine.clone(), listener).map_err(setup(listen))?;
     if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
@@ -262,30 +272,16 @@ fn every(pause: Duration, name: &str, mut work: impl FnMut() + Send + 'static) {
 /// unmounted, so that the session ends in good order, and who still uses it gets two seconds, and
 /// then errors.
 fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (engine, supervisor) = (engine.clone(), supervisor.clone());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let (mut term, mut interrupt) = {
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        )
-    };
+    let mut signals = EndSignals::hear()?;
     let wait = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
+        signals.wait();
         supervisor.stopping();
         if supervisor.leaves_mounts() {
             tracing::info!("told to end; the mount waits for the next daemon");
-            // Commands get an answer, if not the wanted one.
+            // Who asks gets an answer, if not the wanted one.
             supervisor.forget(CONTROL);
+            supervisor.forget(HTTP);
             leave(&engine.store, AGAIN);
         }
         tracing::info!("told to end; unmounting");

@@ -24,12 +24,15 @@ mod contents;
 mod doctor;
 mod environments;
 mod eviction;
+#[path = "../support/exposition.rs"]
+mod exposition;
 mod fetched_ahead;
 mod fidelity;
 mod kernel_cache;
 mod lifecycle;
 mod mount_helper;
 mod mount_points;
+mod observed;
 mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;

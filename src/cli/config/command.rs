@@ -86,6 +86,7 @@ impl Settings {
         let path = |p: &std::path::Path| json!(p.to_string_lossy());
         let store_dir = self.store_dir.value.as_ref();
         let netrc_file = self.netrc_file.value.as_deref();
+        let listen = self.listen.value.as_ref();
         let budget = self.budget.value.map(|size| size.to_string());
         let values = [
             (path(&self.state.value), &self.state.origin),
@@ -105,6 +106,10 @@ impl Settings {
                 &self.netrc_file.origin,
             ),
             (json!(self.jobs.value), &self.jobs.origin),
+            (
+                listen.map_or_else(|| json!("none"), |at| json!(at)),
+                &self.listen.origin,
+            ),
             (seconds(&self.lookup_timeout), &self.lookup_timeout.origin),
             (
                 seconds(&self.contents_timeout),

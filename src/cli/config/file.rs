@@ -16,10 +16,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Choices, LEAST_MEMORY, Origin, PrefetchPolicy, Setting, value};
 use crate::cli::size::Size;
+use crate::http::Address;
 use crate::nix::store_path::StoreDir;
 
 /// The options outside of tables.
-pub(super) const TOP: [&str; 8] = [
+pub(super) const TOP: [&str; 9] = [
     "state",
     "store-dir",
     "memory",
@@ -28,6 +29,7 @@ pub(super) const TOP: [&str; 8] = [
     "require-sigs",
     "netrc-file",
     "jobs",
+    "listen",
 ];
 
 /// The options of `[mount]`.
@@ -243,6 +245,7 @@ impl Reader<'_> {
                 "require-sigs" => self.choices.require_sigs = self.option(name, value, yes_or_no),
                 "netrc-file" => self.choices.netrc_file = self.option(name, value, netrc_file),
                 "jobs" => self.choices.jobs = self.option(name, value, jobs),
+                "listen" => self.choices.listen = self.option(name, value, listen),
                 "mount" => match value.get_ref() {
                     DeValue::Table(table) => self.mount(table),
                     other => {
@@ -361,6 +364,11 @@ fn jobs(value: &Value<'_>) -> Result<usize, Wrong> {
         let text = format!("{found} is no number of jobs; give 1 or more, or 0 for one each core");
         wrong(value, text)
     })
+}
+
+fn listen(value: &Value<'_>) -> Result<Option<Address>, Wrong> {
+    let expected = "write ADDRESS:PORT or none, in quotes";
+    text(value, value::listen, expected)
 }
 
 fn yes_or_no(value: &Value<'_>) -> Result<bool, Wrong> {

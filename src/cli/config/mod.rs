@@ -22,6 +22,7 @@ pub(super) use file::{ConfigFile, Mistake, Value, found, table, whole};
 use super::Usage;
 use super::size::Size;
 use crate::fetch::{CACHE_NIXOS_ORG, Deadlines, PrefetchPolicy};
+use crate::http::Address;
 use crate::nix::store_path::StoreDir;
 
 /// The configuration file, where none is named.
@@ -106,6 +107,7 @@ pub(super) struct Choices {
     pub(super) require_sigs: Option<Setting<bool>>,
     pub(super) netrc_file: Option<Setting<Option<PathBuf>>>,
     pub(super) jobs: Option<Setting<usize>>,
+    pub(super) listen: Option<Setting<Option<Address>>>,
     pub(super) lookup_timeout: Option<Setting<Duration>>,
     pub(super) contents_timeout: Option<Setting<Duration>>,
     pub(super) absent_ttl: Option<Setting<Duration>>,
@@ -176,6 +178,11 @@ pub(super) fn is_mount_option(option: &str) -> bool {
     option == WRITABLE || name.is_some_and(|name| file::MOUNT.contains(&name))
 }
 
+/// The same, and whether it is one of the daemon and not of each mount.
+pub(super) fn is_daemon_option(option: &str) -> bool {
+    is_mount_option(option) && !option.starts_with(WRITABLE)
+}
+
 /// The number of MiB that a text says.
 pub(super) fn memory_of(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|n| *n >= LEAST_MEMORY);
@@ -210,6 +217,8 @@ pub(super) struct Settings {
     pub(super) netrc_file: Setting<Option<PathBuf>>,
     /// NARs that are unpacked at once; 0 for one for each core.
     pub(super) jobs: Setting<usize>,
+    /// Where a daemon serves HTTP.
+    pub(super) listen: Setting<Option<Address>>,
     /// See [`Deadlines::lookup`].
     pub(super) lookup_timeout: Setting<Duration>,
     /// See [`Deadlines::contents`].
@@ -262,6 +271,7 @@ impl Settings {
             require_sigs: first(choices, |c| &c.require_sigs, true),
             netrc_file: first(choices, |c| &c.netrc_file, None),
             jobs: first(choices, |c| &c.jobs, 0),
+            listen: first(choices, |c| &c.listen, None),
             lookup_timeout: first(choices, |c| &c.lookup_timeout, deadlines.lookup),
             contents_timeout: first(choices, |c| &c.contents_timeout, deadlines.contents),
             absent_ttl: first(choices, |c| &c.absent_ttl, deadlines.absent),

@@ -31,7 +31,8 @@ fn full() -> String {
     format!(
         "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\n\
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
-         require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n[mount]\nlookup-timeout = 1\n\
+         require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n\
+         listen = \"127.0.0.1:9464\"\n[mount]\nlookup-timeout = 1\n\
          contents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\nbudget = \"20G\"\n\
          writable-profiles = true\n"
     )
@@ -49,12 +50,13 @@ fn every_option_is_read_with_its_line() {
         require_sigs: in_file(false, 6),
         netrc_file: in_file(Some("/n".into()), 7),
         jobs: in_file(3, 8),
-        lookup_timeout: in_file(seconds(1), 10),
-        contents_timeout: in_file(seconds(2), 11),
-        absent_ttl: in_file(seconds(3), 12),
-        prefetch: in_file(PrefetchPolicy::Closure, 13),
-        budget: in_file(Some(Size(20 << 30)), 14),
-        writable_profiles: in_file(true, 15),
+        listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 9),
+        lookup_timeout: in_file(seconds(1), 11),
+        contents_timeout: in_file(seconds(2), 12),
+        absent_ttl: in_file(seconds(3), 13),
+        prefetch: in_file(PrefetchPolicy::Closure, 14),
+        budget: in_file(Some(Size(20 << 30)), 15),
+        writable_profiles: in_file(true, 16),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -76,6 +78,10 @@ fn values_may_be_written_in_more_than_one_way() {
         choices("netrc-file = \"none\"").netrc_file,
         in_file(None, 1)
     );
+    assert_eq!(choices("listen = \"none\"").listen, in_file(None, 1));
+    let socket = "unix:/run/narfs.sock";
+    let listen = choices(&format!("listen = {socket:?}")).listen;
+    assert_eq!(listen, in_file(socket.parse().ok(), 1));
     let windows = "# x\r\n\r\n[mount]\r\nprefetch = 'none'\r\n";
     assert_eq!(choices(windows).prefetch, in_file(PrefetchPolicy::None, 4));
 }
@@ -142,6 +148,14 @@ const WRONG: &[(&str, &str)] = &[
     (
         "netrc-file = false",
         "/c.toml:1: netrc-file: false is no text; write",
+    ),
+    (
+        "listen = \":9464\"",
+        "/c.toml:1: listen: \":9464\" is no address to listen at (it does not say to whom); give 127.0.0.1:9464",
+    ),
+    (
+        "listen = 9464",
+        "/c.toml:1: listen: 9464 is no text; write ADDRESS:PORT or none",
     ),
     (
         "jobs = -1",
@@ -248,6 +262,7 @@ fn flags() -> Choices {
         require_sigs: Some(Setting::flag(false)),
         netrc_file: Some(Setting::flag(Some("/f/netrc".into()))),
         jobs: Some(Setting::flag(9)),
+        listen: Some(Setting::flag("[::1]:9999".parse().ok())),
         ..Choices::default()
     };
     for option in [

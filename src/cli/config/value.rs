@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::size::Size;
 use super::PrefetchPolicy;
+use crate::http::{Address, AddressError};
 use crate::nix::signature::PublicKey;
 use crate::nix::store_path::StoreDir;
 use crate::substituter;
@@ -25,6 +26,16 @@ pub(super) fn netrc_file(text: &str) -> Result<Option<PathBuf>, String> {
         _ => Err(format!(
             "{text:?} is no absolute path; write /DIRECTORY/FILE or none"
         )),
+    }
+}
+
+pub(super) fn listen(text: &str) -> Result<Option<Address>, String> {
+    match text {
+        "none" => Ok(None),
+        _ => text
+            .parse()
+            .map(Some)
+            .map_err(|e: AddressError| e.to_string()),
     }
 }
 

@@ -79,7 +79,7 @@ impl Arguments {
 /// The profile in the mount; it must be there.
 fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
     let state = global.state()?;
-    let status = daemon::status(&state);
+    let status = daemon::status(&state).ok();
     let mountpoints = status.map(|s| s.mountpoints).unwrap_or_default();
     // Where only the store is mounted there are no profiles.
     let shows = |at: &&PathBuf| at.join("var/nix/profiles").is_dir();

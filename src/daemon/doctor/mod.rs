@@ -130,7 +130,7 @@ pub fn examine(examination: &Examination) -> Vec<Finding> {
     // The daemon says which sources there are to look at.
     let daemon = Look::start("daemon", {
         let state = examination.state.clone();
-        move || control::status(&state)
+        move || control::status(&state).ok()
     });
     let (serving, mut findings) = match daemon.finish() {
         Ok(serving) => (serving, Vec::new()),

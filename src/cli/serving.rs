@@ -1,0 +1,114 @@
+//! What `narfs mount` and `narfs daemon` have in common: how the state is served.
+
+use std::process::Command;
+
+use clap::Args;
+
+use super::config::{self, Choices, Setting, Settings};
+use super::copy::{self, Sources};
+use super::progress::show_fetches;
+use super::{Global, Usage};
+use crate::daemon::{self, Mounting, ServeRequest};
+use crate::http::Address;
+
+/// How the state is served.
+#[derive(Debug, Args)]
+pub(super) struct Serving {
+    /// Options, comma-separated. How many seconds programs wait for what is fetched:
+    /// lookup-timeout=10 (for a store path), contents-timeout=30 (inside a path, without any of it
+    /// arriving), absent-ttl=10 (how long it is remembered that no source has a path);
+    /// prefetch=closure (fetch what a path refers to once something looks inside; none), budget=20G
+    /// (how much fetched contents may take; none). Of a mount: subtree=store (show only the store,
+    /// for /nix/store), nonempty (mount over a directory that has something in it),
+    /// writable-profiles (programs such as nix-env may change profiles by their links; false); ro
+    /// and x-… change nothing
+    #[arg(
+        short = 'o',
+        long = "options",
+        value_name = "OPTS",
+        value_delimiter = ','
+    )]
+    pub(super) options: Vec<String>,
+    /// Ask no source: show what the state has
+    #[arg(long, conflicts_with = "from")]
+    offline: bool,
+    #[command(flatten)]
+    sources: Sources,
+    /// Serve metrics for Prometheus, status and health over HTTP there: 127.0.0.1:9464, [::1]:9464 or
+    /// unix:/PATH
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Address>,
+}
+
+impl Serving {
+    /// What is in force with these flags.
+    pub(super) fn settings(&self, global: &Global) -> anyhow::Result<Settings> {
+        Ok(global.decided.with(&self.choices()?))
+    }
+
+    fn choices(&self) -> anyhow::Result<Choices> {
+        let mut choices = self.sources.choices()?;
+        if self.offline {
+            choices.from = Some(Setting::flag(Vec::new()));
+        }
+        for option in &self.options {
+            choices.take_mount_option(option).map_err(Usage::error)?;
+        }
+        choices.listen = self.listen.clone().map(Some).map(Setting::flag);
+        Ok(choices)
+    }
+
+    /// Has a command for the background serve in the same way, from any directory.
+    pub(super) fn pass_on(&self, command: &mut Command) -> anyhow::Result<()> {
+        if !self.options.is_empty() {
+            command.args(["-o", &self.options.join(",")]);
+        }
+        if self.offline {
+            command.arg("--offline");
+        }
+        command.args(self.sources.arguments()?);
+        if let Some(address) = &self.listen {
+            command.args(["--listen", &address.to_string()]);
+        }
+        Ok(())
+    }
+
+    /// What was given that only the start of a daemon heeds.
+    pub(super) fn given(&self) -> Vec<String> {
+        let mut given = self.sources.given();
+        if self.offline {
+            given.push("--offline".into());
+        }
+        let options = self.options.iter().filter(|o| config::is_daemon_option(o));
+        given.extend(options.map(|o| format!("-o {o}")));
+        if let Some(address) = &self.listen {
+            given.push(format!("--listen {address}"));
+        }
+        given
+    }
+}
+
+/// Serves the state in this process, with what is in force.
+pub(super) fn serve(
+    global: &Global,
+    settings: &Settings,
+    mounting: Mounting,
+) -> anyhow::Result<()> {
+    copy::warn_unsigned(settings);
+    let mounted = settings.mount();
+    let request = ServeRequest {
+        mounting,
+        sources: copy::in_force(settings),
+        deadlines: mounted.deadlines,
+        prefetch: mounted.prefetch,
+        budget: mounted.budget,
+        listen: settings.listen.value.clone(),
+    };
+    let options = global.options(true)?;
+    Ok(daemon::serve(
+        &global.state()?,
+        &options,
+        &request,
+        show_fetches(),
+    )?)
+}
