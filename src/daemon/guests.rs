@@ -66,11 +66,11 @@ impl Guests {
     fn enter(self: &Arc<Self>, user: u32) -> Option<Guest> {
         let mut by_user = self.by_user();
         let all: usize = by_user.values().sum();
-        let of_this = by_user.entry(user).or_default();
-        if all >= MOST || *of_this >= MOST_OF_ONE {
+        let of_this = by_user.get(&user).copied().unwrap_or_default();
+        if all >= MOST || of_this >= MOST_OF_ONE {
             return None;
         }
-        *of_this += 1;
+        by_user.insert(user, of_this + 1);
         let guests = self.clone();
         Some(Guest { guests, user })
     }

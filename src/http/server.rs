@@ -53,7 +53,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 256,
+            // A process that was started from a shell may have 1024 descriptors, and needs others.
+            connections: 128,
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
             body_bytes: 1 << 20,
