@@ -40,6 +40,7 @@ mod trace;
 mod umount;
 mod upgrade;
 mod verify;
+mod volume_plugin;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use clap::Args;
 use super::config::{self, Choices, Setting, Settings};
 use super::copy::{self, Sources};
 use super::progress::show_fetches;
+use super::volume_plugin::VolumePlugin;
 use super::{Global, Usage};
 use crate::daemon::{self, Mounting, ServeRequest};
 use crate::http::Address;
@@ -38,6 +39,8 @@ pub(super) struct Serving {
     /// unix:/PATH
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<Address>,
+    #[command(flatten)]
+    volume_plugin: VolumePlugin,
 }
 
 impl Serving {
@@ -55,6 +58,7 @@ impl Serving {
             choices.take_mount_option(option).map_err(Usage::error)?;
         }
         choices.listen = self.listen.clone().map(Some).map(Setting::flag);
+        choices.volume_plugin = self.volume_plugin.choice();
         Ok(choices)
     }
 
@@ -70,6 +74,7 @@ impl Serving {
         if let Some(address) = &self.listen {
             command.args(["--listen", &address.to_string()]);
         }
+        self.volume_plugin.pass_on(command);
         Ok(())
     }
 
@@ -84,6 +89,7 @@ impl Serving {
         if let Some(address) = &self.listen {
             given.push(format!("--listen {address}"));
         }
+        given.extend(self.volume_plugin.given());
         given
     }
 }
@@ -103,6 +109,7 @@ pub(super) fn serve(
         prefetch: mounted.prefetch,
         budget: mounted.budget,
         listen: settings.listen.value.clone(),
+        volume_plugin: settings.volume_plugin.value.clone(),
     };
     let options = global.options(true)?;
     Ok(daemon::serve(

@@ -49,6 +49,9 @@ fn table(s: &StatusReport) -> Vec<String> {
     lines.extend(at.map(|at| format!("writable    {}", at.display())));
     let at = s.listen.iter();
     lines.extend(at.map(|at| format!("HTTP        {at}")));
+    if let Some(socket) = &s.volume_plugin {
+        lines.push(format!("volumes     {}", socket.display()));
+    }
     lines.extend(activity(&s.activity));
     for c in &s.commands {
         let (done, all) = (bytes(c.nar_bytes_done), bytes(c.nar_bytes));

@@ -195,6 +195,9 @@ pub struct ServeRequest {
     pub budget: Option<u64>,
     /// Where to serve HTTP.
     pub listen: Option<Address>,
+    /// The socket at which container engines ask for volumes; `None` for none but what a service
+    /// manager hands over.
+    pub volume_plugin: Option<PathBuf>,
 }
 
 /// A path that failed, and why.
@@ -377,6 +380,9 @@ pub struct StatusReport {
     /// Where it serves HTTP.
     #[serde(default)]
     pub listen: Option<Address>,
+    /// The socket at which container engines ask for volumes.
+    #[serde(default)]
+    pub volume_plugin: Option<PathBuf>,
     /// Seconds since it started.
     pub uptime: u64,
     /// Registered paths.

@@ -345,8 +345,8 @@ fn not_reached(state: &Path, source: io::Error) -> CommandError {
     }
 }
 
-/// An output for commands that have none but their report.
-struct Nobody;
+/// An output for commands that have none but their report, or where nobody waits for it.
+pub(super) struct Nobody;
 
 impl Output for Nobody {
     fn data(&mut self, _bytes: &[u8]) -> io::Result<()> {

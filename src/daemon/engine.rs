@@ -16,6 +16,7 @@ use super::in_use::store_paths_in_use;
 use super::location::{self, Located, LocationError};
 use super::source_request::SourceRequest;
 use super::supervisor::Supervisor;
+use super::volumes::PluginSocket;
 use crate::fetch::{self, CopyFailure, Fetcher, Progress, Room, RoomError, Sources};
 use crate::fs::{FileSystem, Recorder, WritableProfiles};
 use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
@@ -58,6 +59,8 @@ pub struct Engine {
     pub(super) profiles_session: Mutex<Option<ProfilesSession>>,
     /// Where HTTP is served.
     pub(super) listens: OnceLock<http::Address>,
+    /// Where container engines ask.
+    pub(super) plugin: Mutex<Option<PluginSocket>>,
     running: Mutex<Vec<Arc<Progress>>>,
     started: Instant,
 }
@@ -98,6 +101,7 @@ impl Engine {
             writable_profiles: OnceLock::new(),
             profiles_session: Mutex::default(),
             listens: OnceLock::new(),
+            plugin: Mutex::default(),
             running: Mutex::default(),
             started: Instant::now(),
         }
@@ -478,6 +482,7 @@ impl Engine {
             supervisor: self.supervisor.get().and_then(|s| s.name()),
             writable_profiles: self.writable_mountpoints()?,
             listen: self.listens.get().cloned(),
+            volume_plugin: self.plugin_socket(),
             uptime: self.started.elapsed().as_secs(),
             paths: self.store.count_paths()?,
             stored_bytes: self.store.stored_bytes()?,

@@ -28,6 +28,7 @@ mod source_request;
 mod supervisor;
 mod upgrade;
 mod verify;
+mod volumes;
 
 pub use adopt::{AdoptError, HandOver, HandedOver, Mounting};
 pub use channels::{ChannelCommand, ChannelError, ChannelReport, ChannelUpdateReport};
@@ -54,3 +55,4 @@ pub use roots::{RootKind, RootReport, RootsError};
 pub use serve::{ServeError, Show, serve};
 pub use supervisor::{in_background, may_take_over};
 pub use upgrade::UpgradeError;
+pub use volumes::SocketError;

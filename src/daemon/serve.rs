@@ -17,6 +17,7 @@ use super::observed::{self, HTTP, HttpError};
 use super::signals::EndSignals;
 use super::supervisor::Supervisor;
 use super::upgrade::AGAIN;
+use super::volumes::{PluginSocket, SocketError};
 use crate::fetch::{Activity, Fetcher};
 use crate::fs::FileSystem;
 use crate::fuse::{self, Agreement, MountRequest, Session, SessionError};
@@ -37,6 +38,9 @@ pub enum ServeError {
     /// HTTP.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// The socket for container engines.
+    #[error(transparent)]
+    Plugin(#[from] SocketError),
     /// The control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {
@@ -101,6 +105,7 @@ pub fn serve(
             for name in [LOCK, CONTROL, HTTP] {
                 supervisor.forget(name);
             }
+            engine.end_plugin(&supervisor);
             if let Err(e) = engine.store.save_uses() {
                 tracing::warn!("it was not kept when what was used: {e}");
             }
@@ -129,7 +134,11 @@ fn start(
     supervisor: &Arc<Supervisor>,
 ) -> Result<Option<Started>, ServeError> {
     let connection = match connection(supervisor)? {
-        Connection::Gone if supervisor.is_keeper() => return Ok(None),
+        Connection::Gone if supervisor.is_keeper() => {
+            // The socket for container engines goes, too.
+            PluginSocket::find(supervisor, None, true)?;
+            return Ok(None);
+        }
         Connection::Before(agreement, device) => Some((agreement, device)),
         Connection::Gone | Connection::None => None,
     };
@@ -144,6 +153,8 @@ fn start(
     let listen = "listen on the control socket";
     let listener = control::listen(state, listener).map_err(setup(listen))?;
     let http = observed::listen(supervisor, request.listen.as_ref())?;
+    let wanted = request.volume_plugin.as_deref();
+    let plugin = PluginSocket::find(supervisor, wanted, connection.is_some())?;
     end_when_told(&engine, supervisor).map_err(setup("wait for signals"))?;
     engine.take_profile_links(Arc::new(engine.file_system()));
     engine.supervise(supervisor.clone());
@@ -167,6 +178,10 @@ fn start(
     }
     // Only now: what commands say of the mount is so.
     control::accept(engine.clone(), listener).map_err(setup(listen))?;
+    if let Some(plugin) = plugin {
+        let answering = engine.answer_engines(plugin, supervisor);
+        answering.map_err(setup("answer container engines"))?;
+    }
     if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
         if let Some(own) = own {
             let _ = fuse::unmount(&own.mountpoint, true);
@@ -297,6 +312,7 @@ fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Resu
             // Users that hold it must not hold us.
             std::thread::sleep(Duration::from_secs(2));
         }
+        engine.end_plugin(&supervisor);
         leave(&engine.store, 0);
     };
     let thread = std::thread::Builder::new().name("narfs-signals".into());

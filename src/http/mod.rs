@@ -5,6 +5,7 @@
 //! ones, and a handler that panics ends its own connection and nothing else. What handlers wait
 //! for themselves they bound themselves.
 
+mod calls;
 mod connections;
 mod listener;
 mod observation;
@@ -12,6 +13,7 @@ mod request_body;
 mod server;
 mod stream;
 
+pub use calls::calls;
 pub use listener::{Address, AddressError, Listener};
 pub use observation::{Watched, observation};
 pub use server::{Limits, Server, serve, serve_within};

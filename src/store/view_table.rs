@@ -73,6 +73,9 @@ pub struct ViewRecord {
     pub roots: Vec<StorePath>,
     /// Names of the profiles whose current generations it shows, too.
     pub profiles: Vec<String>,
+    /// Whether it was made as a volume of a container engine, which thus may remove it. Kept by a
+    /// key of its own.
+    pub is_volume: bool,
 }
 
 /// Of the records of views and of their members.
@@ -97,7 +100,7 @@ impl ViewRecord {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8], volumes: &BTreeSet<u32>) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[VERSION])?;
         let mut record = Self {
             id: u32::from_le_bytes(take(&mut rest)?),
@@ -106,7 +109,9 @@ impl ViewRecord {
             changed: i64::from_le_bytes(take(&mut rest)?),
             roots: Vec::new(),
             profiles: Vec::new(),
+            is_volume: false,
         };
+        record.is_volume = volumes.contains(&record.id);
         for _ in 0..read_number(&mut rest)? {
             let hash = StorePathHash::from_bytes(take(&mut rest)?);
             let path = StorePath::new(hash, read_string(&mut rest)?).ok()?;
@@ -256,10 +261,10 @@ impl ViewTable {
         }
     }
 
-    /// Takes in a record of the database.
-    pub(super) fn load(&mut self, name: &[u8], value: &[u8]) {
+    /// Takes in a record of the database; `volumes` are the ids of views that are volumes.
+    pub(super) fn load(&mut self, name: &[u8], value: &[u8], volumes: &BTreeSet<u32>) {
         let name = String::from_utf8_lossy(name);
-        match ViewRecord::decode(value) {
+        match ViewRecord::decode(value, volumes) {
             Some(record) => self.put(&name, record, None),
             None => drop(self.damaged.insert(name.into_owned())),
         }

@@ -4,9 +4,9 @@
 //! is one; it can be seen when it is durable, all at once. What the kernel has to forget is written
 //! with the change and taken away when it was told, so that a daemon that takes a mount over after
 //! a crash knows it. The paths that a view names are roots; the profiles that it follows have roots
-//! of their own.
+//! of their own. A view that was made as a volume is one for as long as it is there.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rocksdb::WriteBatch;
@@ -25,6 +25,9 @@ const VIEW: u8 = 1;
 const MEMBERS: u8 = 2;
 /// First byte of the key of what the kernel was not told yet.
 const UNTOLD: u8 = 3;
+/// First byte of the key that says of an id that its view was made as a volume. Ids are not given
+/// again, so that it says it of no other view.
+const VOLUME: u8 = 4;
 /// The first number that is given out.
 const FIRST: u32 = 1;
 
@@ -84,12 +87,20 @@ impl Views {
                 })?)
             }
         };
+        let mut volumes = BTreeSet::new();
+        database.scan(VIEWS, &[VOLUME], |key, _| {
+            let Some((&VOLUME, id)) = key.split_first() else {
+                return Ok(false);
+            };
+            volumes.extend(id.try_into().map(u32::from_be_bytes));
+            Ok(true)
+        })?;
         let mut table = ViewTable::new(next);
         database.scan(VIEWS, &[VIEW], |key, value| {
             let Some((&VIEW, name)) = key.split_first() else {
                 return Ok(false);
             };
-            table.load(name, value);
+            table.load(name, value, &volumes);
             Ok(true)
         })?;
         if let Err(e) = table.check() {
@@ -114,6 +125,10 @@ pub(super) struct ViewEdit {
 
 fn key(kind: u8, name: &[u8]) -> Vec<u8> {
     [&[kind], name].concat()
+}
+
+fn volume_key(id: u32) -> Vec<u8> {
+    key(VOLUME, &id.to_be_bytes())
 }
 
 fn now() -> i64 {
@@ -166,9 +181,36 @@ impl Store {
         roots: &[StorePath],
         profiles: &[String],
     ) -> Result<(), StoreError> {
+        self.define(name, roots, profiles, false).map(drop)
+    }
+
+    /// Makes a view as a volume of a container engine, which may thus remove it. One that is there
+    /// already stays as it is, and is returned.
+    ///
+    /// # Errors
+    /// As of [`Self::define_view`].
+    pub fn make_volume(
+        &self,
+        name: &ViewName,
+        roots: &[StorePath],
+        profiles: &[String],
+    ) -> Result<Option<Arc<View>>, StoreError> {
+        self.define(name, roots, profiles, true)
+    }
+
+    fn define(
+        &self,
+        name: &ViewName,
+        roots: &[StorePath],
+        profiles: &[String],
+        new_volume: bool,
+    ) -> Result<Option<Arc<View>>, StoreError> {
         let changing = lock(&self.profiles.changing);
         let mut edit = self.begin_view_edit();
         let before = edit.table.named(name.as_str()).cloned();
+        if before.is_some() && new_volume {
+            return Ok(before);
+        }
         let record = ViewRecord {
             id: match &before {
                 Some(view) => view.record.id,
@@ -179,6 +221,7 @@ impl Store {
             changed: now(),
             roots: roots.to_vec(),
             profiles: profiles.to_vec(),
+            is_volume: before.as_ref().map_or(new_volume, |v| v.record.is_volume),
         };
         self.note_roots(roots.iter().map(StorePath::hash));
         let profiles = self.profile_table();
@@ -193,7 +236,7 @@ impl Store {
         let changed = self.replace_views(edit);
         drop(changing);
         self.tell_views(&changed);
-        Ok(())
+        Ok(None)
     }
 
     /// Removes a view; `false` if there is none of this name.
@@ -201,10 +244,28 @@ impl Store {
     /// # Errors
     /// The database failed; nothing has changed then.
     pub fn remove_view(&self, name: &str) -> Result<bool, StoreError> {
+        self.remove_if(name, |_| true)
+    }
+
+    /// Removes a view if it was made as a volume; `false` if it was not, or is not there.
+    ///
+    /// # Errors
+    /// As of [`Self::remove_view`].
+    pub fn remove_volume(&self, name: &str) -> Result<bool, StoreError> {
+        self.remove_if(name, |view| view.is_some_and(|v| v.record.is_volume))
+    }
+
+    /// Removes a view that `is_meant`; one that is damaged is `None`.
+    fn remove_if(
+        &self,
+        name: &str,
+        is_meant: impl FnOnce(Option<&View>) -> bool,
+    ) -> Result<bool, StoreError> {
         let changing = lock(&self.profiles.changing);
         let mut edit = self.begin_view_edit();
         let before = edit.table.named(name).cloned();
-        if before.is_none() && !edit.table.is_damaged(name) {
+        let is_there = before.is_some() || edit.table.is_damaged(name);
+        if !is_there || !is_meant(before.as_deref()) {
             return Ok(false);
         }
         edit.table.remove(name);
@@ -212,6 +273,7 @@ impl Store {
         if let Some(view) = before {
             let list = key(MEMBERS, &view.record.list.to_be_bytes());
             edit.records.push((list, None));
+            edit.records.push((volume_key(view.record.id), None));
             let entries = match self.view_members(&view) {
                 Ok(members) => self.names(members.from(1).map(|(_, hash)| hash))?,
                 // Whoever looks for it there is told that it is stale.
@@ -338,6 +400,9 @@ impl Store {
         edit.records.push((list, Some(members.encode())));
         let view = key(VIEW, name.as_bytes());
         edit.records.push((view, Some(record.encode())));
+        if record.is_volume {
+            edit.records.push((volume_key(record.id), Some(Vec::new())));
+        }
         edit.changed.push(ChangedView {
             id: record.id,
             name: name.to_owned(),
@@ -421,6 +486,9 @@ impl Store {
     pub fn untold_views(&self) -> Result<Vec<ChangedView>, StoreError> {
         let mut untold = Vec::new();
         self.database.scan(VIEWS, &[UNTOLD], |key, value| {
+            if key.first() != Some(&UNTOLD) {
+                return Ok(false);
+            }
             // Without the record only a kernel that was told before the crash would be right.
             untold.extend(ChangedView::decode(key, value));
             Ok(true)

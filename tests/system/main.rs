@@ -52,5 +52,6 @@ mod services;
 mod support;
 mod switches;
 mod system_profile;
+mod volumes;
 mod watching;
 mod writable_profiles;

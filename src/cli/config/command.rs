@@ -85,8 +85,11 @@ impl Settings {
         let seconds = |s: &Setting<std::time::Duration>| json!(s.value.as_secs());
         let path = |p: &std::path::Path| json!(p.to_string_lossy());
         let store_dir = self.store_dir.value.as_ref();
-        let netrc_file = self.netrc_file.value.as_deref();
         let listen = self.listen.value.as_ref();
+        let path_or_none = |setting: &Setting<Option<PathBuf>>| {
+            let value = setting.value.as_deref();
+            value.map_or_else(|| json!("none"), path)
+        };
         let budget = self.budget.value.map(|size| size.to_string());
         let values = [
             (path(&self.state.value), &self.state.origin),
@@ -101,14 +104,15 @@ impl Settings {
                 &self.trusted_public_keys.origin,
             ),
             (json!(self.require_sigs.value), &self.require_sigs.origin),
-            (
-                netrc_file.map_or_else(|| json!("none"), path),
-                &self.netrc_file.origin,
-            ),
+            (path_or_none(&self.netrc_file), &self.netrc_file.origin),
             (json!(self.jobs.value), &self.jobs.origin),
             (
                 listen.map_or_else(|| json!("none"), |at| json!(at)),
                 &self.listen.origin,
+            ),
+            (
+                path_or_none(&self.volume_plugin),
+                &self.volume_plugin.origin,
             ),
             (seconds(&self.lookup_timeout), &self.lookup_timeout.origin),
             (

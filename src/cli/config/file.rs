@@ -20,7 +20,7 @@ use crate::http::Address;
 use crate::nix::store_path::StoreDir;
 
 /// The options outside of tables.
-pub(super) const TOP: [&str; 9] = [
+pub(super) const TOP: [&str; 10] = [
     "state",
     "store-dir",
     "memory",
@@ -30,6 +30,7 @@ pub(super) const TOP: [&str; 9] = [
     "netrc-file",
     "jobs",
     "listen",
+    "volume-plugin",
 ];
 
 /// The options of `[mount]`.
@@ -243,9 +244,12 @@ impl Reader<'_> {
                     self.choices.trusted_public_keys = self.option(name, value, keys);
                 }
                 "require-sigs" => self.choices.require_sigs = self.option(name, value, yes_or_no),
-                "netrc-file" => self.choices.netrc_file = self.option(name, value, netrc_file),
+                "netrc-file" => self.choices.netrc_file = self.option(name, value, path_or_none),
                 "jobs" => self.choices.jobs = self.option(name, value, jobs),
                 "listen" => self.choices.listen = self.option(name, value, listen),
+                "volume-plugin" => {
+                    self.choices.volume_plugin = self.option(name, value, path_or_none);
+                }
                 "mount" => match value.get_ref() {
                     DeValue::Table(table) => self.mount(table),
                     other => {
@@ -346,9 +350,9 @@ fn store_dir(value: &Value<'_>) -> Result<StoreDir, Wrong> {
     text(value, value::store_dir, "write one such as \"/nix/store\"")
 }
 
-fn netrc_file(value: &Value<'_>) -> Result<Option<PathBuf>, Wrong> {
+fn path_or_none(value: &Value<'_>) -> Result<Option<PathBuf>, Wrong> {
     let expected = "write /DIRECTORY/FILE or none, in quotes";
-    text(value, value::netrc_file, expected)
+    text(value, value::path_or_none, expected)
 }
 
 fn memory(value: &Value<'_>) -> Result<u32, Wrong> {

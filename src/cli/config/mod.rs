@@ -108,6 +108,7 @@ pub(super) struct Choices {
     pub(super) netrc_file: Option<Setting<Option<PathBuf>>>,
     pub(super) jobs: Option<Setting<usize>>,
     pub(super) listen: Option<Setting<Option<Address>>>,
+    pub(super) volume_plugin: Option<Setting<Option<PathBuf>>>,
     pub(super) lookup_timeout: Option<Setting<Duration>>,
     pub(super) contents_timeout: Option<Setting<Duration>>,
     pub(super) absent_ttl: Option<Setting<Duration>>,
@@ -219,6 +220,8 @@ pub(super) struct Settings {
     pub(super) jobs: Setting<usize>,
     /// Where a daemon serves HTTP.
     pub(super) listen: Setting<Option<Address>>,
+    /// Where a daemon listens for container engines.
+    pub(super) volume_plugin: Setting<Option<PathBuf>>,
     /// See [`Deadlines::lookup`].
     pub(super) lookup_timeout: Setting<Duration>,
     /// See [`Deadlines::contents`].
@@ -272,6 +275,7 @@ impl Settings {
             netrc_file: first(choices, |c| &c.netrc_file, None),
             jobs: first(choices, |c| &c.jobs, 0),
             listen: first(choices, |c| &c.listen, None),
+            volume_plugin: first(choices, |c| &c.volume_plugin, None),
             lookup_timeout: first(choices, |c| &c.lookup_timeout, deadlines.lookup),
             contents_timeout: first(choices, |c| &c.contents_timeout, deadlines.contents),
             absent_ttl: first(choices, |c| &c.absent_ttl, deadlines.absent),

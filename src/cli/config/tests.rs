@@ -32,9 +32,9 @@ fn full() -> String {
         "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\n\
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
          require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n\
-         listen = \"127.0.0.1:9464\"\n[mount]\nlookup-timeout = 1\n\
-         contents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\nbudget = \"20G\"\n\
-         writable-profiles = true\n"
+         listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\n[mount]\n\
+         lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\n\
+         budget = \"20G\"\nwritable-profiles = true\n"
     )
 }
 
@@ -51,12 +51,13 @@ fn every_option_is_read_with_its_line() {
         netrc_file: in_file(Some("/n".into()), 7),
         jobs: in_file(3, 8),
         listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 9),
-        lookup_timeout: in_file(seconds(1), 11),
-        contents_timeout: in_file(seconds(2), 12),
-        absent_ttl: in_file(seconds(3), 13),
-        prefetch: in_file(PrefetchPolicy::Closure, 14),
-        budget: in_file(Some(Size(20 << 30)), 15),
-        writable_profiles: in_file(true, 16),
+        volume_plugin: in_file(Some("/v".into()), 10),
+        lookup_timeout: in_file(seconds(1), 12),
+        contents_timeout: in_file(seconds(2), 13),
+        absent_ttl: in_file(seconds(3), 14),
+        prefetch: in_file(PrefetchPolicy::Closure, 15),
+        budget: in_file(Some(Size(20 << 30)), 16),
+        writable_profiles: in_file(true, 17),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -82,6 +83,10 @@ fn values_may_be_written_in_more_than_one_way() {
     let socket = "unix:/run/narfs.sock";
     let listen = choices(&format!("listen = {socket:?}")).listen;
     assert_eq!(listen, in_file(socket.parse().ok(), 1));
+    assert_eq!(
+        choices("volume-plugin = \"none\"").volume_plugin,
+        in_file(None, 1)
+    );
     let windows = "# x\r\n\r\n[mount]\r\nprefetch = 'none'\r\n";
     assert_eq!(choices(windows).prefetch, in_file(PrefetchPolicy::None, 4));
 }
@@ -164,6 +169,14 @@ const WRONG: &[(&str, &str)] = &[
     (
         "jobs = 1979-05-27",
         "/c.toml:1: jobs: 1979-05-27 is no number of jobs",
+    ),
+    (
+        "volume-plugin = \"narfs.sock\"",
+        "/c.toml:1: volume-plugin: \"narfs.sock\" is no absolute path; write /DIRECTORY/FILE or none",
+    ),
+    (
+        "volume-plugin = true",
+        "/c.toml:1: volume-plugin: true is no text; write",
     ),
     (
         "mount = 1",
@@ -263,6 +276,7 @@ fn flags() -> Choices {
         netrc_file: Some(Setting::flag(Some("/f/netrc".into()))),
         jobs: Some(Setting::flag(9)),
         listen: Some(Setting::flag("[::1]:9999".parse().ok())),
+        volume_plugin: Some(Setting::flag(Some("/f/v.sock".into()))),
         ..Choices::default()
     };
     for option in [

@@ -19,7 +19,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Err(format!("{text:?} is no absolute path; write /DIRECTORY/…"))
 }
 
-pub(super) fn netrc_file(text: &str) -> Result<Option<PathBuf>, String> {
+pub(super) fn path_or_none(text: &str) -> Result<Option<PathBuf>, String> {
     match text {
         "none" => Ok(None),
         _ if Path::new(text).is_absolute() => Ok(Some(text.into())),

@@ -5,7 +5,7 @@
 
 mod request;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -15,8 +15,9 @@ use super::command::{CommandError, Output, Report};
 use super::engine::Engine;
 use super::profiles::ProfileError;
 use super::source_request::SourceRequest;
+use crate::nix::store_path::StorePath;
 use crate::profile::ProfileName;
-use crate::store::{View, ViewName, ViewNameError};
+use crate::store::{StoreError, View, ViewName, ViewNameError};
 
 /// Where views are, in the mount.
 const PLACE: &str = ".narfs/closures";
@@ -43,6 +44,11 @@ pub enum ClosureError {
     NoCurrent(ProfileName),
 }
 
+/// Where a view shows its store, in the mount.
+pub(super) fn store_directory(mount: &Path, view: &str) -> PathBuf {
+    mount.join(PLACE).join(view).join("store")
+}
+
 impl Engine {
     pub(super) fn closures(
         &self,
@@ -57,7 +63,9 @@ impl Engine {
                 sources,
             } => {
                 let name = ViewName::parse(name).map_err(ClosureError::from)?;
-                self.define_closure(&name, paths, profiles, sources, output)?;
+                self.with_closure(paths, profiles, sources, output, |roots, followed| {
+                    self.store.define_view(&name, roots, followed)
+                })?;
                 self.describe(&[name.to_string()])
             }
             ClosureRequest::List { names } => self.describe(names),
@@ -70,14 +78,16 @@ impl Engine {
         }
     }
 
-    fn define_closure(
+    /// Has a view made of what was named, once all of it is known: `make` gets store paths and the
+    /// profiles that it is to follow.
+    pub(super) fn with_closure<T>(
         &self,
-        name: &ViewName,
         paths: &[String],
         profiles: &[String],
         sources: &SourceRequest,
         output: &mut dyn Output,
-    ) -> Result<(), CommandError> {
+        make: impl FnOnce(&[StorePath], &[String]) -> Result<T, StoreError>,
+    ) -> Result<T, CommandError> {
         if paths.is_empty() && profiles.is_empty() {
             return Err(CommandError::Usage(
                 "name store paths for the closure view, or a profile with --profile",
@@ -104,8 +114,7 @@ impl Engine {
         needed.extend(roots.iter().cloned());
         supply.need_closures(&needed, output)?;
         // What is kept for this command is kept by the view from here on.
-        self.store.define_view(name, &roots, &followed)?;
-        Ok(())
+        Ok(make(&roots, &followed)?)
     }
 
     /// Describes views of these names, or all.
@@ -143,7 +152,7 @@ impl Engine {
             unknown: 0,
             created: record.created,
             changed: record.changed,
-            store: mount.map(|at| at.join(PLACE).join(&*view.name).join("store")),
+            store: mount.map(|at| store_directory(at, &view.name)),
         };
         for (_, hash) in self.store.view_members(view)?.from(1) {
             report.paths += 1;
@@ -158,7 +167,7 @@ impl Engine {
         Ok(report)
     }
 
-    fn no_view(&self, name: &str) -> ClosureError {
+    pub(super) fn no_view(&self, name: &str) -> ClosureError {
         let table = self.store.view_table();
         let there: Vec<_> = table.views().map(|view| &*view.name).collect();
         ClosureError::Absent {

@@ -233,6 +233,57 @@ fn what_the_kernel_was_not_told_is_known_after_a_crash() {
 }
 
 #[test]
+fn a_view_that_was_made_as_a_volume_is_one_while_it_is_there() {
+    let (dir, store) = with_paths();
+    let is_volume = |store: &Store| view(store, "v").record.is_volume;
+    set_profile(&store, 1, &[(1, 1)]);
+    let profiles = ["p".to_owned()];
+    let made = store.make_volume(&name("v"), &[path(5)], &profiles);
+    assert!(made.unwrap().is_none() && is_volume(&store));
+    assert_eq!(seeds(&store, "v"), [1, 2, 3, 5]);
+    let (_copy, again) = crashed(&dir);
+    assert!(is_volume(&again));
+    // Whatever becomes of it.
+    set_profile(&store, 2, &[(2, 4)]);
+    assert!(is_volume(&store));
+    store.define_view(&name("v"), &[path(2)], &[]).unwrap();
+    let before = view(&store, "v");
+    let there = store.make_volume(&name("v"), &[path(1)], &[]).unwrap();
+    assert!(Arc::ptr_eq(&there.unwrap(), &before));
+    assert_eq!(view(&store, "v").record, before.record);
+    let (_copy, again) = crashed(&dir);
+    assert!(is_volume(&again));
+    assert!(store.remove_volume("v").unwrap());
+    assert!(!store.remove_volume("v").unwrap());
+    // Another one of its name is not it.
+    store.define_view(&name("v"), &[path(2)], &[]).unwrap();
+    let (_copy, again) = crashed(&dir);
+    assert!(!is_volume(&store) && !is_volume(&again));
+    assert!(!store.remove_volume("v").unwrap());
+    let there = store.make_volume(&name("v"), &[path(2)], &[]).unwrap();
+    assert!(there.is_some() && !is_volume(&store));
+}
+
+#[test]
+fn what_a_version_without_volumes_leaves_of_one_is_of_no_other_view() {
+    let (dir, store) = with_paths();
+    store.make_volume(&name("v"), &[path(1)], &[]).unwrap();
+    let record = store.database.get(database::VIEWS, b"\x01v").unwrap();
+    // It reads the record as any other.
+    assert_eq!(record.unwrap()[0], 1);
+    let mut batch = WriteBatch::default();
+    batch.delete_cf(store.database.family(database::VIEWS), b"\x01v");
+    store.database.write_synced(batch, "removed").unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(!view(&store, "v").record.is_volume);
+    assert!(store.untold_views().unwrap().iter().all(|c| c.name == "v"));
+}
+
+#[test]
 fn a_damaged_view_is_not_absent_and_can_be_removed() {
     let (dir, store) = with_paths();
     for text in ["v", "w"] {

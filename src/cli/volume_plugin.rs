@@ -1,0 +1,58 @@
+//! `--volume-plugin`, of the commands that serve a state.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::config::Setting;
+
+/// Where container engines are answered.
+#[derive(Debug, Args)]
+pub(super) struct VolumePlugin {
+    /// Answer podman and docker at this unix socket: with `volume create --driver narfs -o
+    /// closure=PATH:PATH… NAME`, or `-o profile=PROFILE`, they have closure views as volumes.
+    /// docker looks for /run/docker/plugins/narfs.sock; `none` for none [default: none]
+    #[arg(long = "volume-plugin", value_name = "SOCKET")]
+    socket: Option<Socket>,
+}
+
+/// A place, absolute; or `none`.
+#[derive(Clone, Debug)]
+struct Socket(Option<PathBuf>);
+
+impl FromStr for Socket {
+    type Err = std::io::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(match text {
+            "none" => None,
+            path => Some(std::path::absolute(path)?),
+        }))
+    }
+}
+
+impl VolumePlugin {
+    /// What is chosen.
+    pub(super) fn choice(&self) -> Option<Setting<Option<PathBuf>>> {
+        let socket = self.socket.clone();
+        socket.map(|Socket(path)| Setting::flag(path))
+    }
+
+    /// Has a command for the background do the same, from any directory.
+    pub(super) fn pass_on(&self, command: &mut Command) {
+        if let Some(Socket(path)) = &self.socket {
+            let path = path.clone().unwrap_or_else(|| "none".into());
+            command.arg("--volume-plugin").arg(path);
+        }
+    }
+
+    /// The flag as it was given.
+    pub(super) fn given(&self) -> Option<String> {
+        let Socket(path) = self.socket.as_ref()?;
+        let path = path.as_ref().map(|path| path.display().to_string());
+        let path = path.unwrap_or_else(|| "none".to_owned());
+        Some(format!("--volume-plugin {path}"))
+    }
+}

@@ -1,0 +1,313 @@
+//! The socket at which container engines ask.
+//!
+//! Invariant: what lies at its place and is no socket, or is one at which somebody listens, is left
+//! alone. A socket that a daemon has made outlives it, for the next one, and is removed at the end of the
+//! last; one that a service manager hands over is the manager's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use thiserror::Error;
+
+use super::super::engine::{Engine, chain};
+use super::super::supervisor::Supervisor;
+use crate::http::{self, Address, Listener};
+
+/// The name of a socket that a service manager hands over.
+const HANDED: &str = "plugin";
+/// The name by which our own is kept for the next daemon.
+const OURS: &str = "plugin-socket";
+
+/// Why nobody can listen for container engines.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Something else is there.
+    #[error(
+        "{} is no socket, so that container engines cannot be listened for there; remove it, or name \
+         another place with --volume-plugin",
+        .0.display()
+    )]
+    NotASocket(PathBuf),
+    /// It is another's.
+    #[error(
+        "another process listens at {}; end it, or name another place with --volume-plugin (none: do \
+         without)",
+        .0.display()
+    )]
+    Taken(PathBuf),
+    /// The system does not allow it.
+    #[error("cannot listen for container engines at {}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A descriptor that is not what its name says.
+    #[error(
+        "the service manager hands over something as {HANDED:?} at which container engines cannot be \
+         listened for; it must be a unix socket that listens (ListenStream=/PATH)"
+    )]
+    Handed(#[source] io::Error),
+}
+
+/// A socket for container engines.
+#[derive(Debug)]
+pub(in crate::daemon) struct PluginSocket {
+    path: PathBuf,
+    listener: Option<Listener>,
+    /// Not a service manager's.
+    is_ours: bool,
+    /// Nobody goes on with it: it is removed with this value.
+    is_new: bool,
+}
+
+impl PluginSocket {
+    /// The socket that is handed over, or one at the place that is `wanted`, where the daemon before
+    /// may have left one.
+    ///
+    /// # Errors
+    /// Nobody can listen there, and no mount is `at_stake` that would end with this daemon.
+    pub(in crate::daemon) fn find(
+        supervisor: &Supervisor,
+        wanted: Option<&Path>,
+        at_stake: bool,
+    ) -> Result<Option<Self>, SocketError> {
+        let found = Self::take_or_make(supervisor, wanted);
+        found.or_else(|e| match at_stake {
+            true => {
+                tracing::error!("{}", chain(&e));
+                Ok(None)
+            }
+            false => Err(e),
+        })
+    }
+
+    fn take_or_make(
+        supervisor: &Supervisor,
+        wanted: Option<&Path>,
+    ) -> Result<Option<Self>, SocketError> {
+        let before = supervisor
+            .take(OURS)
+            .and_then(|(_, kept)| at_path(kept).ok());
+        let handed = supervisor.take(HANDED).map(|(_, handed)| at_path(handed));
+        let handed = handed.transpose().map_err(SocketError::Handed)?;
+        let wanted = match &handed {
+            Some((path, _)) => {
+                if let Some(other) = wanted.filter(|w| w != path) {
+                    let (path, other) = (path.display(), other.display());
+                    tracing::warn!("the service manager has made {path}; {other} is not made");
+                }
+                Some(path.clone())
+            }
+            None => wanted.map(Path::to_owned),
+        };
+        if let Some((path, listener)) = before {
+            let is_wanted = wanted.as_ref() == Some(&path);
+            if is_wanted && handed.is_none() && is_socket(&path) {
+                return Ok(Some(Self::new(path, listener, true, false)));
+            }
+            supervisor.forget(OURS);
+            if !is_wanted {
+                remove(&path);
+            }
+        }
+        if let Some((path, listener)) = handed {
+            return Ok(Some(Self::new(path, listener, false, false)));
+        }
+        let Some(path) = wanted else {
+            return Ok(None);
+        };
+        let listener = bind(&path)?.into();
+        Ok(Some(Self::new(path, listener, true, true)))
+    }
+
+    fn new(path: PathBuf, listener: Listener, is_ours: bool, is_new: bool) -> Self {
+        Self {
+            path,
+            listener: Some(listener),
+            is_ours,
+            is_new,
+        }
+    }
+
+    /// Answers engines from now on, and has the socket kept for the next daemon.
+    fn serve(&mut self, engine: Arc<Engine>, supervisor: &Supervisor) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else {
+            return Ok(());
+        };
+        if self.is_ours {
+            supervisor.keep(OURS, listener.as_fd());
+        }
+        let answer = move |endpoint: &str, body: &[u8]| {
+            let answer = engine.answer_volume(endpoint, body);
+            (answer.status, answer.body.to_string())
+        };
+        // It runs until the process ends.
+        http::serve(listener, http::calls(answer))?;
+        self.is_new = false;
+        Ok(())
+    }
+
+    /// Says that no daemon comes that would go on with it.
+    fn end(mut self, supervisor: &Supervisor) {
+        if self.is_ours {
+            supervisor.forget(OURS);
+            self.is_new = true;
+        }
+    }
+}
+
+impl Engine {
+    /// Answers container engines from now on.
+    ///
+    /// # Errors
+    /// No threads are to be had.
+    pub(in crate::daemon) fn answer_engines(
+        self: &Arc<Self>,
+        mut socket: PluginSocket,
+        supervisor: &Supervisor,
+    ) -> io::Result<()> {
+        socket.serve(self.clone(), supervisor)?;
+        *self.plugin() = Some(socket);
+        Ok(())
+    }
+
+    /// Says that this daemon is the last.
+    pub(in crate::daemon) fn end_plugin(&self, supervisor: &Supervisor) {
+        if let Some(socket) = self.plugin().take() {
+            socket.end(supervisor);
+        }
+    }
+
+    /// Where container engines are answered.
+    pub(in crate::daemon) fn plugin_socket(&self) -> Option<PathBuf> {
+        self.plugin().as_ref().map(|socket| socket.path.clone())
+    }
+
+    fn plugin(&self) -> MutexGuard<'_, Option<PluginSocket>> {
+        self.plugin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PluginSocket {
+    fn drop(&mut self) {
+        if self.is_new {
+            remove(&self.path);
+        }
+    }
+}
+
+/// A listening unix socket, and where it is.
+fn at_path(descriptor: OwnedFd) -> io::Result<(PathBuf, Listener)> {
+    let listener = Listener::try_from(descriptor)?;
+    match listener.address()? {
+        Some(Address::Unix(path)) => Ok((path, listener)),
+        _ => Err(io::Error::other("it is no unix socket with a path")),
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
+/// Removes a socket that a daemon of ours made.
+fn remove(path: &Path) {
+    if is_socket(path)
+        && let Err(e) = std::fs::remove_file(path)
+    {
+        tracing::warn!("the socket {} stays behind: {e}", path.display());
+    }
+}
+
+fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |source| SocketError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.to_owned()));
+        }
+        Ok(_) if is_listened_at(path).map_err(failed)? => {
+            return Err(SocketError::Taken(path.to_owned()));
+        }
+        // Its daemon is gone.
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Who may have containers made may do as root does.
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, mode).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Whether a socket has a process. Who has too much to do to accept us is not waited for.
+fn is_listened_at(path: &Path) -> io::Result<bool> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    let connected = rustix::net::connect(&socket, &SocketAddrUnix::new(path)?);
+    match connected.map_err(io::Error::from) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_left_is_replaced_and_what_is_not_ours_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/narfs.sock");
+        let first = bind(&path).unwrap();
+        let mode = path.symlink_metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let taken = bind(&path).unwrap_err();
+        assert!(matches!(taken, SocketError::Taken(_)), "{taken}");
+        // Also where its process is too busy to accept anybody.
+        let queue: Vec<_> = std::iter::from_fn(|| is_busy_after_one_more(&path)).collect();
+        let taken = bind(&path).unwrap_err();
+        assert!(matches!(taken, SocketError::Taken(_)), "{taken}");
+        drop((first, queue));
+        drop(bind(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        let said = bind(&path).unwrap_err().to_string();
+        assert!(
+            said.contains("is no socket") && said.contains("narfs.sock"),
+            "{said}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        let said = bind(&path.join("x")).unwrap_err();
+        assert!(matches!(said, SocketError::Listen { .. }), "{said}");
+        let long = dir.path().join("x".repeat(120));
+        assert!(matches!(bind(&long), Err(SocketError::Listen { .. })));
+    }
+
+    /// One more connection that waits to be accepted; `None` when there is no room for more.
+    fn is_busy_after_one_more(path: &Path) -> Option<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        let socket = socket.unwrap();
+        let address = SocketAddrUnix::new(path).unwrap();
+        rustix::net::connect(&socket, &address)
+            .is_ok()
+            .then_some(socket)
+    }
+}
