@@ -79,10 +79,12 @@ bench: build world ## the benchmarks, with the tools they are compared to (root)
 	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
 	    --key target/world/bench/key.pub --json target/bench/results.json
 
-containers: build ## runs programs in containers of real podman, each with a closure view (root)
-	@$(call debian,$(WORLD_PACKAGES) podman crun bash python3 curl coreutils)
+containers: build ## containers of real podman, containerd and docker on views, and the examples (root)
+	@engines=; for e in podman crun catatonit containerd runc docker:docker.io dockerd:docker.io docker-compose; do \
+	    command -v "$${e%:*}" >/dev/null || engines="$$engines $${e#*:}"; done; \
+	$(call debian,$(WORLD_PACKAGES) bash python3 curl coreutils $$engines)
 	tests/world/make-world.sh target/world/containers bash python3 curl coreutils
-	tests/containers/podman.sh target/world/containers/cache
+	for engine in podman containerd docker kubernetes; do tests/containers/$$engine.sh target/world/containers/cache; done
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(rust)
@@ -100,13 +102,15 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
 	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers
 	for unit in $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.socket)); do \
 	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/narfs.conf
 	install -m 644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/narfs.conf
 	install -m 644 README.md CHANGELOG.md LICENSE systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
-	install -m 644 systemd/examples/* $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/
+	install -m 644 $(filter-out %/containers,$(wildcard systemd/examples/*)) $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/
+	install -m 644 systemd/examples/containers/* $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/
+	chmod 755 $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/three.sh
 	target/release/narfs manual target/man
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 target/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
