@@ -4,7 +4,7 @@
 //! It is a process of its own that opens no state and no network. Invariant: as long as it lives,
 //! the connection to the kernel and the ownership of the state do, so that programs in the mount
 //! and commands wait for the next daemon. It ends with a daemon that ended well, which is one whose
-//! mount is gone.
+//! mount is gone. If it is killed itself, its daemon starts another one (`succession.rs`).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,19 +18,20 @@ use std::time::{Duration, Instant};
 
 use super::message::{self, Received};
 use super::serve::FUSE;
+use super::succession;
 use super::supervisor::{KEEPER, detach, leave_terminal};
 use crate::fuse;
 
 /// Environment variable with the number of the pipe to whoever waits for the mount.
 const STARTER: &str = "NARFS_READY_FD";
-/// Environment variable that tells a daemon how many its keeper has started, itself included.
+/// Environment variable that tells a daemon how many there have been of its mount, itself included.
 pub(super) const STARTS: &str = "NARFS_STARTS";
 /// The program of this process, whatever lies where it was started from.
 const OURSELVES: &str = "/proc/self/exe";
 /// A daemon that was ready for less is started again only after [`PAUSE`].
 const SHORT: Duration = Duration::from_secs(1);
 /// Between a failed start and the next, at first; each one doubles it, up to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(100);
 /// So long at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Programs wait so long for a daemon that does not come up, and then get errors: a disk that is
@@ -80,6 +81,12 @@ fn starter() -> Option<File> {
     Some(pipe)
 }
 
+/// Daemons that a keeper before this one has started.
+fn starts_before() -> u64 {
+    let starts = std::env::var(STARTS).ok();
+    starts.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 /// Keeps the mount of the daemon that this program is with `arguments`, which serves the state in
 /// `state`, until it is unmounted. Returns the exit status.
 ///
@@ -91,8 +98,8 @@ pub fn keep(state: &Path, arguments: Vec<OsString>) -> io::Result<u8> {
         program: OURSELVES.into(),
         arguments,
         starter: starter(),
-        starts: 0,
-        kept: BTreeMap::new(),
+        starts: starts_before(),
+        kept: succession::inherit()?,
         previous: None,
         replacement: None,
         reason: String::new(),

@@ -25,6 +25,7 @@ mod roots;
 mod serve;
 mod signals;
 mod source_request;
+mod succession;
 mod supervisor;
 mod upgrade;
 mod verify;

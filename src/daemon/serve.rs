@@ -15,6 +15,7 @@ use super::control;
 use super::engine::{Engine, chain};
 use super::observed::{self, HTTP, HttpError};
 use super::signals::EndSignals;
+use super::succession;
 use super::supervisor::Supervisor;
 use super::upgrade::AGAIN;
 use super::volumes::{PluginSocket, SocketError};
@@ -188,6 +189,7 @@ fn start(
         }
         return Err(setup("write narfs.log")(e));
     }
+    succession::watch(&store, supervisor).map_err(setup("watch the keeper"))?;
     repeat(&store, engine.clone(), request, fetcher.zip(show));
     watch_over_itself(
         FileSystem::new(store.clone(), None, Arc::default()),
@@ -292,7 +294,7 @@ fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Resu
     let wait = move || {
         signals.wait();
         supervisor.stopping();
-        if supervisor.leaves_mounts() {
+        if supervisor.leaves_mounts() && engine.is_mounted() {
             tracing::info!("told to end; the mount waits for the next daemon");
             // Who asks gets an answer, if not the wanted one.
             supervisor.forget(CONTROL);
@@ -300,6 +302,9 @@ fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Resu
             leave(&engine.store, AGAIN);
         }
         tracing::info!("told to end; unmounting");
+        for name in [LOCK, CONTROL] {
+            supervisor.forget(name);
+        }
         let mountpoints = engine.mountpoints().unwrap_or_default();
         let mut last = mountpoints.is_empty();
         for at in mountpoints.iter().rev() {

@@ -5,13 +5,16 @@
 //! store, in `LISTEN_FDS`; the keeper gives them over the socket that it is told through.
 //! Invariant: a descriptor that the supervisor keeps is enough for the next daemon to go on.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::message::{self, Message};
 
@@ -28,6 +31,8 @@ type Kept = (String, OwnedFd);
 pub(super) struct Supervisor {
     link: Link,
     kept: Mutex<Vec<Kept>>,
+    /// What a keeper has from this daemon, for another one in its place.
+    given: Mutex<BTreeMap<String, OwnedFd>>,
 }
 
 #[derive(Debug)]
@@ -52,11 +57,13 @@ impl Supervisor {
             return Ok(Self {
                 link: Link::Keeper(socket),
                 kept: Mutex::new(kept),
+                given: Mutex::default(),
             });
         }
         Ok(Self {
             link: manager(),
             kept: Mutex::new(handed_over()),
+            given: Mutex::default(),
         })
     }
 
@@ -74,11 +81,37 @@ impl Supervisor {
         // Not watched: the manager would let go a connection that is busy (FDPOLL, systemd 246).
         let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
         self.tell(&text, Some(descriptor));
+        if self.is_keeper() {
+            match descriptor.try_clone_to_owned() {
+                Ok(descriptor) => drop(self.given().insert(name.to_owned(), descriptor)),
+                Err(e) => tracing::warn!("another keeper could not be given {name}: {e}"),
+            }
+        }
     }
 
     /// Has it kept no longer.
     pub(super) fn forget(&self, name: &str) {
         self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
+        self.given().remove(name);
+    }
+
+    fn given(&self) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives another keeper what the one before had; nothing is kept or forgotten meanwhile.
+    pub(super) fn with_given<T>(&self, give: impl FnOnce(&BTreeMap<String, OwnedFd>) -> T) -> T {
+        give(&self.given())
+    }
+
+    /// Returns when the keeper is gone.
+    pub(super) fn wait_until_gone(&self) {
+        let Link::Keeper(socket) = &self.link else {
+            return;
+        };
+        // It says nothing to a daemon that has begun.
+        let mut asked = [PollFd::new(socket, PollFlags::empty())];
+        while poll(&mut asked, None).is_err() {}
     }
 
     /// Tells whoever waits that the daemon serves. In the background, the terminal and the
@@ -108,8 +141,11 @@ impl Supervisor {
     }
 
     /// Tells the keeper which program is to go on.
-    pub(super) fn replace(&self, program: &Path) {
-        self.tell(&format!("{}{}", message::REPLACE, program.display()), None);
+    ///
+    /// # Errors
+    /// The keeper is gone.
+    pub(super) fn replace(&self, program: &Path) -> io::Result<()> {
+        self.send(&format!("{}{}", message::REPLACE, program.display()), None)
     }
 
     /// What users call it.
@@ -137,13 +173,17 @@ impl Supervisor {
         matches!(self.link, Link::Manager { keeps: true, .. })
     }
 
+    fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        match &self.link {
+            Link::Nobody => Ok(()),
+            Link::Keeper(socket) | Link::Manager { socket, .. } => {
+                Message::new(text, descriptor).send(socket.as_fd())
+            }
+        }
+    }
+
     fn tell(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) {
-        let socket = match &self.link {
-            Link::Nobody => return,
-            Link::Keeper(socket) | Link::Manager { socket, .. } => socket,
-        };
-        let told = Message::new(text, descriptor).send(socket.as_fd());
-        if let Err(e) = told {
+        if let Err(e) = self.send(text, descriptor) {
             let first = text.lines().next().unwrap_or_default();
             tracing::warn!("whoever started this daemon could not be told {first}: {e}");
         }

@@ -29,6 +29,9 @@ pub enum UpgradeError {
          --program"
     )]
     ProgramOfService,
+    /// There is none at the moment.
+    #[error("the keeper of the daemon was killed; another one takes its place, so try again")]
+    NoKeeper(#[source] std::io::Error),
 }
 
 impl Engine {
@@ -41,7 +44,11 @@ impl Engine {
         match program {
             _ if !supervisor.restarts() => return UpgradeError::NotSupervised,
             Some(_) if !supervisor.is_keeper() => return UpgradeError::ProgramOfService,
-            Some(program) => supervisor.replace(program),
+            Some(program) => {
+                if let Err(e) = supervisor.replace(program) {
+                    return UpgradeError::NoKeeper(e);
+                }
+            }
             None => {}
         }
         tracing::info!("another daemon goes on");

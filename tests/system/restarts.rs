@@ -1,8 +1,9 @@
 //! A daemon that is killed or replaced: whoever uses the mount waits, and goes on.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
@@ -251,6 +252,15 @@ fn nobody_notices_that_the_daemon_is_killed_again_and_again() {
 }
 
 #[test]
+fn nobody_notices_that_the_keeper_is_killed_again_and_again() {
+    under_load(25, |sandbox| {
+        let pid = sandbox.pid();
+        kill(sandbox.keeper());
+        wait_until("another daemon serves", || sandbox.pid() != pid);
+    });
+}
+
+#[test]
 fn nobody_notices_an_upgrade() {
     under_load(10, |sandbox| {
         let keeper = sandbox.keeper();
@@ -310,35 +320,112 @@ fn an_upgrade_to_a_program_that_fails_goes_back() {
     assert!(read_anew(&file) == expected);
 }
 
+/// A path of a round of kills: where its file is, what is in it, and where its NAR is.
+struct Kept {
+    file: PathBuf,
+    contents: Vec<u8>,
+    nar: String,
+}
+
+/// Puts a path with a file of several READs into a cache.
+fn offer(sandbox: &Sandbox, cache: &Cache, name: &str, seed: u64) -> Kept {
+    let contents = noise(seed, 300_000);
+    let offer = directory(name, &contents);
+    cache.put(&offer);
+    cache.put_listing(&offer, "directory");
+    Kept {
+        file: sandbox.store().join(offer.path().base_name()).join("file"),
+        contents,
+        nar: format!("/{}", offer.info.url),
+    }
+}
+
 #[test]
-fn whoever_waits_for_a_fetch_when_the_daemon_is_killed_gets_it_from_the_next() {
-    const ROUNDS: u64 = 12;
+fn a_hundred_kills_each_in_the_middle_of_reads_and_of_a_fetch_lose_nothing() {
+    const KILLS: u64 = 100;
     let (sandbox, cache) = (Sandbox::empty(), Cache::new());
-    let all = (0..ROUNDS).map(|n| {
-        let contents = noise(n + 1, 60_000);
-        let offer = directory(&format!("p{n}"), &contents);
-        cache.put(&offer);
-        cache.put_listing(&offer, "directory");
-        (
-            sandbox.store().join(offer.path().base_name()).join("file"),
-            contents,
-        )
-    });
-    let all: Vec<_> = all.collect();
-    // Every NAR takes more than a second.
-    let server = Server::new(cache.dir().to_owned(), |path, _| match path {
-        nar if nar.contains("/nar/") => Answer::Slow(6),
-        _ => Answer::File,
+    let offers = |kind: &str, seeds: u64| {
+        let rounds = 0..KILLS;
+        let each = rounds.map(|n| offer(&sandbox, &cache, &format!("{kind}{n}"), seeds + n));
+        each.collect::<Vec<_>>()
+    };
+    let (dropped, absent) = (offers("dropped", 1), offers("absent", 1 + KILLS));
+    // What was fetched, and has been dropped, comes to a halt when it is fetched again, and what is absent at
+    // once; the next daemon gets both.
+    let halts = dropped.iter().map(|k| (k.nar.clone(), 1));
+    let halts: HashMap<_, _> = halts
+        .chain(absent.iter().map(|k| (k.nar.clone(), 0)))
+        .collect();
+    let server = Server::new(cache.dir().to_owned(), move |path, before| {
+        match halts.get(path) == Some(&before) {
+            true => Answer::HalfAndStall,
+            false => Answer::File,
+        }
     });
     sandbox.mount_from(&[&server.url], &key(&cache), "");
-    for (place, contents) in all {
-        let reader = std::thread::spawn(move || fs::read(place).unwrap());
-        sleep(Duration::from_millis(300));
-        let pid = sandbox.pid();
-        kill(pid);
-        assert!(reader.join().unwrap() == contents);
+    for kept in &dropped {
+        // Looking inside fetches, and leaves no page of the file in the kernel.
+        fs::metadata(&kept.file).unwrap();
     }
+    // Too little for any of them, and enough for what is known of them.
+    sandbox.narfs(&["evict", "--to", "200K"]);
+    let keeper = sandbox.keeper();
+    let (began, mut longest) = (Instant::now(), Duration::ZERO);
+    for (dropped, absent) in dropped.iter().zip(&absent) {
+        std::thread::scope(|scope| {
+            let readers = [dropped, absent].map(|kept| {
+                let read = || assert!(fs::read(&kept.file).unwrap() == kept.contents);
+                scope.spawn(read)
+            });
+            // Names and sizes of what was dropped are there: it is READs that have it fetched again.
+            wait_until("both are on their way", || {
+                server.requests(&dropped.nar) == 2 && server.requests(&absent.nar) == 1
+            });
+            let (pid, since) = (sandbox.pid(), Instant::now());
+            assert!(readers.iter().all(|r| !r.is_finished()));
+            kill(pid);
+            readers.into_iter().for_each(|r| r.join().unwrap());
+            longest = longest.max(since.elapsed());
+            assert_ne!(sandbox.pid(), pid);
+        });
+        assert_eq!(server.requests(&dropped.nar), 3);
+        assert_eq!(server.requests(&absent.nar), 2);
+    }
+    let (took, longest) = (began.elapsed().as_secs_f64(), longest.as_millis());
+    println!("{KILLS} kills in {took:.1} s, longest wait {longest} ms");
+    assert_eq!(sandbox.keeper(), keeper);
     assert_eq!(sandbox.json(&["verify"])["failures"], serde_json::json!([]));
+}
+
+#[test]
+fn a_keeper_that_is_killed_is_replaced() {
+    let sandbox = Sandbox::mounted();
+    let bash = sandbox.package(World::small(), "bash").join("bin/bash");
+    let file = File::open(&bash).unwrap();
+    let expected = read_anew(&file);
+    for round in 0..3 {
+        let (keeper, pid) = (sandbox.keeper(), sandbox.pid());
+        kill(keeper);
+        assert!(read_anew(&file) == expected);
+        wait_until("another daemon serves", || sandbox.pid() != pid);
+        assert_ne!(sandbox.keeper(), keeper);
+        assert!(read_anew(&file) == expected);
+        // It is as good as the first.
+        match round {
+            0 => kill(sandbox.pid()),
+            1 => drop(sandbox.narfs(&["upgrade"])),
+            _ => {}
+        }
+        assert!(read_anew(&file) == expected);
+    }
+    let (keeper, pid) = (sandbox.keeper(), sandbox.pid());
+    assert_eq!(sandbox.mounts(), std::slice::from_ref(&sandbox.at));
+    drop(file);
+    wait_until("it can be unmounted", || {
+        let umount = ["umount", sandbox.at.to_str().unwrap()];
+        run(&mut sandbox.command(&umount), b"").code == Some(0)
+    });
+    wait_until("both have ended", || !is_alive(keeper) && !is_alive(pid));
 }
 
 #[test]

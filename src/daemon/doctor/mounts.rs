@@ -42,7 +42,7 @@ fn keeper(status: &StatusReport) -> Finding {
             NAME,
             "it is gone: if the daemon is killed now, programs get errors, and the mount is dead",
         )
-        .advise("unmount and mount again when nothing uses the mount"),
+        .advise("the daemon starts another one; if none comes up, narfs.log says why"),
         Some(other) => Finding::ok(NAME, format!("none; the {other} looks after the daemon")),
         None => Finding::note(NAME, "nobody starts the daemon again if it is killed")
             .advise("mount without --foreground, or by a service manager"),

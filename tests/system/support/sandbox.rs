@@ -230,13 +230,16 @@ impl Sandbox {
     /// Kills keeper and daemon: what a crash of the machine's memory, or of both, leaves.
     pub fn kill(&self) {
         let (keeper, pid) = (self.keeper(), self.pid());
-        for process in [keeper, pid] {
+        let send = |process: u32, signal| {
             let process = rustix::process::Pid::from_raw(process.cast_signed()).unwrap();
-            rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-        }
-        wait_until("keeper and daemon are gone", || {
-            !is_alive(keeper) && !is_alive(pid)
-        });
+            rustix::process::kill_process(process, signal).unwrap();
+        };
+        // Whichever of them outlived the other would start another one.
+        send(keeper, rustix::process::Signal::STOP);
+        send(pid, rustix::process::Signal::KILL);
+        wait_until("the daemon is gone", || !is_alive(pid));
+        send(keeper, rustix::process::Signal::KILL);
+        wait_until("the keeper is gone", || !is_alive(keeper));
     }
 
     /// Whether a daemon serves the state.
