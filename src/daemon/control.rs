@@ -36,6 +36,10 @@ const LIMIT: u32 = 1 << 30;
 /// A command waits so long for a state that another process owns.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A daemon that is there says within this what it serves; where a daemon before it was killed, it has
+/// started within this too.
+const ANSWER: Duration = Duration::from_millis(500);
+
 /// So often is a daemon asked that ends before it answers.
 const STATUS_TRIES: u32 = 10;
 
@@ -241,6 +245,7 @@ fn answer_guest(engine: &Engine, stream: &UnixStream, guest: &Guest) -> io::Resu
 /// What the daemon that serves the state in `state` says that it serves.
 fn ask_what_is_served(state: &Path) -> io::Result<HandedOver> {
     let mut stream = connect(state)?;
+    stream.set_read_timeout(Some(ANSWER))?;
     send(&mut stream, ADOPT, &serde_json::to_vec(&HandOver::Ask)?)?;
     match receive(&mut stream)? {
         (REPORT, answer) => Ok(serde_json::from_slice(&answer)?),
@@ -471,19 +476,22 @@ pub(super) fn owner(state: &Path) -> Option<String> {
 }
 
 /// Waits until the daemon of the state has nothing mounted any more: it has ended, or waits for the
-/// next mount. `false` if it takes longer than `patience`.
+/// next mount, or was killed or stopped and is not started again yet, which a service manager may do only
+/// after the unmount. `false` if it takes longer than `patience`.
 pub fn wait_until_unmounted(state: &Path, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {
-        let Ok(lock) = std::fs::File::open(state.join("lock")) else {
+        let Some(owner) = owner(state) else {
             return true;
         };
-        // Taken and let go at once.
-        if lock.try_lock().is_ok() {
-            return true;
-        }
-        if ask_what_is_served(state).is_ok_and(|served| served == HandedOver::Nothing) {
-            return true;
+        let process = owner.split(' ').next().unwrap_or_default();
+        let is_gone = || !Path::new("/proc").join(process).exists();
+        // Nobody has taken the question, or nobody listens.
+        let unheard = [io::ErrorKind::WouldBlock, io::ErrorKind::ConnectionRefused];
+        match ask_what_is_served(state) {
+            Ok(HandedOver::Nothing) => return true,
+            Err(e) if unheard.contains(&e.kind()) && is_gone() => return true,
+            _ => {}
         }
         if Instant::now() >= deadline {
             return false;

@@ -210,8 +210,8 @@ fn a_service_that_was_stopped_is_named_to_who_wants_its_state() {
         "{said}"
     );
     assert!(said.contains("systemctl start narfs"), "{said}");
-    // Unmounted meanwhile: the next one mounts anew.
-    rustix::mount::unmount(&sandbox.at, rustix::mount::UnmountFlags::DETACH).unwrap();
+    // Unmounted meanwhile, which waits for no daemon: the next one mounts anew.
+    sandbox.unmount();
     manager.start();
     assert!(sandbox.package(World::small(), "bash").exists());
     assert_eq!(sandbox.mounts(), std::slice::from_ref(&sandbox.at));
