@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test check demo bench containers fuzz install world help clean
+.PHONY: build test check demo bench containers restarts fuzz install world help clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,6 +11,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 60
+RESTARTS_SECONDS ?= 60
 
 # RocksDB is some 300 C++ files: ccache makes the second clone fast, and a single cargo profile,
 # for the program, its tests and the lints, makes the first one bearable.
@@ -85,6 +86,10 @@ containers: build ## containers of real podman, containerd and docker on views, 
 	$(call debian,$(WORLD_PACKAGES) bash python3 curl coreutils $$engines)
 	tests/world/make-world.sh target/world/containers bash python3 curl coreutils
 	for engine in podman containerd docker kubernetes; do tests/containers/$$engine.sh target/world/containers/cache; done
+
+restarts: build ## kills, restarts and replaces the daemon while /nix is used, under systemd and without (root)
+	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
+	tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(rust)
