@@ -1,7 +1,7 @@
 //! What is logged, and in which form: for a terminal, a file, or the journal of systemd.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, ErrorKind, IsTerminal, Stderr, Write};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -21,22 +21,39 @@ pub(super) fn start(verbose: u8) {
     let filter = std::env::var("NARFS_LOG").unwrap_or_else(|_| default.to_owned());
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+        .with_writer(|| BestEffort(io::stderr()));
     let in_background = daemon::in_background();
     if !in_background && is_journal() {
         log.with_ansi(false).event_format(Journal::new()).init();
         return;
     }
     // In the background what begins on a terminal goes on in a file.
-    log.with_ansi(!in_background && std::io::stderr().is_terminal())
+    log.with_ansi(!in_background && io::stderr().is_terminal())
         .with_target(false)
         .init();
+}
+
+/// Standard error as a log: what cannot be written is lost, and whoever logs goes on. The disk with the
+/// log may be full, or its reader gone; the subscriber would say so on stderr again, and panic.
+struct BestEffort(Stderr);
+
+impl Write for BestEffort {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.0.write(line) {
+            Err(e) if e.kind() != ErrorKind::Interrupted => Ok(line.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether stderr goes to the journal: systemd.exec(5) says its device and inode.
 fn is_journal() -> bool {
     let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-    let stat = rustix::fs::fstat(std::io::stderr());
+    let stat = rustix::fs::fstat(io::stderr());
     stat.is_ok_and(|s| said == format!("{}:{}", s.st_dev, s.st_ino))
 }
 

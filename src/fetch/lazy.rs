@@ -386,8 +386,15 @@ impl Inner {
         let kept = self.store.temporary_roots();
         kept.add(need.path().hash());
         let since = Instant::now();
-        let met = self.meet(&need, progress, &urgency).await;
-        let outcome = met.map_err(Arc::new);
+        let work = {
+            let (inner, need) = (self.clone(), need.clone());
+            let (progress, urgency) = (progress.clone(), urgency.clone());
+            async move { inner.meet(&need, &progress, &urgency).await }
+        };
+        // A task of its own: whoever waits hears of it even if it panics.
+        let work = work.instrument(tracing::Span::current());
+        let met = self.runtime.spawn(work).await;
+        let outcome = met.unwrap_or(Err(FetchError::Stopped)).map_err(Arc::new);
         let failure = outcome.as_ref().err().map(AsRef::as_ref);
         self.outcomes.count(&need, &urgency, since, failure);
         if let Err(e) = &outcome {

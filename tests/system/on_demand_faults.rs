@@ -285,3 +285,48 @@ fn what_is_signed_by_nobody_is_an_error_and_so_is_another_paths_narinfo() {
     }
     assert_eq!(sandbox.listing().len(), 2);
 }
+
+#[test]
+fn a_full_disk_is_an_error_at_once_and_over_when_there_is_room() {
+    let cache = Cache::new();
+    let offers = (0..4).map(|n| directory(&format!("full-{n}"), &contents(n)));
+    let offers: Vec<_> = offers.collect();
+    offers.iter().for_each(|offer| cache.put(offer));
+    let server = plain(&cache);
+    let mut sandbox = Sandbox::empty();
+    // The log is on it, too.
+    let disk = sandbox.make_dir("disk");
+    let mut mount = std::process::Command::new("mount");
+    crate::support::succeed(
+        mount
+            .args(["-t", "tmpfs", "-o", "size=200m", "disk"])
+            .arg(&disk),
+    );
+    sandbox.state = disk.join("state");
+    sandbox.mount_from(&[&server.url], &key(&cache), "");
+    let read = |n: usize| {
+        fs::read(
+            sandbox
+                .store()
+                .join(offers[n].path().base_name())
+                .join("file"),
+        )
+    };
+    assert!(read(0).unwrap() == contents(0));
+    let ballast = disk.join("ballast");
+    let mut filling = fs::File::create(&ballast).unwrap();
+    while std::io::Write::write(&mut filling, &[0; 1 << 16]).is_ok_and(|n| n > 0) {}
+    let began = Instant::now();
+    for n in 1..4 {
+        assert_eq!(errno(read(n)), Some(libc::EIO));
+    }
+    // Well before the deadlines of programs that wait.
+    assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
+    assert!(read(0).unwrap() == contents(0));
+    fs::remove_file(&ballast).unwrap();
+    for n in 1..4 {
+        wait_until("it is fetched", || read(n).is_ok_and(|c| c == contents(n)));
+    }
+    let status = sandbox.json(&["status"]);
+    assert_eq!(status["fetches"].as_array().unwrap().len(), 0, "{status}");
+}
