@@ -302,7 +302,7 @@ fn end_when_told(engine: &Arc<Engine>, supervisor: &Arc<Supervisor>) -> io::Resu
             leave(&engine.store, AGAIN);
         }
         tracing::info!("told to end; unmounting");
-        for name in [LOCK, CONTROL] {
+        for name in [LOCK, CONTROL, HTTP] {
             supervisor.forget(name);
         }
         let mountpoints = engine.mountpoints().unwrap_or_default();
