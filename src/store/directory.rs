@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -257,9 +257,12 @@ fn take_lock(dir: &Path, ownership: Option<Ownership>) -> Result<Ownership, Stor
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o644)
+        .mode(0o600)
         .open(dir.join(LOCK))
         .map_err(fail)?;
+    // Whoever can open it can hold the lock, and so keep everybody else from the state.
+    let owners_alone = std::fs::Permissions::from_mode(0o600);
+    file.set_permissions(owners_alone).map_err(fail)?;
     let same = |other: &Ownership| {
         let [ours, others] = [&file, &other.0].map(|f| f.metadata().map(|m| (m.dev(), m.ino())));
         matches!((ours, others), (Ok(ours), Ok(others)) if ours == others)

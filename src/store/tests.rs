@@ -419,6 +419,20 @@ fn damaged_records_are_errors_and_no_panics() {
 }
 
 #[test]
+fn nobody_but_the_owner_can_hold_the_lock_of_a_state() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, store) = store();
+    drop(store);
+    let lock = dir.path().join("lock");
+    let mode = || std::fs::metadata(&lock).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    // As older versions made it.
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).unwrap();
+    drop(open(dir.path()).unwrap());
+    assert_eq!(mode(), 0o600);
+}
+
+#[test]
 fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
     let (_dir, store) = store();
     let contents = [1; 3000];
