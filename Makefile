@@ -103,9 +103,10 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 target/release/narfs:
 	$(MAKE) build
 
+# Debug information, half a gigabyte of it, stays behind (-s).
 install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/local)
-	install -D -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
-	install -D -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
+	install -D -s -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
+	install -D -s -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
 	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers
 	for unit in $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.socket)); do \
