@@ -198,7 +198,9 @@ fn a_view_that_was_there_is_adopted_and_only_let_go() {
     let state = State::new();
     let store = &state.engine.store;
     let name = ViewName::parse("web").unwrap();
-    store.define_view(&name, &[state.a.clone()], &[]).unwrap();
+    store
+        .define_view(&name, std::slice::from_ref(&state.a), &[])
+        .unwrap();
     let listed = state.send("List", b"").1;
     assert_eq!(listed["Volumes"][0]["Name"], "web");
     assert_done(state.named("Create", "web"));
@@ -210,7 +212,9 @@ fn a_view_that_was_there_is_adopted_and_only_let_go() {
     let a = state.full(&state.a);
     assert_done(state.create("made", &json!({ "closure": a })));
     let name = ViewName::parse("made").unwrap();
-    store.define_view(&name, &[state.b.clone()], &[]).unwrap();
+    store
+        .define_view(&name, std::slice::from_ref(&state.b), &[])
+        .unwrap();
     assert_done(state.named("Remove", "made"));
     assert!(store.view_table().named("made").is_none());
 }
@@ -290,6 +294,13 @@ fn what_is_no_request_is_answered_with_what_one_is() {
             assert!(said.contains("is no name for a closure view"), "{said}");
         }
     }
+    assert!(state.engine.store.all_views().unwrap().is_empty());
+}
+
+#[test]
+fn options_and_endpoints_that_there_are_not_are_answered_with_those_that_there_are() {
+    let state = State::new();
+    let a = state.full(&state.a);
     for options in [
         json!([]),
         json!("closure"),
