@@ -85,7 +85,7 @@ containers: build ## containers of real podman, containerd and docker on views, 
 	    command -v "$${e%:*}" >/dev/null || engines="$$engines $${e#*:}"; done; \
 	$(call debian,$(WORLD_PACKAGES) bash python3 curl coreutils $$engines)
 	tests/world/make-world.sh target/world/containers bash python3 curl coreutils
-	for engine in podman containerd docker kubernetes; do tests/containers/$$engine.sh target/world/containers/cache; done
+	for engine in podman volumes containerd docker kubernetes; do tests/containers/$$engine.sh target/world/containers/cache; done
 
 restarts: build ## kills, restarts and replaces the daemon while /nix is used, under systemd and without (root)
 	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)

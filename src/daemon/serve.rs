@@ -153,7 +153,14 @@ fn start(
     let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
     let listen = "listen on the control socket";
     let listener = control::listen(state, listener).map_err(setup(listen))?;
-    let http = observed::listen(supervisor, request.listen.as_ref())?;
+    let http = match observed::listen(supervisor, request.listen.as_ref()) {
+        // It is not worth the mount that is there.
+        Err(e) if connection.is_some() => {
+            tracing::error!("{}", chain(&e));
+            None
+        }
+        http => http?,
+    };
     let wanted = request.volume_plugin.as_deref();
     let plugin = PluginSocket::find(supervisor, wanted, connection.is_some())?;
     end_when_told(&engine, supervisor).map_err(setup("wait for signals"))?;

@@ -1,7 +1,7 @@
 //! RocksDB: column families and options.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
@@ -10,6 +10,7 @@ use rocksdb::{
 };
 
 use super::StoreError;
+use super::directory::check_room;
 use super::error::database;
 
 pub(super) const CHUNKS: &str = "chunks";
@@ -39,10 +40,16 @@ const FRAGMENT: u64 = 32 << 10;
 /// Files of the database that are kept open. Each costs a descriptor and its index in memory.
 const OPEN_FILES: i32 = 256;
 
+/// Below this nothing is written, neither to the log nor to files: after one write that finds no room
+/// RocksDB refuses all others until it is opened anew.
+const LEAST_FREE: u64 = 16 << 20;
+
 /// The database, with its families at hand.
 pub(super) struct Database {
     pub(super) db: DB,
     buffers: WriteBufferManager,
+    /// The directory of the state.
+    state: PathBuf,
 }
 
 impl Database {
@@ -70,7 +77,16 @@ impl Database {
             .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, memory)));
         let db =
             DB::open_cf_descriptors(&options, dir, families).map_err(database("it was opened"))?;
-        Ok(Self { db, buffers })
+        Ok(Self {
+            db,
+            buffers,
+            state: dir.parent().unwrap_or(dir).to_owned(),
+        })
+    }
+
+    /// An error when there is no room to write on the disk.
+    fn check_room(&self) -> Result<(), StoreError> {
+        check_room(&self.state, LEAST_FREE, self.unwritten())
     }
 
     /// Bytes that were written and are not yet in a file, the log apart.
@@ -159,6 +175,7 @@ impl Database {
 
     /// Makes everything that was written without the log durable.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
+        self.check_room()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let families: Vec<_> = FAMILIES.iter().map(|f| self.family(f)).collect();
@@ -184,6 +201,7 @@ impl Database {
         batch: rocksdb::WriteBatch,
         what: &'static str,
     ) -> Result<(), StoreError> {
+        self.check_room()?;
         let mut options = WriteOptions::default();
         options.set_sync(true);
         let written = self.db.write_opt(batch, &options);
@@ -196,6 +214,7 @@ impl Database {
         batch: rocksdb::WriteBatch,
         what: &'static str,
     ) -> Result<(), StoreError> {
+        self.check_room()?;
         let written = self.db.write(batch);
         written.map_err(database(what))
     }

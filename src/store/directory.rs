@@ -132,21 +132,23 @@ impl Directory {
 
     /// An error when the disk is nearly full. `waiting` bytes are in memory and will need room.
     pub(super) fn check_room(&self, waiting: u64) -> Result<(), StoreError> {
-        let stat = rustix::fs::statvfs(&self.path).map_err(|e| StoreError::Directory {
-            dir: self.path.clone(),
-            what: "its free space cannot be told",
-            source: e.into(),
-        })?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < RESERVE.saturating_add(waiting) {
-            return Err(StoreError::Full {
-                dir: self.path.clone(),
-                free,
-                reserve: RESERVE,
-            });
-        }
-        Ok(())
+        check_room(&self.path, RESERVE, waiting)
     }
+}
+
+/// An error when less than `reserve` and `waiting` bytes are free for the state in `dir`.
+pub(super) fn check_room(dir: &Path, reserve: u64, waiting: u64) -> Result<(), StoreError> {
+    let stat = rustix::fs::statvfs(dir).map_err(|e| StoreError::Directory {
+        dir: dir.to_owned(),
+        what: "its free space cannot be told",
+        source: e.into(),
+    })?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < reserve.saturating_add(waiting) {
+        let dir = dir.to_owned();
+        return Err(StoreError::Full { dir, free, reserve });
+    }
+    Ok(())
 }
 
 /// What a state directory is for.

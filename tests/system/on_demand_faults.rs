@@ -323,6 +323,7 @@ fn a_full_disk_is_an_error_at_once_and_over_when_there_is_room() {
     // Well before the deadlines of programs that wait.
     assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
     assert!(read(0).unwrap() == contents(0));
+    drop(filling);
     fs::remove_file(&ballast).unwrap();
     for n in 1..4 {
         wait_until("it is fetched", || read(n).is_ok_and(|c| c == contents(n)));
