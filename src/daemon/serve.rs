@@ -71,6 +71,9 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// what arrived together, was in use or was pinned may be dropped later.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the database has given up writing.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// What the supervisor keeps for the next daemon: a connection to the kernel, after this its
 /// [`Agreement`].
 pub(super) const FUSE: &str = "fuse-";
@@ -198,6 +201,10 @@ fn start(
     }
     succession::watch(&store, supervisor).map_err(setup("watch the keeper"))?;
     repeat(&store, engine.clone(), request, fetcher.zip(show));
+    if supervisor.restarts() {
+        let store = store.clone();
+        every(LOOK_EVERY, "narfs-disk", move || go_on_after_errors(&store));
+    }
     watch_over_itself(
         FileSystem::new(store.clone(), None, Arc::default()),
         supervisor.clone(),
@@ -236,6 +243,17 @@ fn show_where_wanted(engine: &Engine, supervisor: &Supervisor, request: &MountRe
         if let Err(e) = engine.mount(request) {
             tracing::error!("{}", chain(&e));
         }
+    }
+}
+
+/// Has another daemon go on where the database writes no more, and could again: after an error of
+/// the disk, mostly a full one, RocksDB refuses all writes until it is opened anew.
+fn go_on_after_errors(store: &Store) {
+    if store.has_given_up_writing() && store.has_room() {
+        tracing::error!(
+            "the database has stopped to write after an error of the disk; another daemon goes on"
+        );
+        leave(store, AGAIN);
     }
 }
 

@@ -119,6 +119,13 @@ impl Database {
         Ok(number.unwrap_or(0))
     }
 
+    /// Errors that flushes and compactions have met since this was opened.
+    pub(super) fn background_errors(&self) -> u64 {
+        // RocksDB counts those of all families with the one named `default`.
+        let errors = self.db.property_int_value("rocksdb.background-errors");
+        errors.ok().flatten().unwrap_or(0)
+    }
+
     /// Whether there are deletions in a family that have not met what they delete.
     pub(super) fn has_deletions(&self, family: &'static str) -> Result<bool, StoreError> {
         if self.number_of(family, "rocksdb.num-deletes-active-mem-table")? > 0

@@ -276,6 +276,17 @@ impl Store {
         self.directory.path()
     }
 
+    /// Whether the database has met an error in the background, such as a full disk, after which it
+    /// refuses to write until it is opened anew.
+    pub fn has_given_up_writing(&self) -> bool {
+        self.database.background_errors() > 0
+    }
+
+    /// Whether the disk has room for more.
+    pub fn has_room(&self) -> bool {
+        self.directory.check_room(0).is_ok()
+    }
+
     /// Where an ingest may make temporary files.
     pub fn spool(&self) -> PathBuf {
         self.directory.path().join("tmp")
