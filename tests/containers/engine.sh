@@ -53,6 +53,8 @@ finish() {
         kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
     done
     timeout 20 "$narfs" umount "$nix" >/dev/null 2>&1 || umount -l "$nix" 2>/dev/null
+    # at_nix: a daemon lives in its mount namespace as long as something of it is mounted there.
+    ! grep -q "^$dir/state /nix " /proc/self/mounts || umount -l /nix
     # What an engine that was killed has left mounted.
     grep -o " $dir/[^ ]*" /proc/self/mounts | sort -r | xargs -r -n 1 umount -l 2>/dev/null
     rm -rf --one-file-system "$dir"
