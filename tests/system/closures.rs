@@ -20,14 +20,15 @@ fn view(sandbox: &Sandbox, name: &str) -> PathBuf {
     sandbox.at.join(".narfs/closures").join(name).join("store")
 }
 
-fn listing(directory: &Path) -> BTreeSet<String> {
+/// The names in a directory.
+pub fn listing(directory: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).unwrap();
     let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
     names.collect()
 }
 
 /// The closure of a path, as the state says.
-fn closure(sandbox: &Sandbox, path: &str) -> BTreeSet<String> {
+pub fn closure(sandbox: &Sandbox, path: &str) -> BTreeSet<String> {
     let infos = sandbox.json(&["path-info", "--closure", path]);
     let paths = infos.as_array().unwrap().iter();
     let names = paths.map(|i| i["path"].as_str().unwrap()["/nix/store/".len()..].to_owned());

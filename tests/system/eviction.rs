@@ -188,15 +188,22 @@ fn what_is_pinned_in_use_or_added_here_is_not_dropped() {
     assert!(fs::read(sandbox.store().join(&local)).is_ok());
 }
 
-#[test]
-fn a_prefetch_that_does_not_fit_into_the_budget_is_not_complete() {
+/// A mount of eight paths, by these names, whose budget has room for the contents of three; and what
+/// serves them.
+fn eight_and_room_for_three() -> (Sandbox, Vec<String>, (Cache, Server)) {
     let cache = Cache::new();
     let offers = offers(&cache, 8);
     let server = plain(&cache);
     let sandbox = Sandbox::empty();
     let option = format!("budget={}", 3 * SIZE);
     sandbox.mount_from(&[&server.url], &key(&cache), &option);
-    let names: Vec<_> = offers.iter().map(|o| o.path().base_name()).collect();
+    let names = offers.iter().map(|o| o.path().base_name()).collect();
+    (sandbox, names, (cache, server))
+}
+
+#[test]
+fn a_prefetch_that_does_not_fit_into_the_budget_is_not_complete() {
+    let (sandbox, names, _served) = eight_and_room_for_three();
     let prefetch = |more: &[&str]| {
         let mut prefetch = sandbox.command(&["prefetch", "--json"]);
         let ran = run(prefetch.args(more).args(&names), b"");
@@ -220,17 +227,11 @@ fn a_prefetch_that_does_not_fit_into_the_budget_is_not_complete() {
 
 #[test]
 fn a_copy_that_does_not_fit_into_the_budget_says_what_was_dropped() {
-    let cache = Cache::new();
-    let offers = offers(&cache, 8);
-    let server = plain(&cache);
-    let sandbox = Sandbox::empty();
-    let option = format!("budget={}", 3 * SIZE);
-    sandbox.mount_from(&[&server.url], &key(&cache), &option);
-    let names = offers.iter().map(|o| o.path().base_name());
-    let (fitting, more): (Vec<_>, Vec<_>) = names.enumerate().partition(|(n, _)| *n < 2);
-    let copy = |names: Vec<(usize, String)>| {
+    let (sandbox, names, _served) = eight_and_room_for_three();
+    let (fitting, more) = names.split_at(2);
+    let copy = |names: &[String]| {
         let mut copy = sandbox.command(&["copy", "--json"]);
-        let ran = run(copy.args(names.into_iter().map(|(_, name)| name)), b"");
+        let ran = run(copy.args(names), b"");
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
         (report["dropped"].as_u64().unwrap(), ran.stderr)

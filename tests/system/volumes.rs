@@ -1,14 +1,13 @@
 //! Closure views as volumes: what a container engine is answered at the socket, and what lies where it
 //! is told to look, while daemons come and go.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::binary_cache::{Cache, Offer};
+use crate::closures::{closure, listing};
 use crate::on_demand::{SHORT, directory, key};
 use crate::server::{Answer, Server};
 use crate::support::{Sandbox, World, is_alive, run, wait_until};
@@ -117,20 +117,6 @@ fn with_plugin() -> (Sandbox, Client) {
 fn mount(sandbox: &Sandbox, client: &Client) {
     let at = sandbox.at.to_str().unwrap();
     sandbox.narfs(&["mount", at, "--offline", "--volume-plugin", client.socket()]);
-}
-
-fn listing(directory: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-    names.collect()
-}
-
-/// The closure of a path, as the state says.
-fn closure(sandbox: &Sandbox, path: &str) -> BTreeSet<String> {
-    let infos = sandbox.json(&["path-info", "--closure", path]);
-    let paths = infos.as_array().unwrap().iter();
-    let names = paths.map(|i| i["path"].as_str().unwrap()["/nix/store/".len()..].to_owned());
-    names.collect()
 }
 
 fn signal(pid: u32, signal: Signal) {
