@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{CommandError, Output, Report};
 use super::engine::Engine;
-use super::roots::{Links, Root, links};
+use super::in_use::Unseen;
+use super::roots::{Root, links};
 use crate::nix::store_path::StorePath;
 use crate::profile::{DeleteSpec, Generation, GenerationNumber, Generations, ProfileName};
 use crate::store::{Collected, ProfileChange, ProfileRecord};
@@ -61,6 +62,10 @@ pub struct GcReport {
     pub generations: Vec<OldGeneration>,
     /// Store paths, each before those that it refers to.
     pub paths: Vec<String>,
+    /// Processes that could not be looked at, by number and name: what they were seen to use last
+    /// stays, and what is newer than they are.
+    #[serde(default)]
+    pub unseen: Vec<String>,
     /// Stored bytes that this freed.
     pub freed_bytes: u64,
     /// Bytes that the disk got back.
@@ -94,6 +99,18 @@ fn generations(record: &ProfileRecord) -> Generations {
     Generations::from_parts(record.current.map(GenerationNumber), list)
 }
 
+fn names(unseen: &[Unseen]) -> Vec<String> {
+    let each = unseen.iter();
+    each.map(|u| format!("{} ({})", u.process, u.name))
+        .collect()
+}
+
+fn left_alone(process: &str) -> String {
+    format!(
+        "process {process} cannot be looked at; what it used last stays, and what is newer than it is"
+    )
+}
+
 impl Engine {
     pub(super) fn gc(
         &self,
@@ -109,11 +126,12 @@ impl Engine {
         if let Some(old) = request.delete {
             report.generations = self.delete_generations(old, request.dry_run, &mut lines)?;
         }
-        let collected = if request.dry_run {
+        let (collected, unseen) = if request.dry_run {
             self.collectable(&report.generations, &mut lines)?
         } else {
             self.collect(request.max_freed, &mut lines)?
         };
+        report.unseen = unseen;
         if !request.dry_run && collected.bytes > 0 {
             if let Some(fetcher) = self.fetcher.get() {
                 fetcher.removed(&collected.paths);
@@ -186,7 +204,7 @@ impl Engine {
         &self,
         old: &[OldGeneration],
         lines: &mut Lines<'_>,
-    ) -> Result<Collected, CommandError> {
+    ) -> Result<(Collected, Vec<String>), CommandError> {
         lines.say("finding garbage collector roots...")?;
         let is_old = |profile: &str, number| {
             let mut all = old.iter();
@@ -194,13 +212,16 @@ impl Engine {
         };
         let mut roots = self.recorded_roots(is_old)?;
         roots.extend(links(&self.store)?.roots);
-        roots.extend(self.roots_in_use()?);
+        let (used, unseen) = self.roots_in_use()?;
+        roots.extend(used);
+        let unseen = names(&unseen);
+        unseen.iter().try_for_each(|u| lines.say(&left_alone(u)))?;
         let live = roots.iter().map(|r| r.path.hash()).collect();
         let collected = self.store.collectable(&live)?;
         for path in &collected.paths {
             lines.say(&format!("would delete '{}'", self.full(path)))?;
         }
-        Ok(collected)
+        Ok((collected, unseen))
     }
 
     /// Removes what is not live. Who reads the lines may be slow, and the collection does not wait
@@ -209,7 +230,7 @@ impl Engine {
         &self,
         max_freed: Option<u64>,
         lines: &mut Lines<'_>,
-    ) -> Result<Collected, CommandError> {
+    ) -> Result<(Collected, Vec<String>), CommandError> {
         std::thread::scope(|scope| {
             let (sender, said) = channel();
             let working = scope.spawn(move || self.collect_telling(max_freed, &sender));
@@ -226,27 +247,32 @@ impl Engine {
         &self,
         max_freed: Option<u64>,
         lines: &Sender<String>,
-    ) -> Result<Collected, CommandError> {
+    ) -> Result<(Collected, Vec<String>), CommandError> {
         let say = |line: String| lines.send(line).is_ok();
         say("finding garbage collector roots...".into());
         let collection = self.store.begin_collection();
         let mut roots = self.recorded_roots(|_, _| false)?;
-        let Links {
-            roots: linked,
-            stale,
-        } = links(&self.store)?;
-        for stale in stale {
+        let links = links(&self.store)?;
+        links.keep(&self.store)?;
+        for stale in links.stale {
             let (link, target) = (stale.link.display(), stale.target.display());
             say(format!("removing stale link from '{link}' to '{target}'"));
             if let Err(e) = fs::remove_file(&stale.link) {
                 tracing::warn!("the stale link {link} stays: {e}");
             }
         }
-        roots.extend(linked);
-        roots.extend(self.roots_in_use()?);
+        roots.extend(links.roots);
+        let (used, unseen) = self.roots_in_use()?;
+        roots.extend(used);
+        let unseen = names(&unseen);
+        for process in &unseen {
+            say(left_alone(process));
+        }
         let live = roots.iter().map(|r: &Root| r.path.hash()).collect();
         say("deleting garbage...".into());
         let mut removed = |path: &StorePath| say(format!("deleting '{}'", self.full(path)));
-        Ok(collection.remove(&live, max_freed, &mut removed)?)
+        let in_use = || self.users.known();
+        let collected = collection.remove(&live, max_freed, &in_use, &mut removed)?;
+        Ok((collected, unseen))
     }
 }

@@ -20,9 +20,7 @@ use super::profiles::{
 use super::roots::{RootReport, RootsError};
 pub use super::source_request::SourceRequest;
 use super::upgrade::UpgradeError;
-use crate::fetch::{
-    Activity, AddError, Deadlines, FetchError, PrefetchPolicy, RoomError, Snapshot,
-};
+use crate::fetch::{Activity, AddError, Deadlines, FetchError, PrefetchPolicy, Snapshot};
 use crate::fuse::{MountError, MountRequest, RequestCounts, SessionError};
 use crate::http::Address;
 use crate::nix::signature::KeyError;
@@ -478,9 +476,6 @@ pub enum CommandError {
     /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Contents cannot be dropped.
-    #[error(transparent)]
-    Room(#[from] RoomError),
     /// The sources.
     #[error(transparent)]
     Fetch(#[from] FetchError),

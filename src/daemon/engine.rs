@@ -12,12 +12,12 @@ use super::command::{
     Command, CommandError, EntryReport, Failure, KindReport, Output, PathReport, Report,
     ServeRequest, StateReport, StatusReport,
 };
-use super::in_use::store_paths_in_use;
 use super::location::{self, Located, LocationError};
 use super::source_request::SourceRequest;
 use super::supervisor::Supervisor;
+use super::users::Users;
 use super::volumes::PluginSocket;
-use crate::fetch::{self, CopyFailure, Fetcher, Progress, Room, RoomError, Sources};
+use crate::fetch::{self, CopyFailure, Fetcher, Keep, Progress, Room, Sources};
 use crate::fs::{FileSystem, Recorder, WritableProfiles};
 use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
 use crate::http;
@@ -40,6 +40,8 @@ pub struct Engine {
     /// Sources of commands that name none.
     pub(super) defaults: SourceRequest,
     pub(super) room: Arc<Room>,
+    /// Who knows what running programs use.
+    pub(super) users: Arc<Users>,
     pub(super) recorder: Arc<Recorder>,
     runtime: OnceLock<Runtime>,
     /// What is mounted.
@@ -75,19 +77,24 @@ impl Engine {
     /// An engine for a state that this process owns, with the sources of commands that name none
     /// and the budget of the state, in bytes.
     pub fn new(store: Arc<Store>, defaults: SourceRequest, budget: Option<u64>) -> Self {
-        let rooted = store.clone();
-        let keep = move || {
+        let users = Arc::new(Users::of(store.clone()));
+        let (rooted, looked) = (store.clone(), users.clone());
+        let rooted = move || {
             let pins = rooted.pins()?;
             let mut roots: Vec<_> = pins.iter().map(|p| p.path.hash()).collect();
             let generations = rooted.generation_roots()?;
             roots.extend(generations.iter().map(StorePath::hash));
             let closure = rooted.closure(roots)?;
-            let mut keep = store_paths_in_use().map_err(|e| RoomError::InUse(e.into()))?;
-            keep.extend(closure.iter().map(|i| i.registration.path.hash()));
-            Ok(keep)
+            let hashes = closure.iter().map(|i| i.registration.path.hash());
+            Ok(hashes.collect())
+        };
+        let keep = Keep {
+            rooted: Box::new(rooted),
+            in_use: Box::new(move || looked.open()),
         };
         Self {
-            room: Arc::new(Room::new(store.clone(), budget, Box::new(keep))),
+            room: Arc::new(Room::new(store.clone(), budget, keep)),
+            users,
             store,
             defaults,
             recorder: Arc::default(),
@@ -109,15 +116,18 @@ impl Engine {
 
     /// Has commands know what is mounted, and `stats` report its requests.
     pub fn serves(&self, session: &Session) {
+        let superblock = session.connection().1.superblock;
+        self.users.set_superblock(Some(superblock));
         *self.served() = Some(Served {
             counters: session.counters(),
-            superblock: session.connection().1.superblock,
+            superblock,
         });
     }
 
     /// Has commands know that nothing is mounted any more.
     pub(super) fn serves_nothing(&self) {
         *self.served() = None;
+        self.users.set_superblock(None);
     }
 
     fn served(&self) -> std::sync::MutexGuard<'_, Option<Served>> {

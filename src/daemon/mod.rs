@@ -28,6 +28,7 @@ mod source_request;
 mod succession;
 mod supervisor;
 mod upgrade;
+mod users;
 mod verify;
 mod volumes;
 

@@ -2,7 +2,8 @@
 //!
 //! Pins, generations and closure views lie in the state; the other roots are links in its directory `gcroots`, of
 //! the forms that Nix knows, and what running programs use. Invariant: a root that cannot be
-//! looked at is an error, never no root, but for links into what this process may not enter.
+//! looked at is an error, never no root, but for links into what this process may not enter. A link
+//! on a disk that is away counts as it was seen last.
 
 use std::fs;
 use std::io;
@@ -14,12 +15,14 @@ use thiserror::Error;
 
 use super::command::{CommandError, Report};
 use super::engine::Engine;
-use super::in_use::{InUseError, Use, in_use};
+use super::in_use::{Unseen, Use};
 use super::location;
+use super::users::User;
+use crate::fuse::{self, MountError};
 use crate::nix::hash::{Hash, HashAlgo};
 use crate::nix::nix32;
 use crate::nix::store_path::StorePath;
-use crate::store::{Store, StoreError};
+use crate::store::{LinkedRoot, LinkedRoots, Store, StoreError};
 
 /// The directory with links to roots, in the state directory.
 const DIRECTORY: &str = "gcroots";
@@ -77,9 +80,9 @@ pub enum RootsError {
     /// Something else is there.
     #[error("{} is there and is no link into the store; choose another name, or remove it", .0.display())]
     Occupied(PathBuf),
-    /// It cannot be told what programs use.
+    /// It cannot be told what is mounted.
     #[error(transparent)]
-    InUse(#[from] InUseError),
+    Mounts(#[from] MountError),
     /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -103,12 +106,21 @@ pub(super) struct Stale {
 pub(super) struct Links {
     pub(super) roots: Vec<Root>,
     pub(super) stale: Vec<Stale>,
+    /// What links to links pointed to before, and where something is mounted now.
+    before: LinkedRoots,
+    mounts: Vec<PathBuf>,
+    /// What they point to now; for those that are away, before.
+    seen: LinkedRoots,
 }
 
 /// Looks through `gcroots`, in the order of names.
 pub(super) fn links(store: &Store) -> Result<Links, RootsError> {
     let top = store.dir().join(DIRECTORY);
-    let mut links = Links::default();
+    let mut links = Links {
+        before: store.linked_roots()?,
+        mounts: fuse::mount_points()?,
+        ..Links::default()
+    };
     let mut open = vec![top.clone()];
     while let Some(place) = open.pop() {
         let look = |source| RootsError::Look {
@@ -155,9 +167,11 @@ impl Links {
             Ok(metadata) if metadata.is_symlink() => {
                 if let Some(inner) = read_link(&target)? {
                     self.add(store, inner.as_os_str().as_bytes(), &target)?;
+                    self.note(link, &target);
                 }
             }
             Ok(_) => {}
+            Err(e) if self.is_away(link, &e) => self.add_as_before(link, &target),
             Err(e) if is_absent(&e) => {
                 if link.starts_with(top.join(AUTO)) {
                     let link = link.to_owned();
@@ -170,6 +184,48 @@ impl Links {
             Err(source) => return Err(RootsError::Look { at: target, source }),
         }
         Ok(())
+    }
+
+    /// Notes what the link `target` was just seen to point to.
+    fn note(&mut self, link: &Path, target: &Path) {
+        let from = target.display().to_string();
+        let Some(root) = self.roots.last().filter(|root| root.from == from) else {
+            return;
+        };
+        let parent = target.parent().and_then(|p| fs::canonicalize(p).ok());
+        let over = |m: &&PathBuf| parent.as_ref().is_some_and(|p| p.starts_with(m));
+        let longest = self.mounts.iter().filter(over);
+        if let Some(mount_point) = longest.max_by_key(|m| m.as_os_str().len()) {
+            let root = LinkedRoot {
+                path: root.path.clone(),
+                mount_point: mount_point.clone(),
+            };
+            self.seen.insert(link.to_owned(), root);
+        }
+    }
+
+    /// Whether what a link pointed to lies on a disk that is not mounted now, or does not answer.
+    fn is_away(&self, link: &Path, e: &io::Error) -> bool {
+        let before = self.before.get(link);
+        before.is_some_and(|root| !is_absent(e) || !self.mounts.contains(&root.mount_point))
+    }
+
+    fn add_as_before(&mut self, link: &Path, target: &Path) {
+        let Some(root) = self.before.get(link).cloned() else {
+            return;
+        };
+        let at = root.mount_point.display();
+        self.roots.push(Root {
+            path: root.path.clone(),
+            kind: RootKind::Link,
+            from: format!("{}, as it was when {at} was there", target.display()),
+        });
+        self.seen.insert(link.to_owned(), root);
+    }
+
+    /// Keeps what was seen for a time when it is away.
+    pub(super) fn keep(&self, store: &Store) -> Result<(), StoreError> {
+        store.set_linked_roots(&self.seen)
     }
 
     /// Adds what a target names, wherever the store is mounted: the parts of it that are names of
@@ -274,26 +330,33 @@ impl Engine {
         Ok(roots)
     }
 
-    /// Registered paths that running programs use.
-    pub(super) fn roots_in_use(&self) -> Result<Vec<Root>, RootsError> {
+    /// Registered paths that running programs use, and the processes that cannot be looked at.
+    pub(super) fn roots_in_use(&self) -> Result<(Vec<Root>, Vec<Unseen>), StoreError> {
+        let usage = self.users.look(Use::Known)?;
         let mut roots = Vec::new();
-        for (hash, from) in in_use(Use::Known)? {
+        for (hash, user) in usage.paths {
             if let Some(info) = self.store.path_info(hash)? {
                 roots.push(Root {
                     path: info.registration.path,
                     kind: RootKind::Process,
-                    from: from.display().to_string(),
+                    from: match user {
+                        User::Seen(file) => file.display().to_string(),
+                        User::Unseen(process) => {
+                            format!("perhaps process {process}, which cannot be looked at")
+                        }
+                    },
                 });
             }
         }
         roots.sort_by(|a, b| (&a.from, &a.path).cmp(&(&b.from, &b.path)));
-        Ok(roots)
+        roots.dedup_by(|a, b| (&a.from, &a.path) == (&b.from, &b.path));
+        Ok((roots, usage.unseen))
     }
 
     pub(super) fn roots(&self) -> Result<Report, CommandError> {
         let mut roots = self.recorded_roots(|_, _| false)?;
         roots.extend(links(&self.store)?.roots);
-        roots.extend(self.roots_in_use()?);
+        roots.extend(self.roots_in_use()?.0);
         let reports = roots.into_iter().map(|root| RootReport {
             path: self.full(&root.path),
             kind: root.kind,
@@ -308,6 +371,7 @@ impl Engine {
         let info = location::info(&self.store, text)?;
         let path = self.full(&info.registration.path);
         make(&self.store, link, &path)?;
+        links(&self.store)?.keep(&self.store)?;
         Ok(Report::Added(path))
     }
 }

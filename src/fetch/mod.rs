@@ -35,7 +35,7 @@ pub use outcomes::{FetcherTimes, OutcomeReport};
 pub use plan::Wanted;
 pub use prefetch::Prefetched;
 pub use receive::{AddError, ReceiveError, Received, add};
-pub use room::{Keep, Room, RoomError};
+pub use room::{Keep, Room};
 pub use sources::{AskedSource, CACHE_NIXOS_ORG, Source, Sources, Trust, ask_source};
 
 use crate::nix::cache_info::CacheInfoError;

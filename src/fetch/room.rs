@@ -8,24 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
 use super::seldom::Seldom;
 use crate::nix::store_path::StorePathHash;
 use crate::store::{Eviction, Store, StoreError};
 
-/// What must not be dropped at this moment.
-pub type Keep = Box<dyn Fn() -> Result<HashSet<StorePathHash>, RoomError> + Send + Sync>;
+/// Names paths.
+pub type Names = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Send + Sync>;
 
-/// Why no contents are dropped.
-#[derive(Debug, Error)]
-pub enum RoomError {
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// It cannot be told what programs use.
-    #[error(transparent)]
-    InUse(Box<dyn std::error::Error + Send + Sync>),
+/// What must not be dropped at this moment.
+pub struct Keep {
+    /// What roots reach.
+    pub rooted: Names,
+    /// What programs use.
+    pub in_use: Names,
 }
 
 /// So much of a budget, in parts of it, is made free in one go: finding out what may go costs a
@@ -107,7 +102,7 @@ impl Room {
         }
     }
 
-    fn trim(&self, at_once: bool) -> Result<(), RoomError> {
+    fn trim(&self, at_once: bool) -> Result<(), StoreError> {
         if self.budget == u64::MAX || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
@@ -117,7 +112,9 @@ impl Room {
         if is_resting || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
-        if self.evict(self.budget - self.budget / SLACK)?.bytes > 0 {
+        // Whoever fetches waits for this, and must not be waited for.
+        let lower = self.budget - self.budget / SLACK;
+        if self.drop_to(lower, false)?.bytes > 0 {
             self.reclaim();
         }
         let stored = self.store.stored_bytes()?;
@@ -142,10 +139,15 @@ impl Room {
     /// [`Store::reclaim`].
     ///
     /// # Errors
-    /// See [`RoomError`].
-    pub fn evict(&self, to: u64) -> Result<Eviction, RoomError> {
-        let keep = (self.keep)()?;
-        let eviction = self.store.evict(to, &keep)?;
+    /// The database failed, or it cannot be told what programs use.
+    pub fn evict(&self, to: u64) -> Result<Eviction, StoreError> {
+        self.drop_to(to, true)
+    }
+
+    fn drop_to(&self, to: u64, patient: bool) -> Result<Eviction, StoreError> {
+        let mut keep = (self.keep.rooted)()?;
+        keep.extend((self.keep.in_use)()?);
+        let eviction = self.store.evict(to, &keep, &self.keep.in_use, patient)?;
         let paths = eviction.paths.len() as u64;
         self.evicted.fetch_add(paths, Ordering::Relaxed);
         let bytes = &self.evicted_bytes;
@@ -201,7 +203,11 @@ mod tests {
                 Ok(HashSet::new())
             }
         };
-        let room = Room::new(store, Some(1), Box::new(keep));
+        let keep = Keep {
+            rooted: Box::new(|| Ok(HashSet::new())),
+            in_use: Box::new(keep),
+        };
+        let room = Room::new(store, Some(1), keep);
         for _ in 0..1000 {
             room.make();
         }

@@ -252,6 +252,15 @@ impl Inode {
         self.0 >> (NODE_BITS + ORDINAL_BITS) == TEMPORARY
     }
 
+    /// Whether it is the store directory, or that of a closure view.
+    pub fn is_store(self) -> bool {
+        let place = self.place();
+        matches!(
+            place,
+            Ok(Place::Special(Special::Store) | Place::ViewStore(_))
+        )
+    }
+
     /// What the number names.
     ///
     /// # Errors

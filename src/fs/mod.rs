@@ -5,6 +5,7 @@
 //! cached for ever; a name that is not there inside a path may be cached for ever too, one that
 //! is not there in a store directory, among profiles or among views not at all.
 
+mod appearances;
 mod errno;
 mod inode;
 mod on_demand;
@@ -17,6 +18,7 @@ mod writable;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use appearances::{Appearances, paths_of};
 pub use errno::FsError;
 pub use inode::{Inode, Member, Place, Special};
 pub use profiles::{StaleEntries, all_entries, stale_entries};
@@ -170,7 +172,7 @@ impl FileSystem {
         let Ok(path) = StorePath::parse_base_name(name) else {
             return Ok(Looked::NeverThere);
         };
-        match self.store.path_info(path.hash())? {
+        match self.store.look_up(path.hash())? {
             Some(info) if info.registration.path == path => match info.contents {
                 Contents::Local(_) => {
                     let path = self.path(info.ordinal)?;
@@ -330,7 +332,7 @@ impl FileSystem {
             let Ok(ordinal) = u32::try_from(from) else {
                 return Ok(());
             };
-            let group = self.store.list(PathOrdinal(ordinal), GROUP)?;
+            let group = self.store.look_up_from(PathOrdinal(ordinal), GROUP)?;
             for (ordinal, path, is_directory) in &group {
                 from = u64::from(ordinal.0) + 1;
                 let attributes = if *is_directory {

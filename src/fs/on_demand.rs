@@ -142,7 +142,8 @@ impl FileSystem {
         let Some(fetcher) = &self.fetcher else {
             return Ok(None);
         };
-        let there = self.store.path_info(path.hash())?;
+        // From here on no removal takes it from under the answer.
+        let there = self.store.look_up(path.hash())?;
         Ok(
             match there.map(|i| (i.registration.path == path, i.contents)) {
                 Some((false, _)) => None,

@@ -250,7 +250,7 @@ impl FileSystem {
 
     /// What a listing says of a path; of what would be fetched, no more than that it is there.
     fn listed(&self, hash: StorePathHash) -> Result<Option<(String, Attributes)>, FsError> {
-        let Some(info) = self.store.path_info(hash)? else {
+        let Some(info) = self.store.look_up(hash)? else {
             return Ok(None);
         };
         let name = info.registration.path.base_name();

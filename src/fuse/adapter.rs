@@ -163,6 +163,9 @@ impl Filesystem for Adapter {
         let (parent, name) = (Inode(parent.0), name.as_bytes().to_vec());
         let looked = name.clone();
         let asker = asker(request);
+        let in_store = parent
+            .is_store()
+            .then(|| self.counters.begin_store_lookup());
         self.fs
             .when_known(parent, &looked, asker, move |fs, known| {
                 match known.and_then(|()| fs.lookup(parent, &name)) {
@@ -175,7 +178,7 @@ impl Filesystem for Adapter {
                     Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
                     Err(e) => reply.error(errno(e)),
                 }
-                drop(answering);
+                drop((answering, in_store));
             });
     }
 

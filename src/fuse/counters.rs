@@ -62,6 +62,17 @@ pub struct Counters {
     begun: [AtomicU64; ALL.len()],
     answered: [Latencies; ALL.len()],
     served_bytes: AtomicU64,
+    store_lookups: AtomicU64,
+}
+
+/// A lookup in a store directory, until it is answered.
+#[derive(Debug)]
+pub(super) struct StoreLookup(Arc<Counters>);
+
+impl Drop for StoreLookup {
+    fn drop(&mut self) {
+        self.0.store_lookups.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A request that is being answered. Its time ends when this is dropped, by whatever thread.
@@ -122,6 +133,17 @@ impl Counters {
             operation,
             since: Instant::now(),
         }
+    }
+
+    /// Counts a lookup in a store directory until it is answered.
+    pub(super) fn begin_store_lookup(self: &Arc<Self>) -> StoreLookup {
+        self.store_lookups.fetch_add(1, Ordering::SeqCst);
+        StoreLookup(self.clone())
+    }
+
+    /// Lookups in store directories that are not answered yet.
+    pub(super) fn store_lookups(&self) -> u64 {
+        self.store_lookups.load(Ordering::SeqCst)
     }
 
     /// The times now.

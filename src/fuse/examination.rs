@@ -19,6 +19,14 @@ pub fn dead_mounts() -> Result<Vec<PathBuf>, MountError> {
     Ok(dead)
 }
 
+/// Everything that something is mounted at in this mount namespace.
+///
+/// # Errors
+/// The list of mounts cannot be read.
+pub fn mount_points() -> Result<Vec<PathBuf>, MountError> {
+    Ok(mount::mounts()?.into_iter().map(|m| m.at).collect())
+}
+
 /// Takes the dead mount at `at` away, even while programs use it.
 ///
 /// # Errors

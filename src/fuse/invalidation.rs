@@ -35,21 +35,23 @@
 //! `inval_entry` waits for requests on its directory, so it is never sent by a thread that
 //! answers requests. Those requests never wait for the network, since nothing in a directory of
 //! profiles is fetched. In a store directory, the store's own or that of a closure view, lookups do:
-//! it is invalidated by `inval_inode` alone, but for what was collected or is in a view no more:
+//! it is invalidated by `inval_inode` alone, but where paths were removed or are in a view no more:
 //! `removed.rs` has that. Names of closure views are like names of profiles. A thread that answers requests waits
 //! for nothing here.
 
 use std::ffi::OsStr;
 use std::io;
+use std::sync::Arc;
 
 use fuser::{INodeNo, Notifier};
 
+use super::counters::Counters;
 use super::removed::Forgetter;
 use crate::fs::{Inode, Special, StaleEntries, all_entries, stale_entries, stale_views};
 use crate::store::{Change, ChangedView, Store};
 
 /// The kernel never keeps an entry of this name.
-const NO_NAME: &str = ".";
+pub(super) const NO_NAME: &str = ".";
 
 /// Tells the kernel what to forget.
 pub(super) struct Invalidation {
@@ -58,12 +60,17 @@ pub(super) struct Invalidation {
 }
 
 impl Invalidation {
-    pub(super) fn new(notifier: Notifier) -> Self {
-        let forgetter = Forgetter::start(notifier.clone());
+    pub(super) fn new(notifier: Notifier, counters: Arc<Counters>) -> Self {
+        let forgetter = Forgetter::start(notifier.clone(), counters);
         Self {
             notifier,
             forgetter,
         }
+    }
+
+    /// What has the kernel forget names.
+    pub(super) fn forgetter(&self) -> &Forgetter {
+        &self.forgetter
     }
 
     /// Has the kernel forget what a change made untrue.
@@ -75,10 +82,8 @@ impl Invalidation {
                     self.listing(Inode::view_store(*id));
                 }
             }
-            Change::Removed(paths) => {
-                self.listing(Inode::special(Special::Store));
-                self.forgetter.forget(paths);
-            }
+            // The names it has forgotten before: see `kernel_caches.rs`.
+            Change::Removed(_) => self.forgetter.forget_removed(),
             Change::Profiles(changed) => self.entries(&stale_entries(changed)),
             Change::Views(changed) => self.views(changed),
         }
@@ -92,8 +97,7 @@ impl Invalidation {
     }
 
     /// Has the kernel forget whatever may have changed without its being told: a daemon that was
-    /// killed may have made a last change. Of a path that it collected last, the kernel may go on
-    /// to show the attributes; what is in it is looked up anew, as `removed.rs` says.
+    /// killed may have made a last change.
     pub(super) fn apply_all(&self, store: &Store) {
         self.entries(&all_entries(&store.profile_table()));
         self.listing(Inode::special(Special::Store));

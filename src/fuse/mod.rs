@@ -9,7 +9,9 @@ mod counters;
 mod examination;
 mod handshake;
 mod invalidation;
+mod kernel_caches;
 mod mount;
+mod notices;
 mod removed;
 mod writable;
 
@@ -21,11 +23,11 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use counters::{Counters, RequestCounts, RequestTimes};
-pub use examination::{dead_mounts, parent_mount, take_dead_away};
+pub use examination::{dead_mounts, mount_points, parent_mount, take_dead_away};
 pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
-    mounts_of_superblock, mounts_of_whole, unmount,
+    mounts_of_superblock, mounts_of_whole, unescape, unmount,
 };
 pub use writable::ProfilesSession;
 
@@ -34,6 +36,7 @@ use crate::store::Store;
 use adapter::Adapter;
 use handshake::Beginning;
 use invalidation::Invalidation;
+use kernel_caches::ConnectionCaches;
 
 /// Threads that read requests, for each core. They share one descriptor: a clone of it would
 /// lose the requests in flight with its daemon.
@@ -141,13 +144,16 @@ impl Session {
         let background = session.spawn()?;
         // Done by the thread that changes the state, before it goes on. It is never one that
         // answers requests.
-        let invalidation = Invalidation::new(background.notifier());
+        let invalidation = Invalidation::new(background.notifier(), counters.clone());
         if matches!(beginning, Beginning::After(_)) {
             invalidation.apply_all(store);
         } else if let Ok(untold) = store.untold_views() {
             // This kernel was never told anything else.
             store.views_told(&untold);
         }
+        let forgetter = invalidation.forgetter().clone();
+        let caches = ConnectionCaches::new(device.try_clone()?, counters.clone(), forgetter);
+        store.set_kernel_caches(Arc::new(caches));
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {
             background,

@@ -389,7 +389,8 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     })
 }
 
-pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
+/// A field of mountinfo as it is, without the octal digits for blanks.
+pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = field;
     while let [first, after @ ..] = rest {

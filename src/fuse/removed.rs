@@ -1,25 +1,25 @@
-//! Has the kernel forget the names of paths that were collected, or that a closure view shows no more.
+//! Has the kernel forget names in store directories: of what a closure view shows no more, and for an older
+//! kernel of what may be removed.
 //!
 //! The kernel was told that they are valid for ever. To forget one it takes the lock of the store
 //! directory (the view's, where it is in a view), which a lookup there that waits for the network shares: so a thread of its own does
 //! it, and nobody waits for it without a bound, least of all who answers requests. Until it is
-//! done a name may still lead to what was there: its attributes may still be shown, what is read
-//! of it comes from the kernel's caches and is what it was, or is ESTALE, after which the kernel
-//! looks the name up anew. It is never something else, since inode numbers are not given again.
-//! For who had it open it stays so. After it is done no answer from before can come back: see
-//! `invalidation.rs`.
+//! done a name may still lead to what was there. It is never something else, since inode numbers are
+//! not given again. For who had it open it stays so. After it is done no answer from before can come
+//! back: see `invalidation.rs`.
 
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use fuser::Notifier;
 
-use super::invalidation::forget_entries;
+use super::counters::Counters;
+use super::invalidation::{NO_NAME, forget_entries, forget_listing};
 use crate::fs::{Inode, Special, StaleEntries};
-use crate::nix::store_path::StorePath;
 
-/// Whoever removed paths waits so long, so that they are usually gone when a command says so. A
-/// name takes some microseconds where no lookup is under way.
+/// Time that whoever removed paths waits, so that they are usually gone from listings when a command
+/// says so.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The same for who changed a closure view: longer than any lookup waits for the network, so that
@@ -30,15 +30,21 @@ const PATIENCE_FOR_VIEWS: Duration = Duration::from_secs(15);
 struct Names(Vec<StaleEntries>, mpsc::Sender<()>);
 
 /// The thread that has the kernel forget.
-pub(super) struct Forgetter(mpsc::Sender<Names>);
+#[derive(Clone)]
+pub(super) struct Forgetter {
+    sender: mpsc::Sender<Names>,
+    notifier: Notifier,
+    counters: Arc<Counters>,
+}
 
 impl Forgetter {
-    pub(super) fn start(notifier: Notifier) -> Self {
+    pub(super) fn start(notifier: Notifier, counters: Arc<Counters>) -> Self {
         let (sender, receiver) = mpsc::channel();
+        let own = notifier.clone();
         let work = move || {
             for Names(all, done) in receiver {
                 for stale in &all {
-                    forget_entries(&notifier, stale);
+                    forget_entries(&own, stale);
                 }
                 // Who has stopped waiting need not know.
                 let _ = done.send(());
@@ -46,20 +52,47 @@ impl Forgetter {
         };
         let thread = std::thread::Builder::new().name("narfs-forget".into());
         if let Err(e) = thread.spawn(work) {
-            tracing::warn!("no thread to have the kernel forget what is collected: {e}");
+            tracing::warn!("no thread to have the kernel forget names: {e}");
         }
-        Self(sender)
+        Self {
+            sender,
+            notifier,
+            counters,
+        }
     }
 
-    /// Has these paths forgotten, and waits for it for a while.
-    pub(super) fn forget(&self, paths: &[StorePath]) {
-        let names = paths.iter().map(StorePath::base_name).collect();
-        let stale = StaleEntries {
-            directory: Inode::special(Special::Store),
-            above: Inode::special(Special::Root),
-            names,
+    /// Has the listing of the store directory forgotten, from which paths were removed, and waits for
+    /// it for a while.
+    pub(super) fn forget_removed(&self) {
+        let directory = Inode::special(Special::Store);
+        forget_listing(&self.notifier, directory);
+        // A listing that is under way is waited for, but not who waits for the network.
+        if self.counters.store_lookups() == 0 {
+            let above = Inode::special(Special::Root);
+            self.forget(&[(directory, above)], &[], PATIENCE);
+        }
+    }
+
+    /// Has names in directories forgotten, each with the directory above it, and their listings, when
+    /// everything that is asked there now has been answered. Waits for it for a while; `false` if it
+    /// is not done then.
+    pub(super) fn forget(
+        &self,
+        directories: &[(Inode, Inode)],
+        names: &[String],
+        patience: Duration,
+    ) -> bool {
+        let names = match names {
+            // One at least, whose turn comes when the answers have come.
+            [] => vec![NO_NAME.to_owned()],
+            names => names.to_vec(),
         };
-        self.wait(vec![stale], PATIENCE);
+        let each = directories.iter().map(|(directory, above)| StaleEntries {
+            directory: *directory,
+            above: *above,
+            names: names.clone(),
+        });
+        self.wait(each.collect(), patience)
     }
 
     /// Has these names in closure views forgotten, and waits for it for a while.
@@ -69,10 +102,8 @@ impl Forgetter {
         }
     }
 
-    fn wait(&self, stale: Vec<StaleEntries>, patience: Duration) {
+    fn wait(&self, stale: Vec<StaleEntries>, patience: Duration) -> bool {
         let (done, forgotten) = mpsc::channel();
-        if self.0.send(Names(stale, done)).is_ok() {
-            let _ = forgotten.recv_timeout(patience);
-        }
+        self.sender.send(Names(stale, done)).is_ok() && forgotten.recv_timeout(patience).is_ok()
     }
 }

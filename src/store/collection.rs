@@ -13,6 +13,7 @@ use std::sync::MutexGuard;
 use super::chunks::Located;
 use super::database::{DIGESTS, ORDINALS, PATHS, Snapshot, TREES, USES};
 use super::eviction::{ChunkUses, Deletion, Removal, Running};
+use super::kernel_caches::{InUse, Leaving, Watch};
 use super::publish::Batch;
 use super::temporary_roots::Listening;
 use super::trees::TreeRecord;
@@ -107,6 +108,17 @@ impl Graph {
         }
     }
 
+    fn leaving(&self, hashes: &[StorePathHash]) -> Vec<Leaving> {
+        let found = hashes.iter().filter_map(|hash| {
+            let ordinal = self.paths.get(hash)?.ordinal;
+            Some(Leaving {
+                hash: *hash,
+                ordinal,
+            })
+        });
+        found.collect()
+    }
+
     /// The paths that are not in `reached`, each before those that it refers to.
     fn dead(&self, reached: &HashSet<StorePathHash>) -> Vec<StorePathHash> {
         let dead = || {
@@ -173,8 +185,9 @@ impl std::fmt::Debug for Collection<'_> {
 impl Collection<'_> {
     /// Removes the registered paths that are neither in `live` nor needed by what is, until
     /// `limit` bytes of stored records are freed, if there is a limit. Chunks that no path has go
-    /// first. Each path that was here is told to `removed` when it is gone, which must not wait, and
-    /// says whether to go on.
+    /// first. What is in use (`kernel_caches.rs`; `in_use` is asked where the kernel had something) stays,
+    /// with all that it needs. Each path that was here is told to `removed` when it is gone, which must
+    /// not wait, and says whether to go on.
     ///
     /// The space comes back with [`Store::reclaim_after_collection`].
     ///
@@ -184,16 +197,25 @@ impl Collection<'_> {
         self,
         live: &HashSet<StorePathHash>,
         limit: Option<u64>,
+        in_use: InUse<'_>,
         removed: &mut dyn FnMut(&StorePath) -> bool,
     ) -> Result<Collected, StoreError> {
         let store = self.store;
-        let mut collected = Collected::default();
-        let limit = limit.unwrap_or(u64::MAX);
+        let mut removing = Removing {
+            live,
+            limit: limit.unwrap_or(u64::MAX),
+            in_use,
+            removed,
+            // Before the lock: fetches wait for that, and lookups for fetches.
+            watch: Watch::begin(store, true),
+            collected: Collected::default(),
+        };
         let outcome = {
             let _removing = lock(&store.removing);
             let running = store.begin_removal()?;
-            self.remove_into(&mut collected, &running, live, limit, removed)
+            removing.run(store, &running)
         };
+        let collected = removing.collected;
         // Who is told may wait for somebody who waits for a removal.
         drop(self);
         let gone = [&*collected.paths, &*collected.registered].concat();
@@ -202,23 +224,31 @@ impl Collection<'_> {
         }
         outcome.map(|()| collected)
     }
+}
 
-    fn remove_into(
-        &self,
-        collected: &mut Collected,
-        running: &Running<'_>,
-        live: &HashSet<StorePathHash>,
-        limit: u64,
-        removed: &mut dyn FnMut(&StorePath) -> bool,
-    ) -> Result<(), StoreError> {
-        let (store, snapshot) = (self.store, &running.snapshot);
+/// What a removal of paths has been asked for, and has done.
+struct Removing<'r> {
+    live: &'r HashSet<StorePathHash>,
+    limit: u64,
+    in_use: InUse<'r>,
+    removed: &'r mut dyn FnMut(&StorePath) -> bool,
+    watch: Watch,
+    collected: Collected,
+}
+
+impl Removing<'_> {
+    fn run(&mut self, store: &Store, running: &Running<'_>) -> Result<(), StoreError> {
+        let snapshot = &running.snapshot;
         let mut graph = Graph::read(store, snapshot)?;
         let all_read = store.count_uses(snapshot, |_| false)?;
-        collected.bytes += store.remove_litter(all_read)?;
+        self.collected.bytes += store.remove_litter(all_read)?;
         let mut reached = HashSet::new();
-        graph.reach(live.iter().copied(), &mut reached);
-        for hash in graph.dead(&reached) {
-            if collected.bytes >= limit {
+        graph.reach(self.live.iter().copied(), &mut reached);
+        let dead = graph.dead(&reached);
+        let used = self.watch.used(store, &graph.leaving(&dead), self.in_use)?;
+        graph.reach(used, &mut reached);
+        for hash in dead {
+            if self.collected.bytes >= self.limit {
                 return Ok(());
             }
             let mut publishing = lock(&store.publishing);
@@ -237,17 +267,25 @@ impl Collection<'_> {
             if reached.contains(&hash) {
                 continue;
             }
-            let freed = store.remove_path(removal, &mut graph, hash)?;
+            let ordinal = graph.paths.get(&hash).map(|found| found.ordinal);
+            let remove = || store.remove_path(removal, &mut graph, hash);
+            let Some(freed) = self
+                .watch
+                .unless_looked_up(store, ordinal.into_iter(), remove)
+            else {
+                graph.reach([hash], &mut reached);
+                continue;
+            };
             drop((relied, publishing));
-            if let (Some(freed), Some(found)) = (freed, graph.paths.get(&hash)) {
-                collected.bytes += freed;
-                collected.add(found);
-                if found.tree.is_some() && !removed(&found.path) {
+            if let (Some(freed), Some(found)) = (freed?, graph.paths.get(&hash)) {
+                self.collected.bytes += freed;
+                self.collected.add(found);
+                if found.tree.is_some() && !(self.removed)(&found.path) {
                     return Ok(());
                 }
             }
         }
-        collected.bytes += store.remove_orphans(snapshot, &graph)?;
+        self.collected.bytes += store.remove_orphans(snapshot, &graph)?;
         Ok(())
     }
 }
@@ -325,6 +363,7 @@ impl Store {
         deletion.writes.delete_cf(family(PATHS), hash.as_bytes());
         deletion.writes.delete_cf(family(ORDINALS), key);
         deletion.writes.delete_cf(family(USES), key);
+        self.keep_ordinal(&mut deletion.writes, &info);
         Batch::set_changed(&mut deletion.writes, self);
         let _shut = shut(&self.gate);
         if let Some(tree) = found.tree {

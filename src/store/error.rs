@@ -163,6 +163,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// It cannot be told what is in use, so nothing is removed.
+    #[error(transparent)]
+    InUse(Box<dyn std::error::Error + Send + Sync>),
     /// The compressor failed.
     #[error("cannot compress a chunk")]
     Compress(#[source] io::Error),

@@ -54,6 +54,7 @@ use rocksdb::WriteBatch;
 
 use super::chunks::{Located, NEXT_CHUNK};
 use super::database::{CHUNKS, DIGESTS, Database, META, PATHS, Snapshot, TREES};
+use super::kernel_caches::{InUse, Leaving, Watch};
 use super::trees::{StoredTree, TreeRecord};
 use super::{Origin, PathInfo, PathOrdinal, Store, StoreError, lock, shut};
 use crate::chunk::ChunkDigest;
@@ -78,6 +79,11 @@ pub(super) struct ChunkUses {
     /// From `first` on.
     counts: Vec<u32>,
 }
+
+/// Trees that are looked at together, at first and at most: the kernel forgets what it has of all of
+/// them, so that they should not be many more than go.
+const FIRST_BATCH: usize = 16;
+const LARGEST_BATCH: usize = 1024;
 
 /// Set in the count of a chunk that a kept tree names.
 const KEPT: u32 = 1 << 31;
@@ -172,6 +178,48 @@ struct Candidate {
     kept: bool,
 }
 
+impl Candidate {
+    fn leaving(&self) -> impl Iterator<Item = Leaving> {
+        self.paths.iter().map(|(path, ordinal)| Leaving {
+            hash: path.hash(),
+            ordinal: *ordinal,
+        })
+    }
+}
+
+/// Trees that may be dropped, the least recently used first.
+struct Oldest {
+    heap: BinaryHeap<Reverse<(u64, ChunkDigest)>>,
+    /// Those that were used since, for which others went first. Only once, so that this ends.
+    put_back: HashSet<ChunkDigest>,
+}
+
+impl Oldest {
+    /// The next `count` of them.
+    fn take<'c>(
+        &mut self,
+        store: &Store,
+        candidates: &'c HashMap<ChunkDigest, Candidate>,
+        count: usize,
+    ) -> Vec<&'c Candidate> {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some(Reverse((age, tree))) = self.heap.pop()
+        {
+            let Some(candidate) = candidates.get(&tree) else {
+                continue;
+            };
+            let last_use = store.last_use(&candidate.paths);
+            if last_use > age && self.put_back.insert(tree) {
+                self.heap.push(Reverse((last_use, tree)));
+            } else {
+                taken.push(candidate);
+            }
+        }
+        taken
+    }
+}
+
 /// Chunks that are about to be deleted. Made with the gate shut.
 #[derive(Default)]
 pub(super) struct Deletion {
@@ -187,15 +235,28 @@ pub(super) struct Deletion {
 impl Store {
     /// Drops contents of paths that were fetched, the least recently used first, until the state
     /// stores at most `to` bytes ([`Store::stored_bytes`]) or nothing more can be dropped. What is
-    /// in `keep` stays, and what shares its tree. Chunks that no path has go first.
+    /// in `keep` stays, what is in use (`kernel_caches.rs`; `in_use` is asked again where the kernel
+    /// had something), and what shares its tree. Chunks that no path has go first. Only who is not waited
+    /// for by a fetch may be `patient`.
     ///
     /// The space comes back with [`Store::reclaim`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was dropped until then is.
-    pub fn evict(&self, to: u64, keep: &HashSet<StorePathHash>) -> Result<Eviction, StoreError> {
-        let _one = lock(&self.removing);
+    pub fn evict(
+        &self,
+        to: u64,
+        keep: &HashSet<StorePathHash>,
+        in_use: InUse<'_>,
+        patient: bool,
+    ) -> Result<Eviction, StoreError> {
         let mut eviction = Eviction::default();
+        if self.stored_bytes()? <= to {
+            return Ok(eviction);
+        }
+        // Before the lock: fetches wait for that, and lookups for fetches.
+        let watch = Watch::begin(self, patient);
+        let _one = lock(&self.removing);
         if self.stored_bytes()? <= to {
             return Ok(eviction);
         }
@@ -207,25 +268,35 @@ impl Store {
         eviction.bytes += self.remove_litter(all_read)?;
         candidates.retain(|_, c| !c.kept);
         let ages = candidates.values().map(|c| Reverse((c.last_use, c.tree)));
-        let mut oldest: BinaryHeap<_> = ages.collect();
-        let mut put_back = HashSet::new();
+        let mut oldest = Oldest {
+            heap: ages.collect(),
+            put_back: HashSet::new(),
+        };
+        let mut at_once = FIRST_BATCH;
         while self.stored_bytes()? > to {
-            let Some(Reverse((age, tree))) = oldest.pop() else {
+            let batch = oldest.take(self, &candidates, at_once);
+            at_once = (at_once * 4).min(LARGEST_BATCH);
+            if batch.is_empty() {
                 break;
-            };
-            let Some(candidate) = candidates.get(&tree) else {
-                continue;
-            };
-            // It was used since: others go first. But only once, so that this ends.
-            let last_use = self.last_use(&candidate.paths);
-            if last_use > age && put_back.insert(tree) {
-                oldest.push(Reverse((last_use, tree)));
-                continue;
             }
-            if let Some(freed) = self.drop_tree(tree)? {
-                eviction.bytes += freed;
-                let paths = candidate.paths.iter().map(|(path, _)| path.clone());
-                eviction.paths.extend(paths);
+            let paths = batch.iter().flat_map(|c| c.leaving());
+            let used = watch.used(self, &paths.collect::<Vec<_>>(), in_use)?;
+            for candidate in batch {
+                if candidate
+                    .paths
+                    .iter()
+                    .any(|(p, _)| used.contains(&p.hash()))
+                {
+                    continue;
+                }
+                if self.stored_bytes()? <= to {
+                    break;
+                }
+                if let Some(freed) = self.drop_tree(candidate, &watch)? {
+                    eviction.bytes += freed;
+                    let paths = candidate.paths.iter().map(|(path, _)| path.clone());
+                    eviction.paths.extend(paths);
+                }
             }
         }
         Ok(eviction)
@@ -359,7 +430,8 @@ impl Store {
 
     /// Drops the chunks of a tree, unless it is to be left alone after all; then `None`. Returns the
     /// bytes that this freed.
-    fn drop_tree(&self, digest: ChunkDigest) -> Result<Option<u64>, StoreError> {
+    fn drop_tree(&self, candidate: &Candidate, watch: &Watch) -> Result<Option<u64>, StoreError> {
+        let digest = candidate.tree;
         let mut publishing = lock(&self.publishing);
         let Some(removal) = publishing.as_mut() else {
             return Ok(None);
@@ -379,12 +451,26 @@ impl Store {
         if stored.numbers.iter().all(stays) {
             return Ok(None);
         }
-        for number in &stored.numbers {
-            removal.uses.remove(*number);
-        }
+        let ordinals = candidate.paths.iter().map(|(_, ordinal)| *ordinal);
+        let freed = watch.unless_looked_up(self, ordinals, || {
+            for number in &stored.numbers {
+                removal.uses.remove(*number);
+            }
+            self.delete_contents(&removal.uses, digest, &stored)
+        });
+        freed.transpose()
+    }
+
+    /// Deletes what nobody else needs of the chunks of a tree, and has it say that it was dropped.
+    fn delete_contents(
+        &self,
+        uses: &ChunkUses,
+        digest: ChunkDigest,
+        stored: &StoredTree,
+    ) -> Result<u64, StoreError> {
         let _shut = shut(&self.gate);
         let mut deletion = Deletion::default();
-        self.delete_chunks(&mut deletion, &removal.uses, &stored)?;
+        self.delete_chunks(&mut deletion, uses, stored)?;
         if let Some(record) = self.database.get(TREES, &digest.0)?
             && let Some(parsed) = TreeRecord::parse(&record)
         {
@@ -395,7 +481,7 @@ impl Store {
         }
         let freed = self.delete(deletion)?;
         self.tree_cache.remove(&digest);
-        Ok(Some(freed))
+        Ok(freed)
     }
 
     /// Adds to a deletion what nobody needs of the chunks of a tree.

@@ -12,6 +12,9 @@ mod directory;
 mod error;
 mod eviction;
 mod holds;
+mod kernel_caches;
+mod linked_roots;
+mod ordinals;
 mod path_info;
 mod paths;
 mod pins;
@@ -43,6 +46,8 @@ pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub use error::StoreError;
 pub use eviction::Eviction;
 pub use holds::Hold;
+pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
+pub use linked_roots::{LinkedRoot, LinkedRoots};
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use paths::LoadedPath;
 pub use pins::Pin;
@@ -63,6 +68,8 @@ use database::Database;
 use directory::Directory;
 use eviction::Removal;
 use holds::Held;
+use kernel_caches::Lookups;
+use ordinals::Ordinals;
 use paths::PathRecord;
 use profiles::Profiles;
 use size::Size;
@@ -166,6 +173,7 @@ pub struct Store {
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
     uses: Uses,
+    lookups: Lookups,
     profiles: Profiles,
     views: Views,
     size: Size,
@@ -180,8 +188,8 @@ pub struct Store {
     publishing: Mutex<Option<Removal>>,
     /// What commands count on. Held while a path is collected.
     relied: Arc<Mutex<Relied>>,
-    /// The ordinal that the next new path gets. Held while path infos are written.
-    next_ordinal: Mutex<u32>,
+    /// The ordinals that the next new paths get. Held while path infos are written.
+    next_ordinal: Mutex<Ordinals>,
     /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
     flushing: Mutex<()>,
     /// Entered to find, hold or write chunks, and to write trees and path infos; shut while
@@ -229,7 +237,7 @@ impl Store {
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let database = Database::open(&dir.join("db"), options.memory / 2)?;
         let next_chunk = chunks::next_number(&database)?;
-        let next_ordinal = publish::next_ordinal(&database)?;
+        let next_ordinal = Ordinals::open(&database)?;
         let uses = Uses::open(&database)?;
         let profiles = Profiles::open(&database)?;
         let views = Views::open(&database)?;
@@ -243,6 +251,7 @@ impl Store {
             tree_cache: tree_cache(quarter * 3 / 4),
             path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
             uses,
+            lookups: Lookups::default(),
             profiles,
             views,
             size: Size::default(),
@@ -376,6 +385,7 @@ impl Drop for Store {
         if let Err(e) = self.save_uses() {
             tracing::warn!("the last uses of paths are not kept: {e}");
         }
+        self.close_ordinals();
     }
 }
 

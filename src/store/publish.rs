@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rocksdb::WriteBatch;
 
 use super::database::{Database, META, ORDINALS, PATHS};
+use super::ordinals::Ordinals;
 use super::path_info::{Contents, Origin, RootKind};
 use super::paths;
 use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
@@ -16,7 +17,6 @@ use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::tree::{NodeKind, Tree};
 
-const NEXT_ORDINAL: &[u8] = b"next-ordinal";
 pub(super) const CHANGED: &[u8] = b"changed";
 
 /// A path whose chunks are kept, ready to be published.
@@ -42,7 +42,7 @@ pub(super) struct Batch {
     /// Trees that become complete, with their chunk numbers.
     pub(super) completed: Vec<(ChunkDigest, Vec<u64>)>,
     now: Duration,
-    next: u32,
+    ordinals: Ordinals,
     seen: HashSet<StorePathHash>,
     changes: Vec<PathOrdinal>,
     /// Paths that are used by being published.
@@ -50,32 +50,23 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    fn new(next: u32) -> Self {
+    fn new(ordinals: Ordinals) -> Self {
         Self {
             writes: WriteBatch::default(),
             grown: 0,
             trees: HashSet::new(),
             completed: Vec::new(),
             now: since_1970(),
-            next,
+            ordinals,
             seen: HashSet::new(),
             changes: Vec::new(),
             used: Vec::new(),
         }
     }
 
-    fn number(&mut self) -> Result<PathOrdinal, StoreError> {
-        if self.next > PathOrdinal::MAX {
-            return Err(StoreError::TooManyPaths(PathOrdinal::MAX));
-        }
-        self.next += 1;
-        Ok(PathOrdinal(self.next - 1))
-    }
-
-    fn finish(&mut self, store: &Store) {
-        let meta = store.database.family(META);
-        self.writes
-            .put_cf(meta, NEXT_ORDINAL, self.next.to_le_bytes());
+    fn give_ordinal(&mut self, store: &Store, r: &Registration) -> Result<PathOrdinal, StoreError> {
+        let path = (r.path.hash(), &r.nar_hash);
+        store.give_ordinal(&mut self.writes, &mut self.ordinals, path)
     }
 
     /// Says that the set of paths changes.
@@ -90,16 +81,6 @@ impl Batch {
 fn since_1970() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or(Duration::ZERO)
-}
-
-pub(super) fn next_ordinal(database: &Database) -> Result<u32, StoreError> {
-    let Some(value) = database.get(META, NEXT_ORDINAL)? else {
-        return Ok(1);
-    };
-    let value: [u8; 4] = value.as_ref().try_into().map_err(|_| StoreError::Damaged {
-        what: "next-ordinal".into(),
-    })?;
-    Ok(u32::from_le_bytes(value))
 }
 
 impl Store {
@@ -126,7 +107,7 @@ impl Store {
         let is_new = !batch.changes.is_empty();
         if is_new {
             Batch::set_changed(&mut batch.writes, self);
-            batch.finish(self);
+            batch.ordinals.set_apart(&mut batch.writes, &self.database);
         }
         if is_new || !batch.completed.is_empty() {
             let _gate = enter(&self.gate);
@@ -134,7 +115,7 @@ impl Store {
             self.database.write_synced(writes, "a path was published")?;
             self.size.grow(batch.grown);
         }
-        *next = batch.next;
+        *next = batch.ordinals;
         drop(next);
         if let Some(removal) = publishing.as_mut() {
             removal.published(&batch.trees, &batch.completed);
@@ -179,13 +160,17 @@ impl Store {
         if batch.changes.is_empty() {
             return Ok(());
         }
-        batch.finish(self);
+        let is_first = batch.ordinals.set_apart(&mut batch.writes, &self.database);
         let _gate = enter(&self.gate);
-        // Not synced: a crash of the machine loses what can be asked for again, and the kernel
-        // that knows the ordinals with it.
-        self.database.write(batch.writes, "a path was registered")?;
+        // Seldom synced: a crash of the machine loses what can be asked for again. Its numbers are
+        // given to nothing else.
+        let write = match is_first {
+            true => Database::write_synced,
+            false => Database::write,
+        };
+        write(&self.database, batch.writes, "a path was registered")?;
         self.size.grow(batch.grown);
-        *next = batch.next;
+        *next = batch.ordinals;
         Ok(())
     }
 
@@ -201,7 +186,7 @@ impl Store {
         }
         let there = self.path_info(hash)?;
         let ordinal = match &there {
-            None => batch.number()?,
+            None => batch.give_ordinal(self, registration)?,
             Some(there) if there.contents == Contents::Absent(None) && root.is_some() => {
                 there.ordinal
             }
@@ -239,7 +224,7 @@ impl Store {
             contents: Contents::Local(tree),
         };
         match &there {
-            None => info.ordinal = batch.number()?,
+            None => info.ordinal = batch.give_ordinal(self, &info.registration)?,
             Some(there) => match there.contents {
                 Contents::Local(same) if same == tree => {
                     batch.used.push(there.ordinal);
@@ -269,7 +254,7 @@ impl Store {
                         let ordinals = self.database.family(ORDINALS);
                         let stale = there.ordinal.0.to_be_bytes();
                         batch.writes.delete_cf(ordinals, stale);
-                        info.ordinal = batch.number()?;
+                        info.ordinal = batch.ordinals.give()?;
                     }
                 }
             },
@@ -315,7 +300,7 @@ impl Store {
     pub fn restore_tree(&self, tree: &Tree) -> Result<(), StoreError> {
         let mut publishing = lock(&self.publishing);
         self.flush()?;
-        let mut batch = Batch::new(0);
+        let mut batch = Batch::new(*lock(&self.next_ordinal));
         self.put_tree(&mut batch, tree, tree.digest())?;
         if batch.completed.is_empty() {
             return Ok(());

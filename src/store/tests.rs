@@ -3,6 +3,7 @@
 mod channels;
 mod dropped;
 mod formats;
+mod in_use;
 mod profiles;
 mod races;
 mod removed;
@@ -85,7 +86,15 @@ fn published(store: &Store, seeds: std::ops::Range<u8>) {
 /// Removes what is not live, without looking for roots meanwhile.
 fn collect(store: &Store, live: &HashSet<StorePathHash>, limit: Option<u64>) -> Collected {
     let collection = store.begin_collection();
-    collection.remove(live, limit, &mut |_| true).unwrap()
+    let nothing = || Ok(HashSet::new());
+    collection
+        .remove(live, limit, &nothing, &mut |_| true)
+        .unwrap()
+}
+
+/// Drops contents where nothing is in use.
+fn evict(store: &Store, to: u64, keep: &HashSet<StorePathHash>) -> Result<Eviction, StoreError> {
+    store.evict(to, keep, &|| Ok(HashSet::new()), true)
 }
 
 /// Bytes that no codec makes smaller.

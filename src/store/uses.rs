@@ -25,8 +25,13 @@ const UNSAVED: u64 = 1;
 pub(super) struct Uses(Box<[OnceLock<Box<[AtomicU64]>>]>);
 
 impl Uses {
+    /// No use is known.
+    pub(super) fn new() -> Self {
+        Self((0..PARTS).map(|_| OnceLock::new()).collect())
+    }
+
     pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
-        let uses = Self((0..PARTS).map(|_| OnceLock::new()).collect());
+        let uses = Self::new();
         database.scan(USES, &[], |key, value| {
             let ordinal = key.try_into().map(u32::from_be_bytes);
             let millis = value.try_into().map(u64::from_le_bytes);

@@ -251,6 +251,8 @@ pub struct ViewTable {
 impl ViewTable {
     /// The last number: it has to fit into 21 bits.
     pub(super) const LAST: u32 = (1 << 21) - 1;
+    /// The first number that is given out.
+    pub(super) const FIRST: u32 = 1;
 
     pub(super) fn new(next: u32) -> Self {
         Self {
@@ -303,6 +305,11 @@ impl ViewTable {
         }
         self.next += 1;
         Ok(self.next - 1)
+    }
+
+    /// Whether there is a view, or has ever been one: files of those that are gone may be open.
+    pub fn has_given_numbers(&self) -> bool {
+        self.next > Self::FIRST
     }
 
     /// Fails if something is there that cannot be understood: it must not look like absent.

@@ -28,8 +28,6 @@ const UNTOLD: u8 = 3;
 /// First byte of the key that says of an id that its view was made as a volume. Ids are not given
 /// again, so that it says it of no other view.
 const VOLUME: u8 = 4;
-/// The first number that is given out.
-const FIRST: u32 = 1;
 
 /// What the kernel may remember of a view and is no longer so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +77,7 @@ pub(super) struct Views(RwLock<Arc<ViewTable>>);
 impl Views {
     pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
         let next = match database.get(META, NEXT)? {
-            None => FIRST,
+            None => ViewTable::FIRST,
             Some(value) => {
                 let value = value.as_ref().try_into();
                 u32::from_le_bytes(value.map_err(|_| StoreError::Damaged {

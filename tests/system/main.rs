@@ -28,6 +28,7 @@ mod eviction;
 mod exposition;
 mod fetched_ahead;
 mod fidelity;
+mod in_use;
 mod kernel_cache;
 mod lifecycle;
 mod mount_helper;

@@ -34,17 +34,17 @@ fn the_least_recently_used_contents_go_first() {
     let paths = paths(&store, 4);
     used(&store, &paths[0], 10);
     let before = store.stored_bytes().unwrap();
-    let nothing = store.evict(before, &none()).unwrap();
+    let nothing = evict(&store, before, &none()).unwrap();
     assert_eq!(nothing, Eviction::default());
-    let evicted = store.evict(before - 400_000, &none()).unwrap();
+    let evicted = evict(&store, before - 400_000, &none()).unwrap();
     assert_eq!(evicted.paths, [paths[1].clone(), paths[2].clone()]);
     assert_eq!(before - store.stored_bytes().unwrap(), evicted.bytes);
     assert_eq!(dropped(&store, &paths), [false, true, true, false]);
     assert_eq!(store.statistics().unwrap().dropped_paths, 2);
     assert_sound(&store);
     // All the rest, and then there is nothing more.
-    assert_eq!(store.evict(0, &none()).unwrap().paths.len(), 2);
-    assert_eq!(store.evict(0, &none()).unwrap(), Eviction::default());
+    assert_eq!(evict(&store, 0, &none()).unwrap().paths.len(), 2);
+    assert_eq!(evict(&store, 0, &none()).unwrap(), Eviction::default());
     assert_eq!(store.statistics().unwrap().chunks, 0);
     assert_sound(&store);
 }
@@ -56,7 +56,7 @@ fn dropped_contents_are_no_damage_and_come_back() {
     let info = store.path_info(path(1).hash()).unwrap().unwrap();
     let early = store.load(info.ordinal).unwrap().unwrap();
     assert!(early.is_complete());
-    store.evict(0, &none()).unwrap();
+    evict(&store, 0, &none()).unwrap();
     store.chunk_cache.clear();
     // All but the contents is there.
     assert_eq!(store.all_paths().unwrap(), paths);
@@ -99,9 +99,9 @@ fn a_tree_is_as_young_as_the_youngest_of_its_paths_and_comes_back_for_all() {
     // Of 1 and its twin the younger use counts: 2 is older now.
     used(&store, &paths[1], 1);
     let before = store.stored_bytes().unwrap();
-    let evicted = store.evict(before - 1, &none()).unwrap();
+    let evicted = evict(&store, before - 1, &none()).unwrap();
     assert_eq!(evicted.paths, [paths[1].clone()]);
-    let mut evicted = store.evict(before - SIZE as u64 - 10_000, &none()).unwrap();
+    let mut evicted = evict(&store, before - SIZE as u64 - 10_000, &none()).unwrap();
     evicted.paths.sort();
     assert_eq!(evicted.paths, [paths[0].clone(), twin.clone()]);
     publish(&store, &twin, &noise(0, SIZE));
@@ -121,7 +121,7 @@ fn what_is_kept_or_was_added_stays_with_all_that_shares_its_tree() {
     };
     store.publish(&[added]).unwrap();
     let keep = HashSet::from([path(11).hash(), path(3).hash()]);
-    let evicted = store.evict(0, &keep).unwrap();
+    let evicted = evict(&store, 0, &keep).unwrap();
     assert_eq!(evicted.paths, [path(4)]);
     let all = [1, 2, 3, 4, 11, 12].map(path);
     assert_eq!(
@@ -144,7 +144,7 @@ fn chunks_that_a_complete_tree_names_stay() {
     publish(&store, &path(3), &shared);
     let keep = HashSet::from([path(2).hash()]);
     let before = store.statistics().unwrap();
-    let evicted = store.evict(0, &keep).unwrap();
+    let evicted = evict(&store, 0, &keep).unwrap();
     assert!(evicted.paths.contains(&path(1)));
     let after = store.statistics().unwrap();
     assert!(after.chunks < before.chunks && after.unique_bytes >= 400_000);
@@ -156,7 +156,7 @@ fn chunks_that_a_complete_tree_names_stay() {
     publish(&store, &path(3), &shared);
     assert_eq!(store.statistics().unwrap().chunks, before.chunks);
     // Two that are dropped together leave nothing.
-    store.evict(0, &none()).unwrap();
+    evict(&store, 0, &none()).unwrap();
     assert_eq!(store.statistics().unwrap().chunks, 0);
 }
 
@@ -173,7 +173,7 @@ fn nothing_is_dropped_that_would_free_no_chunk() {
     let trees = store.statistics().unwrap();
     assert_eq!((trees.trees, trees.unique_bytes), (2, 200_000));
     let keep = HashSet::from([path(2).hash()]);
-    assert_eq!(store.evict(0, &keep).unwrap(), Eviction::default());
+    assert_eq!(evict(&store, 0, &keep).unwrap(), Eviction::default());
     assert!(!is_dropped(&store, &path(1)));
 }
 
@@ -184,7 +184,7 @@ fn paths_without_contents_are_always_complete() {
     link.symlink(b"elsewhere").unwrap();
     publish_nar(&store, &path(1), &link.finish().unwrap());
     publish(&store, &path(2), b"");
-    assert_eq!(store.evict(0, &none()).unwrap(), Eviction::default());
+    assert_eq!(evict(&store, 0, &none()).unwrap(), Eviction::default());
     for n in [1, 2] {
         assert!(!is_dropped(&store, &path(n)));
         assert!(
@@ -205,7 +205,7 @@ fn chunks_of_an_ingest_in_flight_stay() {
     let reused = kept(&store, &path(2), &noise(1, SIZE));
     let new = kept(&store, &path(3), &noise(7, SIZE));
     let failed = kept(&store, &path(4), &noise(9, SIZE));
-    let evicted = store.evict(0, &none()).unwrap();
+    let evicted = evict(&store, 0, &none()).unwrap();
     assert_eq!(evicted.paths, [path(1)]);
     assert_eq!(store.statistics().unwrap().unique_bytes, 3 * SIZE as u64);
     store.publish(&[reused, new]).unwrap();
@@ -216,7 +216,7 @@ fn chunks_of_an_ingest_in_flight_stay() {
     // What was given up is litter, and goes before anything else.
     drop(failed);
     let now = store.stored_bytes().unwrap();
-    let evicted = store.evict(now - SIZE as u64, &none()).unwrap();
+    let evicted = evict(&store, now - SIZE as u64, &none()).unwrap();
     assert!(evicted.paths.is_empty());
     assert!(evicted.bytes > SIZE as u64);
     assert_sound(&store);
@@ -232,7 +232,7 @@ fn what_a_crash_left_behind_goes_first() {
     drop((failed, store));
     assert_eq!(again.statistics().unwrap().unique_bytes, 2 * SIZE as u64);
     let stored = again.stored_bytes().unwrap();
-    assert!(again.evict(stored - 1, &none()).unwrap().paths.is_empty());
+    assert!(evict(&again, stored - 1, &none()).unwrap().paths.is_empty());
     assert_eq!(again.statistics().unwrap().unique_bytes, SIZE as u64);
     assert!(dump(&again, &path(1)).unwrap() == noise(1, SIZE));
 }
@@ -257,19 +257,19 @@ fn after_a_crash_a_path_is_complete_or_dropped() {
     };
     check([false, false, false]);
     let two = store.stored_bytes().unwrap() - SIZE as u64;
-    store.evict(two, &none()).unwrap();
+    evict(&store, two, &none()).unwrap();
     check([true, false, false]);
     store.flush().unwrap();
     check([true, false, false]);
     // Chunks that were written and deleted without ever being flushed.
     drop(kept(&store, &path(9), &noise(77, SIZE)));
-    store.evict(two, &none()).unwrap();
+    evict(&store, two, &none()).unwrap();
     check([true, false, false]);
     let again = kept(&store, &path(1), &noise(0, SIZE));
     check([true, false, false]);
     store.publish(&[again]).unwrap();
     check([false, false, false]);
-    store.evict(0, &none()).unwrap();
+    evict(&store, 0, &none()).unwrap();
     check([true, true, true]);
 }
 
@@ -278,7 +278,7 @@ fn numbers_are_not_given_again_after_a_restart() {
     let (dir, store) = store();
     publish(&store, &path(1), &noise(1, SIZE));
     let next = lock(&store.writing).next_chunk;
-    store.evict(0, &none()).unwrap();
+    evict(&store, 0, &none()).unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     assert_eq!(lock(&store.writing).next_chunk, next);
@@ -295,11 +295,11 @@ fn the_order_of_use_survives_a_restart() {
     store.save_uses().unwrap();
     let (_copy, again) = crashed(&dir);
     let to = again.stored_bytes().unwrap();
-    let evicted = again.evict(to - SIZE as u64 - 10_000, &none()).unwrap();
+    let evicted = evict(&again, to - SIZE as u64 - 10_000, &none()).unwrap();
     assert_eq!(evicted.paths, [paths[2].clone(), paths[0].clone()]);
     // The other two were used in what was the future.
     store.touch(PathOrdinal(3));
-    let evicted = store.evict(to - 1, &none()).unwrap();
+    let evicted = evict(&store, to - 1, &none()).unwrap();
     assert_eq!(evicted.paths, [paths[2].clone()]);
 }
 
@@ -314,7 +314,7 @@ fn another_tree_of_the_same_nar_does_as_well() {
     other.registration.nar_hash = info.registration.nar_hash;
     store.publish(std::slice::from_ref(&other)).unwrap();
     assert_eq!(store.path_info(path(1).hash()).unwrap().unwrap(), info);
-    store.evict(0, &none()).unwrap();
+    evict(&store, 0, &none()).unwrap();
     // Not with another NAR.
     let third = kept(&store, &path(1), &noise(5, SIZE));
     store.publish(&[third]).unwrap();
@@ -341,7 +341,7 @@ fn space_of_dropped_contents_leaves_the_disk() {
         files.map(|m| m.len()).sum()
     };
     let keep: HashSet<_> = (0..count).step_by(3).map(|n| path(n).hash()).collect();
-    store.evict(0, &keep).unwrap();
+    evict(&store, 0, &keep).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     assert!(store.reclaimable_bytes().unwrap() > 30_000_000);
     assert!(store.reclaim(&stop).unwrap() > 30_000_000);

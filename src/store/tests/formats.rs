@@ -51,7 +51,7 @@ fn a_state_of_format_1_is_upgraded_and_works() {
     let origin = |n| store.path_info(path(n).hash()).unwrap().unwrap().origin;
     assert_eq!((origin(1), origin(2)), (Origin::Fetched, Origin::Added));
     assert_sound(&store);
-    let evicted = store.evict(0, &HashSet::new()).unwrap();
+    let evicted = evict(&store, 0, &HashSet::new()).unwrap();
     assert_eq!(evicted.paths, [path(1)]);
     publish(&store, &path(1), &contents);
     assert!(dump(&store, &path(1)).unwrap() == contents);

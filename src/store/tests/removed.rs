@@ -150,7 +150,9 @@ fn a_collection_leaves_what_commands_count_on_and_what_that_needs() {
         told.push(path.clone());
         true
     };
-    let collected = collection.remove(&none, None, &mut tell).unwrap();
+    let collected = collection
+        .remove(&none, None, &|| Ok(HashSet::new()), &mut tell)
+        .unwrap();
     assert_eq!(collected.paths, [path(3)]);
     assert_eq!(told, collected.paths);
     // Later ones know of nothing but what is counted on still.

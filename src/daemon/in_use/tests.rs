@@ -1,0 +1,132 @@
+//! What is found of real processes, and what becomes of those that cannot be looked at.
+
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+fn hash(digit: &str) -> (String, StorePathHash) {
+    let text = digit.repeat(32);
+    let hash = text.parse().unwrap();
+    (text, hash)
+}
+
+/// A process that is ended with the test.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start(command: &mut Command) -> Self {
+        let child = command.arg("60").stdin(Stdio::null()).spawn().unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn found(which: Use) -> HashMap<StorePathHash, PathBuf> {
+    in_use(which, None).unwrap().hashes
+}
+
+#[test]
+fn store_paths_are_found_wherever_they_are_mounted() {
+    let ((a, _), (b, _)) = (hash("1"), hash("2"));
+    let maps = format!(
+        "7f00-7f01 r--p 00000000 00:42 7 /nix/store/{a}-glibc/lib/libc.so.6\n\
+         7f01-7f02 r--p 00000000 00:42 7 /mnt/x/{b}-hello/bin/hello (deleted)\n\
+         7f02-7f03 r--p 00000000 00:42 7 /nix/store/{}-e/x\n",
+        "e".repeat(32)
+    );
+    let mut found = Vec::new();
+    process::find(maps.as_bytes(), |hash| found.push(hash.to_string()));
+    assert_eq!(found, [a, b]);
+}
+
+#[test]
+fn a_file_that_another_process_has_open_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, hash) = hash("3");
+    let file = dir.path().join(format!("{text}-x"));
+    fs::write(&file, "x").unwrap();
+    assert!(!found(Use::Open).contains_key(&hash));
+    let mut command = Command::new("tail");
+    let _tail = Sleeper::start(command.arg("-f").arg(&file).arg("-s"));
+    while !found(Use::Open).contains_key(&hash) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_a_process_has_in_its_environment_is_known_but_not_open() {
+    let (text, hash) = hash("4");
+    let mut command = Command::new("sleep");
+    let command = command.env("WHERE", format!("/bin:/some/store/{text}-x/bin"));
+    let sleeper = Sleeper::start(command);
+    assert!(!found(Use::Open).contains_key(&hash));
+    let environ = format!("/proc/{}/environ", sleeper.0.id());
+    assert_eq!(found(Use::Known).get(&hash), Some(&environ.into()));
+}
+
+/// Looks that see `hash` at each process, and hang at `hangs` until what they wait for is gone.
+fn seeing(hash: StorePathHash, hangs: Option<(Process, Receiver<()>)>) -> Looks {
+    let hangs = hangs.map(|(at, wait)| (at, Mutex::new(wait)));
+    Arc::new(move |tasks: Vec<Task>, sender: &Sender<Saw>| {
+        for Task { process, inside } in tasks {
+            let _ = sender.send(Saw::Outside(Found::default()));
+            if inside {
+                if let Some((at, wait)) = &hangs
+                    && *at == process
+                {
+                    let _ = wait.lock().unwrap().recv();
+                }
+                let mut all = Found::default();
+                all.hashes.insert(hash, "x".into());
+                let _ = sender.send(Saw::All(all));
+            }
+        }
+    })
+}
+
+#[test]
+fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are_seen() {
+    const LONG: Duration = Duration::from_secs(600);
+    let process = |number| Process {
+        number,
+        start: start_of(number).unwrap(),
+    };
+    let (own, first) = (process(std::process::id()), process(1));
+    let ((_, before), (_, now)) = (hash("5"), hash("6"));
+    let mut memory = Memory::default();
+    let mut look = |processes: &[Process], looks: &Looks, patience| {
+        let (processes, looks) = (processes.to_vec(), looks.clone());
+        let seen = memory.look(Use::Open, processes, Found::default(), &looks, patience);
+        let seen = seen.unwrap();
+        let mut hashes: Vec<_> = seen.hashes.into_keys().collect();
+        hashes.sort();
+        let unseen = seen.unseen.into_iter().map(|u| {
+            assert!(!u.name.is_empty() && u.since > 1_000_000_000, "{u:?}");
+            u.process
+        });
+        (hashes, unseen.collect::<Vec<_>>())
+    };
+    assert_eq!(
+        look(&[own], &seeing(before, None), LONG),
+        (vec![before], vec![])
+    );
+    let (go_on, wait) = mpsc::channel();
+    let hanging = seeing(now, Some((own, wait)));
+    let mut both = vec![before, now];
+    both.sort();
+    let expected = (both, vec![own.number]);
+    let short = Duration::from_millis(50);
+    assert_eq!(look(&[own, first], &hanging, short), expected);
+    // It is not waited for again.
+    assert_eq!(look(&[own, first], &hanging, LONG), expected);
+    drop(go_on);
+    while look(&[own], &seeing(now, None), LONG) != (vec![now], vec![]) {
+        thread::yield_now();
+    }
+}
