@@ -263,6 +263,16 @@ pub enum AddError {
     /// It does not fit.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
+    /// Something else has its path, which only a source that was believed without a signature can
+    /// have brought.
+    #[error(
+        "{path} is here with other contents, which a source said were those of this path; `narfs gc` \
+         removes them when nothing uses them"
+    )]
+    OtherContents {
+        /// The path.
+        path: StorePath,
+    },
     /// The state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -272,7 +282,7 @@ pub enum AddError {
 }
 
 /// Adds the file, link or directory at `from` as a content-addressed path with the name `name`,
-/// as `nix-store --add` does, and publishes it.
+/// as `nix-store --add` does, and publishes it. What was fetched before is added from then on.
 ///
 /// # Errors
 /// See [`AddError`].
@@ -314,5 +324,9 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
         tree: received.unpacked.tree,
         hold: received.hold,
     }])?;
+    let there = store.path_info(path.hash())?;
+    if there.is_some_and(|there| there.registration.nar_hash != received.nar_hash) {
+        return Err(AddError::OtherContents { path });
+    }
     Ok(path)
 }

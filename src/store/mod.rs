@@ -23,6 +23,7 @@ mod profiles;
 mod publish;
 mod reading;
 mod reclaim;
+mod said_again;
 mod size;
 mod statistics;
 mod temporary_roots;

@@ -44,7 +44,10 @@ pub(super) struct Batch {
     now: Duration,
     ordinals: Ordinals,
     seen: HashSet<StorePathHash>,
+    /// Paths that are new, or whose contents come.
     changes: Vec<PathOrdinal>,
+    /// Paths of which more is registered, and nothing changes that the kernel sees.
+    amended: Vec<PathOrdinal>,
     /// Paths that are used by being published.
     used: Vec<PathOrdinal>,
 }
@@ -60,6 +63,7 @@ impl Batch {
             ordinals,
             seen: HashSet::new(),
             changes: Vec::new(),
+            amended: Vec::new(),
             used: Vec::new(),
         }
     }
@@ -85,8 +89,8 @@ fn since_1970() -> Duration {
 
 impl Store {
     /// Publishes paths, in one batch: first all chunks are made durable, then the trees, path
-    /// infos and ordinals are written and synced. A path that is there already is left as it is,
-    /// but for this: where its contents were dropped, they are here again.
+    /// infos and ordinals are written and synced. What becomes of a path that is there already
+    /// is said in `said_again.rs`; where its contents were dropped, they are here again.
     /// After it returns, the paths can be seen, listings included.
     ///
     /// # Errors
@@ -109,7 +113,7 @@ impl Store {
             Batch::set_changed(&mut batch.writes, self);
             batch.ordinals.set_apart(&mut batch.writes, &self.database);
         }
-        if is_new || !batch.completed.is_empty() {
+        if is_new || !batch.amended.is_empty() || !batch.completed.is_empty() {
             let _gate = enter(&self.gate);
             let writes = std::mem::take(&mut batch.writes);
             self.database.write_synced(writes, "a path was published")?;
@@ -132,7 +136,7 @@ impl Store {
         for ordinal in batch.used {
             self.touch(ordinal);
         }
-        for ordinal in batch.changes {
+        for ordinal in batch.changes.into_iter().chain(batch.amended) {
             self.path_cache.remove(&ordinal);
         }
         if is_new {
@@ -184,27 +188,27 @@ impl Store {
         if !batch.seen.insert(hash) {
             return Ok(());
         }
-        let there = self.path_info(hash)?;
-        let ordinal = match &there {
-            None => batch.give_ordinal(self, registration)?,
-            Some(there) if there.contents == Contents::Absent(None) && root.is_some() => {
-                there.ordinal
-            }
-            Some(_) => return Ok(()),
-        };
-        let info = PathInfo {
-            registration: registration.clone(),
-            ordinal,
-            registered: batch.now.as_secs(),
-            origin: Origin::Fetched,
-            contents: Contents::Absent(root),
+        let (there, now) = (self.path_info(hash)?, batch.now.as_secs());
+        let info = match &there {
+            None => PathInfo {
+                registration: registration.clone(),
+                ordinal: batch.give_ordinal(self, registration)?,
+                registered: now,
+                origin: Origin::Fetched,
+                contents: Contents::Absent(root),
+            },
+            Some(there) => match there.registered_again(registration, root, now) {
+                Some(info) => info,
+                None => return Ok(()),
+            },
         };
         self.put_info(batch, &info, root, there.as_ref());
         Ok(())
     }
 
-    /// Adds a path whose contents are here, unless something else is there; then `false`. It keeps
-    /// its ordinal if it was registered, unless the kernel was told another kind of root.
+    /// Adds a path whose contents are here, unless something else is there. It keeps its ordinal
+    /// if it was registered, unless the kernel was told another kind of root. `true` if it has this
+    /// tree then.
     fn add_local(
         &self,
         batch: &mut Batch,
@@ -215,7 +219,7 @@ impl Store {
         if !batch.seen.insert(hash) {
             return Ok(false);
         }
-        let there = self.path_info(hash)?;
+        let root = root_kind(&publication.tree);
         let mut info = PathInfo {
             registration: publication.registration.clone(),
             ordinal: PathOrdinal(0),
@@ -223,45 +227,55 @@ impl Store {
             origin: publication.origin,
             contents: Contents::Local(tree),
         };
-        match &there {
-            None => info.ordinal = batch.give_ordinal(self, &info.registration)?,
-            Some(there) => match there.contents {
-                Contents::Local(same) if same == tree => {
-                    batch.used.push(there.ordinal);
-                    return Ok(true);
-                }
-                Contents::Local(_) => {
-                    // Another tree of the same NAR (cut in another way, by another version) does
-                    // as well for contents that were dropped, and its chunks are here.
-                    let same_nar = there.registration.nar_hash == info.registration.nar_hash;
-                    if !same_nar || self.has_contents(there).unwrap_or(true) {
-                        return Ok(false);
-                    }
-                    let references = std::mem::take(&mut info.registration.references);
-                    info.registration = Registration {
-                        references,
-                        ..there.registration.clone()
-                    };
-                    info.registered = there.registered;
-                    info.origin = there.origin;
-                    info.ordinal = there.ordinal;
-                }
-                Contents::Absent(told) => {
-                    if told.is_none() || told == root_kind(&publication.tree) {
-                        info.ordinal = there.ordinal;
-                    } else {
-                        // Who asks for the old number learns that it is stale, and looks again.
-                        let ordinals = self.database.family(ORDINALS);
-                        let stale = there.ordinal.0.to_be_bytes();
-                        batch.writes.delete_cf(ordinals, stale);
-                        info.ordinal = batch.ordinals.give()?;
-                    }
-                }
-            },
-        }
+        let Some(there) = self.path_info(hash)? else {
+            info.ordinal = batch.give_ordinal(self, &info.registration)?;
+            batch.used.push(info.ordinal);
+            self.put_info(batch, &info, root, None);
+            return Ok(true);
+        };
+        // What cannot be read is for `verify` to mend.
+        let is_complete = self.has_contents(&there).unwrap_or(true);
+        let Some(info) = there.published_again(&info, is_complete) else {
+            return Ok(false);
+        };
         batch.used.push(info.ordinal);
-        self.put_info(batch, &info, root_kind(&publication.tree), there.as_ref());
+        if let Some(kept) = info.tree().filter(|_| info.contents == there.contents) {
+            if info != there {
+                self.put_record(batch, &info, Some(&there));
+                batch.amended.push(info.ordinal);
+            }
+            if kept != tree {
+                // As with one that is written: an eviction that runs leaves it alone.
+                batch.trees.insert(kept);
+            }
+            return Ok(kept == tree);
+        }
+        self.put_contents(batch, info, root, &there)?;
         Ok(true)
+    }
+
+    /// A path that was registered, or whose contents were dropped, has a tree now.
+    fn put_contents(
+        &self,
+        batch: &mut Batch,
+        mut info: PathInfo,
+        root: Option<RootKind>,
+        there: &PathInfo,
+    ) -> Result<(), StoreError> {
+        if let Contents::Absent(told) = there.contents
+            && told.is_some()
+            && told != root
+        {
+            // Who asks for the old number learns that it is stale, and looks again.
+            let ordinals = self.database.family(ORDINALS);
+            let stale = there.ordinal.0.to_be_bytes();
+            batch.writes.delete_cf(ordinals, stale);
+            batch.used.retain(|used| *used != info.ordinal);
+            info.ordinal = batch.number()?;
+            batch.used.push(info.ordinal);
+        }
+        self.put_info(batch, &info, root, Some(there));
+        Ok(())
     }
 
     /// `root` is what the root of the path is, as far as it is known; `there` what was there.
@@ -272,13 +286,8 @@ impl Store {
         root: Option<RootKind>,
         there: Option<&PathInfo>,
     ) {
+        self.put_record(batch, info, there);
         let hash = info.registration.path.hash();
-        let record = info.encode();
-        // Of a record of an older version the length is asked for, not told from the fields.
-        let before = there.and_then(|_| self.database.get(PATHS, hash.as_bytes()).ok().flatten());
-        batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
-        let paths = self.database.family(PATHS);
-        batch.writes.put_cf(paths, hash.as_bytes(), record);
         let mut named = vec![match (info.tree(), root) {
             (None, _) => paths::NOT_HERE,
             (Some(_), Some(RootKind::Directory)) => paths::DIRECTORY_HERE,
@@ -290,6 +299,16 @@ impl Store {
         let key = info.ordinal.0.to_be_bytes();
         batch.writes.put_cf(ordinals, key, named);
         batch.changes.push(info.ordinal);
+    }
+
+    fn put_record(&self, batch: &mut Batch, info: &PathInfo, there: Option<&PathInfo>) {
+        let hash = info.registration.path.hash();
+        let record = info.encode();
+        // Of a record of an older version the length is asked for, not told from the fields.
+        let before = there.and_then(|_| self.database.get(PATHS, hash.as_bytes()).ok().flatten());
+        batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
+        let paths = self.database.family(PATHS);
+        batch.writes.put_cf(paths, hash.as_bytes(), record);
     }
 
     /// Writes the record of `tree` again, if it cannot be read or its contents were dropped; its

@@ -9,6 +9,7 @@ use crate::binary_cache::{Cache, Offer, noise};
 use crate::on_demand::{SHORT, directory, errno, key, plain};
 use crate::server::{Answer, Server};
 use crate::support::{Sandbox, run, wait_until};
+use narfs::nix::store_path::{ContentAddress, StorePath};
 
 /// Bytes of each path; noise does not compress.
 const SIZE: usize = 400_000;
@@ -35,6 +36,65 @@ fn forget(sandbox: &Sandbox) {
 
 fn stored(sandbox: &Sandbox) -> u64 {
     sandbox.json(&["stats"])["stored_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn what_is_added_after_it_was_fetched_is_never_dropped() {
+    let sandbox = Sandbox::empty();
+    let tree = sandbox.make_dir("tree");
+    fs::write(tree.join("file"), noise(1, SIZE)).unwrap();
+    // The path that `add` makes of it, as a source has it.
+    let elsewhere = Sandbox::empty();
+    let added = elsewhere.add(&tree);
+    let info = elsewhere.json(&["path-info", &added])[0].clone();
+    let path = StorePath::parse_base_name(added.as_bytes()).unwrap();
+    let mut offer = Offer::new(&path, elsewhere.narfs_bytes(&["dump", &added]));
+    offer.info.ca = Some(ContentAddress::parse(info["ca"].as_str().unwrap()).unwrap());
+    offer.info.deriver = Some(crate::binary_cache::path("tree.drv"));
+    let cache = Cache::new();
+    cache.put(&offer);
+    cache.put_listing(&offer, "directory");
+    let server = plain(&cache);
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    let read = || fs::read(file(&sandbox, &offer)).unwrap() == noise(1, SIZE);
+    let path_info = || sandbox.json(&["path-info", &added])[0].clone();
+    assert!(read());
+    let fetched = path_info();
+    assert_eq!(fetched["signatures"].as_array().unwrap().len(), 1);
+    let evict = || drop(run(&mut sandbox.command(&["evict", "--to", "0"]), b""));
+    evict();
+    forget(&sandbox);
+    assert_eq!(sandbox.json(&["verify"])["dropped"], 1);
+    // What was dropped comes back with it, though nobody is asked.
+    let asked = server.requests(&format!("/{}", offer.info.url));
+    assert_eq!(sandbox.add(&tree), added);
+    assert_eq!(sandbox.json(&["verify"])["dropped"], 0);
+    // Who has vouched for it still does.
+    assert_eq!(path_info(), fetched);
+    evict();
+    forget(&sandbox);
+    assert!(read());
+    assert_eq!(server.requests(&format!("/{}", offer.info.url)), asked);
+    // Nor does it become fetched again.
+    let arguments = cache.arguments();
+    let mut copy = vec!["copy", added.as_str()];
+    copy.extend(arguments.iter().map(String::as_str));
+    for words in [
+        &copy[..],
+        &["pin", &added],
+        &["unpin", &added],
+        &["verify", "--repair"],
+    ] {
+        sandbox.narfs(words);
+    }
+    evict();
+    fs::remove_dir_all(cache.dir().join("nar")).unwrap();
+    forget(&sandbox);
+    assert!(read());
+    sandbox.unmount();
+    sandbox.mount();
+    assert!(read());
+    assert_eq!(path_info(), fetched);
 }
 
 #[test]
