@@ -110,11 +110,18 @@ fn show(views: &[ClosureReport]) -> anyhow::Result<()> {
         }
         if view.unknown > 0 {
             let unknown = format!(
-                "{} paths that are referred to are not known: define it again when a source can be \
-                 asked",
-                view.unknown
+                "{} that the profile needs and nobody has told yet; the daemon asks until it knows",
+                match view.unknown {
+                    1 => "1 path".to_owned(),
+                    n => format!("{n} paths"),
+                }
             );
             of("incomplete:", &unknown)?;
+            for unknown in &view.unknown_paths {
+                let why = unknown.error.as_deref();
+                let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+                of("unknown", &format!("{}{why}", unknown.path))?;
+            }
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::adopt::Adoptions;
+use super::closures::Completion;
 use super::command::{
     Command, CommandError, EntryReport, Failure, KindReport, Output, PathReport, Report,
     ServeRequest, StateReport, StatusReport,
@@ -59,6 +60,8 @@ pub struct Engine {
     pub(super) writable_profiles: OnceLock<Arc<WritableProfiles>>,
     /// Where they do.
     pub(super) profiles_session: Mutex<Option<ProfilesSession>>,
+    /// Completes closure views.
+    pub(super) completion: Arc<Completion>,
     /// Where HTTP is served.
     pub(super) listens: OnceLock<http::Address>,
     /// Where container engines ask.
@@ -107,6 +110,7 @@ impl Engine {
             changing_profiles: Mutex::default(),
             writable_profiles: OnceLock::new(),
             profiles_session: Mutex::default(),
+            completion: Arc::default(),
             listens: OnceLock::new(),
             plugin: Mutex::default(),
             running: Mutex::default(),

@@ -199,6 +199,8 @@ fn start(
         }
         return Err(setup("write narfs.log")(e));
     }
+    // What the daemon before this one has not come to know.
+    engine.complete_views();
     succession::watch(&store, supervisor).map_err(setup("watch the keeper"))?;
     repeat(&store, engine.clone(), request, fetcher.zip(show));
     if supervisor.restarts() {

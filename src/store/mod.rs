@@ -30,6 +30,7 @@ mod temporary_roots;
 mod traces;
 mod trees;
 mod uses;
+mod view_completion;
 mod view_table;
 mod views;
 

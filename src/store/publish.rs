@@ -271,7 +271,7 @@ impl Store {
             let stale = there.ordinal.0.to_be_bytes();
             batch.writes.delete_cf(ordinals, stale);
             batch.used.retain(|used| *used != info.ordinal);
-            info.ordinal = batch.number()?;
+            info.ordinal = batch.ordinals.give()?;
             batch.used.push(info.ordinal);
         }
         self.put_info(batch, &info, root, Some(there));

@@ -235,6 +235,16 @@ pub struct View {
     pub record: ViewRecord,
     /// Its paths, when they were needed for the first time.
     pub(super) members: OnceLock<Arc<ViewMembers>>,
+    /// What was referred to and not registered when it was shown last; `None` if that was not
+    /// looked at since the state was opened.
+    pub(super) unknown: Option<Arc<[StorePath]>>,
+}
+
+impl View {
+    /// Whether something that it refers to may not be known.
+    pub fn may_be_incomplete(&self) -> bool {
+        self.unknown.as_ref().is_none_or(|u| !u.is_empty())
+    }
 }
 
 /// All closure views at one moment.
@@ -267,7 +277,7 @@ impl ViewTable {
     pub(super) fn load(&mut self, name: &[u8], value: &[u8], volumes: &BTreeSet<u32>) {
         let name = String::from_utf8_lossy(name);
         match ViewRecord::decode(value, volumes) {
-            Some(record) => self.put(&name, record, None),
+            Some(record) => self.put(&name, record, None, None),
             None => drop(self.damaged.insert(name.into_owned())),
         }
     }
@@ -277,6 +287,7 @@ impl ViewTable {
         name: &str,
         record: ViewRecord,
         members: Option<Arc<ViewMembers>>,
+        unknown: Option<Arc<[StorePath]>>,
     ) {
         self.remove(name);
         let numbers = [record.id, record.list];
@@ -284,6 +295,7 @@ impl ViewTable {
             name: name.into(),
             record,
             members: members.map_or_else(OnceLock::new, OnceLock::from),
+            unknown,
         });
         for number in numbers {
             self.by_number.insert(number, view.clone());

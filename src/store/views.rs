@@ -6,12 +6,13 @@
 //! a crash knows it. The paths that a view names are roots; the profiles that it follows have roots
 //! of their own. A view that was made as a volume is one for as long as it is there.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rocksdb::WriteBatch;
 
 use super::database::{Database, META, VIEWS};
+use super::view_completion::Reach;
 use super::view_table::{read_string, write_string};
 use super::{Change, ProfileTable, Store, StoreError, lock, uses};
 use super::{View, ViewMembers, ViewName, ViewRecord, ViewTable};
@@ -115,9 +116,9 @@ impl Views {
 
 /// A change of views in the making.
 pub(super) struct ViewEdit {
-    table: ViewTable,
+    pub(super) table: ViewTable,
     /// Keys with their new records; `None` for what goes.
-    records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub(super) records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     changed: Vec<ChangedView>,
 }
 
@@ -129,7 +130,7 @@ fn volume_key(id: u32) -> Vec<u8> {
     key(VOLUME, &id.to_be_bytes())
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     i64::try_from(uses::now() / 1000).unwrap_or(i64::MAX)
 }
 
@@ -304,31 +305,7 @@ impl Store {
         Ok(roots.collect())
     }
 
-    /// The hashes of the closures of `roots`: what is referred to and not registered included.
-    ///
-    /// # Errors
-    /// The database failed or a record is damaged.
-    pub fn closure_hashes(
-        &self,
-        roots: impl IntoIterator<Item = StorePathHash>,
-    ) -> Result<Vec<StorePathHash>, StoreError> {
-        let mut seen = HashSet::new();
-        let mut queue: VecDeque<_> = roots.into_iter().collect();
-        let mut closure = Vec::new();
-        while let Some(hash) = queue.pop_front() {
-            if !seen.insert(hash) {
-                continue;
-            }
-            closure.push(hash);
-            if let Some(info) = self.path_info(hash)? {
-                let references = info.registration.references.iter();
-                queue.extend(references.map(StorePath::hash));
-            }
-        }
-        Ok(closure)
-    }
-
-    fn begin_view_edit(&self) -> ViewEdit {
+    pub(super) fn begin_view_edit(&self) -> ViewEdit {
         ViewEdit {
             table: ViewTable::clone(&self.views.table()),
             records: Vec::new(),
@@ -360,7 +337,7 @@ impl Store {
 
     /// Puts a view into a change, with the paths that it shows then; its list is as `before`, or
     /// is to be numbered.
-    fn show(
+    pub(super) fn show(
         &self,
         edit: &mut ViewEdit,
         name: &str,
@@ -368,10 +345,7 @@ impl Store {
         before: Option<&View>,
         profiles: &ProfileTable,
     ) -> Result<(), StoreError> {
-        let profiles = record.profiles.iter().filter_map(|p| profiles.profile(p));
-        let current = profiles.filter_map(|p| Some(p.current_generation()?.path.hash()));
-        let roots = record.roots.iter().map(StorePath::hash);
-        let shown = self.closure_hashes(roots.chain(current).collect::<Vec<_>>())?;
+        let Reach { shown, unknown } = self.reach(&record, profiles)?;
         let there = before.map(|view| self.view_members(view)).transpose()?;
         let there = there.unwrap_or_default();
         let gone = there.from(1).map(|(_, hash)| hash);
@@ -407,7 +381,8 @@ impl Store {
             came_or_went: before.is_none(),
             entries: self.names(gone)?,
         });
-        edit.table.put(name, record, Some(Arc::new(members)));
+        let members = Some(Arc::new(members));
+        edit.table.put(name, record, members, Some(unknown.into()));
         Ok(())
     }
 
@@ -424,7 +399,7 @@ impl Store {
         names.collect()
     }
 
-    fn write_views(&self, edit: &ViewEdit) -> Result<(), StoreError> {
+    pub(super) fn write_views(&self, edit: &ViewEdit) -> Result<(), StoreError> {
         let mut writes = WriteBatch::default();
         self.add_views(edit, &mut writes)?;
         self.database

@@ -53,6 +53,7 @@ mod services;
 mod support;
 mod switches;
 mod system_profile;
+mod view_completion;
 mod volumes;
 mod watching;
 mod writable_profiles;

@@ -1,15 +1,18 @@
 //! Closure views: shown, made and removed.
 //!
 //! Invariant: a view is made or changed only when all that its paths refer to is known, so that
-//! what is missing in it is missing by intent.
+//! what is missing in it is missing by intent. A profile that it follows may be switched before;
+//! then it is said to be incomplete, and completed as soon as more is known.
 
+mod completion;
 mod request;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use request::{ClosureReport, ClosureRequest};
+pub(super) use completion::Completion;
+pub use request::{ClosureReport, ClosureRequest, UnknownPath};
 
 use super::command::{CommandError, Output, Report};
 use super::engine::Engine;
@@ -21,6 +24,9 @@ use crate::store::{StoreError, View, ViewName, ViewNameError};
 
 /// Where views are, in the mount.
 const PLACE: &str = ".narfs/closures";
+
+/// Of what is not known of a view so many paths are named.
+const NAMED: usize = 20;
 
 /// Why a closure view cannot be shown or changed.
 #[derive(Debug, Error)]
@@ -119,6 +125,7 @@ impl Engine {
 
     /// Describes views of these names, or all.
     fn describe(&self, names: &[String]) -> Result<Report, CommandError> {
+        self.store.complete_views()?;
         let all = self.store.all_views()?;
         let mut chosen = Vec::new();
         for name in names {
@@ -149,22 +156,34 @@ impl Engine {
             paths: 0,
             size: 0,
             missing: 0,
+            incomplete: false,
             unknown: 0,
+            unknown_paths: Vec::new(),
             created: record.created,
             changed: record.changed,
             store: mount.map(|at| store_directory(at, &view.name)),
         };
         for (_, hash) in self.store.view_members(view)?.from(1) {
             report.paths += 1;
-            match self.store.path_info(hash)? {
-                None => report.unknown += 1,
-                Some(info) => {
-                    report.size += info.registration.nar_size;
-                    report.missing += u64::from(!self.store.has_contents(&info)?);
-                }
+            if let Some(info) = self.store.path_info(hash)? {
+                report.size += info.registration.nar_size;
+                report.missing += u64::from(!self.store.has_contents(&info)?);
             }
         }
+        let unknown = self.store.unknown_in(view)?;
+        report.incomplete = !unknown.is_empty();
+        report.unknown = unknown.len() as u64;
+        report.unknown_paths = self.unknown_paths(&unknown);
         Ok(report)
+    }
+
+    /// The first of these, with why they are not known.
+    pub(super) fn unknown_paths(&self, unknown: &[StorePath]) -> Vec<UnknownPath> {
+        let named = unknown.iter().take(NAMED).map(|path| UnknownPath {
+            path: self.full(path),
+            error: self.completion.reason(path),
+        });
+        named.collect()
     }
 
     pub(super) fn no_view(&self, name: &str) -> ClosureError {

@@ -32,6 +32,15 @@ pub enum ClosureRequest {
     },
 }
 
+/// A path that is referred to and not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownPath {
+    /// The store path.
+    pub path: String,
+    /// Why, as far as a source was asked.
+    pub error: Option<String>,
+}
+
 /// A closure view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosureReport {
@@ -47,9 +56,15 @@ pub struct ClosureReport {
     pub size: u64,
     /// Of the paths, those whose contents are not here: they are fetched when they are used.
     pub missing: u64,
-    /// Paths that are referred to and of which no more than the hash is known. There are none
-    /// but where a profile was switched while no source could be asked.
+    /// Whether something that is referred to is not known yet, and so not shown. There is nothing
+    /// such but where a profile was switched and the sources have not told all of its closure.
+    #[serde(default)]
+    pub incomplete: bool,
+    /// Number of these paths.
     pub unknown: u64,
+    /// The first of them.
+    #[serde(default)]
+    pub unknown_paths: Vec<UnknownPath>,
     /// When it was made, in seconds since 1970.
     pub created: i64,
     /// When what it shows changed last, in seconds since 1970.

@@ -140,6 +140,7 @@ impl Engine {
                 self.store.publish(&publications)?;
             }
             self.store.change_profiles(&changes)?;
+            self.complete_views();
             return Ok(reports);
         }
     }

@@ -311,15 +311,11 @@ impl Supply<'_> {
             return Ok(());
         }
         let Some(fetcher) = &self.fetcher else {
-            let store = &self.engine.store;
-            for hash in store.closure_hashes(paths.iter().map(StorePath::hash))? {
-                if store.path_info(hash)?.is_none() {
-                    let named = paths.iter().find(|p| p.hash() == hash);
-                    let what = named.map_or_else(|| hash.to_string(), ToString::to_string);
-                    return Err(ProfileError::from(SupplyError::Nobody(what)).into());
-                }
-            }
-            return Ok(());
+            let unknown = self.engine.store.unknown_of(paths)?;
+            return match unknown.first() {
+                Some(path) => Err(ProfileError::from(SupplyError::Nobody(path.to_string())).into()),
+                None => Ok(()),
+            };
         };
         let runtime = self.engine.runtime()?;
         let failures = self.engine.showing(output, |progress| {

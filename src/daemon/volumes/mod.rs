@@ -263,6 +263,7 @@ impl Engine {
 
     fn describe_volume(&self, view: &View, mount: Option<&Path>) -> Result<Value, VolumeError> {
         let Definition { closure, profiles } = self.definition(view);
+        let unknown = self.store.unknown_in(view)?;
         Ok(json!({
             "Name": *view.name,
             "Mountpoint": mount.map(|at| store_directory(at, &view.name)).unwrap_or_default(),
@@ -271,6 +272,8 @@ impl Engine {
                 "closure": closure,
                 "profile": profiles,
                 "paths": self.store.view_members(view)?.from(1).count(),
+                "incomplete": !unknown.is_empty(),
+                "unknown": self.unknown_paths(&unknown),
                 "removable": view.record.is_volume,
             },
         }))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::fetch;
-use crate::store::{ProfileChange, Store, StoreOptions};
+use crate::store::{ProfileChange, Registration, Store, StoreOptions};
 
 /// A daemon's engine, whose state has two paths.
 struct State {
@@ -58,6 +58,11 @@ impl State {
 
     fn create(&self, name: &str, options: &Value) -> (u16, Value) {
         self.ask("Create", &json!({ "Name": name, "Opts": options }))
+    }
+
+    fn registration(&self, path: &StorePath) -> Registration {
+        let info = self.engine.store.path_info(path.hash()).unwrap();
+        info.unwrap().registration
     }
 
     fn full(&self, path: &StorePath) -> String {
@@ -242,6 +247,26 @@ fn a_volume_follows_profiles_that_are_there() {
     );
     assert_eq!(got["Volume"]["Status"]["paths"], 2);
     assert_done(state.create("v", &options));
+    assert_eq!(got["Volume"]["Status"]["incomplete"], false);
+    // What nobody has told of a closure is said.
+    let [c, unknown] = ["c", "d"].map(|letter| {
+        let text = format!("{}-name", letter.repeat(32));
+        StorePath::parse_base_name(text.as_bytes()).unwrap()
+    });
+    let registration = Registration {
+        references: vec![unknown.clone()],
+        path: c.clone(),
+        ..state.registration(&state.a)
+    };
+    state
+        .engine
+        .store
+        .register(&[(registration, None)])
+        .unwrap();
+    set("p", 1, &c);
+    let got = &state.named("Get", "v").1["Volume"]["Status"];
+    assert_eq!(got["incomplete"], true);
+    assert_eq!(got["unknown"][0]["path"], state.full(&unknown));
     for (profile, expected) in [
         ("none", "there is no profile 'none'"),
         ("off", "no current generation"),

@@ -207,6 +207,45 @@ fn a_view_follows_a_profile() {
 }
 
 #[test]
+fn a_view_shows_what_becomes_known_and_says_what_is_not() {
+    let (dir, store) = with_paths();
+    set_profile(&store, 1, &[(1, 6)]);
+    let profiles = ["p".to_owned()];
+    store.define_view(&name("v"), &[], &profiles).unwrap();
+    store.define_view(&name("whole"), &[path(1)], &[]).unwrap();
+    let whole = view(&store, "whole");
+    assert_eq!(store.complete_views().unwrap(), [path(7)]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    store.observe(move |change| {
+        if let Change::Views(changed) = change {
+            seen.lock().unwrap().extend(changed.to_vec());
+        }
+    });
+    // Nothing is new.
+    assert_eq!(store.complete_views().unwrap(), [path(7)]);
+    assert!(told.lock().unwrap().is_empty());
+    // What it refers to comes with it.
+    register(&store, &path(7), &[path(8), path(2)]);
+    assert_eq!(store.complete_views().unwrap(), [path(8)]);
+    assert_eq!(seeds(&store, "v"), [2, 6, 7, 8]);
+    assert_eq!(told.lock().unwrap().pop().unwrap().name, "v");
+    let (_copy, again) = crashed(&dir);
+    assert_eq!(seeds(&again, "v"), [2, 6, 7, 8]);
+    // That the last one is known by its name is news for listings, though no path is added.
+    register(&store, &path(8), &[]);
+    assert_eq!(store.complete_views().unwrap(), []);
+    assert_eq!(told.lock().unwrap().pop().unwrap().name, "v");
+    assert_eq!(store.complete_views().unwrap(), []);
+    assert!(told.lock().unwrap().is_empty());
+    assert!(Arc::ptr_eq(&whole, &view(&store, "whole")));
+    // Another daemon looks at all of them once.
+    assert_eq!(again.complete_views().unwrap(), [path(8)]);
+    assert!(view(&again, "v").may_be_incomplete());
+    assert!(!view(&again, "whole").may_be_incomplete());
+}
+
+#[test]
 fn what_the_kernel_was_not_told_is_known_after_a_crash() {
     let (dir, store) = with_paths();
     store.define_view(&name("v"), &[path(1)], &[]).unwrap();
