@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test check demo bench containers restarts fuzz install world help clean
+.PHONY: build test check demo bench containers restarts torture fuzz install world help clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +12,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZ_SECONDS ?= 60
 RESTARTS_SECONDS ?= 60
+TORTURE_SECONDS ?= 1800
+TORTURE_PROGRAMS ?= 500
 
 # RocksDB is some 300 C++ files: ccache makes the second clone fast, and a single cargo profile,
 # for the program, its tests and the lints, makes the first one bearable.
@@ -22,7 +24,7 @@ CARGO_PROFILE := --release
 
 BUILD_PACKAGES := g++ clang libclang-dev ccache
 WORLD_PACKAGES := nix-bin patchelf util-linux
-TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl systemd fuse3
+TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl systemd fuse3 e2fsprogs
 BENCH_WORLD := hello perl git python3 gcc vim sqlite3 curl
 BENCH_PACKAGES := $(WORLD_PACKAGES) $(BENCH_WORLD) squashfs-tools erofs-utils
 
@@ -90,6 +92,10 @@ containers: build ## containers of real podman, containerd and docker on views, 
 restarts: build ## kills, restarts and replaces the daemon while /nix is used, under systemd and without (root)
 	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
 	tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
+
+torture: build ## programs while everything is collected, and TORTURE_SECONDS (1800) of everything at once (root)
+	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3 gcc libc6-dev e2fsprogs)
+	tests/torture/torture.sh --programs $(TORTURE_PROGRAMS) --seconds $(TORTURE_SECONDS)
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(rust)

@@ -53,6 +53,7 @@ mod services;
 mod support;
 mod switches;
 mod system_profile;
+mod use_during_collection;
 mod view_completion;
 mod volumes;
 mod watching;

@@ -19,7 +19,7 @@ use super::process::{Ran, is_alive, run, succeed, wait_until};
 use super::world::World;
 
 /// Programs that the tests call.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 16] = [
     "cc",
     "nix-store",
     "nix-hash",
@@ -34,6 +34,8 @@ const PROGRAMS: [&str; 14] = [
     "diff",
     "find",
     "tar",
+    "mke2fs",
+    "python3",
 ];
 
 /// A state, a mount point and a mount namespace.
