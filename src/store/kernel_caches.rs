@@ -5,9 +5,9 @@
 //! mount of a part of it, an overlay above it, a watch), or has yet to look the name up:
 //!
 //! 1. The removal begins: from this moment on it knows of every [lookup](Store::look_up).
-//! 2. Where it may wait, it waits until the kernel has taken in all answers from before
-//!    ([`KernelCaches::settle`]). Where it may not, a path that was looked up a moment ago and that
-//!    the kernel does not know yet counts as used: the answer may be on its way.
+//! 2. It waits until the kernel has taken in all answers from before ([`KernelCaches::settle`]). Where
+//!    that takes too long, a path that was looked up a moment ago and that the kernel does not know
+//!    yet counts as used: the answer may be on its way.
 //! 3. The kernel drops what it has cached of the paths and nobody uses, as far as that disturbs nobody
 //!    ([`KernelCaches::drop_cached`]). What it still knows then may be in use.
 //! 4. What can be seen of running programs tells which paths are in use: this finds also who knows a
@@ -28,7 +28,7 @@ use super::{PathInfo, PathOrdinal, Store, StoreError, enter, shut};
 use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// Time in which the kernel takes in an answer to a lookup, many times over.
-const ON_ITS_WAY: Duration = Duration::from_secs(2);
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// Time that somebody who has just let a file go gets to come back to its path by its name: the
 /// kernel lets a script go before the interpreter of it looks for it.
 const GRACE: Duration = Duration::from_millis(100);
@@ -36,7 +36,8 @@ const GRACE: Duration = Duration::from_millis(100);
 const SHORT_GRACE: Duration = Duration::from_millis(10);
 /// Longest time that a removal which may wait does so for the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same of another one.
+/// The same of another one, for answers that are on their way, and to have names forgotten.
+const GLANCE: Duration = Duration::from_millis(20);
 const SHORT_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A path that may be removed, or whose contents may.
@@ -121,12 +122,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Begins; `patient` waits for the kernel. Who holds a lock that fetches wait for must not.
+    /// Begins; `patient` waits for the kernel. Who is waited for by a fetch must not: the kernel may wait
+    /// for a lookup, and that for the fetch.
     pub(super) fn begin(store: &Store, patient: bool) -> Self {
         let since = store.lookups.now();
         let settled = match store.lookups.kernel() {
             None => true,
-            Some(kernel) => patient && kernel.settle(store, PATIENCE),
+            Some(kernel) => kernel.settle(store, if patient { PATIENCE } else { GLANCE }),
         };
         Self {
             since,
@@ -153,10 +155,15 @@ impl Watch {
         }
         let mut held = Vec::new();
         for (path, cached) in paths.iter().zip(cached) {
-            if cached == Cached::Nothing && self.unsettled && self.is_on_its_way(store, *path) {
-                used.insert(path.hash);
-            } else if cached == Cached::Held && !used.contains(&path.hash) {
-                held.push(*path);
+            match cached {
+                Cached::Nothing if self.unsettled && self.is_on_its_way(store, *path) => {
+                    used.insert(path.hash);
+                }
+                Cached::Nothing => {}
+                // The answer had come.
+                Cached::Dropped => store.lookups.last.clear_before(path.ordinal, self.since),
+                Cached::Held if used.contains(&path.hash) => {}
+                Cached::Held => held.push(*path),
             }
         }
         if held.is_empty() {

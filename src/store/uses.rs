@@ -71,6 +71,18 @@ impl Uses {
         entry.map_or(0, |e| e.load(Ordering::Relaxed) >> 1)
     }
 
+    /// Forgets a use, if it was before a time.
+    pub(super) fn clear_before(&self, ordinal: PathOrdinal, millis: u64) {
+        if let Some(entry) = self.entry(ordinal) {
+            let value = entry.load(Ordering::Relaxed);
+            if value >> 1 < millis {
+                // One that comes just now stays.
+                let order = Ordering::Relaxed;
+                let _ = entry.compare_exchange(value, 0, order, order);
+            }
+        }
+    }
+
     /// Forgets a path that is removed.
     pub(super) fn clear(&self, ordinal: PathOrdinal) {
         if let Some(entry) = self.entry(ordinal) {
