@@ -114,6 +114,7 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	install -D -s -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
 	install -D -s -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
 	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
+	ln -sf mount.narfs $(DESTDIR)/sbin/mount.fuse.narfs
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers
 	for unit in $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.socket)); do \
 	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done

@@ -39,6 +39,7 @@ mod failure;
 mod mounting;
 mod options;
 mod place;
+mod remounting;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -99,6 +100,7 @@ fn mount(request: &Request) -> Result<(), Failure> {
                 }
                 if !started {
                     request.warn_of_unheeded();
+                    remounting::warn_of_labels(request, &place)?;
                 }
                 return Ok(());
             }
@@ -127,10 +129,10 @@ enum Outcome {
 
 /// Has a daemon serve a new mount, or shows what it serves already.
 fn meet(request: &Request, place: &Place, state: &State) -> Result<Outcome, Failure> {
-    let (subtree, noexec) = (request.subtree, request.noexec);
+    let (subtree, flags) = (request.subtree, request.flags.0);
     Ok(match state.ask()? {
         Some(Answer::Nothing) => {
-            let new = Mount::make(state.path(), noexec)?;
+            let new = Mount::make(state.path(), request)?;
             match state.hand_over(&new)? {
                 Some(Answer::Taken) => {
                     new.attach(place, subtree, state)?;
@@ -141,7 +143,7 @@ fn meet(request: &Request, place: &Place, state: &State) -> Result<Outcome, Fail
             }
         }
         Some(Answer::Serving { superblock, pid }) => {
-            match Mount::again(superblock, subtree, noexec, state)? {
+            match Mount::again(superblock, subtree, flags, state)? {
                 Some(again) => {
                     again.place(place)?;
                     Outcome::Mounted("the daemon's mount is shown at one more place")
@@ -194,7 +196,11 @@ fn run(name: &str, given: Vec<OsString>) -> Result<(), Failure> {
         Asked::Mount(request) => {
             check_caller()?;
             end_when_interrupted();
-            mount(&request)?;
+            if request.remount {
+                remounting::remount(&request)?;
+            } else {
+                mount(&request)?;
+            }
         }
     }
     Ok(())

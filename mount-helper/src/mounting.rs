@@ -8,12 +8,14 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+};
 
 use crate::daemon::State;
 use crate::failure::Failure;
-use crate::options::Subtree;
-use crate::place::{Place, TYPE, detach, mounts};
+use crate::options::{NOSYMFOLLOW, Request, Subtree};
+use crate::place::{Place, TYPE, by_descriptor, detach, mounts};
 
 /// Where the whole is mounted for a moment when only its store is to be seen; in the state directory.
 const PRIVATE: &str = "mnt";
@@ -30,7 +32,7 @@ pub struct Mount {
     /// Its device number (0:NUMBER).
     pub superblock: u32,
     tree: Tree,
-    noexec: bool,
+    flags: MountFlags,
 }
 
 /// A mount that is at no place.
@@ -42,10 +44,10 @@ impl Mount {
     ///
     /// # Errors
     /// The kernel cannot, or does not let us.
-    pub fn make(state: &Path, noexec: bool) -> Result<Self, Failure> {
+    pub fn make(state: &Path, request: &Request) -> Result<Self, Failure> {
+        let flags = request.flags.0;
         let dev = Path::new("/dev/fuse");
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let device = rustix::fs::open(dev, flags, Mode::empty()).map_err(|e| match e {
+        let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| match e {
             Errno::NOENT | Errno::NODEV | Errno::NXIO => Failure::system(format!(
                 "there is no /dev/fuse ({e}): `modprobe fuse`; in a container, give it --device \
                  /dev/fuse"
@@ -80,25 +82,30 @@ impl Mount {
             rustix::mount::fsconfig_set_flag(&context, flag)
                 .map_err(|e| refused(&format!("mount with {flag}"), e))?;
         }
-        rustix::mount::fsconfig_create(&context).map_err(|e| refused("mount", e))?;
-        let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOATIME;
-        if noexec {
-            attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        for (key, label) in &request.labels {
+            rustix::mount::fsconfig_set_string(&context, *key, label.as_str())
+                .map_err(|e| not_labelled(key, label, e))?;
         }
+        rustix::mount::fsconfig_create(&context).map_err(|e| refused("mount", e))?;
+        let mut attributes = attributes(flags);
+        if !says_when(flags) {
+            attributes |= MountAttrFlags::MOUNT_ATTR_NOATIME;
+        }
+        let attributes = attributes
+            | MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV;
         let tree = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
             .map_err(|e| refused("mount", e))?;
         // Without a question to the daemon, which is not there yet.
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let status = rustix::fs::statx(&tree, "", flags, StatxFlags::empty())
+        let unasked = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let status = rustix::fs::statx(&tree, "", unasked, StatxFlags::empty())
             .map_err(|e| refused("look at what was mounted", e))?;
         Ok(Self {
             device,
             superblock: status.stx_dev_minor,
             tree: Tree(tree),
-            noexec,
+            flags,
         })
     }
 
@@ -125,7 +132,7 @@ impl Mount {
                 let private = state.make_directory(PRIVATE)?;
                 let _uninterrupted = Uninterrupted::begin();
                 self.tree.place(&private)?;
-                let store = Tree::copy(&self.tree.0, STORE, self.noexec);
+                let store = Tree::copy(&self.tree.0, STORE, self.flags);
                 detach(&private.path)?;
                 store?.place(place)
             }
@@ -140,7 +147,7 @@ impl Mount {
     pub fn again(
         superblock: u32,
         subtree: Subtree,
-        noexec: bool,
+        flags: MountFlags,
         state: &State,
     ) -> Result<Option<Tree>, Failure> {
         let mut part = None;
@@ -156,14 +163,14 @@ impl Mount {
                     continue;
                 }
             };
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let found = rustix::fs::open(&mounted.at, flags, Mode::empty());
+            let path = OFlags::PATH | OFlags::CLOEXEC;
+            let found = rustix::fs::open(&mounted.at, path, Mode::empty());
             let Some(found) = found.ok().and_then(|d| Place::of(d).ok()) else {
                 continue;
             };
             // Something else may be mounted over it.
             if found.mount_number() == Some(mounted.number) {
-                return Tree::copy(&found.directory, below, noexec).map(Some);
+                return Tree::copy(&found.directory, below, flags).map(Some);
             }
         }
         match part {
@@ -180,15 +187,13 @@ impl Mount {
 
 impl Tree {
     /// A copy of a mount, of the whole or of what is at a place in it.
-    fn copy(of: &OwnedFd, below: &str, noexec: bool) -> Result<Self, Failure> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+    fn copy(of: &OwnedFd, below: &str, flags: MountFlags) -> Result<Self, Failure> {
+        let copied = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH;
-        let tree = rustix::mount::open_tree(of, below, flags);
+        let tree = rustix::mount::open_tree(of, below, copied);
         let tree = tree.map_err(|e| refused("show the mount at one more place", e))?;
-        if noexec {
-            forbid_programs(&tree)?;
-        }
+        set_flags(&tree, flags)?;
         Ok(Self(tree))
     }
 
@@ -204,11 +209,42 @@ impl Tree {
     }
 }
 
-/// Has no program run from a mount.
-fn forbid_programs(tree: &OwnedFd) -> Result<(), Failure> {
+/// Whether it is said when reading changes times.
+fn says_when(flags: MountFlags) -> bool {
+    flags.intersects(MountFlags::NOATIME | MountFlags::RELATIME | MountFlags::STRICTATIME)
+}
+
+/// The same as attributes of a mount. That of relatime is that there is none.
+fn attributes(flags: MountFlags) -> MountAttrFlags {
+    let of = [
+        (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (NOSYMFOLLOW, MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW),
+        (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (
+            MountFlags::STRICTATIME,
+            MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        ),
+        (
+            MountFlags::NODIRATIME,
+            MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        ),
+    ];
+    let given = of.iter().filter(|(flag, _)| flags.contains(*flag));
+    given.map(|(_, attribute)| *attribute).collect()
+}
+
+/// Sets flags of a mount, besides those that it has.
+fn set_flags(tree: &OwnedFd, flags: MountFlags) -> Result<(), Failure> {
+    if flags.is_empty() {
+        return Ok(());
+    }
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_NOEXEC,
-        attr_clr: 0,
+        attr_set: attributes(flags).bits().into(),
+        attr_clr: if says_when(flags) {
+            libc::MOUNT_ATTR__ATIME
+        } else {
+            0
+        },
         propagation: 0,
         userns_fd: 0,
     };
@@ -228,8 +264,36 @@ fn forbid_programs(tree: &OwnedFd) -> Result<(), Failure> {
     }
     let error = std::io::Error::last_os_error();
     Err(Failure::mount(format!(
-        "noexec cannot be had for a state that is mounted already ({error}; it needs Linux 5.12)"
+        "flags such as noexec cannot be had for a state that is mounted already ({error}; it needs \
+         Linux 5.12)"
     )))
+}
+
+/// Gives a mount the flags that it always has and these; when reading changes times is as it was where
+/// nothing is said of it.
+///
+/// # Errors
+/// The kernel does not let us.
+pub fn remount(place: &Place, flags: MountFlags) -> Result<(), Failure> {
+    let flags = flags | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    // Of this mount, and not of the superblock, which FUSE lets nobody change.
+    rustix::mount::mount_remount(
+        by_descriptor(&place.directory),
+        MountFlags::BIND | flags,
+        c"",
+    )
+    .map_err(|e| refused(&format!("remount {}", place.path.display()), e))
+}
+
+fn not_labelled(key: &str, label: &str, error: Errno) -> Failure {
+    let text = format!("cannot mount with {key}={label}: {error}");
+    match error {
+        Errno::INVAL | Errno::OPNOTSUPP => Failure::mount(format!(
+            "{text}; labels need a kernel with SELinux that is enabled, and that knows them: see \
+             getenforce(8)"
+        )),
+        _ => Failure::mount(text),
+    }
 }
 
 fn refused(what: &str, error: Errno) -> Failure {

@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::mount::MountFlags;
+
 use crate::failure::Failure;
 
 /// What `-h` shows.
@@ -23,7 +25,12 @@ STATE is the state directory; `none` stands for /var/lib/narfs. Options:
                          as narfs mount takes them
   unit=SERVICE           the systemd service to start where no daemon runs; none for no service
   writable-profiles      let programs such as nix-env change profiles
-  noexec                 let no programs be run from it
+  file-handles           let files be opened by their handles, for NFS; there are no views then
+  noexec, nosymfollow, noatime, relatime, strictatime, nodiratime
+                         flags of the mount, as for any file system
+  context=LABEL, fscontext=LABEL, defcontext=LABEL, rootcontext=LABEL
+                         labels of SELinux, which the kernel gets as they are
+  remount                set the flags of a mount that is there, and nothing else
 See mount.narfs(8).
 ";
 
@@ -36,7 +43,7 @@ const UNIT: &str = "narfs-daemon.service";
 
 /// Options of mount(8) and systemd that change nothing here. A store has no devices, no setuid
 /// programs and no times that reading changes.
-const INDIFFERENT: [&str; 34] = [
+const INDIFFERENT: [&str; 31] = [
     "defaults",
     "ro",
     "nosuid",
@@ -44,13 +51,10 @@ const INDIFFERENT: [&str; 34] = [
     "nodev",
     "dev",
     "exec",
-    "noatime",
+    "symfollow",
     "atime",
-    "relatime",
     "norelatime",
-    "strictatime",
     "nostrictatime",
-    "nodiratime",
     "diratime",
     "lazytime",
     "nolazytime",
@@ -73,14 +77,37 @@ const INDIFFERENT: [&str; 34] = [
     "default_permissions",
 ];
 
+/// Flags of each mount that the kernel heeds. A new one is noatime where none says otherwise.
+const FLAGS: [(&str, MountFlags); 6] = [
+    ("noexec", MountFlags::NOEXEC),
+    ("nosymfollow", NOSYMFOLLOW),
+    ("noatime", MountFlags::NOATIME),
+    ("relatime", MountFlags::RELATIME),
+    ("strictatime", MountFlags::STRICTATIME),
+    ("nodiratime", MountFlags::NODIRATIME),
+];
+/// MS_NOSYMFOLLOW of `include/uapi/linux/mount.h`.
+pub const NOSYMFOLLOW: MountFlags = MountFlags::from_bits_retain(256);
+
+/// Labels of SELinux.
+const LABELS: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
+
+/// What mount(8) adds to `remount` from the kernel's list of mounts.
+const OF_THE_KERNEL: [&str; 6] = [
+    "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
+];
+
 /// Options that go to the daemon that is started as they are.
-const SERVING: [&str; 5] = [
+const SERVING: [&str; 6] = [
     "lookup-timeout",
     "contents-timeout",
     "absent-ttl",
     "prefetch",
     "budget",
+    FILE_HANDLES,
 ];
+/// The one of them that needs no value.
+const FILE_HANDLES: &str = "file-handles";
 
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +117,16 @@ pub enum Subtree {
     Whole,
     /// `store` only, for `/nix/store`.
     Store,
+}
+
+/// Flags of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(pub MountFlags);
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self(MountFlags::empty())
+    }
 }
 
 /// What is asked for.
@@ -114,8 +151,12 @@ pub struct Request {
     pub subtree: Subtree,
     /// Mount over a directory that has something in it.
     pub nonempty: bool,
-    /// Let no programs be run.
-    pub noexec: bool,
+    /// Flags of the mount, besides those that it always has.
+    pub flags: Flags,
+    /// Labels of SELinux, by the names of their options.
+    pub labels: Vec<(&'static str, String)>,
+    /// Only set the flags of a mount that is there.
+    pub remount: bool,
     /// Let programs change profiles.
     pub writable_profiles: bool,
     /// Only look whether it could be mounted.
@@ -130,19 +171,26 @@ pub struct Request {
     pub daemon: Vec<String>,
     /// The service that is started if no daemon is there; none for a daemon of its own.
     pub unit: Option<String>,
-    /// Options that only the start of a daemon heeds, as they were given.
-    at_start: Vec<String>,
+    /// Options that only the start of a daemon heeds, as they were given; and the argument of `narfs daemon` that
+    /// each became.
+    pub at_start: Vec<(String, String)>,
 }
 
 impl Request {
     /// Says that what was given changes nothing.
     pub fn warn_of_unheeded(&self) {
-        if !self.at_start.is_empty() {
+        let given = self.at_start.iter().map(|(option, _)| option.as_str());
+        self.warn_of(&given.collect::<Vec<_>>());
+    }
+
+    /// Says that some options change nothing, since a daemon serves the state.
+    pub fn warn_of(&self, options: &[&str]) {
+        if !options.is_empty() {
             eprintln!(
                 "mount.narfs: warning: a daemon serves the state {} already, and goes on as it was \
                  started; these change nothing: {}",
                 self.state.display(),
-                self.at_start.join(",")
+                options.join(",")
             );
         }
     }
@@ -165,7 +213,7 @@ pub fn read(given: &[OsString]) -> Result<Asked, Failure> {
             Some("-o") => {
                 let list = rest.next().and_then(|o| o.to_str());
                 let list = list.ok_or_else(|| Failure::usage("-o needs options"))?;
-                options.extend(list.split(',').filter(|o| !o.is_empty()));
+                options.extend(split(list));
             }
             Some("-t") => {
                 let kind = rest.next().and_then(|t| t.to_str());
@@ -184,6 +232,7 @@ pub fn read(given: &[OsString]) -> Result<Asked, Failure> {
             _ => places.push(PathBuf::from(argument)),
         }
     }
+    request.remount = options.contains(&"remount");
     for option in options {
         take(&mut request, option, sloppy)?;
     }
@@ -214,6 +263,16 @@ pub fn read(given: &[OsString]) -> Result<Asked, Failure> {
         unit => unit,
     };
     Ok(Asked::Mount(Box::new(request)))
+}
+
+/// The options of a list. A comma between double quotes is no end of one.
+fn split(list: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let options = list.split(|c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    });
+    options.filter(|o| !o.is_empty()).collect()
 }
 
 /// Takes flags without values; whether mount(8) is to be sloppy.
@@ -259,27 +318,25 @@ fn take(request: &mut Request, option: &str, sloppy: bool) -> Result<(), Failure
         Some(value) if !value.is_empty() => Ok(format!("--{flag}={value}")),
         _ => Err(needs()),
     };
-    let mut at_start = true;
-    match (name, value) {
-        ("from" | "cache", _) => request.daemon.push(flag("from")?),
-        ("key", _) => request.daemon.push(flag("trusted-public-key")?),
-        ("config", _) => request.config = Some(flag("config")?),
-        ("offline", None) => request.daemon.push("--offline".to_owned()),
+    let argument = match (name, value) {
+        ("from" | "cache", _) => flag("from")?,
+        ("key", _) => flag("trusted-public-key")?,
+        ("config", _) => {
+            let config = flag("config")?;
+            request.config = Some(config.clone());
+            request.at_start.push((option.to_owned(), config));
+            return Ok(());
+        }
+        ("offline", None) => "--offline".to_owned(),
+        (FILE_HANDLES, None) => format!("--options={FILE_HANDLES}"),
         (name, _) if SERVING.contains(&name) => {
-            request.daemon.push(format!(
-                "--options={}={}",
-                name,
-                value.filter(|v| !v.is_empty()).ok_or_else(needs)?
-            ));
+            let value = value.filter(|v| !v.is_empty()).ok_or_else(needs)?;
+            format!("--options={name}={value}")
         }
-        _ => {
-            at_start = false;
-            take_other(request, option, name, value, sloppy)?;
-        }
-    }
-    if at_start {
-        request.at_start.push(option.to_owned());
-    }
+        _ => return take_other(request, option, name, value, sloppy),
+    };
+    request.daemon.push(argument.clone());
+    request.at_start.push((option.to_owned(), argument));
     Ok(())
 }
 
@@ -295,7 +352,6 @@ fn take_other(
         ("subtree", Some("store")) => request.subtree = Subtree::Store,
         ("subtree", _) => return Err(Failure::usage("subtree: there is subtree=store")),
         ("nonempty", None) => request.nonempty = true,
-        ("noexec", None) => request.noexec = true,
         ("unit", Some(unit)) if is_unit(unit) => request.unit = Some(unit.to_owned()),
         ("unit", _) => {
             return Err(Failure::usage(
@@ -303,14 +359,23 @@ fn take_other(
             ));
         }
         ("rw", None) => request.says_rw = true,
-        ("remount", _) => {
-            return Err(Failure::usage(
-                "remount: nothing of a narfs mount can be changed; unmount it, and mount it again",
-            ));
+        ("remount", None) => {}
+        (name, Some(label)) if LABELS.contains(&name) => {
+            let label = label.trim_matches('"');
+            let name = LABELS.into_iter().find(|l| *l == name).unwrap_or_default();
+            if label.is_empty() {
+                return Err(Failure::usage(format!("the option {name} needs a label")));
+            }
+            request.labels.push((name, label.to_owned()));
         }
         ("writable-profiles", None | Some("true")) => request.writable_profiles = true,
         ("writable-profiles", Some("false")) => request.writable_profiles = false,
+        (name, None) if FLAGS.iter().any(|(flag, _)| *flag == name) => {
+            let flags = FLAGS.iter().filter(|(flag, _)| *flag == name);
+            request.flags.0 |= flags.map(|(_, flag)| *flag).collect();
+        }
         (name, None) if INDIFFERENT.contains(&name) => {}
+        (name, Some(_)) if request.remount && OF_THE_KERNEL.contains(&name) => {}
         ("comment", _) => {}
         (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
         _ if sloppy => {}
@@ -392,9 +457,29 @@ mod tests {
         assert_eq!(read.daemon, daemon);
         assert_eq!(read.config.as_deref(), Some("--config=/c"));
         assert_eq!(read.subtree, Subtree::Store);
-        assert!(read.nonempty && !read.says_rw && !read.noexec);
+        assert!(read.nonempty && !read.says_rw && read.flags.0.is_empty());
         assert_eq!(read.at_start.len(), 6);
         assert!(request("rw").unwrap().says_rw);
+    }
+
+    #[test]
+    fn what_the_kernel_gets_is_read() {
+        let read = request(
+            r#"context="system_u:object_r:nix_t:s0:c1,c2",rootcontext=a:b:c,noexec,relatime"#,
+        )
+        .unwrap();
+        let labels = [
+            ("context", "system_u:object_r:nix_t:s0:c1,c2".to_owned()),
+            ("rootcontext", "a:b:c".to_owned()),
+        ];
+        assert_eq!(read.labels, labels);
+        assert_eq!(read.flags.0, MountFlags::NOEXEC | MountFlags::RELATIME);
+        assert!(!read.remount);
+        let again = "ro,nosuid,nodev,noatime,user_id=0,group_id=0,default_permissions,allow_other";
+        let read = request(&format!("{again},remount,nosymfollow")).unwrap();
+        assert!(read.remount && !read.says_rw);
+        assert_eq!(read.flags.0, MountFlags::NOATIME | NOSYMFOLLOW);
+        assert_eq!(request(again).unwrap_err().status, 1);
     }
 
     #[test]
@@ -424,9 +509,12 @@ mod tests {
             "from",
             "key=",
             "offline=yes",
+            "remount=1",
+            "context",
+            "context=",
+            "fscontext=\"\"",
             "subtree",
             "subtree=x",
-            "remount",
             "unit=",
             "unit=-x",
             "unit=a b",

@@ -17,6 +17,10 @@ use crate::failure::Failure;
 
 /// What the kernel calls the file system.
 pub const TYPE: &str = "fuse.narfs";
+/// The same of writable profiles.
+pub const PROFILES_TYPE: &str = "fuse.narfs-profiles";
+/// Where these are mounted, below a mount point.
+pub const PROFILES: &str = "var/nix/profiles";
 /// What systemd mounts where something is to be mounted on demand.
 const AUTOMOUNT: &str = "autofs";
 
@@ -71,6 +75,21 @@ impl Place {
             let path = place.path.clone();
             drop(place);
             detach(&path)?;
+        }
+    }
+
+    /// Opens the root of a mount of narfs.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn of_narfs(at: &Path) -> Result<(Self, Mounted), Failure> {
+        let place = Self::open(at)?;
+        match place.mounted()? {
+            Some(mounted) if mounted.kind == TYPE => Ok((place, mounted)),
+            _ => Err(Failure::mount(format!(
+                "no narfs is mounted at {}",
+                at.display()
+            ))),
         }
     }
 
@@ -170,6 +189,8 @@ pub struct Mounted {
     pub kind: String,
     /// Its source.
     pub source: String,
+    /// Options of the superblock, labels of SELinux among them.
+    pub options: String,
 }
 
 /// What is mounted in this mount namespace.
@@ -193,6 +214,7 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let (device, root, at) = (fields.nth(1)?, fields.next()?, fields.next()?);
     fields.find(|f| *f == b"-")?;
     let (kind, source) = (text(fields.next()?), fields.next()?);
+    let options = path(fields.next().unwrap_or_default());
     Some(Mounted {
         number,
         superblock: text(device).strip_prefix("0:").and_then(|n| n.parse().ok()),
@@ -200,6 +222,7 @@ fn parse(line: &[u8]) -> Option<Mounted> {
         at: path(at),
         kind,
         source: path(source).to_string_lossy().into_owned(),
+        options: options.to_string_lossy().into_owned(),
     })
 }
 
@@ -229,6 +252,7 @@ mod tests {
             at: "/mnt/a b".into(),
             kind: TYPE.into(),
             source: "/s/na\\rfs".into(),
+            options: "ro".into(),
         };
         assert_eq!(parse(line), Some(expected));
         let disk = parse(b"36 35 98:0 /x /y rw - ext4 /dev/sda1 rw").unwrap();
