@@ -30,7 +30,8 @@ impl Arguments {
         if let Some(unknown) = options.find(|o| !config::is_daemon_option(o)) {
             return Err(Usage::error(format!(
                 "unknown option {unknown:?}; there are lookup-timeout=SECONDS, \
-                 contents-timeout=SECONDS, absent-ttl=SECONDS, prefetch=none|closure and budget=SIZE"
+                 contents-timeout=SECONDS, absent-ttl=SECONDS, prefetch=none|closure, \
+                 budget=SIZE and file-handles"
             )));
         }
         let settings = self.serving.settings(global)?;

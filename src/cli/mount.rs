@@ -92,19 +92,22 @@ impl Arguments {
             subtree: Subtree::Whole,
             nonempty: false,
             writable_profiles: writable.value,
+            labels: Vec::new(),
         };
-        for option in &self.serving.options {
+        for option in &self.serving.options() {
             match option.as_str() {
                 "subtree=store" => request.subtree = Subtree::Store,
                 "nonempty" => request.nonempty = true,
                 "" | "ro" | "_netdev" | "nofail" | "allow_other" => {}
                 o if o.starts_with("x-") => {}
                 o if config::is_mount_option(o) => {}
+                o if fuse::label(o).is_some() => request.labels.extend(fuse::label(o)),
                 other => {
                     return Err(Usage::error(format!(
                         "unknown mount option {other:?}; there are subtree=store, nonempty, \
                          lookup-timeout=SECONDS, contents-timeout=SECONDS, absent-ttl=SECONDS, \
-                         prefetch=none|closure, budget=SIZE and writable-profiles"
+                         prefetch=none|closure, budget=SIZE, writable-profiles, file-handles, \
+                         context=LABEL, fscontext=LABEL, defcontext=LABEL and rootcontext=LABEL"
                     )));
                 }
             }

@@ -10,6 +10,7 @@ use super::progress::show_fetches;
 use super::volume_plugin::VolumePlugin;
 use super::{Global, Usage};
 use crate::daemon::{self, Mounting, ServeRequest};
+use crate::fuse::{self, FileHandles};
 use crate::http::Address;
 
 /// How the state is served.
@@ -21,8 +22,10 @@ pub(super) struct Serving {
     /// prefetch=closure (fetch what a path refers to once something looks inside; none), budget=20G
     /// (how much fetched contents may take; none). Of a mount: subtree=store (show only the store,
     /// for /nix/store), nonempty (mount over a directory that has something in it),
-    /// writable-profiles (programs such as nix-env may change profiles by their links; false); ro
-    /// and x-… change nothing
+    /// writable-profiles (programs such as nix-env may change profiles by their links; false),
+    /// file-handles (files can be opened by their handles, for NFS and virtiofs, and there are no
+    /// closure views; false), context=LABEL, fscontext=LABEL, defcontext=LABEL and
+    /// rootcontext=LABEL (of SELinux); ro and x-… change nothing
     #[arg(
         short = 'o',
         long = "options",
@@ -44,6 +47,18 @@ pub(super) struct Serving {
 }
 
 impl Serving {
+    /// The options; a comma between double quotes is no end of one.
+    pub(super) fn options(&self) -> Vec<String> {
+        let mut whole: Vec<String> = Vec::new();
+        for part in &self.options {
+            match whole.last_mut().filter(|o| o.matches('"').count() % 2 == 1) {
+                Some(open) => *open = format!("{open},{part}"),
+                None => whole.push(part.clone()),
+            }
+        }
+        whole
+    }
+
     /// What is in force with these flags.
     pub(super) fn settings(&self, global: &Global) -> anyhow::Result<Settings> {
         Ok(global.decided.with(&self.choices()?))
@@ -84,7 +99,8 @@ impl Serving {
         if self.offline {
             given.push("--offline".into());
         }
-        let options = self.options.iter().filter(|o| config::is_daemon_option(o));
+        let options = self.options().into_iter();
+        let options = options.filter(|o| config::is_daemon_option(o) || fuse::label(o).is_some());
         given.extend(options.map(|o| format!("-o {o}")));
         if let Some(address) = &self.listen {
             given.push(format!("--listen {address}"));
@@ -108,6 +124,11 @@ pub(super) fn serve(
         deadlines: mounted.deadlines,
         prefetch: mounted.prefetch,
         budget: mounted.budget,
+        file_handles: if mounted.file_handles {
+            FileHandles::Given
+        } else {
+            FileHandles::Refused
+        },
         listen: settings.listen.value.clone(),
         volume_plugin: settings.volume_plugin.value.clone(),
     };

@@ -153,7 +153,13 @@ impl Engine {
             return Ok(HandedOver::Nothing);
         };
         let device = device.ok_or(AdoptError::NoDescriptor)?;
-        let session = Session::adopt(&self.store, self.file_system(), device, superblock)?;
+        let session = Session::adopt(
+            &self.store,
+            self.file_system(),
+            device,
+            superblock,
+            self.file_handles(),
+        )?;
         self.begin(session, &sessions);
         Ok(HandedOver::Taken)
     }
@@ -166,7 +172,12 @@ impl Engine {
         match self.superblock() {
             Some(superblock) => fuse::mount_again(dir, superblock, request)?,
             None => {
-                let session = Session::start(&self.store, self.file_system(), request)?;
+                let session = Session::start(
+                    &self.store,
+                    self.file_system(),
+                    request,
+                    self.file_handles(),
+                )?;
                 self.begin(session, &sessions);
             }
         }

@@ -21,7 +21,7 @@ use super::roots::{RootReport, RootsError};
 pub use super::source_request::SourceRequest;
 use super::upgrade::UpgradeError;
 use crate::fetch::{Activity, AddError, Deadlines, FetchError, PrefetchPolicy, Snapshot};
-use crate::fuse::{MountError, MountRequest, RequestCounts, SessionError};
+use crate::fuse::{FileHandles, MountError, MountRequest, RequestCounts, SessionError};
 use crate::http::Address;
 use crate::nix::signature::KeyError;
 use crate::nix::store_path::StorePath;
@@ -191,6 +191,8 @@ pub struct ServeRequest {
     pub prefetch: PrefetchPolicy,
     /// Stored bytes above which contents are dropped; `None` for no bound.
     pub budget: Option<u64>,
+    /// Whether files can be opened by their handles.
+    pub file_handles: FileHandles,
     /// Where to serve HTTP.
     pub listen: Option<Address>,
     /// The socket at which container engines ask for volumes; `None` for none but what a service

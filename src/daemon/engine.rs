@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::adopt::Adoptions;
-use super::closures::Completion;
+use super::closures::{ClosureError, Completion};
 use super::command::{
     Command, CommandError, EntryReport, Failure, KindReport, Output, PathReport, Report,
     ServeRequest, StateReport, StatusReport,
@@ -20,7 +20,7 @@ use super::users::Users;
 use super::volumes::PluginSocket;
 use crate::fetch::{self, CopyFailure, Fetcher, Keep, Progress, Room, Sources};
 use crate::fs::{FileSystem, Recorder, WritableProfiles};
-use crate::fuse::{self, Counters, MountError, ProfilesSession, Session};
+use crate::fuse::{self, Counters, FileHandles, MountError, ProfilesSession, Session};
 use crate::http;
 use crate::nix::store_path::StorePath;
 use crate::store::{LoadedPath, PathInfo, Store};
@@ -33,6 +33,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 struct Served {
     counters: Arc<Counters>,
     superblock: u32,
+    handles: FileHandles,
 }
 
 /// An open state and what commands on it need.
@@ -45,6 +46,8 @@ pub struct Engine {
     pub(super) users: Arc<Users>,
     pub(super) recorder: Arc<Recorder>,
     runtime: OnceLock<Runtime>,
+    /// Whether what is mounted from now on has file handles.
+    file_handles: OnceLock<FileHandles>,
     /// What is mounted.
     served: Mutex<Option<Served>>,
     /// Where connections go that others have made.
@@ -102,6 +105,7 @@ impl Engine {
             defaults,
             recorder: Arc::default(),
             runtime: OnceLock::new(),
+            file_handles: OnceLock::new(),
             served: Mutex::default(),
             adoptions: OnceLock::new(),
             fetched: AtomicU64::new(0),
@@ -121,17 +125,19 @@ impl Engine {
     /// Has commands know what is mounted, and `stats` report its requests.
     pub fn serves(&self, session: &Session) {
         let superblock = session.connection().1.superblock;
-        self.users.set_superblock(Some(superblock));
+        self.users
+            .set_mounted(Some((superblock, session.numbers())));
         *self.served() = Some(Served {
             counters: session.counters(),
             superblock,
+            handles: session.connection().1.file_handles(),
         });
     }
 
     /// Has commands know that nothing is mounted any more.
     pub(super) fn serves_nothing(&self) {
         *self.served() = None;
-        self.users.set_superblock(None);
+        self.users.set_mounted(None);
     }
 
     fn served(&self) -> std::sync::MutexGuard<'_, Option<Served>> {
@@ -141,6 +147,28 @@ impl Engine {
     /// What is mounted, by its device number.
     pub(super) fn superblock(&self) -> Option<u32> {
         self.served().as_ref().map(|s| s.superblock)
+    }
+
+    /// Has what is mounted from now on have file handles, or not; once.
+    ///
+    /// # Errors
+    /// There are closure views, past which they would lead.
+    pub(super) fn decide_on_handles(&self, handles: FileHandles) -> Result<(), ClosureError> {
+        if handles == FileHandles::Given
+            && let Some(view) = self.store.view_table().views().next()
+        {
+            return Err(ClosureError::Handles {
+                view: view.name.to_string(),
+            });
+        }
+        let _ = self.file_handles.set(handles);
+        Ok(())
+    }
+
+    /// Whether what is mounted, or will be, has file handles.
+    pub(super) fn file_handles(&self) -> FileHandles {
+        let served = self.served().as_ref().map(|s| s.handles);
+        served.unwrap_or(self.file_handles.get().copied().unwrap_or_default())
     }
 
     pub(super) fn counters(&self) -> Option<Arc<Counters>> {

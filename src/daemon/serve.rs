@@ -153,6 +153,11 @@ fn start(
     let engine = Arc::new(engine);
     let fetcher = engine.fetcher(request).map_err(ServeError::Command)?;
     // What can fail comes before the mount, so that a failure leaves none behind.
+    match engine.decide_on_handles(request.file_handles) {
+        // A mount that is there goes on as it began.
+        Err(e) if connection.is_some() => tracing::error!("{}", chain(&e)),
+        decided => decided.map_err(|e| ServeError::Command(e.into()))?,
+    }
     let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
     let listen = "listen on the control socket";
     let listener = control::listen(state, listener).map_err(setup(listen))?;

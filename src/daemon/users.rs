@@ -6,11 +6,10 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::in_use::{Unseen, Use, in_use};
-use crate::fs::{Inode, paths_of};
+use crate::fs::Numbers;
 use crate::nix::store_path::StorePathHash;
 use crate::store::{Store, StoreError};
 
@@ -34,22 +33,21 @@ pub(super) struct Usage {
 /// Looks for users of the paths of a state.
 pub(super) struct Users {
     store: Arc<Store>,
-    /// The file system that is mounted, by its device number; 0 is none.
-    superblock: AtomicU32,
+    /// The file system that is mounted, by its device number, and how it shows inode numbers.
+    mounted: Mutex<Option<(u32, Numbers)>>,
 }
 
 impl Users {
     pub(super) fn of(store: Arc<Store>) -> Self {
         Self {
             store,
-            superblock: AtomicU32::new(0),
+            mounted: Mutex::default(),
         }
     }
 
     /// Says what is mounted.
-    pub(super) fn set_superblock(&self, superblock: Option<u32>) {
-        let number = superblock.unwrap_or(0);
-        self.superblock.store(number, Ordering::Relaxed);
+    pub(super) fn set_mounted(&self, mounted: Option<(u32, Numbers)>) {
+        *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = mounted;
     }
 
     /// Looks at all processes.
@@ -57,13 +55,15 @@ impl Users {
     /// # Errors
     /// There is no thread to look on, or the database failed.
     pub(super) fn look(&self, which: Use) -> Result<Usage, StoreError> {
-        let superblock = self.superblock.load(Ordering::Relaxed);
-        let superblock = (superblock > 0).then_some(superblock);
+        let mounted = *self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        let superblock = mounted.map(|(superblock, _)| superblock);
         let found = in_use(which, superblock).map_err(|e| StoreError::InUse(e.into()))?;
         let mut paths = Vec::new();
         for (inode, from) in found.inodes {
-            for hash in paths_of(&self.store, Inode(inode))? {
-                paths.push((hash, User::Seen(from.clone())));
+            let ordinal = mounted.and_then(|(_, numbers)| numbers.path(inode));
+            let path = ordinal.map(|o| self.store.path_of(o)).transpose()?;
+            if let Some(path) = path.flatten() {
+                paths.push((path.hash(), User::Seen(from)));
             }
         }
         let named = found.hashes.into_iter();

@@ -1,7 +1,6 @@
 //! All numbers by which the kernel may know a path.
 
-use super::{Inode, Member, Place};
-use crate::nix::store_path::{StorePath, StorePathHash};
+use super::{Inode, Member};
 use crate::store::{Leaving, LoadedPath, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
@@ -61,20 +60,4 @@ impl Appearances {
         }
         all
     }
-}
-
-/// The paths that something with this number may be in.
-///
-/// # Errors
-/// The database failed, or a record is damaged.
-pub fn paths_of(store: &Store, number: Inode) -> Result<Vec<StorePathHash>, StoreError> {
-    let hash = match number.place() {
-        Ok(Place::Node(ordinal, _)) => store.path_of(ordinal)?.as_ref().map(StorePath::hash),
-        Ok(Place::Member(member, _)) => match store.view_table().with_list(member.list) {
-            Some(view) => store.view_members(view)?.path(member.place),
-            None => None,
-        },
-        _ => None,
-    };
-    Ok(hash.into_iter().collect())
 }

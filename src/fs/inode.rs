@@ -9,7 +9,7 @@
 //! is a [`Special`]. The kernel reserves 0 and gives 1 to the root.
 //!
 //! View 1 are profiles. In place of the ordinal is the id of a profile or of a directory of
-//! profiles. The node of a directory is 0; that of the link `NAME-N-link` is twice the link
+//! profiles. The node of a directory is 0, and of the pipe `NAME.changed`; that of the link `NAME-N-link` is twice the link
 //! number of the generation; that of the link `NAME` is one more than that of the generation
 //! that it points to, or 1 where it is to be followed wherever it points to.
 //!
@@ -229,6 +229,11 @@ impl Inode {
     /// The number of the link of a profile while it points to a generation.
     pub fn current(profile: u32, link: u32) -> Self {
         Self::profile(profile, link << 1 | 1)
+    }
+
+    /// The number of the pipe by which is told that a profile has changed.
+    pub fn changed(profile: u32) -> Self {
+        Self::profile(profile, 0)
     }
 
     fn profile(id: u32, node: u32) -> Self {

@@ -8,6 +8,7 @@
 mod appearances;
 mod errno;
 mod inode;
+mod numbers;
 mod on_demand;
 mod profiles;
 mod read;
@@ -18,10 +19,13 @@ mod writable;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use appearances::{Appearances, paths_of};
+pub use appearances::Appearances;
 pub use errno::FsError;
 pub use inode::{Inode, Member, Place, Special};
-pub use profiles::{StaleEntries, all_entries, stale_entries};
+pub use numbers::Numbers;
+pub use profiles::{
+    CHANGED, ReplacedLink, StaleEntries, all_entries, replaced_links, stale_entries,
+};
 pub use read::Space;
 pub use trace::Recorder;
 pub use views::{StaleViews, stale_views};
@@ -54,6 +58,8 @@ pub enum Kind {
     File,
     /// A symbolic link.
     Link,
+    /// A named pipe.
+    Pipe,
 }
 
 /// What stat shows; owner and group are root.
@@ -61,6 +67,8 @@ pub enum Kind {
 pub struct Attributes {
     /// The number.
     pub inode: Inode,
+    /// What a directory of a closure view is in the store; for all else the number. See [`Numbers`].
+    pub in_store: Inode,
     /// What it is.
     pub kind: Kind,
     /// Permission bits.
@@ -127,6 +135,19 @@ impl FileSystem {
         if name.len() > NAME_MAX {
             return Err(FsError::NameTooLong);
         }
+        // The kernel asks for these only where a file was opened by its handle, and of files, too.
+        match name {
+            b"." => {
+                self.looks_by_handle(parent)?;
+                return Ok(Looked::Found(self.attributes(parent)?));
+            }
+            b".." => {
+                self.looks_by_handle(parent)?;
+                let above = self.parent(parent.place()?)?;
+                return Ok(Looked::Found(self.attributes(above)?));
+            }
+            _ => {}
+        }
         match parent.place()? {
             Place::Special(Special::Store) => self.lookup_path(name),
             Place::Special(Special::Profiles) => self.lookup_profile(ProfileDirectory::ROOT, name),
@@ -145,6 +166,14 @@ impl FileSystem {
                 Ok(looked.through(member))
             }
         }
+    }
+
+    /// Whoever has the handle of a file comes to its path without a name.
+    fn looks_by_handle(&self, inode: Inode) -> Result<(), FsError> {
+        if let Place::Node(ordinal, _) = inode.place()? {
+            self.store.look_up_number(ordinal)?;
+        }
+        Ok(())
     }
 
     /// Looks up a name in a directory of a path.
@@ -404,6 +433,7 @@ impl FileSystem {
         if special == Special::File {
             return Ok(Attributes {
                 inode: Inode::special(special),
+                in_store: Inode::special(special),
                 kind: Kind::File,
                 mode: 0o444,
                 size: 0,
@@ -424,8 +454,10 @@ impl FileSystem {
             } => (Kind::File, if executable { 0o555 } else { 0o444 }, size),
             NodeKind::Link { length, .. } => (Kind::Link, 0o777, u64::from(length)),
         };
+        let inode = Inode::node(path.info().ordinal, index);
         Ok(Attributes {
-            inode: Inode::node(path.info().ordinal, index),
+            inode,
+            in_store: inode,
             kind,
             mode,
             size,
@@ -440,6 +472,7 @@ impl FileSystem {
 fn above_paths(inode: Inode, time: SystemTime) -> Attributes {
     Attributes {
         inode,
+        in_store: inode,
         kind: Kind::Directory,
         mode: 0o755,
         size: DIRECTORY_SIZE,
@@ -453,6 +486,7 @@ fn above_paths(inode: Inode, time: SystemTime) -> Attributes {
 fn expected(ordinal: PathOrdinal) -> Attributes {
     Attributes {
         inode: Inode::node(ordinal, 0),
+        in_store: Inode::node(ordinal, 0),
         kind: Kind::Directory,
         mode: 0o555,
         size: DIRECTORY_SIZE,

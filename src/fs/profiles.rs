@@ -1,5 +1,9 @@
 //! Profiles as Nix shows them: `NAME` → `NAME-N-link` → store path, and directories.
 //!
+//! Beside them is, not listed, a named pipe `NAME.changed` for each profile. The kernel tells watchers of a
+//! directory (inotify(7)) what is done through a mount only, and through one that is read-only nothing can be done, but
+//! that a pipe is written to. So whoever has changed a profile writes to its pipe.
+//!
 //! Invariants: a number never comes to mean another target, since the kernel keeps targets for
 //! ever, so that `NAME` has one number for each generation; whatever the kernel may keep is named
 //! by [`stale_entries`] when it changes. Only names that [`ProfileName`] allows are shown. Nothing
@@ -18,6 +22,17 @@ use crate::store::{
     ChangedIn, GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
     ProfilesChanged,
 };
+
+/// Ends the name of the pipe of a profile.
+pub const CHANGED: &str = ".changed";
+/// Its permission bits: whoever can write to it could tell of changes that were none.
+const CHANGED_MODE: u16 = 0o600;
+
+/// Bits of ids and nodes that have short places in listings.
+const SHORT_IDS: u32 = 16;
+const SHORT_NODES: u32 = 14;
+/// Where other places begin.
+const LONG_PLACES: u64 = 1 << 54;
 
 /// What the kernel may remember of a directory of profiles and is no longer so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +77,37 @@ pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
     stale.filter(|s| !s.names.is_empty()).collect()
 }
 
+/// A link of a profile whose name leads to another one now, or to none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplacedLink {
+    /// The directory that it was in.
+    pub directory: Inode,
+    /// What it was.
+    pub link: Inode,
+    /// Its name.
+    pub name: String,
+}
+
+/// The links that a change of profiles replaces: who watches them hears that they are gone.
+pub fn replaced_links(changed: &ProfilesChanged) -> Vec<ReplacedLink> {
+    let mut replaced = Vec::new();
+    for profile in &changed.profiles {
+        let (Ok(name), Some(before)) = (ProfileName::parse(&profile.name), &profile.before) else {
+            continue;
+        };
+        let after = profile.after.as_deref().map(|after| links(&name, after));
+        let number = |text: &str| Some(after.as_ref()?.get(text)?.0);
+        let before = links(&name, before).into_iter();
+        let gone = before.filter(|(text, (link, _))| number(text) != Some(*link));
+        replaced.extend(gone.map(|(name, (link, _))| ReplacedLink {
+            directory: Inode::profile_directory(profile.parent.id),
+            link,
+            name,
+        }));
+    }
+    replaced
+}
+
 /// All that the kernel may remember of profiles, whatever a daemon that is gone has not told it.
 /// Generation numbers are taken again from the highest that is there on, so that none was higher
 /// than the number of links that were made, or than what is there.
@@ -80,6 +126,7 @@ pub fn all_entries(table: &ProfileTable) -> Vec<StaleEntries> {
                 ProfileMember::Profile(name, profile) => {
                     if let Ok(name) = ProfileName::parse(name) {
                         names.push(name.link().to_owned());
+                        names.push(pipe(&name));
                         let there = profile.generations.iter().map(|g| g.number);
                         let made = u64::from(profile.next_link);
                         let numbers: BTreeSet<_> = there.chain(1..made).collect();
@@ -106,7 +153,12 @@ pub fn all_entries(table: &ProfileTable) -> Vec<StaleEntries> {
     all
 }
 
-/// The links of a profile by name, each with what a lookup says of it.
+/// The name of the pipe of a profile, in its directory.
+fn pipe(name: &ProfileName) -> String {
+    format!("{}{CHANGED}", name.link())
+}
+
+/// The links of a profile and its pipe by name, each with what a lookup says of it.
 fn links(name: &ProfileName, profile: &ProfileRecord) -> BTreeMap<String, (Inode, i64)> {
     let generations = profile.generations.iter();
     let mut links: BTreeMap<_, _> = generations
@@ -119,6 +171,7 @@ fn links(name: &ProfileName, profile: &ProfileRecord) -> BTreeMap<String, (Inode
         let inode = Inode::current(profile.id, current.link);
         links.insert(name.link().to_owned(), (inode, profile.switched));
     }
+    links.insert(pipe(name), (Inode::changed(profile.id), 0));
     links
 }
 
@@ -174,6 +227,10 @@ impl FileSystem {
                 }),
             None => None,
         };
+        let found = found.or_else(|| {
+            let (_, profile) = find(&table, &whole(name.strip_suffix(CHANGED)?))?;
+            Some(changed(profile))
+        });
         Ok(found.map_or(Looked::NotThere, Looked::Found))
     }
 
@@ -183,6 +240,7 @@ impl FileSystem {
             Some(ProfileMember::Directory(_, directory)) if node == 0 => {
                 Ok(self.profile_directory(directory))
             }
+            Some(ProfileMember::Profile(_, profile)) if node == 0 => Ok(changed(profile)),
             Some(ProfileMember::Profile(name, profile)) => {
                 let link = Link::find(profile, node).ok_or(FsError::Stale)?;
                 let name = ProfileName::parse(name).map_err(|_| FsError::Stale)?;
@@ -205,7 +263,7 @@ impl FileSystem {
     }
 
     /// Entries are ordered by ids and link numbers, so that a change during a listing does not
-    /// make others come twice or not at all.
+    /// make others come twice or not at all; first those whose places are short.
     pub(super) fn list_profiles(
         &self,
         directory: u32,
@@ -214,27 +272,28 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let table = self.store.profile_table();
         let directory = directory_name(&table, directory)?;
-        let first = u32::try_from(from >> Inode::NODE_BITS).unwrap_or(u32::MAX);
-        for (id, member) in table.members(directory, first) {
-            let entries = match member {
-                ProfileMember::Directory(name, directory) => {
-                    let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
-                    vec![(0, name.to_owned(), self.profile_directory(directory))]
-                }
-                ProfileMember::Profile(name, profile) => self.profile_entries(name, profile),
-            };
-            for (at, name, attributes) in entries {
-                let at = u64::from(id) << Inode::NODE_BITS | u64::from(at);
-                if at < from {
-                    continue;
-                }
-                let name = name.into_bytes();
-                if take(Entry {
-                    name,
-                    next: at + 3,
-                    attributes,
-                }) {
-                    return Ok(());
+        for long in [false, true] {
+            for (id, member) in table.members(directory, first_listed(from, long)) {
+                let entries = match member {
+                    ProfileMember::Directory(name, directory) => {
+                        let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
+                        vec![(0, name.to_owned(), self.profile_directory(directory))]
+                    }
+                    ProfileMember::Profile(name, profile) => self.profile_entries(name, profile),
+                };
+                for (node, name, attributes) in entries {
+                    let at = place_in_listing(id, node);
+                    if at < from || (at >= LONG_PLACES) != long {
+                        continue;
+                    }
+                    let name = name.into_bytes();
+                    if take(Entry {
+                        name,
+                        next: at + 3,
+                        attributes,
+                    }) {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -293,6 +352,7 @@ impl FileSystem {
         };
         Attributes {
             inode,
+            in_store: inode,
             kind: Kind::Link,
             mode: 0o777,
             size: self.target(name, link).len() as u64,
@@ -310,6 +370,43 @@ impl FileSystem {
             }
         }
         .into_bytes()
+    }
+}
+
+/// Where an entry stands in a listing. Places that programs of 32 bits can take have 31.
+pub(super) fn place_in_listing(id: u32, node: u32) -> u64 {
+    let (id, node) = (u64::from(id), u64::from(node));
+    if id >> SHORT_IDS == 0 && node >> SHORT_NODES == 0 {
+        id << SHORT_NODES | node
+    } else {
+        LONG_PLACES | id << Inode::NODE_BITS | node
+    }
+}
+
+/// The id to begin with for entries from a place on, of those with short places or of the others.
+pub(super) fn first_listed(from: u64, long: bool) -> u32 {
+    let first = match (from.checked_sub(LONG_PLACES), long) {
+        (None, false) => from >> SHORT_NODES,
+        (None, true) => 0,
+        (Some(_), false) => return u32::MAX,
+        (Some(from), true) => from >> Inode::NODE_BITS,
+    };
+    u32::try_from(first).unwrap_or(u32::MAX)
+}
+
+/// The pipe of a profile. The kernel keeps what is written to it.
+fn changed(profile: &ProfileRecord) -> Attributes {
+    let inode = Inode::changed(profile.id);
+    Attributes {
+        inode,
+        in_store: inode,
+        kind: Kind::Pipe,
+        mode: CHANGED_MODE,
+        size: 0,
+        links: LINKS,
+        // Its times would be those of the last switch, which the kernel is not told of.
+        time: UNIX_EPOCH,
+        settled: true,
     }
 }
 

@@ -221,6 +221,36 @@ fn reads_end_where_the_file_ends() {
 }
 
 #[test]
+fn what_a_handle_leads_to_is_found_by_dots() {
+    let (_dir, fs) = file_system(1..2);
+    let dots = |inode: Inode| {
+        [&b"."[..], b".."].map(|name| match fs.lookup(inode, name).unwrap() {
+            Looked::Found(found) => found.inode,
+            other => panic!("{other:?}"),
+        })
+    };
+    let top = Inode::node(PathOrdinal(1), 0);
+    let mut below = Vec::new();
+    fs.list(top, 0, &mut |entry| {
+        below.push((entry.name, entry.attributes.inode));
+        false
+    })
+    .unwrap();
+    for (name, inode) in below {
+        match &name[..] {
+            b"." | b".." => {}
+            _ => assert_eq!(dots(inode), [inode, top]),
+        }
+    }
+    let [root, store] = [Special::Root, Special::Store].map(Inode::special);
+    assert_eq!(dots(top), [top, store]);
+    assert_eq!(dots(store), [store, root]);
+    assert_eq!(dots(root), [root, root]);
+    let gone = fs.lookup(Inode::node(PathOrdinal(77), 0), b".");
+    assert!(matches!(gone, Err(FsError::Stale)));
+}
+
+#[test]
 fn numbers_that_were_never_given_out_are_stale() {
     let (_dir, fs) = file_system(1..2);
     let beyond = Inode::node(PathOrdinal(1), 100);

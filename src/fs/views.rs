@@ -162,7 +162,7 @@ impl FileSystem {
         match attributes.kind {
             Kind::Directory => Ok(attributes.through(member)),
             // What was said to be a directory is none.
-            Kind::File | Kind::Link => Err(FsError::Stale),
+            Kind::File | Kind::Link | Kind::Pipe => Err(FsError::Stale),
         }
     }
 

@@ -13,9 +13,13 @@ use fuser::{
     ReplyXattr, Request,
 };
 
+use super::FileHandles;
 use super::counters::{Answering, Counters, Operation};
+use super::entries::{Entries, Listing};
 use crate::fetch::Asker;
-use crate::fs::{Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Space};
+use crate::fs::{
+    Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Numbers, Space,
+};
 
 /// For ever, as far as the kernel is concerned: 34 years.
 const EVER: Duration = Duration::from_secs(1 << 30);
@@ -26,14 +30,31 @@ const MAX_BACKGROUND: u16 = 1024;
 /// Bytes that `st_blksize` and statfs speak of.
 const BLOCK: u32 = 4096;
 
+/// Mounts of it may map owners (mount_setattr(2), MOUNT_ATTR_IDMAP), as for containers in user namespaces. Who
+/// asks is then often unknown, and of no interest: the kernel checks permissions itself
+/// (default_permissions). Linux 6.12 and newer.
+pub(super) const IDMAPPED: InitFlags = InitFlags::FUSE_ALLOW_IDMAP;
+
 pub(super) struct Adapter {
     fs: Arc<FileSystem>,
     counters: Arc<Counters>,
+    entries: Arc<Entries>,
+    handles: FileHandles,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<FileSystem>, counters: Arc<Counters>) -> Self {
-        Self { fs, counters }
+    pub(super) fn new(
+        fs: Arc<FileSystem>,
+        counters: Arc<Counters>,
+        entries: Entries,
+        handles: FileHandles,
+    ) -> Self {
+        Self {
+            fs,
+            counters,
+            entries: Arc::new(entries),
+            handles,
+        }
     }
 
     fn begin(&self, operation: Operation) -> Answering {
@@ -51,18 +72,14 @@ fn list(
     here: Result<(), FsError>,
     inode: INodeNo,
     offset: u64,
-    mut add: impl FnMut(&Entry, &FileAttr) -> bool,
+    mut add: impl FnMut(&Entry) -> bool,
 ) -> Result<(), Errno> {
-    here.and_then(|()| {
-        fs.list(Inode(inode.0), offset, &mut |entry| {
-            add(&entry, &attr(&entry.attributes))
-        })
-    })
-    .map_err(errno)
+    here.and_then(|()| fs.list(Inode(inode.0), offset, &mut |entry| add(&entry)))
+        .map_err(errno)
 }
 
 /// How long the kernel may believe attributes.
-fn validity(a: &Attributes) -> &'static Duration {
+pub(super) fn validity(a: &Attributes) -> &'static Duration {
     if a.settled { &EVER } else { &Duration::ZERO }
 }
 
@@ -73,9 +90,10 @@ pub(super) fn errno(error: FsError) -> Errno {
     Errno::from_i32(error.errno())
 }
 
-pub(super) fn attr(a: &Attributes) -> FileAttr {
+/// What stat shows.
+pub(super) fn attr(a: &Attributes, numbers: Numbers) -> FileAttr {
     FileAttr {
-        ino: INodeNo(a.inode.0),
+        ino: INodeNo(numbers.shown(a)),
         size: a.size,
         blocks: a.size.div_ceil(512),
         atime: a.time,
@@ -86,6 +104,7 @@ pub(super) fn attr(a: &Attributes) -> FileAttr {
             Kind::Directory => FileType::Directory,
             Kind::File => FileType::RegularFile,
             Kind::Link => FileType::Symlink,
+            Kind::Pipe => FileType::NamedPipe,
         },
         perm: a.mode,
         nlink: a.links,
@@ -147,9 +166,13 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             // A listing brings the attributes, so that `find` and `ls -l` need no LOOKUPs.
             InitFlags::FUSE_DO_READDIRPLUS,
-            // Else a container with CAP_DAC_READ_SEARCH could open by its handle whatever the
-            // kernel knows of the store, past the view that it has. Linux 6.9 and newer.
-            InitFlags::FUSE_NO_EXPORT_SUPPORT,
+            IDMAPPED,
+            match self.handles {
+                FileHandles::Given => InitFlags::FUSE_EXPORT_SUPPORT,
+                // Else a container with CAP_DAC_READ_SEARCH could open by its handle whatever the
+                // kernel knows of the store, past the view that it has. Linux 6.9 and newer.
+                FileHandles::Refused => InitFlags::FUSE_NO_EXPORT_SUPPORT,
+            },
         ] {
             // An older kernel works without.
             let _ = config.add_capabilities(flag);
@@ -166,14 +189,11 @@ impl Filesystem for Adapter {
         let in_store = parent
             .is_store()
             .then(|| self.counters.begin_store_lookup());
+        let (entries, unique) = (self.entries.clone(), request.unique());
         self.fs
             .when_known(parent, &looked, asker, move |fs, known| {
                 match known.and_then(|()| fs.lookup(parent, &name)) {
-                    Ok(Looked::Found(found)) => {
-                        // The number of what is not settled may become another one.
-                        let validity = validity(&found);
-                        reply.entry_with_ttls(validity, validity, &attr(&found), GENERATION);
-                    }
+                    Ok(Looked::Found(found)) => entries.found(unique, &found, reply),
                     Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
                     Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
                     Err(e) => reply.error(errno(e)),
@@ -196,7 +216,7 @@ impl Filesystem for Adapter {
     ) {
         let _answering = self.begin(Operation::Getattr);
         match self.fs.attributes(Inode(inode.0)) {
-            Ok(a) => reply.attr(validity(&a), &attr(&a)),
+            Ok(a) => reply.attr(validity(&a), &attr(&a, self.entries.numbers)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -281,9 +301,10 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let answering = self.begin(Operation::Readdir);
-        let asker = asker(request);
+        let (asker, numbers) = (asker(request), self.entries.numbers);
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
-            let listed = list(fs, here, inode, offset, |entry, attr| {
+            let listed = list(fs, here, inode, offset, |entry| {
+                let attr = attr(&entry.attributes, numbers);
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(attr.ino, entry.next, attr.kind, name)
             });
@@ -305,15 +326,21 @@ impl Filesystem for Adapter {
     ) {
         let answering = self.begin(Operation::Readdirplus);
         let asker = asker(request);
+        let (entries, unique) = (self.entries.clone(), request.unique());
         self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
-            let listed = list(fs, here, inode, offset, |entry, attr| {
+            let mut listing = Listing::new();
+            let listed = list(fs, here, inode, offset, |entry| {
+                let attr = attr(&entry.attributes, entries.numbers);
                 let name = OsStr::from_bytes(&entry.name);
-                // As a lookup would say it.
-                let validity = validity(&entry.attributes);
-                reply.add(attr.ino, entry.next, name, validity, attr, GENERATION)
+                // fuser alone knows how much the kernel takes.
+                let full = reply.add(attr.ino, entry.next, name, &EVER, &attr, GENERATION);
+                if !full {
+                    listing.add(&entries, entry);
+                }
+                full
             });
             match listed {
-                Ok(()) => reply.ok(),
+                Ok(()) => entries.listed(unique, listing, reply),
                 Err(e) => reply.error(e),
             }
             drop(answering);

@@ -16,6 +16,9 @@ use std::str::FromStr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
+use super::FileHandles;
+use crate::fs::Numbers;
+
 /// FUSE_INIT.
 const INIT: u32 = 26;
 /// Major version of the protocol.
@@ -33,6 +36,11 @@ const FUSE_DEVICE: (u32, u32) = (10, 229);
 const READ_BUFFER: usize = 8192;
 /// Longest request that is read: a write of as much as the kernel sends at once.
 const LONGEST_REQUEST: usize = (1 << 20) + 4096;
+/// FUSE_EXPORT_SUPPORT: files can be opened by their handles.
+const EXPORT_SUPPORT: u64 = 1 << 4;
+/// That inode numbers are shown as [`Numbers::Short`]: written down among the flags, where older daemons
+/// pass over it. It is none of FUSE's, and never goes to the kernel or to fuser.
+const SHORT_NUMBERS: u64 = 1 << 63;
 /// FUSE_NOTIFY_RESEND: what was read and not answered is to be sent again. Since 7.40.
 const NOTIFY_RESEND: i32 = 7;
 
@@ -45,7 +53,7 @@ pub struct Agreement {
     minor: u32,
     /// Bytes.
     max_readahead: u32,
-    /// Of those that the kernel offers, what the daemon wanted.
+    /// Of those that the kernel offers, what the daemon wanted; and [`SHORT_NUMBERS`].
     flags: u64,
 }
 
@@ -105,7 +113,7 @@ impl Agreement {
                 superblock,
                 minor: number(asked, 4)?,
                 max_readahead: number(asked, 8)?,
-                flags: offered & (wanted | SECOND_HALF),
+                flags: offered & (wanted | SECOND_HALF) & !SHORT_NUMBERS | SHORT_NUMBERS,
             })
         };
         read().ok_or_else(|| invalid("the kernel's INIT or its answer is too short".to_owned()))
@@ -119,7 +127,8 @@ impl Agreement {
             IN_HEADER + INIT_IN
         };
         let mut request = Vec::with_capacity(length);
-        let (low, high) = (self.flags as u32, (self.flags >> 32) as u32);
+        let flags = self.flags & !SHORT_NUMBERS;
+        let (low, high) = (flags as u32, (flags >> 32) as u32);
         request.extend((length as u32).to_le_bytes());
         request.extend(INIT.to_le_bytes());
         request.extend(1u64.to_le_bytes());
@@ -129,6 +138,24 @@ impl Agreement {
         }
         request.resize(length, 0);
         request
+    }
+
+    /// How inode numbers are shown on the connection.
+    pub fn numbers(&self) -> Numbers {
+        if self.flags & SHORT_NUMBERS == 0 {
+            Numbers::Addresses
+        } else {
+            Numbers::Short
+        }
+    }
+
+    /// Whether files can be opened by their handles on the connection.
+    pub fn file_handles(&self) -> FileHandles {
+        if self.flags & EXPORT_SUPPORT == 0 {
+            FileHandles::Refused
+        } else {
+            FileHandles::Given
+        }
     }
 
     /// Whether the kernel sends again what a daemon that is gone has not answered.
@@ -143,6 +170,16 @@ pub(super) enum Beginning<'a> {
     New(u32),
     /// Another daemon has served it, and is gone.
     After(&'a Agreement),
+}
+
+impl Beginning<'_> {
+    /// How inode numbers are shown on the connection.
+    pub(super) fn numbers(&self) -> Numbers {
+        match self {
+            Self::New(_) => Numbers::Short,
+            Self::After(agreement) => agreement.numbers(),
+        }
+    }
 }
 
 /// Begins a session of `adapter` on a connection. It serves when it is spawned.
@@ -296,6 +333,7 @@ fn invalid(text: String) -> io::Error {
 mod tests {
     use super::*;
 
+    /// As a daemon wrote it down that knew addresses only.
     const AGREEMENT: Agreement = Agreement {
         superblock: 98,
         minor: 45,
@@ -308,6 +346,7 @@ mod tests {
         let word = AGREEMENT.to_string();
         assert_eq!(word, "7.45-20000-1240000001-98");
         assert_eq!(word.parse::<Agreement>().unwrap(), AGREEMENT);
+        assert_eq!(AGREEMENT.numbers(), Numbers::Addresses);
         for bad in [
             "",
             "7.45",
@@ -333,8 +372,10 @@ mod tests {
             reply.extend(number.to_le_bytes());
         }
         let agreed = Agreement::of(&request, &reply, 98).unwrap();
-        assert_eq!(agreed.flags, 0x2_4000_0001);
-        assert_eq!(agreed.minor, 45);
+        assert_eq!(agreed.flags, 0x2_4000_0001 | SHORT_NUMBERS);
+        // Neither the kernel nor fuser is told of it.
+        assert_eq!(agreed.request()[52..60], [1, 0, 0, 0x40, 0, 0, 0, 0]);
+        assert_eq!((agreed.minor, agreed.numbers()), (45, Numbers::Short));
         assert!(Agreement::of(&request, &reply[..20], 98).is_err());
     }
 
@@ -352,6 +393,8 @@ mod tests {
         for number in [7, 31, 0x20000, 1u32] {
             reply.extend(number.to_le_bytes());
         }
-        assert_eq!(Agreement::of(&request, &reply, 98).unwrap(), old);
+        let agreed = Agreement::of(&request, &reply, 98).unwrap();
+        let flags = old.flags | SHORT_NUMBERS;
+        assert_eq!(agreed, Agreement { flags, ..old });
     }
 }

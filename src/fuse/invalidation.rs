@@ -47,7 +47,10 @@ use fuser::{INodeNo, Notifier};
 
 use super::counters::Counters;
 use super::removed::Forgetter;
-use crate::fs::{Inode, Special, StaleEntries, all_entries, stale_entries, stale_views};
+use crate::fs::{
+    Inode, ReplacedLink, Special, StaleEntries, all_entries, replaced_links, stale_entries,
+    stale_views,
+};
 use crate::store::{Change, ChangedView, Store};
 
 /// The kernel never keeps an entry of this name.
@@ -84,9 +87,23 @@ impl Invalidation {
             }
             // The names it has forgotten before: see `kernel_caches.rs`.
             Change::Removed(_) => self.forgetter.forget_removed(),
-            Change::Profiles(changed) => self.entries(&stale_entries(changed)),
+            Change::Profiles(changed) => {
+                for link in replaced_links(changed) {
+                    self.replaced(&link);
+                }
+                self.entries(&stale_entries(changed));
+            }
             Change::Views(changed) => self.views(changed),
         }
+    }
+
+    /// Has whoever watches a link of a profile hear that it is gone (inotify(7)), as if another had been renamed
+    /// onto it. The kernel drops the name first, as for `inval_entry`, with the same lock: so nobody
+    /// finds that there is nothing of this name.
+    fn replaced(&self, link: &ReplacedLink) {
+        let [directory, was] = [link.directory, link.link].map(|inode| INodeNo(inode.0));
+        let told = self.notifier.delete(directory, was, OsStr::new(&link.name));
+        report(told, "a link");
     }
 
     /// A view that is gone, and what it showed; what a view shows no more.

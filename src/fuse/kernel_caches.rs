@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::FileHandles;
 use super::counters::Counters;
 use super::notices::Notices;
 use super::removed::Forgetter;
@@ -32,14 +33,21 @@ pub(super) struct ConnectionCaches {
     notices: Notices,
     counters: Arc<Counters>,
     forgetter: Forgetter,
+    handles: FileHandles,
 }
 
 impl ConnectionCaches {
-    pub(super) fn new(device: OwnedFd, counters: Arc<Counters>, forgetter: Forgetter) -> Self {
+    pub(super) fn new(
+        device: OwnedFd,
+        counters: Arc<Counters>,
+        forgetter: Forgetter,
+        handles: FileHandles,
+    ) -> Self {
         Self {
             notices: Notices::new(device),
             counters,
             forgetter,
+            handles,
         }
     }
 
@@ -74,7 +82,8 @@ impl ConnectionCaches {
     }
 
     fn drop_all(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
-        let thorough = store.view_table().has_given_numbers();
+        let by_handle = self.handles == FileHandles::Given;
+        let thorough = by_handle || store.view_table().has_given_numbers();
         let each = paths.iter().map(|l| self.drop_one(store, *l, thorough));
         each.collect()
     }

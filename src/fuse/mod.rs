@@ -5,7 +5,9 @@
 //! FLUSH, GETXATTR, …) is answered with ENOSYS once, after which the kernel does not ask again.
 
 mod adapter;
+mod announcement;
 mod counters;
+mod entries;
 mod examination;
 mod handshake;
 mod invalidation;
@@ -22,18 +24,20 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use announcement::announce;
 pub use counters::{Counters, RequestCounts, RequestTimes};
 pub use examination::{dead_mounts, mount_points, parent_mount, take_dead_away};
 pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
-    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
+    MountError, MountRequest, Subtree, find_mount, label, mount_again, mounted_states, mountpoint,
     mounts_of_superblock, mounts_of_whole, unescape, unmount,
 };
 pub use writable::ProfilesSession;
 
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Numbers};
 use crate::store::Store;
 use adapter::Adapter;
+use entries::Entries;
 use handshake::Beginning;
 use invalidation::Invalidation;
 use kernel_caches::ConnectionCaches;
@@ -41,6 +45,17 @@ use kernel_caches::ConnectionCaches;
 /// Threads that read requests, for each core. They share one descriptor: a clone of it would
 /// lose the requests in flight with its daemon.
 const THREADS_PER_CORE: usize = 2;
+
+/// Whether files can be opened by their handles (open_by_handle_at(2)), as servers of NFS and of virtiofs
+/// do. Whoever may do so opens what no view shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum FileHandles {
+    /// They cannot.
+    #[default]
+    Refused,
+    /// They can.
+    Given,
+}
 
 /// A mounted file system that is being served.
 #[derive(Debug)]
@@ -84,6 +99,7 @@ impl Session {
         store: &Arc<Store>,
         fs: FileSystem,
         request: &MountRequest,
+        handles: FileHandles,
     ) -> Result<Self, SessionError> {
         request.check(None)?;
         let attached = mount::attach(request, store.dir())?;
@@ -94,7 +110,7 @@ impl Session {
         let device = attached.device().map_err(handshake)?;
         let superblock = attached.superblock().map_err(handshake)?;
         let beginning = Beginning::New(superblock);
-        let session = Self::serve(store, fs, device, &beginning).map_err(handshake)?;
+        let session = Self::serve(store, fs, device, &beginning, handles).map_err(handshake)?;
         attached.finish(request)?;
         Ok(session)
     }
@@ -109,9 +125,10 @@ impl Session {
         fs: FileSystem,
         device: OwnedFd,
         superblock: u32,
+        handles: FileHandles,
     ) -> Result<Self, SessionError> {
         handshake::is_to_begin(&device)
-            .and_then(|()| Self::serve(store, fs, device, &Beginning::New(superblock)))
+            .and_then(|()| Self::serve(store, fs, device, &Beginning::New(superblock), handles))
             .map_err(SessionError::Adopt)
     }
 
@@ -126,7 +143,9 @@ impl Session {
         device: OwnedFd,
         agreement: &Agreement,
     ) -> Result<Self, SessionError> {
-        Self::serve(store, fs, device, &Beginning::After(agreement)).map_err(SessionError::TakeOver)
+        let handles = agreement.file_handles();
+        Self::serve(store, fs, device, &Beginning::After(agreement), handles)
+            .map_err(SessionError::TakeOver)
     }
 
     fn serve(
@@ -134,9 +153,14 @@ impl Session {
         fs: FileSystem,
         device: OwnedFd,
         beginning: &Beginning<'_>,
+        handles: FileHandles,
     ) -> io::Result<Self> {
         let counters = Arc::new(Counters::default());
-        let adapter = Adapter::new(Arc::new(fs), counters.clone());
+        let entries = Entries {
+            device: device.try_clone()?,
+            numbers: beginning.numbers(),
+        };
+        let adapter = Adapter::new(Arc::new(fs), counters.clone(), entries, handles);
         let mut config = fuser::Config::default();
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         config.n_threads = Some(cores * THREADS_PER_CORE);
@@ -152,7 +176,8 @@ impl Session {
             store.views_told(&untold);
         }
         let forgetter = invalidation.forgetter().clone();
-        let caches = ConnectionCaches::new(device.try_clone()?, counters.clone(), forgetter);
+        let caches =
+            ConnectionCaches::new(device.try_clone()?, counters.clone(), forgetter, handles);
         store.set_kernel_caches(Arc::new(caches));
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {
@@ -166,6 +191,11 @@ impl Session {
     /// How often the kernel has asked for what.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// How inode numbers are shown.
+    pub fn numbers(&self) -> Numbers {
+        self.agreement.numbers()
     }
 
     /// What another daemon needs to take the connection over: `/dev/fuse`, and how it was begun.

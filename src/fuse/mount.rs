@@ -23,7 +23,7 @@ const TYPE: &str = "fuse.narfs";
 /// The same of writable profiles.
 const PROFILES_TYPE: &str = "fuse.narfs-profiles";
 /// Where these are mounted, below a mount point.
-const PROFILES: &str = "var/nix/profiles";
+pub(super) const PROFILES: &str = "var/nix/profiles";
 
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -46,6 +46,33 @@ pub struct MountRequest {
     pub nonempty: bool,
     /// Whether programs may change profiles, with [`Subtree::Whole`].
     pub writable_profiles: bool,
+    /// Labels of SELinux for the kernel, see [`label`].
+    #[serde(default)]
+    pub labels: Vec<String>,
+}
+
+/// The names of options that are labels of SELinux, for a file system that has none itself.
+const LABELS: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
+
+/// An option of mount(8) as the kernel gets it, `NAME="LABEL"`, if it is a label of SELinux. A comma in
+/// it stands between quotes.
+pub fn label(option: &str) -> Option<String> {
+    let (name, label) = option.split_once('=')?;
+    let label = label
+        .strip_prefix('"')
+        .and_then(|l| l.strip_suffix('"'))
+        .unwrap_or(label);
+    let is_one = LABELS.contains(&name) && !label.is_empty() && !label.contains('"');
+    is_one.then(|| format!("{name}=\"{label}\""))
+}
+
+/// Options of a list. A comma between double quotes is no end of one.
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    list.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
 }
 
 /// Why something could not be mounted or unmounted.
@@ -133,6 +160,22 @@ fn system(what: &'static str, at: &Path) -> impl FnOnce(rustix::io::Errno) -> Mo
     }
 }
 
+/// The same, where the labels may be why.
+fn not_labelled(error: MountError) -> MountError {
+    match error {
+        MountError::System {
+            what, at, source, ..
+        } => MountError::System {
+            what,
+            at,
+            hint: " with labels (they need a kernel with SELinux that is enabled, and that knows them: \
+                   see getenforce(8))",
+            source,
+        },
+        other => other,
+    }
+}
+
 impl MountRequest {
     /// Says early what would fail later. A dead mount of ours is taken away; `alive` is not asked
     /// whether it is.
@@ -217,7 +260,7 @@ pub(super) fn attach(request: &MountRequest, state: &Path) -> Result<Attached, M
         }
     };
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    connect(at, state, TYPE, flags)
+    connect(at, state, TYPE, flags, &request.labels)
 }
 
 /// Mounts a new connection over the directory of profiles of what is mounted at `mountpoint`.
@@ -230,7 +273,8 @@ pub(super) fn attach_profiles(
     let at = mountpoint.join(PROFILES);
     take_away_dead(&at, Some(superblock))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    connect(at, state, PROFILES_TYPE, flags)
+    let labels = top_mount(mountpoint)?.map(|m| m.labels);
+    connect(at, state, PROFILES_TYPE, flags, &labels.unwrap_or_default())
 }
 
 /// Mounts a new connection.
@@ -239,18 +283,29 @@ fn connect(
     state: &Path,
     kind: &str,
     flags: MountFlags,
+    labels: &[String],
 ) -> Result<Attached, MountError> {
     let dev = Path::new("/dev/fuse");
     let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(system("open", dev))?;
-    let data = format!(
+    let mut data = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
         device.as_raw_fd()
     );
+    for label in labels {
+        data.push(',');
+        data.push_str(label);
+    }
     let data = CString::new(data).unwrap_or_default();
     let source = CString::new(state.as_os_str().as_bytes()).unwrap_or_default();
-    rustix::mount::mount(source.as_c_str(), &at, kind, flags, data.as_c_str())
-        .map_err(system("mount at", &at))?;
+    rustix::mount::mount(source.as_c_str(), &at, kind, flags, data.as_c_str()).map_err(|e| {
+        let error = system("mount at", &at)(e);
+        if labels.is_empty() {
+            error
+        } else {
+            not_labelled(error)
+        }
+    })?;
     Ok(Attached {
         device,
         at,
@@ -336,6 +391,8 @@ pub(super) struct Mounted {
     root: PathBuf,
     kind: String,
     source: String,
+    /// As [`label`] writes them.
+    labels: Vec<String>,
 }
 
 impl Mounted {
@@ -379,6 +436,7 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
     let path = |f: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(f)));
     let (kind, source) = (text(fields.next()?), fields.next()?);
+    let options = text(&unescape(fields.next().unwrap_or_default()));
     let superblock = text(device).strip_prefix("0:").and_then(|n| n.parse().ok());
     Some(Mounted {
         at: path(at),
@@ -386,6 +444,7 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
         root: path(root),
         kind,
         source: text(&unescape(source)),
+        labels: split(&options).filter_map(label).collect(),
     })
 }
 
@@ -606,6 +665,26 @@ mod tests {
         let tagged = b"36 35 98:0 /x /y rw shared:1 master:2 - ext4 /dev/sda1 rw";
         assert_eq!(parse_mountinfo(tagged).unwrap().kind, "ext4");
         assert!(parse_mountinfo(b"").is_none());
+        let labelled =
+            br#"36 35 0:98 / /m ro - fuse.narfs /s ro,context="a:b:c:s0:c1,c2",user_id=0"#;
+        let labels = parse_mountinfo(labelled).unwrap().labels;
+        assert_eq!(labels, [r#"context="a:b:c:s0:c1,c2""#]);
+    }
+
+    #[test]
+    fn labels_are_what_selinux_calls_so() {
+        let plain = label("rootcontext=a:b:c");
+        assert_eq!(plain.as_deref(), Some(r#"rootcontext="a:b:c""#));
+        assert_eq!(label(r#"rootcontext="a:b:c""#), plain);
+        for other in [
+            "context",
+            "context=",
+            r#"context="a",b""#,
+            "ro",
+            "seclabel=a",
+        ] {
+            assert_eq!(label(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -616,6 +695,7 @@ mod tests {
             subtree: Subtree::Whole,
             nonempty: false,
             writable_profiles: false,
+            labels: Vec::new(),
         };
         let absent = request(&dir.path().join("none"));
         assert!(matches!(absent.check(None), Err(MountError::Absent(_))));

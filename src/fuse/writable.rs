@@ -14,16 +14,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{GENERATION, asker, attr, errno, statfs};
+use super::adapter::{GENERATION, IDMAPPED, asker, attr, errno, statfs};
 use super::handshake::{self, Agreement, Beginning};
 use super::mount::{self, MountError};
-use crate::fs::{Attributes, FsError, Inode, NewAttributes, WritableProfiles};
+use crate::fs::{Attributes, FsError, Inode, NewAttributes, Numbers, WritableProfiles};
 
 /// How long the kernel may believe what it is told.
 const NOT_AT_ALL: Duration = Duration::ZERO;
@@ -87,7 +87,10 @@ impl ProfilesSession {
     ) -> io::Result<Self> {
         let mut config = fuser::Config::default();
         config.n_threads = Some(THREADS);
-        let adapter = WritableAdapter { fs: fs.clone() };
+        let adapter = WritableAdapter {
+            fs: fs.clone(),
+            numbers: beginning.numbers(),
+        };
         let (session, agreement) = handshake::begin(adapter, device.as_fd(), beginning, config)?;
         // Nobody waits for its end: it is over when the last mount of it is gone.
         session.spawn()?;
@@ -127,9 +130,25 @@ impl ProfilesSession {
 
 struct WritableAdapter {
     fs: Arc<WritableProfiles>,
+    numbers: Numbers,
 }
 
 impl WritableAdapter {
+    /// Answers with what was found. The number that stat shows comes with GETATTR, always.
+    fn entry(&self, reply: ReplyEntry, found: Result<Attributes, FsError>) {
+        match found {
+            Ok(found) => reply.entry(&NOT_AT_ALL, &known(&found), GENERATION),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn attributes(&self, reply: ReplyAttr, found: Result<Attributes, FsError>) {
+        match found {
+            Ok(found) => reply.attr(&NOT_AT_ALL, &attr(&found, self.numbers)),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
     /// Does what may take a while, and answers.
     fn apart(
         &self,
@@ -153,18 +172,9 @@ fn done(reply: ReplyEmpty, outcome: Result<(), FsError>) {
     }
 }
 
-fn entry(reply: ReplyEntry, found: Result<Attributes, FsError>) {
-    match found {
-        Ok(found) => reply.entry(&NOT_AT_ALL, &attr(&found), GENERATION),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn attributes(reply: ReplyAttr, found: Result<Attributes, FsError>) {
-    match found {
-        Ok(found) => reply.attr(&NOT_AT_ALL, &attr(&found)),
-        Err(e) => reply.error(errno(e)),
-    }
+/// What the kernel knows it by.
+fn known(found: &Attributes) -> FileAttr {
+    attr(found, Numbers::Addresses)
 }
 
 fn mode(mode: u32) -> u16 {
@@ -176,8 +186,14 @@ fn inode(number: INodeNo) -> Inode {
 }
 
 impl Filesystem for WritableAdapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // An older kernel works without.
+        let _ = config.add_capabilities(IDMAPPED);
+        Ok(())
+    }
+
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(reply, self.fs.lookup(inode(parent), name.as_bytes()));
+        self.entry(reply, self.fs.lookup(inode(parent), name.as_bytes()));
     }
 
     fn getattr(
@@ -187,7 +203,7 @@ impl Filesystem for WritableAdapter {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        attributes(reply, self.fs.attributes(inode(number)));
+        self.attributes(reply, self.fs.attributes(inode(number)));
     }
 
     fn setattr(
@@ -219,7 +235,7 @@ impl Filesystem for WritableAdapter {
             size,
             time,
         };
-        attributes(reply, self.fs.set_attributes(inode(number), new));
+        self.attributes(reply, self.fs.set_attributes(inode(number), new));
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
@@ -251,7 +267,7 @@ impl Filesystem for WritableAdapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        entry(
+        self.entry(
             reply,
             self.fs.make_directory(inode(parent), name.as_bytes()),
         );
@@ -278,7 +294,7 @@ impl Filesystem for WritableAdapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        entry(
+        self.entry(
             reply,
             self.fs.symlink(inode(parent), name.as_bytes(), target),
         );
@@ -332,7 +348,13 @@ impl Filesystem for WritableAdapter {
         match self.fs.create(parent, name, mode(new_mode), new) {
             Ok(made) => {
                 let direct = FopenFlags::FOPEN_DIRECT_IO;
-                reply.created(&NOT_AT_ALL, &attr(&made), GENERATION, FileHandle(0), direct);
+                reply.created(
+                    &NOT_AT_ALL,
+                    &known(&made),
+                    GENERATION,
+                    FileHandle(0),
+                    direct,
+                );
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -438,7 +460,7 @@ impl Filesystem for WritableAdapter {
         mut reply: ReplyDirectory,
     ) {
         let listed = self.fs.list(inode(number), offset, &mut |listed| {
-            let attr = attr(&listed.attributes);
+            let attr = attr(&listed.attributes, self.numbers);
             let name = OsStr::from_bytes(&listed.name);
             reply.add(attr.ino, listed.next, attr.kind, name)
         });

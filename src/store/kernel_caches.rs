@@ -244,6 +244,19 @@ impl Store {
         Ok(newer)
     }
 
+    /// The path with an ordinal, for an answer after which the kernel knows it.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn look_up_number(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
+        let _shared = enter(&self.lookups.gate);
+        let path = self.path_of(ordinal)?;
+        if path.is_some() {
+            self.lookups.last.set(ordinal, self.lookups.now());
+        }
+        Ok(path)
+    }
+
     /// As [`Store::list`], for an answer after which the kernel knows the paths.
     ///
     /// # Errors

@@ -15,8 +15,17 @@ import sys
 
 STORE = "/nix/store"
 AT_FDCWD = -100
-# What FUSE makes a file handle of: the inode number, and a generation.
+# What FUSE makes a file handle of: the address of a file, and a generation.
 FILEID_INO64_GEN, FILEID_INO64_GEN_PARENT = 0x81, 0x82
+
+
+def address(shown):
+    """The address of a file whose number stat shows (src/fs/numbers.rs)."""
+    for start, ordinal_bits, node_bits in ((1 << 30, 20, 10), (2 << 30, 17, 13), (3 << 30, 14, 16)):
+        number = shown - start
+        if 0 <= number < 1 << ordinal_bits + node_bits:
+            return number >> node_bits << 24 | number & (1 << node_bits) - 1
+    return shown
 
 
 def known(store, view):
@@ -24,9 +33,9 @@ def known(store, view):
     paths = {}
     for name in os.listdir(store):
         top = os.path.join(store, name)
-        numbers = [os.lstat(top).st_ino]
+        numbers = [address(os.lstat(top).st_ino)]
         for directory, names, files in os.walk(top):
-            numbers += [os.lstat(os.path.join(directory, n)).st_ino for n in names + files]
+            numbers += [address(os.lstat(os.path.join(directory, n)).st_ino) for n in names + files]
         paths[name] = numbers
     inside = os.listdir(view)
     outside = {name: numbers for name, numbers in paths.items() if name not in inside}

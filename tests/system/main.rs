@@ -12,6 +12,7 @@
     reason = "a test that cannot go on says so by a panic, in its helpers too"
 )]
 
+mod announcements;
 mod attributes;
 #[path = "../support/binary_cache.rs"]
 #[allow(dead_code, reason = "what other tests need")]
@@ -28,11 +29,14 @@ mod eviction;
 mod exposition;
 mod fetched_ahead;
 mod fidelity;
+mod file_handles;
+mod idmapped;
 mod in_use;
 mod kernel_cache;
 mod lifecycle;
 mod mount_helper;
 mod mount_points;
+mod numbers;
 mod observed;
 mod on_demand;
 mod on_demand_ends;
@@ -45,6 +49,7 @@ mod profiles_mounted;
 mod programs;
 mod publication;
 mod read_only;
+mod remounting;
 mod restarts;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "what other tests need")]

@@ -15,10 +15,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::{Sandbox, World, is_alive, read_everything, run, succeed, wait_until};
 
 /// What a daemon of a test must be told: mount(8) gives its helper no environment.
-const OURS: &str = "ro,offline,config=/dev/null";
+pub const OURS: &str = "ro,offline,config=/dev/null";
 
 /// The helper, built as the program under test is.
-fn helper() -> &'static Path {
+pub fn helper() -> &'static Path {
     static HELPER: OnceLock<PathBuf> = OnceLock::new();
     HELPER.get_or_init(|| {
         let directory = Path::new(env!("CARGO_BIN_EXE_narfs")).parent().unwrap();
@@ -35,10 +35,12 @@ fn helper() -> &'static Path {
 }
 
 /// Installs narfs and its helper, for this test's mount namespace.
-fn install(sandbox: &Sandbox) {
+pub fn install(sandbox: &Sandbox) {
     let sbin = sandbox.make_dir("sbin");
     fs::copy(helper(), sbin.join("mount.narfs")).unwrap();
-    symlink("mount.narfs", sbin.join("umount.fuse.narfs")).unwrap();
+    for link in ["umount.fuse.narfs", "mount.fuse.narfs"] {
+        symlink("mount.narfs", sbin.join(link)).unwrap();
+    }
     let bin = sandbox.make_dir("bin");
     symlink(env!("CARGO_BIN_EXE_narfs"), bin.join("narfs")).unwrap();
     let place = fs::canonicalize("/sbin").unwrap();
@@ -49,14 +51,14 @@ fn install(sandbox: &Sandbox) {
     rustix::mount::mount_bind(sandbox.make_dir("notes"), "/run/mount").unwrap();
 }
 
-fn installed() -> Sandbox {
+pub fn installed() -> Sandbox {
     let sandbox = Sandbox::with_worlds();
     install(&sandbox);
     sandbox
 }
 
 /// `mount -t narfs` of the sandbox's state.
-fn mount(sandbox: &Sandbox, at: &Path, options: &str) -> Command {
+pub fn mount(sandbox: &Sandbox, at: &Path, options: &str) -> Command {
     let mut mount = Command::new("mount");
     mount.args(["-t", "narfs"]).arg(&sandbox.state).arg(at);
     mount.args(["-o", options]);
@@ -68,7 +70,7 @@ fn umount(at: &Path) {
 }
 
 /// What mount(8) says when it fails with this exit status.
-fn refusal(command: &mut Command, status: i32) -> String {
+pub fn refusal(command: &mut Command, status: i32) -> String {
     let ran = run(command, b"");
     assert_eq!(ran.code, Some(status), "{command:?}: {}", ran.stderr);
     ran.stderr

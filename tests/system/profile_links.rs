@@ -15,7 +15,7 @@ use rustix::mount::UnmountFlags;
 
 use narfs::fetch;
 use narfs::fs::FileSystem;
-use narfs::fuse::{MountRequest, Session, Subtree};
+use narfs::fuse::{FileHandles, MountRequest, Session, Subtree};
 use narfs::nix::store_path::StorePath;
 use narfs::store::{ProfileChange, Store, StoreOptions};
 
@@ -101,13 +101,14 @@ impl Mounted {
 
 fn serve(store: &Arc<Store>, sandbox: &Sandbox) -> Session {
     let request = MountRequest {
+        labels: Vec::new(),
         mountpoint: sandbox.at.clone(),
         subtree: Subtree::Whole,
         nonempty: false,
         writable_profiles: false,
     };
     let fs = FileSystem::new(store.clone(), None, Arc::default());
-    Session::start(store, fs, &request).unwrap()
+    Session::start(store, fs, &request, FileHandles::Refused).unwrap()
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {

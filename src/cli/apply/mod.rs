@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::copy::Sources;
-use super::profile::show_change;
+use super::profile::{announce, show_change};
 use super::{Global, Outcome, print_json};
 use crate::daemon::{ApplyRequest, Command, Report};
 
@@ -57,6 +57,7 @@ impl Arguments {
         let Report::ProfileChanges(reports) = global.run(command, true)? else {
             bail!("the daemon gave another report than that of profiles");
         };
+        announce(global, &reports)?;
         if self.json {
             print_json(&reports)?;
             return Ok(Outcome::Good);

@@ -129,6 +129,7 @@ impl Settings {
                 json!(self.writable_profiles.value),
                 &self.writable_profiles.origin,
             ),
+            (json!(self.file_handles.value), &self.file_handles.origin),
         ];
         let names = TOP.into_iter().chain(MOUNT);
         names

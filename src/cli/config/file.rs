@@ -34,13 +34,14 @@ pub(super) const TOP: [&str; 10] = [
 ];
 
 /// The options of `[mount]`.
-pub(super) const MOUNT: [&str; 6] = [
+pub(super) const MOUNT: [&str; 7] = [
     "lookup-timeout",
     "contents-timeout",
     "absent-ttl",
     "prefetch",
     "budget",
     "writable-profiles",
+    "file-handles",
 ];
 
 /// Something that is wrong in a configuration file, or in another file that users write.
@@ -289,6 +290,9 @@ impl Reader<'_> {
                 "budget" => self.choices.budget = self.option(&full, value, budget),
                 "writable-profiles" => {
                     self.choices.writable_profiles = self.option(&full, value, yes_or_no);
+                }
+                "file-handles" => {
+                    self.choices.file_handles = self.option(&full, value, yes_or_no);
                 }
                 _ if TOP.contains(&name) => {
                     let text = format!("{full}: write {name} above [mount]");

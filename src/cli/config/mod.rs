@@ -33,8 +33,9 @@ const STATE: &str = "/var/lib/narfs";
 const MEMORY: u32 = 256;
 /// With less than this RocksDB's own buffers would not fit.
 const LEAST_MEMORY: u32 = 32;
-/// The one option of `mount -o` that a configuration file has too and that needs no value.
+/// The options of `mount -o` that a configuration file has too and that need no value.
 const WRITABLE: &str = "writable-profiles";
+const HANDLES: &str = "file-handles";
 
 /// Where a setting is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub(super) struct MountSettings {
     pub(super) budget: Option<u64>,
     /// Whether programs may change profiles.
     pub(super) writable_profiles: bool,
+    /// Whether files can be opened by their handles.
+    pub(super) file_handles: bool,
 }
 
 /// What one origin chooses; `None` is left to the next.
@@ -115,6 +118,7 @@ pub(super) struct Choices {
     pub(super) prefetch: Option<Setting<PrefetchPolicy>>,
     pub(super) budget: Option<Setting<Option<Size>>>,
     pub(super) writable_profiles: Option<Setting<bool>>,
+    pub(super) file_handles: Option<Setting<bool>>,
 }
 
 impl Choices {
@@ -144,11 +148,16 @@ impl Choices {
     /// A value that the option cannot have, as a text.
     pub(super) fn take_mount_option(&mut self, option: &str) -> Result<(), String> {
         let (name, text) = option.split_once('=').unwrap_or((option, ""));
-        if name == WRITABLE {
+        if [WRITABLE, HANDLES].contains(&name) {
             // Alone it says yes, as options of mount(8) do.
             let text = if option == name { "true" } else { text };
             let chosen = value::yes_or_no(text).map_err(|e| format!("{name}: {e}"))?;
-            self.writable_profiles = Some(Setting::flag(chosen));
+            let setting = if name == WRITABLE {
+                &mut self.writable_profiles
+            } else {
+                &mut self.file_handles
+            };
+            *setting = Some(Setting::flag(chosen));
         }
         if option == name {
             return Ok(());
@@ -176,7 +185,7 @@ impl Choices {
 /// Whether an option of `mount -o` is one that a configuration file has too.
 pub(super) fn is_mount_option(option: &str) -> bool {
     let name = option.split_once('=').map(|(name, _)| name);
-    option == WRITABLE || name.is_some_and(|name| file::MOUNT.contains(&name))
+    [WRITABLE, HANDLES].contains(&option) || name.is_some_and(|name| file::MOUNT.contains(&name))
 }
 
 /// The same, and whether it is one of the daemon and not of each mount.
@@ -234,6 +243,8 @@ pub(super) struct Settings {
     pub(super) budget: Setting<Option<Size>>,
     /// See [`MountSettings::writable_profiles`].
     pub(super) writable_profiles: Setting<bool>,
+    /// See [`MountSettings::file_handles`].
+    pub(super) file_handles: Setting<bool>,
 }
 
 impl Settings {
@@ -282,6 +293,7 @@ impl Settings {
             prefetch: first(choices, |c| &c.prefetch, PrefetchPolicy::None),
             budget: first(choices, |c| &c.budget, None),
             writable_profiles: first(choices, |c| &c.writable_profiles, false),
+            file_handles: first(choices, |c| &c.file_handles, false),
         }
     }
 
@@ -296,6 +308,7 @@ impl Settings {
             prefetch: self.prefetch.value,
             budget: self.budget.value.map(|size| size.0),
             writable_profiles: self.writable_profiles.value,
+            file_handles: self.file_handles.value,
         }
     }
 }

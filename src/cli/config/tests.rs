@@ -34,7 +34,7 @@ fn full() -> String {
          require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n\
          listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\n[mount]\n\
          lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\n\
-         budget = \"20G\"\nwritable-profiles = true\n"
+         budget = \"20G\"\nwritable-profiles = true\nfile-handles = true\n"
     )
 }
 
@@ -58,6 +58,7 @@ fn every_option_is_read_with_its_line() {
         prefetch: in_file(PrefetchPolicy::Closure, 15),
         budget: in_file(Some(Size(20 << 30)), 16),
         writable_profiles: in_file(true, 17),
+        file_handles: in_file(true, 18),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -286,6 +287,7 @@ fn flags() -> Choices {
         "prefetch=closure",
         "budget=9G",
         "writable-profiles",
+        "file-handles",
     ] {
         assert!(is_mount_option(option));
         flags.take_mount_option(option).unwrap();
@@ -327,7 +329,13 @@ fn flags_prevail_over_the_environment_that_over_the_file_and_that_over_what_is_b
         }
         assert_eq!(flag.2, "command line", "{name}");
         // These are of two values only.
-        if !["require-sigs", "prefetch", "writable-profiles"].contains(name) {
+        let two = [
+            "require-sigs",
+            "prefetch",
+            "writable-profiles",
+            "file-handles",
+        ];
+        if !two.contains(name) {
             assert_ne!(flag.1, environment.1, "{name}");
         }
     }
@@ -446,6 +454,7 @@ fn what_is_decided_for_a_mount_is_one_value() {
         prefetch: PrefetchPolicy::Closure,
         budget: Some(9 << 30),
         writable_profiles: true,
+        file_handles: true,
     };
     assert_eq!(settings.mount(), expected);
 }

@@ -1,7 +1,30 @@
 //! Tells what became of a profile, in the words of Nix where it has them.
 
-use super::{line, print_json, println};
-use crate::daemon::{ProfileChangeReport, ProfileOutcome};
+use super::{Global, line, print_json, println};
+use crate::daemon::{self, ProfileChangeReport, ProfileOutcome};
+use crate::fuse;
+
+/// Tells watchers of the directories of profiles what has changed in them.
+pub(in crate::cli) fn announce(
+    global: &Global,
+    reports: &[ProfileChangeReport],
+) -> anyhow::Result<()> {
+    let state = global.state()?;
+    for report in reports {
+        let is_one = report.outcome != ProfileOutcome::Unchanged || !report.deleted.is_empty();
+        if is_one
+            && !report.dry_run
+            && let Err(e) = fuse::announce(&state, &report.profile)
+        {
+            eprintln!(
+                "narfs: warning: nobody is told that {} has changed: {}",
+                report.profile,
+                daemon::chain(&e)
+            );
+        }
+    }
+    Ok(())
+}
 
 /// Prints what became of a profile; warnings go to stderr.
 pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow::Result<()> {

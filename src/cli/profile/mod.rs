@@ -11,7 +11,7 @@ use super::copy::Sources;
 use super::{Global, Outcome, Usage, print_json, println};
 use crate::daemon::{Command, ProfileAction, ProfileRequest, Report, SourceRequest};
 use crate::profile::{DeleteSpec, ProfileName};
-pub(super) use change::show_change;
+pub(super) use change::{announce, show_change};
 
 /// Show and change profiles: what is installed, and the generations of that
 ///
@@ -233,6 +233,7 @@ impl Arguments {
         });
         match (global.run(command, creates)?, asked.json) {
             (Report::ProfileChanges(reports), json) => {
+                announce(global, &reports)?;
                 for report in &reports {
                     show_change(report, json)?;
                 }

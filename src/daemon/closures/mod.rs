@@ -18,6 +18,7 @@ use super::command::{CommandError, Output, Report};
 use super::engine::Engine;
 use super::profiles::ProfileError;
 use super::source_request::SourceRequest;
+use crate::fuse::FileHandles;
 use crate::nix::store_path::StorePath;
 use crate::profile::ProfileName;
 use crate::store::{StoreError, View, ViewName, ViewNameError};
@@ -41,6 +42,21 @@ pub enum ClosureError {
         name: String,
         /// What there is.
         there: String,
+    },
+    /// Views would be no bound.
+    #[error(
+        "the state is mounted with -o file-handles, by which programs reach what a closure view does not \
+         show; mount it without, to have views and volumes"
+    )]
+    Unbounded,
+    /// There are views already.
+    #[error(
+        "with -o file-handles programs reach what a closure view does not show, and there is the view \
+         {view:?}; remove all views with `narfs closure --delete`, or mount without file-handles"
+    )]
+    Handles {
+        /// The name of one.
+        view: String,
     },
     /// A profile that leads nowhere.
     #[error(
@@ -98,6 +114,9 @@ impl Engine {
             return Err(CommandError::Usage(
                 "name store paths for the closure view, or a profile with --profile",
             ));
+        }
+        if self.file_handles() == FileHandles::Given {
+            return Err(ClosureError::Unbounded.into());
         }
         let mut followed = Vec::new();
         let mut needed = Vec::new();

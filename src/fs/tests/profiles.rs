@@ -1,5 +1,6 @@
 //! Profiles, without a kernel.
 
+use super::super::profiles::{first_listed, place_in_listing};
 use super::*;
 use crate::store::{Change, ProfileChange};
 
@@ -311,7 +312,7 @@ fn what_a_change_makes_stale_is_named() {
     assert_eq!(
         gone,
         [
-            (ann, "profile profile-1-link".to_owned()),
+            (ann, "profile profile-1-link profile.changed".to_owned()),
             (per_user, "ann".to_owned())
         ]
     );
@@ -319,8 +320,86 @@ fn what_a_change_makes_stale_is_named() {
     assert_eq!(
         both,
         [
-            (inode(&fs, "x"), "y y-1-link".to_owned()),
-            (all, "system system-3-link x".to_owned())
+            (inode(&fs, "x"), "y y-1-link y.changed".to_owned()),
+            (all, "system system-3-link system.changed x".to_owned())
         ]
     );
+}
+
+#[test]
+fn links_that_are_replaced_are_named_with_what_they_were() {
+    let (_dir, fs) = with_profiles();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = told.clone();
+    fs.store.observe(move |change| {
+        if let Change::Profiles(changed) = change {
+            log.lock().unwrap().extend(replaced_links(changed));
+        }
+    });
+    let all = inode(&fs, "");
+    let [name, second] = ["system", "system-2-link"].map(|place| inode(&fs, place));
+    let replaced = |changes: &[ProfileChange]| -> Vec<(String, Inode)> {
+        fs.store.change_profiles(changes).unwrap();
+        let replaced = std::mem::take(&mut *told.lock().unwrap()).into_iter();
+        let replaced = replaced.inspect(|r| assert_eq!(r.directory, all));
+        replaced.map(|r| (r.name, r.link)).collect()
+    };
+    let generations = [(1, 1), (2, 2)];
+    let switched = replaced(&[change("system", 1, &generations)]);
+    assert_eq!(switched, [("system".to_owned(), name)]);
+    let same = replaced(&[change("system", 1, &generations)]);
+    assert_eq!(same, []);
+    let deleted = replaced(&[change("system", 1, &[(1, 1)])]);
+    assert_eq!(deleted, [("system-2-link".to_owned(), second)]);
+    let added = replaced(&[change("system", 1, &[(1, 1), (3, 2)])]);
+    assert_eq!(added, []);
+    let gone = replaced(&[change("system", 1, &[])]).into_iter();
+    let gone: Vec<_> = gone.map(|(name, _)| name).collect();
+    let expected = ["system", "system-1-link", "system-3-link", "system.changed"];
+    assert_eq!(gone, expected);
+}
+
+#[test]
+fn a_profile_has_a_pipe_that_is_not_listed() {
+    let (_dir, fs) = with_profiles();
+    let pipe = walk(&fs, "var/nix/profiles/per-user/ann/profile.changed").unwrap();
+    assert_eq!((pipe.kind, pipe.mode), (Kind::Pipe, 0o600));
+    assert_eq!(fs.attributes(pipe.inode).unwrap(), pipe);
+    let ann = inode(&fs, "per-user/ann");
+    assert_eq!(names(&fs, ann, 9), [".", "..", "profile", "profile-1-link"]);
+    for name in ["other.changed", "profile-1-link.changed", ".changed"] {
+        let looked = fs.lookup(ann, name.as_bytes()).unwrap();
+        assert_eq!(looked, Looked::NotThere, "{name}");
+    }
+    // A profile of that name goes before it.
+    let changes = [change("per-user/ann/profile.changed", 1, &[(1, 1)])];
+    fs.store.change_profiles(&changes).unwrap();
+    let link = walk(&fs, "var/nix/profiles/per-user/ann/profile.changed").unwrap();
+    assert_eq!(link.kind, Kind::Link);
+}
+
+#[test]
+fn places_in_a_listing_have_31_bits_and_others_come_last() {
+    let (_dir, fs) = with_profiles();
+    let mut places = Vec::new();
+    for directory in ["", "per-user", "per-user/ann"] {
+        fs.list(inode(&fs, directory), 0, &mut |entry| {
+            places.push(entry.next);
+            false
+        })
+        .unwrap();
+    }
+    assert!(places.iter().all(|place| place >> 31 == 0), "{places:?}");
+    for (id, node) in [(16, 3), ((1 << 16) - 1, (1 << 14) - 1)] {
+        let place = place_in_listing(id, node);
+        assert!((place + 3) >> 31 == 0);
+        assert_eq!(first_listed(place, false), id);
+        assert_eq!(first_listed(place, true), 0);
+    }
+    for (id, node) in [(1 << 16, 0), (16, 1 << 14), ((1 << 28) - 1, (1 << 24) - 1)] {
+        let place = place_in_listing(id, node);
+        assert!(place > 1 << 31);
+        assert_eq!(first_listed(place, true), id);
+        assert_eq!(first_listed(place, false), u32::MAX);
+    }
 }

@@ -71,18 +71,16 @@ fn whole(directory: &str, name: &str) -> String {
 }
 
 /// Whether something temporary may have this name. A program that names its links otherwise than
-/// Nix does today may do so, as long as no profile can have that name; what ends in `.tmp-N-N` is
-/// nobody's profile.
+/// Nix does today may do so, as long as no profile can have that name; what ends in `.tmp-N-N` or
+/// `.tmp-N` is nobody's profile.
 fn is_temporary_name(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else {
         return true;
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let numbers = name
-        .rsplit_once(".tmp-")
-        .and_then(|(_, n)| n.split_once('-'));
+    let numbers = name.rsplit_once(".tmp-").map(|(_, numbers)| numbers);
     ProfileEntry::parse(name).is_none()
-        || numbers.is_some_and(|(a, b)| is_number(a) && is_number(b))
+        || numbers.is_some_and(|n| n.split('-').count() <= 2 && n.split('-').all(is_number))
 }
 
 /// Whether Nix or NixOS makes a directory of this whole name before there is a profile in it.
@@ -102,6 +100,7 @@ fn outward(attributes: Attributes) -> Attributes {
     };
     Attributes {
         inode,
+        in_store: inode,
         ..attributes
     }
 }
@@ -194,7 +193,8 @@ impl WritableProfiles {
     }
 
     /// Changes attributes of something temporary: its size and its time. Of all else nothing
-    /// changes; what is so already may be asked for.
+    /// changes; what is so already may be asked for. So may the time of the link of a profile, which stays as it
+    /// is: watchers hear of it.
     ///
     /// # Errors
     /// That cannot be changed, or there is no such inode.
@@ -203,8 +203,12 @@ impl WritableProfiles {
         let differs = new.mode.is_some_and(|mode| mode != own.mode)
             || [new.owner, new.group].iter().flatten().any(|id| *id != 0);
         let may_change = inode.is_temporary() && own.kind != Kind::Directory;
-        if differs || !may_change && (new.size.is_some() || new.time.is_some()) {
+        let is_touched = own.kind == Kind::Link && new.size.is_none();
+        if differs || !(may_change || is_touched) && (new.size.is_some() || new.time.is_some()) {
             return Err(FsError::ReadOnly);
+        }
+        if !may_change {
+            return Ok(own);
         }
         let mut temporaries = self.temporaries();
         if let Some(size) = new.size {

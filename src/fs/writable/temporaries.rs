@@ -103,6 +103,7 @@ impl Temporaries {
         };
         Ok(Attributes {
             inode,
+            in_store: inode,
             kind,
             mode: found.mode,
             size,
