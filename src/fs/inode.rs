@@ -1,4 +1,5 @@
-//! Inode numbers are addresses.
+//! Inode numbers are addresses: by these the kernel asks. What stat shows is another number, see
+//! [`Numbers`](super::Numbers).
 //!
 //! ```text
 //! 63      52 51                24 23             0

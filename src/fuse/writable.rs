@@ -224,6 +224,7 @@ impl Filesystem for WritableAdapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let is_now = matches!(mtime, Some(TimeOrNow::Now));
         let time = mtime.or(atime).map(|time| match time {
             TimeOrNow::SpecificTime(time) => time,
             TimeOrNow::Now => SystemTime::now(),
@@ -234,6 +235,7 @@ impl Filesystem for WritableAdapter {
             group,
             size,
             time,
+            is_now,
         };
         self.attributes(reply, self.fs.set_attributes(inode(number), new));
     }

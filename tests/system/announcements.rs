@@ -133,7 +133,7 @@ fn the_pipe_of_a_profile_is_watched_by_itself() {
             .map(|e| e.unwrap().file_name())
             .all(|n| n != "default.changed")
     );
-    sandbox.narfs(&["profile", "-p", "per-user/ann/profile", "delete"]);
+    sandbox.narfs(&["profile", "delete", "per-user/ann/profile"]);
     assert!(!pipe.exists());
     assert!(!profiles(&sandbox).join("other.changed").exists());
 }

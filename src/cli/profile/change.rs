@@ -11,7 +11,7 @@ pub(in crate::cli) fn announce(
 ) -> anyhow::Result<()> {
     let state = global.state()?;
     for report in reports {
-        let is_one = report.outcome != ProfileOutcome::Unchanged || !report.deleted.is_empty();
+        let is_one = report.from != report.to || !report.deleted.is_empty();
         if is_one
             && !report.dry_run
             && let Err(e) = fuse::announce(&state, &report.profile)

@@ -316,6 +316,20 @@ fn attributes_of_profiles_do_not_change() {
             "{place}"
         );
     }
+    // Watchers hear of it; nothing has changed.
+    let touched = NewAttributes {
+        time: Some(SystemTime::now()),
+        is_now: true,
+        ..NewAttributes::default()
+    };
+    let before = at.at("default").unwrap();
+    assert_eq!(set("default", touched).unwrap(), before);
+    let dated = NewAttributes {
+        is_now: false,
+        ..touched
+    };
+    assert_eq!(errno(set("default", dated)), FsError::ReadOnly.errno());
+    assert_eq!(errno(set("per-user", touched)), FsError::ReadOnly.errno());
     // Nix sees to it whenever it opens a state.
     let as_it_is = NewAttributes {
         mode: Some(0o755),

@@ -60,6 +60,8 @@ pub struct NewAttributes {
     pub size: Option<u64>,
     /// mtime.
     pub time: Option<SystemTime>,
+    /// Whether that is the present, as touch(1) asks for.
+    pub is_now: bool,
 }
 
 /// The whole name of something in a directory of profiles.
@@ -193,8 +195,8 @@ impl WritableProfiles {
     }
 
     /// Changes attributes of something temporary: its size and its time. Of all else nothing
-    /// changes; what is so already may be asked for. So may the time of the link of a profile, which stays as it
-    /// is: watchers hear of it.
+    /// changes; what is so already may be asked for. So may that a link of a profile is touched, which it is not:
+    /// watchers hear of it.
     ///
     /// # Errors
     /// That cannot be changed, or there is no such inode.
@@ -203,7 +205,7 @@ impl WritableProfiles {
         let differs = new.mode.is_some_and(|mode| mode != own.mode)
             || [new.owner, new.group].iter().flatten().any(|id| *id != 0);
         let may_change = inode.is_temporary() && own.kind != Kind::Directory;
-        let is_touched = own.kind == Kind::Link && new.size.is_none();
+        let is_touched = own.kind == Kind::Link && new.is_now && new.size.is_none();
         if differs || !(may_change || is_touched) && (new.size.is_some() || new.time.is_some()) {
             return Err(FsError::ReadOnly);
         }
