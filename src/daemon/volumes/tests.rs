@@ -110,7 +110,14 @@ fn a_volume_is_made_used_and_removed() {
     let volume = &got["Volume"];
     assert_eq!(volume["Name"], "v");
     assert_eq!(volume["Mountpoint"], "");
-    let status = json!({ "closure": [a, b], "profile": [], "paths": 2, "removable": true });
+    let status = json!({
+        "closure": [a, b],
+        "profile": [],
+        "paths": 2,
+        "incomplete": false,
+        "unknown": [],
+        "removable": true,
+    });
     assert_eq!(volume["Status"], status);
     let made = state
         .engine
