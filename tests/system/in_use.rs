@@ -147,6 +147,26 @@ fn a_bind_of_a_path_or_of_a_part_of_it_in_another_mount_namespace_is_a_use() {
 }
 
 #[test]
+fn what_is_mounted_over_a_part_of_a_path_stays_mounted() {
+    let filled = Filled::with("over", 2);
+    let file = filled.sandbox.dir().join("other");
+    fs::write(&file, "other").unwrap();
+    let place = filled.at(1).join("file");
+    succeed(Command::new("mount").arg("--bind").args([&file, &place]));
+    for arguments in [&["evict", "--to", "0"][..], &["gc"]] {
+        filled.gone(arguments);
+        assert_eq!(fs::read_to_string(&place).unwrap(), "other");
+    }
+    assert_eq!(
+        filled.sandbox.listing(),
+        [filled.offers[1].path().base_name()]
+    );
+    succeed(Command::new("umount").arg(&place));
+    assert!(filled.read(1) == noise(2, 300_000));
+    filled.all_goes();
+}
+
+#[test]
 fn a_file_that_only_the_kernel_knows_to_be_open_is_in_use() {
     let filled = Filled::with("sent", 3);
     let file = fs::File::open(filled.at(2).join("file")).unwrap();

@@ -4,7 +4,7 @@
 //! answer could not even be killed. So links in /proc are looked at with `AT_STATX_DONT_SYNC`, which
 //! shows what the kernel has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -148,7 +148,8 @@ impl Looker {
         is_ours.then(|| text()?.parse().ok()).flatten()
     }
 
-    /// What is mounted for a process: parts of store paths, and overlays above them.
+    /// What is mounted for a process: parts of store paths, overlays above them, and what lies over
+    /// something in them.
     fn look_at_mounts(&mut self, process: &Path, found: &mut Found) {
         let (Some(superblock), Some(key)) = (self.superblock, place_of(process)) else {
             return;
@@ -159,13 +160,17 @@ impl Looker {
         let file = process.join("mountinfo");
         let device = format!("0:{superblock}");
         let text = fs::read(&file).unwrap_or_default();
+        let mounts = text.split(|b| *b == b'\n').filter_map(Mount::parse);
+        let is_ours = |mount: &Mount<'_>| mount.device == device.as_bytes();
+        let ours: HashSet<_> = mounts.clone().filter(is_ours).map(|m| m.id).collect();
         let mut prefixes = Vec::new();
-        for line in text.split(|b| *b == b'\n') {
-            if let Some(mount) = Mount::parse(line)
-                && (mount.device == device.as_bytes() || mount.is_overlay)
-            {
-                // The root of the mount, or a lower directory of the overlay.
-                found.read(&file, &unescape(line));
+        for mount in mounts {
+            let leads_here = is_ours(&mount) || mount.is_overlay;
+            // The root of the mount, a lower directory of the overlay, or what it lies over.
+            if leads_here || ours.contains(mount.parent) {
+                found.read(&file, &unescape(mount.line));
+            }
+            if leads_here {
                 let at = OsString::from_vec(unescape(mount.at));
                 prefixes.push(PathBuf::from(at));
             }
@@ -176,6 +181,9 @@ impl Looker {
 
 /// What matters of a line of mountinfo.
 struct Mount<'l> {
+    line: &'l [u8],
+    id: &'l [u8],
+    parent: &'l [u8],
     device: &'l [u8],
     at: &'l [u8],
     is_overlay: bool,
@@ -184,11 +192,15 @@ struct Mount<'l> {
 impl<'l> Mount<'l> {
     /// proc(5): `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS TAGS… - TYPE SOURCE OPTIONS`.
     fn parse(line: &'l [u8]) -> Option<Self> {
-        let mut fields = line.split(|b| *b == b' ').skip(2);
+        let mut fields = line.split(|b| *b == b' ');
+        let (id, parent) = (fields.next()?, fields.next()?);
         let (device, _root, at) = (fields.next()?, fields.next()?, fields.next()?);
         fields.find(|f| *f == b"-")?;
         let is_overlay = fields.next()? == b"overlay";
         Some(Self {
+            line,
+            id,
+            parent,
             device,
             at,
             is_overlay,
