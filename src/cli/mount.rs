@@ -1,6 +1,7 @@
 //! `narfs mount`
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::Args;
@@ -10,6 +11,9 @@ use super::serving::{Serving, serve};
 use super::{Global, Outcome, Usage, keeper};
 use crate::daemon::{self, Command, Mounting, StatusReport};
 use crate::fuse::{self, MountRequest, Subtree};
+
+/// So long it is tried to join a daemon that another command has just started, or to be the next.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Mount the state as a read-only file system
 ///
@@ -34,41 +38,61 @@ impl Arguments {
         let request = self.request(&settings)?;
         let state = global.state()?;
         let takes_over = self.foreground && daemon::may_take_over();
-        let serving = if takes_over {
-            None
-        } else {
-            daemon::status(&state).ok()
-        };
-        if let Some(status) = serving {
-            check_namespace(&status)?;
-            if self.foreground {
-                bail!(
-                    "process {} serves the state {} already; end it, or mount without \
-                     --foreground to show the same file system at one more place",
-                    status.pid,
-                    state.display()
-                );
-            }
-            let unheeded = self.serving.given();
-            global.run(Command::Mount(request), false)?;
-            if !unheeded.is_empty() {
-                eprintln!(
-                    "narfs: warning: process {} serves the state {} already, and goes on as it \
-                     was started; these change nothing: {}; to have them, unmount it everywhere \
-                     first",
-                    status.pid,
-                    state.display(),
-                    unheeded.join(", ")
-                );
-            }
-            return Ok(Outcome::Good);
-        }
-        if self.foreground {
+        if takes_over {
             serve(global, &settings, Mounting::Itself(request))?;
             return Ok(Outcome::Good);
         }
-        daemon::start_keeper(self.background(global, &state, &request)?)?;
-        Ok(Outcome::Good)
+        let began = Instant::now();
+        loop {
+            if let Ok(status) = daemon::status(&state) {
+                self.join(global, &state, &status, request)?;
+                return Ok(Outcome::Good);
+            }
+            if self.foreground {
+                serve(global, &settings, Mounting::Itself(request))?;
+                return Ok(Outcome::Good);
+            }
+            match daemon::start_keeper(self.background(global, &state, &request)?) {
+                // Another one was faster, and serves it now or in a moment.
+                Err(_) if daemon::is_owned(&state) && began.elapsed() < PATIENCE => {}
+                started => {
+                    started?;
+                    return Ok(Outcome::Good);
+                }
+            }
+        }
+    }
+
+    /// Has the daemon that serves the state mount it here, too.
+    fn join(
+        &self,
+        global: &Global,
+        state: &Path,
+        status: &StatusReport,
+        request: MountRequest,
+    ) -> anyhow::Result<()> {
+        check_namespace(status)?;
+        if self.foreground {
+            bail!(
+                "process {} serves the state {} already; end it, or mount without \
+                 --foreground to show the same file system at one more place",
+                status.pid,
+                state.display()
+            );
+        }
+        let unheeded = self.serving.given();
+        global.run(Command::Mount(request), false)?;
+        if !unheeded.is_empty() {
+            eprintln!(
+                "narfs: warning: process {} serves the state {} already, and goes on as it \
+                 was started; these change nothing: {}; to have them, unmount it everywhere \
+                 first",
+                status.pid,
+                state.display(),
+                unheeded.join(", ")
+            );
+        }
+        Ok(())
     }
 
     /// The keeper of the same command for the background.

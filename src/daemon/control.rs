@@ -36,6 +36,10 @@ const LIMIT: u32 = 1 << 30;
 /// A command waits so long for a state that another process owns.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same where a daemon is starting, which will do what the command wants, and of a daemon for a
+/// command that owns the state: it is mounted as soon as that is done.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A daemon that is there says within this what it serves; where a daemon before it was killed, it has
 /// started within this too.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -384,52 +388,74 @@ pub fn run(
 }
 
 /// Opens the state for a daemon, with the ownership that one before it has left. Who else owned it
-/// a moment ago may just be ending.
+/// a moment ago may just be ending. With `may_join` whoever started this daemon turns to another one
+/// that listens.
 pub(super) fn open(
     state: &Path,
     options: &StoreOptions,
     ownership: Option<Ownership>,
+    may_join: bool,
 ) -> Result<Store, StoreError> {
     if ownership.is_some() {
         return Store::open_owned(state, options, ownership);
     }
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     loop {
-        match Store::open(state, options) {
-            Err(StoreError::Owned { .. } | StoreError::Waiting { .. })
-                if Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
+        let patience = match Store::open(state, options) {
+            // Its daemon does not come back by itself.
+            Err(StoreError::Waiting { .. }) => PATIENCE,
+            Err(StoreError::Owned { .. }) if connect(state).is_ok() => match may_join {
+                true => Duration::ZERO,
+                false => PATIENCE,
+            },
+            Err(StoreError::Owned { .. }) => LONG_PATIENCE,
             opened => return opened,
+        };
+        if began.elapsed() >= patience {
+            return Store::open(state, options);
         }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 /// Opens the state, or finds the daemon that owns it.
 fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, CommandError> {
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     loop {
         if let Ok(stream) = connect(state) {
             return Ok(Reached::Daemon(stream));
         }
-        match Store::open(state, options) {
-            // A daemon may have started and not listen yet, or another command is soon done.
-            Err(StoreError::Owned { .. } | StoreError::Waiting { .. })
-                if Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(StoreError::Directory { source, .. })
+        let error = match Store::open(state, options) {
+            Ok(store) => return Ok(Reached::State(Arc::new(store))),
+            Err(error) => error,
+        };
+        // A daemon may have started and not listen yet, or another command is soon done.
+        let patience = match &error {
+            StoreError::Owned { owner, .. } if is_daemon(owner) => LONG_PATIENCE,
+            StoreError::Owned { .. } | StoreError::Waiting { .. } => PATIENCE,
+            _ => Duration::ZERO,
+        };
+        if began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        return Err(match error {
+            StoreError::Directory { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied
                     && !rustix::process::geteuid().is_root() =>
             {
                 let state = state.to_owned();
-                return Err(CommandError::NotAllowed { state, source });
+                CommandError::NotAllowed { state, source }
             }
-            opened => return Ok(Reached::State(Arc::new(opened?))),
-        }
+            error => error.into(),
+        });
     }
+}
+
+/// Whether the owner of a state, as its lock names it, is to serve it.
+fn is_daemon(owner: &str) -> bool {
+    let mut words = owner.split(' ');
+    words.any(|w| ["mount", "daemon"].contains(&w.trim_end_matches(')')))
 }
 
 fn ask(
@@ -473,6 +499,11 @@ pub(super) fn owner(state: &Path) -> Option<String> {
     let mut owner = String::new();
     lock.read_to_string(&mut owner).ok()?;
     Some(owner.trim().to_owned())
+}
+
+/// Whether somebody owns the state.
+pub fn is_owned(state: &Path) -> bool {
+    owner(state).is_some()
 }
 
 /// Waits until the daemon of the state has nothing mounted any more: it has ended, or waits for the

@@ -41,7 +41,7 @@ pub use command::{
     Output, PathReport, PrefetchReport, PrefetchRequest, Report, ServeRequest, SourceRequest,
     StateReport, StatusReport, TraceCommand, TraceReport, VerifyReport,
 };
-pub use control::{figures, run, status, wait_until_unmounted};
+pub use control::{figures, is_owned, run, status, wait_until_unmounted};
 pub use doctor::{Examination, Finding, Verdict, examine};
 pub use engine::{Engine, chain};
 pub use figures::{FiguresReport, ProcessFigures};

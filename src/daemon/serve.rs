@@ -148,7 +148,8 @@ fn start(
     };
     let ownership = supervisor.take(LOCK).map(|(_, lock)| lock);
     let ownership = ownership.map(Ownership::from_descriptor);
-    let store = Arc::new(control::open(state, options, ownership)?);
+    let store = control::open(state, options, ownership, supervisor.is_keeper())?;
+    let store = Arc::new(store);
     let engine = Engine::new(store.clone(), request.sources.clone(), request.budget);
     let engine = Arc::new(engine);
     let fetcher = engine.fetcher(request).map_err(ServeError::Command)?;

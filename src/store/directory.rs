@@ -78,12 +78,8 @@ impl Directory {
                 .create(path)
                 .map_err(fail("it cannot be made"))?;
         }
-        let mut entries = fs::read_dir(path).map_err(fail("it cannot be read"))?;
-        let is_new = !path.join("format").exists();
+        let is_new = !is_made(path)?;
         if is_new {
-            if entries.any(|e| !e.is_ok_and(|e| may_precede_format(&e.file_name()))) {
-                return Err(StoreError::Foreign(path.to_owned()));
-            }
             if !create {
                 return Err(StoreError::Absent(path.to_owned()));
             }
@@ -169,25 +165,34 @@ pub fn inspect(dir: &Path, wanted: Option<&StoreDir>) -> Result<Inspected, Store
     if !dir.exists() {
         return Err(StoreError::Absent(dir.to_owned()));
     }
-    let mut entries = fs::read_dir(dir).map_err(|source| StoreError::Directory {
-        dir: dir.to_owned(),
-        what: "it cannot be read",
-        source,
-    })?;
-    if !dir.join("format").exists() {
-        let is_foreign = entries.any(|e| !e.is_ok_and(|e| may_precede_format(&e.file_name())));
-        let dir = dir.to_owned();
-        return Err(if is_foreign {
-            StoreError::Foreign(dir)
-        } else {
-            StoreError::Absent(dir)
-        });
+    if !is_made(dir)? {
+        return Err(StoreError::Absent(dir.to_owned()));
     }
     let (store_dir, is_older) = read_format(dir, wanted)?;
     Ok(Inspected {
         store_dir,
         is_older,
     })
+}
+
+/// Whether there is a format file in a directory; an error if it is somebody else's.
+fn is_made(dir: &Path) -> Result<bool, StoreError> {
+    let format = dir.join("format");
+    let entries = fs::read_dir(dir).map_err(|source| StoreError::Directory {
+        dir: dir.to_owned(),
+        what: "it cannot be read",
+        source,
+    })?;
+    if format.exists() {
+        return Ok(true);
+    }
+    let mut names = entries.map(|entry| Some(entry.ok()?.file_name()));
+    let is_foreign = names.any(|name| !name.is_some_and(|n| may_precede_format(&n)));
+    // Another process may have made the state between these looks.
+    match is_foreign && !format.exists() {
+        true => Err(StoreError::Foreign(dir.to_owned())),
+        false => Ok(format.exists()),
+    }
 }
 
 /// Whether this may lie in a directory that is to become a state: mkfs makes the one, and the

@@ -211,3 +211,48 @@ fn umount_of_what_is_not_ours_is_refused() {
     }
     assert_eq!(sandbox.mounts(), [busy]);
 }
+
+#[test]
+fn mounts_of_a_new_state_at_one_moment_join_each_other() {
+    for _ in 0..3 {
+        let sandbox = Sandbox::empty();
+        let tree = sandbox.dir().join("tree");
+        fs::write(&tree, "x").unwrap();
+        let places: Vec<_> = (0..8)
+            .map(|n| sandbox.make_dir(&format!("place-{n}")))
+            .collect();
+        let mounts = places.iter().map(|at| {
+            let at = at.to_str().unwrap();
+            sandbox.command(&["mount", at, "--offline"])
+        });
+        let same = [0, 1].map(|_| {
+            let at = sandbox.at.to_str().unwrap();
+            sandbox.command(&["mount", at, "--offline"])
+        });
+        let add = sandbox.command(&["add", tree.to_str().unwrap()]);
+        let all = mounts.chain(same).chain([add]);
+        let ran: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = all
+                .map(|mut command| scope.spawn(move || run(&mut command, b"")))
+                .collect();
+            running.into_iter().map(|r| r.join().unwrap()).collect()
+        });
+        for (n, ran) in ran.iter().enumerate() {
+            if n != 8 && n != 9 {
+                assert_eq!(ran.code, Some(0), "{n}: {}", ran.stderr);
+            }
+        }
+        // At one place one after the other: the second finds the first.
+        let codes = [ran[8].code, ran[9].code];
+        assert!(codes.contains(&Some(0)), "{codes:?}");
+        for late in ran[8..10].iter().filter(|r| r.code != Some(0)) {
+            assert!(late.stderr.contains("mounted at"), "{}", late.stderr);
+        }
+        let added = String::from_utf8(ran[10].stdout.clone()).unwrap();
+        let name = added.trim().trim_start_matches("/nix/store/");
+        for place in places.iter().chain([&sandbox.at]) {
+            assert_eq!(fs::read(place.join("store").join(name)).unwrap(), b"x");
+        }
+        assert_eq!(sandbox.mounts().len(), 9);
+    }
+}
