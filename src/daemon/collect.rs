@@ -132,12 +132,15 @@ impl Engine {
             self.collect(request.max_freed, &mut lines)?
         };
         report.unseen = unseen;
+        let stop = AtomicBool::new(false);
         if !request.dry_run && collected.bytes > 0 {
             if let Some(fetcher) = self.fetcher.get() {
                 fetcher.removed(&collected.paths);
             }
-            let stop = AtomicBool::new(false);
             report.reclaimed_bytes = self.store.reclaim_after_collection(&stop)?;
+        } else if !request.dry_run {
+            // Of what was removed before: it may have been interrupted.
+            report.reclaimed_bytes = self.store.reclaim_all(&stop)?;
         }
         report.paths = collected.paths.iter().map(|p| self.full(p)).collect();
         report.freed_bytes = collected.bytes;

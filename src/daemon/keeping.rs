@@ -227,7 +227,8 @@ impl Engine {
 
     pub(super) fn evict(&self, to: u64) -> Result<Report, CommandError> {
         let eviction = self.room.evict(to)?;
-        let reclaimed_bytes = self.store.reclaim(&AtomicBool::new(false))?;
+        let stop = AtomicBool::new(false);
+        let reclaimed_bytes = self.store.reclaim_all(&stop)?;
         Ok(Report::Evict(EvictReport {
             paths: eviction.paths.iter().map(|p| self.full(p)).collect(),
             freed_bytes: eviction.bytes,

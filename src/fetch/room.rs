@@ -26,6 +26,12 @@ pub struct Keep {
 /// So much of a budget, in parts of it, is made free in one go: finding out what may go costs a
 /// look at every process.
 const SLACK: u64 = 32;
+/// Where freed space takes more than this part of the budget, what arrives waits until it is given
+/// back: else a fast network would fill the disk meanwhile.
+const GARBAGE: u64 = 3;
+/// So long after the last time it is looked whether something else has left space behind that can
+/// be given back, such as a daemon that was killed at it.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
 /// Where looking did not help, the next look waits so many times as long as it took: what must be
 /// kept may be larger than the budget for hours.
 const REST: u32 = 10;
@@ -41,6 +47,8 @@ pub struct Room {
     trimming: Mutex<Option<Instant>>,
     /// Whether freed space is just being given back to the disk.
     reclaiming: Arc<AtomicBool>,
+    /// When that was begun last.
+    reclaimed: Mutex<Option<Instant>>,
     evicted: AtomicU64,
     evicted_bytes: AtomicU64,
     complaint: Seldom,
@@ -61,6 +69,7 @@ impl Room {
             keep,
             trimming: Mutex::default(),
             reclaiming: Arc::default(),
+            reclaimed: Mutex::default(),
             evicted: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
             complaint: Seldom::new(Duration::from_secs(60)),
@@ -89,9 +98,18 @@ impl Room {
     }
 
     /// The same, however lately it did not help: what was arriving together, and could not be
-    /// dropped then, may be here by now.
+    /// dropped then, may be here by now. Gives back what was left behind.
     pub fn settle(&self) {
         self.try_to(true);
+        let last = self
+            .reclaimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|at| at.elapsed() >= LEFT_BEHIND);
+        drop(last);
+        if is_due && self.budget != u64::MAX && self.store.is_worth_reclaiming().unwrap_or(false) {
+            self.reclaim();
+        }
     }
 
     fn try_to(&self, at_once: bool) {
@@ -115,7 +133,11 @@ impl Room {
         // Whoever fetches waits for this, and must not be waited for.
         let lower = self.budget - self.budget / SLACK;
         if self.drop_to(lower, false)?.bytes > 0 {
-            self.reclaim();
+            if self.store.reclaimable_bytes()? > self.budget / GARBAGE {
+                self.store.reclaim(&AtomicBool::new(false))?;
+            } else {
+                self.reclaim();
+            }
         }
         let stored = self.store.stored_bytes()?;
         let now = Instant::now();
@@ -163,6 +185,10 @@ impl Room {
         if self.reclaiming.swap(true, Ordering::SeqCst) {
             return;
         }
+        *self
+            .reclaimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let (store, reclaiming) = (self.store.clone(), self.reclaiming.clone());
         let work = move || {
             if let Err(e) = store.reclaim(&AtomicBool::new(false)) {

@@ -1,16 +1,17 @@
 //! RocksDB: column families and options.
 
-use std::ops::RangeInclusive;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, DBRawIterator, FlushOptions, LiveFile, LogLevel, Options, ReadOptions,
-    WriteBufferManager, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options,
+    ReadOptions, WriteBufferManager, WriteOptions,
 };
 
 use super::StoreError;
-use super::directory::check_room;
+use super::blob_files::{BlobFile, blob_files, total};
+use super::directory::{check_room, free};
 use super::error::database;
 
 pub(super) const CHUNKS: &str = "chunks";
@@ -33,13 +34,13 @@ const FAMILIES: [&str; 12] = [
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
 /// keys, not contents.
 const BLOB: u64 = 1 << 10;
-/// Size of the files with the keys of `chunks`, in bytes: space is given back by ranges of keys,
-/// and no range can be smaller than a file. One is for some 1,400 chunks, or 60 MB; smaller ones
-/// would be too many to be kept open.
-const FRAGMENT: u64 = 32 << 10;
+/// Size of the files with the keys of `chunks`, in bytes. One is for some 10,000 chunks. Compactions
+/// work on 25 at a time, for which there has to be room on a disk that is nearly full.
+const FRAGMENT: u64 = 256 << 10;
+/// Bytes of the log at most: what is older is written to files. A start reads the log.
+const LOG: u64 = 16 << 20;
 /// Files of the database that are kept open. Each costs a descriptor and its index in memory.
 const OPEN_FILES: i32 = 256;
-
 /// Below this nothing is written, neither to the log nor to files: after one write that finds no room
 /// RocksDB refuses all others until it is opened anew.
 const LEAST_FREE: u64 = 16 << 20;
@@ -48,8 +49,8 @@ const LEAST_FREE: u64 = 16 << 20;
 pub(super) struct Database {
     pub(super) db: DB,
     buffers: WriteBufferManager,
-    /// The directory of the state.
-    state: PathBuf,
+    /// The directory of the database.
+    dir: PathBuf,
 }
 
 impl Database {
@@ -60,13 +61,16 @@ impl Database {
         // charged to the cache, so that an ingest does not push out what a mount reads.
         let cache = Cache::new_lru_cache(memory / 2);
         let buffers = WriteBufferManager::new_write_buffer_manager(memory / 2, false);
-        let mut options = Options::default();
+        // Else RocksDB reserves disk for what it may write some day, first of all for its log.
+        let options = Options::default().get_options_from_string("allow_fallocate=false");
+        let mut options = options.map_err(database("it was opened"))?;
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         // Chunks go without the log; an atomic flush keeps them and their digests together.
         options.set_atomic_flush(true);
         options.set_write_buffer_manager(&buffers);
         options.set_max_open_files(OPEN_FILES);
+        options.set_max_total_wal_size(LOG);
         options.set_max_background_jobs(2);
         options.set_bytes_per_sync(8 << 20);
         options.set_log_level(LogLevel::Warn);
@@ -77,16 +81,84 @@ impl Database {
             .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, memory)));
         let db =
             DB::open_cf_descriptors(&options, dir, families).map_err(database("it was opened"))?;
-        Ok(Self {
+        let database = Self {
             db,
             buffers,
-            state: dir.parent().unwrap_or(dir).to_owned(),
-        })
+            dir: dir.to_owned(),
+        };
+        database.delete_leftovers()?;
+        Ok(database)
+    }
+
+    /// Deletes the blob files that a process has left behind that was killed while it wrote them.
+    /// RocksDB takes those without an end for files that are being written, and keeps them for
+    /// good. Nothing is written to blob files yet.
+    fn delete_leftovers(&self) -> Result<(), StoreError> {
+        let used = self.number_of(CHUNKS, "rocksdb.num-blob-files")?;
+        let used_bytes = self.number_of(CHUNKS, "rocksdb.live-blob-file-size")?;
+        let fail = || self.directory_error("what was left behind cannot be deleted");
+        let files = self.blob_files()?;
+        if files.len() as u64 == used {
+            return Ok(());
+        }
+        let newest = newest_manifest(&self.dir).map_err(fail())?;
+        let (mut needed, mut left) = (Vec::new(), Vec::new());
+        for file in files {
+            // What was in use when this one was opened is older than its manifest.
+            if file.number > newest || !file.is_finished().map_err(fail())? {
+                left.push(file);
+            } else {
+                needed.push(file);
+            }
+        }
+        let bytes = total(&left);
+        if needed.len() as u64 != used || total(&needed) != used_bytes {
+            tracing::warn!(
+                bytes,
+                "blob files of the database are damaged or missing, so that it is not sure which were \
+                 left behind by a process that was killed; they stay; `narfs verify` names what suffers"
+            );
+            return Ok(());
+        }
+        for file in &left {
+            file.delete().map_err(fail())?;
+        }
+        tracing::info!(
+            bytes,
+            files = left.len(),
+            "deleted what a process had left behind that was killed"
+        );
+        Ok(())
+    }
+
+    /// The blob files on the disk.
+    pub(super) fn blob_files(&self) -> Result<Vec<BlobFile>, StoreError> {
+        blob_files(&self.dir).map_err(self.directory_error("its files cannot be listed"))
+    }
+
+    /// The directory of the state.
+    fn state(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
+    }
+
+    /// Names the state where its directory cannot be used.
+    pub(super) fn directory_error(
+        &self,
+        what: &'static str,
+    ) -> impl FnOnce(io::Error) -> StoreError + use<> {
+        let dir = self.state().to_owned();
+        move |source| StoreError::Directory { dir, what, source }
     }
 
     /// An error when there is no room to write on the disk.
     fn check_room(&self) -> Result<(), StoreError> {
-        check_room(&self.state, LEAST_FREE, self.unwritten())
+        check_room(self.state(), LEAST_FREE, self.unwritten())
+    }
+
+    /// Bytes that can still be written before there is no room.
+    pub(super) fn free_to_write(&self) -> Result<u64, StoreError> {
+        let free = free(self.state())?;
+        Ok(free.saturating_sub(LEAST_FREE + self.unwritten()))
     }
 
     /// Bytes that were written and are not yet in a file, the log apart.
@@ -126,34 +198,18 @@ impl Database {
         errors.ok().flatten().unwrap_or(0)
     }
 
-    /// Whether there are deletions in a family that have not met what they delete.
-    pub(super) fn has_deletions(&self, family: &'static str) -> Result<bool, StoreError> {
-        if self.number_of(family, "rocksdb.num-deletes-active-mem-table")? > 0
-            || self.number_of(family, "rocksdb.num-deletes-imm-mem-tables")? > 0
-        {
-            return Ok(true);
-        }
+    /// Records in the files of a family, with those that are deleted or replaced and have not met
+    /// what deletes or replaces them.
+    pub(super) fn entries(&self, family: &'static str) -> Result<u64, StoreError> {
         let files = self.db.live_files();
         let files = files.map_err(database("its files were measured"))?;
-        let mut files = files.iter().filter(|f| f.column_family_name == family);
-        Ok(files.any(|f| f.num_deletions > 0))
+        let of_family = files.iter().filter(|f| f.column_family_name == family);
+        Ok(of_family.map(|f| f.num_entries).sum())
     }
 
-    /// The ranges of keys of a family's files that lie at the bottom, where they are disjoint; in
-    /// order. The keys are numbers.
-    pub(super) fn settled_files(
-        &self,
-        family: &'static str,
-    ) -> Result<Vec<RangeInclusive<u64>>, StoreError> {
-        let files = self.db.live_files();
-        let files = files.map_err(database("its files were measured"))?;
-        let number = |key: Option<Vec<u8>>| Some(u64::from_be_bytes(key?.try_into().ok()?));
-        let of_family = |f: &LiveFile| f.column_family_name == family && f.level > 0;
-        let files = files.into_iter().filter(of_family);
-        let ranges = files.filter_map(|f| Some(number(f.start_key)?..=number(f.end_key)?));
-        let mut ranges: Vec<_> = ranges.collect();
-        ranges.sort_by_key(|r| *r.start());
-        Ok(ranges)
+    /// How many snapshots there are.
+    pub(super) fn snapshots(&self) -> Result<u64, StoreError> {
+        self.number_of(CHUNKS, "rocksdb.num-snapshots")
     }
 
     /// The first key of a family.
@@ -192,14 +248,26 @@ impl Database {
     }
 
     /// Gives the space of deleted records back, those of chunks apart: `reclaim.rs` has these.
-    pub(super) fn compact_metadata(&self) {
+    pub(super) fn compact_metadata(&self) -> Result<(), StoreError> {
         for family in [TREES, PATHS, ORDINALS, DIGESTS, USES] {
-            let family = self.family(family);
-            let mut options = CompactOptions::default();
-            options.set_exclusive_manual_compaction(false);
-            self.db
-                .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+            self.merge(family, false)?;
         }
+        Ok(())
+    }
+
+    /// Has the records of a family meet what deletes or replaces them; with `all` also where there
+    /// is nothing newer.
+    pub(super) fn merge(&self, family: &'static str, all: bool) -> Result<(), StoreError> {
+        self.check_room()?;
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        if all {
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        }
+        let family = self.family(family);
+        self.db
+            .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        Ok(())
     }
 
     /// Writes `batch` to the log and waits for the disk.
@@ -290,6 +358,17 @@ fn walk(
     iterator.status().map_err(database("records were listed"))
 }
 
+/// The number of the newest manifest in the directory of the database.
+fn newest_manifest(db: &Path) -> io::Result<u64> {
+    let mut newest = 0;
+    for entry in std::fs::read_dir(db)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|n| n.strip_prefix("MANIFEST-"));
+        newest = newest.max(number.and_then(|n| n.parse().ok()).unwrap_or(0));
+    }
+    Ok(newest)
+}
+
 fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
@@ -309,9 +388,7 @@ fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB);
         options.set_blob_compression_type(DBCompressionType::None);
-        // Only `reclaim` moves blobs, and says which.
-        options.set_enable_blob_gc(true);
-        options.set_blob_gc_age_cutoff(0.0);
+        // Only `reclaim` moves blobs; compactions write none.
         options.set_target_file_size_base(FRAGMENT);
     }
     options

@@ -132,14 +132,19 @@ impl Directory {
     }
 }
 
-/// An error when less than `reserve` and `waiting` bytes are free for the state in `dir`.
-pub(super) fn check_room(dir: &Path, reserve: u64, waiting: u64) -> Result<(), StoreError> {
+/// Bytes that are free for the state in `dir`.
+pub(super) fn free(dir: &Path) -> Result<u64, StoreError> {
     let stat = rustix::fs::statvfs(dir).map_err(|e| StoreError::Directory {
         dir: dir.to_owned(),
         what: "its free space cannot be told",
         source: e.into(),
     })?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// An error when less than `reserve` and `waiting` bytes are free for the state in `dir`.
+pub(super) fn check_room(dir: &Path, reserve: u64, waiting: u64) -> Result<(), StoreError> {
+    let free = free(dir)?;
     if free < reserve.saturating_add(waiting) {
         let dir = dir.to_owned();
         return Err(StoreError::Full { dir, free, reserve });

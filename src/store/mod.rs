@@ -4,6 +4,7 @@
 //! after everything that it needs is durable, so whoever sees a path can read all of it; a
 //! digest never names a chunk that is not there.
 
+mod blob_files;
 mod channels;
 mod chunks;
 mod collection;
@@ -74,6 +75,7 @@ use kernel_caches::Lookups;
 use ordinals::Ordinals;
 use paths::PathRecord;
 use profiles::Profiles;
+use reclaim::KnownFiles;
 use size::Size;
 use temporary_roots::Relied;
 use trees::StoredTree;
@@ -200,8 +202,8 @@ pub struct Store {
     /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
     /// that what is counted as unflushed is written.
     writing: Mutex<Writing>,
-    /// Held while space is given back.
-    reclaiming: Mutex<()>,
+    /// Held while space is given back; what is known of the blob files.
+    reclaiming: Mutex<KnownFiles>,
     /// Held while pins, traces and channels change.
     changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.

@@ -1,196 +1,257 @@
 //! Giving the space of deleted chunks back to the disk.
 //!
 //! Chunks lie in blob files, of which the database deletes those that nothing refers to any more.
-//! So where something of a file is still needed, that has to be moved into another file first.
-//! All of it at once would need as much room again as the state takes, and moving whatever is old,
-//! as RocksDB would by itself, costs many times what it gains. Here it goes in steps:
+//! So where something of a file is still needed, that has to be written anew first. All of it at
+//! once would need as much room again as the state takes, and moving whatever is old, as RocksDB
+//! would by itself, costs many times what it gains. Here it goes in steps:
 //!
-//! 1. Keys meet their deletions: a compaction of the whole family that moves no blob. It rewrites
+//! 1. Keys meet their deletions: a compaction of the whole family, which moves no blob. It rewrites
 //!    some 30 bytes for each chunk, and the files of which nothing is left are deleted.
-//! 2. The files of keys that are left are disjoint. Those of which the most chunks are gone are
-//!    compacted, a few neighbours at once, and their blobs are moved, until enough is given back.
-//!    What that needs for a moment is the size of what is left in these few.
+//! 2. The files are looked into (`blob_files.rs`): which chunks each has, and what of these is
+//!    needed. A chunk that was moved is in several; what counts is the last one.
+//! 3. From the files of which the least is needed, that is written anew as if it had just come,
+//!    some megabytes at a time, and the keys meet those that they replace, until enough is given back.
 //!
-//! Which deleted chunks still take room nobody can be asked. So it is written down for each
-//! *bucket* of numbers, after it was compacted, how many chunks were left in it; before that, all
-//! that ever were count as there.
+//! Invariant: when it ends, and nothing was deleted meanwhile, garbage is at most what [`Worth`] says, or it
+//! is said in the log why not. It follows from the files themselves, so that neither a kill at any
+//! moment nor what another version has left behind leaves garbage that is never found.
 //!
-//! Measured with chunks that do not compress, the worst case. Of 3,000 MB (20,423 chunks) two
-//! thirds are evicted, spread evenly: 3,047 MB on disk become 1,046 MB in 4 s, with 1,003 MB
-//! written, and 3,247 MB at most on the way. While 6,000 MB pass through a state that is held at
-//! 1,500 MB and of which a tenth is used again and again, 9,033 MB are written in all, and at most
-//! 2,092 MB are taken. With RocksDB's own moving of the oldest quarter of the blob files at each
-//! compaction, 1,400 MB through 200 MB wrote 8,524 MB; without it, 1,448 MB.
+//! A chunk is written anew under its number and as it is, while nothing can be deleted (the gate) and
+//! nothing else is written. A crash before the next flush leaves it where it was: its old file goes
+//! with a compaction, which comes after the flush.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, WriteBatch};
+use rocksdb::WriteBatch;
 
+use super::blob_files::{BlobFile, OVERHEAD};
 use super::chunks::Located;
 use super::database::{CHUNKS, DIGESTS, RECLAIMED};
-use super::error::database;
-use super::{Store, StoreError, lock};
+use super::{Store, StoreError, enter, lock};
 
-/// Chunk numbers in one bucket. A file of keys has some 2,000, so that what the buckets at its
-/// ends count wrongly is little.
-const BUCKET: u64 = 128;
 /// What garbage is worth moving something for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Worth {
     /// At least so many bytes of garbage …
     pub(super) least: u64,
-    /// … and at least one of so many bytes.
+    /// … and at least one of so many bytes, of all and of the file that is emptied.
     pub(super) part: u64,
-    /// A file is compacted when at least one of so many of its chunks is gone.
-    pub(super) file: u64,
 }
 
 impl Worth {
     /// What is dropped for a budget makes room for what comes next anyway.
     const EVICTED: Self = Self {
         least: 16 << 20,
-        part: 4,
-        file: 8,
+        part: 5,
     };
-    /// Who asks for a collection wants the space.
-    const COLLECTED: Self = Self {
+    /// Who asks for a collection or an eviction wants the space.
+    const ASKED: Self = Self {
         least: 1 << 20,
-        part: 64,
-        file: 16,
+        part: 16,
     };
+
+    fn is_given(self, garbage: u64, total: u64) -> bool {
+        garbage >= self.least && garbage >= total / self.part
+    }
 }
 
-/// Neighbours are compacted together up to this many bytes.
-const RUN: u64 = 128 << 20;
+/// So much is moved before what that frees is given back, or one of [`STEPS`] of all if that is
+/// more: for a moment it is there twice.
+const STEP: u64 = 32 << 20;
+const STEPS: u64 = 64;
 
-/// How many of the blob files that a compaction meets it moves.
-const AGE_CUTOFF: &str = "blob_garbage_collection_age_cutoff";
-const MOVE_NONE: &str = "0.0";
-const MOVE_ALL: &str = "1.0";
+/// So often the files are looked into: what is moved makes a new file, of which something may be
+/// deleted meanwhile.
+const ROUNDS: u32 = 8;
 
-/// What is in one bucket.
-#[derive(Clone, Copy, Default)]
-struct Bucket {
-    /// Chunks that are needed.
-    live: u32,
-    /// Bytes of their records.
-    bytes: u64,
-    /// When it was compacted last: chunks that were left …
-    left: u32,
-    /// … and numbers that were given.
-    given: u32,
+/// What is known of blob files: ranges of the numbers of the chunks in each.
+pub(super) type KnownFiles = BTreeMap<u64, Vec<Range<u64>>>;
+
+/// A blob file, and what of it is needed.
+struct Surveyed {
+    file: BlobFile,
+    /// Bytes of what is needed.
+    live: u64,
+    /// Numbers of chunks that are in no later file.
+    last: Vec<Range<u64>>,
 }
 
-/// A file of keys, or several neighbours.
-struct Run {
-    numbers: RangeInclusive<u64>,
-    /// Chunks that take room.
-    there: u64,
-    /// Of these, not needed.
-    gone: u64,
-    /// Bytes of records that are needed.
-    bytes: u64,
+impl Surveyed {
+    fn garbage(&self) -> u64 {
+        self.file.size.saturating_sub(self.live)
+    }
 }
 
-/// All buckets from the first with a chunk on.
-struct Buckets {
-    next: u64,
-    each: BTreeMap<u64, Bucket>,
-}
+/// Which file a chunk is in: for the start of each range of numbers, its end and the file.
+#[derive(Default)]
+struct Owners(BTreeMap<u64, (u64, usize)>);
 
-impl Buckets {
-    fn read(store: &Store) -> Result<Self, StoreError> {
-        let next = lock(&store.writing).next_chunk;
-        let snapshot = store.database.snapshot();
-        let mut each = BTreeMap::<u64, Bucket>::new();
-        snapshot.scan(DIGESTS, &[], |_, value| {
-            if let Some(located) = Located::decode(value) {
-                let bucket = each.entry(located.number / BUCKET).or_default();
-                bucket.live += 1;
-                bucket.bytes += u64::from(located.stored_length);
-            }
-            Ok(true)
-        })?;
-        let first = each.keys().next().copied().unwrap_or(next / BUCKET);
-        for bucket in first..next.div_ceil(BUCKET) {
-            each.entry(bucket).or_default();
+impl Owners {
+    /// Notes what is in a file, as far as no file that was noted before has it.
+    fn add(&mut self, range: &Range<u64>, file: usize) {
+        let mut at = range.start;
+        if let Some((_, (end, _))) = self.0.range(..=at).next_back() {
+            at = at.max(*end);
         }
-        snapshot.scan(RECLAIMED, &first.to_be_bytes(), |key, value| {
-            if let Ok(bucket) = key.try_into()
-                && let [l0, l1, l2, l3, g0, g1, g2, g3] = *value
-            {
-                let entry = each.entry(u64::from_be_bytes(bucket)).or_default();
-                entry.left = u32::from_le_bytes([l0, l1, l2, l3]);
-                entry.given = u32::from_le_bytes([g0, g1, g2, g3]);
+        while at < range.end {
+            let next = self.0.range(at..range.end).next();
+            let next = next.map(|(start, (end, _))| (*start, *end));
+            let end = next.map_or(range.end, |(start, _)| start);
+            if at < end {
+                self.0.insert(at, (end, file));
             }
-            Ok(true)
-        })?;
-        Ok(Self { next, each })
+            at = next.map_or(range.end, |(_, end)| end);
+        }
     }
 
-    /// How many numbers of a bucket were given so far.
-    fn given(&self, bucket: u64) -> u32 {
-        (self.next.saturating_sub(bucket * BUCKET)).min(BUCKET) as u32
+    fn of(&self, number: u64) -> Option<usize> {
+        let (_, (end, file)) = self.0.range(..=number).next_back()?;
+        (number < *end).then_some(*file)
+    }
+}
+
+/// A reclamation that runs.
+struct Reclaiming<'s> {
+    store: &'s Store,
+    worth: Worth,
+    stop: &'s AtomicBool,
+    /// How often a file was emptied, and was there after that.
+    emptied: HashMap<u64, u32>,
+    /// Bytes that were written anew.
+    moved: u64,
+    /// Chunks that could not be read.
+    damaged: u64,
+    /// There was no room to move something.
+    no_room: bool,
+}
+
+impl Reclaiming<'_> {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
-    /// What lies in a range of numbers, as far as whole buckets tell.
-    fn run(&self, numbers: RangeInclusive<u64>) -> Run {
-        let mut run = Run {
-            there: 0,
-            gone: 0,
-            bytes: 0,
-            numbers: numbers.clone(),
+    /// Moves what is needed of the files that have the most garbage, until there is little enough.
+    fn run(&mut self, known: &mut KnownFiles) -> Result<(), StoreError> {
+        for _ in 0..ROUNDS {
+            let files = self.store.survey(known)?;
+            let chosen = self.dirtiest(files);
+            if chosen.is_empty() || self.is_stopped() {
+                break;
+            }
+            self.empty(&chosen)?;
+            let left: HashSet<_> = self.store.blob_numbers()?;
+            let stay = chosen.iter().map(|f| f.file.number);
+            for number in stay.filter(|n| left.contains(n)) {
+                *self.emptied.entry(number).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of which the most is garbage, until only half of what is worth it is left.
+    fn dirtiest(&self, files: Vec<Surveyed>) -> Vec<Surveyed> {
+        let all: u64 = files.iter().map(|f| f.file.size).sum();
+        let mut garbage: u64 = files.iter().map(Surveyed::garbage).sum();
+        if !self.worth.is_given(garbage, all) {
+            return Vec::new();
+        }
+        let enough = (all / self.worth.part / 2).max(self.worth.least / 2);
+        let is_worth = |f: &Surveyed| {
+            let gone = f.garbage();
+            gone > 0 && gone >= f.file.size / self.worth.part
         };
-        let buckets = numbers.start() / BUCKET..=numbers.end() / BUCKET;
-        for (bucket, b) in self.each.range(buckets) {
-            let since = self.given(*bucket).saturating_sub(b.given);
-            let there = u64::from(b.left) + u64::from(since);
-            run.there += there;
-            run.gone += there.saturating_sub(b.live.into());
-            run.bytes += b.bytes;
+        let mut dirty: Vec<_> = files.into_iter().filter(is_worth).collect();
+        // Once is enough, unless something keeps the file for a moment.
+        dirty.retain(|f| self.emptied.get(&f.file.number).is_none_or(|n| *n < 2));
+        dirty.sort_by_key(|f| f.live * 1000 / f.file.size.max(1));
+        let mut chosen = Vec::new();
+        for file in dirty {
+            if garbage <= enough {
+                break;
+            }
+            garbage = garbage.saturating_sub(file.garbage());
+            chosen.push(file);
         }
-        run
+        chosen
     }
 
-    /// The files of which the most is gone, until of the `garbage` among `total` bytes only half of
-    /// what is worth it is left; in the order of their numbers, neighbours together.
-    fn dirtiest(
-        &self,
-        files: Vec<RangeInclusive<u64>>,
-        garbage: u64,
-        total: u64,
-        worth: Worth,
-    ) -> Vec<Run> {
-        let rest = total / worth.part / 2;
-        let runs = files.into_iter().map(|f| self.run(f));
-        let is_dirty = |r: &Run| r.gone > 0 && r.gone * worth.file >= r.there;
-        let mut dirty: Vec<_> = runs.enumerate().filter(|(_, r)| is_dirty(r)).collect();
-        dirty.sort_by_key(|(_, r)| Reverse(r.gone * 1000 / r.there));
-        let gone: u64 = dirty.iter().map(|(_, r)| r.gone).sum();
-        let each = garbage / gone.max(1);
-        let mut left = garbage;
-        let enough = dirty.iter().position(|(_, r)| {
-            let enough = left <= rest;
-            left = left.saturating_sub(r.gone * each);
-            enough
-        });
-        dirty.truncate(enough.unwrap_or(dirty.len()));
-        dirty.sort_by_key(|(index, _)| *index);
-        let mut merged: Vec<(usize, Run)> = Vec::new();
-        for (index, run) in dirty {
-            match merged.last_mut() {
-                Some((last, into)) if *last + 1 == index && into.bytes + run.bytes <= RUN => {
-                    *last = index;
-                    into.bytes += run.bytes;
-                    into.numbers = *into.numbers.start()..=*run.numbers.end();
+    /// Moves what is needed of the chosen files, so much at a time that there is room for it.
+    fn empty(&mut self, chosen: &[Surveyed]) -> Result<(), StoreError> {
+        let all: u64 = chosen.iter().map(|f| f.file.size).sum();
+        let step = STEP.max(all / STEPS);
+        let mut waiting = 0;
+        for file in chosen {
+            if self.is_stopped() {
+                break;
+            }
+            if waiting > 0 && waiting + file.live > step {
+                self.give_back()?;
+                waiting = 0;
+            }
+            // What waits is counted as not yet written.
+            if self.store.database.free_to_write()? < file.live * 2 {
+                self.no_room = true;
+                continue;
+            }
+            for number in file.last.iter().cloned().flatten() {
+                if self.is_stopped() {
+                    break;
                 }
-                _ => merged.push((index, run)),
+                match self.store.write_anew(number) {
+                    Ok(bytes) => {
+                        self.moved += bytes;
+                        waiting += bytes;
+                    }
+                    Err(e) if e.is_corruption() => {
+                        tracing::warn!(number, "a damaged chunk is not moved: {e}");
+                        self.damaged += 1;
+                    }
+                    Err(e) => return Err(e),
+                }
             }
         }
-        merged.into_iter().map(|(_, run)| run).collect()
+        self.give_back()
+    }
+
+    /// Has what was moved leave its old place.
+    fn give_back(&self) -> Result<(), StoreError> {
+        self.store.flush()?;
+        self.store.merge_deletions()
+    }
+
+    /// Says why more is left than should be.
+    fn explain(&self) -> Result<(), StoreError> {
+        let (garbage, total) = self.store.garbage()?;
+        if self.is_stopped() || !self.worth.is_given(garbage, total) {
+            return Ok(());
+        }
+        let snapshots = self.store.database.snapshots()?;
+        let (damaged, no_room) = (self.damaged, self.no_room);
+        if damaged > 0 {
+            tracing::warn!(
+                garbage,
+                damaged,
+                "not all space comes back, because chunks are damaged; `narfs verify --repair` mends them"
+            );
+        } else if no_room {
+            tracing::warn!(
+                garbage,
+                "not all space comes back, because the disk is too full to move what is still needed; \
+                 make room, and collect again"
+            );
+        } else if snapshots > 0 {
+            tracing::info!(
+                garbage,
+                "space comes back when what reads the state is done"
+            );
+        } else {
+            // Something was deleted meanwhile, or is read at this moment.
+            tracing::debug!(garbage, total, "garbage is left for the next time");
+        }
+        Ok(())
     }
 }
 
@@ -203,107 +264,197 @@ impl Store {
         Ok(self.garbage()?.0)
     }
 
-    /// Garbage and size of the blob files.
-    fn garbage(&self) -> Result<(u64, u64), StoreError> {
-        let size = "rocksdb.live-blob-file-size";
-        let total = self.database.number_of(CHUNKS, size)?;
-        Ok((total.saturating_sub(self.chunk_bytes()?), total))
-    }
-
-    /// Gives the space of deleted chunks back to the disk, if it is worth it. May take long;
-    /// ingests, readers and evictions go on meanwhile. Ends early when `stop` is set. Returns the
-    /// bytes that were given back.
+    /// Whether [`Store::reclaim`] has something to do.
     ///
     /// # Errors
     /// The database failed.
+    pub fn is_worth_reclaiming(&self) -> Result<bool, StoreError> {
+        let (garbage, total) = self.garbage()?;
+        Ok(Worth::EVICTED.is_given(garbage, total))
+    }
+
+    /// Garbage and size of the files with chunks and their keys.
+    fn garbage(&self) -> Result<(u64, u64), StoreError> {
+        let of = |name| self.database.number_of(CHUNKS, name);
+        let total = of("rocksdb.live-blob-file-size")? + of("rocksdb.live-sst-files-size")?;
+        let needed = self.chunk_bytes()? + self.chunk_count()? * OVERHEAD;
+        Ok((total.saturating_sub(needed), total))
+    }
+
+    /// Gives the space of deleted chunks back to the disk, if it is worth it: at least 16 MiB, and a
+    /// fifth of all. May take long; ingests, readers and evictions go on meanwhile. Ends early when
+    /// `stop` is set. Returns the bytes that were given back.
+    ///
+    /// # Errors
+    /// The database failed, or the disk is full.
     pub fn reclaim(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
         self.reclaim_worth(Worth::EVICTED, stop)
     }
 
-    /// The same after a collection: also where little is to be had, and with the metadata.
+    /// The same for who asks for it: also where it is 1 MiB or a sixteenth.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed, or the disk is full.
+    pub fn reclaim_all(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
+        self.reclaim_worth(Worth::ASKED, stop)
+    }
+
+    /// The same with the space of metadata.
+    ///
+    /// # Errors
+    /// The database failed, or the disk is full.
     pub fn reclaim_after_collection(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
-        self.database.compact_metadata();
-        self.reclaim_worth(Worth::COLLECTED, stop)
+        self.database.compact_metadata()?;
+        self.reclaim_all(stop)
     }
 
     pub(super) fn reclaim_worth(&self, worth: Worth, stop: &AtomicBool) -> Result<u64, StoreError> {
-        let _one = lock(&self.reclaiming);
-        let is_worth = |garbage, total| garbage >= worth.least && garbage >= total / worth.part;
-        let (garbage, before) = self.garbage()?;
-        if !is_worth(garbage, before) {
+        let mut known = lock(&self.reclaiming);
+        let (garbage, total) = self.garbage()?;
+        if !worth.is_given(garbage, total) {
             return Ok(0);
         }
-        self.merge_deletions();
-        let (garbage, total) = self.garbage()?;
-        if is_worth(garbage, total) {
-            let buckets = Buckets::read(self)?;
-            let files = self.database.settled_files(CHUNKS)?;
-            for run in buckets.dirtiest(files, garbage, total, worth) {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                self.move_run(run, &buckets)?;
-            }
-        }
-        Ok(before.saturating_sub(self.garbage()?.1))
-    }
-
-    /// Has keys meet their deletions, without moving a blob.
-    fn merge_deletions(&self) {
-        let family = self.database.family(CHUNKS);
-        let mut options = CompactOptions::default();
-        options.set_exclusive_manual_compaction(false);
-        let db = &self.database.db;
-        db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
-    }
-
-    /// Moves what is needed of some files, and writes down how much that is.
-    fn move_run(&self, run: Run, buckets: &Buckets) -> Result<(), StoreError> {
-        // Deletions lie over all that there is, and a compaction takes in what they lie over.
-        if self.database.has_deletions(CHUNKS)? {
-            self.merge_deletions();
-        }
-        let (first, last) = run.numbers.into_inner();
-        let family = self.database.family(CHUNKS);
-        let db = &self.database.db;
-        let set = |cutoff| {
-            let set = db.set_options_cf(family, &[(AGE_CUTOFF, cutoff)]);
-            set.map_err(database("space was reclaimed"))
+        let before = self.database.blob_files()?;
+        self.forget_buckets()?;
+        self.merge_deletions()?;
+        let mut reclaiming = Reclaiming {
+            store: self,
+            worth,
+            stop,
+            emptied: HashMap::new(),
+            moved: 0,
+            damaged: 0,
+            no_room: false,
         };
-        let mut options = CompactOptions::default();
-        options.set_exclusive_manual_compaction(false);
-        // Not `ForceOptimized`: that passes over files that are younger than itself, also those
-        // that RocksDB has just rewritten by itself, when a snapshot went, without moving a blob.
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        set(MOVE_ALL)?;
-        let keys = (first.to_be_bytes(), last.to_be_bytes());
-        let before = self.garbage()?.1;
-        db.compact_range_cf_opt(family, Some(keys.0), Some(keys.1), &options);
-        set(MOVE_NONE)?;
-        if self.garbage()?.1 >= before {
-            tracing::info!(
-                first,
-                last,
-                "no space came back, which is tried again later"
-            );
+        reclaiming.run(&mut known)?;
+        reclaiming.explain()?;
+        let left = self.blob_numbers()?;
+        let gone = before.iter().filter(|f| !left.contains(&f.number));
+        let gone: u64 = gone.map(|f| f.size).sum();
+        Ok(gone.saturating_sub(reclaiming.moved))
+    }
+
+    fn blob_numbers(&self) -> Result<HashSet<u64>, StoreError> {
+        let files = self.database.blob_files()?;
+        Ok(files.iter().map(|f| f.number).collect())
+    }
+
+    /// Earlier versions kept here what they thought to have moved.
+    fn forget_buckets(&self) -> Result<(), StoreError> {
+        if self.database.first_key(RECLAIMED)?.is_none() {
             return Ok(());
         }
         let mut batch = WriteBatch::default();
         let family = self.database.family(RECLAIMED);
-        // Whole buckets; of those at the ends, others may be left elsewhere.
-        let whole = buckets.each.range(first.div_ceil(BUCKET)..);
-        let end = last.saturating_add(1) / BUCKET;
-        for (bucket, b) in whole.take_while(|(bucket, _)| **bucket < end) {
-            let mut value = b.live.to_le_bytes().to_vec();
-            value.extend_from_slice(&buckets.given(*bucket).to_le_bytes());
-            batch.put_cf(family, bucket.to_be_bytes(), value);
-        }
-        if let Some(first) = buckets.each.keys().next() {
-            batch.delete_range_cf(family, 0u64.to_be_bytes(), first.to_be_bytes());
-        }
+        batch.delete_range_cf(family, 0u64.to_be_bytes(), u64::MAX.to_be_bytes());
         self.database.write(batch, "space was reclaimed")
+    }
+
+    /// Looks into the blob files.
+    fn survey(&self, known: &mut KnownFiles) -> Result<Vec<Surveyed>, StoreError> {
+        let files = self.database.blob_files()?;
+        let there: HashSet<_> = files.iter().map(|f| f.number).collect();
+        known.retain(|number, _| there.contains(number));
+        let mut surveyed = Vec::new();
+        let mut owners = Owners::default();
+        // The latest first.
+        for file in files.into_iter().rev() {
+            let numbers = match known.entry(file.number) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let numbers = file.chunk_numbers();
+                    let fail = self.database.directory_error("a file was read");
+                    let Some(numbers) = numbers.map_err(fail)? else {
+                        continue;
+                    };
+                    unknown.insert(numbers)
+                }
+            };
+            for range in numbers.iter() {
+                owners.add(range, surveyed.len());
+            }
+            surveyed.push(Surveyed {
+                file,
+                live: 0,
+                last: Vec::new(),
+            });
+        }
+        self.database.snapshot().scan(DIGESTS, &[], |_, value| {
+            if let Some(chunk) = Located::decode(value)
+                && let Some(file) = owners.of(chunk.number)
+                && let Some(file) = surveyed.get_mut(file)
+            {
+                file.live += u64::from(chunk.stored_length) + OVERHEAD;
+            }
+            Ok(true)
+        })?;
+        for (start, (end, file)) in owners.0 {
+            if let Some(file) = surveyed.get_mut(file) {
+                file.last.push(start..end);
+            }
+        }
+        Ok(surveyed)
+    }
+
+    /// Has keys meet their deletions, and what they replace, without moving a blob.
+    fn merge_deletions(&self) -> Result<(), StoreError> {
+        self.database.merge(CHUNKS, false)?;
+        // What a snapshot kept until now lies where nothing has to be merged any more.
+        let has_hidden = self.database.entries(CHUNKS)? > self.chunk_count()?;
+        if has_hidden && self.database.snapshots()? == 0 {
+            self.database.merge(CHUNKS, true)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk anew as it is, if it is still there. Returns its length.
+    pub(super) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
+        let key = number.to_be_bytes();
+        // The disk is waited for while nobody else is held up.
+        if self.database.get(CHUNKS, &key)?.is_none() {
+            return Ok(0);
+        }
+        let _gate = enter(&self.gate);
+        let mut writing = lock(&self.writing);
+        let Some(record) = self.database.get(CHUNKS, &key)? else {
+            return Ok(0);
+        };
+        let bytes = record.len() as u64;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.database.family(CHUNKS), key, &record);
+        drop(record);
+        self.database.write_unlogged(batch)?;
+        writing.unflushed += bytes;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_in_the_last_file_that_has_it() {
+        let mut owners = Owners::default();
+        // The latest first.
+        for (file, range) in [
+            (0, 10..12),
+            (0, 20..21),
+            (1, 5..11),
+            (1, 12..20),
+            (2, 0..30),
+            (3, 10..12),
+            (3, 29..31),
+        ] {
+            owners.add(&range, file);
+        }
+        let of: Vec<_> = (0..32).map(|n| owners.of(n)).collect();
+        let mut expected = vec![Some(2); 30];
+        expected[5..10].fill(Some(1));
+        expected[10..12].fill(Some(0));
+        expected[12..20].fill(Some(1));
+        expected[20] = Some(0);
+        expected.extend([Some(3), None]);
+        assert_eq!(of, expected);
     }
 }

@@ -176,6 +176,12 @@ impl Store {
         Ok(sum(opened, self.size.grown().chunk_bytes))
     }
 
+    /// How many chunks there are.
+    pub(super) fn chunk_count(&self) -> Result<u64, StoreError> {
+        let opened = self.stored_when_opened()?.chunks;
+        Ok(sum(opened, self.size.grown().chunks))
+    }
+
     fn stored_when_opened(&self) -> Result<Opened, StoreError> {
         let size = &self.size;
         if let Some(opened) = size.opened.get() {

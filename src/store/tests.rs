@@ -8,6 +8,7 @@ mod profiles;
 mod races;
 mod removed;
 mod roots;
+mod space;
 mod views;
 
 use std::path::Path;

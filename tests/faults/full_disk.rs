@@ -45,6 +45,38 @@ fn a_large_memory_does_not_fill_the_disk_behind_the_back_of_the_check() {
 }
 
 #[test]
+fn contents_that_are_dropped_make_room_on_a_disk_that_is_nearly_full() {
+    let cache = Cache::new();
+    let offers: Vec<_> = (0..8)
+        .map(|n| Offer::named(&format!("path-{n}"), file(&noise(n, 11 << 20))))
+        .collect();
+    offers.iter().for_each(|offer| cache.put(offer));
+    let disk = PrivateMount::new(220);
+    let state = State::at(disk.path().join("state"));
+    state.copy(&cache, &["--all"]).succeeds();
+    // In a file with others.
+    let mut pin = vec!["pin".to_owned()];
+    pin.extend(cache.arguments());
+    pin.push(offers[3].path().base_name());
+    state.run(&pin).succeeds();
+    let free = || {
+        let stat = rustix::fs::statvfs(disk.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![0; (free() - (24 << 20)) as usize]).unwrap();
+    state.run(&["evict", "--to", "12M"]).succeeds();
+    // All but the one that is kept, and little besides.
+    assert!(free() > (24 + 72) << 20, "{} bytes are free", free());
+    state.run(&["gc"]).succeeds();
+    state.has_exactly(&[offers[3].path()]);
+    state.gives_out(offers[3].path(), &offers[3].stored);
+    fs::remove_file(&ballast).unwrap();
+    state.copy(&cache, &["--all"]).succeeds();
+    assert_eq!(state.is_whole(), 8);
+}
+
+#[test]
 fn a_state_that_was_filled_by_others_can_still_be_read() {
     let cache = Cache::new();
     let small = Offer::named("small", file(b"small\n"));

@@ -1,0 +1,247 @@
+//! What is dropped leaves the disk, whatever happened before.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use super::super::blob_files::{blob_files, total};
+use super::super::database::RECLAIMED;
+use super::*;
+
+const SIZE: usize = 700_000;
+
+/// Bytes that chunks and their keys take on the disk.
+fn on_disk(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir.join("db")).unwrap();
+    let files = files.filter_map(|f| {
+        let f = f.ok()?;
+        let name = f.file_name();
+        let name = name.to_str()?;
+        let counts = name.ends_with(".blob") || name.ends_with(".sst");
+        counts.then(|| f.metadata().unwrap().len())
+    });
+    files.sum()
+}
+
+/// What is promised of a state of which space was given back as somebody asked for.
+fn assert_within_bound(store: &Store) {
+    let stored = store.stored_bytes().unwrap();
+    let taken = on_disk(store.dir());
+    let bound = stored + stored / 10 + (1 << 20);
+    assert!(taken <= bound, "{taken} bytes for {stored}");
+}
+
+fn reclaim(store: &Store) -> u64 {
+    let stop = AtomicBool::new(false);
+    store.reclaim_after_collection(&stop).unwrap()
+}
+
+/// Publishes paths of which each has contents of its own and some of another one.
+fn fill(store: &Store, seeds: std::ops::Range<u8>) {
+    for seed in seeds {
+        publish(store, &path(seed), &contents(seed));
+    }
+}
+
+fn contents(seed: u8) -> Vec<u8> {
+    let own = noise(u64::from(seed) * 2 + 1000, SIZE);
+    [own, noise(u64::from(seed % 5) * 2, SIZE / 3)].concat()
+}
+
+fn keep(seeds: impl Iterator<Item = u8>) -> HashSet<StorePathHash> {
+    seeds.map(|n| path(n).hash()).collect()
+}
+
+fn assert_kept(store: &Store, seeds: impl Iterator<Item = u8>) {
+    store.chunk_cache.clear();
+    for seed in seeds {
+        assert!(dump(store, &path(seed)).unwrap() == contents(seed));
+    }
+    assert_sound(store);
+}
+
+fn blobs(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir.join("db")).unwrap();
+    let files = files.map(|f| f.unwrap().path());
+    let mut blobs: Vec<_> = files
+        .filter(|f| f.extension().is_some_and(|e| e == "blob"))
+        .collect();
+    blobs.sort();
+    blobs
+}
+
+#[test]
+fn what_is_left_after_many_rounds_takes_little_more_than_it_is_long() {
+    let (_dir, store) = store();
+    for round in 0..6u8 {
+        // Of each file something stays, and something else each time.
+        fill(&store, 0..40);
+        store
+            .evict(0, &keep((0..40).filter(|n| (n + round) % 4 == 0)))
+            .unwrap();
+        reclaim(&store);
+        assert_within_bound(&store);
+    }
+    assert_kept(&store, (0..40).filter(|n| (n + 5) % 4 == 0));
+    // And without anything to move, nothing is claimed.
+    assert_eq!(reclaim(&store), 0);
+    store.evict(0, &HashSet::new()).unwrap();
+    reclaim(&store);
+    assert_within_bound(&store);
+}
+
+#[test]
+fn what_a_killed_process_wrote_halfway_is_deleted_by_the_next() {
+    let (dir, store) = store();
+    fill(&store, 0..4);
+    let (copy, again) = crashed(&dir);
+    drop(again);
+    let there = blobs(copy.path());
+    let whole = std::fs::read(&there[0]).unwrap();
+    let add = |number: u64, bytes: &[u8]| {
+        let file = copy.path().join("db").join(format!("{number:06}.blob"));
+        std::fs::write(&file, bytes).unwrap();
+        file
+    };
+    // Without an end, of numbers before and after all that there are; and one with an end that was
+    // never referred to.
+    let halfway = &whole[..whole.len() / 2];
+    let left = [
+        add(1, halfway),
+        add(2, b""),
+        add(900_000, halfway),
+        add(900_001, &whole),
+    ];
+    let again = open(copy.path()).unwrap();
+    for file in left {
+        assert!(!file.exists(), "{}", file.display());
+    }
+    assert_eq!(blobs(copy.path()), there);
+    assert_kept(&again, 0..4);
+}
+
+#[test]
+fn where_a_blob_file_is_damaged_none_is_taken_for_a_leftover() {
+    let (dir, store) = store();
+    fill(&store, 0..4);
+    let (copy, again) = crashed(&dir);
+    drop(again);
+    let there = blobs(copy.path());
+    let whole = std::fs::read(&there[0]).unwrap();
+    std::fs::write(&there[0], &whole[..whole.len() - 1]).unwrap();
+    let left = copy.path().join("db").join("000001.blob");
+    std::fs::write(&left, b"").unwrap();
+    let again = open(copy.path()).unwrap();
+    assert!(left.exists() && there[0].exists());
+    drop(again);
+    std::fs::write(&there[0], &whole).unwrap();
+    let again = open(copy.path()).unwrap();
+    assert!(!left.exists());
+    assert_kept(&again, 0..4);
+}
+
+#[test]
+fn what_was_moved_when_the_process_was_killed_is_found_by_the_next() {
+    let (dir, store) = store();
+    fill(&store, 0..24);
+    let kept = || (0..24).step_by(3);
+    store.evict(0, &keep(kept())).unwrap();
+    let numbers = || {
+        let mut numbers = Vec::new();
+        let each = |key: &[u8], _: &[u8]| {
+            numbers.push(u64::from_be_bytes(key.try_into().unwrap()));
+            Ok(true)
+        };
+        store.database.scan(CHUNKS, &[], each).unwrap();
+        numbers
+    };
+    for (n, number) in numbers().into_iter().enumerate() {
+        store.write_anew(number).unwrap();
+        if n % 20 == 5 {
+            // Once before and once after it is durable.
+            for _ in 0..2 {
+                let (_copy, again) = crashed(&dir);
+                assert_kept(&again, kept());
+                reclaim(&again);
+                assert_within_bound(&again);
+                assert_kept(&again, kept());
+                store.flush().unwrap();
+            }
+        }
+    }
+    reclaim(&store);
+    assert_within_bound(&store);
+    assert_kept(&store, kept());
+}
+
+#[test]
+fn what_was_read_while_space_was_given_back_comes_back_the_next_time() {
+    let (dir, store) = store();
+    fill(&store, 0..24);
+    let reading = store.database.snapshot();
+    store.evict(0, &keep((0..24).step_by(6))).unwrap();
+    reclaim(&store);
+    let while_read = total(&blob_files(&dir.path().join("db")).unwrap());
+    assert!(while_read > 24 * SIZE as u64);
+    drop(reading);
+    assert!(reclaim(&store) > 10 * SIZE as u64);
+    assert_within_bound(&store);
+    assert_kept(&store, (0..24).step_by(6));
+}
+
+#[test]
+fn what_an_earlier_version_thought_to_have_moved_comes_back() {
+    let (_dir, store) = store();
+    fill(&store, 0..24);
+    let mut batch = rocksdb::WriteBatch::default();
+    let family = store.database.family(RECLAIMED);
+    for bucket in 0u64..50 {
+        batch.put_cf(family, bucket.to_be_bytes(), [128, 0, 0, 0, 128, 0, 0, 0]);
+    }
+    store.database.write_synced(batch, "a test").unwrap();
+    store.evict(0, &keep((0..24).step_by(4))).unwrap();
+    reclaim(&store);
+    assert_within_bound(&store);
+    assert!(store.database.first_key(RECLAIMED).unwrap().is_none());
+    assert_kept(&store, (0..24).step_by(4));
+}
+
+#[test]
+fn a_damaged_chunk_keeps_its_file_and_nothing_else() {
+    let (dir, store) = store();
+    for seed in 0..24 {
+        publish(&store, &path(seed), &contents(seed));
+    }
+    drop(store);
+    // A byte of the contents of the second file.
+    let file = &blobs(dir.path())[1];
+    let mut bytes = std::fs::read(file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(file, &bytes).unwrap();
+    let store = open(dir.path()).unwrap();
+    store.evict(0, &keep(0..2)).unwrap();
+    assert!(reclaim(&store) > 20 * SIZE as u64);
+    let taken = on_disk(dir.path());
+    assert!(taken < 4 * SIZE as u64, "{taken}");
+    assert_eq!(reclaim(&store), 0);
+    store.chunk_cache.clear();
+    assert!(dump(&store, &path(0)).unwrap() == contents(0));
+}
+
+#[test]
+fn an_empty_state_takes_no_room_for_what_may_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        memory: 1 << 30,
+        create: true,
+        store_dir: None,
+    };
+    let store = Store::open(dir.path(), &options).unwrap();
+    publish(&store, &path(1), b"little");
+    let mut blocks = 0;
+    for file in std::fs::read_dir(dir.path().join("db")).unwrap() {
+        use std::os::unix::fs::MetadataExt;
+        blocks += file.unwrap().metadata().unwrap().blocks() * 512;
+    }
+    assert!(blocks < 2 << 20, "{blocks} bytes");
+}
