@@ -17,7 +17,7 @@
 //! | [`tree`] | the immutable metadata value of a store path |
 //! | [`chunk`] | digest, chunker, reference mask, compression |
 //! | [`nix`] | pure formats: nix32, hash, store path, NAR, narinfo, signature, listing |
-//! | [`measure`] | how long things take: histograms |
+//! | [`measure`] | how long things take: histograms; how much memory they may take |
 //!
 //! `store` and `substituter` never import each other.
 

@@ -76,7 +76,8 @@ struct GlobalFlags {
     /// Store directory of the paths, for a new state [default: /nix/store]
     #[arg(long, global = true, value_name = "DIR")]
     store_dir: Option<String>,
-    /// Memory for caches and buffers, in MiB [env: NARFS_MEMORY] [default: 256]
+    /// Bound of the daemon's memory, in MiB, from 32 to what the machine has [env: NARFS_MEMORY]
+    /// [default: 256]
     #[arg(long, global = true, value_name = "MIB", value_parser = config::memory_of)]
     memory: Option<u32>,
     /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug

@@ -18,6 +18,7 @@ mod in_use;
 mod keeper;
 mod keeping;
 mod location;
+mod memory;
 mod message;
 mod observed;
 mod profiles;

@@ -13,6 +13,7 @@ use super::adopt::Mounting;
 use super::command::{CommandError, ServeRequest};
 use super::control;
 use super::engine::{Engine, chain};
+use super::memory::{self, Bound};
 use super::observed::{self, HTTP, HttpError};
 use super::signals::EndSignals;
 use super::succession;
@@ -148,8 +149,12 @@ fn start(
     };
     let ownership = supervisor.take(LOCK).map(|(_, lock)| lock);
     let ownership = ownership.map(Ownership::from_descriptor);
-    let store = control::open(state, options, ownership, supervisor.is_keeper())?;
-    let store = Arc::new(store);
+    let store = Arc::new(control::open(
+        state,
+        options,
+        ownership,
+        supervisor.is_keeper(),
+    )?);
     let engine = Engine::new(store.clone(), request.sources.clone(), request.budget);
     let engine = Arc::new(engine);
     let fetcher = engine.fetcher(request).map_err(ServeError::Command)?;
@@ -209,14 +214,7 @@ fn start(
     engine.complete_views();
     succession::watch(&store, supervisor).map_err(setup("watch the keeper"))?;
     repeat(&store, engine.clone(), request, fetcher.zip(show));
-    if supervisor.restarts() {
-        let store = store.clone();
-        every(LOOK_EVERY, "narfs-disk", move || go_on_after_errors(&store));
-    }
-    watch_over_itself(
-        FileSystem::new(store.clone(), None, Arc::default()),
-        supervisor.clone(),
-    );
+    watch(&store, options, supervisor);
     Ok(Some((engine, sessions)))
 }
 
@@ -263,6 +261,21 @@ fn go_on_after_errors(store: &Store) {
         );
         leave(store, AGAIN);
     }
+}
+
+/// Keeps the memory within its bound, has another daemon go on where the database does not, and tells
+/// a service manager that all is well.
+fn watch(store: &Arc<Store>, options: &StoreOptions, supervisor: &Arc<Supervisor>) {
+    let (kept, mut bound) = (store.clone(), Bound::new(options.memory as u64));
+    every(memory::LOOK_EVERY, "narfs-memory", move || {
+        bound.keep(&kept)
+    });
+    if supervisor.restarts() {
+        let store = store.clone();
+        every(LOOK_EVERY, "narfs-disk", move || go_on_after_errors(&store));
+    }
+    let fs = FileSystem::new(store.clone(), None, Arc::default());
+    watch_over_itself(fs, supervisor.clone());
 }
 
 /// Starts what is done now and then.

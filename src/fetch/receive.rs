@@ -184,7 +184,8 @@ pub(super) fn unpack(
     let mut writer = store
         .chunk_writer()
         .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
-    let unpacked = Unpacker::new(&mut writer, references, &store.spool()).unpack(&mut hashing);
+    let unpacker = Unpacker::new(&mut writer, references, &store.spool());
+    let unpacked = unpacker.within(store.transfers()).unpack(&mut hashing);
     let received = compare(unpacked, writer.finish(), hashing, expected);
     received.map_err(|(length, error)| {
         progress.nar_bytes_done.fetch_sub(length, Ordering::Relaxed);

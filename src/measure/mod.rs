@@ -1,12 +1,17 @@
-//! How long things take: histograms that many threads fill at once, without a lock.
+//! How long things take: histograms that many threads fill at once, without a lock. And how much
+//! memory they take: an [`Allowance`] that many share.
 //!
 //! Invariant: a count never goes back, and a [`Histogram`] is of one piece: its sum of counts is the
 //! number of what was measured.
+
+mod allowance;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use allowance::{Allowance, Taken};
 
 /// The first bound: what the kernel and two switches of a thread take anyway lies below.
 const FIRST_MICROS: u64 = 4;

@@ -11,6 +11,7 @@ use rocksdb::{
 
 use super::StoreError;
 use super::blob_files::{BlobFile, blob_files, total};
+use super::descriptors::for_database;
 use super::directory::{check_room, free};
 use super::error::database;
 
@@ -39,8 +40,6 @@ const BLOB: u64 = 1 << 10;
 const FRAGMENT: u64 = 256 << 10;
 /// Bytes of the log at most: what is older is written to files. A start reads the log.
 const LOG: u64 = 16 << 20;
-/// Files of the database that are kept open. Each costs a descriptor and its index in memory.
-const OPEN_FILES: i32 = 256;
 /// Below this nothing is written, neither to the log nor to files: after one write that finds no room
 /// RocksDB refuses all others until it is opened anew.
 const LEAST_FREE: u64 = 16 << 20;
@@ -55,8 +54,8 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens or makes the database in `dir`, with at most `memory` bytes for blocks and for what
-    /// is not yet flushed.
-    pub(super) fn open(dir: &Path, memory: usize) -> Result<Self, StoreError> {
+    /// is not yet flushed, in a process that may open so many files.
+    pub(super) fn open(dir: &Path, memory: usize, descriptors: u64) -> Result<Self, StoreError> {
         // Half for blocks, half for writes; a write buffer of its own bound rather than one
         // charged to the cache, so that an ingest does not push out what a mount reads.
         let cache = Cache::new_lru_cache(memory / 2);
@@ -69,7 +68,7 @@ impl Database {
         // Chunks go without the log; an atomic flush keeps them and their digests together.
         options.set_atomic_flush(true);
         options.set_write_buffer_manager(&buffers);
-        options.set_max_open_files(OPEN_FILES);
+        options.set_max_open_files(for_database(descriptors));
         options.set_max_total_wal_size(LOG);
         options.set_max_background_jobs(2);
         options.set_bytes_per_sync(8 << 20);
@@ -378,7 +377,7 @@ fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
     blocks.set_format_version(6);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
-    options.set_write_buffer_size(memory / 4);
+    options.set_write_buffer_size(memory / 2);
     // Chunks and trees are compressed already, digests are noise.
     options.set_compression_type(match name {
         PATHS | ORDINALS => DBCompressionType::Zstd,

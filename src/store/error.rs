@@ -78,6 +78,16 @@ pub enum StoreError {
         /// Bytes that stay free.
         reserve: u64,
     },
+    /// The process may open too few files.
+    #[error(
+        "this process may open {limit} files at once, and narfs needs {needed}; raise the limit: `ulimit -n {needed}` or more in a shell (`ulimit -Hn` says how far it goes), LimitNOFILE= in a unit"
+    )]
+    FewDescriptors {
+        /// How many.
+        limit: u64,
+        /// How many it takes.
+        needed: u64,
+    },
     /// The database failed.
     #[error("the database of the state failed while {what}")]
     Database {

@@ -9,6 +9,7 @@ mod channels;
 mod chunks;
 mod collection;
 mod database;
+mod descriptors;
 mod directory;
 mod error;
 mod eviction;
@@ -66,6 +67,7 @@ pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, Vie
 pub use views::ChangedView;
 
 use crate::chunk::ChunkDigest;
+use crate::measure::Allowance;
 use crate::nix::store_path::{StoreDir, StorePath};
 use database::Database;
 use directory::Directory;
@@ -85,7 +87,7 @@ use views::Views;
 /// How to open a state.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Bound of the memory for all caches and buffers of the state, in bytes.
+    /// Bound of the memory of a process that serves the state, in bytes.
     pub memory: usize,
     /// Make the state if there is none.
     pub create: bool,
@@ -96,10 +98,36 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            // A quarter each for decompressed chunks, trees, database blocks and write buffers.
             memory: 256 << 20,
             create: false,
             store_dir: None,
+        }
+    }
+}
+
+/// What the bound of the memory is divided into, in bytes. The rest, a fifth, is for the program
+/// itself, its threads and what each transfer needs anyway.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    /// Blocks of the database and what is not yet flushed, half each.
+    database: usize,
+    /// Decompressed chunks.
+    chunks: u64,
+    trees: u64,
+    paths: u64,
+    /// What transfers hold.
+    transfers: u64,
+}
+
+impl Parts {
+    fn of(memory: usize) -> Self {
+        let bytes = memory as u64;
+        Self {
+            database: memory / 4,
+            chunks: bytes / 5,
+            trees: bytes / 8,
+            paths: bytes / 32,
+            transfers: bytes / 5,
         }
     }
 }
@@ -176,6 +204,8 @@ pub struct Store {
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
+    /// What transfers hold in memory.
+    transfers: Arc<Allowance>,
     uses: Uses,
     lookups: Lookups,
     profiles: Profiles,
@@ -237,9 +267,12 @@ impl Store {
         options: &StoreOptions,
         ownership: Option<Ownership>,
     ) -> Result<Self, StoreError> {
+        // Before anything is made.
+        let descriptors = descriptors::raise()?;
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
-        let database = Database::open(&dir.join("db"), options.memory / 2)?;
+        let parts = Parts::of(options.memory);
+        let database = Database::open(&dir.join("db"), parts.database, descriptors)?;
         let next_chunk = chunks::next_number(&database)?;
         let next_ordinal = Ordinals::open(&database)?;
         let uses = Uses::open(&database)?;
@@ -248,12 +281,13 @@ impl Store {
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
         held.note_litter();
-        let quarter = options.memory as u64 / 4;
+        let chunks = parts.chunks as usize / AVERAGE_ITEM;
         Ok(Self {
             database,
-            chunk_cache: Cache::with_weighter(quarter as usize / AVERAGE_ITEM, quarter, Weight),
-            tree_cache: tree_cache(quarter * 3 / 4),
-            path_cache: Cache::with_weighter(10_000, quarter / 4, Weight),
+            chunk_cache: Cache::with_weighter(chunks, parts.chunks, Weight),
+            tree_cache: tree_cache(parts.trees),
+            path_cache: Cache::with_weighter(10_000, parts.paths, Weight),
+            transfers: Allowance::new(parts.transfers),
             uses,
             lookups: Lookups::default(),
             profiles,
@@ -277,6 +311,16 @@ impl Store {
             observer: RwLock::default(),
             directory,
         })
+    }
+
+    /// Memory that transfers may hold together.
+    pub fn transfers(&self) -> &Arc<Allowance> {
+        &self.transfers
+    }
+
+    /// Lets go of what is in memory for the sake of speed alone, and takes much.
+    pub fn forget_chunks(&self) {
+        self.chunk_cache.clear();
     }
 
     /// What makes this process the owner of the state.

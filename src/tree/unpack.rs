@@ -2,12 +2,14 @@
 //!
 //! Memory does not depend on the size of the NAR or of its files: a larger file passes through
 //! in pieces. An ELF file has its section table at its end, and we want its sections as cut
-//! points; up to [`HOLD`] it is held in memory, beyond that in an unlinked temporary file.
+//! points; up to [`HOLD`] it is held in memory, beyond that, and where others hold much, in an
+//! unlinked temporary file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -16,6 +18,7 @@ use super::format::Tree;
 use crate::chunk::{
     ChunkDigest, Chunker, Masker, Occurrence, PACK_BELOW, ReferenceTable, section_cuts,
 };
+use crate::measure::Allowance;
 use crate::nix::nar::{Event, NarError, Reader};
 use crate::nix::store_path::StorePath;
 
@@ -112,6 +115,7 @@ pub struct Unpacker<'s, S: ChunkSink> {
     builder: TreeBuilder,
     target_masks: Vec<Occurrence>,
     piece: Vec<u8>,
+    held: Option<Arc<Allowance>>,
 }
 
 impl<S: ChunkSink> std::fmt::Debug for Unpacker<'_, S> {
@@ -133,7 +137,15 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
             builder: TreeBuilder::new(),
             target_masks: Vec::new(),
             piece: vec![0; PIECE],
+            held: None,
         }
+    }
+
+    /// Has it share with others what it holds in memory.
+    #[must_use]
+    pub fn within(mut self, allowance: &Arc<Allowance>) -> Self {
+        self.held = Some(allowance.clone());
+        self
     }
 
     /// Reads the NAR to its end, and that nothing follows it.
@@ -184,7 +196,10 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         }
         if head != *b"\x7fELF" {
             self.stream(&head, nar)?;
-        } else if size <= HOLD {
+            return self.end_of_large();
+        }
+        let held = self.held.as_ref().map(|held| held.take(size));
+        if size <= HOLD && held.as_ref().is_none_or(Option::is_some) {
             let mut bytes = head.to_vec();
             bytes.append(&mut read_all(nar, size - 4)?);
             let cuts = section_cuts(size, |at, out| {
@@ -196,6 +211,10 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         } else {
             self.spooled(&head, size, nar)?;
         }
+        self.end_of_large()
+    }
+
+    fn end_of_large(&mut self) -> Result<(), UnpackError<S::Error>> {
         self.large.boundary(self.sink).map_err(UnpackError::Sink)
     }
 

@@ -34,6 +34,7 @@ mod idmapped;
 mod in_use;
 mod kernel_cache;
 mod lifecycle;
+mod limits;
 mod mount_helper;
 mod mount_points;
 mod numbers;

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Choices, LEAST_MEMORY, Origin, PrefetchPolicy, Setting, value};
+use super::{Choices, Origin, PrefetchPolicy, Setting, is_memory, value};
 use crate::cli::size::Size;
 use crate::http::Address;
 use crate::nix::store_path::StoreDir;
@@ -361,7 +361,7 @@ fn path_or_none(value: &Value<'_>) -> Result<Option<PathBuf>, Wrong> {
 
 fn memory(value: &Value<'_>) -> Result<u32, Wrong> {
     let number = whole(value).and_then(|n| u32::try_from(n).ok());
-    let number = number.filter(|n| *n >= LEAST_MEMORY);
+    let number = number.filter(|n| is_memory(*n));
     number.ok_or_else(|| wrong(value, value::no_memory(&found(value.get_ref()))))
 }
 

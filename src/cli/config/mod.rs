@@ -29,7 +29,7 @@ use crate::nix::store_path::StoreDir;
 const CONFIG: &str = "/etc/narfs/config.toml";
 /// The state directory, where none is named.
 const STATE: &str = "/var/lib/narfs";
-/// Memory for caches and buffers, in MiB.
+/// Bound of the daemon's memory, in MiB.
 const MEMORY: u32 = 256;
 /// With less than this RocksDB's own buffers would not fit.
 const LEAST_MEMORY: u32 = 32;
@@ -193,9 +193,20 @@ pub(super) fn is_daemon_option(option: &str) -> bool {
     is_mount_option(option) && !option.starts_with(WRITABLE)
 }
 
+/// What the machine has, in MiB.
+fn most_memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    (system.totalram * u64::from(system.mem_unit)) >> 20
+}
+
+/// Whether the machine has so many MiB, and they are enough.
+fn is_memory(mebibytes: u32) -> bool {
+    mebibytes >= LEAST_MEMORY && u64::from(mebibytes) <= most_memory()
+}
+
 /// The number of MiB that a text says.
 pub(super) fn memory_of(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|n| *n >= LEAST_MEMORY);
+    let number = text.parse().ok().filter(|n| is_memory(*n));
     number.ok_or_else(|| value::no_memory(&format!("{text:?}")))
 }
 
@@ -215,7 +226,7 @@ pub(super) struct Settings {
     pub(super) state: Setting<PathBuf>,
     /// Store directory of a new state; `None` for what the state has, or Nix's own.
     pub(super) store_dir: Setting<Option<StoreDir>>,
-    /// Memory for caches and buffers, in MiB.
+    /// Bound of the daemon's memory, in MiB.
     pub(super) memory: Setting<u32>,
     /// Sources; an empty list for asking nobody.
     pub(super) from: Setting<Vec<String>>,

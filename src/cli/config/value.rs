@@ -65,10 +65,12 @@ pub(super) fn public_key(text: &str) -> Result<String, String> {
     }
 }
 
-/// What is said of a memory that is too small, or no number.
+/// What is said of a memory that is too small, too large, or no number.
 pub(super) fn no_memory(found: &str) -> String {
-    let least = super::LEAST_MEMORY;
-    format!("{found} is no number of MiB; give {least} or more")
+    let (least, most) = (super::LEAST_MEMORY, super::most_memory());
+    format!(
+        "{found} is no number of MiB; give {least} or more, and at most the {most} of this machine"
+    )
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
