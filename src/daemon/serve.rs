@@ -182,16 +182,7 @@ fn start(
     engine.supervise(supervisor.clone());
     let sessions = engine.adopt();
     let own = request.mounting.itself();
-    if let Some((agreement, device)) = connection {
-        let fs = engine.file_system();
-        engine.goes_on(Session::take_over(&store, fs, device, &agreement)?);
-        engine.take_over_profiles();
-        if let Some(own) = own {
-            show_where_wanted(&engine, supervisor, own);
-        }
-    } else if let Some(own) = own {
-        engine.mount(own).map_err(ServeError::Command)?;
-    }
+    mount_or_go_on(&engine, supervisor, connection, own)?;
     supervisor.keep(LOCK, store.ownership().descriptor());
     supervisor.keep(CONTROL, listener.as_fd());
     if let Some(http) = http {
@@ -239,6 +230,26 @@ fn connection(supervisor: &Supervisor) -> Result<Connection, ServeError> {
         connection = Connection::Gone;
     }
     Ok(connection)
+}
+
+/// Serves what a daemon before this one has served, or mounts, where it is to.
+fn mount_or_go_on(
+    engine: &Engine,
+    supervisor: &Supervisor,
+    before: Option<(Agreement, OwnedFd)>,
+    own: Option<&MountRequest>,
+) -> Result<(), ServeError> {
+    if let Some((agreement, device)) = before {
+        let fs = engine.file_system();
+        engine.goes_on(Session::take_over(&engine.store, fs, device, &agreement)?);
+        engine.take_over_profiles();
+        if let Some(own) = own {
+            show_where_wanted(engine, supervisor, own);
+        }
+    } else if let Some(own) = own {
+        engine.mount(own).map_err(ServeError::Command)?;
+    }
+    Ok(())
 }
 
 /// A service that is started anew may name another mount point than before.

@@ -75,16 +75,14 @@ fn what_is_left_after_many_rounds_takes_little_more_than_it_is_long() {
     for round in 0..6u8 {
         // Of each file something stays, and something else each time.
         fill(&store, 0..40);
-        store
-            .evict(0, &keep((0..40).filter(|n| (n + round) % 4 == 0)))
-            .unwrap();
+        evict(&store, 0, &keep((0..40).filter(|n| (n + round) % 4 == 0))).unwrap();
         reclaim(&store);
         assert_within_bound(&store);
     }
     assert_kept(&store, (0..40).filter(|n| (n + 5) % 4 == 0));
     // And without anything to move, nothing is claimed.
     assert_eq!(reclaim(&store), 0);
-    store.evict(0, &HashSet::new()).unwrap();
+    evict(&store, 0, &HashSet::new()).unwrap();
     reclaim(&store);
     assert_within_bound(&store);
 }
@@ -144,7 +142,7 @@ fn what_was_moved_when_the_process_was_killed_is_found_by_the_next() {
     let (dir, store) = store();
     fill(&store, 0..24);
     let kept = || (0..24).step_by(3);
-    store.evict(0, &keep(kept())).unwrap();
+    evict(&store, 0, &keep(kept())).unwrap();
     let numbers = || {
         let mut numbers = Vec::new();
         let each = |key: &[u8], _: &[u8]| {
@@ -178,7 +176,7 @@ fn what_was_read_while_space_was_given_back_comes_back_the_next_time() {
     let (dir, store) = store();
     fill(&store, 0..24);
     let reading = store.database.snapshot();
-    store.evict(0, &keep((0..24).step_by(6))).unwrap();
+    evict(&store, 0, &keep((0..24).step_by(6))).unwrap();
     reclaim(&store);
     let while_read = total(&blob_files(&dir.path().join("db")).unwrap());
     assert!(while_read > 24 * SIZE as u64);
@@ -198,7 +196,7 @@ fn what_an_earlier_version_thought_to_have_moved_comes_back() {
         batch.put_cf(family, bucket.to_be_bytes(), [128, 0, 0, 0, 128, 0, 0, 0]);
     }
     store.database.write_synced(batch, "a test").unwrap();
-    store.evict(0, &keep((0..24).step_by(4))).unwrap();
+    evict(&store, 0, &keep((0..24).step_by(4))).unwrap();
     reclaim(&store);
     assert_within_bound(&store);
     assert!(store.database.first_key(RECLAIMED).unwrap().is_none());
@@ -219,7 +217,7 @@ fn a_damaged_chunk_keeps_its_file_and_nothing_else() {
     bytes[at] ^= 1;
     std::fs::write(file, &bytes).unwrap();
     let store = open(dir.path()).unwrap();
-    store.evict(0, &keep(0..2)).unwrap();
+    evict(&store, 0, &keep(0..2)).unwrap();
     assert!(reclaim(&store) > 20 * SIZE as u64);
     let taken = on_disk(dir.path());
     assert!(taken < 4 * SIZE as u64, "{taken}");
