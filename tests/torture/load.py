@@ -95,9 +95,11 @@ class Mixed(Load):
         finally:
             self.lists = lists
 
-    def is_pinned(self):
-        words = self.choice if isinstance(self.choice, str) else self.choice[0][0]
-        return words.split("/")[3:4] and words.split("/")[3] in self.pinned_paths
+    def is_pinned(self, error):
+        """Whether what failed is pinned: the file of the error, or the program that was started."""
+        chosen = self.choice if isinstance(self.choice, str) else self.choice[0][0]
+        place = getattr(error, "filename", None) or chosen
+        return place.split("/")[3] in self.pinned_paths
 
     def go(self, number, pipe):
         """One process, until it is told to stop."""
@@ -105,19 +107,19 @@ class Mixed(Load):
         what, rng = PROCESSES[number], random.Random(number)
         seen = {"what": what, "faults": [], "excused": 0, "longest": {}, "done": 0}
         while not self.stop.is_set() and len(seen["faults"]) < 50:
-            began, trouble, excuse = time.monotonic(), None, False
+            began, trouble, excuse, error = time.monotonic(), None, False, None
             try:
                 getattr(self, what.replace(" ", "_"))(rng)
             except OSError as e:
-                trouble, excuse = str(e), e.errno == errno.EIO
+                trouble, excuse, error = str(e), e.errno == errno.EIO, e
             except Wrong as e:
                 # A program says in its own words that something could not be read.
-                trouble, excuse = str(e), "status" in str(e)
+                trouble, excuse, error = str(e), what == "start" and ": status " in str(e), e
             except subprocess.SubprocessError as e:
                 trouble = str(e)
             ended = time.monotonic()
             is_away = self.away.meets(began, ended, BACK)
-            if trouble and excuse and is_away and not self.is_pinned():
+            if trouble and excuse and is_away and not self.is_pinned(error):
                 seen["excused"] += 1
             elif trouble:
                 seen["faults"].append(f"{what} {self.choice}: {trouble}" + (" (source away)" if is_away else ""))
@@ -133,11 +135,10 @@ class Mixed(Load):
 class Chores:
     """What users and timers do with commands, in turn."""
 
-    def __init__(self, ground, store, away, disturbed):
-        self.ground, self.away, self.disturbed = ground, away, disturbed
+    def __init__(self, ground, paths, away, disturbed):
+        self.ground, self.paths, self.away, self.disturbed = ground, paths, away, disturbed
         self.rng, self.excused, self.again = random.Random(9), collections.Counter(), collections.Counter()
         self.longest, self.count, self.faults = {}, collections.Counter(), []
-        self.paths = sorted({f.split("/")[3] for f in store.files})
         self.turn = self.taken = 0
 
     def give(self, kind, *words, may_say=()):
@@ -288,8 +289,8 @@ class Disturber:
 class Curves:
     """What the daemon takes, again and again."""
 
-    def __init__(self, ground, disturbed):
-        self.ground, self.disturbed, self.rows, self.began = ground, disturbed, [], time.monotonic()
+    def __init__(self, ground):
+        self.ground, self.rows, self.began = ground, [], time.monotonic()
 
     def sample(self):
         began, status = time.monotonic(), self.ground.status()
@@ -348,30 +349,63 @@ def closure_of(ground, path):
     return {info["path"].split("/")[3] for info in infos}
 
 
-def world_size(cache):
-    """Bytes of the files that the cache sends for all its paths."""
-    size = 0
-    for name in glob.glob(f"{cache}/*.narinfo"):
+def narinfos(world):
+    """By base name: what the cache sends for a path, in bytes, and what that refers to."""
+    infos = {}
+    for name in glob.glob(f"{world}/cache/*.narinfo"):
         with open(name) as info:
-            size += next(int(line.split()[1]) for line in info if line.startswith("FileSize:"))
-    return size
+            fields = dict(line.rstrip("\n").split(": ", 1) for line in info)
+        infos[fields["StorePath"].split("/")[3]] = int(fields["FileSize"]), fields["References"].split()
+    return infos
+
+
+def few(world, budget):
+    """Paths whose closures together have half of the budget: generations and pins keep their contents."""
+    infos, chosen, kept = narinfos(world), [], set()
+
+    def closure(path):
+        found, queue = set(), [path]
+        while queue:
+            if (path := queue.pop()) not in found:
+                found.add(path)
+                queue += infos[path][1]
+        return found
+
+    def size(paths):
+        return sum(infos[path][0] for path in paths)
+
+    for path in sorted(infos, key=lambda path: (size(closure(path)), path)):
+        if size(kept | closure(path)) > budget / 2:
+            break
+        chosen.append(path)
+        kept |= closure(path)
+    return chosen
+
+
+def received(pipe):
+    """What a process has seen; None if it does not say so in time."""
+    try:
+        return pipe.recv() if pipe.poll(HANGS) else None
+    except EOFError:
+        return None
 
 
 def run(ground, server, given):
     with open(f"{given.world}/key.pub") as file:
         key = file.read().strip()
-    store, budget = Store(given.world), world_size(f"{given.world}/cache") // 3
+    store, budget = Store(given.world), sum(size for size, _ in narinfos(given.world).values()) // 3
     ground.mount(server.url, "--trusted-public-key", key, "-o", f"budget={budget},prefetch=none")
     away, disturbed = Windows(), Windows()
     hello = store.program("hello").split("/")[3]
     ground.narfs("pin", hello)
     load = Mixed(store, away, closure_of(ground, hello))
-    chores, disturber, curves = Chores(ground, store, away, disturbed), Disturber(ground, disturbed), Curves(ground, disturbed)
-    pipes, processes = [], []
+    chores = Chores(ground, few(given.world, budget), away, disturbed)
+    disturber, curves = Disturber(ground, disturbed), Curves(ground)
+    pipes = []
     for number in range(len(PROCESSES)):
         ours, theirs = multiprocessing.Pipe(False)
-        processes.append(multiprocessing.Process(target=load.go, args=(number, theirs), daemon=True))
-        processes[-1].start()
+        multiprocessing.Process(target=load.go, args=(number, theirs), daemon=True).start()
+        theirs.close()
         pipes.append(ours)
     threads = [
         Repeating(chores.change, (0.2, 1.0), 1),
@@ -393,9 +427,9 @@ def run(ground, server, given):
         for thread in threads:
             thread.stop()
         source.join()
-        seen = [pipe.recv() if pipe.poll(HANGS) else None for pipe in pipes]
+        seen = [received(pipe) for pipe in pipes]
     faults = [f for thread in threads for f in thread.faults] + chores.faults
-    faults += [f"{what} hangs" for what, s in zip(PROCESSES, seen) if s is None]
+    faults += [f"the process of {what!r} hangs, or failed" for what, s in zip(PROCESSES, seen) if s is None]
     seen = [s for s in seen if s]
     faults += [f for s in seen for f in s["faults"]]
     faults += end(ground, chores)
