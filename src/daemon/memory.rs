@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::store::Store;
 
-/// How often it is looked: a fast network brings some 50 MB meanwhile.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked: a fast network brings some 20 MB meanwhile.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Parts of the bound, in eighths, from which on holes are given back …
-const TRIM: u64 = 6;
+const TRIM: u64 = 5;
 /// … and chunks are let go.
-const FORGET: u64 = 7;
+const FORGET: u64 = 6;
 
 /// After how much more, in parts of the bound, it is worth to look for holes again.
 const MORE: u64 = 16;
