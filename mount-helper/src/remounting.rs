@@ -4,6 +4,7 @@
 //! is. Invariant: what is asked for and would be another is named; what is so already, or is not
 //! named, is not. So a remount with the options of the mount says nothing.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use crate::daemon::{Answer, State};
@@ -105,8 +106,47 @@ fn unheeded(request: &Request) -> Result<Vec<&str>, Failure> {
         }
         _ => Vec::new(),
     };
-    let arguments: Vec<_> = serving.split(|b| *b == 0).collect();
-    let unheeded = request.at_start.iter();
-    let unheeded = unheeded.filter(|(_, argument)| !arguments.contains(&argument.as_bytes()));
+    let said = said(&String::from_utf8_lossy(&serving));
+    let unheeded = request.at_start.iter().filter(|(_, argument)| {
+        let option = argument.strip_prefix("--options=").unwrap_or(argument);
+        !said.contains(option)
+    });
     Ok(unheeded.map(|(option, _)| option.as_str()).collect())
+}
+
+/// What a command line says, however it is cut: `--flag=value` in one argument or in two, `-o` with
+/// one option or with several.
+fn said(command_line: &str) -> HashSet<String> {
+    let arguments: Vec<_> = command_line.split('\0').collect();
+    let whole = arguments.iter().map(|a| (*a).to_owned());
+    let options = arguments
+        .iter()
+        .flat_map(|a| a.split(','))
+        .map(str::to_owned);
+    let pairs = arguments.windows(2).map(|pair| pair.join("="));
+    whole.chain(options).chain(pairs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_says_the_same_however_it_is_cut() {
+        for line in [
+            "narfs\0--config=/c\0daemon\0-o\0budget=20G,prefetch=closure\0--from\0file:///a\0",
+            "narfs\0--config\0/c\0daemon\0-o\0budget=20G\0-o\0prefetch=closure\0--from=file:///a",
+        ] {
+            let said = said(line);
+            for word in [
+                "--config=/c",
+                "budget=20G",
+                "prefetch=closure",
+                "--from=file:///a",
+            ] {
+                assert!(said.contains(word), "{word}");
+            }
+            assert!(!said.contains("budget=2G") && !said.contains("--offline"));
+        }
+    }
 }
