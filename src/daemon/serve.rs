@@ -159,11 +159,7 @@ fn start(
     let engine = Arc::new(engine);
     let fetcher = engine.fetcher(request).map_err(ServeError::Command)?;
     // What can fail comes before the mount, so that a failure leaves none behind.
-    match engine.decide_on_handles(request.file_handles) {
-        // A mount that is there goes on as it began.
-        Err(e) if connection.is_some() => tracing::error!("{}", chain(&e)),
-        decided => decided.map_err(|e| ServeError::Command(e.into()))?,
-    }
+    decide_on_handles(&engine, request, connection.is_some())?;
     let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
     let listen = "listen on the control socket";
     let listener = control::listen(state, listener).map_err(setup(listen))?;
@@ -207,6 +203,19 @@ fn start(
     repeat(&store, engine.clone(), request, fetcher.zip(show));
     watch(&store, options, supervisor);
     Ok(Some((engine, sessions)))
+}
+
+/// Has mounts have file handles, or not; one that is there goes on as it began.
+fn decide_on_handles(
+    engine: &Engine,
+    request: &ServeRequest,
+    goes_on: bool,
+) -> Result<(), ServeError> {
+    match engine.decide_on_handles(request.file_handles) {
+        Err(e) if goes_on => tracing::error!("{}", chain(&e)),
+        decided => decided.map_err(|e| ServeError::Command(e.into()))?,
+    }
+    Ok(())
 }
 
 /// The connection of a daemon before this one.
