@@ -195,8 +195,7 @@ pub struct ServeRequest {
     pub file_handles: FileHandles,
     /// Where to serve HTTP.
     pub listen: Option<Address>,
-    /// The socket at which container engines ask for volumes; `None` for none but what a service
-    /// manager hands over.
+    /// The socket for container engines, besides what a service manager hands over.
     pub volume_plugin: Option<PathBuf>,
 }
 
@@ -222,7 +221,6 @@ pub struct CopyReport {
     pub fetched_bytes: u64,
     /// Paths whose contents were dropped meanwhile to stay within the budget, those of this copy
     /// among them if nothing else could go.
-    #[serde(default)]
     pub dropped: u64,
     /// Paths that could not be copied.
     pub failures: Vec<Failure>,

@@ -12,6 +12,7 @@ mod examination;
 mod handshake;
 mod invalidation;
 mod kernel_caches;
+mod labels;
 mod mount;
 mod notices;
 mod removed;
@@ -28,8 +29,9 @@ pub use announcement::announce;
 pub use counters::{Counters, RequestCounts, RequestTimes};
 pub use examination::{dead_mounts, mount_points, parent_mount, take_dead_away};
 pub use handshake::{Agreement, is_connected, release};
+pub use labels::label;
 pub use mount::{
-    MountError, MountRequest, Subtree, find_mount, label, mount_again, mounted_states, mountpoint,
+    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
     mounts_of_superblock, mounts_of_whole, unescape, unmount,
 };
 pub use writable::ProfilesSession;

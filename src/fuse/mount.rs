@@ -16,13 +16,14 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use thiserror::Error;
 
+use super::labels;
 use crate::fs::Special;
 
 /// What the kernel calls the file system; shown by mount(8) and findmnt(8).
 const TYPE: &str = "fuse.narfs";
 /// The same of writable profiles.
 const PROFILES_TYPE: &str = "fuse.narfs-profiles";
-/// Where these are mounted, below a mount point.
+/// Where these are mounted.
 pub(super) const PROFILES: &str = "var/nix/profiles";
 
 /// What of the file system is to be seen.
@@ -46,33 +47,9 @@ pub struct MountRequest {
     pub nonempty: bool,
     /// Whether programs may change profiles, with [`Subtree::Whole`].
     pub writable_profiles: bool,
-    /// Labels of SELinux for the kernel, see [`label`].
+    /// Labels of SELinux for the kernel, see [`super::label`].
     #[serde(default)]
     pub labels: Vec<String>,
-}
-
-/// The names of options that are labels of SELinux, for a file system that has none itself.
-const LABELS: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
-
-/// An option of mount(8) as the kernel gets it, `NAME="LABEL"`, if it is a label of SELinux. A comma in
-/// it stands between quotes.
-pub fn label(option: &str) -> Option<String> {
-    let (name, label) = option.split_once('=')?;
-    let label = label
-        .strip_prefix('"')
-        .and_then(|l| l.strip_suffix('"'))
-        .unwrap_or(label);
-    let is_one = LABELS.contains(&name) && !label.is_empty() && !label.contains('"');
-    is_one.then(|| format!("{name}=\"{label}\""))
-}
-
-/// Options of a list. A comma between double quotes is no end of one.
-fn split(list: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    list.split(move |c| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    })
 }
 
 /// Why something could not be mounted or unmounted.
@@ -157,22 +134,6 @@ fn system(what: &'static str, at: &Path) -> impl FnOnce(rustix::io::Errno) -> Mo
         },
         at,
         source: e.into(),
-    }
-}
-
-/// The same, where the labels may be why.
-fn not_labelled(error: MountError) -> MountError {
-    match error {
-        MountError::System {
-            what, at, source, ..
-        } => MountError::System {
-            what,
-            at,
-            hint: " with labels (they need a kernel with SELinux that is enabled, and that knows them: \
-                   see getenforce(8))",
-            source,
-        },
-        other => other,
     }
 }
 
@@ -288,24 +249,16 @@ fn connect(
     let dev = Path::new("/dev/fuse");
     let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(system("open", dev))?;
-    let mut data = format!(
+    let data = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
         device.as_raw_fd()
     );
-    for label in labels {
-        data.push(',');
-        data.push_str(label);
-    }
+    let data = labels.iter().fold(data, |data, label| data + "," + label);
     let data = CString::new(data).unwrap_or_default();
     let source = CString::new(state.as_os_str().as_bytes()).unwrap_or_default();
-    rustix::mount::mount(source.as_c_str(), &at, kind, flags, data.as_c_str()).map_err(|e| {
-        let error = system("mount at", &at)(e);
-        if labels.is_empty() {
-            error
-        } else {
-            not_labelled(error)
-        }
-    })?;
+    rustix::mount::mount(source.as_c_str(), &at, kind, flags, data.as_c_str())
+        .map_err(system("mount at", &at))
+        .map_err(|e| labels::explain(e, labels))?;
     Ok(Attached {
         device,
         at,
@@ -391,7 +344,6 @@ pub(super) struct Mounted {
     root: PathBuf,
     kind: String,
     source: String,
-    /// As [`label`] writes them.
     labels: Vec<String>,
 }
 
@@ -436,7 +388,6 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
     let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
     let path = |f: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(f)));
     let (kind, source) = (text(fields.next()?), fields.next()?);
-    let options = text(&unescape(fields.next().unwrap_or_default()));
     let superblock = text(device).strip_prefix("0:").and_then(|n| n.parse().ok());
     Some(Mounted {
         at: path(at),
@@ -444,7 +395,7 @@ fn parse_mountinfo(line: &[u8]) -> Option<Mounted> {
         root: path(root),
         kind,
         source: text(&unescape(source)),
-        labels: split(&options).filter_map(label).collect(),
+        labels: labels::of(&text(&unescape(fields.next().unwrap_or_default()))),
     })
 }
 
@@ -669,22 +620,6 @@ mod tests {
             br#"36 35 0:98 / /m ro - fuse.narfs /s ro,context="a:b:c:s0:c1,c2",user_id=0"#;
         let labels = parse_mountinfo(labelled).unwrap().labels;
         assert_eq!(labels, [r#"context="a:b:c:s0:c1,c2""#]);
-    }
-
-    #[test]
-    fn labels_are_what_selinux_calls_so() {
-        let plain = label("rootcontext=a:b:c");
-        assert_eq!(plain.as_deref(), Some(r#"rootcontext="a:b:c""#));
-        assert_eq!(label(r#"rootcontext="a:b:c""#), plain);
-        for other in [
-            "context",
-            "context=",
-            r#"context="a",b""#,
-            "ro",
-            "seclabel=a",
-        ] {
-            assert_eq!(label(other), None, "{other}");
-        }
     }
 
     #[test]
