@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::adopt::Adoptions;
+use super::chunked::Chunked;
 use super::closures::{ClosureError, Completion};
 use super::command::{
     Command, CommandError, EntryReport, Failure, KindReport, Output, PathReport, Report,
@@ -570,39 +571,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = reason.source();
     }
     text
-}
-
-/// Gathers the small writes of a NAR into larger pieces.
-struct Chunked<'o> {
-    output: &'o mut dyn Output,
-    buffer: Vec<u8>,
-}
-
-impl<'o> Chunked<'o> {
-    const FULL: usize = 256 << 10;
-
-    fn new(output: &'o mut dyn Output) -> Self {
-        let buffer = Vec::with_capacity(Self::FULL);
-        Self { output, buffer }
-    }
-
-    fn finish(mut self) -> std::io::Result<()> {
-        std::io::Write::flush(&mut self)
-    }
-}
-
-impl std::io::Write for Chunked<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= Self::FULL {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.output.data(&self.buffer)?;
-        self.buffer.clear();
-        Ok(())
-    }
 }

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod channels;
+mod chunked;
 mod closures;
 mod collect;
 mod command;

@@ -258,6 +258,11 @@ impl Inode {
         self.0 >> (NODE_BITS + ORDINAL_BITS) == TEMPORARY
     }
 
+    /// The number without the node: that of the path that a file is in.
+    pub fn path_number(self) -> u64 {
+        self.0 >> NODE_BITS
+    }
+
     /// Whether it is the store directory, or that of a closure view.
     pub fn is_store(self) -> bool {
         let place = self.place();

@@ -167,7 +167,7 @@ fn names_that_are_not_there_are_told_apart() {
     let other = StorePath::new(path(1).hash(), "other").unwrap();
     assert_eq!(look(store, &other.base_name()), Looked::NotThere);
     // No store path at all, or inside what never changes.
-    for name in [".git", "lost+found", "", "..", &path(1).hash().to_string()] {
+    for name in [".git", "lost+found", "", &path(1).hash().to_string()] {
         assert_eq!(look(store, name), Looked::NeverThere, "{name:?}");
     }
     let inside = walk(&fs, &format!("store/{}", path(1))).unwrap().inode;

@@ -251,13 +251,17 @@ impl Filesystem for Adapter {
     ) {
         let answering = self.begin(Operation::Read);
         let (inode, part) = (Inode(inode.0), (offset, size));
+        let reading = self.counters.begin_read(inode.path_number());
         self.fs
-            .read_when_here(inode, part, asker(request), move |read| match read {
-                Ok(bytes) => {
-                    answering.served(bytes.len());
-                    reply.data(&bytes);
+            .read_when_here(inode, part, asker(request), move |read| {
+                match read {
+                    Ok(bytes) => {
+                        answering.served(bytes.len());
+                        reply.data(&bytes);
+                    }
+                    Err(e) => reply.error(errno(e)),
                 }
-                Err(e) => reply.error(errno(e)),
+                drop(reading);
             });
     }
 

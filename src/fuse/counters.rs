@@ -1,8 +1,8 @@
 //! Counts of the kernel's requests, by operation, and how long each took to answer.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::measure::{Histogram, Latencies};
@@ -63,6 +63,24 @@ pub struct Counters {
     answered: [Latencies; ALL.len()],
     served_bytes: AtomicU64,
     store_lookups: AtomicU64,
+    /// Reads that are not answered yet, by what they are of.
+    reads: Mutex<HashMap<u64, u32>>,
+}
+
+/// A read of one thing, until it is answered.
+#[derive(Debug)]
+pub(super) struct Reading(Arc<Counters>, u64);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut reads = self.0.reads();
+        if let Some(count) = reads.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                reads.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// A lookup in a store directory, until it is answered.
@@ -133,6 +151,21 @@ impl Counters {
             operation,
             since: Instant::now(),
         }
+    }
+
+    fn reads(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a read until it is answered; `of` is what it is of.
+    pub(super) fn begin_read(self: &Arc<Self>, of: u64) -> Reading {
+        *self.reads().entry(of).or_default() += 1;
+        Reading(self.clone(), of)
+    }
+
+    /// Whether a read of this is not answered yet.
+    pub(super) fn is_read(&self, of: u64) -> bool {
+        self.reads().contains_key(&of)
     }
 
     /// Counts a lookup in a store directory until it is answered.

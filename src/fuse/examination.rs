@@ -6,14 +6,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::mount::{self, MountError, unescape};
+use super::mount::{self, MountError};
+use super::mountinfo::{mounts, unescape};
 
 /// Where in this mount namespace daemons that are gone have left mounts, the last one first.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn dead_mounts() -> Result<Vec<PathBuf>, MountError> {
-    let dead = mount::mounts()?.into_iter().filter(|m| m.is_dead());
+    let dead = mounts()?.into_iter().filter(|m| m.is_dead());
     let mut dead: Vec<_> = dead.map(|m| m.at).collect();
     dead.reverse();
     Ok(dead)
@@ -24,7 +25,7 @@ pub fn dead_mounts() -> Result<Vec<PathBuf>, MountError> {
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn mount_points() -> Result<Vec<PathBuf>, MountError> {
-    Ok(mount::mounts()?.into_iter().map(|m| m.at).collect())
+    Ok(mounts()?.into_iter().map(|m| m.at).collect())
 }
 
 /// Takes the dead mount at `at` away, even while programs use it.

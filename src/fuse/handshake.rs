@@ -34,8 +34,9 @@ const SECOND_HALF: u64 = 1 << 30;
 const FUSE_DEVICE: (u32, u32) = (10, 229);
 /// The kernel refuses to read into less (FUSE_MIN_READ_BUFFER).
 const READ_BUFFER: usize = 8192;
-/// Longest request that is read: a write of as much as the kernel sends at once.
-const LONGEST_REQUEST: usize = (1 << 20) + 4096;
+/// Longest request that is read: the kernel refuses to read into less than a write of as much as fuser
+/// says that it takes at once (its `MAX_WRITE_SIZE`).
+const LONGEST_REQUEST: usize = (16 << 20) + 4096;
 /// FUSE_EXPORT_SUPPORT: files can be opened by their handles.
 const EXPORT_SUPPORT: u64 = 1 << 4;
 /// That inode numbers are shown as [`Numbers::Short`]: written down among the flags, where older daemons
@@ -374,7 +375,7 @@ mod tests {
         let agreed = Agreement::of(&request, &reply, 98).unwrap();
         assert_eq!(agreed.flags, 0x2_4000_0001 | SHORT_NUMBERS);
         // Neither the kernel nor fuser is told of it.
-        assert_eq!(agreed.request()[52..60], [1, 0, 0, 0x40, 0, 0, 0, 0]);
+        assert_eq!(agreed.request()[52..60], [1, 0, 0, 0x40, 2, 0, 0, 0]);
         assert_eq!((agreed.minor, agreed.numbers()), (45, Numbers::Short));
         assert!(Agreement::of(&request, &reply[..20], 98).is_err());
     }

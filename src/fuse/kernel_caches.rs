@@ -56,6 +56,14 @@ impl ConnectionCaches {
             Ok(appearances) => appearances,
             Err(e) => return undecided(leaving, &e),
         };
+        // The kernel would wait for the answers before it gives up the file, and a daemon that is killed
+        // meanwhile would wait for the next one, and that for it.
+        if self
+            .counters
+            .is_read(Inode::node(leaving.ordinal, 0).path_number())
+        {
+            return Cached::Held;
+        }
         let is_known = || appearances.roots().any(|root| self.notices.is_known(root));
         let was_known = is_known();
         if !was_known && !thorough {

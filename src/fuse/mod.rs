@@ -14,6 +14,7 @@ mod invalidation;
 mod kernel_caches;
 mod labels;
 mod mount;
+mod mountinfo;
 mod notices;
 mod removed;
 mod writable;
@@ -32,8 +33,9 @@ pub use handshake::{Agreement, is_connected, release};
 pub use labels::label;
 pub use mount::{
     MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
-    mounts_of_superblock, mounts_of_whole, unescape, unmount,
+    mounts_of_superblock, mounts_of_whole, unmount,
 };
+pub use mountinfo::unescape;
 pub use writable::ProfilesSession;
 
 use crate::fs::{FileSystem, Numbers};
