@@ -168,7 +168,9 @@ impl Room {
 
     fn drop_to(&self, to: u64, patient: bool) -> Result<Eviction, StoreError> {
         let mut keep = (self.keep.rooted)()?;
-        keep.extend((self.keep.in_use)()?);
+        if patient {
+            keep.extend((self.keep.in_use)()?);
+        }
         let eviction = self.store.evict(to, &keep, &self.keep.in_use, patient)?;
         let paths = eviction.paths.len() as u64;
         self.evicted.fetch_add(paths, Ordering::Relaxed);
@@ -230,8 +232,8 @@ mod tests {
             }
         };
         let keep = Keep {
-            rooted: Box::new(|| Ok(HashSet::new())),
-            in_use: Box::new(keep),
+            rooted: Box::new(keep),
+            in_use: Box::new(|| Ok(HashSet::new())),
         };
         let room = Room::new(store, Some(1), keep);
         for _ in 0..1000 {

@@ -30,7 +30,7 @@ use crate::store::{Cached, KernelCaches, Leaving, Store};
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct ConnectionCaches {
-    notices: Notices,
+    notices: Arc<Notices>,
     counters: Arc<Counters>,
     forgetter: Forgetter,
     handles: FileHandles,
@@ -38,13 +38,13 @@ pub(super) struct ConnectionCaches {
 
 impl ConnectionCaches {
     pub(super) fn new(
-        device: OwnedFd,
+        (device, minor): (OwnedFd, u32),
         counters: Arc<Counters>,
         forgetter: Forgetter,
         handles: FileHandles,
     ) -> Self {
         Self {
-            notices: Notices::new(device),
+            notices: Arc::new(Notices::new(device, minor)),
             counters,
             forgetter,
             handles,
@@ -110,6 +110,12 @@ impl ConnectionCaches {
     }
 }
 
+fn base_names(store: &Store, paths: &[Leaving]) -> Vec<String> {
+    let path = |leaving: &Leaving| store.path_of(leaving.ordinal).ok().flatten();
+    let paths = paths.iter().filter_map(path);
+    paths.map(|path| path.base_name()).collect()
+}
+
 /// What cannot be looked at is left alone.
 fn undecided(leaving: Leaving, e: &crate::store::StoreError) -> Cached {
     tracing::warn!("{} counts as used: {e}", leaving.hash);
@@ -139,15 +145,31 @@ impl KernelCaches for ConnectionCaches {
         }
     }
 
+    fn expire(&self, store: &Store, paths: &[Leaving], patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        if !self.notices.can_expire() || !self.is_quiet(until) {
+            return false;
+        }
+        let (names, directories) = (base_names(store, paths), directories(store));
+        let notices = self.notices.clone();
+        let job = move || {
+            for (directory, _) in directories {
+                for name in &names {
+                    notices.expire(directory, name);
+                }
+            }
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        self.forgetter.run(Box::new(job), left)
+    }
+
     fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
         self.drop_all(store, paths)
     }
 
     fn forget(&self, store: &Store, paths: &[Leaving], patience: Duration) -> Vec<Cached> {
         let until = Instant::now() + patience;
-        let path = |leaving: &Leaving| store.path_of(leaving.ordinal).ok().flatten();
-        let names = paths.iter().filter_map(path).map(|path| path.base_name());
-        let names: Vec<_> = names.collect();
+        let names = base_names(store, paths);
         if names.is_empty() || !self.is_quiet(until) {
             return vec![Cached::Held; paths.len()];
         }

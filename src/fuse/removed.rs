@@ -26,13 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// nobody sees a path in the view that is not in it when the command returns.
 const PATIENCE_FOR_VIEWS: Duration = Duration::from_secs(15);
 
-/// What is to be forgotten, and who is told when it is.
-struct Names(Vec<StaleEntries>, mpsc::Sender<()>);
+/// What is to be done, and who is told when it is.
+struct Job(Box<dyn FnOnce() + Send>, mpsc::Sender<()>);
 
 /// The thread that has the kernel forget.
 #[derive(Clone)]
 pub(super) struct Forgetter {
-    sender: mpsc::Sender<Names>,
+    sender: mpsc::Sender<Job>,
     notifier: Notifier,
     counters: Arc<Counters>,
 }
@@ -40,12 +40,9 @@ pub(super) struct Forgetter {
 impl Forgetter {
     pub(super) fn start(notifier: Notifier, counters: Arc<Counters>) -> Self {
         let (sender, receiver) = mpsc::channel();
-        let own = notifier.clone();
         let work = move || {
-            for Names(all, done) in receiver {
-                for stale in &all {
-                    forget_entries(&own, stale);
-                }
+            for Job(job, done) in receiver {
+                job();
                 // Who has stopped waiting need not know.
                 let _ = done.send(());
             }
@@ -103,7 +100,19 @@ impl Forgetter {
     }
 
     fn wait(&self, stale: Vec<StaleEntries>, patience: Duration) -> bool {
-        let (done, forgotten) = mpsc::channel();
-        self.sender.send(Names(stale, done)).is_ok() && forgotten.recv_timeout(patience).is_ok()
+        let notifier = self.notifier.clone();
+        let job = move || {
+            for stale in &stale {
+                forget_entries(&notifier, stale);
+            }
+        };
+        self.run(Box::new(job), patience)
+    }
+
+    /// Does something that waits for the kernel's lock of a directory, and waits for it for a while; `false`
+    /// if it is not done then.
+    pub(super) fn run(&self, job: Box<dyn FnOnce() + Send>, patience: Duration) -> bool {
+        let (done, is_done) = mpsc::channel();
+        self.sender.send(Job(job, done)).is_ok() && is_done.recv_timeout(patience).is_ok()
     }
 }

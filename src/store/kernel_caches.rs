@@ -15,8 +15,12 @@
 //! 5. Of the rest the kernel forgets the names, and what it still knows then
 //!    ([`KernelCaches::forget`]) is in use by somebody who cannot be seen. If it knew anything, step 4 comes
 //!    once more: somebody may have let a file go meanwhile, to come back by the name.
-//! 6. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
-//!    whoever begins with it after step 3 or 5 has to.
+//! 6. Where a fetch waits for the removal, which then takes contents only, the kernel keeps what it has
+//!    cached, so that this need not be fetched again: in place of steps 3 to 5 the names expire
+//!    ([`KernelCaches::expire`]), and what can be seen of running programs counts as used. Contents of what is
+//!    open to nobody who can be seen, as in a socket, are fetched once more when they are read.
+//! 7. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
+//!    whoever begins with it after step 3, 5 or 6 has to.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -36,7 +40,7 @@ const GRACE: Duration = Duration::from_millis(100);
 const SHORT_GRACE: Duration = Duration::from_millis(10);
 /// Longest time that a removal which may wait does so for the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same of another one, for answers that are on their way, and to have names forgotten.
+/// The same of another one, for answers that are on their way, and to have names expire.
 const GLANCE: Duration = Duration::from_millis(20);
 const SHORT_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -65,6 +69,10 @@ pub trait KernelCaches: Send + Sync {
     /// Waits until the kernel has taken in every answer to a lookup of a store path that was given
     /// before; `false` if it has not in this time, or must not be waited for.
     fn settle(&self, store: &Store, patience: Duration) -> bool;
+
+    /// Has the kernel ask for the names of paths when they are looked up next, with all that it has cached
+    /// as it is; `false` if it could not be told so in this time.
+    fn expire(&self, store: &Store, paths: &[Leaving], patience: Duration) -> bool;
 
     /// Has the kernel drop what it has cached of each path and nobody uses. What is [`Cached::Held`] may
     /// still be cached only.
@@ -117,8 +125,7 @@ pub(super) struct Watch {
     since: u64,
     /// Whether answers to lookups from before may still be on their way.
     unsettled: bool,
-    grace: Duration,
-    patience: Duration,
+    patient: bool,
 }
 
 impl Watch {
@@ -133,8 +140,7 @@ impl Watch {
         Self {
             since,
             unsettled: !settled,
-            grace: if patient { GRACE } else { SHORT_GRACE },
-            patience: if patient { PATIENCE } else { SHORT_PATIENCE },
+            patient,
         }
     }
 
@@ -148,6 +154,13 @@ impl Watch {
         let Some(kernel) = store.lookups.kernel() else {
             return Ok(HashSet::new());
         };
+        if !self.patient {
+            let expired = kernel.expire(store, paths, SHORT_PATIENCE);
+            let mut used = self.users(in_use)?;
+            let lately = |path: &&Leaving| !expired && self.is_on_its_way(store, **path);
+            used.extend(paths.iter().filter(lately).map(|path| path.hash));
+            return Ok(used);
+        }
         let cached = kernel.drop_cached(store, paths);
         let mut used = HashSet::new();
         if cached.iter().any(|c| *c != Cached::Nothing) {
@@ -169,7 +182,7 @@ impl Watch {
         if held.is_empty() {
             return Ok(used);
         }
-        let cached = kernel.forget(store, &held, self.patience);
+        let cached = kernel.forget(store, &held, PATIENCE);
         if cached.iter().any(|c| *c != Cached::Held) {
             used.extend(self.users(in_use)?);
         }
@@ -179,7 +192,7 @@ impl Watch {
     }
 
     fn users(&self, in_use: InUse<'_>) -> Result<HashSet<StorePathHash>, StoreError> {
-        std::thread::sleep(self.grace);
+        std::thread::sleep(if self.patient { GRACE } else { SHORT_GRACE });
         in_use()
     }
 
