@@ -88,8 +88,10 @@ pub type InUse<'u> = &'u dyn Fn() -> Result<HashSet<StorePathHash>, StoreError>;
 
 /// When each path was looked up last, and the kernel that looks.
 pub(super) struct Lookups {
-    /// Milliseconds since `began`.
+    /// By its name or number, in milliseconds since `began`.
     last: Uses,
+    /// The same in a listing.
+    listed: Uses,
     began: Instant,
     /// Shared by lookups, and held alone while a path is removed.
     gate: RwLock<()>,
@@ -100,6 +102,7 @@ impl Default for Lookups {
     fn default() -> Self {
         Self {
             last: Uses::new(),
+            listed: Uses::new(),
             began: Instant::now(),
             gate: RwLock::default(),
             kernel: RwLock::default(),
@@ -174,7 +177,11 @@ impl Watch {
                 }
                 Cached::Nothing => {}
                 // The answer had come.
-                Cached::Dropped => store.lookups.last.clear_before(path.ordinal, self.since),
+                Cached::Dropped => {
+                    for looks in [&store.lookups.last, &store.lookups.listed] {
+                        looks.clear_before(path.ordinal, self.since);
+                    }
+                }
                 Cached::Held if used.contains(&path.hash) => {}
                 Cached::Held => held.push(*path),
             }
@@ -196,8 +203,17 @@ impl Watch {
         in_use()
     }
 
+    /// Whoever lists a directory over and over does not keep contents from being dropped.
+    fn last_look(&self, store: &Store, ordinal: PathOrdinal) -> u64 {
+        let (looked_up, listed) = (&store.lookups.last, &store.lookups.listed);
+        match self.patient {
+            true => looked_up.last(ordinal).max(listed.last(ordinal)),
+            false => looked_up.last(ordinal),
+        }
+    }
+
     fn is_on_its_way(&self, store: &Store, path: Leaving) -> bool {
-        let last = store.lookups.last.last(path.ordinal);
+        let last = self.last_look(store, path.ordinal);
         last > 0 && last + ON_ITS_WAY.as_millis() as u64 >= self.since
     }
 
@@ -210,7 +226,7 @@ impl Watch {
         work: impl FnOnce() -> T,
     ) -> Option<T> {
         let _alone = shut(&store.lookups.gate);
-        let looked_up = |ordinal| store.lookups.last.last(ordinal) >= self.since;
+        let looked_up = |ordinal| self.last_look(store, ordinal) >= self.since;
         (!ordinals.any(looked_up)).then(work)
     }
 }
@@ -249,6 +265,7 @@ impl Store {
             if info.registered >= since
                 || self.uses.last(info.ordinal) >= since * 1000
                 || self.lookups.last.last(info.ordinal) > looked_up
+                || self.lookups.listed.last(info.ordinal) > looked_up
             {
                 newer.insert(info.registration.path.hash());
             }
@@ -283,7 +300,7 @@ impl Store {
         let found = self.list(ordinal, limit)?;
         let now = self.lookups.now();
         for (ordinal, _, _) in &found {
-            self.lookups.last.set(*ordinal, now);
+            self.lookups.listed.set(*ordinal, now);
         }
         Ok(found)
     }

@@ -135,8 +135,9 @@ class Mixed(Load):
 class Chores:
     """What users and timers do with commands, in turn."""
 
-    def __init__(self, ground, paths, away, disturbed):
+    def __init__(self, ground, paths, pinned, away, disturbed):
         self.ground, self.paths, self.away, self.disturbed = ground, paths, away, disturbed
+        self.pinned = pinned
         self.rng, self.excused, self.again = random.Random(9), collections.Counter(), collections.Counter()
         self.longest, self.count, self.faults = {}, collections.Counter(), []
         self.turn = self.taken = 0
@@ -219,7 +220,8 @@ class Chores:
             self.faults.append(f"verify: {json.loads(out)['failures'][:3]}")
 
     def pin(self):
-        path = self.some()
+        # What is pinned all the time stays so.
+        path = self.rng.choice([path for path in self.paths if path != self.pinned])
         # Within a budget a large closure does not fit, which is said.
         self.give("pin", "pin", path, may_say=("budget", "room"))
         self.give("pins", "pins")
@@ -399,7 +401,7 @@ def run(ground, server, given):
     hello = store.program("hello").split("/")[3]
     ground.narfs("pin", hello)
     load = Mixed(store, away, closure_of(ground, hello))
-    chores = Chores(ground, few(given.world, budget), away, disturbed)
+    chores = Chores(ground, few(given.world, budget), hello, away, disturbed)
     disturber, curves = Disturber(ground, disturbed), Curves(ground)
     pipes = []
     for number in range(len(PROCESSES)):
