@@ -166,8 +166,8 @@ fn the_paths_that_go_are_those_that_real_nix_would_delete() {
 #[test]
 fn what_was_collected_is_gone_at_once_and_can_be_fetched_again() {
     let cache = Cache::new();
-    let library = directory("library", &noise(1, 300_000));
-    let app = directory("app", &noise(2, 300_000)).referring(&[library.path()]);
+    let library = directory("collected-library", &noise(1, 300_000));
+    let app = directory("collected-app", &noise(2, 300_000)).referring(&[library.path()]);
     for offer in [&library, &app] {
         cache.put(offer);
         cache.put_listing(offer, "directory");
@@ -200,7 +200,7 @@ fn what_was_collected_is_gone_at_once_and_can_be_fetched_again() {
 #[test]
 fn a_lookup_that_waits_for_the_network_does_not_hold_up_a_collection() {
     let cache = Cache::new();
-    let offers = [1, 2].map(|n| directory(&format!("p{n}"), &noise(n, 100_000)));
+    let offers = [1, 2].map(|n| directory(&format!("not-held-up-{n}"), &noise(n, 100_000)));
     for offer in &offers {
         cache.put(offer);
         cache.put_listing(offer, "directory");

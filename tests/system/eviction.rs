@@ -15,7 +15,11 @@ use narfs::nix::store_path::{ContentAddress, StorePath};
 const SIZE: usize = 400_000;
 
 fn offers(cache: &Cache, count: u64) -> Vec<Offer> {
-    let offers = (0..count).map(|n| directory(&format!("p{n}"), &noise(n + 1, SIZE)));
+    // What another test has open of a path with the same name would count as used here, too.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let name = |n| format!("evicted-{call}-{n}");
+    let offers = (0..count).map(|n| directory(&name(n), &noise(n + 1, SIZE)));
     let offers: Vec<_> = offers.collect();
     for offer in &offers {
         cache.put(offer);

@@ -282,7 +282,8 @@ impl Programs {
         let files = files.map(|e| e.unwrap().path());
         let blobs = files.filter(|f| f.extension() == Some(OsStr::new("blob")));
         let left: u64 = blobs.map(|f| fs::metadata(f).map_or(0, |m| m.len())).sum();
-        assert!(left < SIZE as u64, "{left} bytes are left on the disk");
+        // Less than this is not worth giving back.
+        assert!(left <= 1 << 20, "{left} bytes are left on the disk");
     }
 }
 
