@@ -141,11 +141,6 @@ impl Agreement {
         request
     }
 
-    /// Minor version of the kernel's protocol.
-    pub(super) fn minor(&self) -> u32 {
-        self.minor
-    }
-
     /// How inode numbers are shown on the connection.
     pub fn numbers(&self) -> Numbers {
         if self.flags & SHORT_NUMBERS == 0 {

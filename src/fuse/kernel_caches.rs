@@ -30,7 +30,7 @@ use crate::store::{Cached, KernelCaches, Leaving, Store};
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct ConnectionCaches {
-    notices: Arc<Notices>,
+    notices: Notices,
     counters: Arc<Counters>,
     forgetter: Forgetter,
     handles: FileHandles,
@@ -38,13 +38,13 @@ pub(super) struct ConnectionCaches {
 
 impl ConnectionCaches {
     pub(super) fn new(
-        (device, minor): (OwnedFd, u32),
+        device: OwnedFd,
         counters: Arc<Counters>,
         forgetter: Forgetter,
         handles: FileHandles,
     ) -> Self {
         Self {
-            notices: Arc::new(Notices::new(device, minor)),
+            notices: Notices::new(device),
             counters,
             forgetter,
             handles,
@@ -143,24 +143,6 @@ impl KernelCaches for ConnectionCaches {
             let left = until.saturating_duration_since(Instant::now());
             self.forgetter.forget(&directories(store), &[], left)
         }
-    }
-
-    fn expire(&self, store: &Store, paths: &[Leaving], patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        if !self.notices.can_expire() || !self.is_quiet(until) {
-            return false;
-        }
-        let (names, directories) = (base_names(store, paths), directories(store));
-        let notices = self.notices.clone();
-        let job = move || {
-            for (directory, _) in directories {
-                for name in &names {
-                    notices.expire(directory, name);
-                }
-            }
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        self.forgetter.run(Box::new(job), left)
     }
 
     fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {

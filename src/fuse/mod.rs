@@ -180,12 +180,8 @@ impl Session {
             store.views_told(&untold);
         }
         let forgetter = invalidation.forgetter().clone();
-        let caches = ConnectionCaches::new(
-            (device.try_clone()?, agreement.minor()),
-            counters.clone(),
-            forgetter,
-            handles,
-        );
+        let caches =
+            ConnectionCaches::new(device.try_clone()?, counters.clone(), forgetter, handles);
         store.set_kernel_caches(Arc::new(caches));
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {

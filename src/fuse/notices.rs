@@ -1,6 +1,6 @@
 //! Notifications that fuser does not send, or whose answer it keeps to itself.
 //!
-//! Layouts are those of `include/uapi/linux/fuse.h`. But for [`Notices::expire`], none of them waits for a request.
+//! Layouts are those of `include/uapi/linux/fuse.h`. None of them waits for a request.
 
 use std::os::fd::OwnedFd;
 
@@ -8,11 +8,6 @@ use rustix::io::Errno;
 
 use crate::fs::Inode;
 
-/// FUSE_NOTIFY_INVAL_ENTRY, with FUSE_EXPIRE_ONLY: the name is asked for when it is looked up next, and
-/// nothing is forgotten. Since 7.38 (Linux 6.2); an older kernel takes it for any invalidation.
-const INVALIDATE_ENTRY: i32 = 3;
-const EXPIRE_ONLY: u32 = 1;
-const KNOWS_EXPIRY: u32 = 38;
 /// FUSE_NOTIFY_STORE.
 const STORE: i32 = 4;
 /// FUSE_NOTIFY_PRUNE, of protocol 7.45 (Linux 6.18).
@@ -26,16 +21,13 @@ const PRUNED_AT_ONCE: usize = 1 << 14;
 pub(super) struct Notices {
     device: OwnedFd,
     prunes: bool,
-    expires: bool,
 }
 
 impl Notices {
-    /// `minor` is that of the protocol's version.
-    pub(super) fn new(device: OwnedFd, minor: u32) -> Self {
+    pub(super) fn new(device: OwnedFd) -> Self {
         let mut notices = Self {
             device,
             prunes: false,
-            expires: minor >= KNOWS_EXPIRY,
         };
         // A kernel that does not know the notification says that it is invalid.
         notices.prunes = notices.prune_some(&[]).is_ok();
@@ -45,24 +37,6 @@ impl Notices {
     /// Whether the kernel can be told to forget what nobody uses and to leave the rest as it is.
     pub(super) fn can_prune(&self) -> bool {
         self.prunes
-    }
-
-    /// Whether the kernel can be told to ask for a name again.
-    pub(super) fn can_expire(&self) -> bool {
-        self.expires
-    }
-
-    /// Has the kernel ask for a name in a directory when it is looked up next. Waits for what is asked
-    /// there now.
-    pub(super) fn expire(&self, directory: Inode, name: &str) {
-        // parent (8), length of the name, flags (4 each), the name with a zero.
-        let mut body = directory.0.to_le_bytes().to_vec();
-        body.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        body.extend_from_slice(&EXPIRE_ONLY.to_le_bytes());
-        body.extend_from_slice(name.as_bytes());
-        body.push(0);
-        // That it is not known is no error.
-        let _ = self.send(INVALIDATE_ENTRY, &body);
     }
 
     /// Whether the kernel has an inode of this number. Nothing changes by the question: it is to take

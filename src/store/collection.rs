@@ -207,7 +207,7 @@ impl Collection<'_> {
             in_use,
             removed,
             // Before the lock: fetches wait for that, and lookups for fetches.
-            watch: Watch::begin(store, true),
+            watch: Watch::begin(store),
             collected: Collected::default(),
         };
         let outcome = {

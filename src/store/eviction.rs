@@ -235,9 +235,9 @@ pub(super) struct Deletion {
 impl Store {
     /// Drops contents of paths that were fetched, the least recently used first, until the state
     /// stores at most `to` bytes ([`Store::stored_bytes`]) or nothing more can be dropped. What is
-    /// in `keep` stays, what is in use (`kernel_caches.rs`; `in_use` is asked again where the kernel
-    /// had something), and what shares its tree. Chunks that no path has go first. Only who is not waited
-    /// for by a fetch may be `patient`.
+    /// in `keep` stays, what is in use (`kernel_caches.rs`), and what shares its tree. Chunks that no path
+    /// has go first. Only who is not waited for by a fetch may be `patient`; another one takes what
+    /// `in_use` says for all that is in use.
     ///
     /// The space comes back with [`Store::reclaim`].
     ///
@@ -255,7 +255,7 @@ impl Store {
             return Ok(eviction);
         }
         // Before the lock: fetches wait for that, and lookups for fetches.
-        let watch = Watch::begin(self, patient);
+        let watch = patient.then(|| Watch::begin(self));
         let _one = lock(&self.removing);
         if self.stored_bytes()? <= to {
             return Ok(eviction);
@@ -280,7 +280,10 @@ impl Store {
                 break;
             }
             let paths = batch.iter().flat_map(|c| c.leaving());
-            let used = watch.used(self, &paths.collect::<Vec<_>>(), in_use)?;
+            let used = match &watch {
+                Some(watch) => watch.used(self, &paths.collect::<Vec<_>>(), in_use)?,
+                None => in_use()?,
+            };
             for candidate in batch {
                 if candidate
                     .paths
@@ -292,7 +295,7 @@ impl Store {
                 if self.stored_bytes()? <= to {
                     break;
                 }
-                if let Some(freed) = self.drop_tree(candidate, &watch)? {
+                if let Some(freed) = self.drop_tree(candidate, watch.as_ref())? {
                     eviction.bytes += freed;
                     let paths = candidate.paths.iter().map(|(path, _)| path.clone());
                     eviction.paths.extend(paths);
@@ -430,7 +433,11 @@ impl Store {
 
     /// Drops the chunks of a tree, unless it is to be left alone after all; then `None`. Returns the
     /// bytes that this freed.
-    fn drop_tree(&self, candidate: &Candidate, watch: &Watch) -> Result<Option<u64>, StoreError> {
+    fn drop_tree(
+        &self,
+        candidate: &Candidate,
+        watch: Option<&Watch>,
+    ) -> Result<Option<u64>, StoreError> {
         let digest = candidate.tree;
         let mut publishing = lock(&self.publishing);
         let Some(removal) = publishing.as_mut() else {
@@ -452,12 +459,16 @@ impl Store {
             return Ok(None);
         }
         let ordinals = candidate.paths.iter().map(|(_, ordinal)| *ordinal);
-        let freed = watch.unless_looked_up(self, ordinals, || {
+        let mut drop = || {
             for number in &stored.numbers {
                 removal.uses.remove(*number);
             }
             self.delete_contents(&removal.uses, digest, &stored)
-        });
+        };
+        let freed = match watch {
+            Some(watch) => watch.unless_looked_up(self, ordinals, drop),
+            None => Some(drop()),
+        };
         freed.transpose()
     }
 

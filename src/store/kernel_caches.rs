@@ -15,12 +15,12 @@
 //! 5. Of the rest the kernel forgets the names, and what it still knows then
 //!    ([`KernelCaches::forget`]) is in use by somebody who cannot be seen. If it knew anything, step 4 comes
 //!    once more: somebody may have let a file go meanwhile, to come back by the name.
-//! 6. Where a fetch waits for the removal, which then takes contents only, the kernel keeps what it has
-//!    cached, so that this need not be fetched again: in place of steps 3 to 5 the names expire
-//!    ([`KernelCaches::expire`]), and what can be seen of running programs counts as used. Contents of what is
-//!    open to nobody who can be seen, as in a socket, are fetched once more when they are read.
-//! 7. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
-//!    whoever begins with it after step 3, 5 or 6 has to.
+//! 6. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
+//!    whoever begins with it after step 3 or 5 has to.
+//!
+//! Where a fetch waits for the removal, which then takes contents only, there is no more than step 4: the
+//! kernel keeps what it has cached, and contents of which it has no more are fetched once more by whoever
+//! begins with them meanwhile, or has them open where nobody can see it, as in a socket.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -36,13 +36,8 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// Time that somebody who has just let a file go gets to come back to its path by its name: the
 /// kernel lets a script go before the interpreter of it looks for it.
 const GRACE: Duration = Duration::from_millis(100);
-/// The same where a fetch waits for the removal.
-const SHORT_GRACE: Duration = Duration::from_millis(10);
-/// Longest time that a removal which may wait does so for the kernel.
+/// Longest time that a removal waits for the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same of another one, for answers that are on their way, and to have names expire.
-const GLANCE: Duration = Duration::from_millis(20);
-const SHORT_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A path that may be removed, or whose contents may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +62,8 @@ pub enum Cached {
 /// The kernel's caches of a mounted state.
 pub trait KernelCaches: Send + Sync {
     /// Waits until the kernel has taken in every answer to a lookup of a store path that was given
-    /// before; `false` if it has not in this time, or must not be waited for.
+    /// before; `false` if it has not in this time.
     fn settle(&self, store: &Store, patience: Duration) -> bool;
-
-    /// Has the kernel ask for the names of paths when they are looked up next, with all that it has cached
-    /// as it is; `false` if it could not be told so in this time.
-    fn expire(&self, store: &Store, paths: &[Leaving], patience: Duration) -> bool;
 
     /// Has the kernel drop what it has cached of each path and nobody uses. What is [`Cached::Held`] may
     /// still be cached only.
@@ -90,8 +81,6 @@ pub type InUse<'u> = &'u dyn Fn() -> Result<HashSet<StorePathHash>, StoreError>;
 pub(super) struct Lookups {
     /// By its name or number, in milliseconds since `began`.
     last: Uses,
-    /// The same in a listing.
-    listed: Uses,
     began: Instant,
     /// Shared by lookups, and held alone while a path is removed.
     gate: RwLock<()>,
@@ -102,7 +91,6 @@ impl Default for Lookups {
     fn default() -> Self {
         Self {
             last: Uses::new(),
-            listed: Uses::new(),
             began: Instant::now(),
             gate: RwLock::default(),
             kernel: RwLock::default(),
@@ -122,28 +110,26 @@ impl Lookups {
     }
 }
 
-/// A removal that knows of lookups.
+/// A removal that knows of lookups. No fetch may wait for it: the kernel may wait for a lookup, and that for
+/// the fetch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
     since: u64,
     /// Whether answers to lookups from before may still be on their way.
     unsettled: bool,
-    patient: bool,
 }
 
 impl Watch {
-    /// Begins; `patient` waits for the kernel. Who is waited for by a fetch must not: the kernel may wait
-    /// for a lookup, and that for the fetch.
-    pub(super) fn begin(store: &Store, patient: bool) -> Self {
+    /// Begins, when the kernel has taken in what was answered before.
+    pub(super) fn begin(store: &Store) -> Self {
         let since = store.lookups.now();
         let settled = match store.lookups.kernel() {
             None => true,
-            Some(kernel) => kernel.settle(store, if patient { PATIENCE } else { GLANCE }),
+            Some(kernel) => kernel.settle(store, PATIENCE),
         };
         Self {
             since,
             unsettled: !settled,
-            patient,
         }
     }
 
@@ -157,17 +143,10 @@ impl Watch {
         let Some(kernel) = store.lookups.kernel() else {
             return Ok(HashSet::new());
         };
-        if !self.patient {
-            let expired = kernel.expire(store, paths, SHORT_PATIENCE);
-            let mut used = self.users(in_use)?;
-            let lately = |path: &&Leaving| !expired && self.is_on_its_way(store, **path);
-            used.extend(paths.iter().filter(lately).map(|path| path.hash));
-            return Ok(used);
-        }
         let cached = kernel.drop_cached(store, paths);
         let mut used = HashSet::new();
         if cached.iter().any(|c| *c != Cached::Nothing) {
-            used.extend(self.users(in_use)?);
+            used.extend(users(in_use)?);
         }
         let mut held = Vec::new();
         for (path, cached) in paths.iter().zip(cached) {
@@ -178,9 +157,8 @@ impl Watch {
                 Cached::Nothing => {}
                 // The answer had come.
                 Cached::Dropped => {
-                    for looks in [&store.lookups.last, &store.lookups.listed] {
-                        looks.clear_before(path.ordinal, self.since);
-                    }
+                    let looks = &store.lookups.last;
+                    looks.clear_before(path.ordinal, self.since);
                 }
                 Cached::Held if used.contains(&path.hash) => {}
                 Cached::Held => held.push(*path),
@@ -191,29 +169,15 @@ impl Watch {
         }
         let cached = kernel.forget(store, &held, PATIENCE);
         if cached.iter().any(|c| *c != Cached::Held) {
-            used.extend(self.users(in_use)?);
+            used.extend(users(in_use)?);
         }
         let held = held.iter().zip(cached).filter(|(_, c)| *c == Cached::Held);
         used.extend(held.map(|(path, _)| path.hash));
         Ok(used)
     }
 
-    fn users(&self, in_use: InUse<'_>) -> Result<HashSet<StorePathHash>, StoreError> {
-        std::thread::sleep(if self.patient { GRACE } else { SHORT_GRACE });
-        in_use()
-    }
-
-    /// Whoever lists a directory over and over does not keep contents from being dropped.
-    fn last_look(&self, store: &Store, ordinal: PathOrdinal) -> u64 {
-        let (looked_up, listed) = (&store.lookups.last, &store.lookups.listed);
-        match self.patient {
-            true => looked_up.last(ordinal).max(listed.last(ordinal)),
-            false => looked_up.last(ordinal),
-        }
-    }
-
     fn is_on_its_way(&self, store: &Store, path: Leaving) -> bool {
-        let last = self.last_look(store, path.ordinal);
+        let last = store.lookups.last.last(path.ordinal);
         last > 0 && last + ON_ITS_WAY.as_millis() as u64 >= self.since
     }
 
@@ -226,9 +190,14 @@ impl Watch {
         work: impl FnOnce() -> T,
     ) -> Option<T> {
         let _alone = shut(&store.lookups.gate);
-        let looked_up = |ordinal| self.last_look(store, ordinal) >= self.since;
+        let looked_up = |ordinal| store.lookups.last.last(ordinal) >= self.since;
         (!ordinals.any(looked_up)).then(work)
     }
+}
+
+fn users(in_use: InUse<'_>) -> Result<HashSet<StorePathHash>, StoreError> {
+    std::thread::sleep(GRACE);
+    in_use()
 }
 
 impl Store {
@@ -265,7 +234,6 @@ impl Store {
             if info.registered >= since
                 || self.uses.last(info.ordinal) >= since * 1000
                 || self.lookups.last.last(info.ordinal) > looked_up
-                || self.lookups.listed.last(info.ordinal) > looked_up
             {
                 newer.insert(info.registration.path.hash());
             }
@@ -300,7 +268,7 @@ impl Store {
         let found = self.list(ordinal, limit)?;
         let now = self.lookups.now();
         for (ordinal, _, _) in &found {
-            self.lookups.listed.set(*ordinal, now);
+            self.lookups.last.set(*ordinal, now);
         }
         Ok(found)
     }

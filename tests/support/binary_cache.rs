@@ -66,9 +66,12 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
-/// A store path with a name; its hash is made from it.
+/// A store path with a name; its hash is made from it and from the test's name, which the test's thread
+/// has: what is named in the command line of any program is in use, and must not be in that of another test.
 pub fn path(name: &str) -> StorePath {
-    let digest = Hash::of(HashAlgo::Sha256, name.as_bytes());
+    let thread = std::thread::current();
+    let salted = format!("{}:{name}", thread.name().unwrap_or_default());
+    let digest = Hash::of(HashAlgo::Sha256, salted.as_bytes());
     let hash = StorePathHash::from_bytes(digest.as_bytes()[..20].try_into().unwrap());
     StorePath::new(hash, name).unwrap()
 }

@@ -31,11 +31,6 @@ impl KernelCaches for Kernel {
         self.settles
     }
 
-    fn expire(&self, store: &Store, _: &[Leaving], _: Duration) -> bool {
-        (self.meanwhile)(store);
-        self.settles
-    }
-
     fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
         (self.meanwhile)(store);
         let hashes = paths.iter().map(|p| p.hash);
@@ -152,29 +147,21 @@ fn what_is_looked_up_while_a_removal_runs_stays() {
 }
 
 #[test]
-fn where_a_fetch_waits_what_is_seen_or_looked_up_stays() {
+fn where_a_fetch_waits_the_kernel_is_not_asked() {
     let (_dir, store) = store();
     five(&store);
-    let in_use = || Ok(HashSet::from([path(1).hash()]));
+    let in_use = || {
+        // Whoever looks all the time keeps nothing above the budget.
+        store.look_up(path(3).hash())?;
+        Ok(HashSet::from([path(1).hash()]))
+    };
     let kernel = Kernel {
-        meanwhile: Box::new(|store| drop(store.look_up(path(3).hash()).unwrap())),
-        // It has all in its caches, and keeps it.
+        meanwhile: Box::new(|_| panic!("it was asked to drop what it has")),
         ..Kernel::that_has(&[2, 4, 5].map(|n| (n, Cached::Held)))
     };
     store.set_kernel_caches(Arc::new(kernel));
     let evicted = store.evict(0, &HashSet::new(), &in_use, false).unwrap();
-    assert_eq!(evicted.paths, [2, 4, 5].map(path));
-    // Where the names do not expire, what was looked up a moment ago stays.
-    let kernel = Kernel {
-        settles: false,
-        ..Kernel::that_has(&[])
-    };
-    store.set_kernel_caches(Arc::new(kernel));
-    std::thread::sleep(Duration::from_millis(3));
-    let nothing = || Ok(HashSet::new());
-    let evicted = store.evict(0, &HashSet::new(), &nothing, false).unwrap();
-    assert_eq!(evicted.paths, [path(1)]);
-    assert!(!is_dropped(&store, &path(3)));
+    assert_eq!(evicted.paths, [2, 3, 4, 5].map(path));
 }
 
 #[test]
