@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test check demo bench containers restarts torture fuzz install world help clean
+.PHONY: build test check demo bench containers restarts torture upgrade-test fuzz install world help clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -92,6 +92,11 @@ containers: build ## containers of real podman, containerd and docker on views, 
 restarts: build ## kills, restarts and replaces the daemon while /nix is used, under systemd and without (root)
 	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
 	tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
+
+upgrade-test: build ## another version, in the directory OLD, and this one take each other's place while /nix is used (root)
+	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3)
+	@[ -n "$(OLD)" ] || { echo "name the directory with narfs and mount-narfs of the version before: make upgrade-test OLD=DIRECTORY" >&2; exit 2; }
+	tests/services/upgrade.sh $(OLD)
 
 torture: build ## programs while everything is collected, and TORTURE_SECONDS (1800) of everything at once (root)
 	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3 gcc libc6-dev e2fsprogs)

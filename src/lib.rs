@@ -5,8 +5,13 @@
 //!
 //! | layer | owns |
 //! | --- | --- |
-//! | [`cli`] | one file a command; progress bars, tables, `--json` |
-//! | [`daemon`] | what a command does to a state, here or over the control socket; mounting, readiness |
+//! | [`cli`] | one file a command; flags become requests, reports become text |
+//! | [`daemon`] | the serving process: mounts, the control socket's answers, HTTP, volumes, its end |
+//! | [`doctor`] | what could keep a daemon from working, looked at from outside |
+//! | [`engine`] | what a request does to a state, with a daemon or without |
+//! | [`control`] | the control socket: frames, versions, the client |
+//! | [`supervision`] | who starts a daemon and looks after it, and what outlives a daemon |
+//! | [`command`] | requests, reports, errors that cross the control socket |
 //! | [`http`] | serving HTTP: listening sockets, the bounds for strangers, and what is answered |
 //! | [`fuse`] | the adapter from the kernel's requests to [`fs`]; it decides nothing |
 //! | [`fs`] | lookup, readdir, read, attributes, inode numbers, errno; testable without a kernel |
@@ -18,12 +23,18 @@
 //! | [`chunk`] | digest, chunker, reference mask, compression |
 //! | [`nix`] | pure formats: nix32, hash, store path, NAR, narinfo, signature, listing |
 //! | [`measure`] | how long things take: histograms; how much memory they may take |
+//! | [`sync`] | locks and threads |
 //!
-//! `store` and `substituter` never import each other.
+//! Layers beside each other never import each other: `daemon` and `doctor`; `engine`, `control` and
+//! `supervision`; `store` and `substituter`.
 
 pub mod chunk;
 pub mod cli;
+pub mod command;
+pub mod control;
 pub mod daemon;
+pub mod doctor;
+pub mod engine;
 pub mod fetch;
 pub mod fs;
 pub mod fuse;
@@ -33,4 +44,6 @@ pub mod nix;
 pub mod profile;
 pub mod store;
 pub mod substituter;
+pub mod supervision;
+pub mod sync;
 pub mod tree;

@@ -2,11 +2,10 @@
 //!
 //! A frame is one byte of kind, four of length (little-endian), and JSON; `A` hands over, with
 //! `/dev/fuse` as SCM_RIGHTS with the first byte, `R` is an answer, `E` an error text.
-//! `src/daemon/adopt.rs` of narfs has the other end. Invariant: only root is spoken to.
+//! `src/daemon/mounts.rs` of narfs has the other end. Invariant: only root is spoken to.
 
 use std::ffi::OsString;
-use std::io::{self, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use narfs_mounting::passing;
 
 use crate::failure::Failure;
 use crate::mounting::{self, Mount};
@@ -172,14 +171,7 @@ impl State {
 }
 
 fn send(stream: &mut UnixStream, text: &[u8], device: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = device.as_slice();
-    if !descriptors.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
-    let kind = [IoSlice::new(b"A")];
-    rustix::net::sendmsg(&*stream, &kind, &mut ancillary, SendFlags::NOSIGNAL)?;
+    passing::send(stream.as_fd(), b"A", device)?;
     let length = u32::try_from(text.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_le_bytes(), text].concat())
 }

@@ -6,6 +6,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
+use narfs_mounting::TYPE;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -15,7 +16,7 @@ use rustix::mount::{
 use crate::daemon::State;
 use crate::failure::Failure;
 use crate::options::{NOSYMFOLLOW, Request, Subtree};
-use crate::place::{Place, TYPE, by_descriptor, detach, mounts};
+use crate::place::{Place, by_descriptor, detach, mounts};
 
 /// Where the whole is mounted for a moment when only its store is to be seen; in the state directory.
 const PRIVATE: &str = "mnt";

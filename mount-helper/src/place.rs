@@ -6,21 +6,18 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use narfs_mounting::{TYPE, mountinfo};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::failure::Failure;
 
-/// What the kernel calls the file system.
-pub const TYPE: &str = "fuse.narfs";
-/// The same of writable profiles.
-pub const PROFILES_TYPE: &str = "fuse.narfs-profiles";
-/// Where these are mounted, below a mount point.
-pub const PROFILES: &str = "var/nix/profiles";
+/// A mount of the list, with its line.
+pub type Mounted = mountinfo::Mounted<'static>;
+
 /// What systemd mounts where something is to be mounted on demand.
 const AUTOMOUNT: &str = "autofs";
 
@@ -174,93 +171,17 @@ pub fn detach(at: &Path) -> Result<(), Failure> {
     rustix::mount::unmount(at, flags).map_err(|e| Failure::call("unmount", at, e))
 }
 
-/// A line of mountinfo.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Mounted {
-    /// The kernel's number for it.
-    pub number: u64,
-    /// The superblock, if its device number has the major number 0.
-    pub superblock: Option<u32>,
-    /// What of the file system is to be seen there: `/`, or a directory in it.
-    pub root: PathBuf,
-    /// Where.
-    pub at: PathBuf,
-    /// Its type.
-    pub kind: String,
-    /// Its source.
-    pub source: String,
-    /// Options of the superblock, labels of SELinux among them.
-    pub options: String,
-}
-
 /// What is mounted in this mount namespace.
 ///
 /// # Errors
 /// The kernel's list cannot be read.
 pub fn mounts() -> Result<Vec<Mounted>, Failure> {
-    let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read(path).map_err(|e| Failure::call("read", path, e))?;
-    let lines = text.split(|b| *b == b'\n');
-    Ok(lines.filter_map(parse).collect())
-}
-
-/// proc(5): `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS TAGS… - TYPE SOURCE OPTIONS`, blanks
-/// in octal.
-fn parse(line: &[u8]) -> Option<Mounted> {
-    let mut fields = line.split(|b| *b == b' ');
-    let text = |f: &[u8]| String::from_utf8_lossy(f).into_owned();
-    let path = |f: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(unescaped(f)));
-    let number = text(fields.next()?).parse().ok()?;
-    let (device, root, at) = (fields.nth(1)?, fields.next()?, fields.next()?);
-    fields.find(|f| *f == b"-")?;
-    let (kind, source) = (text(fields.next()?), fields.next()?);
-    let options = path(fields.next().unwrap_or_default());
-    Some(Mounted {
-        number,
-        superblock: text(device).strip_prefix("0:").and_then(|n| n.parse().ok()),
-        root: path(root),
-        at: path(at),
-        kind,
-        source: path(source).to_string_lossy().into_owned(),
-        options: options.to_string_lossy().into_owned(),
-    })
-}
-
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        let octal = after.get(..3).filter(|_| *first == b'\\');
-        let byte = octal.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
-        out.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &after[3..] } else { after };
-    }
-    out
+    mountinfo::mounts().map_err(|e| Failure::call("read", Path::new(mountinfo::OURS), e))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_is_read_with_blanks_and_tags() {
-        let line = b"36 35 0:98 / /mnt/a\\040b ro,nosuid shared:1 - fuse.narfs /s/na\\134rfs ro";
-        let expected = Mounted {
-            number: 36,
-            superblock: Some(98),
-            root: "/".into(),
-            at: "/mnt/a b".into(),
-            kind: TYPE.into(),
-            source: "/s/na\\rfs".into(),
-            options: "ro".into(),
-        };
-        assert_eq!(parse(line), Some(expected));
-        let disk = parse(b"36 35 98:0 /x /y rw - ext4 /dev/sda1 rw").unwrap();
-        assert_eq!(disk.superblock, None);
-        assert_eq!(parse(b""), None);
-        assert_eq!(unescaped(b"a\\"), b"a\\");
-        assert_eq!(unescaped(b"\\999\\0400"), b"\\999 0");
-    }
 
     #[test]
     fn what_is_mounted_is_found_by_the_descriptor() {

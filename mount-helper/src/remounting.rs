@@ -7,11 +7,13 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use narfs_mounting::{PROFILES, PROFILES_TYPE};
+
 use crate::daemon::{Answer, State};
 use crate::failure::Failure;
 use crate::mounting;
 use crate::options::{Request, Subtree};
-use crate::place::{Mounted, PROFILES, PROFILES_TYPE, Place, mounts};
+use crate::place::{Mounted, Place, mounts};
 
 /// The directory that is shown of [`Subtree::Store`].
 const STORE: &str = "/store";

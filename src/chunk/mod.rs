@@ -10,8 +10,8 @@ mod elf;
 mod mask;
 mod record;
 
-pub use chunker::{AVERAGE, Chunker, MAXIMUM, MINIMUM, PACK_BELOW};
+pub use chunker::{AVERAGE, Chunker, MAXIMUM, PACK_BELOW};
 pub use digest::ChunkDigest;
-pub use elf::{SECTION_CUT, section_cuts};
-pub use mask::{HASH_LEN, Masker, Occurrence, PLACEHOLDER, ReferenceTable, unmask};
+pub use elf::section_cuts;
+pub use mask::{HASH_LEN, Masker, Occurrence, ReferenceTable, unmask};
 pub use record::{ChunkRecord, Encoder, RecordError};

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, println};
-use crate::daemon::{Command, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::println;
+use crate::command::{Report, Request};
 
 /// Add a local file or directory as a content-addressed path
 ///
@@ -22,7 +24,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let command = Command::Add {
+        let command = Request::Add {
             from: std::path::absolute(self.path)?,
             name: self.name,
         };

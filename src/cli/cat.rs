@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::{Global, Outcome};
-use crate::daemon::Command;
+use super::global::Global;
+use super::outcome::Outcome;
+use crate::command::Request;
 
 /// Print a file of a path, without a mount; links are followed
 #[derive(Debug, Args)]
@@ -14,7 +15,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        global.run(Command::Cat { path: self.path }, false)?;
+        global.run(Request::Cat { path: self.path }, false)?;
         Ok(Outcome::Good)
     }
 }

@@ -9,8 +9,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::closure::views;
-use super::{Global, Outcome, println};
-use crate::daemon::{ClosureReport, ClosureRequest};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::println;
+use crate::command::{ClosureReport, ClosureRequest};
 
 /// The version of the interface that knows all that is used here, and that old engines know.
 const VERSION: &str = "0.5.0";

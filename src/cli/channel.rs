@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::copy::show_failures;
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{ChannelCommand, ChannelReport, Command, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println, show_failures};
+use crate::command::{ChannelCommand, ChannelReport, Report, Request};
 
 /// Lists of store paths by which packages are found by their names
 ///
@@ -101,7 +102,7 @@ impl Arguments {
             Channels::List { json } => (ChannelCommand::List, json, false),
             Channels::Remove { name } => (ChannelCommand::Remove { name }, false, false),
         };
-        match global.run(Command::Channel(command), creates)? {
+        match global.run(Request::Channel(command), creates)? {
             Report::Done => {}
             Report::Channels(channels) if as_json => print_json(&channels)?,
             Report::Channels(channels) => show(&channels)?,

@@ -3,9 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::copy::Sources;
-use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{ClosureReport, ClosureRequest, Command, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{bytes, print_json, println};
+use super::sources::Sources;
+use crate::command::{ClosureReport, ClosureRequest, Report, Request};
 
 /// Define a view of the store that shows some closures and nothing else, for containers
 ///
@@ -51,7 +53,7 @@ impl Arguments {
         let name = self.name;
         if self.delete {
             let request = ClosureRequest::Delete { name };
-            global.run(Command::Closure(request), false)?;
+            global.run(Request::Closure(request), false)?;
             return Ok(Outcome::Good);
         }
         let request = ClosureRequest::Define {
@@ -87,7 +89,7 @@ pub(super) fn views(
     request: ClosureRequest,
     creates: bool,
 ) -> anyhow::Result<Vec<ClosureReport>> {
-    match global.run(Command::Closure(request), creates)? {
+    match global.run(Request::Closure(request), creates)? {
         Report::Closures(views) => Ok(views),
         _ => bail!("the daemon gave another report than that of closure views"),
     }

@@ -1,15 +1,15 @@
 //! `narfs copy`
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-
 use anyhow::bail;
 use clap::Args;
 
-use super::config::{Choices, Origin, Setting, Settings};
-use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{Command, CopyReport, CopyRequest, Failure, Report, SourceRequest};
-use crate::substituter::redacted;
+use super::config::{Choices, Setting};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::show_failures;
+use super::output::{bytes, print_json, println};
+use super::sources::Sources;
+use crate::command::{CopyReport, CopyRequest, Report, Request};
 
 /// Fetch closures into the state, verified
 ///
@@ -38,129 +38,13 @@ pub(super) struct Arguments {
     paths: Vec<String>,
 }
 
-/// Where to fetch from and whom to believe.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Sources {
-    /// Binary cache: file:///DIR, http://… or https://…; repeatable, tried by their priority
-    /// [default: those of the configuration file, else https://cache.nixos.org]
-    #[arg(long, value_name = "URL")]
-    pub(super) from: Vec<String>,
-    /// Names and passwords for sources, in the form of netrc(5)
-    #[arg(long, value_name = "FILE")]
-    netrc_file: Option<PathBuf>,
-    #[command(flatten)]
-    trust: Trust,
-}
-
-/// Whom to believe.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Trust {
-    /// Key whose signatures count besides that of cache.nixos.org, as NAME:BASE64; repeatable
-    #[arg(long, value_name = "KEY")]
-    trusted_public_key: Vec<String>,
-    /// Believe the sources without signatures: whoever controls a source, or the way to it,
-    /// decides what your programs are
-    #[arg(long)]
-    no_require_sigs: bool,
-}
-
-impl Sources {
-    /// What these flags choose.
-    pub(super) fn choices(&self) -> anyhow::Result<Choices> {
-        let given = |list: &Vec<String>| (!list.is_empty()).then(|| Setting::flag(list.clone()));
-        let netrc_file = self.netrc_file.as_deref().map(std::path::absolute);
-        let unsigned = self.trust.no_require_sigs;
-        Ok(Choices {
-            from: given(&self.from),
-            trusted_public_keys: given(&self.trust.trusted_public_key),
-            require_sigs: unsigned.then(|| Setting::flag(false)),
-            netrc_file: netrc_file.transpose()?.map(Some).map(Setting::flag),
-            ..Choices::default()
-        })
-    }
-
-    /// The flags that were given, as they may be shown.
-    pub(super) fn given(&self) -> Vec<String> {
-        let from = self.from.iter().map(|url| redacted(url));
-        let mut given: Vec<_> = from.map(|url| format!("--from {url}")).collect();
-        if let Some(file) = &self.netrc_file {
-            given.push(format!("--netrc-file {}", file.display()));
-        }
-        let keys = self.trust.trusted_public_key.iter();
-        given.extend(keys.map(|key| format!("--trusted-public-key {key}")));
-        if self.trust.no_require_sigs {
-            given.push("--no-require-sigs".into());
-        }
-        given
-    }
-
-    /// The same flags for another run, from any directory.
-    pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
-        let mut out = Vec::new();
-        for url in &self.from {
-            out.extend(["--from".into(), url.into()]);
-        }
-        if let Some(file) = &self.netrc_file {
-            let file = std::path::absolute(file)?;
-            out.extend(["--netrc-file".into(), file.into_os_string()]);
-        }
-        for key in &self.trust.trusted_public_key {
-            out.extend(["--trusted-public-key".into(), key.into()]);
-        }
-        if self.trust.no_require_sigs {
-            out.push("--no-require-sigs".into());
-        }
-        Ok(out)
-    }
-
-    /// What these flags say. What they leave open is as the daemon has it that owns the state,
-    /// or else as configured. That signatures are not asked for is said loudly.
-    pub(super) fn request(&self, global: &Global) -> anyhow::Result<SourceRequest> {
-        warn_unsigned(&global.decided.with(&self.choices()?));
-        let netrc = self.netrc_file.as_deref().map(std::path::absolute);
-        Ok(SourceRequest {
-            from: self.from.clone(),
-            trusted_public_keys: self.trust.trusted_public_key.clone(),
-            no_require_signatures: self.trust.no_require_sigs,
-            netrc: netrc.transpose()?,
-        })
-    }
-}
-
-/// The sources in force.
-pub(super) fn in_force(settings: &Settings) -> SourceRequest {
-    SourceRequest {
-        from: settings.from.value.clone(),
-        trusted_public_keys: settings.trusted_public_keys.value.clone(),
-        no_require_signatures: !settings.require_sigs.value,
-        netrc: settings.netrc_file.value.clone(),
-    }
-}
-
-/// Says what it means that paths are believed without signatures, if they are.
-pub(super) fn warn_unsigned(settings: &Settings) {
-    if settings.require_sigs.value {
-        return;
-    }
-    let said = match &settings.require_sigs.origin {
-        origin @ Origin::File { .. } => format!("{origin}: require-sigs = false"),
-        _ => "--no-require-sigs".to_owned(),
-    };
-    let from: Vec<_> = settings.from.value.iter().map(|u| redacted(u)).collect();
-    eprintln!(
-        "narfs: warning: {said}: paths are taken without signatures; whoever controls {} decides \
-         what is in them",
-        from.join(", ")
-    );
-}
-
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let choices = Choices {
             jobs: self.jobs.map(Setting::flag),
             ..self.sources.choices()?
         };
-        let command = Command::Copy(CopyRequest {
+        let command = Request::Copy(CopyRequest {
             sources: self.sources.request(global)?,
             paths: self.paths,
             all: self.all,
@@ -196,16 +80,4 @@ fn summary(r: &CopyReport) -> String {
         r.already,
         r.failures.len()
     )
-}
-
-/// Names each path that failed, on stderr.
-pub(super) fn show_failures(failures: &[Failure]) -> Outcome {
-    for f in failures {
-        eprintln!("narfs: {}: {}", f.path, f.error);
-    }
-    if failures.is_empty() {
-        Outcome::Good
-    } else {
-        Outcome::Failed
-    }
 }

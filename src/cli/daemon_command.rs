@@ -3,9 +3,14 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::serving::{Serving, serve};
-use super::{Global, Outcome, Usage, config, keeper};
-use crate::daemon::{self, Mounting};
+use super::config;
+use super::global::Global;
+use super::keeper;
+use super::outcome::{Outcome, Usage};
+use super::serving::{self, Serving};
+use crate::control;
+use crate::daemon::{Mounting, ServeRequest};
+use crate::supervision;
 
 /// Serve the state without a mount of its own, and wait for mounts
 ///
@@ -25,7 +30,13 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+    /// Whether this process is to serve the state.
+    pub(super) fn serves_here(&self) -> bool {
+        !self.background
+    }
+
+    /// What a daemon is to serve; no other one may.
+    pub(super) fn serve_request(&self, global: &Global) -> anyhow::Result<ServeRequest> {
         let mut options = self.serving.options.iter();
         if let Some(unknown) = options.find(|o| !config::is_daemon_option(o)) {
             return Err(Usage::error(format!(
@@ -35,25 +46,24 @@ impl Arguments {
             )));
         }
         let settings = self.serving.settings(global)?;
-        let state = global.state()?;
-        if !daemon::may_take_over()
-            && let Ok(status) = daemon::status(&state)
+        if !supervision::may_take_over()
+            && let Ok(status) = control::status(&global.state()?, None)
         {
             bail!(
                 "process {} serves the state {} already; unmount it, or end that process, first",
                 status.pid,
-                state.display()
+                status.state.display()
             );
         }
-        if self.background {
-            let mut command = keeper::command(global, &state)?;
-            command.args(["daemon", "--until-unmounted"]);
-            self.serving.pass_on(&mut command)?;
-            daemon::start_keeper(command)?;
-            return Ok(Outcome::Good);
-        }
-        let until_unmounted = self.until_unmounted;
-        serve(global, &settings, Mounting::Others { until_unmounted })?;
+        let until_unmounted = self.until_unmounted || self.background;
+        serving::request(global, &settings, Mounting::Others { until_unmounted })
+    }
+
+    /// Starts a daemon in the background.
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
+        let mut command = vec!["daemon".into(), "--until-unmounted".into()];
+        command.extend(self.serving.arguments()?);
+        keeper::start(global, command, &self.serve_request(global)?)?;
         Ok(Outcome::Good)
     }
 }

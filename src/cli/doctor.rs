@@ -2,8 +2,13 @@
 
 use clap::Args;
 
-use super::{Global, GlobalFlags, Outcome, copy, print_json, println};
-use crate::daemon::{self, Examination, Finding, Verdict};
+use super::config::Reading;
+use super::global::{Global, GlobalFlags};
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use super::sources;
+use crate::command::chain;
+use crate::doctor::{self, Examination, Finding, Verdict};
 
 /// Look for what could keep narfs from working, and say what to do
 ///
@@ -21,14 +26,14 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn run(self, flags: GlobalFlags) -> anyhow::Result<Outcome> {
+    pub(super) fn run(self, flags: &GlobalFlags) -> anyhow::Result<Outcome> {
         let (global, configuration) = decide(flags)?;
         let settings = &global.decided.settings;
         let mut findings = vec![configuration];
-        findings.extend(daemon::examine(&Examination {
+        findings.extend(doctor::examine(&Examination {
             state: global.state()?,
             store_dir: settings.store_dir.value.clone(),
-            sources: copy::in_force(settings),
+            sources: sources::in_force(settings),
             fix: self.fix,
         }));
         if self.json {
@@ -46,9 +51,9 @@ impl Arguments {
 }
 
 /// What is in force; without the configuration file, if that is wrong.
-fn decide(flags: GlobalFlags) -> anyhow::Result<(Global, Finding)> {
+fn decide(flags: &GlobalFlags) -> anyhow::Result<(Global, Finding)> {
     const NAME: &str = "configuration";
-    match Global::decide(flags.clone(), false) {
+    match Global::decide(flags, Reading::Whole) {
         Ok(global) => {
             let file = &global.decided.file;
             let path = file.path.value.display();
@@ -60,8 +65,8 @@ fn decide(flags: GlobalFlags) -> anyhow::Result<(Global, Finding)> {
             Ok((global, Finding::new(NAME, Verdict::Ok, seen)))
         }
         Err(wrong) => {
-            let global = Global::decide(flags, true)?;
-            let seen = daemon::chain(wrong.as_ref());
+            let global = Global::decide(flags, Reading::Unread)?;
+            let seen = chain(wrong.as_ref());
             let advice = "mend it; `narfs config check` says all that is wrong in it. What follows \
                           is seen without it";
             let finding = Finding::new(NAME, Verdict::Error, seen).advise(advice);

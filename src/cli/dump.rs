@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::{Global, Outcome};
-use crate::daemon::Command;
+use super::global::Global;
+use super::outcome::Outcome;
+use crate::command::Request;
 
 /// Write the NAR of a path to stdout, as `nix-store --dump` does
 #[derive(Debug, Args)]
@@ -14,7 +15,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        global.run(Command::Dump { path: self.path }, false)?;
+        global.run(Request::Dump { path: self.path }, false)?;
         Ok(Outcome::Good)
     }
 }

@@ -3,9 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{bytes, print_json, println};
 use super::size::Size;
-use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{Command, EvictReport, Report};
+use crate::command::{EvictReport, Report, Request};
 
 /// Drop contents that can be fetched again, least recently used path first
 ///
@@ -25,7 +27,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let Size(to) = self.to;
-        let Report::Evict(report) = global.run(Command::Evict { to }, false)? else {
+        let Report::Evict(report) = global.run(Request::Evict { to }, false)? else {
             bail!("the daemon gave another report than that of an eviction");
         };
         if self.json {

@@ -3,9 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
 use super::size::Size;
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, GcReport, GcRequest, OldGenerations, Report};
+use crate::command::{GcReport, GcRequest, OldGenerations, Report, Request};
 use crate::profile::{DeleteSpec, DeleteSpecError};
 
 /// Remove the store paths that no root reaches, and give their space back
@@ -53,7 +55,7 @@ impl Arguments {
             max_freed: self.max_freed.map(|Size(bytes)| bytes),
             lines: !self.json,
         };
-        let Report::Gc(report) = global.run(Command::Gc(request), false)? else {
+        let Report::Gc(report) = global.run(Request::Gc(request), false)? else {
             bail!("the daemon gave another report than that of a collection");
         };
         if self.json {

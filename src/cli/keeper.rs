@@ -1,48 +1,69 @@
 //! `narfs keeper`: what `narfs mount` starts in the background.
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 
-use super::{Global, Outcome};
-use crate::daemon;
+use super::global::{Global, GlobalFlags};
+use super::outcome::Outcome;
+use crate::daemon::ServeRequest;
+use crate::substituter::redacted;
+use crate::supervision::{self, Held};
 
-/// Start the daemon that the arguments say, and again whenever it ends before it is unmounted
+/// Start the daemon of a state, and again whenever it ends before it is unmounted
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
-    /// Arguments of narfs
-    #[arg(required = true, last = true)]
-    arguments: Vec<OsString>,
+pub(super) struct Arguments {}
+
+/// Starts a keeper, and waits until its daemon serves what `request` says. `command` is how a daemon
+/// comes to know the same of the configuration, when it reads that again.
+pub(super) fn start(
+    global: &Global,
+    command: Vec<OsString>,
+    request: &ServeRequest,
+) -> anyhow::Result<()> {
+    let mut flags = global_flags(global);
+    flags.extend(command);
+    let held = Held {
+        arguments: without_secrets(&flags),
+        flags,
+        request: serde_json::to_value(request)?,
+    };
+    Ok(supervision::start_keeper(&request.state, &held)?)
 }
 
-/// The keeper of a command for the background, which is still to be named: started anew rather than
-/// forked, since threads do not survive a fork; with absolute paths and at `/`, so that it keeps no
-/// directory busy.
-pub(super) fn command(global: &Global, state: &Path) -> anyhow::Result<Command> {
-    let program = std::env::current_exe().context("cannot find the program itself")?;
-    let mut command = Command::new(program);
-    let config = global.decided.file.to_name_again();
-    command.current_dir("/").arg("--config").arg(config);
-    command.arg("--state").arg(state).args(["keeper", "--"]);
-    command.arg("--config").arg(config);
-    command.arg("--state").arg(state);
+/// The flags of all commands that have the same in force, from any directory.
+fn global_flags(global: &Global) -> Vec<OsString> {
     let settings = &global.decided.settings;
-    command.args(["--memory", &settings.memory.value.to_string()]);
+    let mut flags: Vec<OsString> = vec!["--config".into()];
+    flags.push(global.decided.file.to_name_again().into());
+    flags.extend(["--state".into(), (&settings.state.value).into()]);
+    let memory = settings.memory.value.to_string();
+    flags.extend(["--memory".into(), memory.into()]);
     if let Some(store_dir) = &settings.store_dir.value {
-        command.args(["--store-dir", store_dir.as_str()]);
+        flags.extend(["--store-dir".into(), store_dir.as_str().into()]);
     }
     if global.verbose > 0 {
-        command.arg(format!("-{}", "v".repeat(usize::from(global.verbose))));
+        flags.push(format!("-{}", "v".repeat(usize::from(global.verbose))).into());
     }
-    Ok(command)
+    flags
+}
+
+/// Arguments that everybody may see.
+pub(super) fn without_secrets(arguments: &[OsString]) -> Vec<OsString> {
+    let shown = arguments.iter().map(|argument| match argument.to_str() {
+        Some(text) => redacted(text).into(),
+        None => argument.clone(),
+    });
+    shown.collect()
 }
 
 impl Arguments {
-    pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        Ok(match daemon::keep(&global.state()?, self.arguments)? {
+    /// All that a keeper needs to know is the state.
+    pub(super) fn run(self, flags: &GlobalFlags) -> anyhow::Result<Outcome> {
+        let state: PathBuf = flags.state.clone().context("a keeper needs --state")?;
+        Ok(match supervision::keep(&state)? {
             0 => Outcome::Good,
             _ => Outcome::Failed,
         })

@@ -4,7 +4,8 @@ use std::io::Read;
 
 use clap::{Args, Subcommand};
 
-use super::{Outcome, println};
+use super::outcome::Outcome;
+use super::output::println;
 use crate::nix::signature::SecretKey;
 
 /// Make and convert signing keys, in Nix's form

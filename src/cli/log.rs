@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::daemon;
+use crate::supervision;
 
 /// Starts to log to stderr.
 pub(super) fn start(verbose: u8) {
@@ -22,7 +22,7 @@ pub(super) fn start(verbose: u8) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(|| BestEffort(io::stderr()));
-    let in_background = daemon::in_background();
+    let in_background = supervision::in_background();
     if !in_background && is_journal() {
         log.with_ansi(false).event_format(Journal::new()).init();
         return;

@@ -3,8 +3,10 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, EntryReport, KindReport, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use crate::command::{EntryReport, KindReport, Report, Request};
 
 /// List what is in a path, without a mount
 #[derive(Debug, Args)]
@@ -24,7 +26,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let command = Command::Ls {
+        let command = Request::Ls {
             path: self.path.clone(),
             recursive: self.recursive,
         };

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory};
+use clap::Args;
 
-use super::{Cli, Outcome};
+use super::outcome::Outcome;
 
 /// Every option of the configuration file at its default, with its comment.
 const CONFIG: &str = include_str!("../../systemd/config.toml");
@@ -30,11 +30,11 @@ pub(super) struct ManualArguments {
 }
 
 impl ManualArguments {
-    pub(super) fn run(self) -> anyhow::Result<Outcome> {
+    pub(super) fn run(self, narfs: clap::Command) -> anyhow::Result<Outcome> {
         let dir = &self.directory;
         let failed = || format!("cannot write manual pages into {}", dir.display());
         std::fs::create_dir_all(dir).with_context(failed)?;
-        clap_mangen::generate_to(Cli::command(), dir).with_context(failed)?;
+        clap_mangen::generate_to(narfs, dir).with_context(failed)?;
         for (name, what, text) in FORMATS {
             let text = match text {
                 "" => configuration(CONFIG),
@@ -102,9 +102,9 @@ pub(super) struct CompletionArguments {
 }
 
 impl CompletionArguments {
-    pub(super) fn run(self) -> anyhow::Result<Outcome> {
+    pub(super) fn run(self, narfs: clap::Command) -> anyhow::Result<Outcome> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "narfs", &mut script);
+        clap_complete::generate(self.shell, &mut narfs.clone(), "narfs", &mut script);
         std::io::Write::write_all(&mut std::io::stdout(), &script)?;
         Ok(Outcome::Good)
     }
@@ -118,7 +118,10 @@ fn page(dir: &std::path::Path, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn every_command_and_every_option_of_the_configuration_is_in_the_manual() {
@@ -127,7 +130,7 @@ mod tests {
         ManualArguments {
             directory: directory.clone(),
         }
-        .run()
+        .run(Cli::command())
         .unwrap();
         for command in Cli::command()
             .get_subcommands()

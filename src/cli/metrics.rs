@@ -2,8 +2,11 @@
 
 use clap::Args;
 
-use super::{Global, Outcome, print_json};
-use crate::daemon::{self, FiguresReport};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::print_json;
+use crate::command::FiguresReport;
+use crate::control;
 
 /// Print what the daemon counts, in the text format of Prometheus
 ///
@@ -30,5 +33,5 @@ impl Arguments {
 
 /// What the daemon counts.
 pub(super) fn figures(global: &Global) -> anyhow::Result<FiguresReport> {
-    Ok(daemon::figures(&global.state()?)?)
+    Ok(control::figures(&global.state()?, None)?)
 }

@@ -16,6 +16,8 @@ mod doctor;
 mod dump;
 mod evict;
 mod gc;
+mod global;
+mod groups;
 mod keeper;
 mod key;
 mod log;
@@ -23,6 +25,8 @@ mod ls;
 mod manual;
 mod metrics;
 mod mount;
+mod outcome;
+mod output;
 mod path_info;
 mod pins;
 mod prefetch;
@@ -30,9 +34,11 @@ mod profile;
 mod profiles;
 mod progress;
 mod roots;
+mod run;
 mod serve;
 mod serving;
 mod size;
+mod sources;
 mod stats;
 mod status;
 mod top;
@@ -42,16 +48,17 @@ mod upgrade;
 mod verify;
 mod volume_plugin;
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::daemon::{self, Command, CommandError, Report};
-use crate::nix::store_path::StoreDir;
-use crate::store::StoreOptions;
-use config::{Choices, Decided, Setting};
-use progress::Terminal;
+use crate::command::chain;
+use crate::daemon::{self, Beginning, ServeRequest};
+use config::Reading;
+use global::{Global, GlobalFlags};
+use outcome::{Outcome, USAGE, Usage};
+use progress::show_fetches;
 
 /// Mounts a Nix store that you have not downloaded: verified, deduplicated, read-only.
 #[derive(Debug, Parser)]
@@ -61,35 +68,6 @@ struct Cli {
     global: GlobalFlags,
     #[command(subcommand)]
     command: Subcommands,
-}
-
-/// What every command takes.
-#[derive(Clone, Debug, Args)]
-struct GlobalFlags {
-    /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Directory with the database; one process owns it at a time [env: NARFS_STATE] [default:
-    /// /var/lib/narfs]
-    #[arg(long, global = true, value_name = "DIR")]
-    state: Option<PathBuf>,
-    /// Store directory of the paths, for a new state [default: /nix/store]
-    #[arg(long, global = true, value_name = "DIR")]
-    store_dir: Option<String>,
-    /// Bound of the daemon's memory, in MiB, from 32 to what the machine has [env: NARFS_MEMORY]
-    /// [default: 256]
-    #[arg(long, global = true, value_name = "MIB", value_parser = config::memory_of)]
-    memory: Option<u32>,
-    /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
-}
-
-/// What every command knows.
-#[derive(Debug)]
-struct Global {
-    decided: Decided,
-    verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -136,105 +114,20 @@ enum Subcommands {
     Manual(manual::ManualArguments),
 }
 
-/// Exit status for a command line that cannot be understood; clap's too.
-const USAGE: u8 = 2;
-
-/// How a command ends when nothing broke.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Good,
-    /// Some of it failed; said already.
-    Failed,
-}
-
-/// A command line that clap accepts and that makes no sense all the same.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Usage(String);
-
-impl Usage {
-    fn error(text: String) -> anyhow::Error {
-        Self(text).into()
-    }
-}
-
-impl Global {
-    /// Decides what is in force; of a configuration file that the command judges, nothing is.
-    fn decide(flags: GlobalFlags, judges: bool) -> anyhow::Result<Self> {
-        let store_dir = flags
-            .store_dir
-            .as_deref()
-            .map(StoreDir::parse)
-            .transpose()?;
-        let state = flags
-            .state
-            .as_deref()
-            .map(std::path::absolute)
-            .transpose()?;
-        let choices = Choices {
-            state: state.map(Setting::flag),
-            store_dir: store_dir.map(Setting::flag),
-            memory: flags.memory.map(Setting::flag),
-            ..Choices::default()
-        };
-        Ok(Self {
-            decided: Decided::read(flags.config.as_deref(), choices, judges)?,
-            verbose: flags.verbose,
-        })
-    }
-
-    fn options(&self, create: bool) -> anyhow::Result<StoreOptions> {
-        let settings = &self.decided.settings;
-        Ok(StoreOptions {
-            memory: (settings.memory.value as usize) << 20,
-            create,
-            store_dir: settings.store_dir.value.clone(),
-        })
-    }
-
-    /// The state directory, absolute, so that a daemon and a mount name it alike.
-    fn state(&self) -> anyhow::Result<PathBuf> {
-        Ok(std::path::absolute(&self.decided.settings.state.value)?)
-    }
-
-    /// Runs a command on the state, which it makes if `create`.
-    fn run(&self, command: Command, create: bool) -> anyhow::Result<Report> {
-        let mut terminal = Terminal::new();
-        let state = self.state()?;
-        let defaults = copy::in_force(&self.decided.settings);
-        let options = self.options(create)?;
-        let report = daemon::run(&state, &options, &defaults, command, &mut terminal);
-        terminal.finish();
-        let report = report.map_err(|e| self.explain(e))?;
-        // What does not reach its reader is a failure of this command.
-        std::io::Write::flush(&mut std::io::stdout())?;
-        Ok(report)
-    }
-}
-
-impl Global {
-    /// Says which line of the configuration left a command without sources.
-    fn explain(&self, error: CommandError) -> anyhow::Error {
-        let origin = &self.decided.settings.from.origin;
-        match (&error, origin) {
-            (CommandError::Nobody, config::Origin::File { .. }) => anyhow::anyhow!(
-                "{origin}: from = [] says that nobody is asked; name a source with --from"
-            ),
-            _ => error.into(),
-        }
-    }
-}
-
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = groups::grouped(Cli::command()).get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
     log::start(cli.global.verbose);
     match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
         Err(e) => {
-            eprintln!("narfs: {}", daemon::chain(e.as_ref()));
+            eprintln!("narfs: {}", chain(e.as_ref()));
             if e.is::<Usage>() {
                 ExitCode::from(USAGE)
             } else {
@@ -244,18 +137,98 @@ pub fn run() -> ExitCode {
     }
 }
 
+impl Subcommands {
+    /// Whether this process is to serve a state.
+    fn serves_here(&self) -> bool {
+        match self {
+            Self::Mount(a) => a.serves_here(),
+            Self::Daemon(a) => a.serves_here(),
+            _ => false,
+        }
+    }
+
+    /// How the command reads the configuration file.
+    fn reading(&self) -> Reading {
+        match self {
+            Self::Config(a) if a.judges() => Reading::Unread,
+            Self::Key(_) | Self::Completions(_) | Self::Manual(_) | Self::Umount(_) => {
+                Reading::Unread
+            }
+            Self::Status(_)
+            | Self::Metrics(_)
+            | Self::Top(_)
+            | Self::Upgrade(_)
+            | Self::Serve(_) => Reading::AsFarAsItGoes,
+            _ => Reading::Whole,
+        }
+    }
+}
+
+/// Serves a state in this process: what a daemon before it served, or what the command line and the
+/// configuration say.
+fn serve(cli: Cli) -> anyhow::Result<Outcome> {
+    let mut beginning = Beginning::find()?;
+    let request = match beginning.held() {
+        Some(held) => held,
+        None => match wanted(cli, &mut beginning) {
+            Ok(request) => request,
+            Err(e) => {
+                let Some(before) = beginning.before() else {
+                    beginning.failed(&chain(e.as_ref()));
+                    return Err(e);
+                };
+                beginning.set_mistake(chain(e.as_ref()));
+                before
+            }
+        },
+    };
+    daemon::serve(beginning, &request, show_fetches())?;
+    Ok(Outcome::Good)
+}
+
+/// What the command line and the configuration say that is to be served.
+fn wanted(cli: Cli, beginning: &mut Beginning) -> anyhow::Result<ServeRequest> {
+    let cli = match beginning.flags() {
+        // With what must not be seen in the arguments of this process.
+        Some(flags) => {
+            let flags = flags.iter().map(|flag| &**flag);
+            Cli::try_parse_from(std::iter::once(OsStr::new("narfs")).chain(flags))?
+        }
+        None => {
+            let flags: Vec<_> = std::env::args_os().skip(1).collect();
+            beginning.set_command(keeper::without_secrets(&flags), flags);
+            cli
+        }
+    };
+    let global = Global::decide(&cli.global, Reading::Whole)?;
+    match cli.command {
+        Subcommands::Mount(a) => a.serve_request(&global),
+        Subcommands::Daemon(a) => a.serve_request(&global),
+        _ => Err(Usage::error(
+            "only mount and daemon serve a state".to_owned(),
+        )),
+    }
+}
+
 /// Runs a command, with what is in force for it.
 fn execute(cli: Cli) -> anyhow::Result<Outcome> {
-    let flags = cli.global.clone();
-    let judges = matches!(&cli.command, Subcommands::Doctor(_))
-        || matches!(&cli.command, Subcommands::Config(a) if a.judges());
-    let global = &Global::decide(cli.global, judges)?;
+    if cli.command.serves_here() {
+        return serve(cli);
+    }
+    let flags = cli.global;
     match cli.command {
+        // What is in force is none of its business.
+        Subcommands::Keeper(a) => return a.run(&flags),
+        Subcommands::Doctor(a) => return a.run(&flags),
+        _ => {}
+    }
+    let global = &Global::decide(&flags, cli.command.reading())?;
+    match cli.command {
+        Subcommands::Keeper(_) | Subcommands::Doctor(_) => Ok(Outcome::Good),
         Subcommands::Mount(a) => a.run(global),
         Subcommands::Daemon(a) => a.run(global),
         Subcommands::Serve(a) => a.run(global),
         Subcommands::Umount(a) => a.run(),
-        Subcommands::Keeper(a) => a.run(global),
         Subcommands::Upgrade(a) => a.run(global),
         Subcommands::Copy(a) => a.run(global),
         Subcommands::Add(a) => a.run(global),
@@ -284,11 +257,10 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Status(a) => a.run(global),
         Subcommands::Metrics(a) => a.run(global),
         Subcommands::Top(a) => a.run(global),
-        Subcommands::Doctor(a) => a.run(flags),
         Subcommands::Key(a) => a.run(),
         Subcommands::Config(a) => a.run(global),
-        Subcommands::Completions(a) => a.run(),
-        Subcommands::Manual(a) => a.run(),
+        Subcommands::Completions(a) => a.run(Cli::command()),
+        Subcommands::Manual(a) => a.run(Cli::command()),
     }
 }
 
@@ -299,20 +271,4 @@ fn reader_went_away(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     })
-}
-
-/// Prints a report as JSON.
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println(&serde_json::to_string_pretty(value)?)
-}
-
-/// Prints a line; a reader that went away is an error, not a panic.
-fn println(line: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    Ok(writeln!(std::io::stdout(), "{line}")?)
-}
-
-/// A number of bytes as people read it.
-fn bytes(n: u64) -> String {
-    indicatif::HumanBytes(n).to_string()
 }

@@ -7,10 +7,15 @@ use anyhow::bail;
 use clap::Args;
 
 use super::config::{self, Origin, Settings};
-use super::serving::{Serving, serve};
-use super::{Global, Outcome, Usage, keeper};
-use crate::daemon::{self, Command, Mounting, StatusReport};
+use super::global::Global;
+use super::keeper;
+use super::outcome::{Outcome, Usage};
+use super::serving::{self, Serving};
+use crate::command::{Request, StatusReport};
+use crate::control;
+use crate::daemon::{Mounting, ServeRequest};
 use crate::fuse::{self, MountRequest, Subtree};
+use crate::supervision;
 
 /// So long it is tried to join a daemon that another command has just started, or to be the next.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,34 +38,64 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
+    /// Whether this process is to serve the mount.
+    pub(super) fn serves_here(&self) -> bool {
+        self.foreground
+    }
+
+    /// What this process is to serve.
+    pub(super) fn serve_request(&self, global: &Global) -> anyhow::Result<ServeRequest> {
+        let settings = self.serving.settings(global)?;
+        let request = self.request(&settings)?;
+        if !supervision::may_take_over()
+            && let Ok(status) = control::status(&global.state()?, None)
+        {
+            check_namespace(&status)?;
+            bail!(
+                "process {} serves the state {} already; end it, or mount without \
+                 --foreground to show the same file system at one more place",
+                status.pid,
+                status.state.display()
+            );
+        }
+        serving::request(global, &settings, Mounting::Itself(request))
+    }
+
+    /// Mounts by the daemon that serves the state, or one that is started.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let settings = self.serving.settings(global)?;
         let request = self.request(&settings)?;
         let state = global.state()?;
-        let takes_over = self.foreground && daemon::may_take_over();
-        if takes_over {
-            serve(global, &settings, Mounting::Itself(request))?;
-            return Ok(Outcome::Good);
-        }
         let began = Instant::now();
         loop {
-            if let Ok(status) = daemon::status(&state) {
+            if let Ok(status) = control::status(&state, None) {
                 self.join(global, &state, &status, request)?;
                 return Ok(Outcome::Good);
             }
-            if self.foreground {
-                serve(global, &settings, Mounting::Itself(request))?;
-                return Ok(Outcome::Good);
-            }
-            match daemon::start_keeper(self.background(global, &state, &request)?) {
+            match self.start(global, &settings, &request) {
                 // Another one was faster, and serves it now or in a moment.
-                Err(_) if daemon::is_owned(&state) && began.elapsed() < PATIENCE => {}
-                started => {
-                    started?;
-                    return Ok(Outcome::Good);
-                }
+                Err(_) if control::is_owned(&state) && began.elapsed() < PATIENCE => {}
+                started => return started.map(|()| Outcome::Good),
             }
         }
+    }
+
+    /// Starts a daemon in the background.
+    fn start(
+        &self,
+        global: &Global,
+        settings: &Settings,
+        request: &MountRequest,
+    ) -> anyhow::Result<()> {
+        let mut command = vec!["mount".into(), request.mountpoint.clone().into()];
+        command.extend(self.serving.arguments()?);
+        command.push("--foreground".into());
+        let mounting = Mounting::Itself(request.clone());
+        keeper::start(
+            global,
+            command,
+            &serving::request(global, settings, mounting)?,
+        )
     }
 
     /// Has the daemon that serves the state mount it here, too.
@@ -72,16 +107,8 @@ impl Arguments {
         request: MountRequest,
     ) -> anyhow::Result<()> {
         check_namespace(status)?;
-        if self.foreground {
-            bail!(
-                "process {} serves the state {} already; end it, or mount without \
-                 --foreground to show the same file system at one more place",
-                status.pid,
-                state.display()
-            );
-        }
         let unheeded = self.serving.given();
-        global.run(Command::Mount(request), false)?;
+        global.run(Request::Mount(request), false)?;
         if !unheeded.is_empty() {
             eprintln!(
                 "narfs: warning: process {} serves the state {} already, and goes on as it \
@@ -93,20 +120,6 @@ impl Arguments {
             );
         }
         Ok(())
-    }
-
-    /// The keeper of the same command for the background.
-    fn background(
-        &self,
-        global: &Global,
-        state: &Path,
-        request: &MountRequest,
-    ) -> anyhow::Result<std::process::Command> {
-        let mut command = keeper::command(global, state)?;
-        command.arg("mount").arg(&request.mountpoint);
-        self.serving.pass_on(&mut command)?;
-        command.arg("--foreground");
-        Ok(command)
     }
 
     fn request(&self, settings: &Settings) -> anyhow::Result<MountRequest> {

@@ -3,8 +3,10 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use crate::command::{Report, Request};
 
 /// Show what is registered of paths, as `nix path-info` does
 #[derive(Debug, Args)]
@@ -25,7 +27,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let command = Command::PathInfo {
+        let command = Request::PathInfo {
             paths: self.paths,
             closure: self.closure,
             sizes: self.size || self.json,

@@ -3,8 +3,10 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use crate::command::{Report, Request};
 
 /// Show what is pinned, and whether it is wholly here
 #[derive(Debug, Args)]
@@ -25,7 +27,7 @@ pub(super) struct UnpinArguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let Report::Pins(pins) = global.run(Command::Pins, false)? else {
+        let Report::Pins(pins) = global.run(Request::Pins, false)? else {
             bail!("the daemon gave another report than that of pins");
         };
         if self.json {
@@ -46,7 +48,7 @@ impl Arguments {
 impl UnpinArguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let wanted = self.paths.len();
-        let command = Command::Unpin { paths: self.paths };
+        let command = Request::Unpin { paths: self.paths };
         let Report::Unpinned(gone) = global.run(command, false)? else {
             bail!("the daemon gave another report than that of pins");
         };

@@ -3,9 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::copy::{Sources, show_failures};
-use super::{Global, Outcome, Usage, bytes, print_json, println};
-use crate::daemon::{Command, PrefetchReport, PrefetchRequest, Report};
+use super::global::Global;
+use super::outcome::{Outcome, Usage};
+use super::output::{bytes, print_json, println, show_failures};
+use super::sources::Sources;
+use crate::command::{PrefetchReport, PrefetchRequest, Report, Request};
 
 /// Make closures wholly local, so that nothing of them has to be fetched any more
 ///
@@ -69,7 +71,7 @@ impl What {
             let what = if pin { "" } else { ", or a trace with --trace" };
             return Err(Usage::error(format!("name store paths{what}")));
         }
-        let command = Command::Prefetch(PrefetchRequest {
+        let command = Request::Prefetch(PrefetchRequest {
             sources: self.sources.request(global)?,
             paths,
             trace,

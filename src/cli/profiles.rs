@@ -3,8 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, print_json, println, profile};
-use crate::daemon::{Command, ProfileAction, ProfileRequest, Report, SourceRequest};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use super::profile;
+use crate::command::{ProfileAction, ProfileRequest, Report, Request, SourceRequest};
 
 /// Name all profiles: the current generation of each, how many there are, where it points to
 #[derive(Debug, Args)]
@@ -16,7 +19,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let command = Command::Profile(ProfileRequest {
+        let command = Request::Profile(ProfileRequest {
             profile: profile::DEFAULT.to_owned(),
             action: ProfileAction::ListAll,
             sources: SourceRequest::default(),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::bytes;
+use super::output::bytes;
 use super::status;
-use crate::daemon::{Output, Show};
+use crate::command::Output;
+use crate::daemon::Show;
 use crate::fetch::Snapshot;
 
 /// The terminal as an output; the bar is there only where stderr is a terminal.

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, Report};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use crate::command::{Report, Request};
 
 /// Show what `narfs gc` keeps: each root, and where it is from
 #[derive(Debug, Args)]
@@ -32,7 +34,7 @@ pub(super) struct AddArguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let Report::Roots(roots) = global.run(Command::Roots, false)? else {
+        let Report::Roots(roots) = global.run(Request::Roots, false)? else {
             bail!("the daemon gave another report than that of roots");
         };
         if self.json {
@@ -48,7 +50,7 @@ impl Arguments {
 
 impl AddArguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let command = Command::AddRoot {
+        let command = Request::AddRoot {
             link: std::path::absolute(&self.link)?,
             path: self.path,
         };

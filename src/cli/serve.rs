@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Global, Outcome, Usage, println};
+use super::global::Global;
+use super::outcome::{Outcome, Usage};
+use super::output::println;
 use crate::daemon::{HttpError, HttpService};
 use crate::http::Address;
 

@@ -1,15 +1,15 @@
 //! What `narfs mount` and `narfs daemon` have in common: how the state is served.
 
-use std::process::Command;
+use std::ffi::OsString;
 
 use clap::Args;
 
 use super::config::{self, Choices, Setting, Settings};
-use super::copy::{self, Sources};
-use super::progress::show_fetches;
+use super::global::Global;
+use super::outcome::Usage;
+use super::sources::{self, Sources};
 use super::volume_plugin::VolumePlugin;
-use super::{Global, Usage};
-use crate::daemon::{self, Mounting, ServeRequest};
+use crate::daemon::{Mounting, ServeRequest};
 use crate::fuse::{self, FileHandles};
 use crate::http::Address;
 
@@ -77,20 +77,21 @@ impl Serving {
         Ok(choices)
     }
 
-    /// Has a command for the background serve in the same way, from any directory.
-    pub(super) fn pass_on(&self, command: &mut Command) -> anyhow::Result<()> {
+    /// The same flags for a daemon in the background, from any directory.
+    pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
+        let mut arguments = Vec::new();
         if !self.options.is_empty() {
-            command.args(["-o", &self.options.join(",")]);
+            arguments.extend(["-o".into(), self.options.join(",").into()]);
         }
         if self.offline {
-            command.arg("--offline");
+            arguments.push("--offline".into());
         }
-        command.args(self.sources.arguments()?);
+        arguments.extend(self.sources.arguments()?);
         if let Some(address) = &self.listen {
-            command.args(["--listen", &address.to_string()]);
+            arguments.extend(["--listen".into(), address.to_string().into()]);
         }
-        self.volume_plugin.pass_on(command);
-        Ok(())
+        arguments.extend(self.volume_plugin.arguments());
+        Ok(arguments)
     }
 
     /// What was given that only the start of a daemon heeds.
@@ -110,17 +111,22 @@ impl Serving {
     }
 }
 
-/// Serves the state in this process, with what is in force.
-pub(super) fn serve(
+/// What a daemon is to serve with what is in force.
+pub(super) fn request(
     global: &Global,
     settings: &Settings,
     mounting: Mounting,
-) -> anyhow::Result<()> {
-    copy::warn_unsigned(settings);
+) -> anyhow::Result<ServeRequest> {
+    sources::warn_unsigned(settings);
     let mounted = settings.mount();
-    let request = ServeRequest {
+    let options = global.options(true);
+    let store_dir = options.store_dir.map(|dir| dir.as_str().to_owned());
+    Ok(ServeRequest {
+        state: global.state()?,
+        store_dir,
+        memory: options.memory,
         mounting,
-        sources: copy::in_force(settings),
+        sources: sources::in_force(settings),
         deadlines: mounted.deadlines,
         prefetch: mounted.prefetch,
         budget: mounted.budget,
@@ -131,12 +137,5 @@ pub(super) fn serve(
         },
         listen: settings.listen.value.clone(),
         volume_plugin: settings.volume_plugin.value.clone(),
-    };
-    let options = global.options(true)?;
-    Ok(daemon::serve(
-        &global.state()?,
-        &options,
-        &request,
-        show_fetches(),
-    )?)
+    })
 }

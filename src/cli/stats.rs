@@ -3,8 +3,10 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{Command, Report, StateReport};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{bytes, print_json, println};
+use crate::command::{Report, Request, StateReport};
 
 /// Show what the state holds and what dedup and compression gave
 #[derive(Debug, Args)]
@@ -19,7 +21,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let command = Command::Stats { paths: self.paths };
+        let command = Request::Stats { paths: self.paths };
         let Report::Stats(report) = global.run(command, false)? else {
             bail!("the daemon gave another report than statistics");
         };

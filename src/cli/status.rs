@@ -4,8 +4,11 @@ use std::fmt::Write;
 
 use clap::Args;
 
-use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{self, StatusReport};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{bytes, print_json, println};
+use crate::command::StatusReport;
+use crate::control;
 use crate::fetch::{Activity, FlightReport, SourceReport, SourceState};
 
 /// Show the daemon that serves the state: where, its sources, and what it is fetching
@@ -19,7 +22,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let state = global.state()?;
-        let s = daemon::status(&state)?;
+        let s = control::status(&state, None)?;
         if self.json {
             print_json(&s)?;
         } else {
@@ -51,6 +54,11 @@ fn table(s: &StatusReport) -> Vec<String> {
     lines.extend(at.map(|at| format!("HTTP        {at}")));
     if let Some(socket) = &s.volume_plugin {
         lines.push(format!("volumes     {}", socket.display()));
+    }
+    if let Some(mistake) = &s.configuration {
+        lines.push(format!(
+            "configuration  not in force, what was served before is served on: {mistake}"
+        ));
     }
     lines.extend(activity(&s.activity));
     for c in &s.commands {

@@ -9,10 +9,12 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 
+use super::global::Global;
 use super::metrics::figures;
+use super::outcome::{Outcome, Usage};
+use super::output::bytes;
 use super::status::{flight, source};
-use super::{Global, Outcome, Usage, bytes};
-use crate::daemon::FiguresReport;
+use crate::command::FiguresReport;
 use crate::measure::Histogram;
 
 /// Watch the daemon: requests and how long they take, fetches, sources, memory

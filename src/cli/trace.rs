@@ -3,8 +3,10 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{Command, Report, TraceCommand};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{print_json, println};
+use crate::command::{Report, Request, TraceCommand};
 
 /// Record which paths a run touches, so that `narfs prefetch --trace` can warm the next one
 ///
@@ -72,7 +74,7 @@ impl Arguments {
             }
             Traces::Delete { name } => TraceCommand::Delete(name),
         };
-        match global.run(Command::Trace(command), false)? {
+        match global.run(Request::Trace(command), false)? {
             Report::Done => {}
             Report::Trace(paths) if quiet => println(&format!("{} paths", paths.len()))?,
             Report::Trace(paths) if as_json => print_json(&paths)?,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 
-use super::Outcome;
-use crate::{daemon, fuse};
+use super::outcome::Outcome;
+use crate::{control, fuse};
 
 /// Unmount; returns when the daemon has ended, or waits for the next mount
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ impl Arguments {
         if self.lazy || elsewhere {
             return Ok(Outcome::Good);
         }
-        if !daemon::wait_until_unmounted(&state, PATIENCE) {
+        if !control::wait_until_unmounted(&state, PATIENCE) {
             bail!(
                 "{} is unmounted, but the daemon still owns the state {}; it may be mounted in \
                  another mount namespace, or a command may still run",

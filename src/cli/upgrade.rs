@@ -1,14 +1,21 @@
 //! `narfs upgrade`
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::{Global, Outcome, println};
-use crate::daemon::{self, Command, CommandError, StatusReport};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::println;
+use super::run::RunError;
+use crate::command::{Request, StatusReport};
+use crate::control::{self};
 
 /// Have this program, or another version of it, go on as the daemon of the state
 ///
@@ -23,14 +30,18 @@ pub(super) struct Arguments {
     program: Option<PathBuf>,
 }
 
-/// A daemon that is the next one says so within this; a keeper has gone back to the program before
-/// by then.
+/// Time within which the next daemon says that it is; a keeper has gone back to the program before by
+/// then.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Time within which the keeper becomes the same program; versions before 0.2.0 leave it as it is.
+const KEEPER: Duration = Duration::from_secs(3);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let state = global.state()?;
-        let before = daemon::status(&state)?;
+        let before = control::status(&state, None)?;
         let is_kept = before.supervisor.as_deref() == Some("keeper");
         let program = match self.program {
             Some(program) => Some(
@@ -41,18 +52,23 @@ impl Arguments {
             None => None,
         };
         let version = program.as_deref().map(version).transpose()?;
+        // What a script starts is told by its version only.
+        let wanted = program.as_deref().filter(|program| is_program(program));
+        let wanted = wanted.map(file_of).transpose()?;
         let began = Instant::now();
-        let command = Command::Upgrade { program };
-        let Err(e) = global.run(command, false) else {
+        let request = Request::Upgrade { program };
+        let Err(e) = global.run(request, false) else {
             bail!("the daemon does not end");
         };
         // It ends in the middle of the command if all is well.
-        if !matches!(e.downcast_ref(), Some(CommandError::BrokenOff { .. })) {
+        let ended = RunError::is_broken_off;
+        if !e.downcast_ref().is_some_and(ended) {
             return Err(e);
         }
-        let after = next(global, &before, began)?;
+        let after = next(global, &before, wanted, began)?;
         if let Some(version) = version
-            && version != after.version
+            && (version != after.version
+                || wanted.is_some_and(|w| program_of(after.pid) != Some(w)))
         {
             bail!(
                 "narfs {version} did not come up, and narfs {} goes on as process {}; {} says why",
@@ -73,14 +89,56 @@ impl Arguments {
     }
 }
 
-/// Waits for the daemon after `before`.
-fn next(global: &Global, before: &StatusReport, began: Instant) -> anyhow::Result<StatusReport> {
+/// A file, by its device and inode: two programs may be of one version.
+type Place = (u64, u64);
+
+fn file_of(path: &Path) -> anyhow::Result<Place> {
+    let metadata = std::fs::metadata(path);
+    let metadata = metadata.with_context(|| format!("there is no program {}", path.display()))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Whether a file is a program itself, and no script that starts one.
+fn is_program(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"\x7fELF"
+}
+
+/// The program that a process runs; `None` if it has ended.
+fn program_of(process: u32) -> Option<Place> {
+    file_of(Path::new(&format!("/proc/{process}/exe"))).ok()
+}
+
+/// The process that started another one.
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Behind the name: state, parent (proc_pid_stat(5)).
+    stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
+}
+
+/// Waits for the daemon after `before`, and until it has a keeper of its own program, if it is the one
+/// that was wanted.
+fn next(
+    global: &Global,
+    before: &StatusReport,
+    wanted: Option<Place>,
+    began: Instant,
+) -> anyhow::Result<StatusReport> {
     let state = global.state()?;
+    let mut since = None;
     while began.elapsed() < PATIENCE {
-        match daemon::status(&state) {
-            Ok(status) if status.pid != before.pid => return Ok(status),
-            _ => std::thread::sleep(Duration::from_millis(20)),
+        if let Ok(status) = control::status(&state, None)
+            && status.pid != before.pid
+        {
+            let keeper = || parent_of(status.pid).and_then(program_of);
+            let is_settled =
+                wanted.is_none() || program_of(status.pid) != wanted || keeper() == wanted;
+            if is_settled || since.get_or_insert_with(Instant::now).elapsed() > KEEPER {
+                return Ok(status);
+            }
         }
+        std::thread::sleep(PAUSE);
     }
     bail!(
         "no other daemon came up within {} s; {} may say why",
@@ -90,7 +148,7 @@ fn next(global: &Global, before: &StatusReport, began: Instant) -> anyhow::Resul
 }
 
 /// The version of a program that is narfs.
-fn version(program: &std::path::Path) -> anyhow::Result<String> {
+fn version(program: &Path) -> anyhow::Result<String> {
     let output = Process::new(program).arg("--version").output();
     let output = output.with_context(|| format!("cannot start {}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -3,9 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::copy::{Sources, show_failures};
-use super::{Global, Outcome, bytes, print_json, println};
-use crate::daemon::{Command, Report, VerifyReport};
+use super::global::Global;
+use super::outcome::Outcome;
+use super::output::{bytes, print_json, println, show_failures};
+use super::sources::Sources;
+use crate::command::{Report, Request, VerifyReport};
 
 /// Read paths whole and compare them with their digests and NAR hashes
 #[derive(Debug, Args)]
@@ -26,7 +28,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let sources = self.repair.then(|| self.sources.request(global));
-        let command = Command::Verify {
+        let command = Request::Verify {
             paths: self.paths,
             repair: sources.transpose()?,
         };

@@ -1,7 +1,7 @@
 //! `--volume-plugin`, of the commands that serve a state.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Command;
 use std::str::FromStr;
 
 use clap::Args;
@@ -40,12 +40,13 @@ impl VolumePlugin {
         socket.map(|Socket(path)| Setting::flag(path))
     }
 
-    /// Has a command for the background do the same, from any directory.
-    pub(super) fn pass_on(&self, command: &mut Command) {
-        if let Some(Socket(path)) = &self.socket {
-            let path = path.clone().unwrap_or_else(|| "none".into());
-            command.arg("--volume-plugin").arg(path);
-        }
+    /// The same flag for a daemon in the background, from any directory.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let Some(Socket(path)) = &self.socket else {
+            return Vec::new();
+        };
+        let path = path.clone().unwrap_or_else(|| "none".into());
+        vec!["--volume-plugin".into(), path.into()]
     }
 
     /// The flag as it was given.

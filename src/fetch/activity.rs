@@ -68,7 +68,7 @@ impl Fetcher {
         Activity {
             sources: inner.slots.report(),
             fetches,
-            queued: inner.lanes.queued() as u64,
+            queued: inner.priorities.queued() as u64,
             hits: inner.hits.load(Ordering::Relaxed),
             misses: inner.misses.load(Ordering::Relaxed),
             fetched_bytes: self.fetched_bytes(),

@@ -11,7 +11,7 @@ use super::plan::{Plan, Wanted, plan};
 use super::receive::ReceiveError;
 use super::sources::Offer;
 use super::transfer::{Pace, Transfer};
-use super::{FetchError, Progress, Room, Sources, Trust};
+use super::{Budget, FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{PathInfo, Publication, Store, StoreError};
 
@@ -29,7 +29,7 @@ pub struct CopyOptions {
     /// NARs that are unpacked at once.
     pub jobs: usize,
     /// What keeps the state within its budget.
-    pub room: Option<Arc<Room>>,
+    pub budget: Option<Arc<Budget>>,
 }
 
 /// A path that could not be copied.
@@ -91,7 +91,7 @@ pub fn copy(
             trust,
             progress,
             pace: Pace {
-                room: options.room,
+                budget: options.budget,
                 ..Pace::default()
             },
         },

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::FetchError;
-use super::lanes::Urgency;
+use super::priorities::Urgency;
 use crate::store::{Publication, Store};
 
 /// A group is published when this many bytes of chunks wait for it: one flush then writes one

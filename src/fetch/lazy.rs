@@ -15,13 +15,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument;
 
-use super::asker::Asker;
 use super::availability::Slots;
+use super::budget::Budget;
 use super::group::Publisher;
-use super::lanes::{Lanes, Urgency};
 use super::outcomes::Outcomes;
-use super::room::Room;
-use super::seldom::Seldom;
+use super::priorities::{Priorities, Urgency};
+use super::rate_limit::RateLimit;
+use super::requester::Requester;
 use super::sources::Offer;
 use super::transfer::{Pace, Transfer};
 use super::{FetchError, Progress, Trust};
@@ -148,9 +148,9 @@ pub(super) struct Inner {
     trust: Trust,
     deadlines: Deadlines,
     prefetch: PrefetchPolicy,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) priorities: Arc<Priorities>,
     publisher: Publisher,
-    pub(super) room: Arc<Room>,
+    pub(super) budget: Arc<Budget>,
     flights: Mutex<HashMap<Need, Flight>>,
     next_waiter: AtomicU64,
     failed: Cache<Need, (Instant, Arc<FetchError>)>,
@@ -164,7 +164,7 @@ pub(super) struct Inner {
     /// Bytes that the transfers took that have ended.
     pub(super) fetched: AtomicU64,
     pub(super) outcomes: Outcomes,
-    complaint: Seldom,
+    complaint: RateLimit,
     /// Whether whoever asked tells the user of failures.
     quiet: AtomicBool,
 }
@@ -180,12 +180,12 @@ impl std::fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher into the state of `room`. No source is asked before something is needed.
+    /// A fetcher into the state of `budget`. No source is asked before something is needed.
     pub fn new(
         store: Arc<Store>,
         runtime: Handle,
         options: &FetchOptions,
-        room: Arc<Room>,
+        budget: Arc<Budget>,
     ) -> Self {
         let deadlines = options.deadlines;
         Self(Arc::new(Inner {
@@ -196,8 +196,8 @@ impl Fetcher {
             trust: options.trust.clone(),
             deadlines,
             prefetch: options.prefetch,
-            lanes: Lanes::new(),
-            room,
+            priorities: Priorities::new(),
+            budget,
             flights: Mutex::default(),
             next_waiter: AtomicU64::new(0),
             failed: Cache::new(FAILURES),
@@ -209,7 +209,7 @@ impl Fetcher {
             misses: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
             outcomes: Outcomes::default(),
-            complaint: Seldom::new(COMPLAINT),
+            complaint: RateLimit::new(COMPLAINT),
             quiet: AtomicBool::new(false),
         }))
     }
@@ -227,11 +227,11 @@ impl Fetcher {
     }
 
     /// Has `ready` called when `need` is met or cannot be, at the latest after the deadline, or
-    /// when `asker` was killed.
+    /// when `requester` was killed.
     pub fn request(
         &self,
         need: Need,
-        asker: Asker,
+        requester: Requester,
         ready: impl FnOnce(Result<(), Arc<FetchError>>) + Send + 'static,
     ) {
         let inner = &self.0;
@@ -245,7 +245,7 @@ impl Fetcher {
         if let (Need::Contents(path), PrefetchPolicy::Closure) = (&need, inner.prefetch) {
             self.follow(path);
         }
-        let watch = watch(inner.clone(), need, waiter, asker);
+        let watch = watch(inner.clone(), need, waiter, requester);
         inner.runtime.spawn(watch);
     }
 
@@ -288,7 +288,7 @@ fn answer(runtime: &Handle, ready: Ready, outcome: Result<(), Arc<FetchError>>) 
 
 /// Gives up one waiter when its time is over, or its life. Contents that keep arriving are
 /// waited for.
-async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, asker: Asker) {
+async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, requester: Requester) {
     let patience = match need {
         Need::Root(_) => inner.deadlines.lookup,
         Need::Contents(_) => inner.deadlines.contents,
@@ -296,7 +296,7 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, asker: Asker) {
     let (mut seen, mut since) = (0, Instant::now());
     loop {
         tokio::time::sleep(LOOK.min(patience / LOOKS)).await;
-        let killed = asker.is_killed();
+        let killed = requester.is_killed();
         let mut flights = inner.flights();
         let Some(flight) = flights.get_mut(&need) else {
             return;
@@ -362,7 +362,7 @@ impl Inner {
             Flight {
                 waiters: HashMap::new(),
                 progress: Arc::new(Progress::default()),
-                urgency: Urgency::new(&self.lanes),
+                urgency: Urgency::new(&self.priorities),
                 since: Instant::now(),
             }
         });
@@ -522,7 +522,7 @@ impl Inner {
         let (inner, progress, span) = (self.clone(), progress.clone(), tracing::Span::current());
         let pace = Pace {
             urgency: Some(urgency.clone()),
-            room: Some(self.room.clone()),
+            budget: Some(self.budget.clone()),
         };
         let transfer = move || {
             let _inside = span.enter();
@@ -538,7 +538,7 @@ impl Inner {
             let sent = progress.fetched_bytes.load(Ordering::Relaxed);
             inner.fetched.fetch_add(sent, Ordering::Relaxed);
             // What has arrived is above the budget before it is published, so never after.
-            inner.room.make();
+            inner.budget.make();
             fetched
         };
         let fetched = self.runtime.spawn_blocking(transfer).await;

@@ -6,19 +6,19 @@
 //! references.
 
 mod activity;
-mod asker;
 mod availability;
+mod budget;
 mod closure;
 mod copy;
 mod group;
-mod lanes;
 mod lazy;
 mod outcomes;
 mod plan;
 mod prefetch;
+mod priorities;
+mod rate_limit;
 mod receive;
-mod room;
-mod seldom;
+mod requester;
 mod sources;
 mod transfer;
 
@@ -27,15 +27,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
 pub use activity::{Activity, FlightReport};
-pub use asker::Asker;
 pub use availability::{SourceReport, SourceState};
+pub use budget::{Budget, Keep};
 pub use copy::{CopyFailure, CopyOptions, CopySummary, copy, repair};
 pub use lazy::{Deadlines, FetchOptions, Fetcher, Need, PrefetchPolicy};
 pub use outcomes::{FetcherTimes, OutcomeReport};
 pub use plan::Wanted;
 pub use prefetch::Prefetched;
 pub use receive::{AddError, ReceiveError, Received, add};
-pub use room::{Keep, Room};
+pub use requester::Requester;
 pub use sources::{AskedSource, CACHE_NIXOS_ORG, Source, Sources, Trust, ask_source};
 
 use crate::nix::cache_info::CacheInfoError;

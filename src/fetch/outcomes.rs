@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::FetchError;
-use super::lanes::Urgency;
 use super::lazy::{Fetcher, Need};
+use super::priorities::Urgency;
 use crate::measure::{Histogram, Latencies};
 
 /// What fetches end with: it is here, no source has it, it failed.

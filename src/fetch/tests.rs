@@ -88,7 +88,7 @@ impl World {
         let options = CopyOptions {
             recursive,
             jobs: 3,
-            room: None,
+            budget: None,
         };
         copy(
             &self.store,

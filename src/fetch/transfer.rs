@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::lanes::Urgency;
+use super::budget::Budget;
+use super::priorities::Urgency;
 use super::receive::{Counting, ReceiveError, receive};
-use super::room::Room;
 use super::sources::{Expected, Offer, Vouched};
 use super::{FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::ContentVerifier;
@@ -25,17 +25,17 @@ const LOOK_FOR_ROOM: u64 = 1 << 20;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pace {
     pub(super) urgency: Option<Arc<Urgency>>,
-    pub(super) room: Option<Arc<Room>>,
+    pub(super) budget: Option<Arc<Budget>>,
 }
 
 impl Pace {
     /// Called before the next piece is read, of which `at` bytes have come. Blocks.
     pub(super) fn step(&self, at: u64, last: u64) {
         self.give_way();
-        if let Some(room) = &self.room
+        if let Some(budget) = &self.budget
             && at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
         {
-            room.make();
+            budget.make();
         }
     }
 

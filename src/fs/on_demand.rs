@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{FileSystem, FsError, Inode, Place, Special};
-use crate::fetch::{Asker, Need};
+use crate::fetch::{Need, Requester};
 use crate::nix::store_path::StorePath;
 use crate::store::{Contents, PathOrdinal, RootKind, StoreError};
 
@@ -28,11 +28,11 @@ impl FileSystem {
     pub fn when_here(
         self: &Arc<Self>,
         inode: Inode,
-        asker: Asker,
+        requester: Requester,
         then: impl FnOnce(&Self, Result<(), FsError>) + Send + 'static,
     ) {
         let need = self.inside(inode, Part::Tree);
-        self.when_met(need, asker, |fs, met| then(fs, met));
+        self.when_met(need, requester, |fs, met| then(fs, met));
     }
 
     /// Goes on with `then` when a lookup of `name` in `parent` can be answered.
@@ -40,7 +40,7 @@ impl FileSystem {
         self: &Arc<Self>,
         parent: Inode,
         name: &[u8],
-        asker: Asker,
+        requester: Requester,
         then: impl FnOnce(&Self, Result<(), FsError>) + Send + 'static,
     ) {
         let need = match parent.place() {
@@ -52,7 +52,7 @@ impl FileSystem {
             },
             _ => self.inside(parent, Part::Tree),
         };
-        self.when_met(need, asker, |fs, met| then(fs, met));
+        self.when_met(need, requester, |fs, met| then(fs, met));
     }
 
     /// Goes on with `then` and at most `length` bytes of a file, from `offset` on; fewer only at
@@ -61,29 +61,29 @@ impl FileSystem {
         self: &Arc<Self>,
         inode: Inode,
         (offset, length): (u64, u32),
-        asker: Asker,
+        requester: Requester,
         then: impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static,
     ) {
-        self.read_again(inode, (offset, length), asker, AGAIN, then);
+        self.read_again(inode, (offset, length), requester, AGAIN, then);
     }
 
     fn read_again(
         self: &Arc<Self>,
         inode: Inode,
         part: (u64, u32),
-        asker: Asker,
+        requester: Requester,
         again: u32,
         then: impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static,
     ) {
         let need = self.inside(inode, Part::Contents);
-        self.when_met(need, asker, move |fs, met| {
+        self.when_met(need, requester, move |fs, met| {
             match met.and_then(|()| fs.read(inode, part.0, part.1)) {
                 Err(FsError::Store(StoreError::Dropped { .. }))
                     if again > 0 && fs.fetcher.is_some() =>
                 {
                     // Boxed: a closure cannot have its own type in itself.
                     let then: Box<dyn FnOnce(_) + Send> = Box::new(then);
-                    fs.read_again(inode, part, asker, again - 1, then);
+                    fs.read_again(inode, part, requester, again - 1, then);
                 }
                 read => then(read),
             }
@@ -93,13 +93,13 @@ impl FileSystem {
     fn when_met(
         self: &Arc<Self>,
         need: Result<Option<Need>, FsError>,
-        asker: Asker,
+        requester: Requester,
         then: impl FnOnce(&Arc<Self>, Result<(), FsError>) + Send + 'static,
     ) {
         match (need, &self.fetcher) {
             (Ok(Some(need)), Some(fetcher)) => {
                 let fs = self.clone();
-                fetcher.request(need, asker, move |met| {
+                fetcher.request(need, requester, move |met| {
                     then(&fs, met.map_err(FsError::Fetch))
                 });
             }

@@ -16,7 +16,7 @@ use fuser::{
 use super::FileHandles;
 use super::counters::{Answering, Counters, Operation};
 use super::entries::{Entries, Listing};
-use crate::fetch::Asker;
+use crate::fetch::Requester;
 use crate::fs::{
     Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Numbers, Space,
 };
@@ -63,8 +63,8 @@ impl Adapter {
 }
 
 /// Who waits for the answer.
-pub(super) fn asker(request: &Request) -> Asker {
-    Asker::new(request.pid())
+pub(super) fn requester(request: &Request) -> Requester {
+    Requester::new(request.pid())
 }
 
 fn list(
@@ -185,13 +185,13 @@ impl Filesystem for Adapter {
         let answering = self.begin(Operation::Lookup);
         let (parent, name) = (Inode(parent.0), name.as_bytes().to_vec());
         let looked = name.clone();
-        let asker = asker(request);
+        let requester = requester(request);
         let in_store = parent
             .is_store()
             .then(|| self.counters.begin_store_lookup());
         let (entries, unique) = (self.entries.clone(), request.unique());
         self.fs
-            .when_known(parent, &looked, asker, move |fs, known| {
+            .when_known(parent, &looked, requester, move |fs, known| {
                 match known.and_then(|()| fs.lookup(parent, &name)) {
                     Ok(Looked::Found(found)) => entries.found(unique, &found, reply),
                     Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
@@ -224,13 +224,14 @@ impl Filesystem for Adapter {
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
         let answering = self.begin(Operation::Readlink);
         let inode = Inode(inode.0);
-        self.fs.when_here(inode, asker(request), move |fs, here| {
-            match here.and_then(|()| fs.read_link(inode)) {
-                Ok(target) => reply.data(&target),
-                Err(e) => reply.error(errno(e)),
-            }
-            drop(answering);
-        });
+        self.fs
+            .when_here(inode, requester(request), move |fs, here| {
+                match here.and_then(|()| fs.read_link(inode)) {
+                    Ok(target) => reply.data(&target),
+                    Err(e) => reply.error(errno(e)),
+                }
+                drop(answering);
+            });
     }
 
     fn open(&self, _request: &Request, _inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -253,7 +254,7 @@ impl Filesystem for Adapter {
         let (inode, part) = (Inode(inode.0), (offset, size));
         let reading = self.counters.begin_read(inode.path_number());
         self.fs
-            .read_when_here(inode, part, asker(request), move |read| {
+            .read_when_here(inode, part, requester(request), move |read| {
                 match read {
                     Ok(bytes) => {
                         answering.served(bytes.len());
@@ -305,19 +306,20 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let answering = self.begin(Operation::Readdir);
-        let (asker, numbers) = (asker(request), self.entries.numbers);
-        self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
-            let listed = list(fs, here, inode, offset, |entry| {
-                let attr = attr(&entry.attributes, numbers);
-                let name = OsStr::from_bytes(&entry.name);
-                reply.add(attr.ino, entry.next, attr.kind, name)
+        let (requester, numbers) = (requester(request), self.entries.numbers);
+        self.fs
+            .when_here(Inode(inode.0), requester, move |fs, here| {
+                let listed = list(fs, here, inode, offset, |entry| {
+                    let attr = attr(&entry.attributes, numbers);
+                    let name = OsStr::from_bytes(&entry.name);
+                    reply.add(attr.ino, entry.next, attr.kind, name)
+                });
+                match listed {
+                    Ok(()) => reply.ok(),
+                    Err(e) => reply.error(e),
+                }
+                drop(answering);
             });
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(e),
-            }
-            drop(answering);
-        });
     }
 
     fn readdirplus(
@@ -329,26 +331,27 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let answering = self.begin(Operation::Readdirplus);
-        let asker = asker(request);
+        let requester = requester(request);
         let (entries, unique) = (self.entries.clone(), request.unique());
-        self.fs.when_here(Inode(inode.0), asker, move |fs, here| {
-            let mut listing = Listing::new();
-            let listed = list(fs, here, inode, offset, |entry| {
-                let attr = attr(&entry.attributes, entries.numbers);
-                let name = OsStr::from_bytes(&entry.name);
-                // fuser alone knows how much the kernel takes.
-                let full = reply.add(attr.ino, entry.next, name, &EVER, &attr, GENERATION);
-                if !full {
-                    listing.add(&entries, entry);
+        self.fs
+            .when_here(Inode(inode.0), requester, move |fs, here| {
+                let mut listing = Listing::new();
+                let listed = list(fs, here, inode, offset, |entry| {
+                    let attr = attr(&entry.attributes, entries.numbers);
+                    let name = OsStr::from_bytes(&entry.name);
+                    // fuser alone knows how much the kernel takes.
+                    let full = reply.add(attr.ino, entry.next, name, &EVER, &attr, GENERATION);
+                    if !full {
+                        listing.add(&entries, entry);
+                    }
+                    full
+                });
+                match listed {
+                    Ok(()) => entries.listed(unique, listing, reply),
+                    Err(e) => reply.error(e),
                 }
-                full
+                drop(answering);
             });
-            match listed {
-                Ok(()) => entries.listed(unique, listing, reply),
-                Err(e) => reply.error(e),
-            }
-            drop(answering);
-        });
     }
 
     fn releasedir(

@@ -11,7 +11,9 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
-use super::mount::{self, MountError, PROFILES};
+use narfs_mounting::PROFILES;
+
+use super::mount::{self, MountError};
 use crate::fs::CHANGED;
 
 /// Tells in all mounts of the state `state` in this mount namespace that the profile `name` has changed.

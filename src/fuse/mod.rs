@@ -17,6 +17,7 @@ mod mount;
 mod mountinfo;
 mod notices;
 mod removed;
+mod serving;
 mod writable;
 
 use std::io;
@@ -32,10 +33,10 @@ pub use examination::{dead_mounts, mount_points, parent_mount, take_dead_away};
 pub use handshake::{Agreement, is_connected, release};
 pub use labels::label;
 pub use mount::{
-    MountError, MountRequest, Subtree, find_mount, mount_again, mounted_states, mountpoint,
+    MountError, MountRequest, Subtree, mount_again, mounted_states, mountpoint,
     mounts_of_superblock, mounts_of_whole, unmount,
 };
-pub use mountinfo::unescape;
+pub use serving::Serving;
 pub use writable::ProfilesSession;
 
 use crate::fs::{FileSystem, Numbers};

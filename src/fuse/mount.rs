@@ -12,20 +12,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use narfs_mounting::{PROFILES, PROFILES_TYPE, TYPE};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use thiserror::Error;
 
 use super::labels;
-use super::mountinfo::{Mounted, mounts, top_mount};
+use super::mountinfo::{Mounted, is_dead, mounts, top_mount};
 use crate::fs::Special;
-
-/// What the kernel calls the file system; shown by mount(8) and findmnt(8).
-pub(super) const TYPE: &str = "fuse.narfs";
-/// The same of writable profiles.
-pub(super) const PROFILES_TYPE: &str = "fuse.narfs-profiles";
-/// Where these are mounted.
-pub(super) const PROFILES: &str = "var/nix/profiles";
 
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -189,7 +183,7 @@ pub fn mountpoint(path: &Path) -> io::Result<PathBuf> {
 /// Takes away what daemons that are gone have left at a place, with what is mounted below it.
 /// `alive` is not asked whether it is dead.
 fn take_away_dead(at: &Path, alive: Option<u32>) -> Result<(), MountError> {
-    while top_mount(at)?.is_some_and(|mount| !mount.is_of(alive) && mount.is_dead()) {
+    while top_mount(at)?.is_some_and(|mount| !mount.is_of(alive) && is_dead(&mount)) {
         tracing::warn!("taking away the dead mount at {}", at.display());
         detach(at)?;
     }
@@ -235,7 +229,7 @@ pub(super) fn attach_profiles(
     let at = mountpoint.join(PROFILES);
     take_away_dead(&at, Some(superblock))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    let labels = top_mount(mountpoint)?.map(|m| m.labels);
+    let labels = top_mount(mountpoint)?.map(|m| labels::of(&m.options));
     connect(at, state, PROFILES_TYPE, flags, &labels.unwrap_or_default())
 }
 
@@ -340,7 +334,7 @@ pub(super) fn detach(at: &Path) -> Result<(), MountError> {
 ///
 /// # Errors
 /// The list of mounts cannot be read.
-pub fn find_mount(at: &Path) -> Result<Option<PathBuf>, MountError> {
+fn find_mount(at: &Path) -> Result<Option<PathBuf>, MountError> {
     let ours = top_mount(at)?.filter(|m| m.kind == TYPE);
     Ok(ours.map(|m| PathBuf::from(m.source)))
 }
@@ -355,7 +349,7 @@ pub fn mounted_states(state: &Path) -> Result<Vec<PathBuf>, MountError> {
 }
 
 fn mounts_of(state: &Path) -> Result<Vec<Mounted>, MountError> {
-    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state && !m.is_dead();
+    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state && !is_dead(m);
     Ok(mounts()?.into_iter().filter(ours).collect())
 }
 

@@ -20,7 +20,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{GENERATION, IDMAPPED, asker, attr, errno, statfs};
+use super::adapter::{GENERATION, IDMAPPED, attr, errno, requester, statfs};
 use super::handshake::{self, Agreement, Beginning};
 use super::mount::{self, MountError};
 use crate::fs::{Attributes, FsError, Inode, NewAttributes, Numbers, WritableProfiles};
@@ -316,11 +316,11 @@ impl Filesystem for WritableAdapter {
         if !(new || flags.is_empty()) {
             return done(reply, Err(FsError::NoExchange));
         }
-        let asker = asker(request);
+        let requester = requester(request);
         let from = (inode(parent), name.as_bytes().to_vec());
         let to = (inode(new_parent), new_name.as_bytes().to_vec());
         self.apart(reply, move |fs| {
-            fs.rename((from.0, &from.1), (to.0, &to.1), new, asker)
+            fs.rename((from.0, &from.1), (to.0, &to.1), new, requester)
         });
     }
 

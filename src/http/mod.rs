@@ -16,4 +16,4 @@ mod stream;
 pub use calls::calls;
 pub use listener::{Address, AddressError, Listener};
 pub use observation::{Watched, observation};
-pub use server::{Limits, Server, serve, serve_within};
+pub use server::{Limits, Server, serve};

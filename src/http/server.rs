@@ -103,7 +103,7 @@ pub fn serve(listener: Listener, router: Router) -> io::Result<Server> {
 ///
 /// # Errors
 /// See [`serve`].
-pub fn serve_within(limits: Limits, listener: Listener, router: Router) -> io::Result<Server> {
+fn serve_within(limits: Limits, listener: Listener, router: Router) -> io::Result<Server> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)

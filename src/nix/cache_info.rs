@@ -9,9 +9,6 @@ use thiserror::Error;
 
 use crate::nix::store_path::{StoreDir, StoreDirError};
 
-/// The path of the file below the URL of the cache.
-pub const FILE_NAME: &str = "nix-cache-info";
-
 /// Why a `nix-cache-info` file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CacheInfoError {

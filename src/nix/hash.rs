@@ -84,7 +84,7 @@ pub enum HashAlgo {
 impl HashAlgo {
     /// Bytes of a digest.
     #[must_use]
-    pub const fn digest_len(self) -> usize {
+    const fn digest_len(self) -> usize {
         match self {
             Self::Md5 => 16,
             Self::Sha1 => 20,

@@ -45,12 +45,7 @@ impl Scanner {
         }
     }
 
-    /// Looks through the next bytes of the stream.
-    pub fn feed(&mut self, block: &[u8]) {
-        self.feed_each(block, |_, _| {});
-    }
-
-    /// As [`feed`](Self::feed), and calls `each` with every occurrence and its offset in the stream, in ascending order. An
+    /// Looks through the next bytes of the stream, and calls `each` with every occurrence and its offset in the stream, in ascending order. An
     /// occurrence is told by the call that brings its last byte.
     pub fn feed_each(&mut self, block: &[u8], mut each: impl FnMut(u64, &StorePathHash)) {
         const OVERLAP: usize = HASH_PART_LEN - 1;

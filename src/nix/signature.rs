@@ -109,7 +109,7 @@ impl PublicKey {
 
     /// Whether `signature` is by this key, for this text. The name in the signature is not looked at.
     #[must_use]
-    pub fn verifies(&self, text: &[u8], signature: &Signature) -> bool {
+    fn verifies(&self, text: &[u8], signature: &Signature) -> bool {
         // Strict as libsodium is, which Nix uses: keys and nonces of small order are refused.
         signature.to_bytes().is_some_and(|bytes| {
             let signature = ed25519_dalek::Signature::from_bytes(&bytes);

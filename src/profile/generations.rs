@@ -378,7 +378,7 @@ impl CivilTime {
 
     /// The time in UTC so many seconds after 1970.
     #[must_use]
-    pub fn utc(seconds: i64) -> Self {
+    fn utc(seconds: i64) -> Self {
         let (days, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
         // Years that begin in March end with the leap day; 400 of them have 146,097 days.
         let shifted = days + 719_468;

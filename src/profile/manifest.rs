@@ -106,7 +106,7 @@ impl Element {
     /// How Nix tells what it is: by its flake, else by the names of its packages without their
     /// versions.
     #[must_use]
-    pub fn identifier(&self) -> String {
+    fn identifier(&self) -> String {
         match &self.source {
             Some(source) => {
                 let (url, attr_path) = (&source.original_url, &source.attr_path);

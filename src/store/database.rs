@@ -103,8 +103,12 @@ impl Database {
         let newest = newest_manifest(&self.dir).map_err(fail())?;
         let (mut needed, mut left) = (Vec::new(), Vec::new());
         for file in files {
+            // RocksDB deletes meanwhile what it knows that it needs no more.
+            let Some(is_finished) = if_there(file.is_finished()).map_err(fail())? else {
+                continue;
+            };
             // What was in use when this one was opened is older than its manifest.
-            if file.number > newest || !file.is_finished().map_err(fail())? {
+            if file.number > newest || !is_finished {
                 left.push(file);
             } else {
                 needed.push(file);
@@ -120,7 +124,7 @@ impl Database {
             return Ok(());
         }
         for file in &left {
-            file.delete().map_err(fail())?;
+            if_there(file.delete()).map_err(fail())?;
         }
         tracing::info!(
             bytes,
@@ -391,4 +395,12 @@ fn family_options(name: &str, cache: &Cache, memory: usize) -> Options {
         options.set_target_file_size_base(FRAGMENT);
     }
     options
+}
+
+/// What came of a file; `None` if it was deleted meanwhile.
+fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
 }

@@ -60,7 +60,7 @@ pub use profile_table::{
 };
 pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
 pub use publish::Publication;
-pub use size::{Brought, Stored};
+pub use size::{Ingested, Stored};
 pub use statistics::{PathStatistics, Statistics};
 pub use temporary_roots::TemporaryRoots;
 pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};
@@ -79,7 +79,7 @@ use paths::PathRecord;
 use profiles::Profiles;
 use reclaim::KnownFiles;
 use size::Size;
-use temporary_roots::Relied;
+use temporary_roots::TemporaryHashes;
 use trees::StoredTree;
 use uses::Uses;
 use views::Views;
@@ -221,7 +221,7 @@ pub struct Store {
     /// know of publications.
     publishing: Mutex<Option<Removal>>,
     /// What commands count on. Held while a path is collected.
-    relied: Arc<Mutex<Relied>>,
+    relied: Arc<Mutex<TemporaryHashes>>,
     /// The ordinals that the next new paths get. Held while path infos are written.
     next_ordinal: Mutex<Ordinals>,
     /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.

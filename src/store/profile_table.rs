@@ -121,7 +121,7 @@ impl ProfileDirectory {
     /// The id of the directory of all profiles, whose name is empty.
     pub const ROOT: u32 = 0;
     /// The id of `per-user`, which is there even if nothing is in it, as Nix wants it.
-    pub const PER_USER: u32 = 1;
+    const PER_USER: u32 = 1;
 
     pub(super) fn encode(self) -> Vec<u8> {
         let mut out = vec![VERSION];

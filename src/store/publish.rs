@@ -166,7 +166,7 @@ impl Store {
         }
         let is_first = batch.ordinals.set_apart(&mut batch.writes, &self.database);
         let _gate = enter(&self.gate);
-        // Seldom synced: a crash of the machine loses what can be asked for again. Its numbers are
+        // RateLimit synced: a crash of the machine loses what can be asked for again. Its numbers are
         // given to nothing else.
         let write = match is_first {
             true => Database::write_synced,

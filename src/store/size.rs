@@ -89,7 +89,7 @@ pub struct Stored {
 
 /// What was brought into a state since it was opened, and what of it took no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Brought {
+pub struct Ingested {
     /// Lengths of all chunks of what was added, uncompressed, in bytes.
     pub bytes: u64,
     /// Of these, the chunks that the state had already.
@@ -163,11 +163,11 @@ impl Store {
     }
 
     /// What was brought since the state was opened.
-    pub fn brought(&self) -> Brought {
+    pub fn brought(&self) -> Ingested {
         // In this order, so that no more was known than was brought.
         let known_bytes = self.size.known.load(Ordering::Relaxed);
         let bytes = self.size.brought.load(Ordering::Relaxed);
-        Brought { bytes, known_bytes }
+        Ingested { bytes, known_bytes }
     }
 
     /// The sum of the lengths of all records of chunks.

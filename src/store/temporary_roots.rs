@@ -13,14 +13,14 @@ use crate::nix::store_path::StorePathHash;
 
 /// What all commands on a state count on.
 #[derive(Debug, Default)]
-pub(super) struct Relied {
+pub(super) struct TemporaryHashes {
     /// For each path, how many roots it has.
     counts: HashMap<StorePathHash, u32>,
     /// While a collection runs: what it has not taken into account yet.
     news: Option<HashSet<StorePathHash>>,
 }
 
-impl Relied {
+impl TemporaryHashes {
     /// What is new since it was asked last.
     pub(super) fn take_news(&mut self) -> HashSet<StorePathHash> {
         let news = self.news.as_mut();
@@ -37,7 +37,7 @@ impl Relied {
 /// Temporary roots of one command, until dropped.
 #[derive(Debug)]
 pub struct TemporaryRoots {
-    relied: Arc<Mutex<Relied>>,
+    relied: Arc<Mutex<TemporaryHashes>>,
     own: Mutex<HashSet<StorePathHash>>,
 }
 
@@ -69,7 +69,7 @@ impl Drop for TemporaryRoots {
 }
 
 /// Has all that is relied on told to a collection, until dropped.
-pub(super) struct Listening(Arc<Mutex<Relied>>);
+pub(super) struct Listening(Arc<Mutex<TemporaryHashes>>);
 
 impl Drop for Listening {
     fn drop(&mut self) {

@@ -12,7 +12,7 @@ use crate::chunk::{ChunkDigest, Occurrence};
 
 /// Most nodes of one path: an inode number has 24 bits for the node. The largest path seen has
 /// 16 thousand.
-pub const MAX_NODES: u32 = 1 << 24;
+const MAX_NODES: u32 = 1 << 24;
 
 /// Most bytes of names or of targets of one path; real ones have a few megabytes.
 const MAX_TEXT: usize = 1 << 30;

@@ -10,7 +10,7 @@ mod format;
 mod leb128;
 mod unpack;
 
-pub use builder::{BuildError, MAX_NODES, TreeBuilder};
+pub use builder::{BuildError, TreeBuilder};
 pub use dump::{DumpError, dump_nar, nar_size};
 pub use format::{ChunkEntry, Node, NodeIndex, NodeKind, Tree, TreeError};
 pub use leb128::{read_number, write_number};

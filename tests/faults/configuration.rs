@@ -7,10 +7,9 @@ use serde_json::Value;
 use crate::binary_cache::{Cache, Offer, file as nar_of};
 use crate::program::{Ran, State};
 
-/// Every command, with arguments that it could work on.
-const COMMANDS: [&[&str]; 14] = [
+/// Commands to which the configuration matters, with arguments that they could work on.
+const COMMANDS: [&[&str]; 11] = [
     &["mount", "/nowhere"],
-    &["umount", "/nowhere"],
     &["copy", "--all"],
     &["add", "/nowhere"],
     &["path-info"],
@@ -19,8 +18,6 @@ const COMMANDS: [&[&str]; 14] = [
     &["dump", "x"],
     &["stats"],
     &["verify"],
-    &["status"],
-    &["key", "generate", "name-1"],
     &["config", "show"],
     &["config", "check"],
 ];
@@ -60,6 +57,32 @@ fn a_wrong_file_makes_every_command_fail_with_its_line() {
         assert_eq!(ran.stdout(), "", "{command:?}");
     }
     assert!(!file.state.dir().exists());
+}
+
+#[test]
+fn commands_that_must_work_do_so_with_a_wrong_file() {
+    let file = File::new("[mount]\nbudget = \"20Q\"\n");
+    let line = format!("{}:2: mount.budget", file.path.display());
+    let state = file.state.dir().display().to_string();
+    // A warning that names the line, and what the command has to say.
+    let warned = |ran: &Ran, said: &[&str]| {
+        let lines = ran.stderr();
+        assert_eq!(ran.output.status.code(), Some(1), "{lines}");
+        assert!(lines.starts_with("narfs: warning: "), "{lines}");
+        assert!(said.iter().all(|part| lines.contains(part)), "{lines}");
+    };
+    for command in ["status", "metrics", "upgrade"] {
+        warned(&file.run(&[command]), &[&line, "no daemon serves", &state]);
+    }
+    file.run(&["umount", "/nowhere"])
+        .fails(&["no narfs is mounted at /nowhere"]);
+    file.run(&["key", "generate", "name-1"]).succeeds();
+    // The state is where the file says, as far as it can be read.
+    let named = File::new("state = \"/that/one\"\nno-such-setting = 3\n");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_narfs"));
+    command.arg("--config").arg(&named.path).arg("status");
+    let ran = Ran::of(command.env_remove("NARFS_STATE"));
+    warned(&ran, &[":2: ", "no-such-setting", "/that/one"]);
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod exposition;
 mod fetched_ahead;
 mod fidelity;
 mod file_handles;
+mod held;
 mod idmapped;
 mod in_use;
 mod kernel_cache;

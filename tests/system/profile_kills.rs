@@ -7,15 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use narfs::daemon::{self, Engine, GcRequest, Output, Report, SourceRequest};
-use narfs::fetch::Snapshot;
+use narfs::command::{GcRequest, NoOutput, Report, Request, SourceRequest, chain};
+use narfs::control;
+use narfs::engine::Engine;
 use narfs::nix::store_path::StorePath;
 use narfs::store::{Store, StoreError, StoreOptions};
 use rustix::mount::UnmountFlags;
@@ -39,18 +39,6 @@ const COMMANDS: [&str; 8] = [
     "apply --prefetch FILE",
     "gc",
 ];
-
-struct Nobody;
-
-impl Output for Nobody {
-    fn data(&mut self, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn progress(&mut self, _: &Snapshot) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// What is in a state: for each profile its current generation, and what each generation is.
 type Profiles = BTreeMap<String, (Option<u64>, Vec<(u64, String)>)>;
@@ -84,12 +72,12 @@ fn open(state: &Path, what: &str) -> Store {
 fn look(state: &Path, collect: bool, what: &str) -> Seen {
     let store = Arc::new(open(state, what));
     let engine = Engine::new(store.clone(), SourceRequest::default(), None);
-    let execute = |command| {
-        let done = engine.execute(command, &mut Nobody);
-        done.unwrap_or_else(|e| panic!("{what}: {}", daemon::chain(&e)))
+    let execute = |request| {
+        let done = engine.execute(request, &mut NoOutput);
+        done.unwrap_or_else(|e| panic!("{what}: {}", chain(&e)))
     };
     if collect {
-        execute(daemon::Command::Gc(GcRequest::default()));
+        execute(Request::Gc(GcRequest::default()));
     }
     // What generations lead to is here with all that it needs.
     let roots = store.generation_roots().unwrap();
@@ -104,7 +92,7 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
     }
     let paths = store.all_paths().unwrap();
     let paths: BTreeSet<_> = paths.iter().map(ToString::to_string).collect();
-    let verify = daemon::Command::Verify {
+    let verify = Request::Verify {
         paths: Vec::new(),
         repair: None,
     };
@@ -428,7 +416,7 @@ fn end_daemon(sandbox: &Sandbox) {
         let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
     }
     let patience = Duration::from_secs(10);
-    assert!(daemon::wait_until_unmounted(&sandbox.state, patience));
+    assert!(control::wait_until_unmounted(&sandbox.state, patience));
 }
 
 impl Fixture {

@@ -63,6 +63,7 @@ impl<'s> Manager<'s> {
         command
             .env("NOTIFY_SOCKET", &self.name)
             .env("FDSTORE", "16");
+        command.env("NARFS_CONFIG", self.configuration());
         command.env("WATCHDOG_USEC", "300000");
         command.env("LISTEN_FDS", self.store.len().to_string());
         let names: Vec<_> = self.store.keys().cloned().collect();
@@ -83,6 +84,16 @@ impl<'s> Manager<'s> {
         }
         self.daemon = Some(command.spawn().unwrap());
         while !self.hear().lines().any(|l| l == "READY=1") {}
+    }
+
+    /// The configuration file of the service, which may be absent.
+    fn configuration(&self) -> PathBuf {
+        let file = self.sandbox.dir().join("config.toml");
+        if file.exists() {
+            file
+        } else {
+            "/dev/null".into()
+        }
     }
 
     /// The next message; what it says of descriptors is done.
@@ -195,6 +206,35 @@ fn a_service_that_is_killed_stopped_or_replaced_leaves_its_mount_to_the_next() {
     manager.catch_up();
     let kept: Vec<_> = manager.store.keys().collect();
     assert!(kept.is_empty(), "{kept:?}");
+}
+
+#[test]
+fn a_service_serves_on_what_it_did_when_its_configuration_is_wrong() {
+    let sandbox = Sandbox::with_worlds();
+    let configuration = sandbox.dir().join("config.toml");
+    let configure = |text: &str| fs::write(&configuration, text).unwrap();
+    let budget = || sandbox.json(&["status"])["budget"].clone();
+    let mistake = || sandbox.json(&["status"])["configuration"].clone();
+    configure("[mount]\nbudget = \"30M\"\n");
+    let mut manager = Manager::new(&sandbox);
+    manager.start();
+    configure("no-such-setting = 3\n");
+    manager.end(Signal::KILL);
+    manager.start();
+    assert_eq!((budget(), mistake().is_null()), ((30 << 20).into(), true));
+    // As `systemctl restart` does.
+    manager.end(Signal::TERM);
+    manager.start();
+    assert_eq!(budget(), 30 << 20);
+    let said = mistake().to_string();
+    assert!(said.contains("config.toml:1: "), "{said}");
+    configure("[mount]\nbudget = \"40M\"\n");
+    manager.end(Signal::KILL);
+    manager.start();
+    assert_eq!(budget(), 30 << 20);
+    manager.end(Signal::TERM);
+    manager.start();
+    assert_eq!((budget(), mistake().is_null()), ((40 << 20).into(), true));
 }
 
 #[test]

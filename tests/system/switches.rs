@@ -13,9 +13,8 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use narfs::daemon::{self, Output, ProfileAction, ProfileRequest, Report, SourceRequest};
-use narfs::fetch::Snapshot;
-use narfs::store::StoreOptions;
+use narfs::command::{NoOutput, ProfileAction, ProfileRequest, Report, Request, SourceRequest};
+use narfs::control;
 
 use crate::binary_cache::{Cache, Offer, Tree, nar};
 use crate::support::{Sandbox, succeed, wait_until};
@@ -271,18 +270,6 @@ impl Drop for Readers {
     }
 }
 
-struct Nobody;
-
-impl Output for Nobody {
-    fn data(&mut self, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn progress(&mut self, _: &Snapshot) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What `narfs profile -p x switch N` does, without the program.
 fn switch(sandbox: &Sandbox, to: u64) {
     let request = ProfileRequest {
@@ -291,13 +278,10 @@ fn switch(sandbox: &Sandbox, to: u64) {
         sources: SourceRequest::default(),
         dry_run: false,
     };
-    let done = daemon::run(
-        &sandbox.state,
-        &StoreOptions::default(),
-        &SourceRequest::default(),
-        daemon::Command::Profile(request),
-        &mut Nobody,
-    );
+    let state = &sandbox.state;
+    let stream = control::connect(state).unwrap();
+    let request = Request::Profile(request);
+    let done = control::ask(state, stream, &request, &mut NoOutput, None);
     match done.unwrap() {
         Report::ProfileChanges(changes) => assert_eq!(changes[0].to, Some(to)),
         other => panic!("another report: {other:?}"),

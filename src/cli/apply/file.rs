@@ -10,7 +10,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use crate::cli::config::{Mistake, Value, found, table, whole};
-use crate::daemon::{DeclaredPackage, DeclaredProfile, DeclaredTarget};
+use crate::command::{DeclaredPackage, DeclaredProfile, DeclaredTarget};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::profile::ProfileName;
 

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::copy::Sources;
 use super::profile::{announce, show_change};
-use super::{Global, Outcome, print_json};
-use crate::daemon::{ApplyRequest, Command, Report};
+use crate::cli::global::Global;
+use crate::cli::outcome::Outcome;
+use crate::cli::output::print_json;
+use crate::cli::sources::Sources;
+use crate::command::{ApplyRequest, Report, Request};
 
 /// Make profiles what a file declares, all together or none
 ///
@@ -48,7 +50,7 @@ impl Arguments {
         if !mistakes.is_empty() {
             return Ok(Outcome::Failed);
         }
-        let command = Command::Apply(ApplyRequest {
+        let command = Request::Apply(ApplyRequest {
             profiles,
             sources: self.sources.request(global)?,
             prefetch: self.prefetch,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::file::parse;
-use crate::daemon::{DeclaredPackage, DeclaredProfile, DeclaredTarget};
+use crate::command::{DeclaredPackage, DeclaredProfile, DeclaredTarget};
 
 const A: &str = "00000000000000000000000000000000-a-1";
 const B: &str = "/nix/store/11111111111111111111111111111111-b-1";

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::file::{MOUNT, TOP};
-use super::{ConfigFile, Origin, Setting, Settings};
-use crate::cli::{Global, Outcome, print_json, println};
+use super::choices::{MOUNT, Origin, Setting, TOP};
+use super::file::ConfigFile;
+use super::settings::Settings;
+use crate::cli::global::Global;
+use crate::cli::outcome::Outcome;
+use crate::cli::output::{print_json, println};
 
 /// Show the settings in force, or check a configuration file
 ///

@@ -14,35 +14,12 @@ use anyhow::{Context, bail};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Choices, Origin, PrefetchPolicy, Setting, is_memory, value};
+use super::choices::{Choices, MOUNT, Origin, Setting, TOP};
+use super::value::{self, is_memory};
 use crate::cli::size::Size;
+use crate::fetch::PrefetchPolicy;
 use crate::http::Address;
 use crate::nix::store_path::StoreDir;
-
-/// The options outside of tables.
-pub(super) const TOP: [&str; 10] = [
-    "state",
-    "store-dir",
-    "memory",
-    "from",
-    "trusted-public-keys",
-    "require-sigs",
-    "netrc-file",
-    "jobs",
-    "listen",
-    "volume-plugin",
-];
-
-/// The options of `[mount]`.
-pub(super) const MOUNT: [&str; 7] = [
-    "lookup-timeout",
-    "contents-timeout",
-    "absent-ttl",
-    "prefetch",
-    "budget",
-    "writable-profiles",
-    "file-handles",
-];
 
 /// Something that is wrong in a configuration file, or in another file that users write.
 #[derive(Clone, Debug, PartialEq, Eq)]

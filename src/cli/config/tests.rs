@@ -1,9 +1,19 @@
 //! What a configuration file may say, what is said of one that is wrong, and who prevails.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
 
-use super::file::{MOUNT, Mistake, TOP, parse};
+use super::choices::{MOUNT, TOP};
+use super::decided::config_path;
+use super::file::{ConfigFile, Mistake, parse};
+use super::settings::MountSettings;
 use super::*;
+use crate::cli::outcome::Usage;
+use crate::cli::size::Size;
+use crate::fetch::{Deadlines, PrefetchPolicy};
+use crate::nix::store_path::StoreDir;
 
 /// The documented example, which `make install` installs.
 const EXAMPLE: &str = include_str!("../../../systemd/config.toml");

@@ -5,12 +5,32 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::size::Size;
-use super::PrefetchPolicy;
+use crate::cli::size::Size;
+use crate::fetch::PrefetchPolicy;
 use crate::http::{Address, AddressError};
 use crate::nix::signature::PublicKey;
 use crate::nix::store_path::StoreDir;
 use crate::substituter;
+
+/// With less than this RocksDB's own buffers would not fit.
+const LEAST_MEMORY: u32 = 32;
+
+/// What the machine has, in MiB.
+fn most_memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    (system.totalram * u64::from(system.mem_unit)) >> 20
+}
+
+/// Whether the machine has so many MiB, and they are enough.
+pub(super) fn is_memory(mebibytes: u32) -> bool {
+    mebibytes >= LEAST_MEMORY && u64::from(mebibytes) <= most_memory()
+}
+
+/// The number of MiB that a text says.
+pub(in crate::cli) fn memory_of(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|n| is_memory(*n));
+    number.ok_or_else(|| no_memory(&format!("{text:?}")))
+}
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if Path::new(text).is_absolute() {
@@ -67,7 +87,7 @@ pub(super) fn public_key(text: &str) -> Result<String, String> {
 
 /// What is said of a memory that is too small, too large, or no number.
 pub(super) fn no_memory(found: &str) -> String {
-    let (least, most) = (super::LEAST_MEMORY, super::most_memory());
+    let (least, most) = (LEAST_MEMORY, most_memory());
     format!(
         "{found} is no number of MiB; give {least} or more, and at most the {most} of this machine"
     )

@@ -1,7 +1,9 @@
 //! Tells what became of a profile, in the words of Nix where it has them.
 
-use super::{Global, line, print_json, println};
-use crate::daemon::{self, ProfileChangeReport, ProfileOutcome};
+use super::line;
+use crate::cli::global::Global;
+use crate::cli::output::{print_json, println};
+use crate::command::{ProfileChangeReport, ProfileOutcome, chain};
 use crate::fuse;
 
 /// Tells watchers of the directories of profiles what has changed in them.
@@ -19,7 +21,7 @@ pub(in crate::cli) fn announce(
             eprintln!(
                 "narfs: warning: nobody is told that {} has changed: {}",
                 report.profile,
-                daemon::chain(&e)
+                chain(&e)
             );
         }
     }

@@ -12,8 +12,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, Outcome, print_json, println};
-use crate::daemon::{self, Command, ProfileAction, ProfileRequest, SourceRequest};
+use crate::cli::global::Global;
+use crate::cli::outcome::Outcome;
+use crate::cli::output::{print_json, println};
+use crate::command::{ProfileAction, ProfileRequest, Request, SourceRequest};
+use crate::control;
 use crate::profile::ProfileName;
 
 #[derive(Debug, Args)]
@@ -79,7 +82,7 @@ impl Arguments {
 /// The profile in the mount; it must be there.
 fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
     let state = global.state()?;
-    let status = daemon::status(&state).ok();
+    let status = control::status(&state, None).ok();
     let mountpoints = status.map(|s| s.mountpoints).unwrap_or_default();
     // Where only the store is mounted there are no profiles.
     let shows = |at: &&PathBuf| at.join("var/nix/profiles").is_dir();
@@ -90,7 +93,7 @@ fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
             state.display()
         );
     };
-    let command = Command::Profile(ProfileRequest {
+    let command = Request::Profile(ProfileRequest {
         profile: profile.to_string(),
         action: ProfileAction::History,
         sources: SourceRequest::default(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 
-use super::{print_json, println};
-use crate::daemon::{GenerationReport, ProfileDiffReport, ProfileReport};
+use crate::cli::output::{print_json, println};
+use crate::command::{GenerationReport, ProfileDiffReport, ProfileReport};
 use crate::nix::store_path::StorePath;
 use crate::profile::{CivilTime, Generation, GenerationNumber, Generations};
 

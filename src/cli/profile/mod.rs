@@ -7,9 +7,11 @@ mod list;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::copy::Sources;
-use super::{Global, Outcome, Usage, print_json, println};
-use crate::daemon::{Command, ProfileAction, ProfileRequest, Report, SourceRequest};
+use crate::cli::global::Global;
+use crate::cli::outcome::{Outcome, Usage};
+use crate::cli::output::{print_json, println};
+use crate::cli::sources::Sources;
+use crate::command::{ProfileAction, ProfileRequest, Report, Request, SourceRequest};
 use crate::profile::{DeleteSpec, ProfileName};
 pub(super) use change::{announce, show_change};
 
@@ -225,7 +227,7 @@ impl Arguments {
             asked.action,
             ProfileAction::Install { .. } | ProfileAction::Set { .. }
         );
-        let command = Command::Profile(ProfileRequest {
+        let command = Request::Profile(ProfileRequest {
             profile: profile.to_string(),
             action: asked.action,
             sources: asked.sources,

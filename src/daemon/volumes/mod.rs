@@ -6,10 +6,11 @@
 //! otherwise is never removed; and whatever is asked, the answer is a status and JSON.
 
 mod options;
-mod socket;
+pub(super) mod socket;
 
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,18 +19,16 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-pub(super) use socket::PluginSocket;
-pub use socket::SocketError;
-
-use super::closures::{ClosureError, store_directory};
-use super::command::CommandError;
-use super::control::Nobody;
-use super::engine::{Engine, chain};
-use super::source_request::SourceRequest;
+use super::completion::Completion;
+use super::process::Daemon;
+use crate::command::{NoOutput, SourceRequest, chain};
+use crate::engine::{ClosureError, Engine, EngineError, store_directory};
 use crate::fuse::MountError;
 use crate::nix::store_path::StorePath;
 use crate::store::{StoreError, View, ViewName, ViewNameError};
+use crate::sync;
 use options::{Definition, OptionError};
+use socket::PluginSocket;
 
 /// Why an engine's request cannot be fulfilled.
 #[derive(Debug, Error)]
@@ -80,12 +79,12 @@ enum VolumeError {
     Store(#[from] StoreError),
     /// What a command says that does the same.
     #[error(transparent)]
-    Command(#[from] CommandError),
+    Engine(#[from] EngineError),
 }
 
 impl From<ClosureError> for VolumeError {
     fn from(e: ClosureError) -> Self {
-        Self::Command(e.into())
+        Self::Engine(e.into())
     }
 }
 
@@ -124,9 +123,21 @@ struct Create {
     opts: Option<options::Options>,
 }
 
-impl Engine {
+/// What container engines see of a state.
+#[derive(Debug)]
+pub(super) struct Volumes {
+    engine: Arc<Engine>,
+    completion: Arc<Completion>,
+}
+
+impl Volumes {
+    /// Of the state of an engine.
+    pub(super) fn new(engine: Arc<Engine>, completion: Arc<Completion>) -> Self {
+        Self { engine, completion }
+    }
+
     /// Answers a request of a container engine, which may take as long as its fetches do.
-    pub(super) fn answer_volume(&self, endpoint: &str, body: &[u8]) -> Answer {
+    pub(super) fn answer(&self, endpoint: &str, body: &[u8]) -> Answer {
         match self.volume(endpoint, body) {
             Ok(body) => Answer { status: 200, body },
             Err(error) => {
@@ -174,7 +185,7 @@ impl Engine {
                 return Ok(json!({ "Volume": volume, "Err": "" }));
             }
             "/VolumeDriver.List" => {
-                let (views, mount) = (self.store.all_views()?, self.whole_mount()?);
+                let (views, mount) = (self.engine.store.all_views()?, self.whole_mount()?);
                 let volumes = views.iter();
                 let volumes = volumes.map(|v| self.describe_volume(v, mount.as_deref()));
                 let volumes: Vec<_> = volumes.collect::<Result<_, _>>()?;
@@ -198,17 +209,17 @@ impl Engine {
         let there = match there {
             Some(view) => {
                 // No source is asked where all of it is known.
-                let roots = self.supply(&sources)?.resolve_all(&wanted.closure)?;
+                let roots = self.engine.supply(&sources)?.resolve_all(&wanted.closure)?;
                 (!is_same(&view, &roots, &wanted.profiles)).then_some(view)
             }
-            None => self.with_closure(
+            None => self.engine.with_closure(
                 &wanted.closure,
                 &wanted.profiles,
                 &sources,
-                &mut Nobody,
+                &mut NoOutput,
                 |roots, profiles| {
                     // Another request may have made it meanwhile.
-                    let there = self.store.make_volume(&name, roots, profiles)?;
+                    let there = self.engine.store.make_volume(&name, roots, profiles)?;
                     Ok(there.filter(|view| !is_same(view, roots, profiles)))
                 },
             )?,
@@ -224,7 +235,7 @@ impl Engine {
 
     fn remove_volume(&self, name: &ViewName) -> Result<(), VolumeError> {
         self.volume_view(name)?;
-        if !self.store.remove_volume(name.as_str())? {
+        if !self.engine.store.remove_volume(name.as_str())? {
             tracing::info!(
                 "the volume {name} is let go; its closure view stays, since `narfs closure` made it"
             );
@@ -233,12 +244,12 @@ impl Engine {
     }
 
     fn view_if_there(&self, name: &ViewName) -> Result<Option<Arc<View>>, VolumeError> {
-        let table = self.store.view_table();
+        let table = self.engine.store.view_table();
         match table.named(name.as_str()) {
             Some(view) => Ok(Some(view.clone())),
             None => {
                 // One that is damaged is not absent.
-                self.store.all_views()?;
+                self.engine.store.all_views()?;
                 Ok(None)
             }
         }
@@ -246,24 +257,32 @@ impl Engine {
 
     fn volume_view(&self, name: &ViewName) -> Result<Arc<View>, VolumeError> {
         let view = self.view_if_there(name)?;
-        Ok(view.ok_or_else(|| self.no_view(name.as_str()))?)
+        Ok(view.ok_or_else(|| self.engine.no_view(name.as_str()))?)
     }
 
     /// Where all closure views can be seen.
     fn whole_mount(&self) -> Result<Option<PathBuf>, VolumeError> {
-        Ok(self.whole_mounts()?.into_iter().next())
+        Ok(self.engine.serving.whole_mounts()?.into_iter().next())
     }
 
     fn definition(&self, view: &View) -> Definition {
         Definition {
-            closure: view.record.roots.iter().map(|p| self.full(p)).collect(),
+            closure: view
+                .record
+                .roots
+                .iter()
+                .map(|p| self.engine.full(p))
+                .collect(),
             profiles: view.record.profiles.clone(),
         }
     }
 
     fn describe_volume(&self, view: &View, mount: Option<&Path>) -> Result<Value, VolumeError> {
         let Definition { closure, profiles } = self.definition(view);
-        let unknown = self.store.unknown_in(view)?;
+        let unknown = self.engine.store.unknown_in(view)?;
+        let is_incomplete = !unknown.is_empty();
+        let mut unknown = self.engine.unknown_paths(&unknown);
+        self.completion.explain(&mut unknown);
         Ok(json!({
             "Name": *view.name,
             "Mountpoint": mount.map(|at| store_directory(at, &view.name)).unwrap_or_default(),
@@ -271,9 +290,9 @@ impl Engine {
             "Status": {
                 "closure": closure,
                 "profile": profiles,
-                "paths": self.store.view_members(view)?.from(1).count(),
-                "incomplete": !unknown.is_empty(),
-                "unknown": self.unknown_paths(&unknown),
+                "paths": self.engine.store.view_members(view)?.from(1).count(),
+                "incomplete": is_incomplete,
+                "unknown": unknown,
                 "removable": view.record.is_volume,
             },
         }))
@@ -318,6 +337,30 @@ fn timestamp(seconds: i64) -> String {
     let (hour, minute) = (second / 3600, second / 60 % 60);
     let (day, second) = (days + 1, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+impl Daemon {
+    /// Answers container engines from now on.
+    ///
+    /// # Errors
+    /// No threads are to be had.
+    pub(super) fn answer_engines(&self, mut socket: PluginSocket) -> io::Result<()> {
+        let volumes = Volumes::new(self.engine.clone(), self.completion.clone());
+        let answer = move |endpoint: &str, body: &[u8]| {
+            let answer = volumes.answer(endpoint, body);
+            (answer.status, answer.body.to_string())
+        };
+        socket.serve(answer, &self.supervisor)?;
+        *sync::lock(&self.plugin) = Some(socket);
+        Ok(())
+    }
+
+    /// Says that this daemon is the last.
+    pub(super) fn end_plugin(&self) {
+        if let Some(socket) = sync::lock(&self.plugin).take() {
+            socket.end(&self.supervisor);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,19 +9,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, MutexGuard, PoisonError};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
-use super::super::engine::{Engine, chain};
-use super::super::supervisor::Supervisor;
+use crate::command::chain;
 use crate::http::{self, Address, Listener};
-
-/// The name of a socket that a service manager hands over.
-const HANDED: &str = "plugin";
-/// The name by which our own is kept for the next daemon.
-const OURS: &str = "plugin-socket";
+use crate::supervision::Supervisor;
+use crate::supervision::kept::{PLUGIN, PLUGIN_SOCKET};
 
 /// Why nobody can listen for container engines.
 #[derive(Debug, Error)]
@@ -51,7 +46,7 @@ pub enum SocketError {
     },
     /// A descriptor that is not what its name says.
     #[error(
-        "the service manager hands over something as {HANDED:?} at which container engines cannot be \
+        "the service manager hands over something as {PLUGIN:?} at which container engines cannot be \
          listened for; it must be a unix socket that listens (ListenStream=/PATH)"
     )]
     Handed(#[source] io::Error),
@@ -94,9 +89,9 @@ impl PluginSocket {
         wanted: Option<&Path>,
     ) -> Result<Option<Self>, SocketError> {
         let before = supervisor
-            .take(OURS)
+            .take(PLUGIN_SOCKET)
             .and_then(|(_, kept)| at_path(kept).ok());
-        let handed = supervisor.take(HANDED).map(|(_, handed)| at_path(handed));
+        let handed = supervisor.take(PLUGIN).map(|(_, handed)| at_path(handed));
         let handed = handed.transpose().map_err(SocketError::Handed)?;
         let wanted = match &handed {
             Some((path, _)) => {
@@ -113,7 +108,7 @@ impl PluginSocket {
             if is_wanted && handed.is_none() && is_socket(&path) {
                 return Ok(Some(Self::new(path, listener, true, false)));
             }
-            supervisor.forget(OURS);
+            supervisor.forget(PLUGIN_SOCKET);
             if !is_wanted {
                 remove(&path);
             }
@@ -138,61 +133,37 @@ impl PluginSocket {
     }
 
     /// Answers engines from now on, and has the socket kept for the next daemon.
-    fn serve(&mut self, engine: Arc<Engine>, supervisor: &Supervisor) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// No threads are to be had.
+    pub(in crate::daemon) fn serve(
+        &mut self,
+        answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static,
+        supervisor: &Supervisor,
+    ) -> io::Result<()> {
         let Some(listener) = self.listener.take() else {
             return Ok(());
         };
         if self.is_ours {
-            supervisor.keep(OURS, listener.as_fd());
+            supervisor.keep(PLUGIN_SOCKET, listener.as_fd());
         }
-        let answer = move |endpoint: &str, body: &[u8]| {
-            let answer = engine.answer_volume(endpoint, body);
-            (answer.status, answer.body.to_string())
-        };
         // It runs until the process ends.
         http::serve(listener, http::calls(answer))?;
         self.is_new = false;
         Ok(())
     }
 
+    /// Where it is.
+    pub(in crate::daemon) fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
     /// Says that no daemon comes that would go on with it.
-    fn end(mut self, supervisor: &Supervisor) {
+    pub(in crate::daemon) fn end(mut self, supervisor: &Supervisor) {
         if self.is_ours {
-            supervisor.forget(OURS);
+            supervisor.forget(PLUGIN_SOCKET);
             self.is_new = true;
         }
-    }
-}
-
-impl Engine {
-    /// Answers container engines from now on.
-    ///
-    /// # Errors
-    /// No threads are to be had.
-    pub(in crate::daemon) fn answer_engines(
-        self: &Arc<Self>,
-        mut socket: PluginSocket,
-        supervisor: &Supervisor,
-    ) -> io::Result<()> {
-        socket.serve(self.clone(), supervisor)?;
-        *self.plugin() = Some(socket);
-        Ok(())
-    }
-
-    /// Says that this daemon is the last.
-    pub(in crate::daemon) fn end_plugin(&self, supervisor: &Supervisor) {
-        if let Some(socket) = self.plugin().take() {
-            socket.end(supervisor);
-        }
-    }
-
-    /// Where container engines are answered.
-    pub(in crate::daemon) fn plugin_socket(&self) -> Option<PathBuf> {
-        self.plugin().as_ref().map(|socket| socket.path.clone())
-    }
-
-    fn plugin(&self) -> MutexGuard<'_, Option<PluginSocket>> {
-        self.plugin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

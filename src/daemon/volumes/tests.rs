@@ -9,7 +9,7 @@ use crate::store::{ProfileChange, Registration, Store, StoreOptions};
 /// A daemon's engine, whose state has two paths.
 struct State {
     dir: tempfile::TempDir,
-    engine: Engine,
+    volumes: Volumes,
     a: StorePath,
     b: StorePath,
 }
@@ -38,8 +38,9 @@ impl State {
             from: from(dir.path()),
             ..SourceRequest::default()
         };
-        let engine = Engine::new(Arc::new(store), sources, None);
-        Self { dir, engine, a, b }
+        let engine = Arc::new(Engine::new(Arc::new(store), sources, None));
+        let volumes = Volumes::new(engine, Arc::default());
+        Self { dir, volumes, a, b }
     }
 
     fn ask(&self, request: &str, body: &Value) -> (u16, Value) {
@@ -48,7 +49,7 @@ impl State {
 
     fn send(&self, request: &str, body: &[u8]) -> (u16, Value) {
         let endpoint = format!("/VolumeDriver.{request}");
-        let answer = self.engine.answer_volume(&endpoint, body);
+        let answer = self.volumes.answer(&endpoint, body);
         (answer.status, answer.body)
     }
 
@@ -61,12 +62,12 @@ impl State {
     }
 
     fn registration(&self, path: &StorePath) -> Registration {
-        let info = self.engine.store.path_info(path.hash()).unwrap();
+        let info = self.volumes.engine.store.path_info(path.hash()).unwrap();
         info.unwrap().registration
     }
 
     fn full(&self, path: &StorePath) -> String {
-        self.engine.full(path)
+        self.volumes.engine.full(path)
     }
 
     /// What is said of a request that fails with this status.
@@ -89,7 +90,7 @@ fn assert_done(answer: (u16, Value)) {
 fn it_says_what_it_is_whatever_the_body() {
     let state = State::new();
     for body in [&b""[..], b"{}", b"null", b"\xff\x00"] {
-        let answer = state.engine.answer_volume("/Plugin.Activate", body);
+        let answer = state.volumes.answer("/Plugin.Activate", body);
         assert_eq!(answer.status, 200);
         assert_eq!(answer.body, json!({ "Implements": ["VolumeDriver"] }));
         let local = json!({ "Capabilities": { "Scope": "local" } });
@@ -120,6 +121,7 @@ fn a_volume_is_made_used_and_removed() {
     });
     assert_eq!(volume["Status"], status);
     let made = state
+        .volumes
         .engine
         .store
         .view_table()
@@ -144,7 +146,7 @@ fn a_volume_is_made_used_and_removed() {
         let said = State::said(state.named(request, "v"), 500);
         assert!(said.contains("no closure view \"v\""), "{request}: {said}");
     }
-    assert!(state.engine.store.all_views().unwrap().is_empty());
+    assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
 }
 
 #[test]
@@ -153,7 +155,14 @@ fn a_volume_is_made_once() {
     let [a, b] = [&state.a, &state.b].map(|p| state.full(p));
     let both = json!({ "closure": format!("{a}:{b}") });
     assert_done(state.create("v", &both));
-    let first = state.engine.store.view_table().named("v").unwrap().clone();
+    let first = state
+        .volumes
+        .engine
+        .store
+        .view_table()
+        .named("v")
+        .unwrap()
+        .clone();
     // The same in other words, or left to be what it is.
     assert_done(state.create("v", &both));
     assert_done(state.create("v", &json!({ "closure": format!("{}:{b}:{a}", state.b) })));
@@ -165,7 +174,7 @@ fn a_volume_is_made_once() {
     assert!(said.contains(&format!("-o closure={a}:{b}")), "{said}");
     let with_profile = json!({ "closure": format!("{a}:{b}"), "profile": "p" });
     State::said(state.create("v", &with_profile), 500);
-    let table = state.engine.store.view_table();
+    let table = state.volumes.engine.store.view_table();
     assert!(
         Arc::ptr_eq(&first, table.named("v").unwrap()),
         "nothing was written"
@@ -192,6 +201,7 @@ fn of_many_that_make_it_at_once_one_does() {
                 .collect::<Vec<_>>()
         });
         let view = state
+            .volumes
             .engine
             .store
             .view_table()
@@ -208,7 +218,7 @@ fn of_many_that_make_it_at_once_one_does() {
 #[test]
 fn a_view_that_was_there_is_adopted_and_only_let_go() {
     let state = State::new();
-    let store = &state.engine.store;
+    let store = &state.volumes.engine.store;
     let name = ViewName::parse("web").unwrap();
     store
         .define_view(&name, std::slice::from_ref(&state.a), &[])
@@ -240,7 +250,12 @@ fn a_volume_follows_profiles_that_are_there() {
             current: (current > 0).then_some(current),
             generations: vec![(1, path.clone(), 1000)],
         };
-        state.engine.store.change_profiles(&[change]).unwrap();
+        state
+            .volumes
+            .engine
+            .store
+            .change_profiles(&[change])
+            .unwrap();
     };
     set("p", 1, &state.a);
     set("per-user/ann/q", 1, &state.b);
@@ -266,6 +281,7 @@ fn a_volume_follows_profiles_that_are_there() {
         ..state.registration(&state.a)
     };
     state
+        .volumes
         .engine
         .store
         .register(&[(registration, None)])
@@ -326,7 +342,7 @@ fn what_is_no_request_is_answered_with_what_one_is() {
             assert!(said.contains("is no name for a closure view"), "{said}");
         }
     }
-    assert!(state.engine.store.all_views().unwrap().is_empty());
+    assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
 }
 
 #[test]
@@ -358,7 +374,7 @@ fn options_and_endpoints_that_there_are_not_are_answered_with_those_that_there_a
         "{said}"
     );
     let answer = |endpoint: &str| {
-        let answer = state.engine.answer_volume(endpoint, b"{}");
+        let answer = state.volumes.answer(endpoint, b"{}");
         State::said((answer.status, answer.body), 404)
     };
     for unknown in [
@@ -370,7 +386,7 @@ fn options_and_endpoints_that_there_are_not_are_answered_with_those_that_there_a
     ] {
         assert!(answer(unknown).contains("/VolumeDriver.Create"));
     }
-    assert!(state.engine.store.all_views().unwrap().is_empty());
+    assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
 }
 
 #[test]
@@ -401,7 +417,7 @@ fn what_cannot_be_shown_is_named() {
     // What is here needs no source.
     assert_done(away.create("v", &json!({ "closure": away.full(&away.a) })));
     for state in [&state, &empty] {
-        assert!(state.engine.store.all_views().unwrap().is_empty());
+        assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
     }
     drop(state.dir);
 }

@@ -1,7 +1,7 @@
 //! Profiles that are changed by their links, without a kernel.
 
 use super::*;
-use crate::fetch::Asker;
+use crate::fetch::Requester;
 use crate::profile::{Generation, GenerationNumber, Generations};
 use crate::store::ProfileChange;
 
@@ -70,7 +70,7 @@ impl WritableProfiles {
 
     fn move_to(&self, from: &str, to: &str) -> Result<(), FsError> {
         let (from, to) = (self.in_directory(from), self.in_directory(to));
-        self.rename(from, to, false, Asker::default())
+        self.rename(from, to, false, Requester::default())
     }
 
     fn take_away(&self, place: &str) -> Result<(), FsError> {
@@ -259,7 +259,7 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
         FsError::NotThere.errno()
     );
     let (from, to) = (at.in_directory(draft), at.in_directory("default-2-link"));
-    let moved = at.rename(from, to, true, Asker::default());
+    let moved = at.rename(from, to, true, Requester::default());
     assert_eq!(errno(moved), FsError::Exists.errno());
     // Nor removed.
     let current = at.take_away("default-2-link").unwrap_err();

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use super::{
     Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Place, Space, Special,
 };
-use crate::fetch::Asker;
+use crate::fetch::Requester;
 use crate::nix::store_path::StorePath;
 use crate::profile::{GenerationNumber, LinkChange, ProfileEntry, ProfileName};
 use crate::store::{ProfileDirectory, ProfileMember};
@@ -464,7 +464,7 @@ impl WritableProfiles {
         (parent, name): (Inode, &[u8]),
         (new_parent, new_name): (Inode, &[u8]),
         new: bool,
-        asker: Asker,
+        requester: Requester,
     ) -> Result<(), FsError> {
         let from = (self.directory(parent)?, name.to_owned());
         let to = (self.directory(new_parent)?, new_name.to_owned());
@@ -500,7 +500,7 @@ impl WritableProfiles {
             FsError::ReadOnly
         })?;
         if let LinkChange::Generation { target, .. } = &change {
-            self.find(target, asker).inspect_err(|e| {
+            self.find(target, requester).inspect_err(|e| {
                 tracing::warn!("refused to set the profile '{profile}' to {target}: {e}");
             })?;
         }
@@ -531,7 +531,7 @@ impl WritableProfiles {
     }
 
     /// Has the state know a store path.
-    fn find(&self, path: &StorePath, asker: Asker) -> Result<(), FsError> {
+    fn find(&self, path: &StorePath, requester: Requester) -> Result<(), FsError> {
         let is_known = || {
             let info = self.fs.store.path_info(path.hash())?;
             Ok::<_, FsError>(info.is_some_and(|info| info.registration.path == *path))
@@ -543,7 +543,7 @@ impl WritableProfiles {
         let name = path.base_name();
         let store = Inode::special(Special::Store);
         self.fs
-            .when_known(store, name.as_bytes(), asker, move |_, known| {
+            .when_known(store, name.as_bytes(), requester, move |_, known| {
                 // Who asked is still there.
                 let _ = sender.send(known);
             });

@@ -46,7 +46,7 @@ pub const fn regular_start(executable: bool) -> u64 {
 
 /// Bytes of a regular file after its last content byte.
 #[must_use]
-pub const fn regular_end(size: u64) -> u64 {
+const fn regular_end(size: u64) -> u64 {
     padding(size) + string(1)
 }
 

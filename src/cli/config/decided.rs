@@ -1,0 +1,113 @@
+//! What is said outside of the commands' own flags: read, and decided.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+use super::choices::{Choices, Origin, Setting, directory};
+use super::file::ConfigFile;
+use super::settings::Settings;
+use crate::command::chain;
+
+/// The configuration file, where none is named.
+const CONFIG: &str = "/etc/narfs/config.toml";
+
+/// Which configuration file is meant: the one that the command line or the environment name, else
+/// the default.
+pub(super) fn config_path(
+    flag: Option<&Path>,
+    get: impl Fn(&str) -> Option<OsString>,
+) -> anyhow::Result<Setting<PathBuf>> {
+    if let Some(path) = flag {
+        return Ok(Setting::flag(std::path::absolute(path)?));
+    }
+    if let Some(path) = get("NARFS_CONFIG") {
+        return Ok(Setting {
+            value: directory(&path, "NARFS_CONFIG")?,
+            origin: Origin::Environment("NARFS_CONFIG"),
+        });
+    }
+    Ok(Setting {
+        value: CONFIG.into(),
+        origin: Origin::Default,
+    })
+}
+
+/// How the configuration file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Reading {
+    /// All of it must be right.
+    Whole,
+    /// What is wrong is said, and the rest is in force: for commands that need to know the state only, and
+    /// must work when something is wrong.
+    AsFarAsItGoes,
+    /// Not at all: the command judges it, or needs none.
+    Unread,
+}
+
+fn read_as_far_as_it_goes(path: Setting<PathBuf>) -> ConfigFile {
+    let warn = |what: &str| {
+        eprintln!("narfs: warning: {what}; what is wrong in the configuration does not count here");
+    };
+    match ConfigFile::read(path.clone()) {
+        Ok(file) => {
+            file.mistakes
+                .first()
+                .into_iter()
+                .for_each(|m| warn(&m.to_string()));
+            file
+        }
+        Err(e) => {
+            warn(&chain(e.as_ref()));
+            ConfigFile::unread(path)
+        }
+    }
+}
+
+/// All that is said outside of the commands' own flags, and what is in force with it.
+#[derive(Debug)]
+pub(in crate::cli) struct Decided {
+    flags: Choices,
+    environment: Choices,
+    /// The configuration file.
+    pub(in crate::cli) file: ConfigFile,
+    /// What is in force for a command that has no flags of its own.
+    pub(in crate::cli) settings: Settings,
+}
+
+impl Decided {
+    /// Reads environment and configuration file.
+    pub(in crate::cli) fn read(
+        config: Option<&Path>,
+        flags: Choices,
+        reading: Reading,
+    ) -> anyhow::Result<Self> {
+        let get = |name: &str| std::env::var_os(name);
+        let environment = Choices::of_environment(get)?;
+        let path = config_path(config, get)?;
+        let file = match reading {
+            Reading::Unread => ConfigFile::unread(path),
+            Reading::Whole => {
+                let file = ConfigFile::read(path)?;
+                if let Some(mistake) = file.mistakes.first() {
+                    bail!("{mistake}");
+                }
+                file
+            }
+            Reading::AsFarAsItGoes => read_as_far_as_it_goes(path),
+        };
+        let settings = Settings::decide(&[&flags, &environment, &file.choices]);
+        Ok(Self {
+            flags,
+            environment,
+            file,
+            settings,
+        })
+    }
+
+    /// What is in force with a command's own flags.
+    pub(in crate::cli) fn with(&self, own: &Choices) -> Settings {
+        Settings::decide(&[own, &self.flags, &self.environment, &self.file.choices])
+    }
+}

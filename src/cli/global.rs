@@ -1,0 +1,77 @@
+//! What every command takes and knows.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::config::{self, Choices, Decided, Reading, Setting};
+use crate::nix::store_path::StoreDir;
+use crate::store::StoreOptions;
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(super) struct GlobalFlags {
+    /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Directory with the database; one process owns it at a time [env: NARFS_STATE] [default:
+    /// /var/lib/narfs]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Store directory of the paths, for a new state [default: /nix/store]
+    #[arg(long, global = true, value_name = "DIR")]
+    store_dir: Option<String>,
+    /// Bound of the daemon's memory, in MiB, from 32 to what the machine has [env: NARFS_MEMORY]
+    /// [default: 256]
+    #[arg(long, global = true, value_name = "MIB", value_parser = config::memory_of)]
+    memory: Option<u32>,
+    /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+/// What every command knows.
+#[derive(Debug)]
+pub(super) struct Global {
+    pub(super) decided: Decided,
+    pub(super) verbose: u8,
+}
+
+impl GlobalFlags {
+    /// What these flags choose.
+    fn choices(&self) -> anyhow::Result<Choices> {
+        let store_dir = self.store_dir.as_deref().map(StoreDir::parse);
+        let state = self.state.as_deref().map(std::path::absolute);
+        Ok(Choices {
+            state: state.transpose()?.map(Setting::flag),
+            store_dir: store_dir.transpose()?.map(Setting::flag),
+            memory: self.memory.map(Setting::flag),
+            ..Choices::default()
+        })
+    }
+}
+
+impl Global {
+    /// Decides what is in force, with the configuration file read so.
+    pub(super) fn decide(flags: &GlobalFlags, reading: Reading) -> anyhow::Result<Self> {
+        Ok(Self {
+            decided: Decided::read(flags.config.as_deref(), flags.choices()?, reading)?,
+            verbose: flags.verbose,
+        })
+    }
+
+    /// How the state is opened, which is made if `create`.
+    pub(super) fn options(&self, create: bool) -> StoreOptions {
+        let settings = &self.decided.settings;
+        StoreOptions {
+            memory: (settings.memory.value as usize) << 20,
+            create,
+            store_dir: settings.store_dir.value.clone(),
+        }
+    }
+
+    /// The state directory, absolute, so that a daemon and a mount name it alike.
+    pub(super) fn state(&self) -> anyhow::Result<PathBuf> {
+        Ok(std::path::absolute(&self.decided.settings.state.value)?)
+    }
+}

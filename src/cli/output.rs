@@ -1,0 +1,32 @@
+//! What commands print.
+
+use super::outcome::Outcome;
+use crate::command::Failure;
+
+/// Prints a report as JSON.
+pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints a line; a reader that went away is an error, not a panic.
+pub(super) fn println(line: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// A number of bytes as people read it.
+pub(super) fn bytes(n: u64) -> String {
+    indicatif::HumanBytes(n).to_string()
+}
+
+/// Names each path that failed, on stderr.
+pub(super) fn show_failures(failures: &[Failure]) -> Outcome {
+    for f in failures {
+        eprintln!("narfs: {}: {}", f.path, f.error);
+    }
+    if failures.is_empty() {
+        Outcome::Good
+    } else {
+        Outcome::Failed
+    }
+}

@@ -1,0 +1,292 @@
+//! Figures in the text format that Prometheus and its kin read (exposition format 0.0.4).
+//!
+//! Invariant: each family has its HELP and TYPE once, before its samples, and no series is there
+//! twice.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use super::FiguresReport;
+use crate::fetch::{SourceReport, SourceState};
+use crate::measure::{Histogram, bounds_micros};
+use crate::store::Ingested;
+
+/// Labels of a sample.
+type Labels<'l> = &'l [(&'l str, &'l str)];
+
+/// A text in the making.
+#[derive(Default)]
+struct Exposition {
+    text: String,
+    /// The family whose samples follow.
+    family: &'static str,
+    /// The series of this family.
+    series: HashSet<String>,
+}
+
+/// A value of a label; only these three are escaped.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
+}
+
+impl Exposition {
+    /// Begins a family. A counter's name ends with `_total`.
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}");
+        let _ = writeln!(self.text, "# TYPE {name} {kind}");
+        self.family = name;
+        self.series.clear();
+    }
+
+    fn sample(&mut self, suffix: &str, labels: Labels<'_>, value: impl std::fmt::Display) {
+        let mut series = format!("{}{suffix}", self.family);
+        for (at, (name, value)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            let _ = write!(series, "{before}{name}=\"{}\"", escaped(value));
+        }
+        if !labels.is_empty() {
+            series.push('}');
+        }
+        // Two sources that differ by their passwords only are one here.
+        if !self.series.contains(&series) {
+            let _ = writeln!(self.text, "{series} {value}");
+            self.series.insert(series);
+        }
+    }
+
+    fn counter(&mut self, name: &'static str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample("", &[], value);
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, "gauge", help);
+        self.sample("", &[], value);
+    }
+
+    /// A gauge that may not be known.
+    fn gauge_of(&mut self, name: &'static str, help: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.gauge(name, help, value);
+        }
+    }
+
+    /// The samples of a histogram of times.
+    fn histogram(&mut self, label: (&str, &str), histogram: &Histogram) {
+        let mut below = 0;
+        for (n, bound) in histogram.buckets.iter().zip(bounds_micros()) {
+            below += n;
+            let bound = (bound as f64 / 1e6).to_string();
+            self.sample("_bucket", &[label, ("le", &bound)], below);
+        }
+        let count = histogram.count();
+        self.sample("_bucket", &[label, ("le", "+Inf")], count);
+        self.sample("_sum", &[label], histogram.sum_nanos as f64 / 1e9);
+        self.sample("_count", &[label], count);
+    }
+}
+
+impl FiguresReport {
+    /// These figures in the text format of Prometheus, version 0.0.4.
+    pub fn exposition(&self) -> String {
+        let mut out = Exposition::default();
+        let name = "narfs_build_info";
+        out.family(name, "gauge", "The version of the serving program.");
+        out.sample("", &[("version", &self.version)], 1);
+        let help = "Time since the daemon started.";
+        out.gauge("narfs_uptime_seconds", help, self.uptime);
+        if let Some(restarts) = self.restarts {
+            let help = "Daemons that the keeper started after the first one.";
+            out.counter("narfs_restarts_total", help, restarts);
+        }
+        self.requests(&mut out);
+        self.fetches(&mut out);
+        self.sources(&mut out);
+        self.state(&mut out);
+        self.process(&mut out);
+        out.text
+    }
+
+    fn requests(&self, out: &mut Exposition) {
+        let name = "narfs_fuse_requests_total";
+        out.family(
+            name,
+            "counter",
+            "Requests of the kernel that want an answer.",
+        );
+        for (operation, count) in &self.requests.requests {
+            out.sample("", &[("operation", operation)], count);
+        }
+        let help = "FORGET messages of the kernel.";
+        out.counter("narfs_fuse_forgets_total", help, self.requests.forgets);
+        let help = "Requests of the kernel that wait for their answer.";
+        out.gauge("narfs_fuse_requests_waiting", help, self.times.waiting);
+        let name = "narfs_fuse_request_duration_seconds";
+        let help = "Time from a request of the kernel to its answer, whatever it waited for.";
+        out.family(name, "histogram", help);
+        for (operation, times) in &self.times.operations {
+            out.histogram(("operation", operation), times);
+        }
+        let help = "Bytes of file contents given to the kernel.";
+        out.counter("narfs_served_bytes_total", help, self.times.served_bytes);
+    }
+
+    fn fetches(&self, out: &mut Exposition) {
+        let activity = &self.activity;
+        let help = "Requests that found what they needed in the state.";
+        out.counter("narfs_demand_hits_total", help, activity.hits);
+        let help = "Requests that had to wait for something to be fetched.";
+        out.counter("narfs_demand_misses_total", help, activity.misses);
+        let name = "narfs_fetches_total";
+        let help = "Fetches that ended: of what a path is (root) or of its contents, for a program \
+                    that waits or ahead.";
+        out.family(name, "counter", help);
+        for o in &self.fetcher.outcomes {
+            let labels = [
+                ("kind", o.kind.as_str()),
+                ("purpose", &o.purpose),
+                ("result", &o.result),
+            ];
+            out.sample("", &labels, o.count);
+        }
+        let name = "narfs_fetch_duration_seconds";
+        out.family(name, "histogram", "Time that fetches took to their end.");
+        for (kind, times) in &self.fetcher.times {
+            out.histogram(("kind", kind), times);
+        }
+        let help = "Bytes that sources sent for NARs, by transfers that ended.";
+        out.counter("narfs_fetched_bytes_total", help, self.fetched_bytes);
+        let name = "narfs_fetches_running";
+        out.family(
+            name,
+            "gauge",
+            "Fetches on their way, those that wait for a place too.",
+        );
+        for (purpose, urgent) in [("program", true), ("ahead", false)] {
+            let running = activity.fetches.iter().filter(|f| f.urgent == urgent);
+            out.sample("", &[("purpose", purpose)], running.count());
+        }
+        let help = "Fetches that wait for a place to transfer.";
+        out.gauge("narfs_fetches_queued", help, activity.queued);
+        let waiting: u64 = activity.fetches.iter().map(|f| f.waiting).sum();
+        let help = "Requests and commands that wait for fetches.";
+        out.gauge("narfs_fetch_waiters", help, waiting);
+        let help = "Copies and prefetches by commands that run.";
+        out.gauge("narfs_commands_running", help, self.commands);
+    }
+
+    fn sources(&self, out: &mut Exposition) {
+        let sources = &self.activity.sources;
+        let name = "narfs_source_up";
+        let help = "Whether the source answered its last question; absent before the first one.";
+        out.family(name, "gauge", help);
+        for s in sources.iter().filter(|s| s.state != SourceState::NotAsked) {
+            let up = u8::from(s.state == SourceState::Answers);
+            out.sample("", &[("source", &s.url)], up);
+        }
+        let name = "narfs_source_requests_total";
+        let help = "Requests that ended: the source had it (hit), has not got it (miss), failed \
+                    (error), or nobody waited any more (abandoned).";
+        out.family(name, "counter", help);
+        for (s, t) in with_traffic(sources) {
+            let results = [
+                ("hit", t.found),
+                ("miss", t.absent),
+                ("error", t.failures),
+                ("abandoned", t.abandoned),
+            ];
+            for (result, count) in results {
+                out.sample("", &[("source", &s.url), ("result", result)], count);
+            }
+        }
+        let name = "narfs_source_retries_total";
+        out.family(name, "counter", "Further tries and resumptions.");
+        for (s, t) in with_traffic(sources) {
+            out.sample("", &[("source", &s.url)], t.retries);
+        }
+        let name = "narfs_source_received_bytes_total";
+        out.family(name, "counter", "Bytes of bodies.");
+        for (s, t) in with_traffic(sources) {
+            out.sample("", &[("source", &s.url)], t.received_bytes);
+        }
+        let name = "narfs_source_clock_ahead_seconds";
+        let help = "How far the source's clock is ahead of this machine's.";
+        out.family(name, "gauge", help);
+        for (s, t) in with_traffic(sources) {
+            if let Some(ahead) = t.clock_ahead_s {
+                out.sample("", &[("source", &s.url)], ahead);
+            }
+        }
+        let name = "narfs_source_answer_duration_seconds";
+        let help = "Time from asking a source to the head of its answer.";
+        out.family(name, "histogram", help);
+        for (url, times) in &self.fetcher.sources {
+            out.histogram(("source", url), times);
+        }
+    }
+
+    fn state(&self, out: &mut Exposition) {
+        let stored = self.stored;
+        let help = "Lengths of all records of the state, compressed; absent until counted.";
+        out.gauge_of("narfs_stored_bytes", help, stored.map(|s| s.stored_bytes));
+        let help = "Lengths of the different chunks, uncompressed; absent until counted.";
+        out.gauge_of("narfs_unique_bytes", help, stored.map(|s| s.unique_bytes));
+        let help = "Different chunks; absent until counted.";
+        out.gauge_of("narfs_chunks", help, stored.map(|s| s.chunks));
+        let name = "narfs_ingested_bytes_total";
+        let help = "Bytes of contents that were added, uncompressed: in chunks that the state had \
+                    not (new), or that it had and that took no room (known).";
+        out.family(name, "counter", help);
+        let Ingested { bytes, known_bytes } = self.brought;
+        out.sample("", &[("chunk", "new")], bytes.saturating_sub(known_bytes));
+        out.sample("", &[("chunk", "known")], known_bytes);
+        let help = "Stored bytes above which contents are dropped; absent if unbounded.";
+        out.gauge_of("narfs_budget_bytes", help, self.budget);
+        let help = "Paths whose contents were dropped.";
+        out.counter("narfs_evicted_paths_total", help, self.evicted_paths);
+        let help = "Stored bytes that were freed by dropping contents.";
+        out.counter("narfs_evicted_bytes_total", help, self.evicted_bytes);
+        let help = "Bytes that are free on the disk of the state.";
+        out.gauge_of("narfs_disk_free_bytes", help, self.disk_free_bytes);
+        let c = &self.caches;
+        let name = "narfs_cache_hits_total";
+        out.family(name, "counter", "What a cache in memory had.");
+        out.sample("", &[("cache", "chunk")], c.chunk_hits);
+        out.sample("", &[("cache", "tree")], c.tree_hits);
+        let name = "narfs_cache_misses_total";
+        out.family(name, "counter", "What a cache in memory had not.");
+        out.sample("", &[("cache", "chunk")], c.chunk_misses);
+        out.sample("", &[("cache", "tree")], c.tree_misses);
+        let name = "narfs_cache_bytes";
+        out.family(name, "gauge", "What is in a cache in memory.");
+        out.sample("", &[("cache", "chunk")], c.chunk_bytes);
+        out.sample("", &[("cache", "tree")], c.tree_bytes);
+    }
+
+    fn process(&self, out: &mut Exposition) {
+        let p = &self.process;
+        let help = "Memory that the daemon has.";
+        out.gauge_of("narfs_resident_memory_bytes", help, p.resident_bytes);
+        let help = "Descriptors that the daemon has open.";
+        out.gauge_of("narfs_open_descriptors", help, p.open_descriptors);
+        let help = "Descriptors that it may have open.";
+        out.gauge_of("narfs_descriptor_limit", help, p.descriptor_limit);
+        out.gauge_of("narfs_threads", "Threads of the daemon.", p.threads);
+        let name = "narfs_cpu_seconds_total";
+        out.family(name, "counter", "Processor time of the daemon.");
+        out.sample("", &[], p.cpu_seconds);
+    }
+}
+
+fn with_traffic(
+    sources: &[SourceReport],
+) -> impl Iterator<Item = (&SourceReport, &crate::substituter::TrafficSnapshot)> {
+    sources
+        .iter()
+        .filter_map(|s| Some((s, s.traffic.as_ref()?)))
+}
+
+#[cfg(test)]
+mod tests;

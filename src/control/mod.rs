@@ -1,0 +1,16 @@
+//! The control socket: requests to the daemon that serves a state. It knows frames, and no daemon.
+
+mod client;
+mod deadline;
+mod error;
+mod frame;
+mod hand_over;
+
+pub use client::{ask, connect, figures, is_owned, owner, status, wait_until_unmounted};
+pub use deadline::Within;
+pub use error::ControlError;
+pub use frame::{
+    DATA, ERROR, FAILURE, HAND_OVER, LIMIT, PROGRESS, REPORT, REQUEST, SOCKET, VERSION, Version,
+    receive_rest, send, through_descriptor,
+};
+pub use hand_over::{HandOver, HandedOver};

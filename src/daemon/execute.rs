@@ -1,0 +1,35 @@
+//! What each request does, where a daemon serves the state: its own, and those of the engine.
+
+use super::error::DaemonError;
+use super::process::Daemon;
+use crate::command::{Output, Report, Request};
+
+impl Daemon {
+    /// Carries out a request.
+    ///
+    /// # Errors
+    /// What makes the whole request fail; single paths that fail are in the report.
+    pub(super) fn execute(
+        &self,
+        request: Request,
+        output: &mut dyn Output,
+    ) -> Result<Report, DaemonError> {
+        match request {
+            Request::Mount(request) => self.mount(&request),
+            Request::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),
+            Request::Status => Ok(Report::Status(self.status()?)),
+            Request::Figures => Ok(Report::Figures(Box::new(self.figures()))),
+            request => {
+                let done = self.engine.execute(request, output);
+                // A profile may have been switched that a view follows, whatever came after it.
+                self.complete_views();
+                let mut report = done?;
+                if let Report::Closures(views) = &mut report {
+                    let unknown = views.iter_mut().map(|view| &mut view.unknown_paths);
+                    unknown.for_each(|unknown| self.completion.explain(unknown));
+                }
+                Ok(report)
+            }
+        }
+    }
+}

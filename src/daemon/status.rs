@@ -1,0 +1,34 @@
+//! What a daemon says of itself.
+
+use super::error::DaemonError;
+use super::process::Daemon;
+use crate::command::StatusReport;
+use crate::fetch::Fetcher;
+
+impl Daemon {
+    pub(super) fn status(&self) -> Result<StatusReport, DaemonError> {
+        let (engine, store) = (&self.engine, self.store());
+        let activity = engine.fetcher().map(Fetcher::activity);
+        let mountpoints = engine.serving.mountpoints()?;
+        Ok(StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: store.dir().to_owned(),
+            mountpoint: mountpoints.first().cloned(),
+            mountpoints,
+            supervisor: self.supervisor.name(),
+            writable_profiles: self.writable_mountpoints()?,
+            listen: self.listens.get().cloned(),
+            volume_plugin: self.plugin_socket(),
+            configuration: self.mistake.clone(),
+            uptime: self.started.elapsed().as_secs(),
+            paths: store.count_paths()?,
+            stored_bytes: store.stored_bytes()?,
+            budget: engine.budget.budget(),
+            evicted: engine.budget.evicted(),
+            activity: activity.unwrap_or_default(),
+            commands: engine.progress(),
+            traces: engine.recording(),
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! The daemon, who looks after it, and what it has mounted.
+
+use std::fs;
+use std::path::Path;
+
+use super::finding::Finding;
+use crate::command::{StatusReport, chain};
+use crate::control;
+use crate::fuse;
+
+/// The daemon of a state, which has said this of itself.
+pub(super) fn daemon(state: &Path, status: Option<&StatusReport>) -> Vec<Finding> {
+    const NAME: &str = "daemon";
+    let Some(status) = status else {
+        return vec![match control::owner(state) {
+            None => Finding::note(NAME, "none serves the state; `narfs mount` starts one"),
+            Some(owner) => Finding::error(
+                NAME,
+                format!(
+                    "process {owner} owns the state, and does not answer at its control socket"
+                ),
+            )
+            .advise(
+                "wait if it is a command that runs, or a daemon that starts; else end the process, \
+                 and mount again",
+            ),
+        }];
+    };
+    let (pid, at) = (status.pid, status.mountpoints.len());
+    let seen = format!("process {pid} answers; {at} mount point(s)");
+    let mut findings = vec![Finding::ok(NAME, seen), keeper(status)];
+    findings.extend(seen_by_others(status));
+    findings
+}
+
+fn keeper(status: &StatusReport) -> Finding {
+    const NAME: &str = "keeper";
+    match status.supervisor.as_deref() {
+        Some("keeper") if is_kept(status.pid) => Finding::ok(NAME, "it looks after the daemon"),
+        Some("keeper") => Finding::warning(
+            NAME,
+            "it is gone: if the daemon is killed now, programs get errors, and the mount is dead",
+        )
+        .advise("the daemon starts another one; if none comes up, narfs.log says why"),
+        Some(other) => Finding::ok(NAME, format!("none; the {other} looks after the daemon")),
+        None => Finding::note(NAME, "nobody starts the daemon again if it is killed")
+            .advise("mount without --foreground, or by a service manager"),
+    }
+}
+
+/// Whether the parent of a process is a keeper.
+fn is_kept(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may have blanks in it: state, parent.
+    let parent = stat.rsplit(") ").next().and_then(|s| s.split(' ').nth(1));
+    let name = parent.and_then(|p| fs::read_to_string(format!("/proc/{p}/comm")).ok());
+    name.is_some_and(|name| name.trim() == "narfs-keeper")
+}
+
+fn seen_by_others(status: &StatusReport) -> Vec<Finding> {
+    const NAME: &str = "propagation";
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    if namespace("self") != namespace(&status.pid.to_string()) {
+        let seen = "the daemon is in another mount namespace: what it mounts is not seen here";
+        let enter = format!("enter it with `nsenter -m -t {}`", status.pid);
+        return vec![Finding::note(NAME, seen).advise(enter)];
+    }
+    let mut findings = Vec::new();
+    for at in &status.mountpoints {
+        let shown = at.display();
+        findings.push(match fuse::parent_mount(at) {
+            Ok(Some((parent, true))) => {
+                let parent = parent.display();
+                let seen = format!("{shown} lies on {parent}, which is shared: containers with rslave see it");
+                Finding::ok(NAME, seen)
+            }
+            Ok(Some((parent, false))) => {
+                let parent = parent.display();
+                let seen = format!("{shown} lies on {parent}, which is private: containers that run already do not see it");
+                let advice = format!("`mount --make-rshared {parent}` before the mount, if they are to");
+                Finding::note(NAME, seen).advise(advice)
+            }
+            Ok(None) => Finding::warning(NAME, format!("nothing is mounted at {shown} any more")),
+            Err(e) => Finding::warning(NAME, format!("the list of mounts cannot be read: {e}")),
+        });
+    }
+    findings
+}
+
+pub(super) fn dead(fix: bool) -> Finding {
+    const NAME: &str = "dead mounts";
+    let dead = match fuse::dead_mounts() {
+        Ok(dead) if dead.is_empty() => return Finding::ok(NAME, "none"),
+        Ok(dead) => dead,
+        Err(e) => return Finding::error(NAME, chain(&e)).advise("mount /proc"),
+    };
+    let at: Vec<_> = dead.iter().map(|at| at.display().to_string()).collect();
+    let seen = format!("daemons that are gone have left {}", at.join(", "));
+    let finding = Finding::error(NAME, seen);
+    if !fix {
+        return finding.advise("`narfs doctor --fix` takes them away; so does `umount -l`");
+    }
+    let mut failed = dead.iter().filter_map(|at| fuse::take_dead_away(at).err());
+    match failed.next() {
+        None => finding.mended("they were taken away"),
+        Some(e) => finding.advise(format!("they cannot be taken away: {}", chain(&e))),
+    }
+}

@@ -1,0 +1,66 @@
+//! Bringing closures from binary caches.
+//!
+//! Invariant: what a copy has brought counts as fetched, and room is made for it when it is done.
+
+use std::sync::atomic::Ordering;
+
+use crate::command::{CopyReport, CopyRequest, Output};
+use crate::engine::error::EngineError;
+use crate::engine::state::Engine;
+use crate::fetch::{self, CopyOptions, Wanted};
+
+impl Engine {
+    pub(super) fn copy(
+        &self,
+        request: &CopyRequest,
+        output: &mut dyn Output,
+    ) -> Result<CopyReport, EngineError> {
+        let sources = request.sources.or(&self.network.defaults);
+        let trust = sources.trust()?;
+        let wanted = self.wanted(request)?;
+        let jobs = match request.jobs {
+            0 => std::thread::available_parallelism().map_or(2, usize::from),
+            n => n,
+        };
+        let options = CopyOptions {
+            recursive: request.recursive,
+            jobs,
+            budget: Some(self.budget.clone()),
+        };
+        let runtime = self.runtime()?;
+        let dropped = self.budget.evicted();
+        let summary = self.showing(output, |progress| {
+            let opened = self.sources(&sources);
+            let sources = runtime.block_on(opened)?;
+            let (store, handle) = (&*self.store, runtime.handle());
+            let copied = fetch::copy(store, handle, &sources, &trust, &wanted, options, progress);
+            let sent = progress.fetched_bytes.load(Ordering::Relaxed);
+            self.network.fetched.fetch_add(sent, Ordering::Relaxed);
+            Ok::<_, EngineError>(copied?)
+        });
+        self.budget.settle();
+        let summary = summary?;
+        Ok(CopyReport {
+            copied: summary.copied,
+            already: summary.already,
+            nar_bytes: summary.nar_bytes,
+            fetched_bytes: summary.fetched_bytes,
+            dropped: self.budget.evicted() - dropped,
+            failures: self.failures(&summary.failures),
+        })
+    }
+
+    fn wanted(&self, request: &CopyRequest) -> Result<Wanted, EngineError> {
+        if request.all {
+            return Ok(Wanted::All);
+        }
+        if request.paths.is_empty() {
+            return Err(EngineError::Usage("name store paths, or give --all"));
+        }
+        let named = request.paths.iter().map(|text| {
+            let named = self.named(text)?;
+            Ok((named.hash, named.path))
+        });
+        Ok(Wanted::Paths(named.collect::<Result<_, EngineError>>()?))
+    }
+}

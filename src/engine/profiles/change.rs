@@ -1,0 +1,302 @@
+//! Changes of profiles: planned on what was read, and made if that is still true.
+//!
+//! Invariants: changes come one after the other, and each is one write of the store, before which
+//! nothing has changed that anybody sees.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::command::{Output, ProfileChangeReport, ProfileOutcome};
+use crate::engine::error::{EngineError, ProfileError};
+use crate::engine::state::Engine;
+use crate::engine::supply::Supply;
+use crate::nix::store_path::StorePath;
+use crate::profile::{Advance, DeleteSpec, Generation, GenerationNumber, Generations, ProfileName};
+use crate::store::{ProfileChange, ProfileRecord, Publication, StoreError};
+use crate::sync;
+
+/// What is to become of a profile.
+pub(in crate::engine) struct Plan {
+    pub(in crate::engine) generations: Generations,
+    /// The environment that the new generation points to, if it was made.
+    pub(in crate::engine) publication: Option<Publication>,
+    pub(in crate::engine) report: ProfileChangeReport,
+}
+
+/// A change of one profile.
+pub(in crate::engine) struct Changing<'e> {
+    pub(in crate::engine) engine: &'e Engine,
+    pub(in crate::engine) name: &'e ProfileName,
+    pub(in crate::engine) supply: &'e Supply<'e>,
+    pub(in crate::engine) dry_run: bool,
+}
+
+impl Engine {
+    /// The generations of a profile; none if there is no such profile.
+    pub(in crate::engine) fn generations(
+        &self,
+        name: &ProfileName,
+    ) -> Result<Generations, StoreError> {
+        let record = self.store.profile(name.as_str())?;
+        Ok(record.map_or_else(Generations::new, |record| from_record(&record)))
+    }
+
+    /// The generations of a profile that must be there.
+    pub(in crate::engine) fn generations_of(
+        &self,
+        name: &ProfileName,
+    ) -> Result<Generations, EngineError> {
+        let generations = self.generations(name)?;
+        if generations.list().is_empty() {
+            return Err(self.absent(name)?.into());
+        }
+        Ok(generations)
+    }
+
+    pub(in crate::engine) fn absent(&self, name: &ProfileName) -> Result<ProfileError, StoreError> {
+        let there = self.store.profiles()?;
+        let there: Vec<_> = there.iter().map(|(name, _)| name.as_str()).collect();
+        let there = match there.as_slice() {
+            [] => "there is none yet, and `narfs profile install` makes one".to_owned(),
+            names => format!("there are: {}", names.join(", ")),
+        };
+        let name = name.clone();
+        Ok(ProfileError::Absent { name, there })
+    }
+
+    /// Plans changes of profiles and makes them, all together or none. A plan that is out of date
+    /// when it is ready is made again.
+    pub(in crate::engine) fn change_profiles(
+        &self,
+        names: &[&ProfileName],
+        dry_run: bool,
+        mut plan: impl FnMut(&[Generations]) -> Result<Vec<Plan>, EngineError>,
+    ) -> Result<Vec<ProfileChangeReport>, EngineError> {
+        loop {
+            self.check_new(names)?;
+            let before = self.read_all(names)?;
+            let plans = plan(&before)?;
+            let mut publications = Vec::new();
+            let mut changes = Vec::new();
+            let mut reports = Vec::new();
+            for ((name, before), plan) in names.iter().zip(&before).zip(plans) {
+                if plan.generations != *before {
+                    changes.push(to_change(name, &plan.generations));
+                }
+                publications.extend(plan.publication);
+                reports.push(plan.report);
+            }
+            if dry_run || changes.is_empty() {
+                return Ok(reports);
+            }
+            let _changing = sync::lock(&self.changing_profiles);
+            if self.read_all(names)? != before {
+                tracing::info!("a profile changed while a change was planned; planning again");
+                continue;
+            }
+            self.check_new(names)?;
+            if !publications.is_empty() {
+                self.store.publish(&publications)?;
+            }
+            self.store.change_profiles(&changes)?;
+            return Ok(reports);
+        }
+    }
+
+    pub(in crate::engine) fn read_all(
+        &self,
+        names: &[&ProfileName],
+    ) -> Result<Vec<Generations>, StoreError> {
+        names.iter().map(|name| self.generations(name)).collect()
+    }
+
+    /// Whether all of these can be profiles at once, with those that there are.
+    pub(in crate::engine) fn check_new(&self, names: &[&ProfileName]) -> Result<(), EngineError> {
+        let there = self.store.profiles()?;
+        let there: Vec<_> = there
+            .iter()
+            .filter_map(|(n, _)| ProfileName::parse(n).ok())
+            .collect();
+        for new in names {
+            let mut others = there.iter().chain(names.iter().copied());
+            if let Some(old) = others.find(|old| old.conflicts_with(new)) {
+                let (new, old) = ((*new).clone(), old.clone());
+                return Err(ProfileError::Conflict { new, old }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `target` current by Nix's rules, with a report of that.
+    pub(in crate::engine) fn advance(
+        &self,
+        name: &ProfileName,
+        before: &Generations,
+        target: StorePath,
+    ) -> Result<Plan, EngineError> {
+        let mut generations = before.clone();
+        let path = self.full(&target);
+        let advance = generations.advance(target, now());
+        let advance = advance.map_err(ProfileError::from)?;
+        let outcome = match advance {
+            Advance::Created(_) => ProfileOutcome::Created,
+            Advance::Reused(number) if Some(number) == before.current() => {
+                ProfileOutcome::Unchanged
+            }
+            Advance::Reused(_) => ProfileOutcome::Switched,
+        };
+        Ok(Plan {
+            generations,
+            publication: None,
+            report: ProfileChangeReport {
+                profile: name.to_string(),
+                outcome,
+                from: before.current().map(|n| n.0),
+                to: Some(advance.number().0),
+                path: Some(path),
+                ..ProfileChangeReport::default()
+            },
+        })
+    }
+
+    /// A plan that leaves a profile as it is.
+    pub(in crate::engine) fn unchanged(&self, name: &ProfileName, before: &Generations) -> Plan {
+        let current = before.current().map(|n| n.0);
+        let target = before.current_generation().map(|g| &g.target);
+        Plan {
+            generations: before.clone(),
+            publication: None,
+            report: ProfileChangeReport {
+                profile: name.to_string(),
+                from: current,
+                to: current,
+                path: target.map(|target| self.full(target)),
+                ..ProfileChangeReport::default()
+            },
+        }
+    }
+}
+
+impl Changing<'_> {
+    /// Plans and makes the change.
+    pub(super) fn change(
+        &self,
+        mut plan: impl FnMut(&Generations) -> Result<Plan, EngineError>,
+    ) -> Result<ProfileChangeReport, EngineError> {
+        let plan = |before: &[Generations]| before.iter().map(&mut plan).collect();
+        let reports = self
+            .engine
+            .change_profiles(&[self.name], self.dry_run, plan)?;
+        let mut report = reports.into_iter().next().unwrap_or_default();
+        report.dry_run = self.dry_run;
+        Ok(report)
+    }
+
+    pub(super) fn set(
+        &mut self,
+        text: &str,
+        prefetch: bool,
+        output: &mut dyn Output,
+    ) -> Result<ProfileChangeReport, EngineError> {
+        let path = self.supply.resolve(text)?;
+        self.supply.register(&path)?;
+        let warnings = if prefetch && !self.dry_run {
+            self.supply.complete([&path], output)?;
+            None
+        } else {
+            self.register_closures(std::slice::from_ref(&path), output)?
+        };
+        self.change(|before| {
+            let mut plan = self.engine.advance(self.name, before, path.clone())?;
+            plan.report.warnings.extend(warnings.clone());
+            Ok(plan)
+        })
+    }
+
+    /// Has the state know what paths that were named need, unless nothing is to be done.
+    pub(super) fn register_closures(
+        &self,
+        paths: &[StorePath],
+        output: &mut dyn Output,
+    ) -> Result<Option<String>, EngineError> {
+        if self.dry_run {
+            return Ok(None);
+        }
+        self.supply.register_closures(paths, output)
+    }
+
+    /// Switches to a generation; to the one before the current one if none is named.
+    pub(super) fn switch(
+        &self,
+        to: Option<GenerationNumber>,
+    ) -> Result<ProfileChangeReport, EngineError> {
+        self.engine.generations_of(self.name)?;
+        self.change(|before| {
+            let mut generations = before.clone();
+            let switch = match to {
+                Some(to) => generations.switch(to),
+                None => generations.roll_back(),
+            };
+            let switch = switch.map_err(ProfileError::from)?;
+            let mut plan = self.engine.unchanged(self.name, &generations);
+            plan.report.from = switch.from.map(|n| n.0);
+            plan.report.outcome = ProfileOutcome::Switched;
+            Ok(plan)
+        })
+    }
+
+    /// Deletes the profile itself, with all generations.
+    pub(super) fn delete(&self) -> Result<ProfileChangeReport, EngineError> {
+        self.engine.generations_of(self.name)?;
+        self.change(|before| {
+            let mut plan = self.engine.unchanged(self.name, before);
+            plan.generations = Generations::new();
+            plan.report.outcome = ProfileOutcome::Deleted;
+            (plan.report.to, plan.report.path) = (None, None);
+            plan.report.deleted = before.list().keys().map(|n| n.0).collect();
+            Ok(plan)
+        })
+    }
+
+    pub(super) fn delete_generations(
+        &self,
+        spec: &[String],
+    ) -> Result<ProfileChangeReport, EngineError> {
+        let spec = DeleteSpec::parse(spec).map_err(ProfileError::from)?;
+        self.engine.generations_of(self.name)?;
+        self.change(|before| {
+            let selected = before.select(self.name, &spec, now());
+            let selected = selected.map_err(ProfileError::from)?;
+            let mut generations = before.clone();
+            generations.remove(&selected);
+            let mut plan = self.engine.unchanged(self.name, &generations);
+            plan.report.deleted = selected.iter().map(|n| n.0).collect();
+            Ok(plan)
+        })
+    }
+}
+
+pub(in crate::engine) fn from_record(record: &ProfileRecord) -> Generations {
+    let list = record.generations.iter().map(|g| {
+        let (target, created) = (g.path.clone(), g.created);
+        (GenerationNumber(g.number), Generation { target, created })
+    });
+    let list: BTreeMap<_, _> = list.collect();
+    Generations::from_parts(record.current.map(GenerationNumber), list)
+}
+
+pub(in crate::engine) fn to_change(name: &ProfileName, generations: &Generations) -> ProfileChange {
+    let list = generations.list().iter();
+    let list = list.map(|(number, g)| (number.0, g.target.clone(), g.created));
+    ProfileChange {
+        name: name.to_string(),
+        current: generations.current().map(|n| n.0),
+        generations: list.collect(),
+    }
+}
+
+/// Seconds since 1970.
+pub(in crate::engine) fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}

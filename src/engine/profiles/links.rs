@@ -1,0 +1,44 @@
+//! Changes of profiles that programs make by links.
+//!
+//! Invariant: such a change is made as those of requests are: one after the other, each on what is
+//! true when it is made, in one write of the store.
+
+use super::change::now;
+use crate::command::chain;
+use crate::engine::error::{EngineError, ProfileError};
+use crate::engine::state::Engine;
+use crate::fs::FsError;
+use crate::profile::{LinkChange, ProfileName};
+
+impl Engine {
+    /// Makes the change of a profile that a change of its links means.
+    ///
+    /// # Errors
+    /// The change makes no sense, or the state failed.
+    pub fn change_by_link(&self, name: &ProfileName, change: &LinkChange) -> Result<(), FsError> {
+        let made = self.change_profiles(&[name], false, |before| {
+            let after = before.iter().map(|before| {
+                let after = change.apply(name, before, now());
+                Ok(self.unchanged(name, &after.map_err(ProfileError::from)?))
+            });
+            after.collect()
+        });
+        let error = match made {
+            Ok(_) => {
+                tracing::info!(profile = %name, "changed through its links: {change:?}");
+                return Ok(());
+            }
+            Err(EngineError::Store(e)) => return Err(e.into()),
+            Err(error) => error,
+        };
+        tracing::warn!(profile = %name, "not changed through its links: {}", chain(&error));
+        match error {
+            EngineError::Profile(e) => match *e {
+                ProfileError::Generation(e) => Err(e.into()),
+                ProfileError::Conflict { .. } => Err(FsError::Exists),
+                other => Err(FsError::Change(chain(&other))),
+            },
+            other => Err(FsError::Change(chain(&other))),
+        }
+    }
+}

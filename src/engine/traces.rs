@@ -1,0 +1,107 @@
+//! Traces: what runs touch, recorded and shown.
+
+use crate::command::{Report, TraceCommand, TraceReport};
+use crate::engine::error::EngineError;
+use crate::engine::state::Engine;
+use crate::nix::store_path::StorePath;
+
+/// Longest name of a trace, in bytes.
+const NAME: usize = 100;
+
+impl Engine {
+    /// The traces that are being recorded.
+    pub fn recording(&self) -> Vec<TraceReport> {
+        let running = self.recorder.running().into_iter();
+        let reports = running.map(|(name, paths)| TraceReport {
+            name,
+            paths: paths as u64,
+            recording: true,
+        });
+        reports.collect()
+    }
+
+    /// The paths of a trace that was kept.
+    pub(super) fn traced(&self, name: &str) -> Result<Vec<StorePath>, EngineError> {
+        self.store.trace(name)?.ok_or_else(|| {
+            EngineError::Trace(format!(
+                "there is no trace {name:?}; `narfs trace list` names those that there are"
+            ))
+        })
+    }
+
+    pub(super) fn trace(&self, command: TraceCommand) -> Result<Report, EngineError> {
+        match command {
+            TraceCommand::Start { name, drop_caches } => {
+                check_name(&name)?;
+                if !self.serving.is_mounted() {
+                    return Err(EngineError::Usage(
+                        "only what goes through a mount can be recorded; mount the state first",
+                    ));
+                }
+                if !self.recorder.start(&name) {
+                    let text = format!("the trace {name:?} is being recorded already");
+                    return Err(EngineError::Trace(text));
+                }
+                if drop_caches {
+                    drop_kernel_caches()?;
+                }
+                Ok(Report::Done)
+            }
+            TraceCommand::Stop(name) => {
+                let seen = self.recorder.stop(&name).ok_or_else(|| {
+                    EngineError::Trace(format!("no trace {name:?} is being recorded"))
+                })?;
+                let mut paths = Vec::new();
+                for ordinal in seen {
+                    paths.extend(self.store.path_of(ordinal)?);
+                }
+                self.store.put_trace(&name, &paths)?;
+                Ok(Report::Trace(paths.iter().map(|p| self.full(p)).collect()))
+            }
+            TraceCommand::List => {
+                let mut traces = self.recording();
+                for (name, paths) in self.store.traces()? {
+                    let paths = paths as u64;
+                    let recording = false;
+                    traces.push(TraceReport {
+                        name,
+                        paths,
+                        recording,
+                    });
+                }
+                Ok(Report::Traces(traces))
+            }
+            TraceCommand::Show(name) => {
+                let paths = self.traced(&name)?;
+                Ok(Report::Trace(paths.iter().map(|p| self.full(p)).collect()))
+            }
+            TraceCommand::Delete(name) => {
+                self.traced(&name)?;
+                self.store.delete_trace(&name)?;
+                Ok(Report::Done)
+            }
+        }
+    }
+}
+
+/// What a user can type and find again.
+fn check_name(name: &str) -> Result<(), EngineError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
+    if name.is_empty() || name.len() > NAME || !name.chars().all(good) {
+        return Err(EngineError::Trace(format!(
+            "{name:?} is no name for a trace; give up to {NAME} letters, digits and +-._"
+        )));
+    }
+    Ok(())
+}
+
+/// The kernel asks for nothing that it has cached. It can be told to forget for all file systems
+/// only: proc_sys_vm(5), 3 is pages and names.
+fn drop_kernel_caches() -> Result<(), EngineError> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| {
+        EngineError::Trace(format!(
+            "the kernel's caches cannot be dropped: {e}; the trace runs, and sees what is not cached"
+        ))
+    })
+}

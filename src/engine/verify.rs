@@ -1,0 +1,124 @@
+//! Reads what is kept, compares it with what it must be, and has what is damaged fetched again.
+
+use crate::command::{Failure, Output, Report, SourceRequest, VerifyReport, chain};
+use crate::engine::error::EngineError;
+use crate::engine::state::Engine;
+use crate::fetch::{self, Snapshot};
+use crate::nix::hash::{NarHash, Sha256Writer};
+use crate::store::{LoadedPath, PathInfo, StoreError};
+use crate::tree::DumpError;
+
+impl Engine {
+    pub(super) fn verify(
+        &self,
+        names: &[String],
+        repair: Option<SourceRequest>,
+        output: &mut dyn Output,
+    ) -> Result<Report, EngineError> {
+        let mut report = VerifyReport::default();
+        let mut infos = Vec::new();
+        if names.is_empty() {
+            // A record that cannot be read is a failure of its path, not of all.
+            for path in self.store.all_paths()? {
+                match self.store.path_info(path.hash()) {
+                    Ok(info) => infos.extend(info),
+                    Err(e) => report.failures.push(Failure {
+                        path: self.full(&path),
+                        error: chain(&e),
+                    }),
+                }
+            }
+        } else {
+            infos = self.infos(names)?;
+        }
+        let total = Snapshot {
+            paths: infos.len() as u64,
+            nar_bytes: infos.iter().map(|i| i.registration.nar_size).sum(),
+            ..Snapshot::default()
+        };
+        let mut done = total;
+        for info in &infos {
+            done.paths_done += 1;
+            done.nar_bytes_done += info.registration.nar_size;
+            output.progress(&done)?;
+            let path = self.full(&info.registration.path);
+            let mut found = self.check(info);
+            if found.is_err() && self.is_gone(info) {
+                continue;
+            }
+            if let (Err(error), Some(request)) = (&found, &repair) {
+                tracing::warn!(path, "damaged, fetching it again: {error}");
+                found = self.mend(info, request).and_then(|()| self.check(info));
+                if found.is_ok() {
+                    report.repaired.push(path);
+                    continue;
+                }
+            }
+            match found {
+                Ok(false) => report.dropped += 1,
+                Ok(true) => {
+                    report.good += 1;
+                    report.nar_bytes += info.registration.nar_size;
+                }
+                Err(error) => report.failures.push(Failure { path, error }),
+            }
+        }
+        Ok(Report::Verify(report))
+    }
+
+    /// Whether a path was collected meanwhile.
+    fn is_gone(&self, info: &PathInfo) -> bool {
+        let there = self.store.path_info(info.registration.path.hash());
+        there.is_ok_and(|there| there.is_none_or(|t| t.ordinal != info.ordinal))
+    }
+
+    fn load(&self, info: &PathInfo) -> Result<Option<LoadedPath>, String> {
+        self.store.load_info(info.clone()).map_err(|e| chain(&e))
+    }
+
+    /// Reads a path whole, past every digest, and compares its NAR; `false` if its contents are
+    /// not here.
+    pub(super) fn check(&self, info: &PathInfo) -> Result<bool, String> {
+        let Some(path) = self.load(info)?.filter(LoadedPath::is_complete) else {
+            return Ok(false);
+        };
+        let mut hasher = Sha256Writer::new(std::io::sink());
+        match self.store.dump(&path, 0, &mut hasher) {
+            Ok(()) => {}
+            // While it was read, to stay within the budget.
+            Err(DumpError::Chunk(StoreError::Dropped { .. })) => return Ok(false),
+            Err(e) => return Err(chain(&e)),
+        }
+        let actual = NarHash::from_bytes(hasher.finish().1.sha256);
+        if actual != info.registration.nar_hash {
+            let expected = info.registration.nar_hash;
+            return Err(format!(
+                "its NAR has the hash {actual} instead of {expected}"
+            ));
+        }
+        Ok(true)
+    }
+
+    /// Fetches a damaged path again; the chunks that were found damaged are replaced.
+    fn mend(&self, info: &PathInfo, request: &SourceRequest) -> Result<(), String> {
+        let request = request.or(&self.network.defaults);
+        let trust = request.trust().map_err(|e| chain(&e))?;
+        let runtime = self.runtime().map_err(|e| chain(&e))?;
+        // Where even the tree cannot be read, it is written anew.
+        if let Ok(Some(path)) = self.load(info) {
+            self.store.find_damage(&path);
+        }
+        let mended = runtime
+            .block_on(self.sources(&request))
+            .and_then(|sources| {
+                let handle = runtime.handle();
+                Ok(fetch::repair(&self.store, handle, &sources, &trust, info)?)
+            });
+        mended.map_err(|e: EngineError| {
+            format!(
+                "it is damaged and could not be fetched again: {}",
+                chain(&e)
+            )
+        })
+    }
+}
