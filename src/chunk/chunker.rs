@@ -6,7 +6,7 @@
 use fastcdc::v2020::FastCDC;
 
 /// Smallest chunk, in bytes, except at a boundary.
-const MINIMUM: usize = 32 << 10;
+pub(super) const MINIMUM: usize = 32 << 10;
 /// Average chunk, in bytes. Of 16, 64, 128 and 256 KiB, 128 gave the smallest sum over three
 /// generations of a real store (398 and 494 MB), at a quarter of the chunks of 64 KiB; 256 KiB
 /// makes random reads slower.

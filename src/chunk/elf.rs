@@ -4,7 +4,7 @@
 //! that end with a section are found again (16 MB less over three generations of a real store).
 
 /// Sections shorter than this, in bytes, give no cut: chunks would become too small.
-const SECTION_CUT: u64 = 16 << 10;
+pub(super) const SECTION_CUT: u64 = 16 << 10;
 
 /// Most section headers that are read; more than any real program has.
 const MAX_SECTIONS: u64 = 4096;

@@ -15,7 +15,7 @@ use crate::nix::store_path::StorePath;
 pub const HASH_LEN: usize = 32;
 
 /// What stands for a hash. `e` is not a digit of nix32, so it is no hash itself.
-const PLACEHOLDER: [u8; HASH_LEN] = [b'e'; HASH_LEN];
+pub(super) const PLACEHOLDER: [u8; HASH_LEN] = [b'e'; HASH_LEN];
 
 /// Most hashes that are masked in one path, so that a hostile NAR cannot fill the memory with
 /// them. Real paths have some hundreds; what comes after simply stays as it is.

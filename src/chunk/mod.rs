@@ -9,6 +9,8 @@ mod digest;
 mod elf;
 mod mask;
 mod record;
+#[cfg(test)]
+mod tests;
 
 pub use chunker::{AVERAGE, Chunker, MAXIMUM, PACK_BELOW};
 pub use digest::ChunkDigest;

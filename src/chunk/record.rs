@@ -41,7 +41,6 @@ pub enum RecordError {
     Unknown {
         /// "codec", "filter" or "delta depth".
         what: &'static str,
-        /// Its number.
         value: u8,
     },
     /// The claimed length is beyond what any chunk may have.

@@ -44,7 +44,7 @@ impl GlobalFlags {
         let state = self.state.as_deref().map(std::path::absolute);
         Ok(Choices {
             state: state.transpose()?.map(Setting::flag),
-            store_dir: store_dir.transpose()?.map(Setting::flag),
+            store_dir: store_dir.transpose()?.map(Some).map(Setting::flag),
             memory: self.memory.map(Setting::flag),
             ..Choices::default()
         })

@@ -11,7 +11,6 @@ use super::super::command::Failure;
 pub enum ChannelCommand {
     /// Add a channel.
     Add {
-        /// Its name.
         name: String,
         /// Where its list is: `file://`, `http://` or `https://`.
         url: String,
@@ -30,16 +29,12 @@ pub enum ChannelCommand {
     /// Name all channels.
     List,
     /// Remove a channel.
-    Remove {
-        /// Which.
-        name: String,
-    },
+    Remove { name: String },
 }
 
 /// A channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelReport {
-    /// Its name.
     pub name: String,
     /// Where its list comes from; passwords are not shown.
     pub url: String,

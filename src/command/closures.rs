@@ -11,7 +11,6 @@ use super::source_request::SourceRequest;
 pub enum ClosureRequest {
     /// Make one, or make it what it is to be.
     Define {
-        /// Its name.
         name: String,
         /// Store paths or hashes, or packages of channels.
         paths: Vec<String>,
@@ -26,16 +25,12 @@ pub enum ClosureRequest {
         names: Vec<String>,
     },
     /// Remove one.
-    Delete {
-        /// Which.
-        name: String,
-    },
+    Delete { name: String },
 }
 
 /// A path that is referred to and not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnknownPath {
-    /// The store path.
     pub path: String,
     /// Why, as far as a source was asked.
     pub error: Option<String>,
@@ -44,7 +39,6 @@ pub struct UnknownPath {
 /// A closure view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosureReport {
-    /// Its name.
     pub name: String,
     /// The store paths that it names.
     pub roots: Vec<String>,

@@ -29,7 +29,6 @@ pub enum OldGenerations {
 pub struct OldGeneration {
     /// Its profile.
     pub profile: String,
-    /// Its number.
     pub generation: u64,
 }
 

@@ -88,7 +88,6 @@ pub struct EvictReport {
 /// A pin, as [`Request::Pins`](super::Request::Pins) reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinReport {
-    /// The store path.
     pub path: String,
     /// Since when, in seconds since 1970.
     pub since: u64,

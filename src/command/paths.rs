@@ -13,13 +13,10 @@ use crate::store::{PathStatistics, Statistics};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KindReport {
-    /// A directory.
     Directory,
-    /// A regular file.
     Regular,
     /// A regular file with x bits.
     Executable,
-    /// A symbolic link.
     Symlink,
 }
 
@@ -28,7 +25,6 @@ pub enum KindReport {
 pub struct EntryReport {
     /// Place below the one that was asked for; empty for that itself.
     pub name: String,
-    /// What it is.
     pub kind: KindReport,
     /// Bytes of contents or target.
     pub size: u64,
@@ -41,7 +37,6 @@ pub struct EntryReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathReport {
-    /// The store path.
     pub path: String,
     /// Hash of its NAR, SRI.
     pub nar_hash: String,

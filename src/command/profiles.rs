@@ -10,7 +10,6 @@ use crate::profile::PackageChange;
 /// What a user asks of a profile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileRequest {
-    /// Its name.
     pub profile: String,
     /// What to do.
     pub action: ProfileAction,
@@ -82,7 +81,6 @@ pub struct ApplyRequest {
 /// A profile as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeclaredProfile {
-    /// Its name.
     pub name: String,
     /// What its current generation should be.
     pub target: DeclaredTarget,
@@ -125,7 +123,6 @@ pub enum ProfileOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProfileChangeReport {
-    /// Its name.
     pub profile: String,
     /// What happened to the current generation.
     pub outcome: ProfileOutcome,
@@ -152,7 +149,6 @@ pub struct ProfileChangeReport {
 /// What is installed in a profile; with the fields of `nix profile list --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileReport {
-    /// Its name.
     pub profile: String,
     /// The current generation.
     pub generation: u64,
@@ -192,7 +188,6 @@ pub struct ElementReport {
 /// A profile among all profiles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileSummary {
-    /// Its name.
     pub profile: String,
     /// The current generation, if there is one.
     pub generation: Option<u64>,
@@ -205,7 +200,6 @@ pub struct ProfileSummary {
 /// A generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationReport {
-    /// Its number.
     pub generation: u64,
     /// When it was made, in seconds since 1970.
     pub created: i64,
@@ -219,7 +213,6 @@ pub struct GenerationReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProfileDiffReport {
-    /// The profile.
     pub profile: String,
     /// The first generation.
     pub from: u64,

@@ -12,9 +12,7 @@ use crate::nix::signature::{self, PublicKey};
 #[derive(Debug, Error)]
 #[error("--trusted-public-key {text:?}")]
 pub struct KeyError {
-    /// As it was given.
     text: String,
-    /// Why.
     #[source]
     source: signature::KeyError,
 }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 pub enum TraceCommand {
     /// Begin to record.
     Start {
-        /// Its name.
         name: String,
         /// Have the kernel forget what it has cached, of all file systems, so that it asks.
         drop_caches: bool,
@@ -25,7 +24,6 @@ pub enum TraceCommand {
 /// A trace, as [`TraceCommand::List`] reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceReport {
-    /// Its name.
     pub name: String,
     /// Its paths so far.
     pub paths: u64,

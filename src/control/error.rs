@@ -20,9 +20,7 @@ pub enum ControlError {
     /// Its control socket cannot be reached.
     #[error("cannot ask the daemon of the state {}", state.display())]
     NotReached {
-        /// The state.
         state: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -48,9 +46,7 @@ pub enum ControlError {
     /// The daemon went away in the middle.
     #[error("the daemon that owns the state {} broke off", state.display())]
     BrokenOff {
-        /// The state.
         state: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

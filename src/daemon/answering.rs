@@ -99,7 +99,7 @@ pub(super) fn accept(daemon: Arc<Daemon>, listener: UnixListener) -> io::Result<
             }
         }
     };
-    sync::spawn("narfs-control", accept)
+    sync::spawn("narfs-control", accept).map(drop)
 }
 
 /// The kind of the next frame, with the descriptor that came with it; `None` at the end.

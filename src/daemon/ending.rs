@@ -74,7 +74,7 @@ pub(super) fn end_when_told(daemon: &Arc<Daemon>) -> io::Result<()> {
         daemon.end_plugin();
         leave(daemon.store(), 0);
     };
-    sync::spawn("narfs-signals", wait)
+    sync::spawn("narfs-signals", wait).map(drop)
 }
 
 /// Ends the process at once: what waits for an answer gets it from the next daemon, if there is

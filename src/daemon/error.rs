@@ -91,7 +91,6 @@ pub enum HandOverError {
 /// Why a daemon could not serve.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The mount.
@@ -112,9 +111,7 @@ pub enum ServeError {
     /// The control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {
-        /// What was tried.
         what: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -39,18 +39,14 @@ pub enum HttpError {
         "cannot listen at {address}; end who listens there, or name another address with --listen"
     )]
     Listen {
-        /// Where.
         address: Address,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// What was handed over is of no use.
     #[error("the descriptor {name:?} that the service manager hands over is of no use")]
     Handed {
-        /// Its name.
         name: String,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::control;
+use crate::sync;
 pub use finding::{Examination, Finding, Verdict};
 
 /// A look that has seen nothing after this is given up. A source that cannot be reached is tried
@@ -72,9 +73,8 @@ struct Look<T = Vec<Finding>> {
 impl<T: Send + 'static> Look<T> {
     fn start(name: &str, look: impl FnOnce() -> T + Send + 'static) -> Self {
         let (sender, seen) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("narfs-doctor".into());
         // Where there is no thread, the channel ends at once.
-        let _ = thread.spawn(move || sender.send(look()));
+        let _ = sync::spawn("narfs-doctor", move || sender.send(look()));
         Self {
             name: name.to_owned(),
             seen,

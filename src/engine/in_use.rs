@@ -12,13 +12,14 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::nix::store_path::StorePathHash;
+use crate::sync;
 use process::{Found, Looker, Mounts};
 
 pub(super) use process::Use;
@@ -53,9 +54,7 @@ struct Process {
 /// A process that cannot be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unseen {
-    /// Its number.
     pub(super) process: u32,
-    /// Its name.
     pub(super) name: String,
     /// When it began, in seconds since 1970.
     pub(super) since: u64,
@@ -123,7 +122,7 @@ pub(super) fn in_use(which: Use, superblock: Option<u32>) -> Result<InUse, InUse
             }
         }
     });
-    let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut memory = sync::lock(&MEMORY);
     memory.look(which, processes.collect(), found, &looks, PATIENCE)
 }
 
@@ -178,8 +177,7 @@ impl Memory {
             let (sender, looked) = mpsc::channel();
             let work = looks.clone();
             let given = tasks.clone();
-            let thread = thread::Builder::new().name("narfs-in-use".into());
-            let thread = thread.spawn(move || work(given, &sender));
+            let thread = sync::spawn("narfs-in-use", move || work(given, &sender));
             let thread = thread.map_err(InUseError::NoThread)?;
             let mut done = 0;
             for Task { process, inside } in tasks {

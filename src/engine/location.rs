@@ -18,11 +18,9 @@ pub enum LocationError {
         "{text:?} is not a store path of this state: give {example}, its base name, or its hash"
     )]
     NotAPath {
-        /// As it was given.
         text: String,
         /// What one looks like.
         example: String,
-        /// Why.
         #[source]
         source: StorePathError,
     },
@@ -32,7 +30,6 @@ pub enum LocationError {
     /// The hash is there under another name.
     #[error("{asked} is not in the state, but {there} is")]
     OtherName {
-        /// As it was given.
         asked: String,
         /// What has the same hash.
         there: StorePath,
@@ -40,7 +37,6 @@ pub enum LocationError {
     /// The path is here, the place is not.
     #[error("{path} has no {place:?}")]
     NoSuchPlace {
-        /// The store path.
         path: StorePath,
         /// The place in it.
         place: String,
@@ -51,7 +47,6 @@ pub enum LocationError {
     /// Links in a circle, or out of the store.
     #[error("{text} leads out of the store, or in a circle: a link points to {target:?}")]
     Astray {
-        /// As it was given.
         text: String,
         /// The link's target.
         target: String,
@@ -64,7 +59,6 @@ pub enum LocationError {
         /// Their store paths.
         paths: Vec<String>,
     },
-    /// The state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

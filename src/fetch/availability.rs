@@ -4,7 +4,7 @@
 //! away holds up what another one has once, and is then asked last for a while; whoever waits for
 //! a source that is being opened learns what that try gives.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::{FetchError, FetchOptions, Source, Sources, Trust};
 use crate::measure::Histogram;
 use crate::nix::store_path::{StoreDir, StorePathHash};
 use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};
+use crate::sync;
 
 /// How long a source that did not answer is asked last.
 const AWAY: Duration = Duration::from_secs(10);
@@ -23,7 +24,6 @@ const AWAY: Duration = Duration::from_secs(10);
 type Failed = (Instant, Arc<FetchError>);
 
 struct Slot {
-    /// As it was given.
     url: String,
     /// As it may be shown.
     shown: String,
@@ -38,14 +38,14 @@ struct Slot {
 
 impl Slot {
     fn is_away(&self) -> bool {
-        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = sync::lock(&self.away);
         away.is_some_and(|since| since.elapsed() < AWAY)
     }
 
     fn note<T>(&self, outcome: &Result<T, FetchError>) {
         let silent = |e: &FetchError| matches!(e, FetchError::Source(e) if e.is_transient());
         let failure = outcome.as_ref().err().filter(|e| silent(e));
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut away = sync::lock(&self.away);
         match (&*away, failure) {
             (None, Some(e)) => tracing::warn!(source = self.shown, "a source is away: {e}"),
             (Some(_), None) => tracing::info!(source = self.shown, "a source answers again"),

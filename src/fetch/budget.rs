@@ -5,12 +5,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::rate_limit::RateLimit;
 use crate::nix::store_path::StorePathHash;
 use crate::store::{Eviction, Store, StoreError};
+use crate::sync;
 
 /// Names paths.
 pub type Names = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Send + Sync>;
@@ -101,10 +102,7 @@ impl Budget {
     /// dropped then, may be here by now. Gives back what was left behind.
     pub fn settle(&self) {
         self.try_to(true);
-        let last = self
-            .reclaimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let last = sync::lock(&self.reclaimed);
         let is_due = last.is_none_or(|at| at.elapsed() >= LEFT_BEHIND);
         drop(last);
         if is_due && self.budget != u64::MAX && self.store.is_worth_reclaiming().unwrap_or(false) {
@@ -124,7 +122,7 @@ impl Budget {
         if self.budget == u64::MAX || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
-        let mut rest = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = sync::lock(&self.trimming);
         let began = Instant::now();
         let is_resting = rest.is_some_and(|until| began < until) && !at_once;
         if is_resting || self.store.stored_bytes()? <= self.budget {
@@ -187,10 +185,7 @@ impl Budget {
         if self.reclaiming.swap(true, Ordering::SeqCst) {
             return;
         }
-        *self
-            .reclaimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *sync::lock(&self.reclaimed) = Some(Instant::now());
         let (store, reclaiming) = (self.store.clone(), self.reclaiming.clone());
         let work = move || {
             if let Err(e) = store.reclaim(&AtomicBool::new(false)) {
@@ -198,8 +193,7 @@ impl Budget {
             }
             reclaiming.store(false, Ordering::SeqCst);
         };
-        let thread = std::thread::Builder::new().name("narfs-reclaim".into());
-        if let Err(e) = thread.spawn(work) {
+        if let Err(e) = sync::spawn("narfs-reclaim", work) {
             tracing::warn!("no thread to give back space: {e}");
             self.reclaiming.store(false, Ordering::SeqCst);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use super::transfer::{Pace, Transfer};
 use super::{Budget, FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{PathInfo, Publication, Store, StoreError};
+use crate::sync;
 
 /// A group is published when this many bytes of chunks wait for it: one flush then writes one
 /// large file rather than one for each path.
@@ -35,11 +36,9 @@ pub struct CopyOptions {
 /// A path that could not be copied.
 #[derive(Debug)]
 pub struct CopyFailure {
-    /// Its hash.
     pub hash: StorePathHash,
     /// The path, where its name is known.
     pub path: Option<StorePath>,
-    /// Why.
     pub error: FetchError,
 }
 
@@ -256,7 +255,7 @@ impl Copier<'_> {
     }
 
     fn fail(&self, hash: StorePathHash) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = sync::lock(&self.failed);
         failed.insert(hash);
     }
 
@@ -265,7 +264,7 @@ impl Copier<'_> {
         if !self.recursive {
             return None;
         }
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = sync::lock(&self.failed);
         let mut references = offer.info.references.iter();
         references.find(|r| failed.contains(&r.hash())).cloned()
     }

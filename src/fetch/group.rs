@@ -3,7 +3,7 @@
 //! Invariants: whoever hands in a path hears when it is published; a path that a program waits
 //! for, or after which nothing more is arriving, is published at once, and takes along what waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::FetchError;
 use super::priorities::Urgency;
 use crate::store::{Publication, Store};
+use crate::sync;
 
 /// A group is published when this many bytes of chunks wait for it: one flush then writes one
 /// large file rather than one for each path.
@@ -38,17 +39,14 @@ impl Publisher {
     }
 
     fn take(&self) -> Vec<(Publication, oneshot::Sender<Outcome>)> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = sync::lock(&self.waiting);
         std::mem::take(&mut waiting)
     }
 
     /// Publishes a path; returns when it can be seen.
     pub(super) async fn publish(&self, publication: Publication, urgency: &Urgency) -> Outcome {
         let (sender, mut published) = oneshot::channel();
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((publication, sender));
+        sync::lock(&self.waiting).push((publication, sender));
         let more = !urgency.is_raised() && !urgency.is_alone();
         if more && self.store.unflushed() < BYTES {
             tokio::select! {

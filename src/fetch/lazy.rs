@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
@@ -28,6 +28,7 @@ use super::{FetchError, Progress, Trust};
 use crate::nix::listing::{Listing, Node};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, PathInfo, Registration, RootKind, Store};
+use crate::sync;
 
 /// What a request waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +92,6 @@ impl PrefetchPolicy {
 /// How to fetch on demand.
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
-    /// The sources.
     pub urls: Vec<String>,
     /// Whom to believe.
     pub trust: Trust,
@@ -331,11 +331,11 @@ async fn watch(inner: Arc<Inner>, need: Need, waiter: u64, requester: Requester)
 
 impl Inner {
     pub(super) fn flights(&self) -> MutexGuard<'_, HashMap<Need, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.flights)
     }
 
     fn followed(&self) -> MutexGuard<'_, HashSet<StorePathHash>> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.followed)
     }
 
     /// A source in trouble makes every lookup fail: one line now and then says so.

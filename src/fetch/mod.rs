@@ -56,23 +56,17 @@ pub enum FetchError {
     Source(#[from] SourceError),
     /// A source is no binary cache.
     #[error("{url} is not a binary cache: it has no nix-cache-info")]
-    NoBinaryCache {
-        /// The source.
-        url: String,
-    },
+    NoBinaryCache { url: String },
     /// Its `nix-cache-info` is malformed.
     #[error("{url}: nix-cache-info is malformed")]
     CacheInfo {
-        /// The source.
         url: String,
-        /// Why.
         #[source]
         source: CacheInfoError,
     },
     /// It is for another store directory.
     #[error("binary cache '{url}' is for Nix stores with prefix '{theirs}', not '{ours}'")]
     OtherStoreDir {
-        /// The source.
         url: String,
         /// The source's store directory.
         theirs: String,
@@ -82,11 +76,8 @@ pub enum FetchError {
     /// A narinfo is malformed or for another path.
     #[error("{url}: the narinfo of {hash} is not usable")]
     NarInfo {
-        /// The source.
         url: String,
-        /// What was asked for.
         hash: StorePathHash,
-        /// Why.
         #[source]
         source: NarInfoError,
     },
@@ -94,12 +85,7 @@ pub enum FetchError {
     #[error(
         "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe this source"
     )]
-    Untrusted {
-        /// The source.
-        url: String,
-        /// Why.
-        distrust: Distrust,
-    },
+    Untrusted { url: String, distrust: Distrust },
     /// No source has the path.
     #[error("{path} is in none of the sources: {sources}")]
     Absent {
@@ -123,9 +109,7 @@ pub enum FetchError {
          {ours}), so that what was dropped cannot come back from it"
     )]
     OtherNar {
-        /// The source.
         url: String,
-        /// The path.
         path: StorePath,
         /// What the source has.
         theirs: NarHash,
@@ -137,11 +121,9 @@ pub enum FetchError {
     Receive {
         /// The NAR.
         url: String,
-        /// What is wrong with it.
         #[source]
         error: Box<ReceiveError>,
     },
-    /// The state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The user stopped it.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
+use crate::sync;
+
 /// NARs that programs wait for and that are fetched at once: as many may hang before those of
 /// other sources wait for them.
 const URGENT: usize = 16;
@@ -71,7 +73,7 @@ impl Priorities {
     }
 
     fn pressing(&self) -> MutexGuard<'_, usize> {
-        self.pressing.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.pressing)
     }
 }
 

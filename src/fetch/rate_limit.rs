@@ -1,7 +1,9 @@
 //! Log lines that would come by the thousand: one now and then, with the number of those left out.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::sync;
 
 /// Lets one through in each stretch of time.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ impl RateLimit {
 
     /// Whether to say it now, and how often it was not said since the last time.
     pub(super) fn say(&self) -> Option<u64> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = sync::lock(&self.last);
         let (when, unsaid) = &mut *last;
         if when.is_some_and(|w| w.elapsed() < self.every) {
             *unsaid += 1;

@@ -84,7 +84,6 @@ pub struct Received {
     pub unpacked: Unpacked,
     /// Keeps its chunks until it is published.
     pub hold: Hold,
-    /// Its hash.
     pub nar_hash: NarHash,
     /// Its length, in bytes.
     pub nar_size: u64,
@@ -270,11 +269,7 @@ pub enum AddError {
         "{path} is here with other contents, which a source said were those of this path; `narfs gc` \
          removes them when nothing uses them"
     )]
-    OtherContents {
-        /// The path.
-        path: StorePath,
-    },
-    /// The state failed.
+    OtherContents { path: StorePath },
     #[error(transparent)]
     Store(#[from] StoreError),
     /// No pipe or thread to be had.

@@ -52,11 +52,8 @@ const LINKS: u32 = 1;
 /// What kind of file an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A directory.
     Directory,
-    /// A regular file.
     File,
-    /// A symbolic link.
     Link,
     /// A named pipe.
     Pipe,
@@ -69,7 +66,6 @@ pub struct Attributes {
     pub inode: Inode,
     /// What a directory of a closure view is in the store; for all else the number. See [`Numbers`].
     pub in_store: Inode,
-    /// What it is.
     pub kind: Kind,
     /// Permission bits.
     pub mode: u16,
@@ -98,11 +94,9 @@ pub enum Looked {
 /// An entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name.
     pub name: Vec<u8>,
     /// Where the listing goes on after it.
     pub next: u64,
-    /// What it is.
     pub attributes: Attributes,
 }
 

@@ -84,7 +84,6 @@ pub struct ReplacedLink {
     pub directory: Inode,
     /// What it was.
     pub link: Inode,
-    /// Its name.
     pub name: String,
 }
 

@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::store::PathOrdinal;
+use crate::sync;
 
 /// The traces that are being recorded, by name.
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ struct Trace {
 
 impl Recorder {
     fn traces(&self) -> MutexGuard<'_, BTreeMap<String, Trace>> {
-        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.traces)
     }
 
     /// Begins a trace; `false` if one of this name runs.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use crate::measure::{Histogram, Latencies};
+use crate::sync;
 
 /// The operations that are told apart, in the kernel's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ impl Counters {
     }
 
     fn reads(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.reads)
     }
 
     /// Counts a read until it is answered; `of` is what it is of.

@@ -82,7 +82,6 @@ pub enum SessionError {
     Handshake {
         /// The mount point.
         at: std::path::PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

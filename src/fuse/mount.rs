@@ -78,7 +78,6 @@ pub enum MountError {
     /// The whole was asked for, of which only a part is mounted.
     #[error("of the state {} only the store is mounted, at {}; give -o subtree=store, or unmount that first", state.display(), at.display())]
     OnlyStore {
-        /// The state.
         state: PathBuf,
         /// Where its store is mounted.
         at: PathBuf,
@@ -94,13 +93,11 @@ pub enum MountError {
     /// A system call failed.
     #[error("cannot {what} {}{hint}", at.display())]
     System {
-        /// What was tried.
         what: &'static str,
         /// With what.
         at: PathBuf,
         /// What to do.
         hint: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -17,6 +17,7 @@ use fuser::Notifier;
 use super::counters::Counters;
 use super::invalidation::{NO_NAME, forget_entries, forget_listing};
 use crate::fs::{Inode, Special, StaleEntries};
+use crate::sync;
 
 /// Time that whoever removed paths waits, so that they are usually gone from listings when a command
 /// says so.
@@ -47,8 +48,7 @@ impl Forgetter {
                 let _ = done.send(());
             }
         };
-        let thread = std::thread::Builder::new().name("narfs-forget".into());
-        if let Err(e) = thread.spawn(work) {
+        if let Err(e) = sync::spawn("narfs-forget", work) {
             tracing::warn!("no thread to have the kernel forget names: {e}");
         }
         Self {

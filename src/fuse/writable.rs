@@ -24,6 +24,7 @@ use super::adapter::{GENERATION, IDMAPPED, attr, errno, requester, statfs};
 use super::handshake::{self, Agreement, Beginning};
 use super::mount::{self, MountError};
 use crate::fs::{Attributes, FsError, Inode, NewAttributes, Numbers, WritableProfiles};
+use crate::sync;
 
 /// How long the kernel may believe what it is told.
 const NOT_AT_ALL: Duration = Duration::ZERO;
@@ -157,9 +158,8 @@ impl WritableAdapter {
     ) {
         let fs = self.fs.clone();
         let answer = move || done(reply, work(&fs));
-        let thread = std::thread::Builder::new().name("narfs-profile".into());
         // The reply went with the closure, and said EIO when that was dropped.
-        if let Err(e) = thread.spawn(answer) {
+        if let Err(e) = sync::spawn("narfs-profile", answer) {
             tracing::warn!("no thread to change a profile: {e}");
         }
     }

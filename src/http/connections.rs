@@ -4,10 +4,12 @@
 //! comes, never keeps out a new one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::sync;
 
 /// So long is waited for one that was asked to make way before another one is.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -48,7 +50,7 @@ impl Connections {
     }
 
     fn last(&self) -> MutexGuard<'_, Instant> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.last)
     }
 
     /// Waits until all connections have ended. No more may be let in.
@@ -58,7 +60,7 @@ impl Connections {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.waiting)
     }
 
     /// A connection waits from now on.
@@ -125,7 +127,7 @@ impl Place {
     }
 
     fn doing(&self) -> MutexGuard<'_, Doing> {
-        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.doing)
     }
 
     /// A request has come; it is being answered while the result lives.

@@ -24,6 +24,8 @@ use super::listener::{Incoming, Listener};
 use super::request_body::Bounded;
 use super::stream::{Patient, Stream};
 
+use crate::sync;
+
 /// Threads that move bytes.
 const WORKERS: usize = 2;
 /// Threads on which handlers may wait for something.
@@ -117,10 +119,9 @@ fn serve_within(limits: Limits, listener: Listener, router: Router) -> io::Resul
     // What extractors take is bounded by ours.
     let router = router.layer(DefaultBodyLimit::disable());
     let (end, told) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("narfs-http".into());
     let connections = Connections::new(limits.connections);
     let open = connections.clone();
-    let thread = thread.spawn(move || {
+    let thread = sync::spawn("narfs-http", move || {
         runtime.block_on(accept(incoming, router, limits, &open, told));
         // What did not end in time is left.
         runtime.shutdown_background();

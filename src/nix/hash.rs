@@ -23,16 +23,10 @@ const MAX_DIGEST: usize = 64;
 pub enum HashError {
     /// Neither `ALGO:` nor `ALGO-` opens the text.
     #[error("hash '{text}' does not include a type")]
-    MissingAlgorithm {
-        /// The text as given.
-        text: String,
-    },
+    MissingAlgorithm { text: String },
     /// The algorithm is not one that Nix knows.
     #[error("unknown hash algorithm '{name}', expect 'md5', 'sha1', 'sha256' or 'sha512'")]
-    UnknownAlgorithm {
-        /// The name as given.
-        name: String,
-    },
+    UnknownAlgorithm { name: String },
     /// Only one algorithm is possible at this place.
     #[error("expected a {expected} hash, not {found}")]
     WrongAlgorithm {
@@ -54,7 +48,6 @@ pub enum HashError {
     InvalidDigest {
         /// The digest text as given.
         text: String,
-        /// What is wrong with it.
         reason: data_encoding::DecodeError,
     },
     /// The digest is not valid nix32.
@@ -62,7 +55,6 @@ pub enum HashError {
     InvalidNix32 {
         /// The digest text as given.
         text: String,
-        /// What is wrong with it.
         #[source]
         source: Nix32Error,
     },

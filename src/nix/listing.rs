@@ -36,21 +36,16 @@ pub enum ListingError {
     TooDeep,
     /// A name, target or combination of fields that no NAR has.
     #[error("the listing is not that of an archive: {reason}")]
-    Node {
-        /// What is wrong.
-        reason: String,
-    },
+    Node { reason: String },
 }
 
 /// A node of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
-    /// A directory.
     Directory {
         /// Its entries, in byte order.
         entries: BTreeMap<String, Node>,
     },
-    /// A regular file.
     Regular {
         /// Size in bytes.
         size: u64,
@@ -59,7 +54,6 @@ pub enum Node {
         /// Offset of the first byte of its contents in the NAR, if told.
         nar_offset: Option<u64>,
     },
-    /// A symbolic link.
     Symlink {
         /// Its target.
         target: String,

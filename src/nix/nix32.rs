@@ -27,7 +27,6 @@ pub enum Nix32Error {
     /// A byte that is not in the alphabet.
     #[error("'{}' is not a nix32 digit (position {position})", byte.escape_ascii())]
     InvalidDigit {
-        /// The offending byte.
         byte: u8,
         /// Its index in the text.
         position: usize,

@@ -19,14 +19,10 @@ pub const CACHE_NIXOS_ORG_KEY: &str =
 pub enum KeyError {
     /// There is no `NAME:`, or nothing behind it.
     #[error("{what} is corrupt: expected 'NAME:BASE64'")]
-    Structure {
-        /// What should have been parsed.
-        what: &'static str,
-    },
+    Structure { what: &'static str },
     /// The part behind the name is not base-64 of the right number of bytes.
     #[error("{what} '{name}' is not valid: expected base-64 of {bytes} bytes")]
     Encoding {
-        /// What should have been parsed.
         what: &'static str,
         /// The key name.
         name: String,
@@ -36,19 +32,14 @@ pub enum KeyError {
     /// The bytes are no point on the curve, or the two halves of a secret key do not belong together.
     #[error("{what} '{name}' is not valid: {reason}")]
     Invalid {
-        /// What should have been parsed.
         what: &'static str,
         /// The key name.
         name: String,
-        /// What is wrong.
         reason: &'static str,
     },
     /// A name for a new key contains a colon, a space or a control character, or is empty.
     #[error("'{name}' cannot name a key: use something like 'cache.example.org-1'")]
-    Name {
-        /// The name as given.
-        name: String,
-    },
+    Name { name: String },
 }
 
 /// Splits `NAME:REST`, both non-empty.
@@ -286,10 +277,7 @@ impl FromStr for Signature {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// A trusted key has signed.
-    Valid {
-        /// Its name.
-        key_name: String,
-    },
+    Valid { key_name: String },
     /// No signature names a trusted key.
     NoTrustedKey {
         /// The names that the signatures carry; empty if there are no signatures.

@@ -23,7 +23,6 @@ use crate::nix::store_path::StorePath;
 /// A path that a name may mean, and the channel that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The path.
     pub path: StorePath,
     /// The first channel that has it.
     pub channel: String,

@@ -17,7 +17,6 @@ const SHOWN: u64 = 8 * 1024;
 /// A path of a closure, and the length of its NAR in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClosurePart {
-    /// The path.
     pub path: StorePath,
     /// NarSize.
     pub nar_size: u64,

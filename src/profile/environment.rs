@@ -189,7 +189,6 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     Source {
         /// The path that was followed.
         path: String,
-        /// Why.
         #[source]
         source: E,
     },

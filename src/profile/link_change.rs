@@ -13,7 +13,6 @@ pub enum LinkChange {
     Generation {
         /// N.
         number: GenerationNumber,
-        /// The store path.
         target: StorePath,
     },
     /// `NAME` comes to lead to `NAME-N-link`.

@@ -47,7 +47,6 @@ pub enum ManifestError {
     StorePath {
         /// As it is written.
         path: String,
-        /// What is wrong with it.
         #[source]
         source: StorePathError,
     },

@@ -30,7 +30,6 @@ const LINK: &str = "-link";
     "'{name}' is not a name for a profile: {reason}; names look like default, or per-user/ann/profile"
 )]
 pub struct NameError {
-    /// The text as given.
     pub name: String,
     /// The rule that it breaks.
     pub reason: NameDefect,

@@ -40,7 +40,6 @@ pub trait PackageSource {
 /// What lies at a path out of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {
-    /// A directory.
     Directory,
     /// A file of any other kind.
     File,

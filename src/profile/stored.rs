@@ -13,7 +13,6 @@ use crate::tree::{NodeIndex, NodeKind, Tree};
 /// Why a package of a state cannot be looked into.
 #[derive(Debug, Error)]
 pub enum StoredPackagesError<E: std::error::Error + Send + Sync + 'static> {
-    /// The state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// It is not here, and could not be brought.

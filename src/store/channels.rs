@@ -70,7 +70,6 @@ impl fmt::Display for ChannelName {
 /// A channel, without its paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
-    /// Its name.
     pub name: ChannelName,
     /// Where its list comes from.
     pub url: String,

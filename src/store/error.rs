@@ -19,7 +19,6 @@ pub enum StoreError {
     Directory {
         /// The state directory.
         dir: PathBuf,
-        /// What was tried.
         what: &'static str,
         /// Why it failed.
         #[source]
@@ -108,7 +107,6 @@ pub enum StoreError {
     Tree {
         /// Which tree.
         digest: ChunkDigest,
-        /// Why.
         #[source]
         source: TreeError,
     },
@@ -167,9 +165,7 @@ pub enum StoreError {
         file.display()
     )]
     Channel {
-        /// The file.
         file: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -23,13 +23,14 @@
 //! begins with them meanwhile, or has them open where nobody can see it, as in a socket.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use super::database::PATHS;
 use super::uses::{Uses, now};
 use super::{PathInfo, PathOrdinal, Store, StoreError, enter, shut};
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::sync;
 
 /// Time in which the kernel takes in an answer to a lookup, many times over.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
@@ -42,7 +43,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A path that may be removed, or whose contents may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaving {
-    /// Its hash.
     pub hash: StorePathHash,
     /// Its part of inode numbers.
     pub ordinal: PathOrdinal,
@@ -105,8 +105,7 @@ impl Lookups {
     }
 
     fn kernel(&self) -> Option<Arc<dyn KernelCaches>> {
-        let kernel = self.kernel.read();
-        kernel.unwrap_or_else(PoisonError::into_inner).clone()
+        sync::read(&self.kernel).clone()
     }
 }
 
@@ -203,8 +202,7 @@ fn users(in_use: InUse<'_>) -> Result<HashSet<StorePathHash>, StoreError> {
 impl Store {
     /// Has removals ask `kernel` what is in use. There is one; a second takes its place.
     pub fn set_kernel_caches(&self, kernel: Arc<dyn KernelCaches>) {
-        let place = self.lookups.kernel.write();
-        *place.unwrap_or_else(PoisonError::into_inner) = Some(kernel);
+        *sync::write(&self.lookups.kernel) = Some(kernel);
     }
 
     /// What is registered under a hash, for an answer after which the kernel knows the path: a

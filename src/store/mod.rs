@@ -38,7 +38,7 @@ mod views;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
@@ -69,6 +69,7 @@ pub use views::ChangedView;
 use crate::chunk::ChunkDigest;
 use crate::measure::Allowance;
 use crate::nix::store_path::{StoreDir, StorePath};
+use crate::sync::{self, lock, read as enter, write as shut};
 use database::Database;
 use directory::Directory;
 use eviction::Removal;
@@ -369,21 +370,14 @@ impl Store {
     /// Has `observer` called after each change of the set of paths, of profiles or of views, by the
     /// thread that made the change and before it goes on. There is one; a second takes its place.
     pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
-        let mut place = self
-            .observer
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut place = sync::write(&self.observer);
         *place = Some(Arc::new(observer));
     }
 
     /// Whether there is anybody to tell.
     fn tell(&self, change: &Change<'_>) -> bool {
         // It may take long, and another one may take its place meanwhile.
-        let observer = self
-            .observer
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let observer = sync::read(&self.observer).clone();
         if let Some(observer) = &observer {
             observer(change);
         }
@@ -412,21 +406,6 @@ fn tree_cache(capacity: u64) -> Cache<ChunkDigest, Arc<StoredTree>, Weight> {
 
 /// Expected size of a decompressed chunk, for the cache's first size.
 const AVERAGE_ITEM: usize = crate::chunk::AVERAGE;
-
-/// A mutex whose holder panicked guards numbers that are still right: they are only raised after
-/// the write that uses them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same of the gate, which guards nothing by itself.
-fn enter(gate: &RwLock<()>) -> RwLockReadGuard<'_, ()> {
-    gate.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn shut(gate: &RwLock<()>) -> RwLockWriteGuard<'_, ()> {
-    gate.write().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Drop for Store {
     fn drop(&mut self) {

@@ -21,7 +21,6 @@ impl PathOrdinal {
 /// What is known of a path that is to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// The path.
     pub path: StorePath,
     /// SHA-256 of its NAR.
     pub nar_hash: NarHash,
@@ -41,11 +40,8 @@ pub struct Registration {
 /// What the root of a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootKind {
-    /// A directory.
     Directory = 1,
-    /// A regular file.
     File = 2,
-    /// A symbolic link.
     Link = 3,
 }
 

@@ -5,7 +5,7 @@
 //! truth; what readers see is a table in memory that each change replaces.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use rocksdb::WriteBatch;
 
@@ -14,13 +14,13 @@ use super::profile_table::{DIRECTORY, FIRST_ID, PROFILE, directory_of};
 use super::{Change, Store, StoreError, lock, uses};
 use super::{GenerationRecord, ProfileDirectory, ProfileRecord, ProfileTable};
 use crate::nix::store_path::StorePath;
+use crate::sync;
 
 const NEXT_ID: &[u8] = b"next-profile";
 
 /// What a profile is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileChange {
-    /// Its name.
     pub name: String,
     /// The number of its current generation. One that is not in the list counts as none.
     pub current: Option<u64>,
@@ -62,20 +62,17 @@ pub struct ChangedIn {
 /// A profile that was made, changed or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedProfile {
-    /// Its name.
     pub name: String,
     /// Its directory.
     pub parent: ChangedIn,
     /// What it was.
     pub before: Option<Arc<ProfileRecord>>,
-    /// What it is.
     pub after: Option<Arc<ProfileRecord>>,
 }
 
 /// A directory that was made or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedDirectory {
-    /// Its name.
     pub name: String,
     /// The directory that it is in.
     pub parent: ChangedIn,
@@ -118,13 +115,12 @@ impl Profiles {
     }
 
     fn table(&self) -> Arc<ProfileTable> {
-        let table = self.table.read();
-        table.unwrap_or_else(PoisonError::into_inner).clone()
+        sync::read(&self.table).clone()
     }
 
     fn replace(&self, table: ProfileTable) {
         let table = Arc::new(table);
-        let mut seen = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = sync::write(&self.table);
         *seen = table;
     }
 }

@@ -43,7 +43,6 @@ pub struct Statistics {
 /// Sums over a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PathStatistics {
-    /// The path.
     pub path: String,
     /// Length of its NAR, in bytes.
     pub nar_bytes: u64,

@@ -229,9 +229,7 @@ impl ViewMembers {
 /// A closure view.
 #[derive(Debug)]
 pub struct View {
-    /// Its name.
     pub name: Arc<str>,
-    /// What it is.
     pub record: ViewRecord,
     /// Its paths, when they were needed for the first time.
     pub(super) members: OnceLock<Arc<ViewMembers>>,

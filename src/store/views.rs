@@ -7,7 +7,7 @@
 //! of their own. A view that was made as a volume is one for as long as it is there.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use rocksdb::WriteBatch;
 
@@ -17,6 +17,7 @@ use super::view_table::{read_string, write_string};
 use super::{Change, ProfileTable, Store, StoreError, lock, uses};
 use super::{View, ViewMembers, ViewName, ViewRecord, ViewTable};
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::sync;
 use crate::tree::{read_number, write_number};
 
 const NEXT: &[u8] = b"next-view";
@@ -35,7 +36,6 @@ const VOLUME: u8 = 4;
 pub struct ChangedView {
     /// Its id.
     pub id: u32,
-    /// Its name.
     pub name: String,
     /// Whether it is new, or gone.
     pub came_or_went: bool,
@@ -109,8 +109,7 @@ impl Views {
     }
 
     fn table(&self) -> Arc<ViewTable> {
-        let table = self.0.read();
-        table.unwrap_or_else(PoisonError::into_inner).clone()
+        sync::read(&self.0).clone()
     }
 }
 
@@ -440,8 +439,7 @@ impl Store {
 
     /// Has readers see a change that was written. The caller holds the lock of profiles.
     pub(super) fn replace_views(&self, edit: ViewEdit) -> Vec<ChangedView> {
-        let seen = self.views.0.write();
-        *seen.unwrap_or_else(PoisonError::into_inner) = Arc::new(edit.table);
+        *sync::write(&self.views.0) = Arc::new(edit.table);
         edit.changed
     }
 

@@ -48,13 +48,11 @@ pub enum SourceError {
     Url {
         /// As it was given, its password hidden.
         url: String,
-        /// What is wrong with it.
         what: String,
     },
     /// The request got no answer, or the answer broke off.
     #[error("{url}: {what}")]
     Unreachable {
-        /// What was asked for.
         url: String,
         /// What happened.
         what: &'static str,
@@ -65,7 +63,6 @@ pub enum SourceError {
     /// The server says no.
     #[error("{url}: the server answered {status}{hint}")]
     Refused {
-        /// What was asked for.
         url: String,
         /// HTTP status.
         status: u16,
@@ -75,7 +72,6 @@ pub enum SourceError {
     /// The answer is encoded in a way that is not known.
     #[error("{url}: it comes with the Content-Encoding {encoding:?}, which narfs does not know")]
     Encoding {
-        /// What was asked for.
         url: String,
         /// As the server names it.
         encoding: String,
@@ -83,7 +79,6 @@ pub enum SourceError {
     /// The answer is longer than such a file may be.
     #[error("{url}: longer than {limit} bytes")]
     TooLong {
-        /// What was asked for.
         url: String,
         /// The bound.
         limit: usize,
@@ -91,16 +86,13 @@ pub enum SourceError {
     /// The netrc file that the caller names cannot be read.
     #[error("{}: this netrc file cannot be read", file.display())]
     NetrcFile {
-        /// The file.
         file: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A netrc file is malformed.
     #[error("{}: line {line} of this netrc file: {what}", file.display())]
     Netrc {
-        /// The file.
         file: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -111,10 +103,7 @@ pub enum SourceError {
     #[error(
         "{url}: a source of this kind cannot be listed, so --all is not possible; name the paths"
     )]
-    NoListing {
-        /// The source.
-        url: String,
-    },
+    NoListing { url: String },
 }
 
 impl SourceError {
@@ -132,11 +121,9 @@ impl SourceError {
 #[derive(Debug, Error)]
 #[error("{url}: the transfer broke off at byte {at}: {cause}")]
 pub struct BrokenOff {
-    /// What was asked for.
     pub url: String,
     /// Bytes that had come.
     pub at: u64,
-    /// Why.
     pub cause: String,
     /// Whether the policy for retries is used up already.
     pub exhausted: bool,

@@ -5,8 +5,10 @@
 //! alone is left alone by all requests, not only by the one that it told so.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
+
+use crate::sync;
 
 /// Tries for one request without progress, the first included; what Nix does.
 const TRIES: u32 = 5;
@@ -120,9 +122,7 @@ impl Gate {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.closed_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.closed_until)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What went on between us and a source, for whoever shows the source's health.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Histogram, Latencies};
+use crate::sync;
 
 /// The last answer counts for one part in so many of the average latency, as in TCP.
 const AVERAGED: u64 = 8;
@@ -153,9 +154,7 @@ impl Traffic {
     }
 
     fn last_failure(&self) -> std::sync::MutexGuard<'_, Option<LastFailure>> {
-        self.last_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.last_failure)
     }
 }
 

@@ -7,7 +7,6 @@ use super::{SourceError, redacted};
 /// How a source is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A directory.
     File,
     /// A server.
     Http,

@@ -16,6 +16,8 @@ use rustix::io::FdFlags;
 use super::message::{self, Message};
 use super::supervisor::{Supervisor, passed};
 
+use crate::sync;
+
 /// Environment variable with the number of the socket to the daemon whose keeper was killed.
 const BEFORE: &str = "NARFS_BEFORE_FD";
 /// The new keeper holds everything within this.
@@ -50,8 +52,7 @@ pub fn watch(
             std::thread::sleep(PAUSE);
         }
     };
-    let thread = std::thread::Builder::new().name("narfs-watch".into());
-    thread.spawn(watch).map(drop)
+    sync::spawn("narfs-watch", watch).map(drop)
 }
 
 /// Starts a keeper for the next daemon, which is what this process is, and gives it what is kept.

@@ -13,12 +13,14 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
 use super::message::{self, Message};
+
+use crate::sync;
 
 /// Environment variable with the number of the keeper's socket.
 pub const KEEPER: &str = "NARFS_KEEPER_FD";
@@ -71,7 +73,7 @@ impl Supervisor {
 
     /// A kept descriptor whose name begins so, with the rest of the name.
     pub fn take(&self, prefix: &str) -> Option<(String, OwnedFd)> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = sync::lock(&self.kept);
         let at = kept.iter().position(|(name, _)| name.starts_with(prefix))?;
         let (name, descriptor) = kept.swap_remove(at);
         Some((name[prefix.len()..].to_owned(), descriptor))
@@ -98,7 +100,7 @@ impl Supervisor {
     }
 
     fn given(&self) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.given)
     }
 
     /// Gives another keeper what the one before had; nothing is kept or forgotten meanwhile.

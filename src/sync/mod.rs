@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Takes a lock.
@@ -22,13 +23,17 @@ pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on a thread of its own, which ps(1) and top(1) show by the name; nobody waits for it.
+/// Runs `work` on a thread of its own, which ps(1) and top(1) show by the name. Who drops the handle does
+/// not wait for it.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(work).map(drop)
+    thread.spawn(work)
 }
 
 /// Does something again and again on a thread of its own, until the process ends, with a pause before

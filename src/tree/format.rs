@@ -68,7 +68,6 @@ pub enum TreeError {
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
-    /// A directory.
     Directory {
         /// Its first child.
         first: NodeIndex,
@@ -77,7 +76,6 @@ pub enum NodeKind {
         /// How many of them are directories.
         subdirectories: u32,
     },
-    /// A regular file.
     File {
         /// Whether it has the x bits.
         executable: bool,
@@ -86,7 +84,6 @@ pub enum NodeKind {
         /// Its length in bytes.
         size: u64,
     },
-    /// A symbolic link.
     Link {
         /// Where its target begins among the targets.
         offset: u64,
@@ -100,7 +97,6 @@ pub enum NodeKind {
 pub struct Node<'a> {
     /// Its name in its directory; empty for the root.
     pub name: &'a [u8],
-    /// What it is.
     pub kind: NodeKind,
 }
 
@@ -111,7 +107,6 @@ pub struct ChunkEntry {
     pub start: u64,
     /// Length, uncompressed, in bytes.
     pub length: u32,
-    /// Its name.
     pub digest: ChunkDigest,
 }
 

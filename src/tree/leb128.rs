@@ -44,6 +44,27 @@ mod tests {
     }
 
     #[test]
+    fn numbers_have_these_bytes() {
+        for (n, bytes) in [
+            (0, &[0][..]),
+            (1, &[1]),
+            (127, &[0x7f]),
+            (128, &[0x80, 0x01]),
+            (300, &[0xac, 0x02]),
+            (16_384, &[0x80, 0x80, 0x01]),
+            (
+                u64::MAX,
+                &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            ),
+        ] {
+            let mut out = Vec::new();
+            write_number(&mut out, n);
+            assert_eq!(out, bytes);
+            assert_eq!(read_number(&mut &*bytes), Some(n));
+        }
+    }
+
+    #[test]
     fn other_forms_are_refused() {
         for bytes in [&[0x80u8, 0][..], &[0x80], &[], &[0xff; 10]] {
             assert_eq!(read_number(&mut &*bytes), None, "{bytes:?}");

@@ -225,3 +225,154 @@ proptest! {
         }
     }
 }
+
+fn small(references: &[StorePath; 2]) -> Vec<u8> {
+    let [library, bash] = references;
+    nar(&directory([
+        (
+            "bin",
+            directory([(
+                "x",
+                Made::File(true, format!("#!/nix/store/{bash}/bin/sh\n").into()),
+            )]),
+        ),
+        ("empty", Made::File(false, vec![])),
+        (
+            "lib",
+            Made::Link(format!("/nix/store/{library}/lib").into()),
+        ),
+        ("note", Made::File(false, b"hello\n".into())),
+    ]))
+}
+
+/// What states have on disk, field by field.
+const SMALL: &[&str] = &[
+    // "narfstre"
+    "6e61726673747265",
+    // version
+    "01000000",
+    // nodes
+    "06000000",
+    // chunks
+    "01000000",
+    // references
+    "02000000",
+    // length of the names
+    "10000000",
+    // of the targets
+    "37000000",
+    // of the side list of the contents
+    "02000000",
+    // of that of the targets
+    "02000000",
+    // /
+    "000000000000000001000000040000000100000000000000",
+    // /bin
+    "000000000300000005000000010000000000000000000000",
+    // /empty
+    "030000000501000000000000000000000000000000000000",
+    // /lib
+    "080000000303370000000000000000000000000000000000",
+    // /note
+    "0b000000040100003a000000000000000600000000000000",
+    // /bin/x
+    "0f0000000102000000000000000000003a00000000000000",
+    // the chunk: its length
+    "40000000",
+    // and its digest, of what has no hashes in it
+    "2b66e6a5db8c5c42e4704089e33783b645071942ad0899762d16b6e00e4512c1",
+    // "binemptylibnotex"
+    "62696e656d7074796c69626e6f746578",
+    // "/nix/store/eee…eee-library/lib"
+    "2f6e69782f73746f72652f65656565656565656565656565656565656565656565656565656565656565652d6c6962726172792f6c6962",
+    // 13 bytes after the beginning `bash`
+    "0d00",
+    // 11 bytes after the beginning `library`
+    "0b01",
+];
+
+#[test]
+fn a_small_nar_has_this_tree_and_no_other() {
+    for seeds in [(1, 2), (250, 3)] {
+        let references = [path(seeds.0, "library"), path(seeds.1, "bash")];
+        let bytes = small(&references);
+        let mut chunks = Memory::default();
+        let unpacked = unpack(&bytes, &references, &mut chunks);
+        let encoded = data_encoding::HEXLOWER.encode(unpacked.tree.bytes());
+        assert_eq!(encoded, SMALL.concat());
+        assert_eq!(
+            unpacked.tree.digest().to_string(),
+            "af5856c4e02cfbf8408077a6b1ad2961619753bd00bdd646893687b39c0d9e25"
+        );
+        // By their names, as the numbers in the tree mean them.
+        assert_eq!(
+            unpacked.references,
+            [references[1].clone(), references[0].clone()]
+        );
+    }
+    // What is on disk is read, whatever is written.
+    let on_disk = data_encoding::HEXLOWER.decode(SMALL.concat().as_bytes());
+    let tree = Tree::parse(on_disk.unwrap()).unwrap();
+    let x = tree.lookup(tree.lookup(0, b"bin").unwrap(), b"x").unwrap();
+    let kind = NodeKind::File {
+        executable: true,
+        offset: 0,
+        size: 58,
+    };
+    assert_eq!(tree.node(x).unwrap().kind, kind);
+    let table = [path(9, "bash"), path(8, "library")].map(|p| p.hash().to_ascii());
+    let link = tree.lookup(0, b"lib").unwrap();
+    let target = format!("/nix/store/{}/lib", path(8, "library"));
+    assert_eq!(tree.target(link, &table).unwrap(), target.as_bytes());
+}
+
+/// A program with a section of 100,000 bytes and one that is too small for a cut.
+fn program(reference: &StorePath) -> Made {
+    let mut elf = vec![0; 64];
+    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    elf[40..48].copy_from_slice(&150_000u64.to_le_bytes());
+    elf[58..62].copy_from_slice(&[64, 0, 2, 0]);
+    elf.extend((64..150_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8));
+    elf[90_000..90_032].copy_from_slice(&reference.hash().to_ascii());
+    for (offset, length) in [(4096u64, 100_000u64), (110_000, 16_000)] {
+        let mut header = [0; 64];
+        header[4] = 1;
+        header[24..32].copy_from_slice(&offset.to_le_bytes());
+        header[32..40].copy_from_slice(&length.to_le_bytes());
+        elf.extend(header);
+    }
+    Made::File(true, elf)
+}
+
+#[test]
+fn larger_nars_have_these_trees_and_chunks() {
+    let references = [path(1, "glibc"), path(2, "bash"), path(3, "own")];
+    let files = (0..200).map(|i| {
+        let name = format!("{i:03}").into_bytes();
+        (name, Made::File(false, noise(i, 2000)))
+    });
+    for (made, tree, lengths) in [
+        (
+            package(&references),
+            "2ca28955200f779e0fc142d6f2ffa553c155531078af62da837ad99f89f4070f",
+            &[107, 58069, 76965, 262144, 102877][..],
+        ),
+        (
+            program(&references[0]),
+            "553e99be5b9c503c9395985b3ec95bae01eb3ad717225f558ee7eb48e8700c30",
+            &[4096, 100000, 46032],
+        ),
+        (
+            Made::Directory(files.collect()),
+            "9dc7da1984f26c19e691d6b11c8f9f149ec78290f6796c17dd496fecbfae2f70",
+            &[68179, 69651, 157747, 104423],
+        ),
+    ] {
+        let unpacked = unpack(&nar(&made), &references, &mut Memory::default());
+        let found: Vec<_> = unpacked.tree.chunks().map(|c| c.length).collect();
+        assert_eq!(
+            (unpacked.tree.digest().to_string().as_str(), &found[..]),
+            (tree, lengths)
+        );
+    }
+}

@@ -51,9 +51,7 @@ pub enum UnpackError<E: std::error::Error + Send + Sync + 'static> {
     /// The temporary file for a large program failed.
     #[error("cannot use a temporary file in {}", dir.display())]
     Spool {
-        /// Where.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -26,6 +26,7 @@ mod credentials;
 mod damage;
 mod foreign_states;
 mod full_disk;
+mod golden;
 mod local_trees;
 mod memory;
 mod narinfos;

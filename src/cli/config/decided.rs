@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use super::choices::{Choices, Origin, Setting, directory};
+use super::environment::directory;
 use super::file::ConfigFile;
-use super::settings::Settings;
+use super::origin::{Origin, Setting};
+use super::table::{Choices, Settings};
 use crate::command::chain;
 
 /// The configuration file, where none is named.

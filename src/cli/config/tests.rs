@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::choices::{MOUNT, TOP};
 use super::decided::config_path;
 use super::file::{ConfigFile, Mistake, parse};
 use super::settings::MountSettings;
+use super::table::{Place, names};
 use super::*;
 use crate::cli::outcome::Usage;
 use crate::cli::size::Size;
@@ -53,7 +53,7 @@ fn every_option_is_read_with_its_line() {
     let seconds = Duration::from_secs;
     let expected = Choices {
         state: in_file("/s".into(), 1),
-        store_dir: in_file(StoreDir::parse("/gnu/store").unwrap(), 2),
+        store_dir: in_file(Some(StoreDir::parse("/gnu/store").unwrap()), 2),
         memory: in_file(64, 3),
         from: in_file(vec!["file:///a".into(), "https://b".into()], 4),
         trusted_public_keys: in_file(vec![KEY.into()], 5),
@@ -279,7 +279,7 @@ fn environment(said: &[(&str, &str)]) -> Choices {
 fn flags() -> Choices {
     let mut flags = Choices {
         state: Some(Setting::flag("/f".into())),
-        store_dir: Some(Setting::flag(StoreDir::parse("/f/store").unwrap())),
+        store_dir: Some(Setting::flag(Some(StoreDir::parse("/f/store").unwrap()))),
         memory: Some(Setting::flag(128)),
         from: Some(Setting::flag(vec!["file:///f".into()])),
         trusted_public_keys: Some(Setting::flag(vec!["flag".into()])),
@@ -309,7 +309,7 @@ fn flags() -> Choices {
 fn shown(settings: &Settings) -> Vec<(&'static str, String, String)> {
     let entries = settings.entries().into_iter();
     entries
-        .map(|(name, value, origin)| (name, value.to_string(), origin.to_string()))
+        .map(|e| (e.name, e.value.to_string(), e.origin.to_string()))
         .collect()
 }
 
@@ -323,9 +323,9 @@ fn flags_prevail_over_the_environment_that_over_the_file_and_that_over_what_is_b
     let by_environment = shown(&Settings::decide(&[&nothing, &environment, &file]));
     let by_flag = shown(&Settings::decide(&[&flags, &environment, &file]));
 
-    let names: Vec<_> = by_default.iter().map(|(name, ..)| *name).collect();
-    assert_eq!(names, [&TOP[..], &MOUNT[..]].concat());
-    for (i, name) in names.iter().enumerate() {
+    let shown: Vec<_> = by_default.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(shown, [names(Place::Top), names(Place::Mount)].concat());
+    for (i, name) in shown.iter().enumerate() {
         let [default, file, environment, flag] =
             [&by_default, &by_file, &by_environment, &by_flag].map(|all| &all[i]);
         assert_eq!(default.2, "default", "{name}");
@@ -494,9 +494,9 @@ fn uncommented() -> (String, BTreeSet<String>) {
 #[test]
 fn the_example_names_every_option_at_its_default() {
     assert_eq!(choices(EXAMPLE), Choices::default());
-    let (text, names) = uncommented();
-    let all = TOP.iter().chain(&MOUNT).map(|n| (*n).to_owned());
-    assert_eq!(names, all.collect());
+    let (text, named) = uncommented();
+    let all = [names(Place::Top), names(Place::Mount)].concat();
+    assert_eq!(named, all.into_iter().map(str::to_owned).collect());
     let said = Settings::decide(&[&choices(&text)]);
     let built_in = Settings::decide(&[]);
     for (said, built_in) in shown(&said).iter().zip(shown(&built_in)) {

@@ -74,7 +74,6 @@ enum VolumeError {
     /// The mounts cannot be told.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// What a command says that does the same.

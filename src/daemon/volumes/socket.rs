@@ -38,9 +38,7 @@ pub enum SocketError {
     /// The system does not allow it.
     #[error("cannot listen for container engines at {}", path.display())]
     Listen {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -15,16 +15,10 @@ pub enum ChannelError {
     Name(#[from] ChannelNameError),
     /// There is none of this name.
     #[error("there is no channel {name}; {there}")]
-    Absent {
-        /// The name.
-        name: ChannelName,
-        /// What there is.
-        there: String,
-    },
+    Absent { name: ChannelName, there: String },
     /// There is one of this name already.
     #[error("there is a channel {name} already, of {url}; give another name, or remove it first")]
     Present {
-        /// The name.
         name: ChannelName,
         /// Where its list comes from.
         url: String,
@@ -35,9 +29,7 @@ pub enum ChannelError {
     /// A channel is not added whose list cannot be read.
     #[error("the channel {name} was not added (--no-update adds it without a list)")]
     NotAdded {
-        /// The name.
         name: ChannelName,
-        /// Why.
         #[source]
         source: Box<ChannelError>,
     },
@@ -55,7 +47,6 @@ pub enum ChannelError {
     Compression {
         /// Where it comes from.
         url: String,
-        /// Why.
         source: CompressionError,
     },
     /// The list is not one.
@@ -63,7 +54,6 @@ pub enum ChannelError {
     List {
         /// Where it comes from.
         url: String,
-        /// Why.
         #[source]
         source: ListError,
     },
@@ -73,7 +63,6 @@ pub enum ChannelError {
          as the name of a package: {reason}"
     )]
     NoChannels {
-        /// As it was given.
         text: String,
         /// What a path looks like.
         example: String,
@@ -83,7 +72,6 @@ pub enum ChannelError {
     /// No channel has such a package.
     #[error("no package {text:?} is in the channels {channels}{near}")]
     NoPackage {
-        /// As it was given.
         text: String,
         /// Those that were searched.
         channels: String,
@@ -93,12 +81,10 @@ pub enum ChannelError {
     /// Several paths have such a name.
     #[error("{text:?} is ambiguous: it may be {candidates}; give the version, or the store path")]
     Ambiguous {
-        /// As it was given.
         text: String,
         /// Paths, each with its channel, the newest first.
         candidates: String,
     },
-    /// The state failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

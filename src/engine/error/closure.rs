@@ -13,12 +13,7 @@ pub enum ClosureError {
     Name(#[from] ViewNameError),
     /// There is none of this name.
     #[error("there is no closure view {name:?}; {there}")]
-    Absent {
-        /// The name.
-        name: String,
-        /// What there is.
-        there: String,
-    },
+    Absent { name: String, there: String },
     /// Views would be no bound.
     #[error(
         "the state is mounted with -o file-handles, by which programs reach what a closure view does not \

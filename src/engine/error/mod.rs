@@ -28,10 +28,8 @@ use crate::tree::DumpError;
 /// Why a request failed as a whole.
 #[derive(Debug, Error)]
 pub enum EngineError {
-    /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The sources.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// A path that is not here, or not a path.
@@ -45,7 +43,6 @@ pub enum EngineError {
     Add {
         /// What was to be added.
         from: PathBuf,
-        /// Why.
         #[source]
         source: AddError,
     },
@@ -70,9 +67,7 @@ pub enum EngineError {
     /// Contents that were dropped, and that cannot be had now.
     #[error("the contents of {path} were dropped to save space, and could not be fetched again")]
     Contents {
-        /// The path.
         path: StorePath,
-        /// Why.
         #[source]
         source: FetchError,
     },

@@ -18,12 +18,7 @@ pub enum ProfileError {
     Name(#[from] NameError),
     /// There is none of this name.
     #[error("there is no profile '{name}'; {there}")]
-    Absent {
-        /// The name.
-        name: ProfileName,
-        /// What there is.
-        there: String,
-    },
+    Absent { name: ProfileName, there: String },
     /// It has generations, and none of them is current.
     #[error(
         "profile '{0}' has no current generation; `narfs profile switch` makes one of its \
@@ -51,7 +46,6 @@ pub enum ProfileError {
          another profile"
     )]
     NoManifest {
-        /// The profile.
         profile: ProfileName,
         /// Its current generation.
         number: GenerationNumber,
@@ -63,14 +57,12 @@ pub enum ProfileError {
     Manifest {
         /// What the generation points to.
         path: StorePath,
-        /// Why.
         #[source]
         source: ManifestError,
     },
     /// Nothing installed has this name.
     #[error("profile '{profile}' has no package {named}; it has {there}")]
     NoElement {
-        /// The profile.
         profile: ProfileName,
         /// What was named, in quotes.
         named: String,
@@ -80,9 +72,7 @@ pub enum ProfileError {
     /// A path is declared twice.
     #[error("profile '{profile}' names {path} twice")]
     Twice {
-        /// The profile.
         profile: ProfileName,
-        /// The path.
         path: StorePath,
     },
     /// A file in a store path, where the path is needed.

@@ -14,18 +14,14 @@ pub enum RootsError {
     /// One cannot be looked at.
     #[error("cannot look for roots at {}; nothing is collected before all are known", at.display())]
     Look {
-        /// Where.
         at: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A link cannot be made.
     #[error("cannot make the link {}", at.display())]
     Make {
-        /// Where.
         at: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -35,7 +31,6 @@ pub enum RootsError {
     /// It cannot be told what is mounted.
     #[error(transparent)]
     Mounts(#[from] MountError),
-    /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -13,7 +13,6 @@ pub enum SupplyError {
          it with `narfs copy`"
     )]
     Nobody(String),
-    /// The sources.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// Some of what is needed could not be had.

@@ -2,6 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
+use std::thread;
+
 use super::*;
 
 fn hash(digit: &str) -> (String, StorePathHash) {

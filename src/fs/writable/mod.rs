@@ -15,7 +15,7 @@ mod temporaries;
 
 use std::fmt;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::{
@@ -25,6 +25,7 @@ use crate::fetch::Requester;
 use crate::nix::store_path::StorePath;
 use crate::profile::{GenerationNumber, LinkChange, ProfileEntry, ProfileName};
 use crate::store::{ProfileDirectory, ProfileMember};
+use crate::sync;
 use temporaries::{Content, Name, Temporaries};
 
 /// Where a listing goes on with temporary directories.
@@ -128,9 +129,7 @@ impl WritableProfiles {
     }
 
     fn temporaries(&self) -> MutexGuard<'_, Temporaries> {
-        self.temporaries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.temporaries)
     }
 
     /// The whole name of a directory.

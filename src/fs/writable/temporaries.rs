@@ -19,11 +19,8 @@ const AGE: Duration = Duration::from_secs(600);
 /// What something temporary is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// A directory.
     Directory,
-    /// A regular file.
     File(Vec<u8>),
-    /// A symbolic link.
     Link(Vec<u8>),
 }
 

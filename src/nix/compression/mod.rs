@@ -61,10 +61,7 @@ pub enum Compression {
 pub enum CompressionError {
     /// The name is not one that Nix knows.
     #[error("unknown compression method '{name}'")]
-    Unknown {
-        /// The name as given.
-        name: String,
-    },
+    Unknown { name: String },
     /// Nix knows the method, narfs does not.
     #[error("compression method '{method}' is not supported; the cache must offer another one")]
     Unsupported {

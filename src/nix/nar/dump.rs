@@ -33,22 +33,15 @@ pub enum DumpError {
     },
     /// Neither a regular file, nor a directory, nor a symlink.
     #[error("file '{}' has an unsupported type", path.display())]
-    UnsupportedType {
-        /// The file.
-        path: PathBuf,
-    },
+    UnsupportedType { path: PathBuf },
     /// The file changed its size while it was read.
     #[error("file '{}' changed while it was read", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    Changed { path: PathBuf },
     /// The tree does not fit the format, or the output failed.
     #[error("cannot archive '{}'", path.display())]
     Nar {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong.
         #[source]
         source: NarError,
     },

@@ -74,10 +74,7 @@ pub enum NarDefect {
     NonZeroPadding,
     /// The name of an entry is not allowed.
     #[error("NAR contains invalid file name '{}'", name.escape_ascii())]
-    InvalidName {
-        /// The name.
-        name: Vec<u8>,
-    },
+    InvalidName { name: Vec<u8> },
     /// A name comes before its neighbour.
     #[error("NAR directory is not sorted: '{}' follows '{}'", name.escape_ascii(), previous.escape_ascii())]
     NotSorted {
@@ -88,10 +85,7 @@ pub enum NarDefect {
     },
     /// A name comes twice.
     #[error("NAR directory is not sorted: '{}' comes twice", name.escape_ascii())]
-    DuplicateName {
-        /// The name.
-        name: Vec<u8>,
-    },
+    DuplicateName { name: Vec<u8> },
     /// The target of a symlink is not allowed.
     #[error("invalid symlink target '{}'", target.escape_ascii())]
     InvalidTarget {

@@ -38,7 +38,6 @@ pub enum Event {
         /// Offset of the first byte of the contents in the NAR, as `.ls` listings have it.
         offset: u64,
     },
-    /// A symbolic link.
     Symlink {
         /// The target, byte for byte.
         target: Vec<u8>,

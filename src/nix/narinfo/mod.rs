@@ -27,46 +27,33 @@ pub enum NarInfoError {
     Line {
         /// Where the line begins, in bytes.
         offset: usize,
-        /// What is wrong with it.
         reason: &'static str,
     },
     /// A required field is missing.
     #[error("NAR info file is corrupt: {field} missing")]
-    Missing {
-        /// The name of the field.
-        field: &'static str,
-    },
+    Missing { field: &'static str },
     /// A field that may come once comes again.
     #[error("NAR info file is corrupt: extra {field}")]
-    Duplicate {
-        /// The name of the field.
-        field: &'static str,
-    },
+    Duplicate { field: &'static str },
     /// A value cannot be read.
     #[error("NAR info file is corrupt: {field} '{value}': {reason}")]
     Value {
-        /// The name of the field.
         field: &'static str,
         /// The value, shortened and escaped.
         value: String,
-        /// What is wrong with it.
         reason: &'static str,
     },
     /// A value that should name a store path does not.
     #[error("NAR info file is corrupt: {field} is not a store path")]
     StorePath {
-        /// The name of the field.
         field: &'static str,
-        /// What is wrong with it.
         #[source]
         source: StorePathError,
     },
     /// A hash cannot be read.
     #[error("NAR info file is corrupt: {field} is not a hash")]
     Hash {
-        /// The name of the field.
         field: &'static str,
-        /// What is wrong with it.
         #[source]
         source: HashError,
     },
@@ -75,10 +62,7 @@ pub enum NarInfoError {
     ContentAddress(#[from] ContentAddressError),
     /// The compression method is unknown.
     #[error("NAR info file is corrupt: unknown compression method '{name}'")]
-    Compression {
-        /// The name as given.
-        name: String,
-    },
+    Compression { name: String },
     /// The narinfo is about another path than the one asked for.
     #[error("NAR info file for path '{asked}' is about '{found}'")]
     OtherPath {

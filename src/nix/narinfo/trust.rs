@@ -31,14 +31,10 @@ pub enum Trust {
 pub enum Distrust {
     /// There is no signature at all.
     #[error("path '{path}' lacks a signature by a trusted key: it is not signed")]
-    Unsigned {
-        /// The full store path.
-        path: String,
-    },
+    Unsigned { path: String },
     /// The signatures are by keys that are not trusted.
     #[error("path '{path}' lacks a signature by a trusted key: it is signed by {}", named.join(", "))]
     NoTrustedKey {
-        /// The full store path.
         path: String,
         /// The key names of the signatures.
         named: Vec<String>,
@@ -46,23 +42,16 @@ pub enum Distrust {
     /// A signature names a trusted key, but is not by it, or not for this narinfo.
     #[error("path '{path}' lacks a valid signature: the one by '{key_name}' is wrong")]
     BadSignature {
-        /// The full store path.
         path: String,
         /// The name of the key.
         key_name: String,
     },
     /// The path does not follow from its content address, and no signature makes up for it.
     #[error("path '{path}' claims to be content-addressed but isn't, and lacks a valid signature")]
-    NotContentAddressed {
-        /// The full store path.
-        path: String,
-    },
+    NotContentAddressed { path: String },
     /// Content addresses of git objects cannot be checked, and no signature makes up for it.
     #[error("path '{path}' is addressed as a git object, which needs a signature by a trusted key")]
-    GitWithoutSignature {
-        /// The full store path.
-        path: String,
-    },
+    GitWithoutSignature { path: String },
 }
 
 impl NarInfo {

@@ -47,14 +47,10 @@ impl IngestionMethod {
 pub enum ContentAddressError {
     /// It begins neither with `text:` nor with `fixed:`.
     #[error("content address '{text}' does not begin with 'text:' or 'fixed:'")]
-    UnknownPrefix {
-        /// The text as given.
-        text: String,
-    },
+    UnknownPrefix { text: String },
     /// The hash cannot be read.
     #[error("content address '{text}' has an invalid hash")]
     Hash {
-        /// The text as given.
         text: String,
         /// What is wrong with the hash.
         #[source]
@@ -63,7 +59,6 @@ pub enum ContentAddressError {
     /// The method does not go with this algorithm.
     #[error("content address '{text}' cannot use the algorithm {algo}")]
     Algorithm {
-        /// The text as given.
         text: String,
         /// The algorithm.
         algo: HashAlgo,
@@ -88,7 +83,6 @@ pub enum ContentAddress {
     Fixed {
         /// What was hashed.
         method: IngestionMethod,
-        /// Its hash.
         hash: Hash,
     },
 }

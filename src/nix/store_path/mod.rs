@@ -42,36 +42,21 @@ pub enum StorePathError {
     },
     /// Shorter than a hash part with its dash.
     #[error("'{base_name}' is too short to be a valid store path")]
-    TooShort {
-        /// The base name as given.
-        base_name: String,
-    },
+    TooShort { base_name: String },
     /// Longer than any base name can be, or not the 32 characters of a hash part.
     #[error("'{text}' is not a hash part of 32 characters")]
-    HashPartLength {
-        /// The text as given.
-        text: String,
-    },
+    HashPartLength { text: String },
     /// No dash after the hash part.
     #[error(
         "path '{base_name}' can't name a store path because the hash part is not followed by a '-'"
     )]
-    NoDash {
-        /// The base name as given.
-        base_name: String,
-    },
+    NoDash { base_name: String },
     /// A character outside nix32 in the hash part.
     #[error("store path '{base_name}' contains illegal base-32 character '{}'", byte.escape_ascii())]
-    IllegalDigit {
-        /// The base name as given.
-        base_name: String,
-        /// The offending byte.
-        byte: u8,
-    },
+    IllegalDigit { base_name: String, byte: u8 },
     /// The name is not allowed.
     #[error("path '{base_name}' is not a valid store path: {reason}")]
     Name {
-        /// The base name as given.
         base_name: String,
         /// What is wrong with the name.
         reason: NameError,
@@ -86,33 +71,20 @@ pub enum NameError {
     Empty,
     /// More than [`MAX_NAME_LEN`] bytes.
     #[error("name '{name}' must be no longer than {MAX_NAME_LEN} characters")]
-    TooLong {
-        /// The name as given.
-        name: String,
-    },
+    TooLong { name: String },
     /// The first dash-separated component is `.` or `..`.
     #[error("name '{name}' is not valid: first dash-separated component must not be '.' or '..'")]
-    DotComponent {
-        /// The name as given.
-        name: String,
-    },
+    DotComponent { name: String },
     /// A byte outside `[0-9A-Za-z+-._?=]`.
     #[error("name '{name}' contains illegal character '{}'", byte.escape_ascii())]
-    IllegalCharacter {
-        /// The name as given.
-        name: String,
-        /// The offending byte.
-        byte: u8,
-    },
+    IllegalCharacter { name: String, byte: u8 },
 }
 
 /// Why a text is not a store directory.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("'{text}' is not a store directory: {reason}")]
 pub struct StoreDirError {
-    /// The text as given.
     pub text: String,
-    /// What is wrong with it.
     pub reason: &'static str,
 }
 

@@ -20,7 +20,6 @@ pub enum ListError {
     Line {
         /// From 1.
         line: u64,
-        /// Why.
         #[source]
         source: StorePathError,
     },
@@ -29,7 +28,6 @@ pub enum ListError {
     Malformed {
         /// From 1.
         line: u64,
-        /// What it is.
         what: &'static str,
     },
     /// There is not one path in it.

@@ -1,0 +1,366 @@
+//! States that programs of each format have written, read whole by the program of today, and used.
+//!
+//! They lie in `tests/golden` beside what the program that wrote them said of them; `make.sh` there
+//! says how they were made. They are never made anew: what is in them is what users have.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::program::{Ran, State};
+
+/// The states have the same paths, and what is named in the command line of any program is in use.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A state of an older program, what that said of it, and the cache that it was made of.
+struct Golden {
+    dir: TempDir,
+    state: State,
+    said: Value,
+    cache: PathBuf,
+    _one: MutexGuard<'static, ()>,
+}
+
+fn golden(name: &str) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    tests.join("golden").join(name)
+}
+
+fn unpack(name: &str, into: &Path) {
+    let packed = fs::File::open(golden(name)).unwrap();
+    let bytes = zstd::decode_all(packed).unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-x").arg("-C").arg(into).stdin(Stdio::piped());
+    let mut tar = tar.spawn().unwrap();
+    tar.stdin.take().unwrap().write_all(&bytes).unwrap();
+    assert!(tar.wait().unwrap().success(), "{name}");
+}
+
+fn hash(nar: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(nar))
+}
+
+fn json_of(ran: &Ran) -> Value {
+    ran.succeeds();
+    serde_json::from_str(&ran.stdout()).unwrap()
+}
+
+/// Does something until it has succeeded: what another program of this machine is called with is in
+/// use for so long, and these tests may run twice at once.
+fn until(mut succeeds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !succeeds() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// What was said then is said today. What is said besides was not known then.
+#[track_caller]
+fn assert_says(today: &Value, then: &Value, of: &str) {
+    match (today, then) {
+        (Value::Object(today), Value::Object(then)) => {
+            for (key, value) in then {
+                let of = format!("{of}, {key}");
+                assert_says(today.get(key).unwrap_or(&Value::Null), value, &of);
+            }
+        }
+        (Value::Array(today), Value::Array(then)) => {
+            assert_eq!(today.len(), then.len(), "{of}: {today:?} for {then:?}");
+            for (at, (today, then)) in today.iter().zip(then).enumerate() {
+                assert_says(today, then, &format!("{of}, {at}"));
+            }
+        }
+        _ => assert_eq!(today, then, "{of}"),
+    }
+}
+
+impl Golden {
+    fn new(format: u32) -> Self {
+        let one = ONE_AT_A_TIME.lock();
+        let dir = tempfile::tempdir().unwrap();
+        unpack(&format!("format-{format}.tar.zst"), dir.path());
+        unpack("cache.tar.zst", dir.path());
+        let said = fs::read_to_string(golden(&format!("format-{format}.json"))).unwrap();
+        // Where links are, which have come with the state.
+        let said = said.replace("DIRECTORY", dir.path().to_str().unwrap());
+        let state = State::at(dir.path().join("state"));
+        let written = fs::read_to_string(state.dir().join("format")).unwrap();
+        assert!(written.starts_with(&format!("narfs-state {format}\n")));
+        Self {
+            state,
+            said: serde_json::from_str(&said).unwrap(),
+            cache: dir.path().join("cache"),
+            dir,
+            _one: one.unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// The path of the cache that has this name, the first of them.
+    fn path(&self, name: &str) -> String {
+        let paths = fs::read_to_string(self.cache.join("store-paths")).unwrap();
+        let named = paths.lines().find(|p| p.ends_with(&format!("-{name}")));
+        named.unwrap().to_owned()
+    }
+
+    /// Runs a command that may fetch from the cache.
+    fn fetching(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.state.command(arguments);
+        command.arg("--from");
+        command.arg(format!("file://{}", self.cache.display()));
+        let key = fs::read_to_string(self.cache.join("key.pub")).unwrap();
+        command.args(["--trusted-public-key", key.trim()]);
+        Ran::of(&mut command)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        json_of(&self.state.run(&[arguments, &["--json"]].concat()))
+    }
+
+    /// Whether a member of what was said then is what a command says today.
+    fn says(&self, member: &str, arguments: &[&str]) {
+        let mut today = self.json(arguments);
+        if member == "roots" {
+            // Whatever else this machine does.
+            let roots = today.as_array_mut().unwrap();
+            roots.retain(|root| root["kind"] != "process");
+        }
+        let then = &self.said[member];
+        assert!(!then.is_null(), "nothing was said of {member}");
+        assert_says(&today, then, member);
+    }
+
+    /// The NARs that were there then.
+    fn nars(&self) -> Vec<(&String, &str)> {
+        let nars = self.said["nars"].as_object().unwrap().iter();
+        nars.filter_map(|(path, hash)| Some((path, hash.as_str()?)))
+            .collect()
+    }
+
+    fn nar_of(&self, path: &str) -> Vec<u8> {
+        let file = format!("{}.nar", &path[11..43]);
+        fs::read(self.cache.join("nar").join(file)).unwrap()
+    }
+
+    fn dumps(&self, path: &str, expected: &str) {
+        let ran = self.state.run(&["dump", path]);
+        ran.succeeds();
+        assert_eq!(hash(&ran.output.stdout), expected, "{path}");
+    }
+
+    /// Everything that the format has is as the program of the time said.
+    fn is_what_was_written(&self) {
+        self.says("path-info", &["path-info"]);
+        let nars = self.said["nars"].as_object().unwrap();
+        assert_eq!(nars.len(), self.state.registered().len());
+        for (path, then) in nars {
+            match then.as_str() {
+                Some(hash) => self.dumps(path, hash),
+                None => {
+                    self.state.run(&["dump", path]).fails(&[&path[44..]]);
+                }
+            }
+        }
+        for (path, then) in self.said["ls"].as_object().unwrap() {
+            assert_says(&self.json(&["ls", "-R", path]), then, path);
+        }
+        self.says("verify", &["verify"]);
+        assert_eq!(self.state.is_whole(), self.nars().len() as u64);
+    }
+
+    /// The same for what came with format 2.
+    fn has_profiles_pins_traces_and_channels(&self) {
+        let (app, extra) = (self.path("app-1.0"), self.path("extra-1.0"));
+        self.says("known", &["path-info", "--closure", &app, &extra]);
+        self.says("pins", &["pins"]);
+        self.says("roots", &["roots"]);
+        self.says("profiles", &["profiles"]);
+        for profile in ["default", "system", "per-user/ann/profile"] {
+            let member = format!("profile history {profile}");
+            self.says(&member, &["profile", "history", "-p", profile]);
+        }
+        for profile in ["default", "per-user/ann/profile"] {
+            let member = format!("profile list {profile}");
+            self.says(&member, &["profile", "list", "-p", profile]);
+        }
+        self.says("channels", &["channel", "list"]);
+        self.says("traces", &["trace", "list"]);
+        self.says("trace job", &["trace", "show", "job"]);
+    }
+
+    /// Drops what can be dropped, until that has a path: what was dropped.
+    fn evicts_until(&self, path: &str) -> BTreeSet<String> {
+        let mut dropped = BTreeSet::new();
+        until(|| {
+            // That something stays is a failure.
+            let ran = self.state.run(&["evict", "--to", "0", "--json"]);
+            let report: Value = serde_json::from_str(&ran.stdout()).unwrap();
+            let paths = report["paths"].as_array().unwrap().iter();
+            dropped.extend(paths.map(|p| p.as_str().unwrap().to_owned()));
+            dropped.contains(path)
+        });
+        dropped
+    }
+
+    /// A trace is replayed, and profiles are switched and get generations.
+    fn goes_on_with_traces_and_profiles(&self) {
+        let spare = self.path("spare-1.0");
+        self.state.run(&["dump", &spare]).fails(&[&spare[11..]]);
+        self.fetching(&["prefetch", "--trace", "job"]).succeeds();
+        self.dumps(&spare, &hash(&self.nar_of(&spare)));
+        for (profile, to) in [("system", "2"), ("default", "3")] {
+            let ran = self.state.run(&["profile", "-p", profile, "switch", to]);
+            ran.succeeds();
+        }
+        let profiles = self.json(&["profiles"]);
+        assert_eq!(profiles[0]["generation"], 3);
+        assert_eq!(profiles[2]["path"], self.path("tool-2.0").as_str());
+        // A new generation has the number after the highest.
+        let leaf = self.path("leaf-1.0");
+        self.fetching(&["profile", "install", &leaf]).succeeds();
+        assert_eq!(self.json(&["profiles"])[0]["generation"], 4);
+        let list = self.json(&["profile", "list"]);
+        let elements = list["elements"].as_object().unwrap();
+        assert!(elements.keys().eq(["app", "leaf"]), "{list}");
+    }
+
+    /// What is not here comes from the cache, and what was dropped comes back.
+    fn is_filled_again(&self) {
+        let all = fs::read_to_string(self.cache.join("store-paths")).unwrap();
+        self.fetching(&["copy", "--all"]).succeeds();
+        for path in all.lines() {
+            self.dumps(path, &hash(&self.nar_of(path)));
+        }
+        for (path, hash) in self.nars() {
+            self.dumps(path, hash);
+        }
+        let verified = self.json(&["verify"]);
+        assert_eq!(verified["failures"], Value::Array(Vec::new()));
+        assert_eq!(verified["good"], self.state.registered().len());
+        assert_eq!(verified["dropped"], 0);
+    }
+
+    /// A path can be added, pinned, installed and shown.
+    fn takes_more(&self) {
+        let local = self.dir.path().join("local");
+        fs::write(&local, "local").unwrap();
+        let added = self.state.run(&["add", local.to_str().unwrap()]);
+        let added = added.succeeds().stdout().trim().to_owned();
+        let (note, tool) = (self.path("note-1.0"), self.path("tool-2.0"));
+        self.fetching(&["pin", &note]).succeeds();
+        self.fetching(&["profile", "-p", "late", "install", &tool])
+            .succeeds();
+        self.fetching(&["closure", "late", &added, "--profile", "late"])
+            .succeeds();
+        let views = self.json(&["closures", "late"]);
+        // The path, and the environment with the tool and what that refers to.
+        assert_eq!(views[0]["paths"], 4, "{views}");
+        assert_eq!(views[0]["missing"], 0, "{views}");
+    }
+
+    /// A collection takes what only `garbage` names and leaves all else.
+    fn is_collected(&self, garbage: &[&str]) {
+        let before = self.state.registered();
+        let is_garbage = |path: &&String| garbage.iter().any(|g| path.ends_with(&format!("-{g}")));
+        let live: BTreeSet<_> = before.iter().filter(|p| !is_garbage(p)).cloned().collect();
+        assert!(live.len() + garbage.len() <= before.len());
+        until(|| {
+            self.state.run(&["gc"]).succeeds();
+            self.state.registered() == live
+        });
+        assert_eq!(self.state.registered(), live);
+        assert_eq!(self.state.is_whole(), live.len() as u64);
+        for (path, hash) in self.nars() {
+            if live.contains(path) {
+                self.dumps(path, hash);
+            }
+        }
+    }
+
+    /// What was a root then is one still, for the same reason.
+    fn has_lost_no_root(&self) {
+        let today = self.json(&["roots"]);
+        let today = today.as_array().unwrap();
+        for root in self.said["roots"].as_array().unwrap() {
+            assert!(today.contains(root), "{root} in {today:?}");
+        }
+    }
+}
+
+#[test]
+fn a_state_of_format_1_is_read_and_used() {
+    let golden = Golden::new(1);
+    golden.is_what_was_written();
+    // There was none of this.
+    for command in [
+        &["pins"][..],
+        &["roots"],
+        &["profiles"],
+        &["channel", "list"],
+        &["trace", "list"],
+        &["closures"],
+    ] {
+        let mut nothing = golden.json(command);
+        let some = nothing.as_array_mut().unwrap();
+        some.retain(|one| one["kind"] != "process");
+        assert!(some.is_empty(), "{command:?}: {some:?}");
+    }
+    // What was signed was fetched, and so may be dropped; what was not was perhaps added here.
+    let dropped = golden.evicts_until(&golden.path("spare-1.0"));
+    let fixed = golden.path("fixed-1.0");
+    assert!(!dropped.contains(&fixed) && !dropped.iter().any(|p| p.ends_with("-added-1.0")));
+    golden.is_filled_again();
+    golden.takes_more();
+    let garbage = [
+        "added-1.0",
+        "app-1.0",
+        "extra-1.0",
+        "fixed-1.0",
+        "joint-1.0",
+        "leaf-1.0",
+        "pointer-1.0",
+        "spare-1.0",
+        "tool-1.0",
+        "twin-1.0",
+    ];
+    golden.is_collected(&garbage);
+}
+
+#[test]
+fn a_state_of_format_2_is_read_and_used() {
+    let golden = Golden::new(2);
+    golden.is_what_was_written();
+    golden.has_profiles_pins_traces_and_channels();
+    assert_eq!(golden.json(&["closures"]), Value::Array(Vec::new()));
+    golden.goes_on_with_traces_and_profiles();
+    golden.is_filled_again();
+    golden.takes_more();
+    golden.is_collected(&["added-1.0", "extra-1.0", "spare-1.0"]);
+    golden.has_lost_no_root();
+}
+
+#[test]
+fn a_state_of_format_3_is_read_and_used() {
+    let golden = Golden::new(3);
+    golden.is_what_was_written();
+    golden.has_profiles_pins_traces_and_channels();
+    golden.says("closures", &["closures"]);
+    golden.goes_on_with_traces_and_profiles();
+    // The view follows its profile, which points to a tool and its library now.
+    let views = golden.json(&["closures", "following"]);
+    let shown = [golden.path("note-1.0")];
+    assert_eq!(views[0]["roots"], serde_json::json!(shown));
+    assert_eq!(views[0]["paths"], 3, "{views}");
+    golden.is_filled_again();
+    golden.takes_more();
+    golden.is_collected(&["added-1.0", "extra-1.0", "spare-1.0"]);
+    golden.has_lost_no_root();
+}
