@@ -12,8 +12,8 @@ use crate::command::{EvictReport, Report, Request};
 /// Drop contents that can be fetched again, least recently used path first
 ///
 /// Names, sizes and links stay, so that `ls` goes on working; contents come back when something
-/// reads them. Pinned paths, what running programs use and what was added here stay. Uses that the
-/// kernel serves from its caches are not seen.
+/// reads them. Pinned paths, generations of profiles with their closures, what running programs use and
+/// what was added here stay. Uses that the kernel serves from its caches are not seen.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What may stay in the state: 500M, 20G, or a number of bytes

@@ -51,7 +51,8 @@ mod volume_plugin;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::command::chain;
 use crate::daemon::{self, Beginning, ServeRequest};
@@ -116,11 +117,14 @@ enum Subcommands {
 
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let matches = groups::grouped(Cli::command()).get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(e) => e.exit(),
-    };
+    let cli = Cli::try_parse().unwrap_or_else(|e| {
+        if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            e.exit();
+        }
+        // Help, of which only who asks for it waits for the groups.
+        groups::grouped(Cli::command()).get_matches();
+        e.exit()
+    });
     log::start(cli.global.verbose);
     match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
