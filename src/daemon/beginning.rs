@@ -86,6 +86,11 @@ impl Beginning {
         self.mistake = Some(mistake);
     }
 
+    /// Tells whoever waits that nothing is served, and why.
+    pub fn failed(&self, reason: &str) {
+        self.supervisor.failed(reason);
+    }
+
     /// Has what is served kept for the next daemon.
     ///
     /// # Errors
@@ -97,15 +102,16 @@ impl Beginning {
             flags: before.map_or(&self.flags, |b| &b.flags).clone(),
             request: serde_json::to_value(request)?,
         };
-        if self.held.as_ref() != Some(&held) {
-            // A keeper takes the new one for the old; a service manager has both for a moment.
-            let sealed = held.seal()?;
-            if !self.supervisor.is_keeper() {
-                self.supervisor.forget(REQUEST);
-            }
-            self.supervisor.keep(REQUEST, sealed.as_fd());
-        } else if self.supervisor.is_keeper() {
-            // For another keeper.
+        let (is_new, is_keeper) = (
+            self.held.as_ref() != Some(&held),
+            self.supervisor.is_keeper(),
+        );
+        // A service manager would keep both of this name, where a keeper takes the new one for the old.
+        if is_new && !is_keeper {
+            self.supervisor.forget(REQUEST);
+        }
+        // What is kept already is told to a keeper all the same, for another one in its place.
+        if is_new || is_keeper {
             self.supervisor.keep(REQUEST, held.seal()?.as_fd());
         }
         if self.rereads {
@@ -122,12 +128,5 @@ impl Daemon {
             Ok((mark, _)) => self.supervisor.keep(REREAD, mark.as_fd()),
             Err(e) => tracing::warn!("the next daemon serves what this one does: {e}"),
         }
-    }
-}
-
-impl Beginning {
-    /// Tells whoever waits that nothing is served, and why.
-    pub fn failed(&self, reason: &str) {
-        self.supervisor.failed(reason);
     }
 }

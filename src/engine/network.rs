@@ -66,9 +66,9 @@ impl Engine {
                 }
                 let options = sources.fetch_options(Deadlines::default(), PrefetchPolicy::None)?;
                 let runtime = self.runtime()?.handle().clone();
-                let (store, room) = (self.store.clone(), self.budget.clone());
+                let (store, budget) = (self.store.clone(), self.budget.clone());
                 // What fails is in the command's report.
-                Ok(Fetcher::new(store, runtime, &options, room).quiet())
+                Ok(Fetcher::new(store, runtime, &options, budget).quiet())
             }
         }
     }

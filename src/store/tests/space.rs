@@ -88,14 +88,20 @@ fn what_is_left_after_many_rounds_takes_little_more_than_it_is_long() {
     assert_within_bound(&store);
 }
 
-#[test]
-fn what_a_killed_process_wrote_halfway_is_deleted_by_the_next() {
+/// What a crash leaves of a state of four paths: its directory, its blob files, and what is in the first.
+fn left_by_a_crash() -> (tempfile::TempDir, Vec<PathBuf>, Vec<u8>) {
     let (dir, store) = store();
     fill(&store, 0..4);
     let (copy, again) = crashed(&dir);
     drop(again);
     let there = blobs(copy.path());
     let whole = std::fs::read(&there[0]).unwrap();
+    (copy, there, whole)
+}
+
+#[test]
+fn what_a_killed_process_wrote_halfway_is_deleted_by_the_next() {
+    let (copy, there, whole) = left_by_a_crash();
     let add = |number: u64, bytes: &[u8]| {
         let file = copy.path().join("db").join(format!("{number:06}.blob"));
         std::fs::write(&file, bytes).unwrap();
@@ -120,12 +126,7 @@ fn what_a_killed_process_wrote_halfway_is_deleted_by_the_next() {
 
 #[test]
 fn where_a_blob_file_is_damaged_none_is_taken_for_a_leftover() {
-    let (dir, store) = store();
-    fill(&store, 0..4);
-    let (copy, again) = crashed(&dir);
-    drop(again);
-    let there = blobs(copy.path());
-    let whole = std::fs::read(&there[0]).unwrap();
+    let (copy, there, whole) = left_by_a_crash();
     std::fs::write(&there[0], &whole[..whole.len() - 1]).unwrap();
     let left = copy.path().join("db").join("000001.blob");
     std::fs::write(&left, b"").unwrap();
