@@ -94,9 +94,10 @@ restarts: build ## kills, restarts and replaces the daemon while /nix is used, u
 	tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
 
 upgrade-test: build ## another version, in the directory OLD, and this one take each other's place while /nix is used (root)
-	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3)
+	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
 	@[ -n "$(OLD)" ] || { echo "name the directory with narfs and mount-narfs of the version before: make upgrade-test OLD=DIRECTORY" >&2; exit 2; }
 	tests/services/upgrade.sh $(OLD)
+	OLD=$(OLD) tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
 
 torture: build ## programs while everything is collected, and TORTURE_SECONDS (1800) of everything at once (root)
 	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3 gcc libc6-dev e2fsprogs)

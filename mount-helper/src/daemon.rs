@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use narfs_mounting::passing;
+use narfs_mounting::place::{Place, by_descriptor, detach};
+use narfs_mounting::{Superblock, TYPE, passing};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::failure::Failure;
-use crate::mounting::{self, Mount};
 use crate::options::Request;
-use crate::place::{Place, by_descriptor};
 
 /// Longest answer, in bytes; an error text may be long.
 pub const LIMIT: u32 = 64 << 10;
@@ -65,7 +66,7 @@ impl State {
     /// # Errors
     /// Others than root could change what is in it.
     pub fn find(at: &Path) -> Result<Option<Self>, Failure> {
-        let Some(directory) = mounting::open_state(at)? else {
+        let Some(directory) = open_state(at)? else {
             return Ok(None);
         };
         let status = rustix::fs::fstat(&directory).map_err(|e| Failure::call("look at", at, e))?;
@@ -93,7 +94,7 @@ impl State {
     /// # Errors
     /// It cannot be made.
     pub fn make_directory(&self, name: &str) -> Result<Place, Failure> {
-        mounting::private_place(&self.directory, name, &self.path)
+        private_place(&self.directory, name, &self.path)
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
@@ -118,9 +119,9 @@ impl State {
     ///
     /// # Errors
     /// It is not served.
-    pub fn hand_over(&self, mount: &Mount) -> Result<Option<Answer>, Failure> {
-        let text = format!(r#"{{"Take":{{"superblock":{}}}}}"#, mount.superblock);
-        self.say(&text, Some(mount.device.as_fd()))
+    pub fn hand_over(&self, new: &Superblock) -> Result<Option<Answer>, Failure> {
+        let text = format!(r#"{{"Take":{{"superblock":{}}}}}"#, new.number);
+        self.say(&text, Some(new.device.as_fd()))
     }
 
     /// Has programs change profiles where something was just mounted, in a mount of the daemon's own.
@@ -204,8 +205,8 @@ fn read(answer: &str) -> Option<Answer> {
     })
 }
 
-/// Has a daemon started for a state: the service, where there is one, else one in the background that ends when
-/// it is unmounted. `true`, once it was started.
+/// Has a daemon started for a state: the service, where there is one, else one in the background that
+/// ends when it is unmounted. `true`, once it was started.
 ///
 /// # Errors
 /// It cannot be.
@@ -316,6 +317,46 @@ pub fn elsewhere(state: &Path, pid: u32) -> Failure {
          namespace; mount it in that of the process: nsenter --mount --target {pid} mount …",
         state.display()
     ))
+}
+
+/// Opens a directory of the state, which may be a mount point of a daemon that is gone.
+///
+/// # Errors
+/// It is none.
+fn private_place(directory: &OwnedFd, name: &str, state: &Path) -> Result<Place, Failure> {
+    let at = state.join(name);
+    let failed = |e: Errno| Failure::call("make the directory", &at, e);
+    loop {
+        match rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(failed)?;
+        let place = Place::of(opened).map_err(|e| Failure::call("name", &at, e))?;
+        match place.mounted()? {
+            None => return Ok(place),
+            Some(mounted) if mounted.kind == TYPE => detach(&place.path)?,
+            Some(mounted) => {
+                let kind = mounted.kind;
+                let text = format!("{kind} is mounted at {}; unmount it", at.display());
+                return Err(Failure::mount(text));
+            }
+        }
+    }
+}
+
+/// Opens the state directory; `None` if there is none.
+///
+/// # Errors
+/// It is not one.
+fn open_state(at: &Path) -> Result<Option<OwnedFd>, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, at, flags, Mode::empty()) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(Failure::call("open the state directory", at, e)),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use narfs_mounting::MountError;
+
 /// Incorrect invocation, or permissions.
 const USAGE: u8 = 1;
 /// System error.
@@ -46,5 +48,16 @@ impl Failure {
     fn new(status: u8, text: impl Into<String>) -> Self {
         let text = text.into();
         Self { status, text }
+    }
+}
+
+impl From<MountError> for Failure {
+    fn from(error: MountError) -> Self {
+        let text = error.to_string();
+        match error {
+            MountError::NoFuse(_) => Self::system(text),
+            error if error.is_permission() => Self::usage(text),
+            _ => Self::mount(text),
+        }
     }
 }

@@ -1,10 +1,17 @@
-//! What narfs and mount.narfs both know of mounts: the kernel's lists of them, and how a descriptor is
+//! What narfs and mount.narfs share: how to mount, the kernel's lists of mounts, and how a descriptor is
 //! passed over a socket.
 //!
-//! Little, and nothing of a state, since mount.narfs runs with all privileges.
+//! It knows nothing of what is in a state, since mount.narfs runs with all privileges.
 
+mod error;
+pub mod labels;
 pub mod mountinfo;
 pub mod passing;
+pub mod place;
+mod superblock;
+
+pub use error::MountError;
+pub use superblock::{DetachedMount, NOSYMFOLLOW, NewSuperblock, Superblock, mounted_copy};
 
 /// The type of the file system, as mount(8) and findmnt(8) show it.
 pub const TYPE: &str = "fuse.narfs";
@@ -12,3 +19,9 @@ pub const TYPE: &str = "fuse.narfs";
 pub const PROFILES_TYPE: &str = "fuse.narfs-profiles";
 /// The directory of writable profiles below a mount point.
 pub const PROFILES: &str = "var/nix/profiles";
+/// The directory of the store below the root of the file system.
+pub const STORE: &str = "store";
+/// The one regular file that every mount has below its root.
+pub const OPENED_ONCE: &str = ".file";
+/// The directory in a state to which a mount is attached while its store is copied from it.
+pub const PRIVATE: &str = "mnt";

@@ -1,7 +1,7 @@
 //! `mount.narfs`: what mount(8) calls for `mount -t narfs STATE MOUNTPOINT -o OPTIONS`.
 //!
-//! It opens `/dev/fuse`, makes a superblock that is mounted nowhere, hands the descriptor to the
-//! daemon of the state over its control socket, moves the mount to its place once the daemon has begun to serve
+//! It opens `/dev/fuse`, makes a superblock that is mounted nowhere, hands the descriptor to the daemon
+//! of the state over its control socket, moves the mount to its place once the daemon has begun to serve
 //! it, and ends. Where no daemon listens, it has one started. Invariant: what is to be seen at the mount
 //! point at any moment is what was there before, or a file system that answers.
 //!
@@ -36,9 +36,7 @@
 
 mod daemon;
 mod failure;
-mod mounting;
 mod options;
-mod place;
 mod remounting;
 
 use std::ffi::OsString;
@@ -46,11 +44,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use narfs_mounting::place::{self, Checked, Place};
+use narfs_mounting::{NewSuperblock, PRIVATE, Superblock, TYPE};
+
 use daemon::{Answer, State};
 use failure::Failure;
-use mounting::Mount;
-use options::{Asked, Request};
-use place::Place;
+use options::{Asked, Request, Subtree};
 
 /// A daemon that just ends, or just starts, is done with it within this.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +58,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Mounts as `request` says.
 fn mount(request: &Request) -> Result<(), Failure> {
-    let place = Place::check(&request.mountpoint, request.nonempty, request.fake)?;
+    let place = free_place(request)?;
     let say = |text: &str| {
         if request.verbose {
             eprintln!("mount.narfs: {text}");
@@ -115,6 +114,24 @@ fn mount(request: &Request) -> Result<(), Failure> {
     }
 }
 
+/// Opens the mount point. Dead mounts of ours are detached first, unless it is all pretended.
+fn free_place(request: &Request) -> Result<Place, Failure> {
+    loop {
+        match Place::check(&request.mountpoint, request.nonempty, None)? {
+            Checked::Dead(place) if !request.fake => {
+                eprintln!(
+                    "mount.narfs: taking away the dead mount at {}, whose daemon is gone",
+                    place.path.display()
+                );
+                let path = place.path.clone();
+                drop(place);
+                place::detach(&path)?;
+            }
+            Checked::Free(place) | Checked::Dead(place) => return Ok(place),
+        }
+    }
+}
+
 /// What came of a talk with a daemon.
 enum Outcome {
     /// In words.
@@ -129,13 +146,20 @@ enum Outcome {
 
 /// Has a daemon serve a new mount, or shows what it serves already.
 fn meet(request: &Request, place: &Place, state: &State) -> Result<Outcome, Failure> {
-    let (subtree, flags) = (request.subtree, request.flags.0);
+    let (store_only, flags) = (request.subtree == Subtree::Store, request.flags.0);
     Ok(match state.ask()? {
         Some(Answer::Nothing) => {
-            let new = Mount::make(state.path(), request)?;
+            let new = NewSuperblock {
+                state: state.path(),
+                kind: TYPE,
+                read_only: true,
+                labels: &request.labels,
+                flags,
+            };
+            let new = new.make()?;
             match state.hand_over(&new)? {
                 Some(Answer::Taken) => {
-                    new.attach(place, subtree, state)?;
+                    attach(&new, place, request, state)?;
                     Outcome::Mounted("the daemon serves a new mount")
                 }
                 Some(_) => Outcome::Overtaken,
@@ -143,9 +167,9 @@ fn meet(request: &Request, place: &Place, state: &State) -> Result<Outcome, Fail
             }
         }
         Some(Answer::Serving { superblock, pid }) => {
-            match Mount::again(superblock, subtree, flags, state)? {
+            match narfs_mounting::mounted_copy(superblock, store_only, flags, state.path())? {
                 Some(again) => {
-                    again.place(place)?;
+                    again.attach(place)?;
                     Outcome::Mounted("the daemon's mount is shown at one more place")
                 }
                 None => Outcome::Elsewhere(pid),
@@ -154,6 +178,21 @@ fn meet(request: &Request, place: &Place, state: &State) -> Result<Outcome, Fail
         Some(Answer::Taken) => return Err(Failure::mount("the daemon's answer makes no sense")),
         None => Outcome::Gone,
     })
+}
+
+/// Attaches a new mount, which is served now, to the mount point.
+fn attach(new: &Superblock, at: &Place, request: &Request, state: &State) -> Result<(), Failure> {
+    let answered = new.mount.answers();
+    answered.map_err(|e| Failure::call("get an answer from the daemon of", state.path(), e))?;
+    new.mount.open_once();
+    match request.subtree {
+        Subtree::Whole => new.mount.attach(at)?,
+        Subtree::Store => {
+            let private = state.make_directory(PRIVATE)?;
+            new.mount.attach_store(&private, at, request.flags.0)?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to run for somebody who is not root.

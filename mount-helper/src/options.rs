@@ -1,11 +1,12 @@
 //! What mount(8) says, and what of it concerns whom.
 //!
-//! Invariant: every option is known by its name; what is neither ours nor one that mount(8) and systemd give to
-//! every file system is an error, unless mount(8) asks to be sloppy.
+//! Invariant: every option is known by its name; what is neither ours nor one that mount(8) and systemd
+//! give to every file system is an error, unless mount(8) asks to be sloppy.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
+use narfs_mounting::{NOSYMFOLLOW, labels};
 use rustix::mount::MountFlags;
 
 use crate::failure::Failure;
@@ -86,11 +87,6 @@ const FLAGS: [(&str, MountFlags); 6] = [
     ("strictatime", MountFlags::STRICTATIME),
     ("nodiratime", MountFlags::NODIRATIME),
 ];
-/// MS_NOSYMFOLLOW of `include/uapi/linux/mount.h`.
-pub const NOSYMFOLLOW: MountFlags = MountFlags::from_bits_retain(256);
-
-/// Labels of SELinux.
-const LABELS: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
 
 /// What mount(8) adds to `remount` from the kernel's list of mounts.
 const OF_THE_KERNEL: [&str; 6] = [
@@ -171,8 +167,8 @@ pub struct Request {
     pub daemon: Vec<String>,
     /// The service that is started if no daemon is there; none for a daemon of its own.
     pub unit: Option<String>,
-    /// Options that only the start of a daemon heeds, as they were given; and the argument of `narfs daemon` that
-    /// each became.
+    /// Options that only the start of a daemon heeds, as they were given; and the argument of `narfs
+    /// daemon` that each became.
     pub at_start: Vec<(String, String)>,
 }
 
@@ -213,7 +209,7 @@ pub fn read(given: &[OsString]) -> Result<Asked, Failure> {
             Some("-o") => {
                 let list = rest.next().and_then(|o| o.to_str());
                 let list = list.ok_or_else(|| Failure::usage("-o needs options"))?;
-                options.extend(split(list));
+                options.extend(labels::split_options(list).filter(|o| !o.is_empty()));
             }
             Some("-t") => {
                 let kind = rest.next().and_then(|t| t.to_str());
@@ -263,16 +259,6 @@ pub fn read(given: &[OsString]) -> Result<Asked, Failure> {
         unit => unit,
     };
     Ok(Asked::Mount(Box::new(request)))
-}
-
-/// The options of a list. A comma between double quotes is no end of one.
-fn split(list: &str) -> Vec<&str> {
-    let mut quoted = false;
-    let options = list.split(|c| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    });
-    options.filter(|o| !o.is_empty()).collect()
 }
 
 /// Takes flags without values; whether mount(8) is to be sloppy.
@@ -360,13 +346,11 @@ fn take_other(
         }
         ("rw", None) => request.says_rw = true,
         ("remount", None) => {}
-        (name, Some(label)) if LABELS.contains(&name) => {
-            let label = label.trim_matches('"');
-            let name = LABELS.into_iter().find(|l| *l == name).unwrap_or_default();
-            if label.is_empty() {
+        (name, Some(label)) if labels::option_name(name).is_some() => {
+            let Some(label) = labels::parse(&format!("{name}={label}")) else {
                 return Err(Failure::usage(format!("the option {name} needs a label")));
-            }
-            request.labels.push((name, label.to_owned()));
+            };
+            request.labels.push(label);
         }
         ("writable-profiles", None | Some("true")) => request.writable_profiles = true,
         ("writable-profiles", Some("false")) => request.writable_profiles = false,

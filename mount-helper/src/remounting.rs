@@ -1,19 +1,20 @@
 //! `mount -o remount`: the flags of a mount that is there.
 //!
-//! Flags are the kernel's, for each mount. Everything else is the superblock's or the daemon's, and stays as it
-//! is. Invariant: what is asked for and would be another is named; what is so already, or is not
-//! named, is not. So a remount with the options of the mount says nothing.
+//! Flags are the kernel's, for each mount. Everything else is the superblock's or the daemon's, and
+//! stays as it is. Invariant: what is asked for and would be another is named; what is so already, or is
+//! not named, is not. So a remount with the options of the mount says nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use narfs_mounting::{PROFILES, PROFILES_TYPE};
+use narfs_mounting::mountinfo::{self, Mounted};
+use narfs_mounting::place::{Place, by_descriptor};
+use narfs_mounting::{MountError, PROFILES, PROFILES_TYPE};
+use rustix::mount::MountFlags;
 
 use crate::daemon::{Answer, State};
 use crate::failure::Failure;
-use crate::mounting;
 use crate::options::{Request, Subtree};
-use crate::place::{Mounted, Place, mounts};
 
 /// The directory that is shown of [`Subtree::Store`].
 const STORE: &str = "/store";
@@ -47,7 +48,7 @@ pub fn remount(request: &Request) -> Result<(), Failure> {
     if request.fake {
         return Ok(());
     }
-    mounting::remount(&place, request.flags.0)?;
+    set_flags(&place, request.flags.0)?;
     warn_of_labels(request, &place)?;
     let unheeded = unheeded(request)?;
     request.warn_of(&unheeded);
@@ -58,14 +59,16 @@ pub fn remount(request: &Request) -> Result<(), Failure> {
 fn other_mount(
     request: &Request,
     place: &Place,
-    mounted: &Mounted,
+    mounted: &Mounted<'_>,
 ) -> Result<Option<&'static str>, Failure> {
     if request.subtree == Subtree::Store && mounted.root != Path::new(STORE) {
         return Ok(Some("subtree=store"));
     }
     if request.writable_profiles {
         let at = place.path.join(PROFILES);
-        let mut all = mounts()?.into_iter();
+        let mut all = mountinfo::mounts()
+            .map_err(MountError::not_listed)?
+            .into_iter();
         if !all.any(|m| m.kind == PROFILES_TYPE && m.at == at) {
             return Ok(Some("writable-profiles"));
         }
@@ -127,6 +130,22 @@ fn said(command_line: &str) -> HashSet<String> {
         .map(str::to_owned);
     let pairs = arguments.windows(2).map(|pair| pair.join("="));
     whole.chain(options).chain(pairs).collect()
+}
+
+/// Gives a mount the flags that it always has and these; when reading changes times is as it was where
+/// nothing is said of it.
+///
+/// # Errors
+/// The kernel does not let us.
+fn set_flags(place: &Place, flags: MountFlags) -> Result<(), Failure> {
+    let flags = flags | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    // Of this mount, and not of the superblock, which FUSE lets nobody change.
+    rustix::mount::mount_remount(
+        by_descriptor(&place.directory),
+        MountFlags::BIND | flags,
+        c"",
+    )
+    .map_err(|e| MountError::call("remount", &place.path, e).into())
 }
 
 #[cfg(test)]

@@ -21,6 +21,13 @@ pub enum DaemonError {
     /// Mounting.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// What the daemon serves is not mounted where this process can see it.
+    #[error(
+        "a daemon serves the state {}, but it is not mounted anywhere in this mount namespace; unmount it \
+         there first",
+        .0.display()
+    )]
+    NowhereMounted(PathBuf),
     /// A mount that cannot be served.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -39,7 +46,9 @@ impl From<&DaemonError> for RequestError {
     fn from(error: &DaemonError) -> Self {
         let kind = match error {
             DaemonError::Engine(error) => error.kind(),
-            DaemonError::Mount(_) | DaemonError::Session(_) => ErrorKind::Mount,
+            DaemonError::Mount(_) | DaemonError::NowhereMounted(_) | DaemonError::Session(_) => {
+                ErrorKind::Mount
+            }
             DaemonError::Upgrade(_) => ErrorKind::Other,
         };
         Self::new(kind, chain(error))

@@ -69,7 +69,8 @@ impl Daemon {
         let dir = self.store().dir();
         let sessions = sync::lock(&self.sessions);
         match self.engine.serving.superblock() {
-            Some(superblock) => fuse::mount_again(dir, superblock, request)?,
+            Some(superblock) if fuse::mount_again(dir, superblock, request)? => {}
+            Some(_) => return Err(DaemonError::NowhereMounted(dir.to_owned())),
             None => {
                 let session = Session::start(
                     self.store(),

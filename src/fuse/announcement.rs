@@ -1,19 +1,19 @@
 //! Tells whoever watches a directory of profiles that one has changed.
 //!
 //! Watchers hear of what is done through a mount (inotify(7)), and of nothing that a daemon does. So a
-//! command that has changed a profile writes to the pipe that lies beside it, in each mount of the state that it
-//! sees, which watchers of the directory hear as `NAME.changed` that was written and closed, wherever they see it.
-//! Where profiles are writable, it sets the time of the link `NAME`, too. Invariant: a daemon never does this. It would
-//! wait for itself.
+//! command that has changed a profile writes to the pipe that lies beside it, in each mount of the state
+//! that it sees, which watchers of the directory hear as `NAME.changed` that was written and closed,
+//! wherever they see it. Where profiles are writable, it sets the time of the link `NAME`, too.
+//! Invariant: a daemon never does this. It would wait for itself.
 
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
-use narfs_mounting::PROFILES;
+use narfs_mounting::{MountError, PROFILES};
 
-use super::mount::{self, MountError};
+use super::mount;
 use crate::fs::CHANGED;
 
 /// Tells in all mounts of the state `state` in this mount namespace that the profile `name` has changed.

@@ -4,16 +4,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use narfs_mounting::mountinfo::{self, Mounted};
+use narfs_mounting::{MountError, place};
 
-use super::mount::{self, MountError};
-use super::mountinfo::{is_dead, mounts};
+use super::mountinfo::mounts;
 
 /// Where in this mount namespace daemons that are gone have left mounts, the last one first.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn dead_mounts() -> Result<Vec<PathBuf>, MountError> {
-    let dead = mounts()?.into_iter().filter(is_dead);
+    let dead = mounts()?.into_iter().filter(|m| m.is_dead());
     let mut dead: Vec<_> = dead.map(|m| m.at).collect();
     dead.reverse();
     Ok(dead)
@@ -32,7 +32,7 @@ pub fn mount_points() -> Result<Vec<PathBuf>, MountError> {
 /// # Errors
 /// It cannot be unmounted.
 pub fn take_dead_away(at: &Path) -> Result<(), MountError> {
-    mount::detach(at)
+    place::detach(at)
 }
 
 /// The mount point that the mount at `at` lies on, and whether mounts made there are passed on to

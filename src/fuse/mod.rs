@@ -12,7 +12,6 @@ mod examination;
 mod handshake;
 mod invalidation;
 mod kernel_caches;
-mod labels;
 mod mount;
 mod mountinfo;
 mod notices;
@@ -22,7 +21,6 @@ mod writable;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -31,11 +29,11 @@ pub use announcement::announce;
 pub use counters::{Counters, RequestCounts, RequestTimes};
 pub use examination::{dead_mounts, mount_points, parent_mount, take_dead_away};
 pub use handshake::{Agreement, is_connected, release};
-pub use labels::label;
 pub use mount::{
-    MountError, MountRequest, Subtree, mount_again, mounted_states, mountpoint,
-    mounts_of_superblock, mounts_of_whole, unmount,
+    MountRequest, Subtree, label, mount_again, mounted_states, mountpoint, mounts_of_superblock,
+    mounts_of_whole, unmount,
 };
+pub use narfs_mounting::MountError;
 pub use serving::Serving;
 pub use writable::ProfilesSession;
 
@@ -94,8 +92,8 @@ pub enum SessionError {
 }
 
 impl Session {
-    /// Mounts `fs`, which shows `store`, as `request` says, and serves it until it is unmounted. Returns once the mount
-    /// answers.
+    /// Mounts `fs`, which shows `store`, as `request` says, and serves it until it is unmounted. Returns
+    /// once the mount answers.
     ///
     /// # Errors
     /// See [`SessionError`]; nothing stays mounted.
@@ -105,17 +103,15 @@ impl Session {
         request: &MountRequest,
         handles: FileHandles,
     ) -> Result<Self, SessionError> {
-        request.check(None)?;
-        let attached = mount::attach(request, store.dir())?;
-        let handshake = |source| SessionError::Handshake {
-            at: attached.at().to_owned(),
+        let at = request.check(None)?;
+        let new = mount::make(request, store.dir())?;
+        let beginning = Beginning::New(new.number);
+        let session = Self::serve(store, fs, new.device, &beginning, handles);
+        let session = session.map_err(|source| SessionError::Handshake {
+            at: at.path.clone(),
             source,
-        };
-        let device = attached.device().map_err(handshake)?;
-        let superblock = attached.superblock().map_err(handshake)?;
-        let beginning = Beginning::New(superblock);
-        let session = Self::serve(store, fs, device, &beginning, handles).map_err(handshake)?;
-        attached.finish(request)?;
+        })?;
+        mount::attach(&new.mount, &at, request, store.dir())?;
         Ok(session)
     }
 
@@ -214,9 +210,4 @@ impl Session {
     pub fn join(self) -> io::Result<()> {
         self.background.join()
     }
-}
-
-/// Whether `path` is a directory with nothing in it.
-fn is_empty(path: &Path) -> io::Result<bool> {
-    Ok(std::fs::read_dir(path)?.next().is_none())
 }

@@ -1,25 +1,21 @@
-//! Mounting and unmounting, by the system calls themselves.
+//! Mounting and unmounting.
 //!
-//! Invariant: the superblock is read-only, nosuid, nodev and noatime. With `subtree=store` the
-//! same superblock is mounted at a private place first, its `store` bound to where the user wants
-//! it, and the private place taken away. Writable profiles are a superblock of their own, which
-//! is mounted over the directory of profiles of the first, and goes with it.
+//! Invariant: writable profiles are a superblock of their own, which is mounted over the directory of
+//! profiles of the first, and is unmounted with it.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use narfs_mounting::{PROFILES, PROFILES_TYPE, TYPE};
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use thiserror::Error;
+use narfs_mounting::place::{Checked, Place, detach};
+use narfs_mounting::{
+    DetachedMount, MountError, NewSuperblock, PRIVATE, PROFILES, PROFILES_TYPE, Superblock, TYPE,
+    labels,
+};
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::labels;
-use super::mountinfo::{Mounted, is_dead, mounts, top_mount};
-use crate::fs::Special;
+use super::mountinfo::{Mounted, mounts, top_mount};
 
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,122 +43,32 @@ pub struct MountRequest {
     pub labels: Vec<String>,
 }
 
-/// Why something could not be mounted or unmounted.
-#[derive(Debug, Error)]
-pub enum MountError {
-    /// There is no such directory.
-    #[error("the mount point {} does not exist; make it with `mkdir -p`", .0.display())]
-    Absent(PathBuf),
-    /// It is a file.
-    #[error("the mount point {} is not a directory", .0.display())]
-    NotADirectory(PathBuf),
-    /// There is something in it.
-    #[error("the mount point {} is not empty; its files would be hidden. Choose another directory, or give -o nonempty", .0.display())]
-    NotEmpty(PathBuf),
-    /// Something is mounted there.
-    #[error("something is mounted at {} already ({kind} from {source_name}); unmount it first, or choose another directory", at.display())]
-    Busy {
-        /// The mount point.
-        at: PathBuf,
-        /// Its file system type.
-        kind: String,
-        /// Its source.
-        source_name: String,
-    },
-    /// Nothing of ours is mounted there.
-    #[error("no narfs is mounted at {}", .0.display())]
-    NotMounted(PathBuf),
-    /// The daemon serves the state, but not where this process can see it.
-    #[error("a daemon serves the state {}, but it is not mounted anywhere in this mount namespace; unmount it there first", .0.display())]
-    NowhereMounted(PathBuf),
-    /// The whole was asked for, of which only a part is mounted.
-    #[error("of the state {} only the store is mounted, at {}; give -o subtree=store, or unmount that first", state.display(), at.display())]
-    OnlyStore {
-        state: PathBuf,
-        /// Where its store is mounted.
-        at: PathBuf,
-    },
-    /// Programs use it.
-    #[error("{} is in use{}; end these programs, or give --lazy to unmount it when they have ended", at.display(), users(.by))]
-    InUse {
-        /// The mount point.
-        at: PathBuf,
-        /// Some of the users: number and name.
-        by: Vec<String>,
-    },
-    /// A system call failed.
-    #[error("cannot {what} {}{hint}", at.display())]
-    System {
-        what: &'static str,
-        /// With what.
-        at: PathBuf,
-        /// What to do.
-        hint: &'static str,
-        #[source]
-        source: io::Error,
-    },
-}
-
-fn users(by: &[String]) -> String {
-    if by.is_empty() {
-        String::new()
-    } else {
-        format!(" by {}", by.join(", "))
-    }
-}
-
-fn system(what: &'static str, at: &Path) -> impl FnOnce(rustix::io::Errno) -> MountError {
-    let at = at.to_owned();
-    move |e| MountError::System {
-        what,
-        hint: match e {
-            rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => {
-                " (mounting needs root; in a container, CAP_SYS_ADMIN and /dev/fuse)"
-            }
-            rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NXIO => {
-                " (is FUSE in the kernel? try `modprobe fuse`)"
-            }
-            _ => "",
-        },
-        at,
-        source: e.into(),
-    }
-}
-
 impl MountRequest {
-    /// Says early what would fail later. A dead mount of ours is taken away; `alive` is not asked
-    /// whether it is.
-    pub(super) fn check(&self, alive: Option<u32>) -> Result<(), MountError> {
-        let at = &self.mountpoint;
-        take_away_dead(at, alive)?;
-        if let Some(mount) = top_mount(at)? {
-            return Err(MountError::Busy {
-                at: at.clone(),
-                kind: mount.kind,
-                source_name: mount.source,
-            });
-        }
-        match fs::metadata(at) {
-            Ok(m) if m.is_dir() => {}
-            Ok(_) => return Err(MountError::NotADirectory(at.clone())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(MountError::Absent(at.clone()));
-            }
-            Err(source) => {
-                return Err(MountError::System {
-                    what: "look at the mount point",
-                    at: at.clone(),
-                    hint: "",
-                    source,
-                });
+    /// Opens the mount point, and finds early what would fail later. Dead mounts of ours are detached;
+    /// the daemon of the superblock `alive` is not asked whether it is gone.
+    pub(super) fn check(&self, alive: Option<u32>) -> Result<Place, MountError> {
+        loop {
+            match Place::check(&self.mountpoint, self.nonempty, alive)? {
+                Checked::Free(place) => return Ok(place),
+                Checked::Dead(place) => {
+                    let at = place.path.clone();
+                    drop(place);
+                    detach_dead(&at)?;
+                }
             }
         }
-        let empty = super::is_empty(at).unwrap_or(false);
-        if !empty && !self.nonempty {
-            return Err(MountError::NotEmpty(at.clone()));
-        }
-        Ok(())
     }
+
+    /// Names and labels of SELinux.
+    fn labels(&self) -> Vec<(&'static str, String)> {
+        let labels = self.labels.iter();
+        labels.filter_map(|label| labels::parse(label)).collect()
+    }
+}
+
+/// An option of mount(8) as [`MountRequest::labels`] has it, `NAME="LABEL"`, if it is a label of SELinux.
+pub fn label(option: &str) -> Option<String> {
+    labels::parse(option).map(|(name, label)| format!("{name}=\"{label}\""))
 }
 
 /// A mount point as the kernel's list of mounts names it: absolute, without links and dots.
@@ -177,154 +83,63 @@ pub fn mountpoint(path: &Path) -> io::Result<PathBuf> {
     Ok(std::path::absolute(path)?.components().collect())
 }
 
-/// Takes away what daemons that are gone have left at a place, with what is mounted below it.
-/// `alive` is not asked whether it is dead.
-fn take_away_dead(at: &Path, alive: Option<u32>) -> Result<(), MountError> {
-    while top_mount(at)?.is_some_and(|mount| !mount.is_of(alive) && is_dead(&mount)) {
-        tracing::warn!("taking away the dead mount at {}", at.display());
-        detach(at)?;
-    }
-    Ok(())
+fn detach_dead(at: &Path) -> Result<(), MountError> {
+    tracing::warn!("taking away the dead mount at {}", at.display());
+    detach(at)
 }
 
-/// A superblock that is mounted and waits for its daemon.
-pub(super) struct Attached {
-    device: OwnedFd,
-    at: PathBuf,
-    finished: bool,
-}
-
-/// Mounts, at the mount point or at a private place (see the module).
-pub(super) fn attach(request: &MountRequest, state: &Path) -> Result<Attached, MountError> {
-    let at = match request.subtree {
-        Subtree::Whole => request.mountpoint.clone(),
-        Subtree::Store => {
-            let private = state.join("mnt");
-            if find_mount(&private)?.is_some() {
-                detach(&private)?;
-            }
-            fs::create_dir_all(&private).map_err(|source| MountError::System {
-                what: "make the directory",
-                at: private.clone(),
-                hint: "",
-                source,
-            })?;
-            private
-        }
+/// Makes the superblock of a state, which is mounted nowhere yet and waits for its daemon.
+pub(super) fn make(request: &MountRequest, state: &Path) -> Result<Superblock, MountError> {
+    let new = NewSuperblock {
+        state,
+        kind: TYPE,
+        read_only: true,
+        labels: &request.labels(),
+        flags: MountFlags::empty(),
     };
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    connect(at, state, TYPE, flags, &request.labels)
+    new.make()
 }
 
-/// Mounts a new connection over the directory of profiles of what is mounted at `mountpoint`.
-/// `superblock` is that of this one.
-pub(super) fn attach_profiles(
+/// Attaches a new mount to the mount point of the request, when it has answered.
+pub(super) fn attach(
+    mount: &DetachedMount,
+    at: &Place,
+    request: &MountRequest,
     state: &Path,
+) -> Result<(), MountError> {
+    let answered = mount.answers();
+    answered.map_err(|e| MountError::call("get an answer from the mount at", &at.path, e))?;
+    mount.open_once();
+    match request.subtree {
+        Subtree::Whole => mount.attach(at),
+        Subtree::Store => mount.attach_store(&private(state)?, at, MountFlags::empty()),
+    }
+}
+
+/// The place in a state to which a mount is attached while its store is copied from it.
+fn private(state: &Path) -> Result<Place, MountError> {
+    let at = state.join(PRIVATE);
+    // A daemon that was killed at this moment has left it.
+    if find_mount(&at)?.is_some() {
+        detach(&at)?;
+    }
+    fs::create_dir_all(&at).map_err(|e| MountError::call("make the directory", &at, e))?;
+    Place::open(&at)
+}
+
+/// The place of writable profiles below a mount point, and labels for their superblock, which are those
+/// of the superblock there. Dead mounts of ours are detached; `superblock` is alive.
+pub(super) fn place_of_profiles(
     superblock: u32,
     mountpoint: &Path,
-) -> Result<Attached, MountError> {
+) -> Result<(Place, Vec<(&'static str, String)>), MountError> {
     let at = mountpoint.join(PROFILES);
-    take_away_dead(&at, Some(superblock))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    let labels = top_mount(mountpoint)?.map(|m| labels::of(&m.options));
-    connect(at, state, PROFILES_TYPE, flags, &labels.unwrap_or_default())
-}
-
-/// Mounts a new connection.
-fn connect(
-    at: PathBuf,
-    state: &Path,
-    kind: &str,
-    flags: MountFlags,
-    labels: &[String],
-) -> Result<Attached, MountError> {
-    let dev = Path::new("/dev/fuse");
-    let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(system("open", dev))?;
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-        device.as_raw_fd()
-    );
-    let data = labels.iter().fold(data, |data, label| data + "," + label);
-    let data = CString::new(data).unwrap_or_default();
-    let source = CString::new(state.as_os_str().as_bytes()).unwrap_or_default();
-    rustix::mount::mount(source.as_c_str(), &at, kind, flags, data.as_c_str())
-        .map_err(system("mount at", &at))
-        .map_err(|e| labels::explain(e, labels))?;
-    Ok(Attached {
-        device,
-        at,
-        finished: false,
-    })
-}
-
-impl Attached {
-    pub(super) fn at(&self) -> &Path {
-        &self.at
+    while top_mount(&at)?.is_some_and(|m| !m.is_of(Some(superblock)) && m.is_dead()) {
+        detach_dead(&at)?;
     }
-
-    /// The superblock, by its device number.
-    pub(super) fn superblock(&self) -> io::Result<u32> {
-        let mount = top_mount(&self.at).map_err(io::Error::other)?;
-        let superblock = mount.and_then(|m| m.superblock);
-        superblock.ok_or_else(|| io::Error::other("what was mounted is not in mountinfo"))
-    }
-
-    pub(super) fn device(&self) -> io::Result<OwnedFd> {
-        self.device.as_fd().try_clone_to_owned()
-    }
-
-    /// Brings the served file system to where the user wants it, when it has answered first.
-    pub(super) fn finish(mut self, request: &MountRequest) -> Result<(), MountError> {
-        self.answers()?;
-        // Once for all files: see `Special::File`.
-        let file = self.at.join(Special::File.name());
-        drop(fs::File::open(&file).map_err(answers_not(&file))?);
-        if request.subtree == Subtree::Store {
-            let store = self.at.join("store");
-            rustix::mount::mount_bind(&store, &request.mountpoint)
-                .map_err(system("mount at", &request.mountpoint))?;
-            detach(&self.at).inspect_err(|_| drop(detach(&request.mountpoint)))?;
-        }
-        self.finished = true;
-        Ok(())
-    }
-
-    /// Leaves it where it is, once it answers.
-    pub(super) fn keep(mut self) -> Result<(), MountError> {
-        self.answers()?;
-        self.finished = true;
-        Ok(())
-    }
-
-    fn answers(&self) -> Result<(), MountError> {
-        fs::metadata(&self.at)
-            .map(drop)
-            .map_err(answers_not(&self.at))
-    }
-}
-
-fn answers_not(at: &Path) -> impl FnOnce(io::Error) -> MountError {
-    let at = at.to_owned();
-    move |source| MountError::System {
-        what: "get an answer from",
-        at,
-        hint: "",
-        source,
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        // A mount whose daemon did not come to be would be dead.
-        if !self.finished {
-            let _ = detach(&self.at);
-        }
-    }
-}
-
-pub(super) fn detach(at: &Path) -> Result<(), MountError> {
-    rustix::mount::unmount(at, UnmountFlags::DETACH).map_err(system("unmount", at))
+    let options = top_mount(mountpoint)?.map_or(String::new(), |m| m.options);
+    let labels = labels::split_options(&options).filter_map(labels::parse);
+    Ok((Place::open(&at)?, labels.collect()))
 }
 
 /// The state directory of the narfs that is mounted at `at`, if one is.
@@ -346,7 +161,7 @@ pub fn mounted_states(state: &Path) -> Result<Vec<PathBuf>, MountError> {
 }
 
 fn mounts_of(state: &Path) -> Result<Vec<Mounted>, MountError> {
-    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state && !is_dead(m);
+    let ours = |m: &Mounted| m.kind == TYPE && Path::new(&m.source) == state && !m.is_dead();
     Ok(mounts()?.into_iter().filter(ours).collect())
 }
 
@@ -370,20 +185,17 @@ pub fn mounts_of_whole(superblock: u32) -> Result<Vec<PathBuf>, MountError> {
     Ok(whole.map(|m| m.at).collect())
 }
 
-/// Shows writable profiles, the superblock `profiles`, over the directory of profiles of what is
-/// mounted at `mountpoint`; `false` if they are mounted nowhere.
+/// Shows writable profiles, the superblock `profiles`, over the directory of profiles of what is mounted at
+/// `mountpoint`; `false` if they are mounted nowhere in this mount namespace.
 pub(super) fn show_profiles_again(profiles: u32, mountpoint: &Path) -> Result<bool, MountError> {
     let at = mountpoint.join(PROFILES);
-    for there in mounts_of_superblock(profiles)? {
-        // What is hidden below another mount cannot be reached.
-        if top_mount(&there)?.is_some_and(|m| m.is_of(Some(profiles))) {
-            if there != at {
-                rustix::mount::mount_bind(&there, &at).map_err(system("mount at", &at))?;
-            }
-            return Ok(true);
-        }
+    if top_mount(&at)?.is_some_and(|m| m.is_of(Some(profiles))) {
+        return Ok(true);
     }
-    Ok(false)
+    let copy = narfs_mounting::mounted_copy(profiles, false, MountFlags::empty(), &at)?;
+    copy.map(|copy| copy.attach(&Place::open(&at)?))
+        .transpose()
+        .map(|attached| attached.is_some())
 }
 
 /// Takes a superblock away, wherever it is mounted.
@@ -392,37 +204,34 @@ pub(super) fn detach_everywhere(superblock: u32) -> Result<(), MountError> {
     all.iter().rev().try_for_each(|at| detach(at))
 }
 
-/// The writable profiles below a mount point, unmounted, until it is known whether they stay so.
-struct PutAside {
+/// The writable profiles below a mount point, unmounted until it is known whether they stay so.
+struct Unmounted {
     at: PathBuf,
-    /// A mount of the same superblock that is nowhere to be seen.
-    copy: OwnedFd,
+    copy: DetachedMount,
 }
 
-impl PutAside {
+impl Unmounted {
     /// Unmounts what is mounted over the directory of profiles; `None` if it is nothing of ours.
     fn unmount(mountpoint: &Path) -> Result<Option<Self>, MountError> {
         let at = mountpoint.join(PROFILES);
         if top_mount(&at)?.is_none_or(|m| m.kind != PROFILES_TYPE) {
             return Ok(None);
         }
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let copy = rustix::mount::open_tree(CWD, &at, flags).map_err(system("unmount", &at))?;
+        let copy = DetachedMount::copy(CWD, &at)?;
         unmount_unused(&at, UnmountFlags::empty())?;
         Ok(Some(Self { at, copy }))
     }
 
-    fn put_back(self) {
-        let Self { at, copy } = self;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        if let Err(e) = rustix::mount::move_mount(&copy, "", CWD, &at, flags) {
-            tracing::warn!("cannot mount at {} again: {e}", at.display());
+    fn mount_again(self) {
+        let attached = Place::open(&self.at).and_then(|at| self.copy.attach(&at));
+        if let Err(e) = attached {
+            tracing::warn!("writable profiles are not mounted again: {e}");
         }
     }
 }
 
-/// Shows the superblock of `state`, which is mounted somewhere already, at one more place. The
-/// kernel's caches are the same there.
+/// Shows the superblock of `state`, which is mounted somewhere already, at one more mount point; `false`
+/// if it is mounted nowhere in this mount namespace. The kernel's caches are shared.
 ///
 /// # Errors
 /// The mount point cannot be used, or only a part of the file system is mounted so far.
@@ -430,25 +239,13 @@ pub fn mount_again(
     state: &Path,
     superblock: u32,
     request: &MountRequest,
-) -> Result<(), MountError> {
-    request.check(Some(superblock))?;
-    let mut mounts = mounts()?;
-    mounts.retain(|m| m.is_of(Some(superblock)));
-    let shows = |root: &str| mounts.iter().find(|m| m.root == Path::new(root));
-    let from = match (request.subtree, shows("/"), shows("/store")) {
-        (Subtree::Whole, Some(whole), _) => whole.at.clone(),
-        (Subtree::Store, Some(whole), _) => whole.at.join("store"),
-        (Subtree::Store, None, Some(store)) => store.at.clone(),
-        (Subtree::Whole, None, Some(store)) => {
-            return Err(MountError::OnlyStore {
-                state: state.to_owned(),
-                at: store.at.clone(),
-            });
-        }
-        (_, None, None) => return Err(MountError::NowhereMounted(state.to_owned())),
-    };
-    rustix::mount::mount_bind(&from, &request.mountpoint)
-        .map_err(system("mount at", &request.mountpoint))
+) -> Result<bool, MountError> {
+    let at = request.check(Some(superblock))?;
+    let store_only = request.subtree == Subtree::Store;
+    let copy = narfs_mounting::mounted_copy(superblock, store_only, MountFlags::empty(), state)?;
+    copy.map(|copy| copy.attach(&at))
+        .transpose()
+        .map(|attached| attached.is_some())
 }
 
 /// Unmounts the narfs at `at`; `lazy` does so even while it is in use.
@@ -462,9 +259,9 @@ pub fn unmount(at: &Path, lazy: bool) -> Result<PathBuf, MountError> {
         unmount_unused(at, UnmountFlags::DETACH)?;
         return Ok(state);
     }
-    let profiles = PutAside::unmount(at)?;
+    let profiles = Unmounted::unmount(at)?;
     if let Err(e) = unmount_unused(at, UnmountFlags::empty()) {
-        profiles.into_iter().for_each(PutAside::put_back);
+        profiles.into_iter().for_each(Unmounted::mount_again);
         return Err(e);
     }
     Ok(state)
@@ -477,7 +274,7 @@ fn unmount_unused(at: &Path, flags: UnmountFlags) -> Result<(), MountError> {
             at: at.to_owned(),
             by: processes_using(at),
         }),
-        Err(e) => Err(system("unmount", at)(e)),
+        Err(e) => Err(MountError::call("unmount", at, e)),
     }
 }
 
@@ -503,40 +300,4 @@ fn processes_using(at: &Path) -> Vec<String> {
         }
     }
     found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bad_mount_points_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let request = |at: &Path| MountRequest {
-            mountpoint: at.to_owned(),
-            subtree: Subtree::Whole,
-            nonempty: false,
-            writable_profiles: false,
-            labels: Vec::new(),
-        };
-        let absent = request(&dir.path().join("none"));
-        assert!(matches!(absent.check(None), Err(MountError::Absent(_))));
-        let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
-        assert!(matches!(
-            request(&file).check(None),
-            Err(MountError::NotADirectory(_))
-        ));
-        assert!(matches!(
-            request(dir.path()).check(None),
-            Err(MountError::NotEmpty(_))
-        ));
-        let proc = request(Path::new("/proc"));
-        assert!(matches!(proc.check(None), Err(MountError::Busy { .. })));
-        let over = MountRequest {
-            nonempty: true,
-            ..request(dir.path())
-        };
-        over.check(None).unwrap();
-    }
 }

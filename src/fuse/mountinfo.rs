@@ -1,40 +1,18 @@
-//! What is mounted, as the kernel's list of mounts tells.
-//!
-//! Nothing is asked of a file system but whether a narfs is dead.
+//! What the kernel's list of mounts shows in this mount namespace.
 
 use std::path::Path;
 
-use narfs_mounting::{PROFILES_TYPE, TYPE, mountinfo};
-
-use super::mount::MountError;
+use narfs_mounting::{MountError, mountinfo};
 
 /// A mount of the list.
 pub(super) type Mounted = mountinfo::Mounted<'static>;
 
-/// Whether it is a narfs whose daemon is gone. Attributes may come from the kernel's cache even
-/// then; what statfs says never does.
-pub(super) fn is_dead(mounted: &Mounted) -> bool {
-    use rustix::io::Errno;
-    [TYPE, PROFILES_TYPE].contains(&&*mounted.kind)
-        && rustix::fs::statfs(&mounted.at)
-            .is_err_and(|e| matches!(e, Errno::NOTCONN | Errno::CONNABORTED))
-}
-
-/// What is to be seen at `at`: of several mounts, the last.
+/// What is visible at `at`: of several mounts, the last.
 pub(super) fn top_mount(at: &Path) -> Result<Option<Mounted>, MountError> {
-    mountinfo::top_mount(at).map_err(not_read)
+    mountinfo::top_mount(at).map_err(MountError::not_listed)
 }
 
-/// What is mounted in this mount namespace.
+/// All mounts.
 pub(super) fn mounts() -> Result<Vec<Mounted>, MountError> {
-    mountinfo::mounts().map_err(not_read)
-}
-
-fn not_read(source: std::io::Error) -> MountError {
-    MountError::System {
-        what: "read",
-        at: mountinfo::OURS.into(),
-        hint: "",
-        source,
-    }
+    mountinfo::mounts().map_err(MountError::not_listed)
 }

@@ -20,9 +20,12 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use narfs_mounting::{MountError, NewSuperblock, PROFILES_TYPE};
+use rustix::mount::MountFlags;
+
 use super::adapter::{GENERATION, IDMAPPED, attr, errno, requester, statfs};
 use super::handshake::{self, Agreement, Beginning};
-use super::mount::{self, MountError};
+use super::mount;
 use crate::fs::{Attributes, FsError, Inode, NewAttributes, Numbers, WritableProfiles};
 use crate::sync;
 
@@ -54,17 +57,20 @@ impl ProfilesSession {
         superblock: u32,
         mountpoint: &Path,
     ) -> Result<Self, MountError> {
-        let attached = mount::attach_profiles(state, superblock, mountpoint)?;
-        let handshake = |source| MountError::System {
-            what: "start a FUSE session at",
-            at: attached.at().to_owned(),
-            hint: "",
-            source,
+        let (at, labels) = mount::place_of_profiles(superblock, mountpoint)?;
+        let new = NewSuperblock {
+            state,
+            kind: PROFILES_TYPE,
+            read_only: false,
+            labels: &labels,
+            flags: MountFlags::empty(),
         };
-        let device = attached.device().map_err(handshake)?;
-        let beginning = Beginning::New(attached.superblock().map_err(handshake)?);
-        let session = Self::serve(fs, device, &beginning).map_err(handshake)?;
-        attached.keep()?;
+        let new = new.make()?;
+        let session = Self::serve(fs, new.device, &Beginning::New(new.number))
+            .map_err(|e| MountError::call("start a FUSE session at", &at.path, e))?;
+        let answered = new.mount.answers();
+        answered.map_err(|e| MountError::call("get an answer from the mount at", &at.path, e))?;
+        new.mount.attach(&at)?;
         Ok(session)
     }
 

@@ -31,6 +31,8 @@ STATE = "/var/lib/narfs"
 NARFS = "/usr/local/bin/narfs"
 EXAMPLES = "/usr/local/share/doc/narfs/examples"
 UNITS = "/etc/systemd/system"
+# The program of another version, if there is one.
+OTHER_VERSION = "/usr/local/lib/narfs-tests/other-version"
 # Waits from here on are noted one by one, in seconds.
 LONG = 0.03
 # What waits longer is named, and is too long even where the machine is busy and a fetch comes on top.
@@ -256,12 +258,26 @@ class Server(multiprocessing.Process):
         self.server.serve_forever()
 
 
+def program_sizes():
+    """The sizes of the programs of all processes; a program's file may be deleted."""
+    sizes = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            sizes.add(os.stat(f"/proc/{pid}/exe").st_size)
+        except OSError:
+            # A thread of the kernel, or it has ended.
+            pass
+    return sizes
+
+
 class Daemon:
     """A daemon of some way; what is done to it, each until the next daemon answers."""
 
     kinds = ["kill", "kill twice", "upgrade"]
 
     def __init__(self):
+        if os.path.exists(OTHER_VERSION):
+            self.kinds = [*self.kinds, "other version and back"]
         self.original = f"{NARFS}.original"
         self.builds = 0
         if not os.path.exists(self.original):
@@ -280,11 +296,11 @@ class Daemon:
     def new_build(self):
         """Puts another build into the place of the program: it has bytes more at its end."""
         self.builds += 1
-        new = f"{NARFS}.new"
-        shutil.copy2(self.original, new)
-        with open(new, "ab") as file:
+        build = f"{NARFS}.build"
+        shutil.copy2(self.original, build)
+        with open(build, "ab") as file:
             file.write(b"build %d\n" % self.builds)
-        os.rename(new, NARFS)
+        self.put(build)
 
     def check_build(self):
         serving = os.stat(f"/proc/{self.pid()}/exe")
@@ -312,6 +328,30 @@ class Daemon:
         self.new_build()
         command(NARFS, "upgrade")
         self.check_build()
+
+    def put(self, program):
+        """Puts a program into the place of narfs."""
+        new = f"{NARFS}.new"
+        shutil.copy2(program, new)
+        os.rename(new, NARFS)
+
+    def exchange(self):
+        """Has the program that is in its place go on."""
+        command(NARFS, "upgrade")
+
+    def other_version_and_back(self):
+        """Another version goes on, and then this one again; what serves is judged by the files of the processes."""
+        for version in (OTHER_VERSION, None):
+            if version:
+                self.put(version)
+            else:
+                self.new_build()
+            self.exchange()
+            if version and os.stat(f"/proc/{self.pid()}/exe").st_size != os.stat(version).st_size:
+                raise Wrong("the other version was to go on")
+        self.check_build()
+        size = os.stat(OTHER_VERSION).st_size
+        wait_until("no process is of the other version", lambda: size not in program_sizes())
 
     def log(self):
         with open(f"{STATE}/narfs.log") as log:
@@ -345,6 +385,9 @@ class Service(Daemon):
         self.systemctl("restart", self.unit)
         if self.pid() == pid:
             raise Wrong("a restart leaves the process")
+
+    def exchange(self):
+        self.restart()
 
     def new_program_and_restart(self):
         self.new_build()

@@ -9,6 +9,8 @@
 #   service      narfs.service
 #   keeper       narfs mount, without systemd
 #
+# With OLD, a directory with the programs of another version, that takes the place of this one and back, too.
+#
 # systemd is a real one: that of a Debian (SUITE, trixie), booted in namespaces and a control group of its
 # own, where `make install` has put what is in target/release. restarts.py does the work there, and says
 # what it does. The Debian is made by debootstrap from the mirror that apt uses here (or MIRROR), and kept in
@@ -123,6 +125,10 @@ make --no-print-directory -s install DESTDIR="$root.upper" >/dev/null
 strip --strip-debug "$root.upper/usr/local/bin/narfs"
 mkdir -p "$root.upper/usr/local/lib/narfs-tests"
 cp tests/services/restarts.py "$root.upper/usr/local/lib/narfs-tests/"
+if [ -n "${OLD-}" ]; then
+    [ -x "$OLD/narfs" ] || die "there is no program $OLD/narfs"
+    strip --strip-debug -o "$root.upper/usr/local/lib/narfs-tests/other-version" "$OLD/narfs"
+fi
 
 # Control groups of its own: else it would be at odds with this machine's systemd.
 mount -t cgroup2 cgroup2 "$cgroups"

@@ -1,0 +1,147 @@
+//! Why something cannot be mounted or unmounted, in words for users.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::mountinfo;
+
+/// Why something cannot be mounted or unmounted.
+#[derive(Debug)]
+pub enum MountError {
+    /// There is no such directory.
+    Absent(PathBuf),
+    /// It is a file.
+    NotADirectory(PathBuf),
+    /// There is something in it.
+    NotEmpty(PathBuf),
+    /// Something is mounted there.
+    Busy {
+        /// The mount point.
+        at: PathBuf,
+        /// Its file system type.
+        kind: String,
+        /// Its source.
+        source: String,
+    },
+    /// No narfs is mounted there.
+    NotMounted(PathBuf),
+    /// The whole file system was requested, but only its store is mounted.
+    OnlyStore {
+        /// The state directory.
+        state: PathBuf,
+        /// Where its store is mounted.
+        at: PathBuf,
+    },
+    /// Processes use it.
+    InUse {
+        /// The mount point.
+        at: PathBuf,
+        /// Some of these processes: name and number.
+        by: Vec<String>,
+    },
+    /// The kernel refuses labels of SELinux.
+    Labels {
+        /// The option.
+        option: String,
+        /// Why.
+        error: Errno,
+    },
+    /// This kernel or container cannot mount FUSE.
+    NoFuse(String),
+    /// A system call for a path failed.
+    Call {
+        /// What it was to do.
+        what: &'static str,
+        /// With which path.
+        at: PathBuf,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+impl MountError {
+    /// A system call for a path that failed.
+    pub fn call(what: &'static str, at: &Path, error: impl Into<io::Error>) -> Self {
+        let (at, error) = (at.to_owned(), error.into());
+        Self::Call { what, at, error }
+    }
+
+    /// The kernel's list of mounts that cannot be read.
+    pub fn not_listed(error: io::Error) -> Self {
+        Self::call("read", Path::new(mountinfo::OURS), error)
+    }
+
+    /// Whether it needs the privileges of root.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Call { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent(at) => write!(
+                f,
+                "the mount point {} does not exist; make it with `mkdir -p`",
+                at.display()
+            ),
+            Self::NotADirectory(at) => {
+                write!(f, "the mount point {} is not a directory", at.display())
+            }
+            Self::NotEmpty(at) => write!(
+                f,
+                "the mount point {} is not empty; its files would be hidden. Choose another \
+                 directory, or give -o nonempty",
+                at.display()
+            ),
+            Self::Busy { at, kind, source } => write!(
+                f,
+                "something is mounted at {} already ({kind} from {source}); unmount it first, or \
+                 choose another directory",
+                at.display()
+            ),
+            Self::NotMounted(at) => write!(f, "no narfs is mounted at {}", at.display()),
+            Self::OnlyStore { state, at } => write!(
+                f,
+                "of the state {} only the store is mounted, at {}; give -o subtree=store, or \
+                 unmount that first",
+                state.display(),
+                at.display()
+            ),
+            Self::InUse { at, by } => {
+                write!(f, "{} is in use", at.display())?;
+                if !by.is_empty() {
+                    write!(f, " by {}", by.join(", "))?;
+                }
+                f.write_str(
+                    "; end these programs, or give --lazy to unmount it when they have ended",
+                )
+            }
+            Self::Labels { option, error } => {
+                write!(f, "cannot mount with {option}: {error}")?;
+                if matches!(*error, Errno::INVAL | Errno::OPNOTSUPP) {
+                    f.write_str(
+                        "; labels need a kernel with SELinux that is enabled, and that knows them: \
+                         see getenforce(8)",
+                    )?;
+                }
+                Ok(())
+            }
+            Self::NoFuse(text) => f.write_str(text),
+            Self::Call { what, at, error } => {
+                write!(f, "cannot {what} {}: {error}", at.display())?;
+                if self.is_permission() {
+                    f.write_str(
+                        "; mounting needs root, and in a container CAP_SYS_ADMIN and /dev/fuse",
+                    )?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for MountError {}
