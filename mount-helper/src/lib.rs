@@ -8,6 +8,7 @@ pub mod labels;
 pub mod mountinfo;
 pub mod passing;
 pub mod place;
+mod probe;
 mod superblock;
 
 pub use error::MountError;

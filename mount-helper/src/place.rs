@@ -14,6 +14,7 @@ use rustix::mount::UnmountFlags;
 
 use crate::error::MountError;
 use crate::mountinfo::{self, Mounted};
+use crate::probe;
 use crate::{PROFILES_TYPE, TYPE};
 
 /// The type of what systemd mounts at a mount point that is to be mounted on demand.
@@ -135,7 +136,7 @@ impl Place {
     /// Whether the daemon of the mount is gone. Attributes may come from the kernel's cache even then; the
     /// answer to statfs never does.
     fn has_no_daemon(&self) -> bool {
-        rustix::fs::fstatfs(&self.directory).is_err_and(says_no_daemon)
+        probe::fstatfs(&self.directory).is_some_and(says_no_daemon)
     }
 
     fn is_empty(&self) -> Result<bool, MountError> {
@@ -145,9 +146,9 @@ impl Place {
     }
 }
 
-/// Whether an error of statfs says that the daemon is gone.
-fn says_no_daemon(error: Errno) -> bool {
-    matches!(error, Errno::NOTCONN | Errno::CONNABORTED)
+/// Whether the outcome of statfs says that the daemon is gone.
+fn says_no_daemon(outcome: Result<(), Errno>) -> bool {
+    matches!(outcome, Err(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 impl Mounted<'_> {
@@ -158,7 +159,7 @@ impl Mounted<'_> {
 
     /// Whether it is one whose daemon is gone.
     pub fn is_dead(&self) -> bool {
-        self.is_narfs() && rustix::fs::statfs(&self.at).is_err_and(says_no_daemon)
+        self.is_narfs() && probe::statfs(&self.at).is_some_and(says_no_daemon)
     }
 }
 

@@ -1,12 +1,10 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
-use bytes::Bytes;
-use rocksdb::WriteBatch;
-
-use super::database::{CHUNKS, DIGESTS, Database, META};
+use super::records::{Batch, Durability, Family, Records};
 use super::{Hold, Store, StoreError, enter, lock};
 use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
 use crate::tree::ChunkSink;
+use bytes::Bytes;
 
 /// After this many bytes of new chunks an ingest looks whether the disk is full.
 const CHECK_ROOM_EVERY: u64 = 16 << 20;
@@ -43,10 +41,10 @@ impl Located {
 pub(super) const NEXT_CHUNK: &[u8] = b"next-chunk";
 
 /// The number of the next new chunk: none is given twice, even where the last ones were deleted.
-pub(super) fn next_number(database: &Database) -> Result<u64, StoreError> {
-    let last = database.last_key(CHUNKS)?;
+pub(super) fn next_number(records: &Records) -> Result<u64, StoreError> {
+    let last = records.last_key(Family::Chunks)?;
     let last = last.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
-    let noted = database.get(META, NEXT_CHUNK)?;
+    let noted = records.get(Family::Meta, NEXT_CHUNK)?;
     let noted = noted.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?)));
     Ok(last.map_or(0, |n| n + 1).max(noted.unwrap_or(0)))
 }
@@ -60,7 +58,7 @@ pub(super) enum ChunkFault {
 
 impl Store {
     pub(super) fn locate(&self, digest: &ChunkDigest) -> Result<Option<Located>, StoreError> {
-        let Some(value) = self.database.get(DIGESTS, &digest.0)? else {
+        let Some(value) = self.records.get(Family::Digests, &digest.0)? else {
             return Ok(None);
         };
         let located = Located::decode(&value).ok_or_else(|| StoreError::Damaged {
@@ -81,7 +79,7 @@ impl Store {
         number: u64,
         digest: &ChunkDigest,
     ) -> Result<Bytes, ChunkFault> {
-        let record = match self.database.get(CHUNKS, &number.to_be_bytes()) {
+        let record = match self.records.get(Family::Chunks, &number.to_be_bytes()) {
             Ok(record) => record.ok_or(ChunkFault::Missing)?,
             // RocksDB has checksums of its own, and mostly sees it first.
             Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
@@ -120,7 +118,7 @@ impl Store {
         // flush runs stays counted.
         let unflushed = self.unflushed();
         if unflushed > 0 {
-            self.database.flush()?;
+            self.records.flush()?;
             lock(&self.writing).unflushed -= unflushed;
         }
         Ok(())
@@ -179,7 +177,7 @@ impl ChunkSink for ChunkWriter<'_> {
             return Ok(());
         }
         if self.unchecked >= CHECK_ROOM_EVERY {
-            store.directory.check_room(store.database.unwritten())?;
+            store.directory.check_room(store.records.unwritten())?;
             self.unchecked = 0;
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
@@ -203,17 +201,15 @@ impl ChunkSink for ChunkWriter<'_> {
             raw_length: chunk.len() as u32,
             stored_length: record.len() as u32,
         };
-        let mut batch = WriteBatch::default();
-        let database = &store.database;
-        batch.put_cf(
-            database.family(CHUNKS),
-            located.number.to_be_bytes(),
-            &record,
-        );
-        batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
-        database.write_unlogged(batch)?;
+        let mut batch = Batch::default();
+        let length = record.len();
+        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
+        batch.put(Family::Digests, digest.0, located.encode());
+        store
+            .records
+            .write(batch, Durability::Flush, "a chunk was written")?;
         let before = found.map_or(0, |f| i64::from(f.stored_length));
-        store.size.grow_chunks(record.len() as i64 - before);
+        store.size.grow_chunks(length as i64 - before);
         if found.is_none() {
             store.size.grow_unique(1, chunk.len() as i64);
         }
@@ -221,7 +217,7 @@ impl ChunkSink for ChunkWriter<'_> {
         self.hold.add(number);
         lock(&store.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);
-        writing.unflushed += record.len() as u64;
+        writing.unflushed += length as u64;
         Ok(())
     }
 }

@@ -11,10 +11,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::MutexGuard;
 
 use super::chunks::Located;
-use super::database::{DIGESTS, ORDINALS, PATHS, Snapshot, TREES, USES};
 use super::eviction::{ChunkUses, Deletion, Removal, Running};
 use super::kernel_caches::{InUse, Leaving, Watch};
-use super::publish::Batch;
+use super::publish::Publishing;
+use super::records::{Family, Snapshot};
 use super::temporary_roots::Listening;
 use super::trees::TreeRecord;
 use super::{Change, PathInfo, PathOrdinal, Store, StoreError, lock, shut};
@@ -72,7 +72,7 @@ impl Graph {
             paths: HashMap::new(),
             sharing: HashMap::new(),
         };
-        snapshot.scan(PATHS, &[], |key, record| {
+        snapshot.scan(Family::Paths, &[], |key, record| {
             let info = store.scanned_info(key, record)?;
             let tree = info.tree();
             if let Some(tree) = tree {
@@ -306,7 +306,7 @@ impl Store {
     /// # Errors
     /// The database failed or a record is damaged.
     pub fn collectable(&self, live: &HashSet<StorePathHash>) -> Result<Collected, StoreError> {
-        let snapshot = self.database.snapshot();
+        let snapshot = self.records.snapshot();
         let graph = Graph::read(self, &snapshot)?;
         let mut reached = HashSet::new();
         graph.reach(live.iter().copied(), &mut reached);
@@ -319,8 +319,8 @@ impl Store {
         }
         let left = graph.paths.iter().filter(|(h, _)| reached.contains(*h));
         let left: HashSet<_> = left.filter_map(|(_, found)| found.tree).collect();
-        let mut uses = ChunkUses::new(&self.database)?;
-        snapshot.scan(TREES, &[], |key, record| {
+        let mut uses = ChunkUses::new(&self.records)?;
+        snapshot.scan(Family::Trees, &[], |key, record| {
             let tree = key.try_into().map(ChunkDigest);
             if tree.is_ok_and(|t| !left.contains(&t)) {
                 collected.bytes += record.len() as u64;
@@ -329,7 +329,7 @@ impl Store {
             }
             Ok(true)
         })?;
-        snapshot.scan(DIGESTS, &[], |_, value| {
+        snapshot.scan(Family::Digests, &[], |_, value| {
             let chunk = Located::decode(value);
             let gone = |c: &Located| !uses.is_used(c.number) && !self.held.contains(c.number);
             let freed = chunk.filter(gone).map_or(0, |c| c.stored_length);
@@ -356,15 +356,14 @@ impl Store {
             return Ok(None);
         };
         let mut deletion = Deletion::default();
-        let record = self.database.get(PATHS, hash.as_bytes())?;
+        let record = self.records.get(Family::Paths, hash.as_bytes())?;
         deletion.freed += record.map_or(0, |r| r.len() as u64);
         let key = info.ordinal.0.to_be_bytes();
-        let family = |name| self.database.family(name);
-        deletion.writes.delete_cf(family(PATHS), hash.as_bytes());
-        deletion.writes.delete_cf(family(ORDINALS), key);
-        deletion.writes.delete_cf(family(USES), key);
+        deletion.writes.delete(Family::Paths, hash.as_bytes());
+        deletion.writes.delete(Family::Ordinals, key);
+        deletion.writes.delete(Family::Uses, key);
         self.keep_ordinal(&mut deletion.writes, &info);
-        Batch::set_changed(&mut deletion.writes, self);
+        Publishing::set_changed(&mut deletion.writes);
         let _shut = shut(&self.gate);
         if let Some(tree) = found.tree {
             let sharing = graph.sharing.entry(tree).or_default();
@@ -406,17 +405,17 @@ impl Store {
                 self.held.note_litter();
             }
         }
-        let record = self.database.get(TREES, &digest.0)?;
+        let record = self.records.get(Family::Trees, &digest.0)?;
         deletion.freed += record.map_or(0, |r| r.len() as u64);
-        let trees = self.database.family(TREES);
-        deletion.writes.delete_cf(trees, digest.0);
+        let trees = Family::Trees;
+        deletion.writes.delete(trees, digest.0);
         Ok(())
     }
 
     /// Removes the trees that no path had when the collection began.
     fn remove_orphans(&self, snapshot: &Snapshot<'_>, graph: &Graph) -> Result<u64, StoreError> {
         let mut orphans = Vec::new();
-        snapshot.scan(TREES, &[], |key, _| {
+        snapshot.scan(Family::Trees, &[], |key, _| {
             let tree = key.try_into().map(ChunkDigest).ok();
             orphans.extend(tree.filter(|t| !graph.sharing.contains_key(t)));
             Ok(true)

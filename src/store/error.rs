@@ -3,10 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use rocksdb::ErrorKind;
 use thiserror::Error;
 
 use super::ViewMembers;
+use super::records::BackendError;
 use crate::chunk::{ChunkDigest, RecordError};
 use crate::nix::store_path::StorePath;
 use crate::tree::TreeError;
@@ -94,7 +94,7 @@ pub enum StoreError {
         what: &'static str,
         /// RocksDB's words.
         #[source]
-        source: rocksdb::Error,
+        source: BackendError,
     },
     /// A record of the database cannot be understood.
     #[error("the database is damaged: {what}; `narfs verify` names the paths that suffer")]
@@ -180,11 +180,6 @@ pub enum StoreError {
 impl StoreError {
     /// Whether RocksDB found bytes that are not those that it wrote.
     pub(super) fn is_corruption(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if source.kind() == ErrorKind::Corruption)
+        matches!(self, Self::Database { source, .. } if source.is_corruption())
     }
-}
-
-/// Names what was done when RocksDB failed.
-pub(super) fn database(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
-    move |source| StoreError::Database { what, source }
 }

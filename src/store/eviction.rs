@@ -50,11 +50,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use rocksdb::WriteBatch;
-
 use super::chunks::{Located, NEXT_CHUNK};
-use super::database::{CHUNKS, DIGESTS, Database, META, PATHS, Snapshot, TREES};
 use super::kernel_caches::{InUse, Leaving, Watch};
+use super::records::{Batch, Durability, Family, Records, Snapshot};
 use super::trees::{StoredTree, TreeRecord};
 use super::{Origin, PathInfo, PathOrdinal, Store, StoreError, lock, shut};
 use crate::chunk::ChunkDigest;
@@ -90,8 +88,8 @@ const KEPT: u32 = 1 << 31;
 
 impl ChunkUses {
     /// None yet, of the chunks that are there now and will be.
-    pub(super) fn new(database: &Database) -> Result<Self, StoreError> {
-        let first = database.first_key(CHUNKS)?;
+    pub(super) fn new(records: &Records) -> Result<Self, StoreError> {
+        let first = records.first_key(Family::Chunks)?;
         let first = first.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
         Ok(Self {
             first: first.unwrap_or(0),
@@ -223,7 +221,7 @@ impl Oldest {
 /// Chunks that are about to be deleted. Made with the gate shut.
 #[derive(Default)]
 pub(super) struct Deletion {
-    pub(super) writes: WriteBatch,
+    pub(super) writes: Batch,
     /// Bytes of records of trees and path infos that it frees.
     pub(super) freed: u64,
     /// The same of chunks.
@@ -309,12 +307,12 @@ impl Store {
     pub(super) fn begin_removal(&self) -> Result<Running<'_>, StoreError> {
         let mut publishing = lock(&self.publishing);
         *publishing = Some(Removal {
-            uses: ChunkUses::new(&self.database)?,
+            uses: ChunkUses::new(&self.records)?,
             trees: HashSet::new(),
         });
         Ok(Running {
             store: self,
-            snapshot: self.database.snapshot(),
+            snapshot: self.records.snapshot(),
         })
     }
 
@@ -325,7 +323,7 @@ impl Store {
         keep: &HashSet<StorePathHash>,
     ) -> Result<HashMap<ChunkDigest, Candidate>, StoreError> {
         let mut candidates = HashMap::new();
-        snapshot.scan(PATHS, &[], |key, record| {
+        snapshot.scan(Family::Paths, &[], |key, record| {
             let info = self.scanned_info(key, record)?;
             let Some(tree) = info.tree() else {
                 return Ok(true);
@@ -367,7 +365,7 @@ impl Store {
         kept: impl Fn(&ChunkDigest) -> bool,
     ) -> Result<bool, StoreError> {
         let mut all_read = true;
-        snapshot.scan(TREES, &[], |key, record| {
+        snapshot.scan(Family::Trees, &[], |key, record| {
             let tree = key.try_into().map(ChunkDigest);
             let (Ok(tree), Some(record)) = (tree, TreeRecord::parse(record)) else {
                 all_read = false;
@@ -403,8 +401,8 @@ impl Store {
 
     fn remove_unused(&self) -> Result<u64, StoreError> {
         let mut unused = Vec::new();
-        let snapshot = self.database.snapshot();
-        snapshot.scan(DIGESTS, &[], |key, record| {
+        let snapshot = self.records.snapshot();
+        snapshot.scan(Family::Digests, &[], |key, record| {
             let digest = key.try_into().map(ChunkDigest);
             if let (Ok(digest), Some(located)) = (digest, Located::decode(record)) {
                 let publishing = lock(&self.publishing);
@@ -482,13 +480,13 @@ impl Store {
         let _shut = shut(&self.gate);
         let mut deletion = Deletion::default();
         self.delete_chunks(&mut deletion, uses, stored)?;
-        if let Some(record) = self.database.get(TREES, &digest.0)?
+        if let Some(record) = self.records.get(Family::Trees, &digest.0)?
             && let Some(parsed) = TreeRecord::parse(&record)
         {
             let dropped = parsed.dropped();
             deletion.freed += (record.len() - dropped.len()) as u64;
-            let family = self.database.family(TREES);
-            deletion.writes.put_cf(family, digest.0, dropped);
+            let family = Family::Trees;
+            deletion.writes.put(family, digest.0, dropped);
         }
         let freed = self.delete(deletion)?;
         self.tree_cache.remove(&digest);
@@ -521,12 +519,12 @@ impl Store {
         if uses.is_used(number) || self.held.contains(number) {
             return Ok(());
         }
-        let chunks = self.database.family(CHUNKS);
-        deletion.writes.delete_cf(chunks, number.to_be_bytes());
+        let chunks = Family::Chunks;
+        deletion.writes.delete(chunks, number.to_be_bytes());
         // After damage the digest may name a chunk that was written anew.
         if let Some(located) = self.locate(digest)?.filter(|l| l.number == number) {
-            let digests = self.database.family(DIGESTS);
-            deletion.writes.delete_cf(digests, digest.0);
+            let digests = Family::Digests;
+            deletion.writes.delete(digests, digest.0);
             deletion.freed_chunks += u64::from(located.stored_length);
             deletion.freed_unique.0 += 1;
             deletion.freed_unique.1 += u64::from(located.raw_length);
@@ -537,10 +535,11 @@ impl Store {
     /// Writes a deletion. The gate is shut.
     pub(super) fn delete(&self, mut deletion: Deletion) -> Result<u64, StoreError> {
         let next = lock(&self.writing).next_chunk.to_le_bytes();
-        let meta = self.database.family(META);
-        deletion.writes.put_cf(meta, NEXT_CHUNK, next);
+        let meta = Family::Meta;
+        deletion.writes.put(meta, NEXT_CHUNK, next);
         let writes = deletion.writes;
-        self.database.write(writes, "contents were dropped")?;
+        self.records
+            .write(writes, Durability::Process, "contents were dropped")?;
         self.size.grow(-(deletion.freed as i64));
         self.size.grow_chunks(-(deletion.freed_chunks as i64));
         let (chunks, bytes) = deletion.freed_unique;

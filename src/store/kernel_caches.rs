@@ -26,7 +26,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use super::database::PATHS;
+use super::records::Family;
 use super::uses::{Uses, now};
 use super::{PathInfo, PathOrdinal, Store, StoreError, enter, shut};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -227,7 +227,7 @@ impl Store {
         let age = now().saturating_sub(since * 1000);
         let looked_up = self.lookups.now().saturating_sub(age);
         let mut newer = HashSet::new();
-        self.database.scan(PATHS, &[], |key, record| {
+        self.records.scan(Family::Paths, &[], |key, record| {
             let info = self.scanned_info(key, record)?;
             if info.registered >= since
                 || self.uses.last(info.ordinal) >= since * 1000

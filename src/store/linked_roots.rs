@@ -8,9 +8,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rocksdb::WriteBatch;
-
-use super::database::META;
+use super::records::{Batch, Durability, Family};
 use super::{Store, StoreError};
 use crate::nix::store_path::StorePath;
 use crate::tree::{read_number, write_number};
@@ -73,7 +71,7 @@ impl Store {
     /// # Errors
     /// The database failed, or the record is damaged.
     pub fn linked_roots(&self) -> Result<LinkedRoots, StoreError> {
-        let Some(record) = self.database.get(META, KEY)? else {
+        let Some(record) = self.records.get(Family::Meta, KEY)? else {
             return Ok(LinkedRoots::new());
         };
         decode(&record).ok_or_else(|| StoreError::Damaged {
@@ -89,9 +87,10 @@ impl Store {
         if self.linked_roots().is_ok_and(|before| before == *all) {
             return Ok(());
         }
-        let mut writes = WriteBatch::default();
-        writes.put_cf(self.database.family(META), KEY, encode(all));
-        self.database.write_synced(writes, "roots were noted")
+        let mut writes = Batch::default();
+        writes.put(Family::Meta, KEY, encode(all));
+        self.records
+            .write(writes, Durability::Power, "roots were noted")
     }
 }
 

@@ -4,11 +4,9 @@
 //! after everything that it needs is durable, so whoever sees a path can read all of it; a
 //! digest never names a chunk that is not there.
 
-mod blob_files;
 mod channels;
 mod chunks;
 mod collection;
-mod database;
 mod descriptors;
 mod directory;
 mod error;
@@ -25,6 +23,7 @@ mod profiles;
 mod publish;
 mod reading;
 mod reclaim;
+mod records;
 mod said_again;
 mod size;
 mod statistics;
@@ -70,7 +69,6 @@ use crate::chunk::ChunkDigest;
 use crate::measure::Allowance;
 use crate::nix::store_path::{StoreDir, StorePath};
 use crate::sync::{self, lock, read as enter, write as shut};
-use database::Database;
 use directory::Directory;
 use eviction::Removal;
 use holds::Held;
@@ -79,6 +77,7 @@ use ordinals::Ordinals;
 use paths::PathRecord;
 use profiles::Profiles;
 use reclaim::KnownFiles;
+use records::Records;
 use size::Size;
 use temporary_roots::TemporaryHashes;
 use trees::StoredTree;
@@ -201,7 +200,7 @@ type Observer = Arc<dyn Fn(&Change<'_>) + Send + Sync>;
 
 /// An open state.
 pub struct Store {
-    database: Database,
+    records: Records,
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
@@ -273,18 +272,19 @@ impl Store {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
-        let database = Database::open(&dir.join("db"), parts.database, descriptors)?;
-        let next_chunk = chunks::next_number(&database)?;
-        let next_ordinal = Ordinals::open(&database)?;
-        let uses = Uses::open(&database)?;
-        let profiles = Profiles::open(&database)?;
-        let views = Views::open(&database)?;
+        let open_files = descriptors::for_database(descriptors);
+        let records = Records::open(dir, parts.database, open_files)?;
+        let next_chunk = chunks::next_number(&records)?;
+        let next_ordinal = Ordinals::open(&records)?;
+        let uses = Uses::open(&records)?;
+        let profiles = Profiles::open(&records)?;
+        let views = Views::open(&records)?;
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
         held.note_litter();
         let chunks = parts.chunks as usize / AVERAGE_ITEM;
         Ok(Self {
-            database,
+            records,
             chunk_cache: Cache::with_weighter(chunks, parts.chunks, Weight),
             tree_cache: tree_cache(parts.trees),
             path_cache: Cache::with_weighter(10_000, parts.paths, Weight),
@@ -337,7 +337,7 @@ impl Store {
     /// Whether the database has met an error in the background, such as a full disk, after which it
     /// refuses to write until it is opened anew.
     pub fn has_given_up_writing(&self) -> bool {
-        self.database.background_errors() > 0
+        self.records.refuses_writes()
     }
 
     /// Whether the disk has room for more.

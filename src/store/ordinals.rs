@@ -4,9 +4,7 @@
 //! have a number of it: the kernel, an overlay above, a file handle. So a number is set apart on disk before
 //! it is given, and a path that was removed and comes back with the same NAR has its old one again.
 
-use rocksdb::WriteBatch;
-
-use super::database::{Database, META};
+use super::records::{Batch, Durability, Family, Records};
 use super::{PathInfo, PathOrdinal, Store, StoreError};
 use crate::nix::hash::NarHash;
 use crate::nix::store_path::StorePathHash;
@@ -29,8 +27,8 @@ pub(super) struct Ordinals {
 }
 
 impl Ordinals {
-    pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
-        let next = match database.get(META, NEXT)? {
+    pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
+        let next = match records.get(Family::Meta, NEXT)? {
             None => 1,
             Some(value) => {
                 let value = value.as_ref().try_into();
@@ -52,24 +50,24 @@ impl Ordinals {
 
     /// Adds to a batch that gives numbers what sets them apart. `true` if the batch must be durable
     /// before anybody sees them.
-    pub(super) fn set_apart(&mut self, writes: &mut WriteBatch, database: &Database) -> bool {
+    pub(super) fn set_apart(&mut self, writes: &mut Batch) -> bool {
         if self.next <= self.end {
             return false;
         }
         self.end = (self.next + SET_APART).min(PathOrdinal::MAX + 1);
-        writes.put_cf(database.family(META), NEXT, self.end.to_le_bytes());
+        writes.put(Family::Meta, NEXT, self.end.to_le_bytes());
         true
     }
 
     /// Gives back what was set apart and not given.
-    fn close(&mut self, database: &Database) -> Result<(), StoreError> {
+    fn close(&mut self, records: &Records) -> Result<(), StoreError> {
         if self.next == self.end {
             return Ok(());
         }
-        let mut writes = WriteBatch::default();
-        writes.put_cf(database.family(META), NEXT, self.next.to_le_bytes());
+        let mut writes = Batch::default();
+        writes.put(Family::Meta, NEXT, self.next.to_le_bytes());
         self.end = self.next;
-        database.write(writes, "path numbers were given back")
+        records.write(writes, Durability::Process, "path numbers were given back")
     }
 }
 
@@ -81,19 +79,19 @@ impl Store {
     /// The ordinal of a path that is new here: the one that it had before with this NAR, or another.
     pub(super) fn give_ordinal(
         &self,
-        writes: &mut WriteBatch,
+        writes: &mut Batch,
         ordinals: &mut Ordinals,
         (hash, nar): (StorePathHash, &NarHash),
     ) -> Result<PathOrdinal, StoreError> {
         let key = key(hash);
-        let former = self.database.get(META, &key)?;
+        let former = self.records.get(Family::Meta, &key)?;
         let former = former
             .as_deref()
             .and_then(|value| value.split_first_chunk());
         let Some((ordinal, before)) = former else {
             return ordinals.give();
         };
-        writes.delete_cf(self.database.family(META), key);
+        writes.delete(Family::Meta, key);
         if *before == nar.as_bytes()[..NAR] {
             Ok(PathOrdinal(u32::from_le_bytes(*ordinal)))
         } else {
@@ -102,17 +100,17 @@ impl Store {
     }
 
     /// Keeps the ordinal of a path that is removed for its return.
-    pub(super) fn keep_ordinal(&self, writes: &mut WriteBatch, info: &PathInfo) {
+    pub(super) fn keep_ordinal(&self, writes: &mut Batch, info: &PathInfo) {
         let registration = &info.registration;
         let nar = &registration.nar_hash.as_bytes()[..NAR];
         let value = [&info.ordinal.0.to_le_bytes()[..], nar].concat();
-        let meta = self.database.family(META);
-        writes.put_cf(meta, key(registration.path.hash()), value);
+        let meta = Family::Meta;
+        writes.put(meta, key(registration.path.hash()), value);
     }
 
     /// Gives back the numbers that were set apart and not given.
     pub(super) fn close_ordinals(&self) {
-        let closed = super::lock(&self.next_ordinal).close(&self.database);
+        let closed = super::lock(&self.next_ordinal).close(&self.records);
         if let Err(e) = closed {
             tracing::warn!("path numbers are left out: {e}");
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::database::{META, ORDINALS, PATHS};
 use super::publish::CHANGED;
+use super::records::Family;
 use super::trees::StoredTree;
 use super::{PathInfo, PathOrdinal, Store, StoreError};
 use crate::chunk::{ChunkDigest, HASH_LEN};
@@ -86,7 +86,7 @@ impl Store {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn path_info(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
-        match self.database.get(PATHS, hash.as_bytes())? {
+        match self.records.get(Family::Paths, hash.as_bytes())? {
             Some(record) => PathInfo::decode(hash, &record).map(Some),
             None => Ok(None),
         }
@@ -97,7 +97,10 @@ impl Store {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn path_of(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
-        match self.database.get(ORDINALS, &ordinal.0.to_be_bytes())? {
+        match self
+            .records
+            .get(Family::Ordinals, &ordinal.0.to_be_bytes())?
+        {
             Some(record) => named_path(ordinal, &record).map(|(_, path)| Some(path)),
             None => Ok(None),
         }
@@ -116,7 +119,7 @@ impl Store {
     ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
         let mut out = Vec::new();
         let from = ordinal.0.to_be_bytes();
-        self.database.scan(ORDINALS, &from, |key, value| {
+        self.records.scan(Family::Ordinals, &from, |key, value| {
             if out.len() == limit {
                 return Ok(false);
             }
@@ -148,7 +151,7 @@ impl Store {
     /// The database failed.
     pub fn count_paths(&self) -> Result<u64, StoreError> {
         let mut count = 0;
-        self.database.scan(ORDINALS, &[], |_, value| {
+        self.records.scan(Family::Ordinals, &[], |_, value| {
             count += u64::from(value.first().is_some_and(|state| *state != NOT_HERE));
             Ok(true)
         })?;
@@ -160,7 +163,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn changed(&self) -> Result<SystemTime, StoreError> {
-        let value = self.database.get(META, CHANGED)?;
+        let value = self.records.get(Family::Meta, CHANGED)?;
         let time = value.and_then(|v| {
             let (seconds, rest) = v.split_first_chunk()?;
             let nanos = u32::from_le_bytes(rest.try_into().ok()?);

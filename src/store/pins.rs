@@ -5,9 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use rocksdb::WriteBatch;
-
-use super::database::ROOTS;
+use super::records::{Batch, Durability, Family};
 use super::{PathInfo, Store, StoreError, lock, uses};
 use crate::nix::store_path::{StorePath, StorePathHash};
 
@@ -59,16 +57,17 @@ impl Store {
     pub fn pin(&self, paths: &[StorePath]) -> Result<(), StoreError> {
         let _changing = lock(&self.changing_roots);
         self.note_roots(paths.iter().map(StorePath::hash));
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         let since = uses::now() / 1000;
         for path in paths {
-            if self.database.get(ROOTS, &key(path))?.is_none() {
+            if self.records.get(Family::Roots, &key(path))?.is_none() {
                 let path = path.clone();
                 let pin = Pin { path, since };
-                batch.put_cf(self.database.family(ROOTS), key(&pin.path), pin.encode());
+                batch.put(Family::Roots, key(&pin.path), pin.encode());
             }
         }
-        self.database.write_synced(batch, "a pin was written")
+        self.records
+            .write(batch, Durability::Power, "a pin was written")
     }
 
     /// Takes pins away. Returns those of `paths` that were pinned.
@@ -77,16 +76,17 @@ impl Store {
     /// The database failed.
     pub fn unpin(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
         let _changing = lock(&self.changing_roots);
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         let mut seen = HashSet::new();
         let mut pinned = Vec::new();
         for path in paths {
-            if seen.insert(path.hash()) && self.database.get(ROOTS, &key(path))?.is_some() {
-                batch.delete_cf(self.database.family(ROOTS), key(path));
+            if seen.insert(path.hash()) && self.records.get(Family::Roots, &key(path))?.is_some() {
+                batch.delete(Family::Roots, key(path));
                 pinned.push(path.clone());
             }
         }
-        self.database.write_synced(batch, "a pin was taken away")?;
+        self.records
+            .write(batch, Durability::Power, "a pin was taken away")?;
         Ok(pinned)
     }
 
@@ -96,7 +96,7 @@ impl Store {
     /// The database failed or a record is damaged.
     pub fn pins(&self) -> Result<Vec<Pin>, StoreError> {
         let mut pins = Vec::new();
-        self.database.scan(ROOTS, &[PIN], |key, value| {
+        self.records.scan(Family::Roots, &[PIN], |key, value| {
             if key.first() != Some(&PIN) {
                 return Ok(false);
             }

@@ -7,10 +7,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 
-use rocksdb::WriteBatch;
-
-use super::database::{Database, META, PROFILES};
 use super::profile_table::{DIRECTORY, FIRST_ID, PROFILE, directory_of};
+use super::records::{Batch, Durability, Family, Records};
 use super::{Change, Store, StoreError, lock, uses};
 use super::{GenerationRecord, ProfileDirectory, ProfileRecord, ProfileTable};
 use crate::nix::store_path::StorePath;
@@ -90,8 +88,8 @@ pub(super) struct Profiles {
 }
 
 impl Profiles {
-    pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
-        let next_id = match database.get(META, NEXT_ID)? {
+    pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
+        let next_id = match records.get(Family::Meta, NEXT_ID)? {
             None => FIRST_ID,
             Some(value) => {
                 let value = value.as_ref().try_into();
@@ -101,7 +99,7 @@ impl Profiles {
             }
         };
         let mut table = ProfileTable::new(next_id);
-        database.scan(PROFILES, &[], |key, value| {
+        records.scan(Family::Profiles, &[], |key, value| {
             table.load(key, value);
             Ok(true)
         })?;
@@ -195,7 +193,7 @@ impl Store {
         edit.fit_directories()?;
         let generations = changes.iter().flat_map(|c| &c.generations);
         self.note_roots(generations.map(|(_, path, _)| path.hash()));
-        let (changed, mut batch) = edit.finish(&self.database);
+        let (changed, mut batch) = edit.finish();
         if changed.profiles.is_empty() && !edit.mends() {
             return Ok(());
         }
@@ -203,7 +201,8 @@ impl Store {
         if let Some(views) = &views {
             self.add_views(views, &mut batch)?;
         }
-        self.database.write_synced(batch, "profiles were written")?;
+        self.records
+            .write(batch, Durability::Power, "profiles were written")?;
         self.profiles.replace(edit.table);
         let views = views.map(|views| self.replace_views(views));
         drop(changing);
@@ -316,7 +315,7 @@ impl Edit {
     }
 
     /// What has become of everything, and what to write of it.
-    fn finish(&mut self, database: &Database) -> (ProfilesChanged, WriteBatch) {
+    fn finish(&mut self) -> (ProfilesChanged, Batch) {
         let mut changed = ProfilesChanged::default();
         let mut stirred = BTreeSet::new();
         for name in &self.touched {
@@ -351,7 +350,7 @@ impl Edit {
                 self.table.put_directory(&name, directory);
             }
         }
-        let batch = self.writes(database);
+        let batch = self.writes();
         (changed, batch)
     }
 
@@ -371,28 +370,28 @@ impl Edit {
         there.map_or(ProfileDirectory::ROOT, |d| d.id)
     }
 
-    fn writes(&self, database: &Database) -> WriteBatch {
-        let mut batch = WriteBatch::default();
-        let family = database.family(PROFILES);
+    fn writes(&self) -> Batch {
+        let mut batch = Batch::default();
+        let family = Family::Profiles;
         let key = |kind: u8, name: &str| [&[kind], name.as_bytes()].concat();
         for name in &self.touched {
             match self.table.profile(name) {
-                Some(record) => batch.put_cf(family, key(PROFILE, name), record.encode()),
-                None => batch.delete_cf(family, key(PROFILE, name)),
+                Some(record) => batch.put(family, key(PROFILE, name), record.encode()),
+                None => batch.delete(family, key(PROFILE, name)),
             }
         }
         for (name, directory) in &self.table.directories {
             if self.before.directory(name) != Some(*directory) {
-                batch.put_cf(family, key(DIRECTORY, name), directory.encode());
+                batch.put(family, key(DIRECTORY, name), directory.encode());
             }
         }
         for name in self.before.directories.keys() {
             if self.table.directory(name).is_none() {
-                batch.delete_cf(family, key(DIRECTORY, name));
+                batch.delete(family, key(DIRECTORY, name));
             }
         }
         let next = self.table.next_id.to_le_bytes();
-        batch.put_cf(database.family(META), NEXT_ID, next);
+        batch.put(Family::Meta, NEXT_ID, next);
         batch
     }
 }

@@ -6,12 +6,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rocksdb::WriteBatch;
-
-use super::database::{Database, META, ORDINALS, PATHS};
 use super::ordinals::Ordinals;
 use super::path_info::{Contents, Origin, RootKind};
 use super::paths;
+use super::records::{Batch, Durability, Family};
 use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
@@ -33,8 +31,8 @@ pub struct Publication {
 }
 
 /// Paths that are about to be written together.
-pub(super) struct Batch {
-    pub(super) writes: WriteBatch,
+pub(super) struct Publishing {
+    pub(super) writes: Batch,
     /// What the records of trees and path infos grow by, in bytes.
     pub(super) grown: i64,
     /// Trees that were looked at.
@@ -52,10 +50,10 @@ pub(super) struct Batch {
     used: Vec<PathOrdinal>,
 }
 
-impl Batch {
+impl Publishing {
     fn new(ordinals: Ordinals) -> Self {
         Self {
-            writes: WriteBatch::default(),
+            writes: Batch::default(),
             grown: 0,
             trees: HashSet::new(),
             completed: Vec::new(),
@@ -74,11 +72,11 @@ impl Batch {
     }
 
     /// Says that the set of paths changes.
-    pub(super) fn set_changed(writes: &mut WriteBatch, store: &Store) {
+    pub(super) fn set_changed(writes: &mut Batch) {
         let now = since_1970();
         let mut changed = now.as_secs().to_le_bytes().to_vec();
         changed.extend_from_slice(&now.subsec_nanos().to_le_bytes());
-        writes.put_cf(store.database.family(META), CHANGED, changed);
+        writes.put(Family::Meta, CHANGED, changed);
     }
 }
 
@@ -99,7 +97,7 @@ impl Store {
         let mut publishing = lock(&self.publishing);
         self.flush()?;
         let mut next = lock(&self.next_ordinal);
-        let mut batch = Batch::new(*next);
+        let mut batch = Publishing::new(*next);
         let digests: Vec<_> = publications.iter().map(|p| p.tree.digest()).collect();
         for (p, digest) in publications.iter().zip(&digests) {
             if self.add_local(&mut batch, p, *digest)? {
@@ -110,13 +108,14 @@ impl Store {
         self.note_roots(batch.seen.iter().copied());
         let is_new = !batch.changes.is_empty();
         if is_new {
-            Batch::set_changed(&mut batch.writes, self);
-            batch.ordinals.set_apart(&mut batch.writes, &self.database);
+            Publishing::set_changed(&mut batch.writes);
+            batch.ordinals.set_apart(&mut batch.writes);
         }
         if is_new || !batch.amended.is_empty() || !batch.completed.is_empty() {
             let _gate = enter(&self.gate);
             let writes = std::mem::take(&mut batch.writes);
-            self.database.write_synced(writes, "a path was published")?;
+            self.records
+                .write(writes, Durability::Power, "a path was published")?;
             self.size.grow(batch.grown);
         }
         *next = batch.ordinals;
@@ -157,22 +156,22 @@ impl Store {
         registrations: &[(Registration, Option<RootKind>)],
     ) -> Result<(), StoreError> {
         let mut next = lock(&self.next_ordinal);
-        let mut batch = Batch::new(*next);
+        let mut batch = Publishing::new(*next);
         for (registration, kind) in registrations {
             self.add_absent(&mut batch, registration, *kind)?;
         }
         if batch.changes.is_empty() {
             return Ok(());
         }
-        let is_first = batch.ordinals.set_apart(&mut batch.writes, &self.database);
+        let is_first = batch.ordinals.set_apart(&mut batch.writes);
         let _gate = enter(&self.gate);
-        // RateLimit synced: a crash of the machine loses what can be asked for again. Its numbers are
-        // given to nothing else.
-        let write = match is_first {
-            true => Database::write_synced,
-            false => Database::write,
+        // A power loss takes only what can be looked up again. Its numbers are given to nothing else.
+        let durability = match is_first {
+            true => Durability::Power,
+            false => Durability::Process,
         };
-        write(&self.database, batch.writes, "a path was registered")?;
+        self.records
+            .write(batch.writes, durability, "a path was registered")?;
         self.size.grow(batch.grown);
         *next = batch.ordinals;
         Ok(())
@@ -180,7 +179,7 @@ impl Store {
 
     fn add_absent(
         &self,
-        batch: &mut Batch,
+        batch: &mut Publishing,
         registration: &Registration,
         root: Option<RootKind>,
     ) -> Result<(), StoreError> {
@@ -211,7 +210,7 @@ impl Store {
     /// tree then.
     fn add_local(
         &self,
-        batch: &mut Batch,
+        batch: &mut Publishing,
         publication: &Publication,
         tree: ChunkDigest,
     ) -> Result<bool, StoreError> {
@@ -257,7 +256,7 @@ impl Store {
     /// A path that was registered, or whose contents were dropped, has a tree now.
     fn put_contents(
         &self,
-        batch: &mut Batch,
+        batch: &mut Publishing,
         mut info: PathInfo,
         root: Option<RootKind>,
         there: &PathInfo,
@@ -267,9 +266,9 @@ impl Store {
             && told != root
         {
             // Who asks for the old number learns that it is stale, and looks again.
-            let ordinals = self.database.family(ORDINALS);
+            let ordinals = Family::Ordinals;
             let stale = there.ordinal.0.to_be_bytes();
-            batch.writes.delete_cf(ordinals, stale);
+            batch.writes.delete(ordinals, stale);
             batch.used.retain(|used| *used != info.ordinal);
             info.ordinal = batch.ordinals.give()?;
             batch.used.push(info.ordinal);
@@ -281,7 +280,7 @@ impl Store {
     /// `root` is what the root of the path is, as far as it is known; `there` what was there.
     fn put_info(
         &self,
-        batch: &mut Batch,
+        batch: &mut Publishing,
         info: &PathInfo,
         root: Option<RootKind>,
         there: Option<&PathInfo>,
@@ -295,20 +294,25 @@ impl Store {
         }];
         named.extend_from_slice(hash.as_bytes());
         named.extend_from_slice(info.registration.path.name().as_bytes());
-        let ordinals = self.database.family(ORDINALS);
+        let ordinals = Family::Ordinals;
         let key = info.ordinal.0.to_be_bytes();
-        batch.writes.put_cf(ordinals, key, named);
+        batch.writes.put(ordinals, key, named);
         batch.changes.push(info.ordinal);
     }
 
-    fn put_record(&self, batch: &mut Batch, info: &PathInfo, there: Option<&PathInfo>) {
+    fn put_record(&self, batch: &mut Publishing, info: &PathInfo, there: Option<&PathInfo>) {
         let hash = info.registration.path.hash();
         let record = info.encode();
         // Of a record of an older version the length is asked for, not told from the fields.
-        let before = there.and_then(|_| self.database.get(PATHS, hash.as_bytes()).ok().flatten());
+        let before = there.and_then(|_| {
+            self.records
+                .get(Family::Paths, hash.as_bytes())
+                .ok()
+                .flatten()
+        });
         batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
-        let paths = self.database.family(PATHS);
-        batch.writes.put_cf(paths, hash.as_bytes(), record);
+        let paths = Family::Paths;
+        batch.writes.put(paths, hash.as_bytes(), record);
     }
 
     /// Writes the record of `tree` again, if it cannot be read or its contents were dropped; its
@@ -319,7 +323,7 @@ impl Store {
     pub fn restore_tree(&self, tree: &Tree) -> Result<(), StoreError> {
         let mut publishing = lock(&self.publishing);
         self.flush()?;
-        let mut batch = Batch::new(*lock(&self.next_ordinal));
+        let mut batch = Publishing::new(*lock(&self.next_ordinal));
         self.put_tree(&mut batch, tree, tree.digest())?;
         if batch.completed.is_empty() {
             return Ok(());
@@ -327,7 +331,8 @@ impl Store {
         {
             let _gate = enter(&self.gate);
             let writes = std::mem::take(&mut batch.writes);
-            self.database.write_synced(writes, "a tree was restored")?;
+            self.records
+                .write(writes, Durability::Power, "a tree was restored")?;
             self.size.grow(batch.grown);
         }
         if let Some(removal) = publishing.as_mut() {

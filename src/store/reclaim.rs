@@ -25,11 +25,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocksdb::WriteBatch;
-
-use super::blob_files::{BlobFile, OVERHEAD};
 use super::chunks::Located;
-use super::database::{CHUNKS, DIGESTS, RECLAIMED};
+use super::records::{Batch, BlobFile, Durability, Family, OVERHEAD};
 use super::{Store, StoreError, enter, lock};
 
 /// What garbage is worth moving something for.
@@ -66,6 +63,14 @@ const STEPS: u64 = 64;
 /// So often the files are looked into: what is moved makes a new file, of which something may be
 /// deleted meanwhile.
 const ROUNDS: u32 = 8;
+/// Families besides that of chunks from which much is deleted.
+const METADATA: [Family; 5] = [
+    Family::Trees,
+    Family::Paths,
+    Family::Ordinals,
+    Family::Digests,
+    Family::Uses,
+];
 
 /// What is known of blob files: ranges of the numbers of the chunks in each.
 pub(super) type KnownFiles = BTreeMap<u64, Vec<Range<u64>>>;
@@ -192,7 +197,7 @@ impl Reclaiming<'_> {
                 waiting = 0;
             }
             // What waits is counted as not yet written.
-            if self.store.database.free_to_write()? < file.live * 2 {
+            if self.store.records.free_to_write()? < file.live * 2 {
                 self.no_room = true;
                 continue;
             }
@@ -228,7 +233,7 @@ impl Reclaiming<'_> {
         if self.is_stopped() || !self.worth.is_given(garbage, total) {
             return Ok(());
         }
-        let snapshots = self.store.database.snapshots()?;
+        let snapshots = self.store.records.snapshots()?;
         let (damaged, no_room) = (self.damaged, self.no_room);
         if damaged > 0 {
             tracing::warn!(
@@ -275,8 +280,7 @@ impl Store {
 
     /// Garbage and size of the files with chunks and their keys.
     fn garbage(&self) -> Result<(u64, u64), StoreError> {
-        let of = |name| self.database.number_of(CHUNKS, name);
-        let total = of("rocksdb.live-blob-file-size")? + of("rocksdb.live-sst-files-size")?;
+        let total = self.records.file_bytes(Family::Chunks)?;
         let needed = self.chunk_bytes()? + self.chunk_count()? * OVERHEAD;
         Ok((total.saturating_sub(needed), total))
     }
@@ -304,7 +308,9 @@ impl Store {
     /// # Errors
     /// The database failed, or the disk is full.
     pub fn reclaim_after_collection(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
-        self.database.compact_metadata()?;
+        for family in METADATA {
+            self.records.merge(family, false)?;
+        }
         self.reclaim_all(stop)
     }
 
@@ -314,7 +320,7 @@ impl Store {
         if !worth.is_given(garbage, total) {
             return Ok(0);
         }
-        let before = self.database.blob_files()?;
+        let before = self.records.blob_files()?;
         self.forget_buckets()?;
         self.merge_deletions()?;
         let mut reclaiming = Reclaiming {
@@ -335,24 +341,24 @@ impl Store {
     }
 
     fn blob_numbers(&self) -> Result<HashSet<u64>, StoreError> {
-        let files = self.database.blob_files()?;
+        let files = self.records.blob_files()?;
         Ok(files.iter().map(|f| f.number).collect())
     }
 
     /// Earlier versions kept here what they thought to have moved.
     fn forget_buckets(&self) -> Result<(), StoreError> {
-        if self.database.first_key(RECLAIMED)?.is_none() {
+        if self.records.first_key(Family::Reclaimed)?.is_none() {
             return Ok(());
         }
-        let mut batch = WriteBatch::default();
-        let family = self.database.family(RECLAIMED);
-        batch.delete_range_cf(family, 0u64.to_be_bytes(), u64::MAX.to_be_bytes());
-        self.database.write(batch, "space was reclaimed")
+        let mut batch = Batch::default();
+        batch.clear(Family::Reclaimed);
+        self.records
+            .write(batch, Durability::Process, "space was reclaimed")
     }
 
     /// Looks into the blob files.
     fn survey(&self, known: &mut KnownFiles) -> Result<Vec<Surveyed>, StoreError> {
-        let files = self.database.blob_files()?;
+        let files = self.records.blob_files()?;
         let there: HashSet<_> = files.iter().map(|f| f.number).collect();
         known.retain(|number, _| there.contains(number));
         let mut surveyed = Vec::new();
@@ -363,7 +369,7 @@ impl Store {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(unknown) => {
                     let numbers = file.chunk_numbers();
-                    let fail = self.database.directory_error("a file was read");
+                    let fail = self.records.directory_error("a file was read");
                     let Some(numbers) = numbers.map_err(fail)? else {
                         continue;
                     };
@@ -379,15 +385,17 @@ impl Store {
                 last: Vec::new(),
             });
         }
-        self.database.snapshot().scan(DIGESTS, &[], |_, value| {
-            if let Some(chunk) = Located::decode(value)
-                && let Some(file) = owners.of(chunk.number)
-                && let Some(file) = surveyed.get_mut(file)
-            {
-                file.live += u64::from(chunk.stored_length) + OVERHEAD;
-            }
-            Ok(true)
-        })?;
+        self.records
+            .snapshot()
+            .scan(Family::Digests, &[], |_, value| {
+                if let Some(chunk) = Located::decode(value)
+                    && let Some(file) = owners.of(chunk.number)
+                    && let Some(file) = surveyed.get_mut(file)
+                {
+                    file.live += u64::from(chunk.stored_length) + OVERHEAD;
+                }
+                Ok(true)
+            })?;
         for (start, (end, file)) in owners.0 {
             if let Some(file) = surveyed.get_mut(file) {
                 file.last.push(start..end);
@@ -398,11 +406,11 @@ impl Store {
 
     /// Has keys meet their deletions, and what they replace, without moving a blob.
     fn merge_deletions(&self) -> Result<(), StoreError> {
-        self.database.merge(CHUNKS, false)?;
+        self.records.merge(Family::Chunks, false)?;
         // What a snapshot kept until now lies where nothing has to be merged any more.
-        let has_hidden = self.database.entries(CHUNKS)? > self.chunk_count()?;
-        if has_hidden && self.database.snapshots()? == 0 {
-            self.database.merge(CHUNKS, true)?;
+        let has_hidden = self.records.file_records(Family::Chunks)? > self.chunk_count()?;
+        if has_hidden && self.records.snapshots()? == 0 {
+            self.records.merge(Family::Chunks, true)?;
         }
         Ok(())
     }
@@ -411,19 +419,20 @@ impl Store {
     pub(super) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
         let key = number.to_be_bytes();
         // The disk is waited for while nobody else is held up.
-        if self.database.get(CHUNKS, &key)?.is_none() {
+        if self.records.get(Family::Chunks, &key)?.is_none() {
             return Ok(0);
         }
         let _gate = enter(&self.gate);
         let mut writing = lock(&self.writing);
-        let Some(record) = self.database.get(CHUNKS, &key)? else {
+        let Some(record) = self.records.get(Family::Chunks, &key)? else {
             return Ok(0);
         };
         let bytes = record.len() as u64;
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.database.family(CHUNKS), key, &record);
+        let mut batch = Batch::default();
+        batch.put(Family::Chunks, key, &*record);
         drop(record);
-        self.database.write_unlogged(batch)?;
+        self.records
+            .write(batch, Durability::Flush, "a chunk was written")?;
         writing.unflushed += bytes;
         Ok(bytes)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::chunks::Located;
-use super::database::{DIGESTS, PATHS, Snapshot, TREES};
+use super::records::{Family, Snapshot};
 use super::{Store, StoreError, lock, shut};
 
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ impl Lengths {
             tree_bytes: 0,
             path_info_bytes: 0,
         };
-        snapshot.scan(DIGESTS, &[], |_, value| {
+        snapshot.scan(Family::Digests, &[], |_, value| {
             if let Some(located) = Located::decode(value) {
                 l.chunks += 1;
                 l.unique_bytes += u64::from(located.raw_length);
@@ -124,12 +124,12 @@ impl Lengths {
             }
             Ok(true)
         })?;
-        snapshot.scan(TREES, &[], |_, value| {
+        snapshot.scan(Family::Trees, &[], |_, value| {
             l.trees += 1;
             l.tree_bytes += value.len() as u64;
             Ok(true)
         })?;
-        snapshot.scan(PATHS, &[], |_, value| {
+        snapshot.scan(Family::Paths, &[], |_, value| {
             l.path_info_bytes += value.len() as u64;
             Ok(true)
         })?;
@@ -193,7 +193,7 @@ impl Store {
         }
         let (snapshot, grown) = {
             let _shut = shut(&self.gate);
-            (self.database.snapshot(), size.grown())
+            (self.records.snapshot(), size.grown())
         };
         let lengths = Lengths::count(&snapshot)?;
         let opened = Opened {

@@ -64,7 +64,7 @@ impl Store {
     /// # Errors
     /// The database failed or a record is damaged.
     pub fn statistics(&self) -> Result<Statistics, StoreError> {
-        let lengths = Lengths::count(&self.database.snapshot())?;
+        let lengths = Lengths::count(&self.records.snapshot())?;
         let mut s = Statistics {
             trees: lengths.trees,
             chunks: lengths.chunks,

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-use super::database::{CHUNKS, DIGESTS, META, ORDINALS, PATHS, TREES};
+use super::records::{Batch, Durability, Family};
 use super::*;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
@@ -167,13 +167,13 @@ fn assert_sound(store: &Store) {
         assert!(numbers.insert(number), "two digests name chunk {number}");
         Ok(true)
     };
-    store.database.scan(DIGESTS, &[], each).unwrap();
+    store.records.scan(Family::Digests, &[], each).unwrap();
     let mut there = HashSet::new();
     let each = |key: &[u8], _: &[u8]| {
         there.insert(u64::from_be_bytes(key.try_into().unwrap()));
         Ok(true)
     };
-    store.database.scan(CHUNKS, &[], each).unwrap();
+    store.records.scan(Family::Chunks, &[], each).unwrap();
     assert_eq!(numbers, there);
     let each = |_: &[u8], value: &[u8]| {
         let mut named = trees::TreeRecord::parse(value).unwrap().numbers();
@@ -183,7 +183,7 @@ fn assert_sound(store: &Store) {
         );
         Ok(true)
     };
-    store.database.scan(TREES, &[], each).unwrap();
+    store.records.scan(Family::Trees, &[], each).unwrap();
 }
 
 fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {
@@ -240,11 +240,13 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
     let store = open(dir.path()).unwrap();
     assert_eq!(store.all_paths().unwrap(), [path(1), path(2), path(3)]);
     // As a collection will: the last one goes.
-    let mut batch = rocksdb::WriteBatch::default();
-    let database = &store.database;
-    batch.delete_cf(database.family(ORDINALS), 3u32.to_be_bytes());
-    batch.delete_cf(database.family(PATHS), path(3).hash().as_bytes());
-    database.write_synced(batch, "a test").unwrap();
+    let mut batch = Batch::default();
+    batch.delete(Family::Ordinals, 3u32.to_be_bytes());
+    batch.delete(Family::Paths, path(3).hash().as_bytes());
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     published(&store, 3..5);
@@ -257,10 +259,13 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
 #[test]
 fn too_many_paths_are_refused_whole() {
     let (dir, store) = store();
-    let mut batch = rocksdb::WriteBatch::default();
+    let mut batch = Batch::default();
     let last = PathOrdinal::MAX.to_le_bytes();
-    batch.put_cf(store.database.family(META), b"next-ordinal", last);
-    store.database.write_synced(batch, "a test").unwrap();
+    batch.put(Family::Meta, b"next-ordinal", last);
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     let two = [1, 2].map(|s| kept(&store, &path(s), b"x"));
@@ -331,7 +336,7 @@ fn a_chunk_that_two_threads_bring_is_written_once() {
     let s = store.statistics().unwrap();
     assert_eq!((s.chunks, s.unique_bytes), (50, 50 * 20_000));
     assert_eq!(
-        store.database.last_key(CHUNKS).unwrap().unwrap(),
+        store.records.last_key(Family::Chunks).unwrap().unwrap(),
         49u64.to_be_bytes()
     );
     // Numbers go on after a restart.
@@ -368,31 +373,40 @@ fn a_second_owner_is_told_who_the_first_is() {
 }
 
 /// Puts `value` where `family` has its first record.
-fn overwrite(store: &Store, family: &'static str, value: &[u8]) {
+fn overwrite(store: &Store, family: Family, value: &[u8]) {
     let mut key = Vec::new();
     let first = |k: &[u8], _: &[u8]| {
         key.extend_from_slice(k);
         Ok(false)
     };
-    store.database.scan(family, &[], first).unwrap();
-    let mut batch = rocksdb::WriteBatch::default();
-    batch.put_cf(store.database.family(family), key, value);
-    store.database.write_synced(batch, "a test").unwrap();
+    store.records.scan(family, &[], first).unwrap();
+    let mut batch = Batch::default();
+    batch.put(family, key, value);
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
 }
 
-fn first_record(store: &Store, family: &'static str) -> Vec<u8> {
+fn first_record(store: &Store, family: Family) -> Vec<u8> {
     let mut record = Vec::new();
     let first = |_: &[u8], v: &[u8]| {
         record.extend_from_slice(v);
         Ok(false)
     };
-    store.database.scan(family, &[], first).unwrap();
+    store.records.scan(family, &[], first).unwrap();
     record
 }
 
 #[test]
 fn damaged_records_are_errors_and_no_panics() {
-    for family in [PATHS, TREES, CHUNKS, DIGESTS, ORDINALS] {
+    for family in [
+        Family::Paths,
+        Family::Trees,
+        Family::Chunks,
+        Family::Digests,
+        Family::Ordinals,
+    ] {
         let (_dir, store) = store();
         published(&store, 1..2);
         let good = first_record(&store, family);
@@ -421,7 +435,7 @@ fn damaged_records_are_errors_and_no_panics() {
             };
             // An error, or the right bytes: never others.
             match read() {
-                Ok(bytes) => assert_eq!(bytes, [1; 3000], "{family} {record:?}"),
+                Ok(bytes) => assert_eq!(bytes, [1; 3000], "{family:?} {record:?}"),
                 Err(e) => assert!(!e.to_string().is_empty()),
             }
         }
@@ -447,7 +461,7 @@ fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
     let (_dir, store) = store();
     let contents = [1; 3000];
     published(&store, 1..2);
-    overwrite(&store, CHUNKS, b"nonsense");
+    overwrite(&store, Family::Chunks, b"nonsense");
     store.chunk_cache.clear();
     let error = dump(&store, &path(1)).unwrap_err();
     let StoreError::Chunk {
@@ -473,9 +487,12 @@ fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
 fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
     let (_dir, store) = store();
     published(&store, 1..2);
-    let mut batch = rocksdb::WriteBatch::default();
-    batch.delete_cf(store.database.family(CHUNKS), 0u64.to_be_bytes());
-    store.database.write_synced(batch, "a test").unwrap();
+    let mut batch = Batch::default();
+    batch.delete(Family::Chunks, 0u64.to_be_bytes());
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
     store.chunk_cache.clear();
     let error = dump(&store, &path(1)).unwrap_err();
     assert!(

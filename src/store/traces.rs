@@ -1,8 +1,6 @@
 //! Traces: named lists of paths in the order in which something used them.
 
-use rocksdb::WriteBatch;
-
-use super::database::TRACES;
+use super::records::{Batch, Durability, Family};
 use super::{Store, StoreError, lock};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::tree::{read_number, write_number};
@@ -46,10 +44,11 @@ impl Store {
     /// The database failed.
     pub fn put_trace(&self, name: &str, paths: &[StorePath]) -> Result<(), StoreError> {
         let _changing = lock(&self.changing_roots);
-        let mut batch = WriteBatch::default();
-        let family = self.database.family(TRACES);
-        batch.put_cf(family, name.as_bytes(), encode(paths));
-        self.database.write_synced(batch, "a trace was written")
+        let mut batch = Batch::default();
+        let family = Family::Traces;
+        batch.put(family, name.as_bytes(), encode(paths));
+        self.records
+            .write(batch, Durability::Power, "a trace was written")
     }
 
     /// The list under a name.
@@ -57,7 +56,7 @@ impl Store {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn trace(&self, name: &str) -> Result<Option<Vec<StorePath>>, StoreError> {
-        match self.database.get(TRACES, name.as_bytes())? {
+        match self.records.get(Family::Traces, name.as_bytes())? {
             Some(record) => decode(&record).map(Some).ok_or_else(|| damaged(name)),
             None => Ok(None),
         }
@@ -69,7 +68,7 @@ impl Store {
     /// The database failed or a record is damaged.
     pub fn traces(&self) -> Result<Vec<(String, usize)>, StoreError> {
         let mut traces = Vec::new();
-        self.database.scan(TRACES, &[], |key, value| {
+        self.records.scan(Family::Traces, &[], |key, value| {
             let name = String::from_utf8_lossy(key).into_owned();
             let count = read_number(&mut &*value).and_then(|n| usize::try_from(n).ok());
             let count = count.ok_or_else(|| damaged(&name))?;
@@ -85,12 +84,13 @@ impl Store {
     /// The database failed.
     pub fn delete_trace(&self, name: &str) -> Result<bool, StoreError> {
         let _changing = lock(&self.changing_roots);
-        if self.database.get(TRACES, name.as_bytes())?.is_none() {
+        if self.records.get(Family::Traces, name.as_bytes())?.is_none() {
             return Ok(false);
         }
-        let mut batch = WriteBatch::default();
-        batch.delete_cf(self.database.family(TRACES), name.as_bytes());
-        self.database.write_synced(batch, "a trace was deleted")?;
+        let mut batch = Batch::default();
+        batch.delete(Family::Traces, name.as_bytes());
+        self.records
+            .write(batch, Durability::Power, "a trace was deleted")?;
         Ok(true)
     }
 }

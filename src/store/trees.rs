@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::database::TREES;
 use super::paths::PathRecord;
-use super::publish::Batch;
+use super::publish::Publishing;
+use super::records::Family;
 use super::{LoadedPath, PathInfo, Store, StoreError};
 use crate::chunk::ChunkDigest;
 use crate::tree::Tree;
@@ -119,7 +119,10 @@ impl Store {
 
     pub(super) fn read_tree(&self, digest: ChunkDigest) -> Result<StoredTree, StoreError> {
         let damaged = || damaged(digest);
-        let record = self.database.get(TREES, &digest.0)?.ok_or_else(damaged)?;
+        let record = self
+            .records
+            .get(Family::Trees, &digest.0)?
+            .ok_or_else(damaged)?;
         let record = TreeRecord::parse(&record).ok_or_else(damaged)?;
         let bytes = zstd::bulk::decompress(record.packed, record.length).map_err(|_| damaged())?;
         if ChunkDigest::of(&bytes) != digest {
@@ -143,7 +146,7 @@ impl Store {
         digest: ChunkDigest,
         index: usize,
     ) -> Result<Option<u64>, StoreError> {
-        let Some(record) = self.database.get(TREES, &digest.0)? else {
+        let Some(record) = self.records.get(Family::Trees, &digest.0)? else {
             return Ok(None);
         };
         let record = TreeRecord::parse(&record).ok_or_else(|| damaged(digest))?;
@@ -166,7 +169,7 @@ impl Store {
         if let Some(stored) = self.tree_cache.get(&digest) {
             return Ok(stored.is_complete());
         }
-        let record = self.database.get(TREES, &digest.0)?;
+        let record = self.records.get(Family::Trees, &digest.0)?;
         let record = record.as_deref().and_then(TreeRecord::parse);
         if record.ok_or_else(|| damaged(digest))?.numbers.is_empty() {
             // Only the tree itself can say that there are none to be had.
@@ -180,7 +183,7 @@ impl Store {
     /// evictions out until the batch is written.
     pub(super) fn put_tree(
         &self,
-        batch: &mut Batch,
+        batch: &mut Publishing,
         tree: &Tree,
         digest: ChunkDigest,
     ) -> Result<(), StoreError> {
@@ -202,10 +205,10 @@ impl Store {
         let packed = zstd::bulk::compress(tree.bytes(), LEVEL).map_err(StoreError::Compress)?;
         let record = encode(tree.bytes().len(), &numbers, &packed);
         // What cannot be read at all is taken for nothing.
-        let before = self.database.get(TREES, &digest.0).ok().flatten();
+        let before = self.records.get(Family::Trees, &digest.0).ok().flatten();
         batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
-        let family = self.database.family(TREES);
-        batch.writes.put_cf(family, digest.0, record);
+        let family = Family::Trees;
+        batch.writes.put(family, digest.0, record);
         batch.completed.push((digest, numbers));
         Ok(())
     }

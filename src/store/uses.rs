@@ -9,9 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rocksdb::WriteBatch;
-
-use super::database::{Database, USES};
+use super::records::{Batch, Durability, Family, Records};
 use super::{PathOrdinal, Store, StoreError};
 
 /// Ordinals in one part of the table: 128 KiB of it.
@@ -30,9 +28,9 @@ impl Uses {
         Self((0..PARTS).map(|_| OnceLock::new()).collect())
     }
 
-    pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
+    pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
         let uses = Self::new();
-        database.scan(USES, &[], |key, value| {
+        records.scan(Family::Uses, &[], |key, value| {
             let ordinal = key.try_into().map(u32::from_be_bytes);
             let millis = value.try_into().map(u64::from_le_bytes);
             // Only the order depends on it: a record that makes no sense is as good as none.
@@ -108,15 +106,15 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn save_uses(&self) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
-        let family = self.database.family(USES);
+        let mut batch = Batch::default();
+        let family = Family::Uses;
         let mut saved = Vec::new();
         for (index, part) in self.uses.0.iter().enumerate() {
             for (at, entry) in part.get().into_iter().flatten().enumerate() {
                 let value = entry.load(Ordering::Relaxed);
                 if value & UNSAVED != 0 {
                     let ordinal = (index * PART + at) as u32;
-                    batch.put_cf(family, ordinal.to_be_bytes(), (value >> 1).to_le_bytes());
+                    batch.put(family, ordinal.to_be_bytes(), (value >> 1).to_le_bytes());
                     saved.push((entry, value));
                 }
             }
@@ -124,7 +122,8 @@ impl Store {
         if saved.is_empty() {
             return Ok(());
         }
-        self.database.write(batch, "last uses were written")?;
+        self.records
+            .write(batch, Durability::Process, "last uses were written")?;
         for (entry, value) in saved {
             // One that was used again meanwhile stays unsaved.
             let _ = entry.compare_exchange(

@@ -9,9 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, RwLock};
 
-use rocksdb::WriteBatch;
-
-use super::database::{Database, META, VIEWS};
+use super::records::{Batch, Durability, Family, Records};
 use super::view_completion::Reach;
 use super::view_table::{read_string, write_string};
 use super::{Change, ProfileTable, Store, StoreError, lock, uses};
@@ -76,8 +74,8 @@ impl ChangedView {
 pub(super) struct Views(RwLock<Arc<ViewTable>>);
 
 impl Views {
-    pub(super) fn open(database: &Database) -> Result<Self, StoreError> {
-        let next = match database.get(META, NEXT)? {
+    pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
+        let next = match records.get(Family::Meta, NEXT)? {
             None => ViewTable::FIRST,
             Some(value) => {
                 let value = value.as_ref().try_into();
@@ -87,7 +85,7 @@ impl Views {
             }
         };
         let mut volumes = BTreeSet::new();
-        database.scan(VIEWS, &[VOLUME], |key, _| {
+        records.scan(Family::Views, &[VOLUME], |key, _| {
             let Some((&VOLUME, id)) = key.split_first() else {
                 return Ok(false);
             };
@@ -95,7 +93,7 @@ impl Views {
             Ok(true)
         })?;
         let mut table = ViewTable::new(next);
-        database.scan(VIEWS, &[VIEW], |key, value| {
+        records.scan(Family::Views, &[VIEW], |key, value| {
             let Some((&VIEW, name)) = key.split_first() else {
                 return Ok(false);
             };
@@ -158,7 +156,7 @@ impl Store {
             return Ok(members.clone());
         }
         let list = key(MEMBERS, &view.record.list.to_be_bytes());
-        let record = self.database.get(VIEWS, &list)?;
+        let record = self.records.get(Family::Views, &list)?;
         let members = record.and_then(|r| ViewMembers::decode(&r));
         let members = members.ok_or_else(|| StoreError::Damaged {
             what: format!("the list of paths of the closure view {:?}", view.name),
@@ -399,27 +397,23 @@ impl Store {
     }
 
     pub(super) fn write_views(&self, edit: &ViewEdit) -> Result<(), StoreError> {
-        let mut writes = WriteBatch::default();
+        let mut writes = Batch::default();
         self.add_views(edit, &mut writes)?;
-        self.database
-            .write_synced(writes, "a closure view was written")
+        self.records
+            .write(writes, Durability::Power, "a closure view was written")
     }
 
     /// Adds a change of views to other writes.
-    pub(super) fn add_views(
-        &self,
-        edit: &ViewEdit,
-        writes: &mut WriteBatch,
-    ) -> Result<(), StoreError> {
-        let family = self.database.family(VIEWS);
+    pub(super) fn add_views(&self, edit: &ViewEdit, writes: &mut Batch) -> Result<(), StoreError> {
+        let family = Family::Views;
         for (key, record) in &edit.records {
             match record {
-                Some(record) => writes.put_cf(family, key, record),
-                None => writes.delete_cf(family, key),
+                Some(record) => writes.put(family, key.clone(), record.clone()),
+                None => writes.delete(family, key.clone()),
             }
         }
         let next = edit.table.next.to_le_bytes();
-        writes.put_cf(self.database.family(META), NEXT, next);
+        writes.put(Family::Meta, NEXT, next);
         let mut untold: BTreeMap<_, _> = self
             .untold_views()?
             .into_iter()
@@ -432,7 +426,7 @@ impl Store {
             all.came_or_went |= changed.came_or_went;
             all.entries.extend(changed.entries.iter().cloned());
             let untold = key(UNTOLD, &changed.id.to_be_bytes());
-            writes.put_cf(family, untold, all.encode());
+            writes.put(family, untold, all.encode());
         }
         Ok(())
     }
@@ -456,7 +450,7 @@ impl Store {
     /// The database failed.
     pub fn untold_views(&self) -> Result<Vec<ChangedView>, StoreError> {
         let mut untold = Vec::new();
-        self.database.scan(VIEWS, &[UNTOLD], |key, value| {
+        self.records.scan(Family::Views, &[UNTOLD], |key, value| {
             if key.first() != Some(&UNTOLD) {
                 return Ok(false);
             }
@@ -470,15 +464,18 @@ impl Store {
     /// Says that the kernel knows these changes. What was changed once more meanwhile stays
     /// noted; that it is told twice does no harm.
     pub fn views_told(&self, changed: &[ChangedView]) {
-        let mut batch = WriteBatch::default();
+        let mut batch = Batch::default();
         for changed in changed {
             let untold = key(UNTOLD, &changed.id.to_be_bytes());
-            let noted = self.database.get(VIEWS, &untold);
+            let noted = self.records.get(Family::Views, &untold);
             if noted.is_ok_and(|n| n.is_some_and(|n| *n == *changed.encode())) {
-                batch.delete_cf(self.database.family(VIEWS), untold);
+                batch.delete(Family::Views, untold);
             }
         }
-        if let Err(e) = self.database.write(batch, "it was noted what was told") {
+        if let Err(e) = self
+            .records
+            .write(batch, Durability::Process, "it was noted what was told")
+        {
             tracing::warn!("{e}");
         }
     }

@@ -335,3 +335,45 @@ fn the_sources_of_the_daemon_that_runs_are_looked_at_beside_those_of_the_configu
         &["the daemon that runs asks none", "--offline"],
     );
 }
+
+/// A mount whose daemon reads every request and answers none but the first.
+fn mount_of_a_daemon_that_hangs(state: &Path, at: &Path) {
+    use std::io::{Read, Write};
+    let new = narfs_mounting::NewSuperblock {
+        state,
+        kind: narfs_mounting::TYPE,
+        read_only: true,
+        labels: &[],
+        flags: rustix::mount::MountFlags::empty(),
+    };
+    let new = new.make().unwrap();
+    let place = narfs_mounting::place::Place::open(at).unwrap();
+    new.mount.attach(&place).unwrap();
+    let mut device = fs::File::from(new.device);
+    let mut request = vec![0; 1 << 20];
+    device.read(&mut request).unwrap();
+    // The header of the answer to INIT (length, error, number of the request), and version 7.31 with 64 KiB to write.
+    let mut answer = [0; 16 + 64];
+    answer[0] = 80;
+    answer[8..16].copy_from_slice(&request[8..16]);
+    (answer[16], answer[20]) = (7, 31);
+    answer[16 + 22] = 1;
+    device.write_all(&answer).unwrap();
+    std::thread::spawn(move || while device.read(&mut request).is_ok() {});
+}
+
+#[test]
+fn a_daemon_that_hangs_with_a_request_holds_up_no_command() {
+    let sandbox = Sandbox::empty();
+    let at = sandbox.dir().join("hangs");
+    fs::create_dir(&at).unwrap();
+    mount_of_a_daemon_that_hangs(Path::new("/another/state"), &at);
+    let config = configuration(&sandbox, "from = []\n");
+    let (findings, _) = doctor(&sandbox, &["--config", &config], &[]);
+    let dead = findings.iter().any(|f| f.to_string().contains("hangs"));
+    assert!(!dead, "{findings:#?}");
+    let at = at.to_str().unwrap();
+    let complaint = sandbox.complaint(&["mount", at]);
+    assert!(complaint.contains("something is mounted at"), "{complaint}");
+    sandbox.narfs(&["umount", "--lazy", at]);
+}

@@ -11,7 +11,7 @@ fn make_old(dir: &Path) {
     let db = dir.join("db");
     let families = DB::list_cf(&Options::default(), &db).unwrap();
     let mut db = DB::open_cf(&Options::default(), &db, families).unwrap();
-    let paths = db.cf_handle(PATHS).unwrap();
+    let paths = db.cf_handle("paths").unwrap();
     let records: Vec<_> = db
         .iterator_cf(paths, rocksdb::IteratorMode::Start)
         .map(Result::unwrap)
@@ -23,7 +23,7 @@ fn make_old(dir: &Path) {
         let mut old = record.to_vec();
         old[0] = 1;
         old.remove(1 + 4 + 32 + 8 + 8);
-        db.put_cf(db.cf_handle(PATHS).unwrap(), key, old).unwrap();
+        db.put_cf(db.cf_handle("paths").unwrap(), key, old).unwrap();
     }
     for family in ["uses", "roots", "traces", "reclaimed", "profiles", "views"] {
         db.drop_cf(family).unwrap();

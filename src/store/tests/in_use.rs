@@ -208,7 +208,11 @@ fn a_crash_gives_no_ordinal_to_something_else() {
     };
     for n in 1..=150 {
         assert_eq!(register(&store, n), u32::from(n));
-        let noted = store.database.get(META, b"next-ordinal").unwrap().unwrap();
+        let noted = store
+            .records
+            .get(Family::Meta, b"next-ordinal")
+            .unwrap()
+            .unwrap();
         let noted = u32::from_le_bytes(noted.as_ref().try_into().unwrap());
         // What the kernel has seen is set apart, and not much more.
         assert!(

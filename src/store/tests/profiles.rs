@@ -192,10 +192,13 @@ fn a_damaged_profile_does_not_look_absent() {
     let (dir, store) = store();
     let changes = ["good", "bad"].map(|name| change(name, 1, &[(1, 1)]));
     store.change_profiles(&changes).unwrap();
-    let mut batch = rocksdb::WriteBatch::default();
-    let family = store.database.family(database::PROFILES);
-    batch.put_cf(family, b"\x01bad", [1; 5]);
-    store.database.write_synced(batch, "damaged").unwrap();
+    let mut batch = Batch::default();
+    let family = Family::Profiles;
+    batch.put(family, b"\x01bad", [1; 5]);
+    store
+        .records
+        .write(batch, Durability::Power, "damaged")
+        .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     assert!(store.profile("good").unwrap().is_some());

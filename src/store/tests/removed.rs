@@ -50,7 +50,7 @@ fn what_is_not_live_goes_whole_and_referrers_before_references() {
     assert_eq!(set(&gone), set(&expected.paths));
     assert_eq!(store.all_paths().unwrap(), [path(2), path(1)]);
     assert_eq!(store.path_info(path(5).hash()).unwrap(), None);
-    let left = size::Lengths::count(&store.database.snapshot()).unwrap();
+    let left = size::Lengths::count(&store.records.snapshot()).unwrap();
     assert_eq!(
         (left.trees, left.total()),
         (2, store.stored_bytes().unwrap())

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use super::super::blob_files::{blob_files, total};
-use super::super::database::RECLAIMED;
 use super::*;
 
 const SIZE: usize = 700_000;
@@ -151,7 +149,7 @@ fn what_was_moved_when_the_process_was_killed_is_found_by_the_next() {
             numbers.push(u64::from_be_bytes(key.try_into().unwrap()));
             Ok(true)
         };
-        store.database.scan(CHUNKS, &[], each).unwrap();
+        store.records.scan(Family::Chunks, &[], each).unwrap();
         numbers
     };
     for (n, number) in numbers().into_iter().enumerate() {
@@ -175,12 +173,13 @@ fn what_was_moved_when_the_process_was_killed_is_found_by_the_next() {
 
 #[test]
 fn what_was_read_while_space_was_given_back_comes_back_the_next_time() {
-    let (dir, store) = store();
+    let (_dir, store) = store();
     fill(&store, 0..24);
-    let reading = store.database.snapshot();
+    let reading = store.records.snapshot();
     evict(&store, 0, &keep((0..24).step_by(6))).unwrap();
     reclaim(&store);
-    let while_read = total(&blob_files(&dir.path().join("db")).unwrap());
+    let files = store.records.blob_files().unwrap();
+    let while_read: u64 = files.iter().map(|f| f.size).sum();
     assert!(while_read > 24 * SIZE as u64);
     drop(reading);
     assert!(reclaim(&store) > 10 * SIZE as u64);
@@ -192,16 +191,25 @@ fn what_was_read_while_space_was_given_back_comes_back_the_next_time() {
 fn what_an_earlier_version_thought_to_have_moved_comes_back() {
     let (_dir, store) = store();
     fill(&store, 0..24);
-    let mut batch = rocksdb::WriteBatch::default();
-    let family = store.database.family(RECLAIMED);
+    let mut batch = Batch::default();
+    let family = Family::Reclaimed;
     for bucket in 0u64..50 {
-        batch.put_cf(family, bucket.to_be_bytes(), [128, 0, 0, 0, 128, 0, 0, 0]);
+        batch.put(family, bucket.to_be_bytes(), [128, 0, 0, 0, 128, 0, 0, 0]);
     }
-    store.database.write_synced(batch, "a test").unwrap();
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
     evict(&store, 0, &keep((0..24).step_by(4))).unwrap();
     reclaim(&store);
     assert_within_bound(&store);
-    assert!(store.database.first_key(RECLAIMED).unwrap().is_none());
+    assert!(
+        store
+            .records
+            .first_key(Family::Reclaimed)
+            .unwrap()
+            .is_none()
+    );
     assert_kept(&store, (0..24).step_by(4));
 }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Mutex;
 
-use rocksdb::WriteBatch;
-
 use super::*;
 
 fn name(text: &str) -> ViewName {
@@ -307,12 +305,15 @@ fn a_view_that_was_made_as_a_volume_is_one_while_it_is_there() {
 fn what_a_version_without_volumes_leaves_of_one_is_of_no_other_view() {
     let (dir, store) = with_paths();
     store.make_volume(&name("v"), &[path(1)], &[]).unwrap();
-    let record = store.database.get(database::VIEWS, b"\x01v").unwrap();
+    let record = store.records.get(Family::Views, b"\x01v").unwrap();
     // It reads the record as any other.
     assert_eq!(record.unwrap()[0], 1);
-    let mut batch = WriteBatch::default();
-    batch.delete_cf(store.database.family(database::VIEWS), b"\x01v");
-    store.database.write_synced(batch, "removed").unwrap();
+    let mut batch = Batch::default();
+    batch.delete(Family::Views, b"\x01v");
+    store
+        .records
+        .write(batch, Durability::Power, "removed")
+        .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     store.define_view(&name("v"), &[path(1)], &[]).unwrap();
@@ -328,9 +329,12 @@ fn a_damaged_view_is_not_absent_and_can_be_removed() {
     for text in ["v", "w"] {
         store.define_view(&name(text), &[path(1)], &[]).unwrap();
     }
-    let mut batch = WriteBatch::default();
-    batch.put_cf(store.database.family(database::VIEWS), b"\x01v", b"\x09");
-    store.database.write_synced(batch, "damaged").unwrap();
+    let mut batch = Batch::default();
+    batch.put(Family::Views, b"\x01v", b"\x09");
+    store
+        .records
+        .write(batch, Durability::Power, "damaged")
+        .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     assert!(store.view_roots().is_err());
@@ -342,9 +346,12 @@ fn a_damaged_view_is_not_absent_and_can_be_removed() {
     // A list that is lost is no empty one.
     let list = view(&store, "w").record.list;
     let key = [&[2], &list.to_be_bytes()[..]].concat();
-    let mut batch = WriteBatch::default();
-    batch.delete_cf(store.database.family(database::VIEWS), key);
-    store.database.write_synced(batch, "lost").unwrap();
+    let mut batch = Batch::default();
+    batch.delete(Family::Views, key);
+    store
+        .records
+        .write(batch, Durability::Power, "lost")
+        .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     assert!(store.view_members(&view(&store, "w")).is_err());

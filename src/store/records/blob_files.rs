@@ -19,22 +19,22 @@ const FOOTER: u64 = 32;
 /// Of a record: lengths of key and value, expiration, two checksums.
 const RECORD: u64 = 32;
 /// What a chunk takes in a blob file besides its record.
-pub(super) const OVERHEAD: u64 = RECORD + 8;
+pub(in crate::store) const OVERHEAD: u64 = RECORD + 8;
 /// Bytes that are read for the header and the key of a record.
 const PIECE: usize = 512;
 
 /// A blob file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BlobFile {
+pub(in crate::store) struct BlobFile {
     /// Later ones have higher numbers.
-    pub(super) number: u64,
+    pub(in crate::store) number: u64,
     /// Bytes.
-    pub(super) size: u64,
+    pub(in crate::store) size: u64,
     path: PathBuf,
 }
 
 /// The blob files in the directory of the database, in the order of their numbers.
-pub(super) fn blob_files(db: &Path) -> io::Result<Vec<BlobFile>> {
+pub(in crate::store) fn blob_files(db: &Path) -> io::Result<Vec<BlobFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(db)? {
         let entry = entry?;
@@ -59,13 +59,13 @@ pub(super) fn blob_files(db: &Path) -> io::Result<Vec<BlobFile>> {
 }
 
 /// Bytes that files take.
-pub(super) fn total(files: &[BlobFile]) -> u64 {
+pub(in crate::store) fn total(files: &[BlobFile]) -> u64 {
     files.iter().map(|f| f.size).sum()
 }
 
 impl BlobFile {
     /// Whether it was written to its end. RocksDB refers to no other.
-    pub(super) fn is_finished(&self) -> io::Result<bool> {
+    pub(in crate::store) fn is_finished(&self) -> io::Result<bool> {
         let Some(at) = self.size.checked_sub(FOOTER).filter(|at| *at >= HEADER) else {
             return Ok(false);
         };
@@ -74,13 +74,13 @@ impl BlobFile {
         Ok(magic == MAGIC)
     }
 
-    pub(super) fn delete(&self) -> io::Result<()> {
+    pub(in crate::store) fn delete(&self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
 
     /// The numbers of the chunks in it, as ranges, ascending and disjoint; `None` if it is still
     /// being written, was deleted meanwhile or is not understood.
-    pub(super) fn chunk_numbers(&self) -> io::Result<Option<Vec<Range<u64>>>> {
+    pub(in crate::store) fn chunk_numbers(&self) -> io::Result<Option<Vec<Range<u64>>>> {
         let read = || -> io::Result<Option<Vec<u64>>> {
             if !self.is_finished()? {
                 return Ok(None);

@@ -1,0 +1,187 @@
+//! What keeps records.
+
+use std::fmt;
+use std::ops::Deref;
+
+use thiserror::Error;
+
+use super::blob_files::BlobFile;
+use super::family::Family;
+
+/// Writes that are done together or not at all, in their order.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Batch {
+    pub(super) writes: Vec<Write>,
+}
+
+/// A write of a [`Batch`].
+#[derive(Clone, Debug)]
+pub(super) enum Write {
+    Put(Family, Vec<u8>, Vec<u8>),
+    Delete(Family, Vec<u8>),
+    Clear(Family),
+}
+
+impl Batch {
+    /// Writes a record; it replaces the one with the same key.
+    pub(in crate::store) fn put(
+        &mut self,
+        family: Family,
+        key: impl Into<Vec<u8>>,
+        record: impl Into<Vec<u8>>,
+    ) {
+        self.writes
+            .push(Write::Put(family, key.into(), record.into()));
+    }
+
+    /// Deletes a record, if there is one.
+    pub(in crate::store) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
+        self.writes.push(Write::Delete(family, key.into()));
+    }
+
+    /// Deletes all records that a family has before the batch.
+    pub(in crate::store) fn clear(&mut self, family: Family) {
+        self.writes.push(Write::Clear(family));
+    }
+}
+
+/// What a batch survives once it is written. A batch that is not durable is lost whole or kept whole,
+/// and of two batches of the same durability the later one is never kept without the earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Durability {
+    /// It is lost with this process, unless a flush comes first. For chunks, whose bytes would be
+    /// written twice otherwise.
+    Flush,
+    /// It survives this process, but not a power loss.
+    Process,
+    /// It survives a power loss, and so do all batches of [`Durability::Process`] before it.
+    Power,
+}
+
+/// The bytes of a record.
+pub(in crate::store) enum Record<'b> {
+    /// In memory of the database.
+    Pinned(rocksdb::DBPinnableSlice<'b>),
+    #[cfg(test)]
+    Owned(Vec<u8>),
+}
+
+impl Deref for Record<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Pinned(bytes) => bytes,
+            #[cfg(test)]
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Record<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Why a backend failed.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct BackendError {
+    /// Whether it found other bytes than it wrote.
+    is_corruption: bool,
+    /// In the words of the backend.
+    text: String,
+}
+
+impl BackendError {
+    #[cfg(test)]
+    pub(super) fn of_a_test(text: &str) -> Self {
+        Self {
+            is_corruption: false,
+            text: text.to_owned(),
+        }
+    }
+
+    /// Whether it found other bytes than it wrote.
+    pub(in crate::store) fn is_corruption(&self) -> bool {
+        self.is_corruption
+    }
+}
+
+impl From<rocksdb::Error> for BackendError {
+    fn from(error: rocksdb::Error) -> Self {
+        Self {
+            is_corruption: error.kind() == rocksdb::ErrorKind::Corruption,
+            text: error.into_string(),
+        }
+    }
+}
+
+/// Takes a record, and says whether it wants the next one.
+pub(super) type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> bool + 'v;
+
+/// All records at one moment.
+pub(super) trait View {
+    /// Visits the records of a family from a key on.
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), BackendError>;
+}
+
+/// The first or the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    First,
+    Last,
+}
+
+/// What keeps records. It does what its caller says, and decides nothing.
+pub(super) trait Backend: View + Send + Sync {
+    /// A record.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError>;
+
+    /// The first or last key of a family.
+    fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError>;
+
+    /// Writes a batch; when this returns, it survives what `durability` says.
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError>;
+
+    /// Makes all batches durable that were written before.
+    fn flush(&self) -> Result<(), BackendError>;
+
+    /// The records as they are now, whatever is written later.
+    fn snapshot(&self) -> Box<dyn View + Send + Sync + '_>;
+
+    /// How many snapshots there are.
+    fn snapshots(&self) -> Result<u64, BackendError>;
+
+    /// Bytes of batches that are not in a file yet, the log apart.
+    fn unwritten(&self) -> u64;
+
+    /// Whether it has met an error after which it refuses every write.
+    fn refuses_writes(&self) -> bool;
+
+    /// Bytes of the files of a family.
+    fn file_bytes(&self, family: Family) -> Result<u64, BackendError>;
+
+    /// Records in the files of a family, with those that are deleted or replaced, but not merged with
+    /// what deletes or replaces them.
+    fn file_records(&self, family: Family) -> Result<u64, BackendError>;
+
+    /// Merges the records of a family with what deletes or replaces them; with `all` also where nothing
+    /// is newer.
+    fn merge(&self, family: Family, all: bool);
+
+    /// The files in which chunks are, in the order of their numbers.
+    fn blob_files(&self) -> std::io::Result<Vec<BlobFile>>;
+}
+
+impl fmt::Debug for dyn Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Backend")
+    }
+}

@@ -1,0 +1,215 @@
+//! Records in memory, for tests: they can lose what is not durable, and fail at any write.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex};
+
+use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::blob_files::BlobFile;
+use super::family::Family;
+use crate::sync::lock;
+
+type Map = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
+
+/// What ends with a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The process is killed: what only a flush makes durable is lost.
+    Process,
+    /// The power fails: so is what was written since the last batch of [`Durability::Power`].
+    Power,
+}
+
+/// Records in memory. A clone shares them, as two processes share a disk; only one may use it at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryBackend(Arc<Mutex<Disk>>);
+
+#[derive(Debug, Default)]
+struct Disk {
+    /// What readers see.
+    seen: Arc<Map>,
+    /// What the last flush has written to files.
+    flushed: Arc<Map>,
+    /// Batches that were written since then, but for those that only a flush makes durable.
+    log: Vec<Vec<Write>>,
+    /// How much of the log survives a power loss.
+    synced: usize,
+    /// Writes and flushes that were begun since the last reset.
+    writes: u64,
+    /// The number of the write that fails, and that all later ones do.
+    failing: Option<u64>,
+    /// Snapshots that live.
+    snapshots: Arc<()>,
+}
+
+impl MemoryBackend {
+    /// Has the write of this number, counted from now on and from 0, fail, and each one after it. What
+    /// it was to write is not written.
+    pub(crate) fn fail_from(&self, write: Option<u64>) {
+        let mut disk = lock(&self.0);
+        disk.writes = 0;
+        disk.failing = write;
+    }
+
+    /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
+    pub(crate) fn writes(&self) -> u64 {
+        lock(&self.0).writes
+    }
+
+    /// What the next process finds. Nothing fails any more.
+    pub(crate) fn after(&self, loss: Loss) -> Self {
+        let disk = lock(&self.0);
+        let mut seen = (*disk.flushed).clone();
+        let kept = match loss {
+            Loss::Process => disk.log.len(),
+            Loss::Power => disk.synced,
+        };
+        let log = disk.log.iter().take(kept).cloned().collect::<Vec<_>>();
+        log.iter().for_each(|batch| apply(&mut seen, batch));
+        Self(Arc::new(Mutex::new(Disk {
+            seen: Arc::new(seen),
+            flushed: disk.flushed.clone(),
+            synced: log.len(),
+            log,
+            ..Disk::default()
+        })))
+    }
+}
+
+impl Disk {
+    /// Counts a write.
+    fn begin(&mut self) -> Result<(), BackendError> {
+        let number = self.writes;
+        self.writes += 1;
+        match self.failing {
+            Some(failing) if number >= failing => {
+                Err(BackendError::of_a_test("this write is to fail"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn apply(map: &mut Map, batch: &[Write]) {
+    for write in batch {
+        match write.clone() {
+            Write::Put(family, key, record) => drop(map.insert((family, key), record)),
+            Write::Delete(family, key) => drop(map.remove(&(family, key))),
+            Write::Clear(family) => map.retain(|(of, _), _| *of != family),
+        }
+    }
+}
+
+fn scan(map: &Map, family: Family, from: &[u8], visit: &mut Visitor<'_>) {
+    let from = Bound::Included((family, from.to_vec()));
+    let records = map.range((from, Bound::Unbounded));
+    for ((_, key), record) in records.take_while(|((of, _), _)| *of == family) {
+        if !visit(key, record) {
+            return;
+        }
+    }
+}
+
+impl View for MemoryBackend {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), BackendError> {
+        // The visitor may write.
+        let seen = lock(&self.0).seen.clone();
+        scan(&seen, family, from, visit);
+        Ok(())
+    }
+}
+
+/// The records at one moment.
+struct MemorySnapshot(Arc<Map>, #[expect(dead_code, reason = "it counts")] Arc<()>);
+
+impl View for MemorySnapshot {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), BackendError> {
+        scan(&self.0, family, from, visit);
+        Ok(())
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
+        let found = lock(&self.0).seen.get(&(family, key.to_vec())).cloned();
+        Ok(found.map(Record::Owned))
+    }
+
+    fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
+        let seen = lock(&self.0).seen.clone();
+        let mut keys = seen.keys().filter(|(of, _)| *of == family);
+        let key = match end {
+            End::First => keys.next(),
+            End::Last => keys.next_back(),
+        };
+        Ok(key.map(|(_, key)| key.clone()))
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {
+        let mut disk = lock(&self.0);
+        disk.begin()?;
+        apply(Arc::make_mut(&mut disk.seen), &batch.writes);
+        if durability != Durability::Flush {
+            disk.log.push(batch.writes);
+        }
+        if durability == Durability::Power {
+            disk.synced = disk.log.len();
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), BackendError> {
+        let mut disk = lock(&self.0);
+        disk.begin()?;
+        disk.flushed = disk.seen.clone();
+        disk.log.clear();
+        disk.synced = 0;
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {
+        let disk = lock(&self.0);
+        Box::new(MemorySnapshot(disk.seen.clone(), disk.snapshots.clone()))
+    }
+
+    fn snapshots(&self) -> Result<u64, BackendError> {
+        Ok(Arc::strong_count(&lock(&self.0).snapshots) as u64 - 1)
+    }
+
+    fn unwritten(&self) -> u64 {
+        0
+    }
+
+    fn refuses_writes(&self) -> bool {
+        false
+    }
+
+    fn file_bytes(&self, family: Family) -> Result<u64, BackendError> {
+        let seen = lock(&self.0).seen.clone();
+        let of_family = seen.iter().filter(|((of, _), _)| *of == family);
+        Ok(of_family
+            .map(|((_, k), v)| (k.len() + v.len()) as u64)
+            .sum())
+    }
+
+    fn file_records(&self, family: Family) -> Result<u64, BackendError> {
+        let seen = lock(&self.0).seen.clone();
+        Ok(seen.keys().filter(|(of, _)| *of == family).count() as u64)
+    }
+
+    fn merge(&self, _: Family, _: bool) {}
+
+    fn blob_files(&self) -> std::io::Result<Vec<BlobFile>> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,220 @@
+//! The records of a state: keys and values in families, written in batches.
+//!
+//! Nothing here knows what a record means. Two backends keep records: RocksDB, and one in memory for
+//! tests, which can lose what is not durable and fail at any write. One suite of tests holds both to the
+//! same contract.
+
+mod backend;
+mod blob_files;
+mod family;
+#[cfg(test)]
+mod memory;
+mod rocks;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use backend::BackendError;
+pub(super) use backend::{Batch, Durability, Record};
+pub(super) use blob_files::{BlobFile, OVERHEAD};
+pub(super) use family::Family;
+#[cfg(test)]
+pub(crate) use memory::{Loss, MemoryBackend};
+
+use super::directory::{check_room, free};
+use super::error::StoreError;
+use backend::{Backend, End, View};
+use rocks::{OpenError, RocksDb};
+
+/// Below so many free bytes nothing is written, neither to the log nor to files: after one write that
+/// finds no room RocksDB refuses all others until it is opened anew.
+const LEAST_FREE: u64 = 16 << 20;
+
+/// The records of a state.
+pub(super) struct Records {
+    backend: Box<dyn Backend>,
+    /// The state directory.
+    state: PathBuf,
+}
+
+/// The records at one moment.
+pub(super) struct Snapshot<'r>(Box<dyn View + Send + Sync + 'r>);
+
+/// Names what was done when a backend failed.
+fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |e| StoreError::Database {
+        what,
+        source: e.into(),
+    }
+}
+
+impl Records {
+    /// Opens or makes the database of the state in `state`, with at most `memory` bytes for blocks and
+    /// for what is not flushed yet, and at most `open_files` files.
+    pub(super) fn open(state: &Path, memory: usize, open_files: i32) -> Result<Self, StoreError> {
+        match RocksDb::open(&state.join("db"), memory, open_files) {
+            Ok(rocks) => Ok(Self {
+                backend: Box::new(rocks),
+                state: state.to_owned(),
+            }),
+            Err(OpenError::Database(e)) => Err(failed("it was opened")(e)),
+            Err(OpenError::Directory(source)) => Err(StoreError::Directory {
+                dir: state.to_owned(),
+                what: "what a killed process left behind in its database cannot be deleted",
+                source,
+            }),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_memory(state: &Path, memory: MemoryBackend) -> Self {
+        Self {
+            backend: Box::new(memory),
+            state: state.to_owned(),
+        }
+    }
+
+    /// The record of a key.
+    pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, StoreError> {
+        let found = self.backend.get(family, key);
+        found.map_err(failed("a record was read"))
+    }
+
+    /// Visits the records of a family from a key on, until `visit` says `false`.
+    pub(super) fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        scan(&*self.backend, family, from, visit)
+    }
+
+    /// The first key of a family.
+    pub(super) fn first_key(&self, family: Family) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.backend.end_key(family, End::First);
+        key.map_err(failed("its first record was looked up"))
+    }
+
+    /// The last key of a family.
+    pub(super) fn last_key(&self, family: Family) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.backend.end_key(family, End::Last);
+        key.map_err(failed("its last record was looked up"))
+    }
+
+    /// Writes a batch, which survives what `durability` says when this returns. `what` says what was
+    /// done, should it fail; nothing is written then.
+    pub(super) fn write(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        what: &'static str,
+    ) -> Result<(), StoreError> {
+        // A batch that only a flush makes durable is written to memory.
+        if durability != Durability::Flush {
+            check_room(&self.state, LEAST_FREE, self.unwritten())?;
+        }
+        let written = self.backend.write(batch, durability);
+        written.map_err(failed(what))
+    }
+
+    /// Makes all batches durable that were written before.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        check_room(&self.state, LEAST_FREE, self.unwritten())?;
+        let flushed = self.backend.flush();
+        flushed.map_err(failed("chunks were written to disk"))
+    }
+
+    /// The records as they are now, whatever is written later.
+    pub(super) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot(self.backend.snapshot())
+    }
+
+    /// How many snapshots there are.
+    pub(super) fn snapshots(&self) -> Result<u64, StoreError> {
+        let snapshots = self.backend.snapshots();
+        snapshots.map_err(failed("its files were measured"))
+    }
+
+    /// Bytes that can still be written before there is no room.
+    pub(super) fn free_to_write(&self) -> Result<u64, StoreError> {
+        let free = free(&self.state)?;
+        Ok(free.saturating_sub(LEAST_FREE + self.unwritten()))
+    }
+
+    /// Bytes of batches that are not in a file yet, the log apart.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.backend.unwritten()
+    }
+
+    /// Whether an error in the background, such as a full disk, has the database refuse every write
+    /// until it is opened anew.
+    pub(super) fn refuses_writes(&self) -> bool {
+        self.backend.refuses_writes()
+    }
+
+    /// Bytes of the files of a family.
+    pub(super) fn file_bytes(&self, family: Family) -> Result<u64, StoreError> {
+        let bytes = self.backend.file_bytes(family);
+        bytes.map_err(failed("its files were measured"))
+    }
+
+    /// Records in the files of a family, with those that are deleted or replaced, but not merged with
+    /// what deletes or replaces them.
+    pub(super) fn file_records(&self, family: Family) -> Result<u64, StoreError> {
+        let records = self.backend.file_records(family);
+        records.map_err(failed("its files were measured"))
+    }
+
+    /// Merges the records of a family with what deletes or replaces them; with `all` also where nothing
+    /// is newer.
+    pub(super) fn merge(&self, family: Family, all: bool) -> Result<(), StoreError> {
+        check_room(&self.state, LEAST_FREE, self.unwritten())?;
+        self.backend.merge(family, all);
+        Ok(())
+    }
+
+    /// The files in which chunks are, in the order of their numbers.
+    pub(super) fn blob_files(&self) -> Result<Vec<BlobFile>, StoreError> {
+        let files = self.backend.blob_files();
+        files.map_err(self.directory_error("its files cannot be listed"))
+    }
+
+    /// Names the state where its directory cannot be used.
+    pub(super) fn directory_error(
+        &self,
+        what: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> StoreError + use<> {
+        let dir = self.state.clone();
+        move |source| StoreError::Directory { dir, what, source }
+    }
+}
+
+impl Snapshot<'_> {
+    /// Visits records, as [`Records::scan`] does, without filling the cache with them.
+    pub(super) fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        scan(&*self.0, family, from, visit)
+    }
+}
+
+fn scan<V: View + ?Sized>(
+    view: &V,
+    family: Family,
+    from: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    let mut outcome = Ok(());
+    let scanned = view.scan(family, from, &mut |key, record| {
+        visit(key, record).unwrap_or_else(|e| {
+            outcome = Err(e);
+            false
+        })
+    });
+    outcome.and(scanned.map_err(failed("records were listed")))
+}

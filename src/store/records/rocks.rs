@@ -1,0 +1,337 @@
+//! Records in RocksDB.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rocksdb::{
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+};
+
+use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::blob_files::{BlobFile, blob_files, total};
+use super::family::Family;
+
+/// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
+/// keys, not contents.
+const BLOB: u64 = 1 << 10;
+/// Size of the files with the keys of `chunks`, in bytes. One is for some 10,000 chunks. Compactions
+/// work on 25 at a time, for which there has to be room on a disk that is nearly full.
+const FRAGMENT: u64 = 256 << 10;
+/// Bytes of the log at most: what is older is written to files. A start reads the log.
+const LOG: u64 = 16 << 20;
+/// The database.
+pub(super) struct RocksDb {
+    db: DB,
+    buffers: WriteBufferManager,
+    /// Its directory.
+    dir: PathBuf,
+}
+
+/// Why the database cannot be opened.
+pub(super) enum OpenError {
+    /// RocksDB failed.
+    Database(BackendError),
+    /// Its directory cannot be used.
+    Directory(io::Error),
+}
+
+impl RocksDb {
+    /// Opens or makes the database in `dir`, with at most `memory` bytes for blocks and for what is not
+    /// flushed yet.
+    pub(super) fn open(dir: &Path, memory: usize, open_files: i32) -> Result<Self, OpenError> {
+        // Half for blocks, half for writes; a write buffer of its own bound rather than one
+        // charged to the cache, so that an ingest does not push out what a mount reads.
+        let cache = Cache::new_lru_cache(memory / 2);
+        let buffers = WriteBufferManager::new_write_buffer_manager(memory / 2, false);
+        let options = options(&buffers, open_files).map_err(BackendError::from)?;
+        let families = Family::ALL
+            .map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache, memory)));
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
+        let database = Self {
+            db,
+            buffers,
+            dir: dir.to_owned(),
+        };
+        database.delete_leftovers()?;
+        Ok(database)
+    }
+
+    /// Deletes the blob files that a process has left behind that was killed while it wrote them.
+    /// RocksDB takes those without an end for files that are being written, and keeps them for
+    /// good. Nothing is written to blob files yet.
+    fn delete_leftovers(&self) -> Result<(), OpenError> {
+        let used = self.number_of(Family::Chunks, "rocksdb.num-blob-files")?;
+        let used_bytes = self.number_of(Family::Chunks, "rocksdb.live-blob-file-size")?;
+        let files = blob_files(&self.dir)?;
+        if files.len() as u64 == used {
+            return Ok(());
+        }
+        let newest = newest_manifest(&self.dir)?;
+        let (mut needed, mut left) = (Vec::new(), Vec::new());
+        for file in files {
+            // RocksDB deletes meanwhile what it knows that it needs no more.
+            let Some(is_finished) = if_there(file.is_finished())? else {
+                continue;
+            };
+            // What was in use when this one was opened is older than its manifest.
+            if file.number > newest || !is_finished {
+                left.push(file);
+            } else {
+                needed.push(file);
+            }
+        }
+        let bytes = total(&left);
+        if needed.len() as u64 != used || total(&needed) != used_bytes {
+            tracing::warn!(
+                bytes,
+                "blob files of the database are damaged or missing, so that it is not sure which were \
+                 left behind by a process that was killed; they stay; `narfs verify` names what suffers"
+            );
+            return Ok(());
+        }
+        for file in &left {
+            if_there(file.delete())?;
+        }
+        tracing::info!(
+            bytes,
+            files = left.len(),
+            "deleted what a process had left behind that was killed"
+        );
+        Ok(())
+    }
+
+    fn family(&self, family: Family) -> &ColumnFamily {
+        // Opened with all of them, so that each is there.
+        #[allow(clippy::expect_used)]
+        self.db
+            .cf_handle(family.name())
+            .expect("every family is opened")
+    }
+
+    /// A property of a family that is a number.
+    fn number_of(&self, family: Family, name: &str) -> Result<u64, BackendError> {
+        let number = self.db.property_int_value_cf(self.family(family), name)?;
+        Ok(number.unwrap_or(0))
+    }
+}
+
+impl View for RocksDb {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), BackendError> {
+        walk(self.db.raw_iterator_cf(self.family(family)), from, visit)
+    }
+}
+
+impl Backend for RocksDb {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
+        let found = self.db.get_pinned_cf(self.family(family), key)?;
+        Ok(found.map(Record::Pinned))
+    }
+
+    fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
+        let mut iterator = self.db.raw_iterator_cf(self.family(family));
+        match end {
+            End::First => iterator.seek_to_first(),
+            End::Last => iterator.seek_to_last(),
+        }
+        let key = iterator.key().map(<[u8]>::to_vec);
+        iterator.status()?;
+        Ok(key)
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {
+        let mut writes = WriteBatch::default();
+        for write in batch.writes {
+            match write {
+                Write::Put(family, key, record) => writes.put_cf(self.family(family), key, record),
+                Write::Delete(family, key) => writes.delete_cf(self.family(family), key),
+                Write::Clear(family) => match self.end_key(family, End::Last)? {
+                    Some(last) => {
+                        writes.delete_range_cf(self.family(family), &[][..], &last);
+                        writes.delete_cf(self.family(family), last);
+                    }
+                    None => {}
+                },
+            }
+        }
+        let mut options = WriteOptions::default();
+        match durability {
+            Durability::Flush => options.disable_wal(true),
+            Durability::Process => {}
+            Durability::Power => options.set_sync(true),
+        }
+        Ok(self.db.write_opt(writes, &options)?)
+    }
+
+    fn flush(&self) -> Result<(), BackendError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families = Family::ALL.map(|f| self.family(f));
+        Ok(self.db.flush_cfs_opt(&families, &options)?)
+    }
+
+    fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {
+        Box::new(RocksSnapshot {
+            database: self,
+            at: self.db.snapshot(),
+        })
+    }
+
+    fn snapshots(&self) -> Result<u64, BackendError> {
+        self.number_of(Family::Chunks, "rocksdb.num-snapshots")
+    }
+
+    fn unwritten(&self) -> u64 {
+        self.buffers.get_usage() as u64
+    }
+
+    fn refuses_writes(&self) -> bool {
+        // RocksDB counts those of all families with the one named `default`.
+        let errors = self.db.property_int_value("rocksdb.background-errors");
+        errors.ok().flatten().unwrap_or(0) > 0
+    }
+
+    fn file_bytes(&self, family: Family) -> Result<u64, BackendError> {
+        let blobs = self.number_of(family, "rocksdb.live-blob-file-size")?;
+        Ok(blobs + self.number_of(family, "rocksdb.live-sst-files-size")?)
+    }
+
+    fn file_records(&self, family: Family) -> Result<u64, BackendError> {
+        let files = self.db.live_files()?;
+        let files = files.iter();
+        let of_family = files.filter(|f| f.column_family_name == family.name());
+        Ok(of_family.map(|f| f.num_entries).sum())
+    }
+
+    fn merge(&self, family: Family, all: bool) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        if all {
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        }
+        let family = self.family(family);
+        self.db
+            .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+    }
+
+    fn blob_files(&self) -> io::Result<Vec<BlobFile>> {
+        blob_files(&self.dir)
+    }
+}
+
+/// The database at one moment.
+struct RocksSnapshot<'d> {
+    database: &'d RocksDb,
+    at: rocksdb::Snapshot<'d>,
+}
+
+impl View for RocksSnapshot<'_> {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), BackendError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let family = self.database.family(family);
+        walk(self.at.raw_iterator_cf_opt(family, options), from, visit)
+    }
+}
+
+fn walk(
+    mut iterator: DBRawIterator<'_>,
+    from: &[u8],
+    visit: &mut Visitor<'_>,
+) -> Result<(), BackendError> {
+    iterator.seek(from);
+    while let Some((key, record)) = iterator.item() {
+        if !visit(key, record) {
+            return Ok(());
+        }
+        iterator.next();
+    }
+    Ok(iterator.status()?)
+}
+
+fn options(buffers: &WriteBufferManager, open_files: i32) -> Result<Options, rocksdb::Error> {
+    // Else RocksDB reserves disk for what it may write some day, first of all for its log.
+    let options = Options::default().get_options_from_string("allow_fallocate=false");
+    let mut options = options?;
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // Chunks go without the log; an atomic flush keeps them and their digests together.
+    options.set_atomic_flush(true);
+    options.set_write_buffer_manager(buffers);
+    options.set_max_open_files(open_files);
+    options.set_max_total_wal_size(LOG);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(8 << 20);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    Ok(options)
+}
+
+impl From<BackendError> for OpenError {
+    fn from(error: BackendError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Directory(error)
+    }
+}
+
+/// The number of the newest manifest in the directory of the database.
+fn newest_manifest(db: &Path) -> io::Result<u64> {
+    let mut newest = 0;
+    for entry in std::fs::read_dir(db)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|n| n.strip_prefix("MANIFEST-"));
+        newest = newest.max(number.and_then(|n| n.parse().ok()).unwrap_or(0));
+    }
+    Ok(newest)
+}
+
+fn family_options(family: Family, cache: &Cache, memory: usize) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(memory / 2);
+    // Chunks and trees are compressed already, digests are noise.
+    options.set_compression_type(match family {
+        Family::Paths | Family::Ordinals => DBCompressionType::Zstd,
+        _ => DBCompressionType::None,
+    });
+    if family == Family::Chunks {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB);
+        options.set_blob_compression_type(DBCompressionType::None);
+        // Only `reclaim` moves blobs; compactions write none.
+        options.set_target_file_size_base(FRAGMENT);
+    }
+    options
+}
+
+/// What came of a file; `None` if it was deleted meanwhile.
+fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
+}

@@ -1,0 +1,238 @@
+//! The contract of [`Records`], for each backend.
+
+use std::path::Path;
+
+use super::*;
+
+/// Runs a test over each backend.
+fn each(test: fn(&Records)) {
+    let dir = tempfile::tempdir().unwrap();
+    eprintln!("RocksDB");
+    test(&Records::open(dir.path(), 32 << 20, 64).unwrap());
+    eprintln!("memory");
+    test(&Records::in_memory(dir.path(), MemoryBackend::default()));
+}
+
+fn batch(writes: &[(Family, &str, Option<&str>)]) -> Batch {
+    let mut batch = Batch::default();
+    for (family, key, record) in writes {
+        match record {
+            Some(record) => batch.put(*family, *key, *record),
+            None => batch.delete(*family, *key),
+        }
+    }
+    batch
+}
+
+fn all(records: &Records, family: Family, from: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    records
+        .scan(family, from.as_bytes(), |key, record| {
+            all.push((text(key), text(record)));
+            Ok(true)
+        })
+        .unwrap();
+    all
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn get(records: &Records, family: Family, key: &str) -> Option<String> {
+    let found = records.get(family, key.as_bytes()).unwrap();
+    found.map(|record| text(&record))
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pairs = pairs.iter();
+    pairs.map(|(k, v)| ((*k).into(), (*v).into())).collect()
+}
+
+const T: Family = Family::Trees;
+const M: Family = Family::Meta;
+
+#[test]
+fn records_are_found_by_their_keys_in_their_family() {
+    each(|records| {
+        let written = batch(&[(T, "b", Some("2")), (T, "a", Some("1")), (M, "a", Some(""))]);
+        records.write(written, Durability::Power, "a test").unwrap();
+        assert_eq!(get(records, T, "a").as_deref(), Some("1"));
+        assert_eq!(get(records, M, "a").as_deref(), Some(""));
+        assert_eq!(get(records, M, "b"), None);
+        assert_eq!(get(records, T, ""), None);
+        assert_eq!(all(records, T, ""), pairs(&[("a", "1"), ("b", "2")]));
+        assert_eq!(all(records, Family::Views, ""), []);
+    });
+}
+
+#[test]
+fn the_writes_of_a_batch_are_done_in_their_order() {
+    each(|records| {
+        let durabilities = [Durability::Flush, Durability::Process, Durability::Power];
+        for durability in durabilities {
+            let written = batch(&[
+                (T, "a", Some("1")),
+                (T, "a", Some("2")),
+                (T, "b", Some("1")),
+                (T, "b", None),
+                (T, "c", None),
+                (T, "c", Some("1")),
+            ]);
+            records.write(written, durability, "a test").unwrap();
+            assert_eq!(all(records, T, ""), pairs(&[("a", "2"), ("c", "1")]));
+        }
+        let mut written = batch(&[(M, "a", Some("1"))]);
+        written.clear(T);
+        written.put(T, "b", "1");
+        records.write(written, Durability::Power, "a test").unwrap();
+        assert_eq!(all(records, T, ""), pairs(&[("b", "1")]));
+        assert_eq!(get(records, M, "a").as_deref(), Some("1"));
+    });
+}
+
+#[test]
+fn a_scan_goes_from_a_key_on_until_it_is_ended() {
+    each(|records| {
+        let written = batch(&[
+            (T, "a", Some("1")),
+            (T, "b", Some("2")),
+            (T, "ba", Some("3")),
+            (T, "c", Some("4")),
+            (Family::Views, "a", Some("5")),
+        ]);
+        records
+            .write(written, Durability::Process, "a test")
+            .unwrap();
+        let from_b = pairs(&[("b", "2"), ("ba", "3"), ("c", "4")]);
+        assert_eq!(all(records, T, "b"), from_b);
+        assert_eq!(all(records, T, "d"), []);
+        let mut seen = 0;
+        let ended = records.scan(T, b"", |_, _| {
+            seen += 1;
+            Ok(seen < 2)
+        });
+        ended.unwrap();
+        assert_eq!(seen, 2);
+        let failed = records.scan(T, b"", |_, _| {
+            Err(StoreError::Damaged {
+                what: "a test".into(),
+            })
+        });
+        assert!(matches!(failed, Err(StoreError::Damaged { .. })));
+        assert_eq!(records.first_key(T).unwrap().as_deref(), Some(&b"a"[..]));
+        assert_eq!(records.last_key(T).unwrap().as_deref(), Some(&b"c"[..]));
+        assert_eq!(records.last_key(M).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_snapshot_stays_as_it_is() {
+    each(|records| {
+        let put = |value| batch(&[(T, "a", Some(value))]);
+        records
+            .write(put("1"), Durability::Flush, "a test")
+            .unwrap();
+        assert_eq!(records.snapshots().unwrap(), 0);
+        let snapshot = records.snapshot();
+        assert_eq!(records.snapshots().unwrap(), 1);
+        records
+            .write(put("2"), Durability::Power, "a test")
+            .unwrap();
+        records.flush().unwrap();
+        let mut seen = Vec::new();
+        let scanned = snapshot.scan(T, b"", |_, record| {
+            seen.push(text(record));
+            Ok(true)
+        });
+        scanned.unwrap();
+        assert_eq!(seen, ["1"]);
+        assert_eq!(get(records, T, "a").as_deref(), Some("2"));
+        drop(snapshot);
+        assert_eq!(records.snapshots().unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_merge_changes_nothing_that_is_read() {
+    each(|records| {
+        for round in 0..3 {
+            let value = round.to_string();
+            let written = batch(&[
+                (T, "a", Some(&value)),
+                (T, &value, Some("1")),
+                (T, "b", None),
+            ]);
+            records.write(written, Durability::Flush, "a test").unwrap();
+            records.flush().unwrap();
+        }
+        let before = all(records, T, "");
+        records.merge(T, true).unwrap();
+        assert_eq!(all(records, T, ""), before);
+        assert_eq!(records.file_records(T).unwrap(), 4);
+        assert!(records.file_bytes(T).unwrap() > 0);
+    });
+}
+
+/// Writes batches of each durability, the first of them flushed.
+fn write_each(records: &Records) {
+    let put = |key, durability| {
+        let written = batch(&[(T, key, Some("1"))]);
+        records.write(written, durability, "a test").unwrap();
+    };
+    put("flushed", Durability::Flush);
+    records.flush().unwrap();
+    put("a", Durability::Power);
+    put("b", Durability::Process);
+    put("c", Durability::Power);
+    put("d", Durability::Process);
+    put("e", Durability::Flush);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_batch_survives_what_its_durability_says() {
+    let keys = |records: &Records| {
+        let all = all(records, T, "").into_iter();
+        all.map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rocks = Records::open(dir.path(), 32 << 20, 64).unwrap();
+    write_each(&rocks);
+    // What the files have now is what they would have if this process were killed.
+    copy(&dir.path().join("db"), &after.path().join("db"));
+    let killed = Records::open(after.path(), 32 << 20, 64).unwrap();
+    assert_eq!(keys(&killed), ["a", "b", "c", "d", "flushed"]);
+
+    let disk = MemoryBackend::default();
+    write_each(&Records::in_memory(dir.path(), disk.clone()));
+    let after = |loss| keys(&Records::in_memory(dir.path(), disk.after(loss)));
+    assert_eq!(after(Loss::Process), ["a", "b", "c", "d", "flushed"]);
+    assert_eq!(after(Loss::Power), ["a", "b", "c", "flushed"]);
+}
+
+#[test]
+fn a_write_that_fails_writes_nothing_and_neither_does_one_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = MemoryBackend::default();
+    let records = Records::in_memory(dir.path(), disk.clone());
+    let write = |key| records.write(batch(&[(T, key, Some("1"))]), Durability::Power, "a test");
+    disk.fail_from(Some(1));
+    write("a").unwrap();
+    let error = write("b").unwrap_err();
+    assert!(matches!(error, StoreError::Database { .. }), "{error}");
+    records.flush().unwrap_err();
+    write("c").unwrap_err();
+    assert_eq!(disk.writes(), 4);
+    assert_eq!(all(&records, T, ""), pairs(&[("a", "1")]));
+    disk.fail_from(None);
+    write("c").unwrap();
+    assert_eq!(disk.writes(), 1);
+}
