@@ -28,6 +28,10 @@
 //! Layers beside each other never import each other: `daemon` and `doctor`; `engine`, `control` and
 //! `supervision`; `store` and `substituter`.
 
+// What tests of the program share is compiled into its own tests, too.
+#[cfg(test)]
+extern crate self as narfs;
+
 pub mod chunk;
 pub mod cli;
 pub mod command;

@@ -6,6 +6,8 @@ mod closures;
 mod collect;
 mod contents;
 mod copy;
+#[cfg(test)]
+mod durability;
 mod error;
 mod execute;
 mod in_use;
@@ -20,6 +22,11 @@ mod supply;
 mod traces;
 mod users;
 mod verify;
+
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../tests/support/binary_cache.rs"]
+mod binary_cache;
 
 pub use closures::store_directory;
 pub use error::{ClosureError, EngineError};

@@ -59,6 +59,8 @@ pub use profile_table::{
 };
 pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
 pub use publish::Publication;
+#[cfg(test)]
+pub(crate) use records::{Loss, MemoryBackend};
 pub use size::{Ingested, Stored};
 pub use statistics::{PathStatistics, Statistics};
 pub use temporary_roots::TemporaryRoots;
@@ -269,11 +271,33 @@ impl Store {
     ) -> Result<Self, StoreError> {
         // Before anything is made.
         let descriptors = descriptors::raise()?;
+        let open_files = descriptors::for_database(descriptors);
+        let memory = Parts::of(options.memory).database;
+        let records = |dir: &Path| Records::open(dir, memory, open_files);
+        Self::open_over(dir, options, ownership, records)
+    }
+
+    /// Opens the state in `dir` over records in memory, which may be those of a process that has ended.
+    #[cfg(test)]
+    pub(crate) fn open_in_memory(
+        dir: &Path,
+        options: &StoreOptions,
+        records: MemoryBackend,
+    ) -> Result<Self, StoreError> {
+        let records = |dir: &Path| Ok(Records::in_memory(dir, records));
+        Self::open_over(dir, options, None, records)
+    }
+
+    fn open_over(
+        dir: &Path,
+        options: &StoreOptions,
+        ownership: Option<Ownership>,
+        records: impl FnOnce(&Path) -> Result<Records, StoreError>,
+    ) -> Result<Self, StoreError> {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
-        let open_files = descriptors::for_database(descriptors);
-        let records = Records::open(dir, parts.database, open_files)?;
+        let records = records(dir)?;
         let next_chunk = chunks::next_number(&records)?;
         let next_ordinal = Ordinals::open(&records)?;
         let uses = Uses::open(&records)?;

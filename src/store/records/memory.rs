@@ -51,6 +51,18 @@ impl MemoryBackend {
         disk.failing = write;
     }
 
+    /// Makes every record of a chunk another one, as a disk may that fails.
+    pub(crate) fn damage_chunks(&self) {
+        let mut disk = lock(&self.0);
+        let damage = |map: &mut Arc<Map>| {
+            let chunks = Arc::make_mut(map).iter_mut();
+            let chunks = chunks.filter(|((family, _), _)| *family == Family::Chunks);
+            chunks.for_each(|(_, record)| *record = b"nonsense".to_vec());
+        };
+        damage(&mut disk.seen);
+        damage(&mut disk.flushed);
+    }
+
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
     pub(crate) fn writes(&self) -> u64 {
         lock(&self.0).writes
