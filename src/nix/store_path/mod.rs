@@ -5,6 +5,7 @@
 //! texts, byte by byte, as everywhere in Nix.
 
 mod content_address;
+mod hash_finder;
 mod self_reference;
 
 use std::cmp::Ordering;
@@ -20,6 +21,7 @@ use crate::nix::nix32;
 pub use content_address::{
     ContentAddress, ContentAddressError, ContentVerifier, ContentVerifyError, IngestionMethod,
 };
+pub use hash_finder::{HashFinder, HashStream};
 pub use self_reference::{HashModulo, TooManySelfReferences};
 
 /// Characters of a hash part.
