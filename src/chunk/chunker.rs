@@ -26,11 +26,6 @@ pub struct Chunker {
 }
 
 impl Chunker {
-    /// A chunker at a boundary.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Takes `bytes`, and hands every chunk that is complete to `emit`.
     ///
     /// # Errors
@@ -110,7 +105,7 @@ mod tests {
             lengths.push(c.len());
             Ok(())
         };
-        let mut chunker = Chunker::new();
+        let mut chunker = Chunker::default();
         for part in data.chunks(piece) {
             chunker.push(part, &mut emit).unwrap();
         }

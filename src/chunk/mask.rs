@@ -57,11 +57,6 @@ impl ReferenceTable {
         }
     }
 
-    /// The references in the order of their numbers.
-    pub fn paths(&self) -> &[StorePath] {
-        &self.paths
-    }
-
     /// What finds the references, and what notes in `found` those that are found.
     fn noting<'t>(
         &'t mut self,
@@ -194,7 +189,7 @@ mod tests {
     }
 
     fn hashes(t: &ReferenceTable) -> Vec<[u8; HASH_LEN]> {
-        t.paths().iter().map(|p| p.hash().to_ascii()).collect()
+        t.paths.iter().map(|p| p.hash().to_ascii()).collect()
     }
 
     fn restore(mut masked: Vec<u8>, found: &[Occurrence], t: &ReferenceTable) -> Vec<u8> {
@@ -208,7 +203,7 @@ mod tests {
         let text = |t: &ReferenceTable, names: [&str; 3]| {
             let mut s = String::from("x");
             for n in names {
-                let p = t.paths().iter().find(|p| p.name() == n).unwrap();
+                let p = t.paths.iter().find(|p| p.name() == n).unwrap();
                 s += &format!("/nix/store/{}-{}/bin\0", p.hash(), p.name());
             }
             s.into_bytes()

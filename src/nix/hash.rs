@@ -4,7 +4,7 @@
 //! `Hash` always holds exactly as many bytes as its algorithm yields.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
@@ -290,14 +290,6 @@ impl NarHash {
         Self(Sha256::digest(nar).into())
     }
 
-    /// Parses any text form of a SHA-256 hash with its algorithm.
-    ///
-    /// # Errors
-    /// [`HashError`] as [`Hash::parse`], or if the algorithm is another one.
-    pub fn parse(text: &str) -> Result<Self, HashError> {
-        Self::try_from(Hash::parse(text)?)
-    }
-
     /// The bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
@@ -308,12 +300,6 @@ impl NarHash {
     #[must_use]
     pub fn to_nix32(&self) -> String {
         Hash::from(*self).to_nix32()
-    }
-
-    /// `sha256:HEX`.
-    #[must_use]
-    pub fn to_hex(&self) -> String {
-        Hash::from(*self).to_hex()
     }
 
     /// `sha256-BASE64`.
@@ -447,12 +433,6 @@ impl Sha256Hasher {
         self.length += bytes.len() as u64;
     }
 
-    /// Number of bytes so far.
-    #[must_use]
-    pub const fn length(&self) -> u64 {
-        self.length
-    }
-
     /// Hash and length of all bytes.
     #[must_use]
     pub fn finish(self) -> StreamDigest {
@@ -478,11 +458,6 @@ impl<W: Write> Sha256Writer<W> {
         }
     }
 
-    /// Number of bytes so far.
-    pub const fn length(&self) -> u64 {
-        self.hasher.length()
-    }
-
     /// The writer below, with the hash and length of what it took.
     pub fn finish(self) -> (W, StreamDigest) {
         (self.inner, self.hasher.finish())
@@ -498,40 +473,6 @@ impl<W: Write> Write for Sha256Writer<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// A reader that hashes and counts what passes from the reader below.
-pub struct Sha256Reader<R> {
-    inner: R,
-    hasher: Sha256Hasher,
-}
-
-impl<R: Read> Sha256Reader<R> {
-    /// Hashes what is read from `inner` from now on.
-    pub fn new(inner: R) -> Self {
-        Self {
-            inner,
-            hasher: Sha256Hasher::new(),
-        }
-    }
-
-    /// Number of bytes so far.
-    pub const fn length(&self) -> u64 {
-        self.hasher.length()
-    }
-
-    /// The reader below, with the hash and length of what it gave.
-    pub fn finish(self) -> (R, StreamDigest) {
-        (self.inner, self.hasher.finish())
-    }
-}
-
-impl<R: Read> Read for Sha256Reader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
     }
 }
 
@@ -588,7 +529,7 @@ mod tests {
     fn a_nar_hash_is_sha256_only() {
         let sha1 = Hash::of(HashAlgo::Sha1, b"").to_nix32();
         assert!(matches!(
-            NarHash::parse(&sha1),
+            NarHash::try_from(Hash::parse(&sha1).unwrap()),
             Err(HashError::WrongAlgorithm { .. })
         ));
     }
@@ -601,10 +542,6 @@ mod tests {
         let (bytes, digest) = writer.finish();
         assert_eq!((bytes.as_slice(), digest.length), (&b"hello\n"[..], 6));
         assert_eq!(digest.hash(), Hash::of(HashAlgo::Sha256, b"hello\n"));
-
-        let mut reader = Sha256Reader::new(&b"hello\n"[..]);
-        io::copy(&mut reader, &mut io::sink()).unwrap();
-        assert_eq!(reader.finish().1, digest);
     }
 
     proptest! {

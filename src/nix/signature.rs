@@ -92,12 +92,6 @@ impl PublicKey {
         })
     }
 
-    /// The name of the key, by which signatures refer to it.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Whether `signature` is by this key, for this text. The name in the signature is not looked at.
     #[must_use]
     fn verifies(&self, text: &[u8], signature: &Signature) -> bool {
@@ -163,12 +157,6 @@ impl SecretKey {
             name: name.into(),
             key,
         })
-    }
-
-    /// The name of the key.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// `NAME:BASE64`, the content of a secret key file.
@@ -241,12 +229,6 @@ impl Signature {
         &self.text[..self.name_length]
     }
 
-    /// The text as it came.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// The 64 bytes, if the text encodes that many.
     #[must_use]
     pub fn to_bytes(&self) -> Option<[u8; 64]> {
@@ -310,17 +292,6 @@ impl TrustedKeys {
         }
     }
 
-    /// Whether nobody is trusted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    /// The trusted keys.
-    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
-        self.keys.iter()
-    }
-
     /// Looks for a signature of `fingerprint` by a trusted key. Signatures by unknown keys are passed over.
     #[must_use]
     pub fn verify(&self, fingerprint: &str, signatures: &[Signature]) -> Verdict {
@@ -375,7 +346,7 @@ mod tests {
             CACHE_NIXOS_ORG_KEY
         );
         let signature = secret.sign(b"x");
-        assert_eq!(Signature::parse(signature.as_str()), Ok(signature));
+        assert_eq!(Signature::parse(&signature.to_string()), Ok(signature));
     }
 
     #[test]
@@ -450,7 +421,12 @@ mod tests {
             trusted.verify("text", &[]),
             Verdict::NoTrustedKey { named: vec![] }
         );
-        assert!(TrustedKeys::new().is_empty());
+        assert_eq!(
+            TrustedKeys::new().verify("text", &[mine.sign(b"text")]),
+            Verdict::NoTrustedKey {
+                named: vec!["mine-1".into()]
+            }
+        );
     }
 
     #[test]

@@ -56,20 +56,6 @@ pub struct Package {
     pub priority: i64,
 }
 
-impl Package {
-    /// An active package of the default priority.
-    #[must_use]
-    pub const fn new(path: StorePath) -> Self {
-        let priority = DEFAULT_PRIORITY;
-        let active = true;
-        Self {
-            path,
-            active,
-            priority,
-        }
-    }
-}
-
 /// An environment.
 #[derive(Clone, Debug)]
 pub struct Environment {

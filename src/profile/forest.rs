@@ -68,20 +68,6 @@ impl Directory {
             .map(|(name, entry)| (name.as_slice(), entry))
     }
 
-    /// What lies at `path`, which is relative to this directory.
-    #[must_use]
-    pub fn get(&self, path: &[u8]) -> Option<&Entry> {
-        let (name, rest) = match path.iter().position(|b| *b == b'/') {
-            Some(at) => (&path[..at], Some(&path[at + 1..])),
-            None => (path, None),
-        };
-        match (self.entries.get(name)?, rest) {
-            (entry, None) => Some(entry),
-            (Entry::Directory(below), Some(rest)) => below.get(rest),
-            (Entry::Link(_), Some(_)) => None,
-        }
-    }
-
     /// Calls `each` with the path and the target of every link, in the order of the NAR.
     pub fn each_link<'d>(&'d self, each: &mut dyn FnMut(&[u8], &'d [u8])) {
         fn walk<'d>(
@@ -183,16 +169,6 @@ mod tests {
             ("null", link("/dev/null")),
             ("short", link("/nix/store/x/share")),
         ])
-    }
-
-    #[test]
-    fn a_path_leads_through_directories_but_not_through_links() {
-        let forest = forest();
-        let x = link("/nix/store/11111111111111111111111111111111-a/bin/x");
-        assert_eq!(forest.get(b"bin/x"), Some(&x));
-        assert!(matches!(forest.get(b"bin"), Some(Entry::Directory(_))));
-        assert_eq!(forest.get(b"share/x"), None);
-        assert_eq!(forest.get(b"bin/y"), None);
     }
 
     #[test]

@@ -12,7 +12,6 @@ const NOT_YET: &[&str] = &[
     "fetch",
     "fs",
     "fuse",
-    "nix",
     "profile",
     "store",
     "substituter",

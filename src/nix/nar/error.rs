@@ -37,14 +37,6 @@ pub enum NarError {
     },
 }
 
-impl NarError {
-    /// Whether the bytes themselves are at fault, so that reading them again is pointless.
-    #[must_use]
-    pub const fn is_malformed(&self) -> bool {
-        matches!(self, Self::Malformed { .. })
-    }
-}
-
 /// A broken rule of the format.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NarDefect {

@@ -95,12 +95,6 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Bytes of the archive consumed so far.
-    #[must_use]
-    pub const fn position(&self) -> u64 {
-        self.input.position
-    }
-
     /// The next event; contents that were not read are skipped. `None` after the end of the archive.
     ///
     /// # Errors
@@ -259,19 +253,10 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Checks that the archive was read to its end and that not one byte follows, and gives the stream back.
+    /// Checks that the archive was read to its end and that not one byte follows.
     ///
     /// # Errors
     /// [`NarDefect::TrailingBytes`] if something follows; [`NarError::Misuse`] before [`Reader::next`] has returned `None`.
-    pub fn finish(mut self) -> Result<R, NarError> {
-        self.expect_end()?;
-        Ok(self.input.inner)
-    }
-
-    /// As [`Reader::finish`], but keeps the reader.
-    ///
-    /// # Errors
-    /// As [`Reader::finish`].
     pub fn expect_end(&mut self) -> Result<(), NarError> {
         if self.state != State::End {
             return Err(self.misuse("end"));

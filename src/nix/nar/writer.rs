@@ -64,12 +64,6 @@ impl<W: Write> Writer<W> {
         writer
     }
 
-    /// Bytes of the archive so far.
-    #[must_use]
-    pub const fn position(&self) -> u64 {
-        self.position
-    }
-
     /// Begins a directory.
     ///
     /// # Errors

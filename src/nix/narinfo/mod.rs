@@ -112,14 +112,6 @@ pub struct GuixSignature {
 }
 
 impl NarInfo {
-    /// Parses a narinfo for a store in `store_dir`.
-    ///
-    /// # Errors
-    /// [`NarInfoError`] for whatever Nix calls corrupt; also for repeated fields that Nix lets override each other.
-    pub fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, NarInfoError> {
-        parse::parse(store_dir, bytes)
-    }
-
     /// Checks that the narinfo is about the very path that was asked for, hash and name.
     ///
     /// # Errors

@@ -37,20 +37,26 @@ struct Fields {
     guix_signature: Option<GuixSignature>,
 }
 
-pub(super) fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<NarInfo, NarInfoError> {
-    let mut fields = Fields::default();
-    fields.offers.push(Offer::default());
-    let mut offset = 0;
-    while offset < bytes.len() {
-        let (name, value, next) = split_line(bytes, offset)?;
-        if name == b"Signature" {
-            fields.guix_signature(value, &bytes[..offset])?;
-        } else {
-            fields.take(store_dir, name, value)?;
+impl NarInfo {
+    /// Parses a narinfo for a store in `store_dir`.
+    ///
+    /// # Errors
+    /// [`NarInfoError`] for whatever Nix calls corrupt; also for repeated fields that Nix lets override each other.
+    pub fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, NarInfoError> {
+        let mut fields = Fields::default();
+        fields.offers.push(Offer::default());
+        let mut offset = 0;
+        while offset < bytes.len() {
+            let (name, value, next) = split_line(bytes, offset)?;
+            if name == b"Signature" {
+                fields.guix_signature(value, &bytes[..offset])?;
+            } else {
+                fields.take(store_dir, name, value)?;
+            }
+            offset = next;
         }
-        offset = next;
+        fields.finish()
     }
-    fields.finish()
 }
 
 /// The name and the value of the line at `offset`, and where the next line begins.
