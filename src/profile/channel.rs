@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 pub use list::{ListError, read_list};
 pub use nearest::Nearest;
+pub(super) use version::is_output;
 pub use version::{PackageName, compare_versions};
 
 use crate::nix::store_path::StorePath;

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::channel::is_output;
 use super::manifest::package_name;
 use crate::nix::store_path::StorePath;
 
@@ -116,10 +117,6 @@ fn group(closure: &[ClosurePart]) -> BTreeMap<&str, Versions<'_>> {
 /// The name and the version of a package: first the output is taken off (`-dev`, or whatever looks
 /// like one), then the version.
 fn split(name: &str) -> (&str, &str) {
-    let is_output = |text: &str| {
-        let letters = text.bytes().all(|b| b.is_ascii_lowercase()) && !text.is_empty();
-        letters || matches!(text, "lib32" | "lib64")
-    };
     let name = match name.rsplit_once('-') {
         Some((before, output)) if is_output(output) => before,
         _ => name,

@@ -7,22 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use thiserror::Error;
 
-use super::name::ProfileName;
+use super::name::{GenerationNumber, ProfileName};
 use crate::nix::store_path::StorePath;
 
 const DAY: i64 = 24 * 3600;
-
-/// The number of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GenerationNumber(pub u64);
-
-impl fmt::Display for GenerationNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// One generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,11 +307,11 @@ impl Generations {
             .retain(|number, _| Some(*number) == current || !numbers.contains(number));
     }
 
-    /// What `--list-generations` prints, a line for each generation; `local` tells the local time
-    /// of a creation (usually [`CivilTime::local`]).
-    pub fn lines(&self, local: impl Fn(i64) -> CivilTime) -> impl Iterator<Item = String> {
+    /// What `--list-generations` prints, a line for each generation, with the times of `zone`.
+    pub fn lines(&self, zone: &TimeZone) -> impl Iterator<Item = String> {
         self.list.iter().map(move |(number, generation)| {
-            let time = local(generation.created);
+            let time = zone.to_datetime(timestamp(generation.created));
+            let time = time.strftime("%Y-%m-%d %H:%M:%S");
             let mark = if Some(*number) == self.current {
                 "(current)"
             } else {
@@ -330,94 +322,18 @@ impl Generations {
     }
 }
 
+/// The time so many seconds after 1970, or the first or last one that has a date.
+fn timestamp(seconds: i64) -> Timestamp {
+    let beyond = if seconds < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    };
+    Timestamp::from_second(seconds).unwrap_or(beyond)
+}
+
 fn number_or_zero(number: Option<GenerationNumber>) -> GenerationNumber {
     number.unwrap_or(GenerationNumber(0))
-}
-
-/// A date and a time of day, as a clock on the wall shows them: `YYYY-MM-DD HH:MM:SS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CivilTime {
-    /// Year.
-    pub year: i64,
-    /// Month, from 1.
-    pub month: u8,
-    /// Day of the month, from 1.
-    pub day: u8,
-    /// Hour.
-    pub hour: u8,
-    /// Minute.
-    pub minute: u8,
-    /// Second.
-    pub second: u8,
-}
-
-impl CivilTime {
-    /// The time that a clock in this process's time zone (`TZ`, or the machine's) shows so many
-    /// seconds after 1970; that of UTC where the system cannot tell.
-    #[must_use]
-    pub fn local(seconds: i64) -> Self {
-        let mut broken_down = std::mem::MaybeUninit::<libc::tm>::uninit();
-        // SAFETY: both pointers are valid for the call, and a result that is not null says that
-        // `broken_down` was written whole.
-        let broken_down = unsafe {
-            if libc::localtime_r(&raw const seconds, broken_down.as_mut_ptr()).is_null() {
-                return Self::utc(seconds);
-            }
-            broken_down.assume_init()
-        };
-        let small = |field: libc::c_int| u8::try_from(field).unwrap_or(0);
-        Self {
-            year: 1900 + i64::from(broken_down.tm_year),
-            month: small(broken_down.tm_mon + 1),
-            day: small(broken_down.tm_mday),
-            hour: small(broken_down.tm_hour),
-            minute: small(broken_down.tm_min),
-            second: small(broken_down.tm_sec),
-        }
-    }
-
-    /// The time in UTC so many seconds after 1970.
-    #[must_use]
-    fn utc(seconds: i64) -> Self {
-        let (days, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
-        // Years that begin in March end with the leap day; 400 of them have 146,097 days.
-        let shifted = days + 719_468;
-        let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 {
-            month_from_march + 3
-        } else {
-            month_from_march - 9
-        };
-        Self {
-            year: year_of_era + era * 400 + i64::from(month <= 2),
-            month: month as u8,
-            day: day as u8,
-            hour: (rest / 3600) as u8,
-            minute: (rest / 60 % 60) as u8,
-            second: (rest % 60) as u8,
-        }
-    }
-}
-
-impl fmt::Display for CivilTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-        } = self;
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"
-        )
-    }
 }
 
 #[cfg(test)]
@@ -619,7 +535,7 @@ mod tests {
         list.get_mut(&number(7)).unwrap().created = 1_795_347_385;
         list.get_mut(&number(12345)).unwrap().created = 951_827_696;
         let generations = Generations::from_parts(Some(number(7)), list);
-        let lines: Vec<String> = generations.lines(CivilTime::utc).collect();
+        let lines: Vec<String> = generations.lines(&TimeZone::UTC).collect();
         assert_eq!(
             lines,
             [
@@ -630,11 +546,26 @@ mod tests {
     }
 
     #[test]
-    fn days_are_counted_like_a_calendar() {
-        let date = |seconds| CivilTime::utc(seconds).to_string();
-        assert_eq!(date(0), "1970-01-01 00:00:00");
-        assert_eq!(date(-1), "1969-12-31 23:59:59");
-        assert_eq!(date(4_107_542_399), "2100-02-28 23:59:59");
-        assert_eq!(date(4_107_542_400), "2100-03-01 00:00:00");
+    fn days_are_counted_like_a_calendar_in_any_time_zone() {
+        let line = |created, zone: &TimeZone| {
+            let target = path(1);
+            let list = [(number(1), Generation { target, created })].into();
+            let generations = Generations::from_parts(None, list);
+            let line = generations.lines(zone).next().unwrap();
+            line.trim_start_matches("   1   ").trim_end().to_owned()
+        };
+        for (created, expected) in [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (4_107_542_399, "2100-02-28 23:59:59"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(line(created, &TimeZone::UTC), expected);
+        }
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        assert_eq!(line(1_795_347_385, &berlin), "2026-11-22 12:36:25");
+        assert_eq!(line(1_785_000_000, &berlin), "2026-07-25 19:20:00");
+        assert!(line(i64::MAX, &berlin).starts_with("9999-12-"));
+        assert!(line(i64::MIN, &berlin).starts_with("-9999-01-"));
     }
 }

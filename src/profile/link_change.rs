@@ -2,8 +2,8 @@
 //!
 //! Invariant: a change is one that the commands of this program could have made, too.
 
-use super::generations::{Generation, GenerationError, GenerationNumber, Generations};
-use super::name::ProfileName;
+use super::generations::{Generation, GenerationError, Generations};
+use super::name::{GenerationNumber, ProfileName};
 use crate::nix::store_path::StorePath;
 
 /// A change of the links of a profile.

@@ -33,16 +33,15 @@ pub use environment::{
 };
 pub use forest::{Directory, Entry, ManifestEntry};
 pub use generations::{
-    Advance, CivilTime, DeleteSpec, DeleteSpecError, Generation, GenerationError, GenerationNumber,
-    Generations, Switch,
+    Advance, DeleteSpec, DeleteSpecError, Generation, GenerationError, Generations, Switch,
 };
 pub use link_change::LinkChange;
 pub use manifest::{
     Element, ElementSource, Manifest, ManifestError, ManifestVersion, package_name,
 };
-pub use name::{NameDefect, NameError, ProfileEntry, ProfileName};
+pub use name::{GenerationNumber, NameDefect, NameError, ProfileEntry, ProfileName};
 pub use publication::{ProfileTree, ProfileTreeError, realise_profile};
-pub use source::{Outside, PackageSource};
+pub use source::PackageSource;
 pub use stored::{StoredPackages, StoredPackagesError};
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Names of profiles, and the links that a directory of profiles shows for them.
+//! Names of profiles, numbers of generations, and the links that a directory of profiles shows for them.
 //!
 //! Owns the grammar. Invariant: no name is also the name of another profile's generation link,
 //! lock or temporary link, so a directory of profiles is unambiguous to Nix, whose reading of
@@ -8,8 +8,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
-
-use super::generations::GenerationNumber;
 
 /// Longest part of a name, in bytes: a file name has 255, and `-NUMBER-link.tmp-PID-RANDOM`,
 /// which Nix appends, takes up to 48.
@@ -23,6 +21,16 @@ const PROFILES: &str = "/var/nix/profiles/";
 
 /// Ends the name of a generation link.
 const LINK: &str = "-link";
+
+/// The number of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GenerationNumber(pub u64);
+
+impl fmt::Display for GenerationNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Why a text is not the name of a profile.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -27,20 +27,4 @@ pub trait PackageSource {
     /// # Errors
     /// They cannot be had.
     fn read(&self, package: &Self::Package, file: NodeIndex) -> Result<Vec<u8>, Self::Error>;
-
-    /// What lies at an absolute path without `.` and `..`, out of the store, to which a package
-    /// has a link. Nix asks the machine that makes the environment; by default there is nothing,
-    /// so that an environment is the same everywhere.
-    fn outside(&self, path: &[u8]) -> Option<Outside> {
-        let _ = path;
-        None
-    }
-}
-
-/// What lies at a path out of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
-    Directory,
-    /// A file of any other kind.
-    File,
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::mpsc;
@@ -19,7 +20,6 @@ use tokio::sync::mpsc;
 use super::body::{Body, Piece};
 use super::credentials::{Credentials, Sent};
 use super::encoding::Encoding;
-use super::file::percent_decode;
 use super::range::{ContentRange, Resumption};
 use super::retry::{self, Gate, PROGRESS, Retries};
 use super::traffic::Request;
@@ -140,7 +140,7 @@ impl Shared {
         let shown = redacted(url.as_str());
         let (mut sent, mut authorization) = (Sent::OfUrl, None);
         if url.password().is_none() {
-            let name = percent_decode(url.username());
+            let name = percent_decode_str(url.username()).decode_utf8_lossy();
             let name = Some(name.as_bytes()).filter(|n| !n.is_empty());
             let basic = self
                 .credentials

@@ -17,7 +17,7 @@ use narfs::nix::hash::NarHash;
 use narfs::nix::nar::dump_path;
 use narfs::nix::store_path::{StoreDir, StorePath, StorePathHash};
 use narfs::profile::{
-    CivilTime, DeleteSpec, Element, Entry, GenerationNumber, Generations, Manifest, ManifestEntry,
+    DeleteSpec, Element, Entry, GenerationNumber, Generations, Manifest, ManifestEntry,
     ManifestVersion, Package, PackageSource, ProfileEntry, ProfileName, realise_profile,
     synthesize,
 };
@@ -369,7 +369,7 @@ fn generations_are_listed_as_nix_env_lists_them() {
     assert!(list.contains_key(&GenerationNumber(2)));
     let generations = Generations::from_parts(current, list);
     let lines: String = generations
-        .lines(CivilTime::local)
+        .lines(&jiff::tz::TimeZone::system())
         .map(|line| line + "\n")
         .collect();
     assert_eq!(lines, listed);

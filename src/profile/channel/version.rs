@@ -46,7 +46,8 @@ impl<'n> PackageName<'n> {
     }
 }
 
-fn is_output(word: &str) -> bool {
+/// Whether a word at the end of a name is an output.
+pub fn is_output(word: &str) -> bool {
     let letters = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
     letters || matches!(word, "lib32" | "lib64")
 }
