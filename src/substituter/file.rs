@@ -10,8 +10,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
-use super::traffic::Request;
-use super::{Answer, LISTING_LIMIT, SourceError, Stream, Substituter, TEXT_LIMIT, Traffic};
+use super::error::SourceError;
+use super::source::{Answer, LISTING_LIMIT, Stream, Substituter, TEXT_LIMIT};
+use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
 /// See the module.

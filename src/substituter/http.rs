@@ -20,13 +20,12 @@ use tokio::sync::mpsc;
 use super::body::{Body, Piece};
 use super::credentials::{Credentials, Sent};
 use super::encoding::Encoding;
+use super::error::{BrokenOff, SourceError};
 use super::range::{ContentRange, Resumption};
+use super::redaction::redacted;
 use super::retry::{self, Gate, PROGRESS, Retries};
-use super::traffic::Request;
-use super::{
-    Answer, BrokenOff, LISTING_LIMIT, Options, SourceError, Stream, Substituter, TEXT_LIMIT,
-    Traffic, redacted,
-};
+use super::source::{Answer, LISTING_LIMIT, Options, Stream, Substituter, TEXT_LIMIT};
+use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
 /// Time for a connection to stand, as in Nix.
