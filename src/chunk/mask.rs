@@ -1,22 +1,22 @@
 //! The reference mask: store-path hashes in contents, replaced by a placeholder.
 //!
 //! After a rebuild nothing but embedded hashes differs between two files. With every hash that
-//! the path may reference replaced by [`PLACEHOLDER`], and the place and the number of the
+//! the path may reference replaced by [`PLACEHOLDER`], and the offset and the number of the
 //! reference noted aside, both files are the same bytes, and so the same chunks.
 //!
 //! Invariant: `unmask(mask(bytes)) == bytes`, whatever the bytes hold. The mask is an encoding:
-//! a placeholder that stands in the input is not noted, so it stays as it is.
+//! a placeholder in the input is not noted, so it stays as it is.
 
 use crate::nix::store_path::{HASH_PART_LEN, HashFinder, HashStream, StorePath};
 
 /// Length of a store-path hash as text, in bytes.
 pub const HASH_LEN: usize = HASH_PART_LEN;
 
-/// What stands for a hash. `e` is not a digit of nix32, so it is no hash itself.
+/// Placeholder of a hash. `e` is not a digit of nix32, so this is not a hash itself.
 pub(super) const PLACEHOLDER: [u8; HASH_LEN] = [b'e'; HASH_LEN];
 
 /// Most hashes that are masked in one path, so that a hostile NAR cannot fill the memory with
-/// them. Real paths have some hundreds; what comes after simply stays as it is.
+/// them. Real paths have some hundreds; further hashes stay as they are.
 const MAX_OCCURRENCES: usize = 1 << 22;
 
 /// One masked hash: where it stood and which reference it named.
@@ -37,7 +37,7 @@ pub struct Occurrence {
 pub struct ReferenceTable {
     paths: Vec<StorePath>,
     finder: HashFinder,
-    /// For each reference how many others were found before it; `u64::MAX` if it was not found.
+    /// For each reference, how many others were found before it; `u64::MAX` if it was not found.
     first_seen: Vec<u64>,
     seen: u64,
 }
@@ -57,7 +57,7 @@ impl ReferenceTable {
         }
     }
 
-    /// What finds the references, and what notes in `found` those that are found.
+    /// The finder of the references, and a function that adds what it finds to `found`.
     fn noting<'t>(
         &'t mut self,
         found: &'t mut Vec<Occurrence>,
@@ -107,7 +107,8 @@ impl Masker {
         Self(HashStream::new(offset))
     }
 
-    /// Takes the next bytes of the file, notes the hashes in `found`, and gives the masked bytes that are complete.
+    /// Takes the next bytes of the file, adds its hashes to `found`, and returns the masked bytes that are
+    /// complete.
     pub fn push<'b>(
         &'b mut self,
         bytes: &'b [u8],
@@ -144,7 +145,7 @@ impl Masker {
 /// Puts the hashes back into `bytes`, which are the masked bytes from `offset` of the stream on.
 ///
 /// `occurrences` is the whole side list, sorted by offset; `hash_of` gives the text for a
-/// reference number (`None` is passed over; the tree's validation excludes it).
+/// reference number (`None` is skipped; the tree's validation excludes it).
 pub fn unmask<'a>(
     bytes: &mut [u8],
     offset: u64,
@@ -160,7 +161,7 @@ pub fn unmask<'a>(
         let Some(hash) = hash_of(o.reference) else {
             continue;
         };
-        // The hash may lie across either edge of the window.
+        // The hash may extend beyond either edge of the window.
         let skip = offset.saturating_sub(o.offset) as usize;
         let at = (o.offset + skip as u64 - offset) as usize;
         let n = (HASH_LEN - skip).min(bytes.len() - at);

@@ -30,8 +30,8 @@ mod tests {
     #[test]
     fn both_spellings_of_nix_are_read() {
         let old = br#"{"root":{"entries":{"bin":{"entries":{"x":{"executable":true,"narOffset":400,"size":7,
-            "type":"regular"}},"type":"directory"},"l":{"target":"bin/x","type":"symlink"}},"type":"directory"},
-            "version":1}"#;
+            "type":"regular"}},"type":"directory"},"l":{"target":"bin/x","type":"symlink"}},
+            "type":"directory"},"version":1}"#;
         assert!(says_directory(old));
         assert!(says_directory(
             br#"{"version":1,"root":{"type":"directory","entries":{}}}"#

@@ -1,12 +1,12 @@
 //! The pure formats of Nix: bytes in, values out, and back.
 //!
-//! Nothing here talks to a network, a database or a kernel; parsers are functions of bytes, never panic, and refuse what
-//! Nix's newest release refuses. From bottom to top (imports point only upwards in this list):
+//! Nothing here talks to a network, a database or a kernel; parsers are functions of bytes, never panic, and
+//! refuse what Nix's newest release refuses. From bottom to top (imports point only upwards in this list):
 //!
 //! - [`nix32`]: the base-32 text encoding of hashes
 //! - [`hash`]: hashes, their text forms, and streaming SHA-256
-//! - [`store_path`]: store directories, store paths and how they are computed, content addresses, the search for hashes of
-//!   store paths in bytes
+//! - [`store_path`]: store directories, store paths and how they are computed, content addresses, the search
+//!   for hashes of store paths in bytes
 //! - [`signature`]: ed25519 keys and signatures
 //! - [`compression`]: the compression methods of a binary cache
 //! - [`nar`]: the archive format

@@ -1,6 +1,6 @@
 //! A user environment as a value: directories, and links to absolute store paths.
 //!
-//! Invariant: a [`Directory`] has one NAR for each way to tell its packages ([`ManifestEntry`]),
+//! Invariant: a [`Directory`] has one NAR for each kind of manifest ([`ManifestEntry`]),
 //! whatever order it was made in.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +24,9 @@ pub struct Directory {
     pub(super) entries: BTreeMap<Vec<u8>, Entry>,
 }
 
-/// How an environment tells the packages that it was made of.
+/// The manifest of an environment: the packages that it was made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestEntry<'a> {
-    /// Not at all.
     Absent,
     /// `manifest.json`, a file with these contents, as `nix profile` writes it.
     Json(&'a [u8]),
@@ -91,8 +90,8 @@ impl Directory {
         walk(self, &mut Vec::new(), each);
     }
 
-    /// The store paths that links lead to: what a scan for references finds. A package whose
-    /// every file lost against others is not among them.
+    /// The store paths that links lead to: what a search for references finds. A package of which
+    /// no file is linked is not among them.
     #[must_use]
     pub fn linked(&self, store_dir: &StoreDir) -> BTreeSet<StorePath> {
         let mut bases = BTreeSet::new();
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn links_tell_the_store_paths_that_they_lead_to() {
+    fn links_name_the_store_paths_that_they_lead_to() {
         let linked = forest().linked(&StoreDir::parse("/nix/store").unwrap());
         let names: Vec<&str> = linked.iter().map(StorePath::name).collect();
         assert_eq!(names, ["b", "a"]);

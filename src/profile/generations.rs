@@ -16,7 +16,6 @@ use crate::nix::store_path::StorePath;
 
 const DAY: i64 = 24 * 3600;
 
-/// One generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The store path that it points to: a user environment, or any other path that it was set to.
@@ -70,7 +69,6 @@ impl fmt::Display for Switch {
 /// Why generations cannot be switched or deleted; the texts are Nix's.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GenerationError {
-    /// There is no such generation.
     #[error("profile version {0} does not exist")]
     Absent(GenerationNumber),
     /// A rollback from the oldest one.
@@ -87,14 +85,14 @@ pub enum GenerationError {
 /// Which generations to delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeleteSpec {
-    /// These; numbers that do not exist are passed over.
+    /// These; numbers that do not exist are ignored.
     Numbers(Vec<GenerationNumber>),
     /// All but the current one, also newer ones.
     Old,
     /// All but the current one, those above it, and the ones before it that make up this number
     /// together with the current one; at least 1.
     Keep(u64),
-    /// Those that were not current at any time in the last so many days; at least 1.
+    /// Those that were never current in this number of days before now; at least 1.
     Days(u32),
 }
 
@@ -170,7 +168,6 @@ impl DeleteSpec {
 }
 
 impl Generations {
-    /// No generations.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -187,13 +184,11 @@ impl Generations {
         Self { current, list }
     }
 
-    /// The current generation's number.
     #[must_use]
     pub const fn current(&self) -> Option<GenerationNumber> {
         self.current
     }
 
-    /// The current generation.
     #[must_use]
     pub fn current_generation(&self) -> Option<&Generation> {
         self.list.get(&self.current?)
@@ -218,8 +213,8 @@ impl Generations {
         next.ok_or(GenerationError::NumbersUsedUp(*highest))
     }
 
-    /// Makes `target` current: by a new generation, unless the highest one has this very target;
-    /// that others have it does not matter.
+    /// Makes `target` current: by a new generation, unless the highest one has this target.
+    /// Whether others have it does not matter.
     ///
     /// # Errors
     /// No number is left.
@@ -292,15 +287,15 @@ impl Generations {
             DeleteSpec::Days(days) => {
                 let limit = now.saturating_sub(i64::from(*days) * DAY);
                 let is_older = |n: &GenerationNumber| self.list[n].created < limit;
-                // The newest one that is older was current at the limit. Below it Nix takes for
-                // granted that numbers and times agree; where they do not, we keep.
+                // The newest one that is older was current at the limit. Below it Nix relies on
+                // numbers and times being in the same order; where they are not, we keep the generation.
                 let before = numbers.rev().skip_while(|n| !is_older(n)).skip(1);
                 before.filter(|n| is_older(n) && !is_current(n)).collect()
             }
         })
     }
 
-    /// Takes these generations off the list. The current one stays, whatever is asked.
+    /// Removes these generations, but never the current one.
     pub fn remove(&mut self, numbers: &[GenerationNumber]) {
         let current = self.current;
         self.list
@@ -322,7 +317,7 @@ impl Generations {
     }
 }
 
-/// The time so many seconds after 1970, or the first or last one that has a date.
+/// A time in seconds since 1970, or the first or last one that has a date.
 fn timestamp(seconds: i64) -> Timestamp {
     let beyond = if seconds < 0 {
         Timestamp::MIN
@@ -499,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_told_in_the_words_of_nix() {
+    fn wrong_arguments_are_refused_in_the_words_of_nix() {
         let generations = daily(1, &[1]);
         let complaint = |arguments: &[&str]| deletes(&generations, arguments, 0).unwrap_err();
         for (argument, text) in [

@@ -130,7 +130,7 @@ impl Memory {
     }
 
     /// A forest as lines: `bin/` for a directory, `bin/foo -> foo/bin/foo` for a link, where a
-    /// store path is told by its name.
+    /// store path has its name only.
     pub(super) fn lines(&self, root: &Directory) -> Vec<String> {
         let mut lines = Vec::new();
         self.append_lines(root, "", &mut lines);

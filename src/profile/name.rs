@@ -1,8 +1,8 @@
 //! Names of profiles, numbers of generations, and the links that a directory of profiles shows for them.
 //!
 //! Owns the grammar. Invariant: no name is also the name of another profile's generation link,
-//! lock or temporary link, so a directory of profiles is unambiguous to Nix, whose reading of
-//! such names is lax (`q-007-linkfoo` is generation 7 of `q`).
+//! lock or temporary link, so a directory of profiles is unambiguous to Nix, which also takes
+//! other texts for such names (`q-007-linkfoo` for generation 7 of `q`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ const MAX_NAME: usize = 1024;
 /// The directory of profiles, as paths of profiles have it.
 const PROFILES: &str = "/var/nix/profiles/";
 
-/// Ends the name of a generation link.
+/// End of the name of a generation link.
 const LINK: &str = "-link";
 
 /// The number of a generation.
@@ -101,7 +101,6 @@ impl ProfileName {
         }
     }
 
-    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -120,7 +119,7 @@ impl ProfileName {
         format!("{}-{number}{LINK}", self.link())
     }
 
-    /// Whether both cannot exist in one directory of profiles: one lies below the other, so that
+    /// Whether both cannot exist in one directory of profiles: one is below the other, so that
     /// its directory has the name of the other's link.
     #[must_use]
     pub fn conflicts_with(&self, other: &Self) -> bool {
@@ -158,7 +157,6 @@ pub enum ProfileEntry<'a> {
     Generation {
         /// The name of the profile's link.
         profile: &'a str,
-        /// Which generation.
         number: GenerationNumber,
     },
 }

@@ -1,9 +1,9 @@
 //! Following paths through the trees of store paths, as the kernel follows them through files.
 //!
-//! Links lead within a store path, to another one, or through the store directory. Nix follows links out of the store on
-//! the machine that makes the environment; here nothing is there, so that an environment is the same everywhere.
-//! Invariant: each store path is looked up once, and no path is followed over more links than the
-//! kernel allows, so loops end.
+//! Links lead within a store path, to another one, or through the store directory. Nix follows links out of
+//! the store on the machine that makes the environment; here nothing is there, so that an environment is the
+//! same everywhere. Invariant: each store path is looked up once, and no path is followed over more links
+//! than the kernel allows, so loops end.
 
 use std::collections::HashMap;
 
@@ -18,8 +18,8 @@ const MAX_LINKS: u32 = 40;
 /// A place that a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The directory made of so many parts of the store directory's name: `/` or `/nix`, say, or
-    /// the store directory itself.
+    /// The directory of this number of components of the store directory: `/`, `/nix`, or the store
+    /// directory itself.
     Above(usize),
     /// In a store path.
     Inside { package: usize, node: NodeIndex },
@@ -80,7 +80,7 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
         self.walk(&start, path)
     }
 
-    /// Follows `path` from a place that was reached before, counting on.
+    /// Follows `path` from a place that was reached before, and adds the links on the way to those before.
     pub(super) fn walk(
         &mut self,
         from: &Reached,
@@ -125,7 +125,7 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
         Ok(self.kind(&place).map(|_| Reached { place, links }))
     }
 
-    /// What lies at a place that is no link; `None` for nothing.
+    /// What is at a place that is not a link; `None` for nothing.
     pub(super) fn kind(&self, place: &Place) -> Option<Kind> {
         match place {
             Place::Above(_) => Some(Kind::Directory),

@@ -1,29 +1,31 @@
 //! The search for the hash parts of store paths in bytes.
 //!
-//! A reference exists where the 32 characters of a hash part occur, with or without a store directory or a name around
-//! them. All who search want to hide what they find, so it is overwritten with a placeholder. Invariant: what is found in
-//! a stream does not depend on how the stream is cut into pieces.
+//! A reference exists where the 32 characters of a hash part occur, with or without a store directory or a
+//! name around them. What is found is overwritten with a placeholder, since all callers hide it. Invariant:
+//! what is found in a stream does not depend on how the stream is cut into pieces.
 
 use std::collections::HashMap;
 
 use super::{HASH_PART_LEN, StorePathHash};
 use crate::nix::nix32;
 
-/// Two digits have so many values.
+/// Number of values of two digits.
 const BEGINNINGS: usize = 1 << 10;
 
 /// A set of hash parts to look for, and what is written over them.
 #[derive(Clone, Debug)]
 pub struct HashFinder {
     numbers: HashMap<[u8; HASH_PART_LEN], u32>,
-    /// Whether a hash part begins with these two digits. In text made of digits (hexadecimal digests, base-64) nearly
-    /// every position could be the beginning of a hash part, and this saves a lookup in the map at most of them.
+    /// Whether a hash part begins with these two digits. In text made of digits (hexadecimal digests,
+    /// base-64) nearly every position could be the beginning of a hash part, and this saves a lookup in the
+    /// map at most of them.
     beginnings: Box<[bool]>,
     placeholder: [u8; HASH_PART_LEN],
 }
 
 impl HashFinder {
-    /// Looks for `hashes`, whose numbers are their places in this order. The placeholder must not hold digits of nix32.
+    /// Looks for `hashes`, whose numbers are their places in this order. The placeholder must not hold digits
+    /// of nix32.
     pub fn new(
         hashes: impl IntoIterator<Item = StorePathHash>,
         placeholder: [u8; HASH_PART_LEN],
@@ -41,14 +43,16 @@ impl HashFinder {
         }
     }
 
-    /// Calls `is_hidden` with the offset and the number of each hash part in `bytes`, from left to right, and overwrites
-    /// it with the placeholder if the answer is yes. The next search begins behind what was overwritten.
+    /// Calls `is_hidden` with the offset and the number of each hash part in `bytes`, from left to right, and
+    /// overwrites it with the placeholder if the answer is yes. The next search begins behind what was
+    /// overwritten.
     pub fn hide(&self, bytes: &mut [u8], mut is_hidden: impl FnMut(usize, u32) -> bool) {
         let mut start = 0;
-        // So many bytes at the left end of the window are known to be digits.
+        // Number of bytes at the left end of the window that are known to be digits.
         let mut known = 0;
         while let Some(window) = bytes.get_mut(start..start + HASH_PART_LEN) {
-            // From the right end: no hash part lies across a byte that is no digit, so the search goes on behind it.
+            // From the right end: a hash part cannot contain a byte that is not a digit, so the search goes
+            // on behind it.
             let foreign = window[known..].iter().rposition(|&b| !nix32::is_digit(b));
             if let Some(at) = foreign {
                 let passed = known + at + 1;
@@ -85,11 +89,11 @@ fn beginning(digits: &[u8]) -> usize {
 
 /// A stream in which hash parts are hidden.
 ///
-/// A hash part may lie across two pieces, so the last 31 bytes of each piece are held back until the next.
+/// A hash part may span two pieces, so the last 31 bytes of each piece are held back until the next.
 #[derive(Debug, Default)]
 pub struct HashStream {
     held: Vec<u8>,
-    /// So many of the held bytes were given out by the last call.
+    /// Number of held bytes that the last call returned.
     given: usize,
     /// The offset of the first held byte.
     offset: u64,
@@ -105,8 +109,8 @@ impl HashStream {
         }
     }
 
-    /// Takes the next bytes of the stream, hides hash parts as [`HashFinder::hide`] does, and gives the bytes in which no
-    /// more will be found.
+    /// Takes the next bytes of the stream, hides hash parts as [`HashFinder::hide`] does, and returns the
+    /// bytes that are complete.
     pub fn push(
         &mut self,
         bytes: &[u8],
@@ -139,7 +143,8 @@ mod tests {
     const A: &str = "gy454w1cxaq731grqwylhzf4pp9r5izh";
     const B: &str = "i9pmrzmpshapij2kin22pff6fc2adavx";
 
-    /// The hash parts that are found in a stream, each with its offset; that they and nothing else are hidden is checked.
+    /// The hash parts that are found in a stream, each with its offset; that they and nothing else are hidden
+    /// is checked.
     fn scan(blocks: &[&[u8]]) -> Vec<(u64, String)> {
         let finder = HashFinder::new([A, B].map(|text| text.parse().unwrap()), [b'!'; 32]);
         let mut stream = HashStream::new(0);

@@ -1,8 +1,8 @@
 //! The hash of a NAR modulo the references to its own path.
 //!
-//! A path that is computed from its content cannot contain its own hash part; Nix therefore hashes the content with every
-//! occurrence blanked, followed by the places where they were. Invariant: the result does not depend on how the stream is
-//! cut into blocks.
+//! A path that is computed from its content cannot contain its own hash part; Nix therefore hashes the
+//! content with every occurrence blanked, followed by their offsets. Invariant: the result does not depend on
+//! how the stream is cut into blocks.
 
 use thiserror::Error;
 
@@ -10,8 +10,9 @@ use super::hash_finder::{HashFinder, HashStream};
 use super::{HASH_PART_LEN, StorePathHash};
 use crate::nix::hash::{Hash, HashAlgo, Hasher};
 
-/// Most self-references that are recorded. Their places must be kept to the end (8 bytes each), so a NAR that repeats its
-/// own hash could otherwise take a quarter of its size in memory; real packages have some thousands.
+/// Most self-references that are recorded. Their offsets are kept until the end (8 bytes each), so a NAR that
+/// repeats its own hash could otherwise take a quarter of its size in memory; real packages have some
+/// thousands.
 const MAX_SELF_REFERENCES: usize = 1 << 22;
 
 /// The content refers to itself more often than is plausible.
@@ -43,7 +44,7 @@ impl HashModulo {
 
     /// Adds the next bytes of the stream.
     pub fn update(&mut self, bytes: &[u8]) {
-        // Blanking needs a copy, which is never larger than this.
+        // Blanking needs a copy, which is at most this large.
         const PIECE: usize = 64 * 1024;
         for piece in bytes.chunks(PIECE) {
             let blanked = self.stream.push(piece, &self.finder, |offset, _| {
@@ -60,7 +61,7 @@ impl HashModulo {
     /// The hash of the whole stream.
     ///
     /// # Errors
-    /// [`TooManySelfReferences`] if the places did not fit into the memory set aside for them.
+    /// [`TooManySelfReferences`] if there were more than can be recorded.
     pub fn finish(mut self) -> Result<Hash, TooManySelfReferences> {
         if self.overflowed {
             return Err(TooManySelfReferences);
@@ -109,7 +110,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_cut_into_blocks_does_not_matter(pieces in proptest::collection::vec(0usize..4, 0..12), cut in 1usize..70) {
+        fn the_cut_into_blocks_does_not_matter(
+            pieces in proptest::collection::vec(0usize..4, 0..12),
+            cut in 1usize..70,
+        ) {
             let mut content = Vec::new();
             for piece in pieces {
                 match piece {

@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use super::version::PackageName;
 use crate::nix::store_path::StorePath;
 
-/// Names that are told, at most.
+/// Most names that are suggested.
 const SHOWN: usize = 5;
 
 /// Gathers the names that are nearest to one that nothing has.
 #[derive(Debug)]
 pub struct Nearest<'q> {
     wanted: PackageName<'q>,
-    /// By how far they are, the nearest first.
+    /// Each with its distance and its length; the nearest first.
     found: BTreeSet<(usize, usize, String)>,
 }
 
 impl<'q> Nearest<'q> {
-    /// For what was looked up.
+    /// Gathers names near to `query`, which was not found.
     #[must_use]
     pub fn new(query: &'q str) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl<'q> Nearest<'q> {
         }
     }
 
-    /// Looks at a path. All that are there are to be shown once.
+    /// Considers a path. Every path must be passed once.
     pub fn see(&mut self, path: &StorePath) {
         let name = PackageName::split(path.name());
         let Some(distance) = self.distance(&name) else {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn near_and_longer_names_are_told_once_each_and_at_most_five() {
+    fn near_and_longer_names_are_suggested_once_each_and_at_most_five() {
         let names = [
             "hello-2.12",
             "hello-2.12-doc",
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_package_in_other_versions_the_versions_are_told() {
+    fn other_versions_of_a_package_are_suggested() {
         let names = ["hello-2.12", "hello-2.12-doc", "hello-2.10", "hallo-1"];
         let expected = ["hello-2.10", "hello-2.12", "hallo-1"];
         assert_eq!(nearest("hello-3", &names), expected);

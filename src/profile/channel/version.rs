@@ -18,8 +18,8 @@ pub struct PackageName<'n> {
 }
 
 impl<'n> PackageName<'n> {
-    /// Splits the name of a store path. Only behind a version a word is an output: `-dev`, or
-    /// whatever looks like one.
+    /// Splits the name of a store path. A word is an output only after a version: `-dev`, or what looks like
+    /// it.
     #[must_use]
     pub fn split(full: &'n str) -> Self {
         let package = package_name(full);
@@ -68,7 +68,7 @@ pub fn compare_versions(a: &str, b: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// Takes the next run of digits, or of other bytes, off a version; dots and dashes lie between
+/// Takes the next run of digits, or of other bytes, off a version; dots and dashes separate
 /// them.
 fn next_component<'v>(version: &mut &'v [u8]) -> &'v [u8] {
     let is_separator = |b: &u8| matches!(b, b'.' | b'-');

@@ -383,7 +383,8 @@ fn small_reads_are_buffered_and_large_ones_are_not_copied() {
     assert_eq!(total, 1 << 20);
     assert!(reader.next().unwrap().is_none());
     reader.expect_end().unwrap();
-    // One fill of the buffer for all tokens, one read of all the rest of the contents, then the closing tokens and the end.
+    // One fill of the buffer for all tokens, one read of all the rest of the contents, then the closing
+    // tokens and the end.
     assert!(input.rooms.len() <= 6, "{:?}", input.rooms);
     assert!(
         input.rooms.contains(&((1 << 20) - (BUFFER_SIZE - 96))),
