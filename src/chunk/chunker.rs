@@ -1,7 +1,7 @@
 //! Content-defined chunking of a byte stream that arrives in pieces.
 //!
 //! Invariant: where the cuts fall depends only on the bytes since the last boundary, never on
-//! how they arrived; so the same content gives the same chunks whoever ingests it.
+//! how they arrived; so the same content always gives the same chunks.
 
 use fastcdc::v2020::FastCDC;
 
@@ -13,8 +13,9 @@ pub(super) const MINIMUM: usize = 32 << 10;
 pub const AVERAGE: usize = 128 << 10;
 /// Largest chunk, in bytes: twice the kernel's largest read-ahead of a FUSE mount.
 pub const MAXIMUM: usize = 256 << 10;
-/// Files shorter than this are packed, in NAR order, into one run before they are chunked:
-/// 5 % smaller and half the chunks. Half the average chunk: a larger file has cuts of its own.
+/// Length, in bytes, from which a file is chunked by itself; shorter ones are packed, in NAR order, into one
+/// run, which gives half the chunks and 5 % fewer bytes. It is half the average chunk: a larger file has cuts
+/// of its own.
 pub const PACK_BELOW: u64 = AVERAGE as u64 / 2;
 
 /// Cuts what is pushed into chunks and hands each to a callback.
@@ -26,21 +27,16 @@ pub struct Chunker {
 }
 
 impl Chunker {
-    /// A chunker at a boundary.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Takes `bytes`, and hands every chunk that is complete to `emit`.
     ///
     /// # Errors
-    /// Those of `emit`; the chunker is of no more use after one.
+    /// Those of `emit`; the chunker must not be used after one.
     pub fn push<E>(
         &mut self,
         mut bytes: &[u8],
         emit: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Nothing is held back: what is whole in `bytes` need not pass through the buffer.
+        // The buffer is empty, so chunks that are whole in `bytes` need not pass through it.
         while self.buffer.is_empty() && bytes.len() >= MAXIMUM {
             let cut = cut(bytes);
             emit(&bytes[..cut])?;
@@ -90,7 +86,7 @@ impl Chunker {
 fn cut(bytes: &[u8]) -> usize {
     let window = &bytes[..bytes.len().min(MAXIMUM)];
     let (_, cut) = FastCDC::new(window, MINIMUM, AVERAGE, MAXIMUM).cut(0, window.len());
-    // A cut of nothing would never end.
+    // An empty chunk would be cut for ever.
     if cut == 0 { window.len() } else { cut }
 }
 
@@ -110,7 +106,7 @@ mod tests {
             lengths.push(c.len());
             Ok(())
         };
-        let mut chunker = Chunker::new();
+        let mut chunker = Chunker::default();
         for part in data.chunks(piece) {
             chunker.push(part, &mut emit).unwrap();
         }

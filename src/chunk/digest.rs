@@ -7,7 +7,6 @@ use std::fmt;
 pub struct ChunkDigest(pub [u8; 32]);
 
 impl ChunkDigest {
-    /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }

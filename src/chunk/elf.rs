@@ -3,7 +3,7 @@
 //! When a program is rebuilt from changed sources its sections move against each other; chunks
 //! that end with a section are found again (16 MB less over three generations of a real store).
 
-/// Sections shorter than this, in bytes, give no cut: chunks would become too small.
+/// Length of the smallest section, in bytes, that gives cuts; chunks of smaller ones would be too small.
 pub(super) const SECTION_CUT: u64 = 16 << 10;
 
 /// Most section headers that are read; more than any real program has.
@@ -13,7 +13,7 @@ const MAX_SECTIONS: u64 = 4096;
 const NOBITS: u32 = 8;
 
 /// The offsets, sorted and inside `0..size`, at which an ELF file of `size` bytes should be cut.
-/// `read` fills the buffer from an offset of the file, or says `None`. Anything that is not a
+/// `read` fills the buffer from an offset of the file, or returns `None`. Anything that is not a
 /// well-formed 64-bit little-endian ELF file has no cuts.
 pub fn section_cuts(size: u64, read: impl Fn(u64, &mut [u8]) -> Option<()>) -> Vec<u64> {
     cuts(size, read).unwrap_or_default()

@@ -1,24 +1,22 @@
 //! The reference mask: store-path hashes in contents, replaced by a placeholder.
 //!
 //! After a rebuild nothing but embedded hashes differs between two files. With every hash that
-//! the path may reference replaced by [`PLACEHOLDER`], and the place and the number of the
+//! the path may reference replaced by [`PLACEHOLDER`], and the offset and the number of the
 //! reference noted aside, both files are the same bytes, and so the same chunks.
 //!
 //! Invariant: `unmask(mask(bytes)) == bytes`, whatever the bytes hold. The mask is an encoding:
-//! a placeholder that stands in the input is not noted, so it stays as it is.
+//! a placeholder in the input is not noted, so it stays as it is.
 
-use std::collections::HashMap;
-
-use crate::nix::store_path::StorePath;
+use crate::nix::store_path::{HASH_PART_LEN, HashFinder, HashStream, StorePath};
 
 /// Length of a store-path hash as text, in bytes.
-pub const HASH_LEN: usize = 32;
+pub const HASH_LEN: usize = HASH_PART_LEN;
 
-/// What stands for a hash. `e` is not a digit of nix32, so it is no hash itself.
+/// Placeholder of a hash. `e` is not a digit of nix32, so this is not a hash itself.
 pub(super) const PLACEHOLDER: [u8; HASH_LEN] = [b'e'; HASH_LEN];
 
 /// Most hashes that are masked in one path, so that a hostile NAR cannot fill the memory with
-/// them. Real paths have some hundreds; what comes after simply stays as it is.
+/// them. Real paths have some hundreds; further hashes stay as they are.
 const MAX_OCCURRENCES: usize = 1 << 22;
 
 /// One masked hash: where it stood and which reference it named.
@@ -38,7 +36,8 @@ pub struct Occurrence {
 #[derive(Clone, Debug)]
 pub struct ReferenceTable {
     paths: Vec<StorePath>,
-    number_of: HashMap<[u8; HASH_LEN], u32>,
+    finder: HashFinder,
+    /// For each reference, how many others were found before it; `u64::MAX` if it was not found.
     first_seen: Vec<u64>,
     seen: u64,
 }
@@ -49,31 +48,33 @@ impl ReferenceTable {
         let mut paths = references.to_vec();
         paths.sort_by(|a, b| a.name().cmp(b.name()).then_with(|| a.cmp(b)));
         paths.dedup();
-        let hashes = paths.iter().map(|p| p.hash().to_ascii());
-        let number_of = hashes.zip(0u32..).collect();
-        let first_seen = vec![u64::MAX; paths.len()];
+        let hashes = paths.iter().map(StorePath::hash);
         Self {
-            paths,
-            number_of,
-            first_seen,
+            finder: HashFinder::new(hashes, PLACEHOLDER),
+            first_seen: vec![u64::MAX; paths.len()],
             seen: 0,
+            paths,
         }
     }
 
-    /// The references in the order of their numbers.
-    pub fn paths(&self) -> &[StorePath] {
-        &self.paths
-    }
-
-    /// The number of the reference whose hash is `window`, noted as seen.
-    fn find(&mut self, window: &[u8; HASH_LEN]) -> Option<u32> {
-        let number = *self.number_of.get(window)?;
-        let first = &mut self.first_seen[number as usize];
-        if *first == u64::MAX {
-            *first = self.seen;
-            self.seen += 1;
-        }
-        Some(number)
+    /// The finder of the references, and a function that adds what it finds to `found`.
+    fn noting<'t>(
+        &'t mut self,
+        found: &'t mut Vec<Occurrence>,
+    ) -> (&'t HashFinder, impl FnMut(u64, u32) -> bool + 't) {
+        let note = |offset, reference| {
+            if found.len() == MAX_OCCURRENCES {
+                return false;
+            }
+            let first = &mut self.first_seen[reference as usize];
+            if *first == u64::MAX {
+                *first = self.seen;
+                self.seen += 1;
+            }
+            found.push(Occurrence { offset, reference });
+            true
+        };
+        (&self.finder, note)
     }
 
     /// Ends the numbering: the final order of the references, and for each number given out so
@@ -96,69 +97,34 @@ impl ReferenceTable {
     }
 }
 
-/// Whether a byte is a digit of nix32.
-const DIGIT: [bool; 256] = {
-    let mut table = [false; 256];
-    let digits = b"0123456789abcdfghijklmnpqrsvwxyz";
-    let mut i = 0;
-    while i < digits.len() {
-        table[digits[i] as usize] = true;
-        i += 1;
-    }
-    table
-};
-
 /// Masks one file that arrives in pieces.
-///
-/// A hash may lie across two pieces, so the last 31 bytes of each are held back until the next.
 #[derive(Debug, Default)]
-pub struct Masker {
-    held: Vec<u8>,
-    offset: u64,
-}
+pub struct Masker(HashStream);
 
 impl Masker {
     /// A masker at the start of a file whose masked bytes begin at `offset` of their stream.
     pub fn new(offset: u64) -> Self {
-        Self {
-            held: Vec::new(),
-            offset,
-        }
+        Self(HashStream::new(offset))
     }
 
-    /// Takes `bytes`; hands masked bytes to `emit` and notes hashes in `found`.
-    ///
-    /// # Errors
-    /// Those of `emit`.
-    pub fn push<E>(
-        &mut self,
-        bytes: &[u8],
+    /// Takes the next bytes of the file, adds its hashes to `found`, and returns the masked bytes that are
+    /// complete.
+    pub fn push<'b>(
+        &'b mut self,
+        bytes: &'b [u8],
         table: &mut ReferenceTable,
         found: &mut Vec<Occurrence>,
-        emit: &mut dyn FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> &'b [u8] {
         if table.paths.is_empty() {
-            self.offset += bytes.len() as u64;
-            return emit(bytes);
+            return bytes;
         }
-        self.held.extend_from_slice(bytes);
-        let done = mask_in_place(&mut self.held, self.offset, table, found);
-        let keep_from = done.max(self.held.len().saturating_sub(HASH_LEN - 1));
-        emit(&self.held[..keep_from])?;
-        self.offset += keep_from as u64;
-        self.held.drain(..keep_from);
-        Ok(())
+        let (finder, note) = table.noting(found);
+        self.0.push(bytes, finder, note)
     }
 
-    /// Ends the file: hands out what was held back.
-    ///
-    /// # Errors
-    /// Those of `emit`.
-    pub fn finish<E>(self, emit: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        if self.held.is_empty() {
-            return Ok(());
-        }
-        emit(&self.held)
+    /// The masked bytes that are left at the end of the file.
+    pub fn rest(&self) -> &[u8] {
+        self.0.rest()
     }
 
     /// Masks the whole of `bytes`, which begin at `offset` of their stream.
@@ -168,54 +134,18 @@ impl Masker {
         table: &mut ReferenceTable,
         found: &mut Vec<Occurrence>,
     ) {
-        if !table.paths.is_empty() {
-            mask_in_place(bytes, offset, table, found);
+        if table.paths.is_empty() {
+            return;
         }
+        let (finder, mut note) = table.noting(found);
+        finder.hide(bytes, |at, number| note(offset + at as u64, number));
     }
-}
-
-/// Masks `bytes` and returns the end of the last hash found (0 if none).
-fn mask_in_place(
-    bytes: &mut [u8],
-    offset: u64,
-    table: &mut ReferenceTable,
-    found: &mut Vec<Occurrence>,
-) -> usize {
-    let mut at = 0;
-    let mut done = 0;
-    // `valid` bytes from `at` on are known to be digits.
-    let mut valid = 0;
-    while at + HASH_LEN <= bytes.len() && found.len() < MAX_OCCURRENCES {
-        let window = &bytes[at..at + HASH_LEN];
-        // From the right: the first byte that is no digit lets us skip past it.
-        if let Some(bad) = window[valid..].iter().rposition(|b| !DIGIT[*b as usize]) {
-            at += valid + bad + 1;
-            valid = HASH_LEN - 1 - (valid + bad);
-            continue;
-        }
-        let mut text = [0; HASH_LEN];
-        text.copy_from_slice(window);
-        if let Some(reference) = table.find(&text) {
-            bytes[at..at + HASH_LEN].copy_from_slice(&PLACEHOLDER);
-            found.push(Occurrence {
-                offset: offset + at as u64,
-                reference,
-            });
-            at += HASH_LEN;
-            done = at;
-            valid = 0;
-        } else {
-            at += 1;
-            valid = HASH_LEN - 1;
-        }
-    }
-    done
 }
 
 /// Puts the hashes back into `bytes`, which are the masked bytes from `offset` of the stream on.
 ///
 /// `occurrences` is the whole side list, sorted by offset; `hash_of` gives the text for a
-/// reference number (`None` is passed over; the tree's validation excludes it).
+/// reference number (`None` is skipped; the tree's validation excludes it).
 pub fn unmask<'a>(
     bytes: &mut [u8],
     offset: u64,
@@ -231,7 +161,7 @@ pub fn unmask<'a>(
         let Some(hash) = hash_of(o.reference) else {
             continue;
         };
-        // The hash may lie across either edge of the window.
+        // The hash may extend beyond either edge of the window.
         let skip = offset.saturating_sub(o.offset) as usize;
         let at = (o.offset + skip as u64 - offset) as usize;
         let n = (HASH_LEN - skip).min(bytes.len() - at);
@@ -251,20 +181,16 @@ mod tests {
 
     fn mask(data: &[u8], piece: usize, t: &mut ReferenceTable) -> (Vec<u8>, Vec<Occurrence>) {
         let (mut out, mut found) = (Vec::new(), Vec::new());
-        let mut emit = |b: &[u8]| -> Result<(), ()> {
-            out.extend_from_slice(b);
-            Ok(())
-        };
         let mut m = Masker::new(0);
         for p in data.chunks(piece.max(1)) {
-            m.push(p, t, &mut found, &mut emit).unwrap();
+            out.extend_from_slice(m.push(p, t, &mut found));
         }
-        m.finish(&mut emit).unwrap();
+        out.extend_from_slice(m.rest());
         (out, found)
     }
 
     fn hashes(t: &ReferenceTable) -> Vec<[u8; HASH_LEN]> {
-        t.paths().iter().map(|p| p.hash().to_ascii()).collect()
+        t.paths.iter().map(|p| p.hash().to_ascii()).collect()
     }
 
     fn restore(mut masked: Vec<u8>, found: &[Occurrence], t: &ReferenceTable) -> Vec<u8> {
@@ -278,7 +204,7 @@ mod tests {
         let text = |t: &ReferenceTable, names: [&str; 3]| {
             let mut s = String::from("x");
             for n in names {
-                let p = t.paths().iter().find(|p| p.name() == n).unwrap();
+                let p = t.paths.iter().find(|p| p.name() == n).unwrap();
                 s += &format!("/nix/store/{}-{}/bin\0", p.hash(), p.name());
             }
             s.into_bytes()
@@ -330,7 +256,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn masking_is_an_encoding(parts in prop::collection::vec(0usize..6, 0..40), noise in prop::collection::vec(any::<u8>(), 0..50), piece in 1usize..90) {
+        fn masking_is_an_encoding(
+            parts in prop::collection::vec(0usize..6, 0..40),
+            noise in prop::collection::vec(any::<u8>(), 0..50),
+            piece in 1usize..90,
+        ) {
             let mut t = ReferenceTable::new(&[path(1, "a"), path(2, "b")]);
             let mut data = Vec::new();
             for p in parts {

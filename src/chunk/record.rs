@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Only "zstd or raw, no filter, no base" is written today. A reader that meets another value
-//! says so, rather than giving wrong bytes. Invariant: a record can be replaced by another
+//! returns an error rather than wrong bytes. Invariant: a record can be replaced by another
 //! encoding of the same chunk at any time; its name is the digest of the uncompressed bytes.
 
 use thiserror::Error;
@@ -60,10 +60,10 @@ pub struct ChunkRecord<'a> {
 }
 
 impl<'a> ChunkRecord<'a> {
-    /// Takes a record apart.
+    /// Parses a record.
     ///
     /// # Errors
-    /// A record that is cut, too long, or of a kind that this version does not know.
+    /// A record that is truncated, too long, or of a kind that this version does not know.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (header, payload) = bytes
             .split_first_chunk::<HEADER>()
@@ -141,7 +141,7 @@ impl Encoder {
     /// No memory for the compressor.
     pub fn new() -> std::io::Result<Self> {
         let mut zstd = zstd::bulk::Compressor::new(LEVEL)?;
-        // The chunk is named by its digest and its length stands in our header.
+        // The digest of the chunk is its name, and its length is in our header.
         zstd.include_checksum(false)?;
         zstd.include_contentsize(false)?;
         zstd.include_magicbytes(true)?;
@@ -151,7 +151,7 @@ impl Encoder {
     /// The record of a chunk of at most [`MAXIMUM`] bytes; raw where zstd gains nothing.
     ///
     /// # Errors
-    /// Those of zstd, which has no reason for any.
+    /// Those of zstd, which are not expected.
     pub fn encode(&mut self, chunk: &[u8]) -> std::io::Result<Vec<u8>> {
         debug_assert!(chunk.len() <= MAXIMUM);
         let mut out = vec![0; HEADER + zstd::zstd_safe::compress_bound(chunk.len())];

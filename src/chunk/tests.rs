@@ -44,7 +44,7 @@ fn chunks(parts: &[&[u8]]) -> Vec<String> {
         found.push(format!("{} {}", chunk.len(), ChunkDigest::of(chunk)));
         Ok::<_, std::convert::Infallible>(())
     };
-    let mut chunker = Chunker::new();
+    let mut chunker = Chunker::default();
     for part in parts {
         let Ok(()) = chunker.push(part, &mut emit);
         let Ok(()) = chunker.boundary(&mut emit);

@@ -25,7 +25,7 @@ use super::requester::Requester;
 use super::sources::Offer;
 use super::transfer::{Pace, Transfer};
 use super::{FetchError, Progress, Trust};
-use crate::nix::listing::{Listing, Node};
+use crate::nix::listing;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, PathInfo, Registration, RootKind, Store};
 use crate::sync;
@@ -503,8 +503,7 @@ impl Inner {
         let Ok(Ok(Some(text))) = listing else {
             return false;
         };
-        let root = Listing::parse(&text).map(|l| l.root);
-        matches!(root, Ok(Node::Directory { .. }))
+        listing::says_directory(&text)
     }
 
     /// Fetches, verifies and publishes a path.

@@ -1,7 +1,7 @@
 //! The `nix-cache-info` file of a binary cache.
 //!
-//! Invariant: parsing is as lenient as Nix's (unknown keys and lines without a colon are passed over), but a store
-//! directory or priority that is there must be right.
+//! Invariant: parsing is as lenient as Nix's (unknown keys and lines without a colon are ignored), but a
+//! store directory or priority that is there must be right.
 
 use std::fmt::Write;
 
@@ -12,28 +12,23 @@ use crate::nix::store_path::{StoreDir, StoreDirError};
 /// Why a `nix-cache-info` file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CacheInfoError {
-    /// It is not text.
     #[error("nix-cache-info is not UTF-8")]
     NotText,
     /// The store directory is no such thing.
     #[error("nix-cache-info names a bad store directory")]
     StoreDir(#[from] StoreDirError),
-    /// The priority is not a number.
     #[error("nix-cache-info has the priority '{value}', which is not a number")]
-    Priority {
-        /// The value as given.
-        value: String,
-    },
+    Priority { value: String },
 }
 
 /// What a binary cache says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CacheInfo {
-    /// The store directory of all its paths; the default one if it does not say.
+    /// The store directory of all its paths; the default one if it names none.
     pub store_dir: StoreDir,
     /// Whether clients may ask for many paths just to see what is there.
     pub want_mass_query: bool,
-    /// Its rank among caches, lower first; clients take 0 if it does not say.
+    /// Its rank among caches, lower first; clients take 0 if it has none.
     pub priority: Option<u32>,
 }
 

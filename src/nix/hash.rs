@@ -1,10 +1,10 @@
 //! Hashes, their text forms, and hashing of streams.
 //!
-//! Owns [`struct@Hash`] (any algorithm Nix knows), [`NarHash`] (the SHA-256 of a NAR) and the streaming hashers. Invariant: a
-//! `Hash` always holds exactly as many bytes as its algorithm yields.
+//! Owns [`struct@Hash`] (any algorithm Nix knows), [`NarHash`] (the SHA-256 of a NAR) and the streaming
+//! hashers. Invariant: a `Hash` always holds exactly as many bytes as its algorithm yields.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
@@ -24,23 +24,16 @@ pub enum HashError {
     /// Neither `ALGO:` nor `ALGO-` opens the text.
     #[error("hash '{text}' does not include a type")]
     MissingAlgorithm { text: String },
-    /// The algorithm is not one that Nix knows.
     #[error("unknown hash algorithm '{name}', expect 'md5', 'sha1', 'sha256' or 'sha512'")]
     UnknownAlgorithm { name: String },
     /// Only one algorithm is possible at this place.
     #[error("expected a {expected} hash, not {found}")]
-    WrongAlgorithm {
-        /// The algorithm that belongs here.
-        expected: HashAlgo,
-        /// The algorithm of the text.
-        found: HashAlgo,
-    },
+    WrongAlgorithm { expected: HashAlgo, found: HashAlgo },
     /// No text form of this algorithm has this length.
     #[error("hash '{text}' has wrong length for hash algorithm '{algo}'")]
     WrongLength {
         /// The digest text as given.
         text: String,
-        /// The algorithm of the digest.
         algo: HashAlgo,
     },
     /// The digest is not valid base-16 or base-64.
@@ -50,7 +43,6 @@ pub enum HashError {
         text: String,
         reason: data_encoding::DecodeError,
     },
-    /// The digest is not valid nix32.
     #[error("hash '{text}' has an invalid digest")]
     InvalidNix32 {
         /// The digest text as given.
@@ -65,16 +57,12 @@ pub enum HashError {
 pub enum HashAlgo {
     /// MD5, 16 bytes; only ever met in old fixed-output paths.
     Md5,
-    /// SHA-1, 20 bytes.
     Sha1,
-    /// SHA-256, 32 bytes.
     Sha256,
-    /// SHA-512, 64 bytes.
     Sha512,
 }
 
 impl HashAlgo {
-    /// Bytes of a digest.
     #[must_use]
     const fn digest_len(self) -> usize {
         match self {
@@ -85,7 +73,6 @@ impl HashAlgo {
         }
     }
 
-    /// The lower case name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -159,7 +146,8 @@ impl Hash {
         hasher.finish()
     }
 
-    /// Parses any text form with its algorithm: `ALGO:HEX`, `ALGO:NIX32`, `ALGO:BASE64` or SRI (`ALGO-BASE64`).
+    /// Parses any text form with its algorithm: `ALGO:HEX`, `ALGO:NIX32`, `ALGO:BASE64` or SRI
+    /// (`ALGO-BASE64`).
     ///
     /// # Errors
     /// [`HashError`] if the algorithm is missing or unknown, or the digest is not one of its text forms.
@@ -175,7 +163,7 @@ impl Hash {
         Self::parse_digest(algo, digest)
     }
 
-    /// Parses a digest without its algorithm; its length tells base-16, nix32 or base-64.
+    /// Parses a digest without its algorithm; its length decides between base-16, nix32 and base-64.
     ///
     /// # Errors
     /// [`HashError`] if the length or a character fits none of them.
@@ -222,13 +210,11 @@ impl Hash {
         })
     }
 
-    /// The algorithm.
     #[must_use]
     pub const fn algo(&self) -> HashAlgo {
         self.algo
     }
 
-    /// The bytes of the digest.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.digest[..self.algo.digest_len()]
@@ -278,7 +264,6 @@ impl FromStr for Hash {
 pub struct NarHash([u8; 32]);
 
 impl NarHash {
-    /// A NAR hash from its digest.
     #[must_use]
     pub const fn from_bytes(digest: [u8; 32]) -> Self {
         Self(digest)
@@ -290,15 +275,6 @@ impl NarHash {
         Self(Sha256::digest(nar).into())
     }
 
-    /// Parses any text form of a SHA-256 hash with its algorithm.
-    ///
-    /// # Errors
-    /// [`HashError`] as [`Hash::parse`], or if the algorithm is another one.
-    pub fn parse(text: &str) -> Result<Self, HashError> {
-        Self::try_from(Hash::parse(text)?)
-    }
-
-    /// The bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -308,12 +284,6 @@ impl NarHash {
     #[must_use]
     pub fn to_nix32(&self) -> String {
         Hash::from(*self).to_nix32()
-    }
-
-    /// `sha256:HEX`.
-    #[must_use]
-    pub fn to_hex(&self) -> String {
-        Hash::from(*self).to_hex()
     }
 
     /// `sha256-BASE64`.
@@ -368,7 +338,6 @@ enum Running {
 }
 
 impl Hasher {
-    /// Starts a hash.
     #[must_use]
     pub fn new(algo: HashAlgo) -> Self {
         Self(match algo {
@@ -379,7 +348,6 @@ impl Hasher {
         })
     }
 
-    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             Running::Md5(hasher) => hasher.update(bytes),
@@ -407,9 +375,7 @@ impl Hasher {
 /// What a finished stream was: its SHA-256 and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamDigest {
-    /// SHA-256 of all bytes.
     pub sha256: [u8; 32],
-    /// Number of bytes.
     pub length: u64,
 }
 
@@ -435,22 +401,14 @@ pub struct Sha256Hasher {
 }
 
 impl Sha256Hasher {
-    /// Starts with no bytes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
-    }
-
-    /// Number of bytes so far.
-    #[must_use]
-    pub const fn length(&self) -> u64 {
-        self.length
     }
 
     /// Hash and length of all bytes.
@@ -478,11 +436,6 @@ impl<W: Write> Sha256Writer<W> {
         }
     }
 
-    /// Number of bytes so far.
-    pub const fn length(&self) -> u64 {
-        self.hasher.length()
-    }
-
     /// The writer below, with the hash and length of what it took.
     pub fn finish(self) -> (W, StreamDigest) {
         (self.inner, self.hasher.finish())
@@ -498,40 +451,6 @@ impl<W: Write> Write for Sha256Writer<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// A reader that hashes and counts what passes from the reader below.
-pub struct Sha256Reader<R> {
-    inner: R,
-    hasher: Sha256Hasher,
-}
-
-impl<R: Read> Sha256Reader<R> {
-    /// Hashes what is read from `inner` from now on.
-    pub fn new(inner: R) -> Self {
-        Self {
-            inner,
-            hasher: Sha256Hasher::new(),
-        }
-    }
-
-    /// Number of bytes so far.
-    pub const fn length(&self) -> u64 {
-        self.hasher.length()
-    }
-
-    /// The reader below, with the hash and length of what it gave.
-    pub fn finish(self) -> (R, StreamDigest) {
-        (self.inner, self.hasher.finish())
-    }
-}
-
-impl<R: Read> Read for Sha256Reader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
     }
 }
 
@@ -588,7 +507,7 @@ mod tests {
     fn a_nar_hash_is_sha256_only() {
         let sha1 = Hash::of(HashAlgo::Sha1, b"").to_nix32();
         assert!(matches!(
-            NarHash::parse(&sha1),
+            NarHash::try_from(Hash::parse(&sha1).unwrap()),
             Err(HashError::WrongAlgorithm { .. })
         ));
     }
@@ -601,15 +520,14 @@ mod tests {
         let (bytes, digest) = writer.finish();
         assert_eq!((bytes.as_slice(), digest.length), (&b"hello\n"[..], 6));
         assert_eq!(digest.hash(), Hash::of(HashAlgo::Sha256, b"hello\n"));
-
-        let mut reader = Sha256Reader::new(&b"hello\n"[..]);
-        io::copy(&mut reader, &mut io::sink()).unwrap();
-        assert_eq!(reader.finish().1, digest);
     }
 
     proptest! {
         #[test]
-        fn every_text_form_is_read_back(algo in 0usize..4, data in proptest::collection::vec(any::<u8>(), 0..20)) {
+        fn every_text_form_is_read_back(
+            algo in 0usize..4,
+            data in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
             let hash = Hash::of(ALGOS[algo], &data);
             for text in [hash.to_nix32(), hash.to_hex(), hash.to_sri(), hash.to_sri().replacen('-', ":", 1)] {
                 prop_assert_eq!(Hash::parse(&text), Ok(hash));

@@ -1,15 +1,15 @@
 //! The pure formats of Nix: bytes in, values out, and back.
 //!
-//! Nothing here talks to a network, a database or a kernel; parsers are functions of bytes, never panic, and refuse what
-//! Nix's newest release refuses. From bottom to top (imports point only upwards in this list):
+//! Nothing here talks to a network, a database or a kernel; parsers are functions of bytes, never panic, and
+//! refuse what Nix's newest release refuses. From bottom to top (imports point only upwards in this list):
 //!
 //! - [`nix32`]: the base-32 text encoding of hashes
 //! - [`hash`]: hashes, their text forms, and streaming SHA-256
-//! - [`store_path`]: store directories, store paths and how they are computed, content addresses
+//! - [`store_path`]: store directories, store paths and how they are computed, content addresses, the search
+//!   for hashes of store paths in bytes
 //! - [`signature`]: ed25519 keys and signatures
 //! - [`compression`]: the compression methods of a binary cache
 //! - [`nar`]: the archive format
-//! - [`references`]: the scan for store path hashes
 //! - [`listing`]: the unsigned `.ls` listing of a NAR
 //! - [`cache_info`]: the `nix-cache-info` file
 //! - [`narinfo`]: the signed metadata of a store path, and whether to trust it
@@ -21,6 +21,5 @@ pub mod listing;
 pub mod nar;
 pub mod narinfo;
 pub mod nix32;
-pub mod references;
 pub mod signature;
 pub mod store_path;

@@ -1,7 +1,7 @@
 //! Ed25519 keys and signatures in Nix's text forms.
 //!
-//! Owns the key and signature texts and the choice of keys by name. Invariant: the text of a signature is kept byte for
-//! byte; whether it can be decoded matters only when a key of its name is there to check it.
+//! Owns the key and signature texts and the choice of keys by name. Invariant: the text of a signature is
+//! kept byte for byte; whether it can be decoded matters only when a key of its name is there to check it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,7 +24,6 @@ pub enum KeyError {
     #[error("{what} '{name}' is not valid: expected base-64 of {bytes} bytes")]
     Encoding {
         what: &'static str,
-        /// The key name.
         name: String,
         /// Bytes that the text should encode.
         bytes: usize,
@@ -33,7 +32,6 @@ pub enum KeyError {
     #[error("{what} '{name}' is not valid: {reason}")]
     Invalid {
         what: &'static str,
-        /// The key name.
         name: String,
         reason: &'static str,
     },
@@ -92,13 +90,7 @@ impl PublicKey {
         })
     }
 
-    /// The name of the key, by which signatures refer to it.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether `signature` is by this key, for this text. The name in the signature is not looked at.
+    /// Whether `signature` is by this key, for this text. The name in the signature is not checked.
     #[must_use]
     fn verifies(&self, text: &[u8], signature: &Signature) -> bool {
         // Strict as libsodium is, which Nix uses: keys and nonces of small order are refused.
@@ -134,7 +126,7 @@ impl SecretKey {
     /// A key from 32 bytes of randomness.
     ///
     /// # Errors
-    /// [`KeyError::Name`] if the name cannot stand in a key text.
+    /// [`KeyError::Name`] if the name is not allowed in the text of a key.
     pub fn from_seed(name: &str, seed: [u8; 32]) -> Result<Self, KeyError> {
         let bad = |c: char| c == ':' || c == ';' || c.is_whitespace() || c.is_control();
         if name.is_empty() || name.contains(bad) {
@@ -163,12 +155,6 @@ impl SecretKey {
             name: name.into(),
             key,
         })
-    }
-
-    /// The name of the key.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// `NAME:BASE64`, the content of a secret key file.
@@ -223,7 +209,8 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Takes a signature text. Only its two parts are looked for: whether the second is a signature shows when it is verified.
+    /// Parses `KEYNAME:BASE64`. Whether the second part encodes a signature is known only when it is
+    /// verified.
     ///
     /// # Errors
     /// [`KeyError::Structure`] if a part is missing or empty.
@@ -235,16 +222,10 @@ impl Signature {
         })
     }
 
-    /// The name of the key that is said to have signed.
+    /// The name of the key that has signed, by its own claim.
     #[must_use]
     pub fn key_name(&self) -> &str {
         &self.text[..self.name_length]
-    }
-
-    /// The text as it came.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
     }
 
     /// The 64 bytes, if the text encodes that many.
@@ -297,31 +278,20 @@ pub struct TrustedKeys {
 }
 
 impl TrustedKeys {
-    /// Trusts nobody.
+    /// No trusted keys.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Trusts a key as well. Several keys may share a name, while a cache changes its key.
+    /// Adds a key. Several keys may share a name while a cache changes its key.
     pub fn insert(&mut self, key: PublicKey) {
         if !self.keys.contains(&key) {
             self.keys.push(key);
         }
     }
 
-    /// Whether nobody is trusted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    /// The trusted keys.
-    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
-        self.keys.iter()
-    }
-
-    /// Looks for a signature of `fingerprint` by a trusted key. Signatures by unknown keys are passed over.
+    /// Looks for a signature of `fingerprint` by a trusted key. Signatures by other keys are ignored.
     #[must_use]
     pub fn verify(&self, fingerprint: &str, signatures: &[Signature]) -> Verdict {
         let mut bad = None;
@@ -375,7 +345,7 @@ mod tests {
             CACHE_NIXOS_ORG_KEY
         );
         let signature = secret.sign(b"x");
-        assert_eq!(Signature::parse(signature.as_str()), Ok(signature));
+        assert_eq!(Signature::parse(&signature.to_string()), Ok(signature));
     }
 
     #[test]
@@ -450,7 +420,12 @@ mod tests {
             trusted.verify("text", &[]),
             Verdict::NoTrustedKey { named: vec![] }
         );
-        assert!(TrustedKeys::new().is_empty());
+        assert_eq!(
+            TrustedKeys::new().verify("text", &[mine.sign(b"text")]),
+            Verdict::NoTrustedKey {
+                named: vec!["mine-1".into()]
+            }
+        );
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Channels: lists of store paths by which packages are found by their names.
 //!
-//! All of this is pure. Invariant: a name leads to a path only if no other path is meant as much;
-//! where several are, the user chooses, as Nix would have chosen without a word.
+//! All of this is pure. Invariant: a name leads to a path only if it means no other path equally well;
+//! among several the user chooses, where Nix would choose silently.
 //!
 //! - [`read_list`]: the list of a channel
 //! - [`PackageName`], [`compare_versions`]: names and versions, as Nix splits and compares them
 //! - [`Lookup`]: a name → a store path
-//! - [`Nearest`]: names that may have been meant
+//! - [`Nearest`]: names that the user may have meant
 
 mod list;
 mod nearest;
@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 pub use list::{ListError, read_list};
 pub use nearest::Nearest;
+pub(super) use version::is_output;
 pub use version::{PackageName, compare_versions};
 
 use crate::nix::store_path::StorePath;
@@ -35,7 +36,6 @@ pub enum Found {
     One(Candidate),
     /// Several, the newest version first.
     Several(Vec<Candidate>),
-    /// Nothing.
     Nothing,
 }
 
@@ -45,16 +45,16 @@ type Candidates = BTreeMap<StorePath, String>;
 #[derive(Debug)]
 pub struct Lookup<'q> {
     wanted: PackageName<'q>,
-    /// Paths whose whole name it is.
+    /// Paths with exactly this name.
     whole: Candidates,
-    /// Paths of such a package without an output in their names: what one installs.
+    /// Paths of the package without an output in their names, which users install.
     plain: Candidates,
-    /// Other outputs of such a package.
+    /// Other outputs of the package.
     outputs: Candidates,
 }
 
 impl<'q> Lookup<'q> {
-    /// A lookup of what a user named.
+    /// A lookup of what a user wrote.
     #[must_use]
     pub fn new(query: &'q str) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl<'q> Lookup<'q> {
         }
     }
 
-    /// Looks at a path of a channel. All that there are have to be shown once.
+    /// Considers a path of a channel. Every path must be passed once.
     pub fn see(&mut self, path: StorePath, channel: &str) {
         let name = PackageName::split(path.name());
         let is_meant = match self.wanted.version {
@@ -85,7 +85,7 @@ impl<'q> Lookup<'q> {
         entry.or_insert_with(|| channel.to_owned());
     }
 
-    /// What was found. A whole name goes before a plain one, and that before other outputs.
+    /// What was found. An exact name is preferred to the package, and that to its other outputs.
     #[must_use]
     pub fn finish(self) -> Found {
         let ranks = [self.whole, self.plain, self.outputs];

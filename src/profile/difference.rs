@@ -1,6 +1,6 @@
-//! What two closures have of each package, as `nix profile diff-closures` tells it.
+//! What two closures have of each package, as `nix profile diff-closures` shows it.
 //!
-//! Invariant: names and versions are split as Nix splits them, and what it would not show is not
+//! Invariant: names and versions are split as Nix splits them, and what Nix would not show is not
 //! in the list.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,17 +8,17 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::channel::is_output;
 use super::manifest::package_name;
 use crate::nix::store_path::StorePath;
 
-/// A change of size that is smaller, in bytes, is not worth a line.
+/// Smallest change of size, in bytes, that is shown.
 const SHOWN: u64 = 8 * 1024;
 
 /// A path of a closure, and the length of its NAR in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClosurePart {
     pub path: StorePath,
-    /// NarSize.
     pub nar_size: u64,
 }
 
@@ -33,9 +33,9 @@ pub struct PackageChange {
     pub removed: Vec<String>,
     /// Versions that only the second closure has.
     pub added: Vec<String>,
-    /// Bytes that the NARs of the package have in the first closure, …
+    /// Bytes of the package's NARs in the first closure.
     pub size_before: u64,
-    /// … and in the second.
+    /// Bytes of the package's NARs in the second closure.
     pub size_after: u64,
 }
 
@@ -116,10 +116,6 @@ fn group(closure: &[ClosurePart]) -> BTreeMap<&str, Versions<'_>> {
 /// The name and the version of a package: first the output is taken off (`-dev`, or whatever looks
 /// like one), then the version.
 fn split(name: &str) -> (&str, &str) {
-    let is_output = |text: &str| {
-        let letters = text.bytes().all(|b| b.is_ascii_lowercase()) && !text.is_empty();
-        letters || matches!(text, "lib32" | "lib64")
-    };
     let name = match name.rsplit_once('-') {
         Some((before, output)) if is_output(output) => before,
         _ => name,
@@ -165,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_large_differences_are_told_as_nix_tells_them() {
+    fn versions_and_large_differences_are_shown_as_nix_shows_them() {
         let before = [
             ("hello-2.10", 100_000),
             ("gone-1", 10),

@@ -23,10 +23,10 @@ pub const DEFAULT_PRIORITY: i64 = 5;
 /// so that they never collide with one another.
 const FIRST_PROPAGATED: i64 = 1000;
 
-/// Where a package names those that it wants installed with it.
+/// File in which a package names others that are installed with it.
 const PROPAGATED: &[u8] = b"nix-support/propagated-user-env-packages";
 
-/// Longest such file, in bytes: room for ten thousand paths, where real files have a few.
+/// Longest such file, in bytes: enough for ten thousand paths; real files have a few.
 const PROPAGATED_LIMIT: u64 = 1 << 20;
 
 /// Most names of packages that are looked at, so that links from directory to directory, which
@@ -34,7 +34,7 @@ const PROPAGATED_LIMIT: u64 = 1 << 20;
 /// thirty thousand.
 const MAX_STEPS: u64 = 1 << 20;
 
-/// What never appears in an environment, by the end of its path in the package.
+/// Ends of paths in packages that never appear in an environment.
 const LEFT_OUT: [&[u8]; 7] = [
     b"/propagated-build-inputs",
     b"/nix-support",
@@ -48,7 +48,6 @@ const LEFT_OUT: [&[u8]; 7] = [
 /// A package of an environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
-    /// Its store path.
     pub path: StorePath,
     /// Whether it is linked at all.
     pub active: bool,
@@ -56,26 +55,12 @@ pub struct Package {
     pub priority: i64,
 }
 
-impl Package {
-    /// An active package of the default priority.
-    #[must_use]
-    pub const fn new(path: StorePath) -> Self {
-        let priority = DEFAULT_PRIORITY;
-        let active = true;
-        Self {
-            path,
-            active,
-            priority,
-        }
-    }
-}
-
-/// An environment.
+/// A user environment.
 #[derive(Clone, Debug)]
 pub struct Environment {
     /// Its forest, without a manifest.
     pub root: Directory,
-    /// What was left out of it, and that the user may not expect.
+    /// What was left out of it, which the user may not expect.
     pub warnings: Vec<Warning>,
     /// The paths of the packages that others propagated, in the order in which they were linked.
     pub propagated: Vec<Vec<u8>>,
@@ -92,10 +77,7 @@ pub enum Warning {
         link: String,
     },
     /// A package that is a file.
-    NotADirectory {
-        /// Its path.
-        package: String,
-    },
+    NotADirectory { package: String },
 }
 
 impl fmt::Display for Warning {
@@ -112,20 +94,19 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Why packages make no environment; where Nix has a text, that is the beginning.
+/// Why packages make no environment. A text begins with that of Nix, if Nix has one.
 #[derive(Debug, Error)]
 pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     /// Two packages of the same priority have the same file.
     #[error(
-        "packages '{new}' and '{old}' have the same priority {priority}; install one of the conflicting packages \
-         with another priority (0 being the highest priority)"
+        "packages '{new}' and '{old}' have the same priority {priority}; install one of the conflicting \
+         packages with another priority (0 being the highest priority)"
     )]
     Conflict {
         /// The file that came second.
         new: String,
         /// The file that is linked.
         old: String,
-        /// The priority of both.
         priority: i64,
     },
     /// A directory, where another package has a file.
@@ -144,23 +125,18 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
         /// The directory, as a path in the environment.
         directory: String,
     },
-    /// A package is not there.
     #[error(
-        "opening directory '{package}': No such file or directory; fetch the package, or remove it from the profile"
+        "opening directory '{package}': No such file or directory; fetch the package, or remove it \
+         from the profile"
     )]
-    Missing {
-        /// Its path.
-        package: String,
-    },
+    Missing { package: String },
     /// Links in a loop.
     #[error("getting status of '{path}': Too many levels of symbolic links")]
-    TooManyLinks {
-        /// The path that does not end.
-        path: String,
-    },
-    /// A directory that lies in no package would have to be merged.
+    TooManyLinks { path: String },
+    /// A directory that is not in a package would have to be merged.
     #[error(
-        "'{path}' leads to '{target}', which lies in no store path and cannot be merged with what other packages have there"
+        "'{path}' leads to the directory '{target}', which is not in a store path, so it cannot be \
+         merged with what other packages have there"
     )]
     OutOfStore {
         /// The directory, as the package has it.
@@ -168,23 +144,21 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
         /// Where it leads.
         target: String,
     },
-    /// The file that names propagated packages is no file, or far too long.
+    /// What should name propagated packages is not a file, or is far too long.
     #[error(
         "'{path}' is not a file of at most {PROPAGATED_LIMIT} bytes, as a list of packages must be"
     )]
-    NoList {
-        /// Its path.
-        path: String,
-    },
+    NoList { path: String },
     /// Links from directory to directory that multiply.
     #[error(
-        "the packages have more than {MAX_STEPS} names to merge, the last one '{path}'; directories link to one another"
+        "the packages have more than {MAX_STEPS} names to merge, the last one '{path}'; directories \
+         link to one another"
     )]
     TooLarge {
-        /// Where it was given up.
+        /// The last name.
         path: String,
     },
-    /// A store path could not be looked into.
+    /// A store path could not be read.
     #[error("cannot look into '{path}'")]
     Source {
         /// The path that was followed.
@@ -194,7 +168,7 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     },
 }
 
-/// Makes the environment of `packages`, which lie in `source`.
+/// Makes the environment of `packages`, which are read from `source`.
 ///
 /// # Errors
 /// The packages collide, or cannot be looked into.
@@ -280,7 +254,7 @@ struct Synthesis<'s, S: PackageSource> {
 }
 
 impl<S: PackageSource> Synthesis<'_, S> {
-    /// Merges a package into the environment, unless it was; whether it was not.
+    /// Merges a package into the environment, unless that was done before; returns whether it was merged now.
     fn add(
         &mut self,
         path: Vec<u8>,
@@ -306,7 +280,7 @@ impl<S: PackageSource> Synthesis<'_, S> {
         Ok(true)
     }
 
-    /// Notes the packages that this one propagates.
+    /// Puts off the packages that this one propagates to the next round.
     fn postpone(&mut self, package: &Origin) -> Result<(), EnvironmentError<S::Error>> {
         let path = child(&package.path, PROPAGATED);
         let list = self.resolver.walk(&package.reached, PROPAGATED);
@@ -322,7 +296,7 @@ impl<S: PackageSource> Synthesis<'_, S> {
         Ok(())
     }
 
-    /// Merges a directory into `into`, which lies at `at` in the environment.
+    /// Merges a directory into `into`, whose path in the environment is `at`.
     fn merge(
         &mut self,
         from: &Origin,

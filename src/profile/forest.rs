@@ -1,6 +1,6 @@
 //! A user environment as a value: directories, and links to absolute store paths.
 //!
-//! Invariant: a [`Directory`] has one NAR for each way to tell its packages ([`ManifestEntry`]),
+//! Invariant: a [`Directory`] has one NAR for each kind of manifest ([`ManifestEntry`]),
 //! whatever order it was made in.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +24,9 @@ pub struct Directory {
     pub(super) entries: BTreeMap<Vec<u8>, Entry>,
 }
 
-/// How an environment tells the packages that it was made of.
+/// The manifest of an environment: the packages that it was made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestEntry<'a> {
-    /// Not at all.
     Absent,
     /// `manifest.json`, a file with these contents, as `nix profile` writes it.
     Json(&'a [u8]),
@@ -68,20 +67,6 @@ impl Directory {
             .map(|(name, entry)| (name.as_slice(), entry))
     }
 
-    /// What lies at `path`, which is relative to this directory.
-    #[must_use]
-    pub fn get(&self, path: &[u8]) -> Option<&Entry> {
-        let (name, rest) = match path.iter().position(|b| *b == b'/') {
-            Some(at) => (&path[..at], Some(&path[at + 1..])),
-            None => (path, None),
-        };
-        match (self.entries.get(name)?, rest) {
-            (entry, None) => Some(entry),
-            (Entry::Directory(below), Some(rest)) => below.get(rest),
-            (Entry::Link(_), Some(_)) => None,
-        }
-    }
-
     /// Calls `each` with the path and the target of every link, in the order of the NAR.
     pub fn each_link<'d>(&'d self, each: &mut dyn FnMut(&[u8], &'d [u8])) {
         fn walk<'d>(
@@ -105,8 +90,8 @@ impl Directory {
         walk(self, &mut Vec::new(), each);
     }
 
-    /// The store paths that links lead to: what a scan for references finds. A package whose
-    /// every file lost against others is not among them.
+    /// The store paths that links lead to: what a search for references finds. A package of which
+    /// no file is linked is not among them.
     #[must_use]
     pub fn linked(&self, store_dir: &StoreDir) -> BTreeSet<StorePath> {
         let mut bases = BTreeSet::new();
@@ -186,17 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_leads_through_directories_but_not_through_links() {
-        let forest = forest();
-        let x = link("/nix/store/11111111111111111111111111111111-a/bin/x");
-        assert_eq!(forest.get(b"bin/x"), Some(&x));
-        assert!(matches!(forest.get(b"bin"), Some(Entry::Directory(_))));
-        assert_eq!(forest.get(b"share/x"), None);
-        assert_eq!(forest.get(b"bin/y"), None);
-    }
-
-    #[test]
-    fn links_tell_the_store_paths_that_they_lead_to() {
+    fn links_name_the_store_paths_that_they_lead_to() {
         let linked = forest().linked(&StoreDir::parse("/nix/store").unwrap());
         let names: Vec<&str> = linked.iter().map(StorePath::name).collect();
         assert_eq!(names, ["b", "a"]);

@@ -7,24 +7,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use thiserror::Error;
 
-use super::name::ProfileName;
+use super::name::{GenerationNumber, ProfileName};
 use crate::nix::store_path::StorePath;
 
 const DAY: i64 = 24 * 3600;
 
-/// The number of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GenerationNumber(pub u64);
-
-impl fmt::Display for GenerationNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// One generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// The store path that it points to: a user environment, or any other path that it was set to.
@@ -78,7 +69,6 @@ impl fmt::Display for Switch {
 /// Why generations cannot be switched or deleted; the texts are Nix's.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GenerationError {
-    /// There is no such generation.
     #[error("profile version {0} does not exist")]
     Absent(GenerationNumber),
     /// A rollback from the oldest one.
@@ -95,14 +85,14 @@ pub enum GenerationError {
 /// Which generations to delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeleteSpec {
-    /// These; numbers that do not exist are passed over.
+    /// These; numbers that do not exist are ignored.
     Numbers(Vec<GenerationNumber>),
     /// All but the current one, also newer ones.
     Old,
     /// All but the current one, those above it, and the ones before it that make up this number
     /// together with the current one; at least 1.
     Keep(u64),
-    /// Those that were not current at any time in the last so many days; at least 1.
+    /// Those that were never current in this number of days before now; at least 1.
     Days(u32),
 }
 
@@ -178,7 +168,6 @@ impl DeleteSpec {
 }
 
 impl Generations {
-    /// No generations.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -195,13 +184,11 @@ impl Generations {
         Self { current, list }
     }
 
-    /// The current generation's number.
     #[must_use]
     pub const fn current(&self) -> Option<GenerationNumber> {
         self.current
     }
 
-    /// The current generation.
     #[must_use]
     pub fn current_generation(&self) -> Option<&Generation> {
         self.list.get(&self.current?)
@@ -226,8 +213,8 @@ impl Generations {
         next.ok_or(GenerationError::NumbersUsedUp(*highest))
     }
 
-    /// Makes `target` current: by a new generation, unless the highest one has this very target;
-    /// that others have it does not matter.
+    /// Makes `target` current: by a new generation, unless the highest one has this target.
+    /// Whether others have it does not matter.
     ///
     /// # Errors
     /// No number is left.
@@ -300,26 +287,26 @@ impl Generations {
             DeleteSpec::Days(days) => {
                 let limit = now.saturating_sub(i64::from(*days) * DAY);
                 let is_older = |n: &GenerationNumber| self.list[n].created < limit;
-                // The newest one that is older was current at the limit. Below it Nix takes for
-                // granted that numbers and times agree; where they do not, we keep.
+                // The newest one that is older was current at the limit. Below it Nix relies on
+                // numbers and times being in the same order; where they are not, we keep the generation.
                 let before = numbers.rev().skip_while(|n| !is_older(n)).skip(1);
                 before.filter(|n| is_older(n) && !is_current(n)).collect()
             }
         })
     }
 
-    /// Takes these generations off the list. The current one stays, whatever is asked.
+    /// Removes these generations, but never the current one.
     pub fn remove(&mut self, numbers: &[GenerationNumber]) {
         let current = self.current;
         self.list
             .retain(|number, _| Some(*number) == current || !numbers.contains(number));
     }
 
-    /// What `--list-generations` prints, a line for each generation; `local` tells the local time
-    /// of a creation (usually [`CivilTime::local`]).
-    pub fn lines(&self, local: impl Fn(i64) -> CivilTime) -> impl Iterator<Item = String> {
+    /// What `--list-generations` prints, a line for each generation, with the times of `zone`.
+    pub fn lines(&self, zone: &TimeZone) -> impl Iterator<Item = String> {
         self.list.iter().map(move |(number, generation)| {
-            let time = local(generation.created);
+            let time = zone.to_datetime(timestamp(generation.created));
+            let time = time.strftime("%Y-%m-%d %H:%M:%S");
             let mark = if Some(*number) == self.current {
                 "(current)"
             } else {
@@ -330,94 +317,18 @@ impl Generations {
     }
 }
 
+/// A time in seconds since 1970, or the first or last one that has a date.
+fn timestamp(seconds: i64) -> Timestamp {
+    let beyond = if seconds < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    };
+    Timestamp::from_second(seconds).unwrap_or(beyond)
+}
+
 fn number_or_zero(number: Option<GenerationNumber>) -> GenerationNumber {
     number.unwrap_or(GenerationNumber(0))
-}
-
-/// A date and a time of day, as a clock on the wall shows them: `YYYY-MM-DD HH:MM:SS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CivilTime {
-    /// Year.
-    pub year: i64,
-    /// Month, from 1.
-    pub month: u8,
-    /// Day of the month, from 1.
-    pub day: u8,
-    /// Hour.
-    pub hour: u8,
-    /// Minute.
-    pub minute: u8,
-    /// Second.
-    pub second: u8,
-}
-
-impl CivilTime {
-    /// The time that a clock in this process's time zone (`TZ`, or the machine's) shows so many
-    /// seconds after 1970; that of UTC where the system cannot tell.
-    #[must_use]
-    pub fn local(seconds: i64) -> Self {
-        let mut broken_down = std::mem::MaybeUninit::<libc::tm>::uninit();
-        // SAFETY: both pointers are valid for the call, and a result that is not null says that
-        // `broken_down` was written whole.
-        let broken_down = unsafe {
-            if libc::localtime_r(&raw const seconds, broken_down.as_mut_ptr()).is_null() {
-                return Self::utc(seconds);
-            }
-            broken_down.assume_init()
-        };
-        let small = |field: libc::c_int| u8::try_from(field).unwrap_or(0);
-        Self {
-            year: 1900 + i64::from(broken_down.tm_year),
-            month: small(broken_down.tm_mon + 1),
-            day: small(broken_down.tm_mday),
-            hour: small(broken_down.tm_hour),
-            minute: small(broken_down.tm_min),
-            second: small(broken_down.tm_sec),
-        }
-    }
-
-    /// The time in UTC so many seconds after 1970.
-    #[must_use]
-    fn utc(seconds: i64) -> Self {
-        let (days, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
-        // Years that begin in March end with the leap day; 400 of them have 146,097 days.
-        let shifted = days + 719_468;
-        let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * of_year + 2) / 153;
-        let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 {
-            month_from_march + 3
-        } else {
-            month_from_march - 9
-        };
-        Self {
-            year: year_of_era + era * 400 + i64::from(month <= 2),
-            month: month as u8,
-            day: day as u8,
-            hour: (rest / 3600) as u8,
-            minute: (rest / 60 % 60) as u8,
-            second: (rest % 60) as u8,
-        }
-    }
-}
-
-impl fmt::Display for CivilTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-        } = self;
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"
-        )
-    }
 }
 
 #[cfg(test)]
@@ -583,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_told_in_the_words_of_nix() {
+    fn wrong_arguments_are_refused_in_the_words_of_nix() {
         let generations = daily(1, &[1]);
         let complaint = |arguments: &[&str]| deletes(&generations, arguments, 0).unwrap_err();
         for (argument, text) in [
@@ -619,7 +530,7 @@ mod tests {
         list.get_mut(&number(7)).unwrap().created = 1_795_347_385;
         list.get_mut(&number(12345)).unwrap().created = 951_827_696;
         let generations = Generations::from_parts(Some(number(7)), list);
-        let lines: Vec<String> = generations.lines(CivilTime::utc).collect();
+        let lines: Vec<String> = generations.lines(&TimeZone::UTC).collect();
         assert_eq!(
             lines,
             [
@@ -630,11 +541,26 @@ mod tests {
     }
 
     #[test]
-    fn days_are_counted_like_a_calendar() {
-        let date = |seconds| CivilTime::utc(seconds).to_string();
-        assert_eq!(date(0), "1970-01-01 00:00:00");
-        assert_eq!(date(-1), "1969-12-31 23:59:59");
-        assert_eq!(date(4_107_542_399), "2100-02-28 23:59:59");
-        assert_eq!(date(4_107_542_400), "2100-03-01 00:00:00");
+    fn days_are_counted_like_a_calendar_in_any_time_zone() {
+        let line = |created, zone: &TimeZone| {
+            let target = path(1);
+            let list = [(number(1), Generation { target, created })].into();
+            let generations = Generations::from_parts(None, list);
+            let line = generations.lines(zone).next().unwrap();
+            line.trim_start_matches("   1   ").trim_end().to_owned()
+        };
+        for (created, expected) in [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (4_107_542_399, "2100-02-28 23:59:59"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(line(created, &TimeZone::UTC), expected);
+        }
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        assert_eq!(line(1_795_347_385, &berlin), "2026-11-22 12:36:25");
+        assert_eq!(line(1_785_000_000, &berlin), "2026-07-25 19:20:00");
+        assert!(line(i64::MAX, &berlin).starts_with("9999-12-"));
+        assert!(line(i64::MIN, &berlin).starts_with("-9999-01-"));
     }
 }

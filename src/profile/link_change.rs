@@ -1,23 +1,22 @@
-//! Changes of a profile as programs make them that know no more of it than its links: Nix's own.
+//! Changes of a profile by programs that know only its links, as Nix's own do.
 //!
-//! Invariant: a change is one that the commands of this program could have made, too.
+//! Invariant: the commands of this program could have made the same change.
 
-use super::generations::{Generation, GenerationError, GenerationNumber, Generations};
-use super::name::ProfileName;
+use super::generations::{Generation, GenerationError, Generations};
+use super::name::{GenerationNumber, ProfileName};
 use crate::nix::store_path::StorePath;
 
 /// A change of the links of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkChange {
-    /// `NAME-N-link` comes to lead to a store path, whether it is new or led to another one.
+    /// `NAME-N-link`, new or not, leads to this store path from now on.
     Generation {
-        /// N.
         number: GenerationNumber,
         target: StorePath,
     },
-    /// `NAME` comes to lead to `NAME-N-link`.
+    /// `NAME` leads to `NAME-N-link` from now on.
     Current(GenerationNumber),
-    /// `NAME-N-link` goes.
+    /// `NAME-N-link` is removed.
     Removal(GenerationNumber),
 }
 
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_is_there_may_come_to_lead_elsewhere() {
+    fn a_link_that_is_there_may_be_changed() {
         let mut before = Generations::new();
         before.advance(target(1), 10).unwrap();
         assert_eq!(after(&before, &generation(1, 1)).unwrap(), before);

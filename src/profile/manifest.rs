@@ -33,19 +33,17 @@ impl ManifestVersion {
     }
 }
 
-/// Why bytes are no manifest.
+/// Why bytes are not a manifest.
 #[derive(Debug, Error)]
 pub enum ManifestError {
-    /// No JSON, or not of the form.
+    /// It is not JSON, or of another structure.
     #[error("the profile manifest cannot be read")]
     Malformed(#[from] serde_json::Error),
-    /// A version that is not known.
     #[error("the profile manifest has unsupported version {0}; narfs knows 1, 2 and 3")]
     Version(u64),
-    /// Not the path of a package.
-    #[error("the profile manifest names '{path}'")]
+    /// An element is not a store path.
+    #[error("the profile manifest names '{path}', which is not a store path")]
     StorePath {
-        /// As it is written.
         path: String,
         #[source]
         source: StorePathError,
@@ -55,7 +53,7 @@ pub enum ManifestError {
 /// The packages of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// The form in which it was read, or shall be written.
+    /// The version in which it was read, or will be written.
     pub version: ManifestVersion,
     /// Its elements, in the order of the file.
     pub elements: Vec<Element>,
@@ -66,7 +64,6 @@ pub struct Manifest {
 pub struct Element {
     /// Its name, in version 3; see [`Manifest::name_elements`].
     pub name: Option<String>,
-    /// The store paths.
     pub store_paths: BTreeSet<StorePath>,
     /// Whether they are linked.
     pub active: bool,
@@ -102,7 +99,7 @@ impl Element {
         }
     }
 
-    /// How Nix tells what it is: by its flake, else by the names of its packages without their
+    /// How Nix identifies it: by its flake, else by the names of its packages without their
     /// versions.
     #[must_use]
     fn identifier(&self) -> String {
@@ -137,8 +134,8 @@ impl ElementSource {
     }
 
     /// The name that the URL and the attribute suggest: the subdirectory of the flake, the last
-    /// part of the attribute, the repository, the last part of the path, whichever says
-    /// something first.
+    /// part of the attribute, the repository, the last part of the path, whichever is usable
+    /// first.
     fn name(&self) -> Option<String> {
         let (url, query) = self
             .original_url
@@ -201,7 +198,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// It is malformed, of an unknown version, or names what is no store path.
+    /// It is malformed, of an unknown version, or names something that is not a store path.
     pub fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, ManifestError> {
         let Head { version } = serde_json::from_slice(bytes)?;
         let (version, elements) = match version {

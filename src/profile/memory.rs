@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use super::{Directory, Entry, Outside, Package, PackageSource};
+use super::{Directory, Entry, Package, PackageSource};
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::nar::Writer;
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
@@ -36,8 +36,6 @@ pub(super) struct Memory {
     pub(super) store_dir: StoreDir,
     packages: Vec<Rc<InMemory>>,
     chunks: Chunks,
-    /// What lies out of the store.
-    pub(super) outside: HashMap<Vec<u8>, Outside>,
     /// How often each path was looked up.
     pub(super) lookups: RefCell<BTreeMap<String, usize>>,
 }
@@ -54,7 +52,6 @@ impl Memory {
             store_dir: StoreDir::parse("/nix/store").unwrap(),
             packages: Vec::new(),
             chunks: Chunks::default(),
-            outside: HashMap::new(),
             lookups: RefCell::default(),
         }
     }
@@ -133,7 +130,7 @@ impl Memory {
     }
 
     /// A forest as lines: `bin/` for a directory, `bin/foo -> foo/bin/foo` for a link, where a
-    /// store path is told by its name.
+    /// store path has its name only.
     pub(super) fn lines(&self, root: &Directory) -> Vec<String> {
         let mut lines = Vec::new();
         self.append_lines(root, "", &mut lines);
@@ -233,9 +230,5 @@ impl PackageSource for Memory {
             },
         )?;
         Ok(contents)
-    }
-
-    fn outside(&self, path: &[u8]) -> Option<Outside> {
-        self.outside.get(path).copied()
     }
 }

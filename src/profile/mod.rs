@@ -1,15 +1,15 @@
 //! Profiles: their names, generations and manifests, and the user environments that generations
 //! point to, which are computed and never written out.
 //!
-//! All of this is pure, values in, values out, but for [`StoredPackages`]. Invariant: where real Nix would have made a store
+//! Everything but [`StoredPackages`] is a pure function of values. Invariant: if real Nix would make a store
 //! path of the same packages, ours has the same bytes.
 //!
 //! - [`ProfileName`]: what a profile may be called, and the links that show it
 //! - [`Generations`]: numbers, switches, rollbacks, deletions
-//! - [`LinkChange`]: the same as programs make them by the links of a profile
+//! - [`LinkChange`]: changes that programs make by the links of a profile
 //! - [`Manifest`]: `manifest.json`, the packages of a profile
-//! - [`synthesize`]: packages → [`Environment`], looking into them by a [`PackageSource`]
-//! - [`StoredPackages`]: the packages of a state, as a source
+//! - [`synthesize`]: packages, read through a [`PackageSource`] → [`Environment`]
+//! - [`StoredPackages`]: the packages of a state as a [`PackageSource`]
 //! - [`realise_profile`]: environment and manifest → [`ProfileTree`], a store path
 //! - [`compare_closures`]: what two closures have of each package
 //! - [`channel`]: names of packages → store paths
@@ -33,16 +33,15 @@ pub use environment::{
 };
 pub use forest::{Directory, Entry, ManifestEntry};
 pub use generations::{
-    Advance, CivilTime, DeleteSpec, DeleteSpecError, Generation, GenerationError, GenerationNumber,
-    Generations, Switch,
+    Advance, DeleteSpec, DeleteSpecError, Generation, GenerationError, Generations, Switch,
 };
 pub use link_change::LinkChange;
 pub use manifest::{
     Element, ElementSource, Manifest, ManifestError, ManifestVersion, package_name,
 };
-pub use name::{NameDefect, NameError, ProfileEntry, ProfileName};
+pub use name::{GenerationNumber, NameDefect, NameError, ProfileEntry, ProfileName};
 pub use publication::{ProfileTree, ProfileTreeError, realise_profile};
-pub use source::{Outside, PackageSource};
+pub use source::PackageSource;
 pub use stored::{StoredPackages, StoredPackagesError};
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
-//! Names of profiles, and the links that a directory of profiles shows for them.
+//! Names of profiles, numbers of generations, and the links that a directory of profiles shows for them.
 //!
 //! Owns the grammar. Invariant: no name is also the name of another profile's generation link,
-//! lock or temporary link, so a directory of profiles is unambiguous to Nix, whose reading of
-//! such names is lax (`q-007-linkfoo` is generation 7 of `q`).
+//! lock or temporary link, so a directory of profiles is unambiguous to Nix, which also takes
+//! other texts for such names (`q-007-linkfoo` for generation 7 of `q`).
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
-
-use super::generations::GenerationNumber;
 
 /// Longest part of a name, in bytes: a file name has 255, and `-NUMBER-link.tmp-PID-RANDOM`,
 /// which Nix appends, takes up to 48.
@@ -21,8 +19,18 @@ const MAX_NAME: usize = 1024;
 /// The directory of profiles, as paths of profiles have it.
 const PROFILES: &str = "/var/nix/profiles/";
 
-/// Ends the name of a generation link.
+/// End of the name of a generation link.
 const LINK: &str = "-link";
+
+/// The number of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GenerationNumber(pub u64);
+
+impl fmt::Display for GenerationNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Why a text is not the name of a profile.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -93,16 +101,9 @@ impl ProfileName {
         }
     }
 
-    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// The directories from the directory of profiles down to the one that holds the links.
-    pub fn directories(&self) -> impl Iterator<Item = &str> {
-        let above = self.0.rsplit_once('/').map(|(above, _)| above);
-        above.into_iter().flat_map(|above| above.split('/'))
     }
 
     /// The name of the link to the current generation, in its directory.
@@ -118,15 +119,7 @@ impl ProfileName {
         format!("{}-{number}{LINK}", self.link())
     }
 
-    /// The generation of this profile that an entry of its directory stands for, read as laxly
-    /// as Nix does: the number ends at the first `-link`, and may have zeros in front.
-    #[must_use]
-    pub fn parse_generation_link(&self, entry: &str) -> Option<GenerationNumber> {
-        let rest = entry.strip_prefix(self.link())?.strip_prefix('-')?;
-        number_before_link(rest)
-    }
-
-    /// Whether both cannot exist in one directory of profiles: one lies below the other, so that
+    /// Whether both cannot exist in one directory of profiles: one is below the other, so that
     /// its directory has the name of the other's link.
     #[must_use]
     pub fn conflicts_with(&self, other: &Self) -> bool {
@@ -164,14 +157,13 @@ pub enum ProfileEntry<'a> {
     Generation {
         /// The name of the profile's link.
         profile: &'a str,
-        /// Which generation.
         number: GenerationNumber,
     },
 }
 
 impl<'a> ProfileEntry<'a> {
     /// Takes the name of an entry apart; `None` if a directory of profiles never shows it.
-    /// A generation has one name here, unlike in [`ProfileName::parse_generation_link`].
+    /// A generation has one name here, while Nix takes several.
     #[must_use]
     pub fn parse(entry: &'a str) -> Option<Self> {
         let generation = entry.strip_suffix(LINK).and_then(|e| e.rsplit_once('-'));
@@ -320,36 +312,21 @@ mod tests {
     #[test]
     fn links_carry_the_last_part_of_the_name() {
         let profile = name("per-user/ann/profile");
-        assert_eq!(
-            profile.directories().collect::<Vec<_>>(),
-            ["per-user", "ann"]
-        );
         assert_eq!(profile.link(), "profile");
         assert_eq!(
             profile.generation_link(GenerationNumber(12)),
             "profile-12-link"
         );
-        assert_eq!(name("default").directories().count(), 0);
     }
 
     #[test]
-    fn generation_links_are_read_as_laxly_as_nix_reads_them() {
-        let q = name("q");
-        let number = |entry| q.parse_generation_link(entry).map(|n| n.0);
-        assert_eq!(number("q-7-link"), Some(7));
-        assert_eq!(number("q-007-link"), Some(7));
-        assert_eq!(number("q-99-linkfoo"), Some(99));
-        for entry in [
-            "q",
-            "q-link",
-            "q--link",
-            "q-x-link",
-            "qq-7-link",
-            "q-7",
-            "q--7-link",
-            "q-7x-link",
-        ] {
-            assert_eq!(number(entry), None, "{entry}");
+    fn what_nix_takes_for_a_generation_is_no_name() {
+        let defect = |name| ProfileName::parse(name).err().map(|error| error.reason);
+        for link in ["q-7-link", "q-007-link", "q-99-linkfoo"] {
+            assert_eq!(defect(link), Some(NameDefect::GenerationLink), "{link}");
+        }
+        for name in ["q", "q-link", "q--link", "q-x-link", "q-7", "q-7x-link"] {
+            assert_eq!(defect(name), None, "{name}");
         }
     }
 

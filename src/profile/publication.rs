@@ -44,7 +44,6 @@ pub struct ProfileTree {
     pub path: StorePath,
     /// What the path was computed from.
     pub content_address: ContentAddress,
-    /// Hash of the NAR.
     pub nar_hash: NarHash,
     /// Length of the NAR, in bytes.
     pub nar_size: u64,

@@ -1,12 +1,13 @@
 //! Following paths through the trees of store paths, as the kernel follows them through files.
 //!
-//! Links lead within a store path, to another one, through the store directory, or out of it.
-//! Invariant: each store path is looked up once, and no path is followed over more links than the
-//! kernel allows, so loops end.
+//! Links lead within a store path, to another one, or through the store directory. Nix follows links out of
+//! the store on the machine that makes the environment; here nothing is there, so that an environment is the
+//! same everywhere. Invariant: each store path is looked up once, and no path is followed over more links
+//! than the kernel allows, so loops end.
 
 use std::collections::HashMap;
 
-use super::source::{Outside, PackageSource};
+use super::source::PackageSource;
 use crate::nix::store_path::{StoreDir, StorePath};
 use crate::tree::{NodeIndex, NodeKind};
 
@@ -17,13 +18,11 @@ const MAX_LINKS: u32 = 40;
 /// A place that a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The directory made of so many parts of the store directory's name: `/` or `/nix`, say, or
-    /// the store directory itself.
+    /// The directory of this number of components of the store directory: `/`, `/nix`, or the store
+    /// directory itself.
     Above(usize),
     /// In a store path.
     Inside { package: usize, node: NodeIndex },
-    /// Elsewhere: the parts of its path.
-    Outside(Vec<Vec<u8>>),
 }
 
 /// What a place is.
@@ -81,7 +80,7 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
         self.walk(&start, path)
     }
 
-    /// Follows `path` from a place that was reached before, counting on.
+    /// Follows `path` from a place that was reached before, and adds the links on the way to those before.
     pub(super) fn walk(
         &mut self,
         from: &Reached,
@@ -126,7 +125,7 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
         Ok(self.kind(&place).map(|_| Reached { place, links }))
     }
 
-    /// What lies at a place that is no link; `None` for nothing.
+    /// What is at a place that is not a link; `None` for nothing.
     pub(super) fn kind(&self, place: &Place) -> Option<Kind> {
         match place {
             Place::Above(_) => Some(Kind::Directory),
@@ -138,10 +137,6 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
                     NodeKind::Link { .. } => None,
                 }
             }
-            Place::Outside(_) => match self.source.outside(&self.path(place))? {
-                Outside::Directory => Some(Kind::Directory),
-                Outside::File => Some(Kind::File),
-            },
         }
     }
 
@@ -150,7 +145,6 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
         match place {
             Place::Above(0) => b"/".to_vec(),
             Place::Above(n) => join(self.store_parts[..*n].iter().copied()),
-            Place::Outside(parts) => join(parts.iter().map(Vec::as_slice)),
             Place::Inside { package, node } => {
                 let (store_path, package) = &self.packages[*package];
                 let tree = self.source.tree(package);
@@ -206,17 +200,6 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
                 let (package, node) = (*package, tree.parent(*node));
                 Place::Inside { package, node }
             }
-            Place::Outside(parts) => {
-                let parts = &parts[..parts.len().saturating_sub(1)];
-                if self
-                    .store_parts
-                    .starts_with(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
-                {
-                    Place::Above(parts.len())
-                } else {
-                    Place::Outside(parts.to_vec())
-                }
-            }
         }
     }
 
@@ -227,16 +210,7 @@ impl<'s, S: PackageSource> Resolver<'s, S> {
                 package.map(|package| Place::Inside { package, node: 0 })
             }
             Place::Above(n) if self.store_parts[*n] == name => Some(Place::Above(n + 1)),
-            Place::Above(n) => {
-                let above = self.store_parts[..*n].iter().copied();
-                Some(Place::Outside(
-                    above.chain([name]).map(<[u8]>::to_vec).collect(),
-                ))
-            }
-            Place::Outside(parts) => {
-                let parts = parts.iter().map(Vec::as_slice).chain([name]);
-                Some(Place::Outside(parts.map(<[u8]>::to_vec).collect()))
-            }
+            Place::Above(_) => None,
             Place::Inside { package, node } => {
                 let tree = self.source.tree(&self.packages[*package].1);
                 let package = *package;

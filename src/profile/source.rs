@@ -1,4 +1,4 @@
-//! Where the synthesis of environments looks into packages.
+//! How the synthesis of environments reads packages.
 
 use crate::nix::store_path::StorePath;
 use crate::tree::{NodeIndex, Tree};
@@ -7,13 +7,13 @@ use crate::tree::{NodeIndex, Tree};
 pub trait PackageSource {
     /// A store path that was found; held while an environment is made.
     type Package;
-    /// Why a store path cannot be looked into.
+    /// Why a store path cannot be read.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Finds a store path by its hash and its name; `None` if there is none.
     ///
     /// # Errors
-    /// Whether there is one cannot be told.
+    /// It is not known whether there is one.
     fn find(&self, path: &StorePath) -> Result<Option<Self::Package>, Self::Error>;
 
     /// The tree of a package.
@@ -25,22 +25,6 @@ pub trait PackageSource {
     /// The contents of a file of a package.
     ///
     /// # Errors
-    /// They cannot be had.
+    /// They cannot be read.
     fn read(&self, package: &Self::Package, file: NodeIndex) -> Result<Vec<u8>, Self::Error>;
-
-    /// What lies at an absolute path without `.` and `..`, out of the store, to which a package
-    /// has a link. Nix asks the machine that makes the environment; by default there is nothing,
-    /// so that an environment is the same everywhere.
-    fn outside(&self, path: &[u8]) -> Option<Outside> {
-        let _ = path;
-        None
-    }
-}
-
-/// What lies at a path out of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
-    Directory,
-    /// A file of any other kind.
-    File,
 }

@@ -1,7 +1,7 @@
-//! The packages of a state, as the synthesis of environments looks into them.
+//! The packages of a state, as the synthesis of environments reads them.
 //!
-//! Invariant: what is not here is brought before it is looked into, so that an environment does
-//! not depend on what happens to be here.
+//! Invariant: what is not local is fetched before it is read, so that an environment does not
+//! depend on what happens to be local.
 
 use thiserror::Error;
 
@@ -10,18 +10,18 @@ use crate::nix::store_path::StorePath;
 use crate::store::{LoadedPath, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind, Tree};
 
-/// Why a package of a state cannot be looked into.
+/// Why a package of a state cannot be read.
 #[derive(Debug, Error)]
 pub enum StoredPackagesError<E: std::error::Error + Send + Sync + 'static> {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It is not here, and could not be brought.
+    /// It is not local, and could not be fetched.
     #[error(transparent)]
     Bring(E),
 }
 
-/// The packages of a state. `bring` is asked for what is not in it: it makes the contents of a
-/// path local and says so, or that there is no such path.
+/// The packages of a state. `bring` makes the contents of a path local, and returns whether
+/// there is such a path.
 pub struct StoredPackages<'s, B> {
     store: &'s Store,
     bring: B,
@@ -38,12 +38,12 @@ where
     B: Fn(&StorePath) -> Result<bool, E>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    /// The packages of `store`, and those that `bring` brings.
+    /// The packages of `store`, and those that `bring` fetches.
     pub fn new(store: &'s Store, bring: B) -> Self {
         Self { store, bring }
     }
 
-    /// The path, if its tree is here.
+    /// The path, if its tree is local.
     fn load(&self, path: &StorePath) -> Result<Option<LoadedPath>, StoreError> {
         let info = self.store.path_info(path.hash())?;
         match info.filter(|info| info.registration.path == *path) {

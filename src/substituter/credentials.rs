@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 
-use super::SourceError;
+use super::error::SourceError;
 use super::netrc::Netrc;
 
 /// Where Nix has it.

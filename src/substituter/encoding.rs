@@ -6,7 +6,8 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use super::{SourceError, Stream};
+use super::error::SourceError;
+use super::source::Stream;
 use crate::nix::compression::Compression;
 
 /// How the bytes of an answer are encoded.

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 
-use super::traffic::Request;
-use super::{Answer, LISTING_LIMIT, SourceError, Stream, Substituter, TEXT_LIMIT, Traffic};
+use super::error::SourceError;
+use super::source::{Answer, LISTING_LIMIT, Stream, Substituter, TEXT_LIMIT};
+use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
 /// See the module.
@@ -28,8 +30,9 @@ impl FileCache {
         };
         // Parameters (`?priority=…`) are Nix's way to say more about a source.
         let plain = url.split(['?', '#']).next().unwrap_or(url);
-        let path = percent_decode(plain.strip_prefix("file://").unwrap_or(plain));
-        let dir = PathBuf::from(path);
+        let path = plain.strip_prefix("file://").unwrap_or(plain);
+        let path = percent_decode_str(path).decode_utf8_lossy();
+        let dir = PathBuf::from(path.into_owned());
         if !dir.is_absolute() {
             return Err(fail("the directory of a file:// source is absolute".into()));
         }
@@ -159,7 +162,7 @@ impl Substituter for FileCache {
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
         // A query is for servers that make the NAR on demand.
-        let path = percent_decode(url.split('?').next().unwrap_or(url));
+        let path = percent_decode_str(url.split('?').next().unwrap_or(url)).decode_utf8_lossy();
         let request = self.traffic.request();
         let stream = match self.answer(&path) {
             Ok(Some(file)) => Ok(Some(Box::new(Counted {
@@ -219,39 +222,16 @@ impl Drop for Counted {
     }
 }
 
-/// Undoes `%XX`; anything else stays.
-pub(super) fn percent_decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let digits = after
-            .split_at_checked(2)
-            .filter(|_| *first == b'%')
-            .and_then(|(d, later)| {
-                let d = std::str::from_utf8(d).ok()?;
-                Some((u8::from_str_radix(d, 16).ok()?, later))
-            });
-        match digits {
-            Some((byte, later)) => {
-                out.push(byte);
-                rest = later;
-            }
-            None => {
-                out.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn percent_signs_are_undone() {
-        assert_eq!(percent_decode("/a%20b%2Fc%zz%4"), "/a b/c%zz%4");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a b/c%zz%4")).unwrap();
+        let url = format!("file://{}/a%20b%2Fc%zz%4", dir.path().display());
+        assert!(FileCache::open(&url).is_ok());
     }
 
     #[test]

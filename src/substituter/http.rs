@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::mpsc;
@@ -19,14 +20,12 @@ use tokio::sync::mpsc;
 use super::body::{Body, Piece};
 use super::credentials::{Credentials, Sent};
 use super::encoding::Encoding;
-use super::file::percent_decode;
+use super::error::{BrokenOff, SourceError};
 use super::range::{ContentRange, Resumption};
+use super::redaction::redacted;
 use super::retry::{self, Gate, PROGRESS, Retries};
-use super::traffic::Request;
-use super::{
-    Answer, BrokenOff, LISTING_LIMIT, Options, SourceError, Stream, Substituter, TEXT_LIMIT,
-    Traffic, redacted,
-};
+use super::source::{Answer, LISTING_LIMIT, Options, Stream, Substituter, TEXT_LIMIT};
+use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
 /// Time for a connection to stand, as in Nix.
@@ -140,7 +139,7 @@ impl Shared {
         let shown = redacted(url.as_str());
         let (mut sent, mut authorization) = (Sent::OfUrl, None);
         if url.password().is_none() {
-            let name = percent_decode(url.username());
+            let name = percent_decode_str(url.username()).decode_utf8_lossy();
             let name = Some(name.as_bytes()).filter(|n| !n.is_empty());
             let basic = self
                 .credentials

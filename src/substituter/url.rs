@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing is opened here. What these accept may still be absent, or no binary cache.
 
-use super::{SourceError, redacted};
+use super::error::SourceError;
+use super::redaction::redacted;
 
 /// How a source is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -233,7 +233,8 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
             self.mask(&mut masker, &piece[..n])?;
         }
         self.piece = piece;
-        self.end_mask(masker)
+        let rest = self.large.push(masker.rest(), self.sink);
+        rest.map_err(UnpackError::Sink)
     }
 
     /// A program too large to hold: through a temporary file.
@@ -291,18 +292,13 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
                 source,
             })?;
             done = n == 0;
-            let mut keep = |bytes: &[u8]| {
-                masked.extend_from_slice(bytes);
-                Ok::<(), std::convert::Infallible>(())
-            };
-            let Ok(()) = masker.push(
+            masked.extend_from_slice(masker.push(
                 &piece[..n],
                 &mut self.table,
                 &mut self.large.masks,
-                &mut keep,
-            );
+            ));
             if done {
-                let Ok(()) = std::mem::take(&mut masker).finish(&mut keep);
+                masked.extend_from_slice(masker.rest());
             }
             let mut rest = masked.as_slice();
             while let Some(cut) = cuts.next_if(|c| *c <= self.large.length + rest.len() as u64) {
@@ -323,24 +319,9 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
     }
 
     fn mask(&mut self, masker: &mut Masker, bytes: &[u8]) -> Result<(), UnpackError<S::Error>> {
-        let Part {
-            chunker,
-            chunks,
-            masks,
-            length,
-        } = &mut self.large;
-        let mut emit = Part::emit(chunks, self.sink);
-        masker
-            .push(bytes, &mut self.table, masks, &mut |masked| {
-                *length += masked.len() as u64;
-                chunker.push(masked, &mut emit)
-            })
-            .map_err(UnpackError::Sink)
-    }
-
-    fn end_mask(&mut self, masker: Masker) -> Result<(), UnpackError<S::Error>> {
-        masker
-            .finish(&mut |masked| self.large.push(masked, self.sink))
+        let masked = masker.push(bytes, &mut self.table, &mut self.large.masks);
+        self.large
+            .push(masked, self.sink)
             .map_err(UnpackError::Sink)
     }
 

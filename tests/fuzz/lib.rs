@@ -3,6 +3,8 @@
 
 #[path = "../../src/chunk/mod.rs"]
 pub mod chunk;
+#[path = "../../src/measure/mod.rs"]
+pub mod measure;
 #[path = "../../src/nix/mod.rs"]
 pub mod nix;
 #[path = "../../src/tree/mod.rs"]

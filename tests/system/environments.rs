@@ -17,8 +17,9 @@ use narfs::nix::hash::NarHash;
 use narfs::nix::nar::dump_path;
 use narfs::nix::store_path::{StoreDir, StorePath, StorePathHash};
 use narfs::profile::{
-    CivilTime, DeleteSpec, Element, Entry, GenerationNumber, Generations, Manifest, ManifestEntry,
-    ManifestVersion, Package, PackageSource, ProfileName, realise_profile, synthesize,
+    DeleteSpec, Element, Entry, GenerationNumber, Generations, Manifest, ManifestEntry,
+    ManifestVersion, Package, PackageSource, ProfileEntry, ProfileName, realise_profile,
+    synthesize,
 };
 use narfs::tree::{ChunkSink, NodeIndex, NodeKind, Tree, Unpacker};
 
@@ -341,12 +342,19 @@ fn generations_are_listed_as_nix_env_lists_them() {
     let listed = fs::read_to_string(made.profiles.join("listed")).unwrap();
     let profile = ProfileName::parse("env").unwrap();
     let current = fs::read_link(made.profiles.join("env")).unwrap();
-    let current = profile.parse_generation_link(current.to_str().unwrap());
+    let generation_of = |entry: &str| match ProfileEntry::parse(entry) {
+        Some(ProfileEntry::Generation {
+            profile: "env",
+            number,
+        }) => Some(number),
+        _ => None,
+    };
+    let current = generation_of(current.to_str().unwrap());
     let mut list = BTreeMap::new();
     for entry in fs::read_dir(&made.profiles).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if let Some(number) = profile.parse_generation_link(&name) {
+        if let Some(number) = generation_of(&name) {
             assert_eq!(name, profile.generation_link(number));
             let modified = entry.metadata().unwrap().modified().unwrap();
             let created = modified
@@ -361,7 +369,7 @@ fn generations_are_listed_as_nix_env_lists_them() {
     assert!(list.contains_key(&GenerationNumber(2)));
     let generations = Generations::from_parts(current, list);
     let lines: String = generations
-        .lines(CivilTime::local)
+        .lines(&jiff::tz::TimeZone::system())
         .map(|line| line + "\n")
         .collect();
     assert_eq!(lines, listed);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use jiff::tz::TimeZone;
 
 use crate::cli::output::{print_json, println};
 use crate::command::{GenerationReport, ProfileDiffReport, ProfileReport};
 use crate::nix::store_path::StorePath;
-use crate::profile::{CivilTime, Generation, GenerationNumber, Generations};
+use crate::profile::{Generation, GenerationNumber, Generations};
 
 /// Prints the packages of a profile as `nix profile list` does, a block of lines for each.
 pub(super) fn show(r: &ProfileReport) -> anyhow::Result<()> {
@@ -58,7 +59,7 @@ pub(super) fn show_history(reports: &[GenerationReport]) -> anyhow::Result<()> {
     }
     let current = reports.iter().find(|report| report.current);
     let current = current.map(|report| GenerationNumber(report.generation));
-    for line in Generations::from_parts(current, list).lines(CivilTime::local) {
+    for line in Generations::from_parts(current, list).lines(&TimeZone::system()) {
         println(&line)?;
     }
     Ok(())

@@ -316,26 +316,8 @@ fn is_same(view: &View, roots: &[StorePath], profiles: &[String]) -> bool {
 
 /// A time in seconds since 1970 in the form of RFC 3339, which Go reads.
 fn timestamp(seconds: i64) -> String {
-    let seconds = seconds.max(0);
-    let (mut days, second) = (seconds / 86400, seconds % 86400);
-    let mut year = 1970;
-    let is_leap = |y: i64| y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
-    while days >= 365 + i64::from(is_leap(year)) {
-        days -= 365 + i64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + i64::from(is_leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let (day, second) = (days + 1, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let time = jiff::Timestamp::from_second(seconds.max(0));
+    time.unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 impl Daemon {

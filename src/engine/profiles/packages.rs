@@ -242,7 +242,7 @@ impl Changing<'_> {
                 }
                 engine.unchanged(self.name, before)
             } else {
-                self.advance_to(&manifest, before, prefetch, output)?
+                self.advance_to(&manifest, before, prefetch.then_some(&mut *output))?
             };
             plan.report.warnings.extend(unknown.clone());
             plan.report.installed = installed;
@@ -291,7 +291,7 @@ impl Changing<'_> {
                 }
                 !goes
             });
-            let mut plan = self.advance_to(&manifest, before, false, &mut Silent)?;
+            let mut plan = self.advance_to(&manifest, before, None)?;
             plan.report.removed = removed;
             Ok(plan)
         })
@@ -328,29 +328,17 @@ impl Changing<'_> {
         &self,
         manifest: &Manifest,
         before: &Generations,
-        prefetch: bool,
-        output: &mut dyn Output,
+        prefetch: Option<&mut dyn Output>,
     ) -> Result<Plan, EngineError> {
         let made = self.engine.make(manifest, self.supply, !self.dry_run)?;
-        if prefetch && !self.dry_run {
+        if let Some(output) = prefetch
+            && !self.dry_run
+        {
             self.supply.complete(&made.needs, output)?;
         }
         let mut plan = self.engine.advance(self.name, before, made.path)?;
         plan.publication = made.publication;
         plan.report.warnings = made.warnings;
         Ok(plan)
-    }
-}
-
-/// Nobody is shown anything.
-struct Silent;
-
-impl Output for Silent {
-    fn data(&mut self, _: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn progress(&mut self, _: &crate::fetch::Snapshot) -> std::io::Result<()> {
-        Ok(())
     }
 }

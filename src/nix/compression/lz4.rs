@@ -1,7 +1,7 @@
 //! Decoding LZ4 frames.
 //!
-//! The crate's decoder takes an input that ends between two blocks for complete, so the frame structure is followed here as
-//! the bytes pass to it. Invariant: the input ends between frames, or it is an error.
+//! The crate's decoder takes an input that ends between two blocks for complete, so the frame structure is
+//! followed here as the bytes pass to it. Invariant: the input ends between frames, or it is an error.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
@@ -13,7 +13,7 @@ const FLAG_CONTENT_SIZE: u8 = 1 << 3;
 const FLAG_CONTENT_CHECKSUM: u8 = 1 << 2;
 const FLAG_DICTIONARY: u8 = 1;
 
-/// The bit of a block size that says that the block is stored.
+/// The bit of a block size that marks a stored block.
 const BLOCK_STORED: u32 = 1 << 31;
 
 /// Decodes concatenated LZ4 frames.
@@ -63,9 +63,9 @@ enum Part {
     Flags,
     /// The four bytes of a block size, or the end mark.
     BlockSize,
-    /// So many bytes that do not matter, then a block size.
+    /// This number of bytes that are skipped, then a block size.
     Block(u64),
-    /// So many bytes that do not matter, then the end of the frame.
+    /// This number of bytes that are skipped, then the end of the frame.
     Trailer(u64),
 }
 
@@ -145,7 +145,7 @@ impl<R> Follower<R> {
         let word = u32::from_le_bytes(self.word);
         if self.part == Part::Magic {
             if word != FRAME_MAGIC {
-                // Legacy frames have no end mark, so truncation could not be told.
+                // Legacy frames have no end mark, so truncation could not be detected.
                 return Err(io::Error::new(ErrorKind::InvalidData, "not an LZ4 frame"));
             }
             return Ok(Part::Flags);
@@ -169,7 +169,7 @@ impl<R> Follower<R> {
     }
 }
 
-/// Drops up to `left` bytes; says how many are left to drop.
+/// Drops up to `left` bytes; returns how many are left to drop.
 fn skip(bytes: &mut &[u8], left: u64) -> u64 {
     let step = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
     *bytes = &bytes[step..];

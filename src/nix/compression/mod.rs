@@ -1,9 +1,9 @@
 //! The compression methods of binary caches.
 //!
-//! Owns the names and suffixes, and a decoder for each. Invariant: a decoder ends without an error only where its input ends
-//! after at least one whole member or frame (lzip alone lets other bytes follow, as its manual wants), all members are
-//! decoded, and the memory of a decoder is bounded whatever its input says. How much comes out is not bounded here: the
-//! reader of a NAR knows its size.
+//! Owns the names and suffixes, and a decoder for each. Invariant: a decoder ends without an error only where
+//! its input ends after at least one whole member or frame (lzip alone lets other bytes follow, as its manual
+//! wants), all members are decoded, and the memory of a decoder is bounded whatever its input says. How much
+//! comes out is not bounded here: the reader of a NAR knows its size.
 
 mod brotli;
 mod lz4;
@@ -15,8 +15,7 @@ use std::str::FromStr;
 use liblzma::stream::{CONCATENATED, Stream};
 use thiserror::Error;
 
-/// Largest window of zstd that is accepted: 128 MiB, what `zstd --ultra -22` uses and the format asks decoders to support
-/// at most by default.
+/// Largest window of zstd that is accepted: 128 MiB, which `zstd --ultra -22` uses.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Memory limit of xz and lzip decoders in bytes; `xz -9` needs 65 MiB.
@@ -30,19 +29,13 @@ const INPUT_BUFFER_SIZE: usize = 128 * 1024;
 pub enum Compression {
     /// Not at all.
     None,
-    /// The xz container.
     Xz,
-    /// bzip2, which is meant where nothing is said.
+    /// bzip2, which an empty name means.
     Bzip2,
-    /// gzip.
     Gzip,
-    /// Zstandard.
     Zstd,
-    /// Brotli.
     Br,
-    /// lzip.
     Lzip,
-    /// The LZ4 frame format.
     Lz4,
     /// The legacy `.lzma` container: known, but not decoded.
     Lzma,
@@ -59,21 +52,15 @@ pub enum Compression {
 /// Why there is no decoder.
 #[derive(Debug, Error)]
 pub enum CompressionError {
-    /// The name is not one that Nix knows.
     #[error("unknown compression method '{name}'")]
     Unknown { name: String },
     /// Nix knows the method, narfs does not.
     #[error("compression method '{method}' is not supported; the cache must offer another one")]
-    Unsupported {
-        /// The method.
-        method: Compression,
-    },
+    Unsupported { method: Compression },
     /// The decoder could not be set up.
     #[error("cannot set up the decoder for '{method}'")]
     Setup {
-        /// The method.
         method: Compression,
-        /// The error of the decoder.
         #[source]
         source: io::Error,
     },
@@ -130,7 +117,8 @@ impl Compression {
         }
     }
 
-    /// What Nix appends to `nar/HASH.nar`: empty for most methods that it never writes by default, gzip among them.
+    /// What Nix appends to `nar/HASH.nar`: nothing for most methods that it does not write by default, such
+    /// as gzip.
     #[must_use]
     pub const fn suffix(self) -> &'static str {
         match self {
@@ -144,7 +132,7 @@ impl Compression {
         }
     }
 
-    /// The method that the ending of a file's name tells; none for a name without such an ending.
+    /// The method of a file with this name, by its suffix; [`Self::None`] for a name without a known suffix.
     #[must_use]
     pub fn of_file_name(name: &str) -> Self {
         let by_suffix = |method: &Self| match method.suffix() {
@@ -172,7 +160,8 @@ impl Compression {
         )
     }
 
-    /// Decodes `input` to its end. Truncated or corrupt input is an error of the returned reader, and stays one.
+    /// Decodes `input` to its end. Truncated or corrupt input is an error of the returned reader, and stays
+    /// one.
     ///
     /// # Errors
     /// [`CompressionError`] if there is no decoder for the method, or it cannot be set up.
@@ -237,7 +226,7 @@ fn boxed<D: Read + Send + 'static>(decoder: D) -> Box<dyn Read + Send> {
     })
 }
 
-/// Turns an input without one byte into an error: some codecs take it for zero frames, but a NAR is never that.
+/// Turns an empty input into an error: some codecs take it for zero frames, but a NAR is never empty.
 struct NonEmpty<R> {
     inner: R,
     seen: bool,

@@ -1,7 +1,7 @@
 //! Serialising a local file system tree as a NAR.
 //!
-//! The only place of this layer that touches a file system. Invariant: the archive holds what was on disk at one moment for
-//! each file; a file that shrinks or grows meanwhile is an error, not a wrong archive.
+//! The only place of this layer that touches a file system. Invariant: the archive holds what was on disk at
+//! one moment for each file; a file that shrinks or grows meanwhile is an error, not a wrong archive.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -25,9 +25,7 @@ pub enum DumpError {
     /// The file system failed.
     #[error("cannot read '{}'", path.display())]
     Io {
-        /// The file or directory.
         path: PathBuf,
-        /// The error of the file system.
         #[source]
         source: io::Error,
     },
@@ -40,14 +38,14 @@ pub enum DumpError {
     /// The tree does not fit the format, or the output failed.
     #[error("cannot archive '{}'", path.display())]
     Nar {
-        /// The file or directory.
         path: PathBuf,
         #[source]
         source: NarError,
     },
 }
 
-/// Serialises the tree at `path` (itself not followed if it is a symlink) to `output`, and gives `output` back.
+/// Serialises the tree at `path` (itself not followed if it is a symlink) to `output`, and gives `output`
+/// back.
 ///
 /// # Errors
 /// [`DumpError`] with the path at fault.

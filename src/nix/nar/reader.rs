@@ -1,7 +1,7 @@
 //! Reading a NAR as a stream of events.
 //!
-//! Owns the read buffer and the position. Invariant: memory is bounded by the depth and name limits, never by what the
-//! archive announces; after an error every further call fails.
+//! Owns the read buffer and the position. Invariant: memory is bounded by the depth and name limits, never by
+//! what the archive announces; after an error every further call fails.
 
 use std::io::{ErrorKind, Read};
 
@@ -10,11 +10,12 @@ use super::{
     check_order, check_target,
 };
 
-/// Size of the read buffer in bytes. Tokens take some ten bytes each, so a call below serves thousands of them; reads of
-/// contents that are at least as large go around the buffer.
+/// Size of the read buffer in bytes. Tokens take some ten bytes each, so a call below serves thousands of
+/// them; reads of contents that are at least as large go around the buffer.
 const BUFFER_SIZE: usize = 64 * 1024;
 
-/// Longest token of the grammar that is looked at; the real ones have 10 bytes at most, the rest is for error messages.
+/// Longest token of the grammar that is looked at; the real ones have 10 bytes at most, the rest is for error
+/// messages.
 const MAX_TOKEN_LEN: usize = 32;
 
 /// A step through the tree of a NAR, in the order of the archive.
@@ -31,9 +32,7 @@ pub enum Event {
     DirectoryEnd,
     /// A regular file; its contents wait for [`Reader::read_contents`].
     Regular {
-        /// Whether the file is executable.
         executable: bool,
-        /// Size of the contents in bytes.
         size: u64,
         /// Offset of the first byte of the contents in the NAR, as `.ls` listings have it.
         offset: u64,
@@ -53,7 +52,7 @@ enum State {
     Node,
     /// In a directory, before `entry` or `)`.
     Directory,
-    /// In the contents of a file, with so many bytes to come, and so many bytes of padding after them.
+    /// In the contents of a file, with this number of bytes to come, and of padding after them.
     Contents { remaining: u64, padding: u64 },
     /// After a node, before the `)` of its entry, or at the end of the archive.
     NodeEnd,
@@ -93,12 +92,6 @@ impl<R: Read> Reader<R> {
             state: State::Start,
             open: Vec::new(),
         }
-    }
-
-    /// Bytes of the archive consumed so far.
-    #[must_use]
-    pub const fn position(&self) -> u64 {
-        self.input.position
     }
 
     /// The next event; contents that were not read are skipped. `None` after the end of the archive.
@@ -231,8 +224,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads contents of the file that the last event announced; 0 means that there are no more (or that `buffer` is
-    /// empty). Reads of 64 KiB and more are not copied.
+    /// Reads contents of the file that the last event announced; 0 means that there are no more (or that
+    /// `buffer` is empty). Reads of 64 KiB and more are not copied.
     ///
     /// # Errors
     /// As [`Reader::next`]; [`NarError::Misuse`] if the last event was not a regular file.
@@ -259,19 +252,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Checks that the archive was read to its end and that not one byte follows, and gives the stream back.
+    /// Checks that the archive was read to its end and that not one byte follows.
     ///
     /// # Errors
-    /// [`NarDefect::TrailingBytes`] if something follows; [`NarError::Misuse`] before [`Reader::next`] has returned `None`.
-    pub fn finish(mut self) -> Result<R, NarError> {
-        self.expect_end()?;
-        Ok(self.input.inner)
-    }
-
-    /// As [`Reader::finish`], but keeps the reader.
-    ///
-    /// # Errors
-    /// As [`Reader::finish`].
+    /// [`NarDefect::TrailingBytes`] if something follows; [`NarError::Misuse`] before [`Reader::next`] has
+    /// returned `None`.
     pub fn expect_end(&mut self) -> Result<(), NarError> {
         if self.state != State::End {
             return Err(self.misuse("end"));
@@ -344,7 +329,8 @@ impl<R: Read> Input<R> {
         let buffer = target.unwrap_or(&mut self.buffer);
         loop {
             match self.inner.read(buffer) {
-                // A stream that claims more than it was given room for must not make us read beyond the buffer.
+                // A stream that claims more than it was given room for must not make us read beyond the
+                // buffer.
                 Ok(read) => return Ok(read.min(buffer.len())),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {
@@ -357,7 +343,7 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// Makes the buffer hold something, if the stream has something; says whether it does.
+    /// Fills the buffer if it is empty, and returns whether it holds something then.
     fn fill(&mut self) -> Result<bool, NarError> {
         if self.start == self.end {
             self.start = 0;

@@ -1,7 +1,7 @@
 //! How many bytes each part of a NAR takes, so that offsets can be computed without writing it.
 //!
-//! Invariant: the sums agree with [`super::Writer`]. All results saturate: a tree whose archive does not fit into 64 bits
-//! cannot be written anyway.
+//! Invariant: the sums agree with [`super::Writer`]. All results saturate: a tree whose archive does not fit
+//! into 64 bits cannot be written anyway.
 
 /// Bytes of a string of the format: its length, itself, and its padding.
 #[must_use]
@@ -9,7 +9,7 @@ pub const fn string(length: u64) -> u64 {
     length.saturating_add(8).saturating_add(padding(length))
 }
 
-/// Bytes of padding after so many bytes.
+/// Bytes of padding after a string of this length.
 #[must_use]
 pub const fn padding(length: u64) -> u64 {
     length.wrapping_neg() % 8

@@ -1,7 +1,7 @@
 //! The metadata of a store path in a binary cache.
 //!
-//! Owns the `.narinfo` text, the fingerprint that is signed, and the decision whether to trust it. Invariant: what was signed
-//! is kept exactly, so that writing a parsed narinfo again keeps every signature valid.
+//! Owns the `.narinfo` text, the fingerprint that is signed, and the decision whether to trust it. Invariant:
+//! what was signed is kept exactly, so that writing a parsed narinfo again keeps every signature valid.
 
 mod parse;
 mod trust;
@@ -29,7 +29,6 @@ pub enum NarInfoError {
         offset: usize,
         reason: &'static str,
     },
-    /// A required field is missing.
     #[error("NAR info file is corrupt: {field} missing")]
     Missing { field: &'static str },
     /// A field that may come once comes again.
@@ -50,17 +49,14 @@ pub enum NarInfoError {
         #[source]
         source: StorePathError,
     },
-    /// A hash cannot be read.
     #[error("NAR info file is corrupt: {field} is not a hash")]
     Hash {
         field: &'static str,
         #[source]
         source: HashError,
     },
-    /// The content address cannot be read.
     #[error("NAR info file is corrupt: CA is not a content address")]
     ContentAddress(#[from] ContentAddressError),
-    /// The compression method is unknown.
     #[error("NAR info file is corrupt: unknown compression method '{name}'")]
     Compression { name: String },
     /// The narinfo is about another path than the one asked for.
@@ -73,14 +69,12 @@ pub enum NarInfoError {
     },
 }
 
-/// What a binary cache says about a store path. `NarInfo::trust` decides whether to believe it.
+/// What a binary cache says about a store path. `NarInfo::trust` decides whether that is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NarInfo {
-    /// The path that is described.
     pub store_path: StorePath,
     /// Where the compressed NAR is: a URL reference, relative to the cache or absolute.
     pub url: String,
-    /// How the NAR is compressed.
     pub compression: Compression,
     /// Hash of the compressed file; never verified by Nix, and unsigned.
     pub file_hash: Option<Hash>,
@@ -112,14 +106,6 @@ pub struct GuixSignature {
 }
 
 impl NarInfo {
-    /// Parses a narinfo for a store in `store_dir`.
-    ///
-    /// # Errors
-    /// [`NarInfoError`] for whatever Nix calls corrupt; also for repeated fields that Nix lets override each other.
-    pub fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, NarInfoError> {
-        parse::parse(store_dir, bytes)
-    }
-
     /// Checks that the narinfo is about the very path that was asked for, hash and name.
     ///
     /// # Errors
@@ -168,7 +154,8 @@ impl NarInfo {
         }
     }
 
-    /// The text of the file, fields in the order of Nix. Guix's signature is not written: it covers another text.
+    /// The text of the file, fields in the order of Nix. Guix's signature is not written: it covers another
+    /// text.
     #[must_use]
     pub fn to_text(&self, store_dir: &StoreDir) -> String {
         let mut text = String::new();

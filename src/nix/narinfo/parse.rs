@@ -1,7 +1,7 @@
 //! Parsing the text of a narinfo.
 //!
-//! Owns the line grammar with its traps: a value begins two bytes after the first colon, whatever the second byte is, and
-//! every line ends in a newline, the last one too.
+//! Owns the line grammar with its traps: a value begins two bytes after the first colon, whatever the second
+//! byte is, and every line ends in a newline, the last one too.
 
 use std::str;
 
@@ -11,7 +11,7 @@ use crate::nix::hash::{Hash, NarHash};
 use crate::nix::signature::Signature;
 use crate::nix::store_path::{ContentAddress, StoreDir, StorePath};
 
-/// What some old tools write where the deriver is not known.
+/// Deriver that some old tools write if it is not known.
 const UNKNOWN_DERIVER: &str = "unknown-deriver";
 
 /// One `URL` with the lines that belong to it. Guix offers several.
@@ -37,20 +37,27 @@ struct Fields {
     guix_signature: Option<GuixSignature>,
 }
 
-pub(super) fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<NarInfo, NarInfoError> {
-    let mut fields = Fields::default();
-    fields.offers.push(Offer::default());
-    let mut offset = 0;
-    while offset < bytes.len() {
-        let (name, value, next) = split_line(bytes, offset)?;
-        if name == b"Signature" {
-            fields.guix_signature(value, &bytes[..offset])?;
-        } else {
-            fields.take(store_dir, name, value)?;
+impl NarInfo {
+    /// Parses a narinfo for a store in `store_dir`.
+    ///
+    /// # Errors
+    /// [`NarInfoError`] for whatever Nix calls corrupt; also for repeated fields that Nix lets override each
+    /// other.
+    pub fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, NarInfoError> {
+        let mut fields = Fields::default();
+        fields.offers.push(Offer::default());
+        let mut offset = 0;
+        while offset < bytes.len() {
+            let (name, value, next) = split_line(bytes, offset)?;
+            if name == b"Signature" {
+                fields.guix_signature(value, &bytes[..offset])?;
+            } else {
+                fields.take(store_dir, name, value)?;
+            }
+            offset = next;
         }
-        offset = next;
+        fields.finish()
     }
-    fields.finish()
 }
 
 /// The name and the value of the line at `offset`, and where the next line begins.
@@ -62,8 +69,8 @@ fn split_line(bytes: &[u8], offset: usize) -> Result<(&[u8], &[u8], usize), NarI
         .position(|byte| matches!(byte, b':' | b'\n'))
         .filter(|&at| line[at] == b':')
         .ok_or_else(|| corrupt("expected 'Name: value'"))?;
-    // The byte after the colon is not looked at: in a line that ends with its colon it is the newline, and the value is the
-    // following line. Nix reads it so, and being cleverer would make a text mean two things.
+    // The byte after the colon is not looked at: in a line that ends with its colon it is the newline, and
+    // the value is the following line. Nix reads it so, and another reading would give one text two meanings.
     let value = line
         .get(colon + 2..)
         .ok_or_else(|| corrupt("the value is missing"))?;
@@ -231,8 +238,8 @@ impl Fields {
     }
 }
 
-/// The first offer that can be decoded; without one, the first whose method is at least known, so that the error comes when
-/// it is used and says which method it is.
+/// The first offer that can be decoded; without one, the first whose method is at least known, so that the
+/// error comes when it is used and says which method it is.
 fn choose(offers: Vec<Offer>) -> Result<(String, Compression, Offer), NarInfoError> {
     let mut known = None;
     let mut unknown = None;

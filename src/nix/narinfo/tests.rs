@@ -445,7 +445,7 @@ fn bad_values_are_refused() {
 #[test]
 fn other_hash_forms_and_an_unknown_deriver_are_read() {
     let hash = hello().nar_hash;
-    for form in [hash.to_hex(), hash.to_sri()] {
+    for form in [Hash::from(hash).to_hex(), hash.to_sri()] {
         let info = parse(&with("NarHash", &format!("NarHash: {form}"))).unwrap();
         assert_eq!(info, hello());
     }

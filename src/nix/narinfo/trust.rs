@@ -1,7 +1,8 @@
-//! Whether to believe a narinfo.
+//! Whether to trust a narinfo.
 //!
-//! Invariant: a narinfo is trusted only if a trusted key has signed its fingerprint, or its path follows from its content
-//! address; in the second case the content itself must still be checked, since nothing binds `NarHash` to the address.
+//! Invariant: a narinfo is trusted only if a trusted key has signed its fingerprint, or its path follows from
+//! its content address; in the second case the content itself must still be checked, since nothing binds
+//! `NarHash` to the address.
 
 use thiserror::Error;
 
@@ -10,15 +11,12 @@ use crate::nix::hash::{Hash, HashAlgo};
 use crate::nix::signature::{TrustedKeys, Verdict};
 use crate::nix::store_path::{ContentAddress, IngestionMethod, StoreDir};
 
-/// Why a narinfo is believed.
+/// Why a narinfo is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// A trusted key has signed it, so its `NarHash` is to be believed.
-    Signed {
-        /// The name of the key.
-        key_name: String,
-    },
-    /// Its path follows from its content address. The NAR is to be believed only once a
+    /// A trusted key has signed it, so its `NarHash` is right.
+    Signed { key_name: String },
+    /// Its path follows from its content address. The NAR may be used only after a
     /// [`ContentVerifier`](crate::nix::store_path::ContentVerifier) has accepted its bytes.
     ContentAddressed {
         /// What the bytes must be checked against.
@@ -26,10 +24,9 @@ pub enum Trust {
     },
 }
 
-/// Why a narinfo is not believed.
+/// Why a narinfo is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Distrust {
-    /// There is no signature at all.
     #[error("path '{path}' lacks a signature by a trusted key: it is not signed")]
     Unsigned { path: String },
     /// The signatures are by keys that are not trusted.
@@ -41,11 +38,7 @@ pub enum Distrust {
     },
     /// A signature names a trusted key, but is not by it, or not for this narinfo.
     #[error("path '{path}' lacks a valid signature: the one by '{key_name}' is wrong")]
-    BadSignature {
-        path: String,
-        /// The name of the key.
-        key_name: String,
-    },
+    BadSignature { path: String, key_name: String },
     /// The path does not follow from its content address, and no signature makes up for it.
     #[error("path '{path}' claims to be content-addressed but isn't, and lacks a valid signature")]
     NotContentAddressed { path: String },
@@ -104,7 +97,8 @@ impl NarInfo {
         if computed.as_ref() != Ok(&self.store_path) {
             return false;
         }
-        // Without self-references the address of a NAR is its plain hash: a lie shows before the download.
+        // Without self-references the address of a NAR is its plain hash: a wrong one is found before the
+        // download.
         match address {
             ContentAddress::Fixed {
                 method: IngestionMethod::Nar,

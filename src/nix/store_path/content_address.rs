@@ -1,8 +1,9 @@
 //! Content addresses: the claim of a store path to be computed from its content.
 //!
-//! Owns the grammar of the `CA` field (`text:sha256:…`, `fixed:[r:|git:]ALGO:…`), the computation of the path from it, and
-//! the check of a NAR against it. Invariant: a content address is a claim until [`ContentVerifier`] has seen the bytes; that
-//! the path follows from the claim says nothing about a `NarHash` that stands beside it.
+//! Owns the grammar of the `CA` field (`text:sha256:…`, `fixed:[r:|git:]ALGO:…`), the computation of the path
+//! from it, and the check of a NAR against it. Invariant: a content address is a claim until
+//! [`ContentVerifier`] has seen the bytes; that the path follows from the claim says nothing about a
+//! `NarHash` beside it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,8 @@ use thiserror::Error;
 use super::{HashModulo, NameError, StoreDir, StorePath, StorePathHash, TooManySelfReferences};
 use crate::nix::hash::{Hash, HashAlgo, HashError, Hasher};
 
-/// Bytes before the content of a NAR whose root is a plain file: the fixed part and the length of the content.
+/// Bytes before the content of a NAR whose root is a plain file: the fixed part and the length of the
+/// content.
 const FLAT_HEADER: &[u8; 88] = b"\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\0\
     \x01\0\0\0\0\0\0\0(\0\0\0\0\0\0\0\
     \x04\0\0\0\0\0\0\0type\0\0\0\0\
@@ -48,28 +50,18 @@ pub enum ContentAddressError {
     /// It begins neither with `text:` nor with `fixed:`.
     #[error("content address '{text}' does not begin with 'text:' or 'fixed:'")]
     UnknownPrefix { text: String },
-    /// The hash cannot be read.
     #[error("content address '{text}' has an invalid hash")]
     Hash {
         text: String,
-        /// What is wrong with the hash.
         #[source]
         source: HashError,
     },
     /// The method does not go with this algorithm.
     #[error("content address '{text}' cannot use the algorithm {algo}")]
-    Algorithm {
-        text: String,
-        /// The algorithm.
-        algo: HashAlgo,
-    },
+    Algorithm { text: String, algo: HashAlgo },
     /// Only text and SHA-256 NAR addresses may have references, and only the latter a self-reference.
     #[error("a path with content address '{address}' cannot have these references")]
-    References {
-        /// The content address.
-        address: String,
-    },
-    /// The name is not allowed.
+    References { address: String },
     #[error(transparent)]
     Name(#[from] NameError),
 }
@@ -118,7 +110,7 @@ impl ContentAddress {
     /// The address of a fixed output or source from the hash of what the method yields.
     ///
     /// # Errors
-    /// [`ContentAddressError::Algorithm`] if git shall use another algorithm than SHA-1 or SHA-256.
+    /// [`ContentAddressError::Algorithm`] if the method is git, and the algorithm neither SHA-1 nor SHA-256.
     pub fn fixed(method: IngestionMethod, hash: Hash) -> Result<Self, ContentAddressError> {
         let git_knows = matches!(hash.algo(), HashAlgo::Sha1 | HashAlgo::Sha256);
         Self::Fixed { method, hash }.checked(method != IngestionMethod::Git || git_knows)
@@ -142,8 +134,8 @@ impl ContentAddress {
         }
     }
 
-    /// Computes the store path of this content with this name and these references. `references` are the other paths;
-    /// whether the path refers to itself is told apart.
+    /// Computes the store path of this content with this name and these references to other paths;
+    /// `self_reference` says whether the path refers to itself.
     ///
     /// # Errors
     /// [`ContentAddressError`] if the address cannot have these references, or the name is not allowed.
@@ -224,7 +216,6 @@ impl FromStr for ContentAddress {
 /// Why a NAR is not what its content address claims.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ContentVerifyError {
-    /// The content has another hash.
     #[error("ca hash mismatch: the content address claims {expected}, the content has {actual}")]
     Mismatch {
         /// The hash in the content address.
@@ -233,7 +224,7 @@ pub enum ContentVerifyError {
         actual: Box<Hash>,
     },
     /// Flat and text content is a single, non-executable file.
-    #[error("the content address is that of a plain file, but the NAR holds something else")]
+    #[error("the content address is that of a plain file, but the NAR is not one")]
     NotPlainFile,
     /// Git objects are not checked here.
     #[error("content addresses of git objects cannot be verified; a trusted signature is needed")]
@@ -245,7 +236,8 @@ pub enum ContentVerifyError {
 
 /// Checks the bytes of a NAR against the content address of its path, as they stream by.
 ///
-/// It looks at what the address speaks of only: that the bytes are a well-formed NAR is the NAR reader's to say.
+/// Only what the address covers is checked; whether the bytes are a well-formed NAR is checked by the NAR
+/// reader.
 pub struct ContentVerifier {
     expected: Hash,
     check: Check,

@@ -1,10 +1,11 @@
 //! Store directories and store paths, and how a path is computed from what it holds.
 //!
-//! Owns the grammar `STOREDIR/HASH-NAME`. Invariant: a [`StorePath`] that exists has passed the grammar of Nix's newest
-//! release (older releases let a few more names through; those are refused here). The order of paths is that of their
-//! texts, byte by byte, as everywhere in Nix.
+//! Owns the grammar `STOREDIR/HASH-NAME`. Invariant: a [`StorePath`] that exists has passed the grammar of
+//! Nix's newest release (older releases let a few more names through; those are refused here). The order of
+//! paths is that of their texts, byte by byte, as everywhere in Nix.
 
 mod content_address;
+mod hash_finder;
 mod self_reference;
 
 use std::cmp::Ordering;
@@ -20,13 +21,14 @@ use crate::nix::nix32;
 pub use content_address::{
     ContentAddress, ContentAddressError, ContentVerifier, ContentVerifyError, IngestionMethod,
 };
+pub use hash_finder::{HashFinder, HashStream};
 pub use self_reference::{HashModulo, TooManySelfReferences};
 
 /// Characters of a hash part.
 pub const HASH_PART_LEN: usize = 32;
 
-/// Longest name: a file name of 255 bytes, less the hash part, its dash, and 11 bytes for the suffixes that Nix appends
-/// to the paths it is working on.
+/// Longest name: a file name of 255 bytes, less the hash part, its dash, and 11 bytes for the suffixes that
+/// Nix appends to the paths it is working on.
 pub const MAX_NAME_LEN: usize = 211;
 
 /// Why a text is not a store path. The texts contain those of Nix, which scripts look for.
@@ -34,12 +36,7 @@ pub const MAX_NAME_LEN: usize = 211;
 pub enum StorePathError {
     /// The path is not exactly one level below the store directory.
     #[error("path '{path}' is not in the Nix store '{store_dir}'")]
-    NotInStore {
-        /// The path as given.
-        path: String,
-        /// The store directory.
-        store_dir: StoreDir,
-    },
+    NotInStore { path: String, store_dir: StoreDir },
     /// Shorter than a hash part with its dash.
     #[error("'{base_name}' is too short to be a valid store path")]
     TooShort { base_name: String },
@@ -54,11 +51,9 @@ pub enum StorePathError {
     /// A character outside nix32 in the hash part.
     #[error("store path '{base_name}' contains illegal base-32 character '{}'", byte.escape_ascii())]
     IllegalDigit { base_name: String, byte: u8 },
-    /// The name is not allowed.
     #[error("path '{base_name}' is not a valid store path: {reason}")]
     Name {
         base_name: String,
-        /// What is wrong with the name.
         reason: NameError,
     },
 }
@@ -88,15 +83,16 @@ pub struct StoreDirError {
     pub reason: &'static str,
 }
 
-/// The directory that holds store paths, `/nix/store` unless said otherwise: absolute, canonical, not the root.
+/// The directory that holds store paths, `/nix/store` unless said otherwise: absolute, canonical, not the
+/// root.
 ///
 /// It is part of what a path is computed from, so the same content has another path under another directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreDir(String);
 
 impl StoreDir {
-    /// Parses an absolute path; a trailing slash, doubled slashes and dot components are refused, not repaired, since
-    /// two spellings would be two stores.
+    /// Parses an absolute path; a trailing slash, doubled slashes and dot components are refused, not
+    /// repaired, since two spellings would be two stores.
     ///
     /// # Errors
     /// [`StoreDirError`] saying which rule is broken.
@@ -154,7 +150,6 @@ impl FromStr for StoreDir {
 pub struct StorePathHash([u8; 20]);
 
 impl StorePathHash {
-    /// A hash part from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 20]) -> Self {
         Self(bytes)
@@ -186,7 +181,6 @@ impl StorePathHash {
         }
     }
 
-    /// The 20 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0
@@ -201,8 +195,8 @@ impl StorePathHash {
 
 impl Ord for StorePathHash {
     fn cmp(&self, other: &Self) -> Ordering {
-        // 160 is a multiple of 5, the alphabet ascends, and the text begins with the highest bits of the last byte: so the
-        // order of the texts is that of the bytes read backwards.
+        // 160 is a multiple of 5, the alphabet ascends, and the text begins with the highest bits of the last
+        // byte: so the order of the texts is that of the bytes read backwards.
         self.0.iter().rev().cmp(other.0.iter().rev())
     }
 }
@@ -285,8 +279,8 @@ impl StorePath {
         })
     }
 
-    /// Parses a full path, which must be exactly one level below the store directory once `//`, `.` and `..` are resolved
-    /// by text (Nix does the same).
+    /// Parses a full path, which must be exactly one level below the store directory once `//`, `.` and `..`
+    /// are resolved by text (Nix does the same).
     ///
     /// # Errors
     /// [`StorePathError`] saying which rule is broken.
@@ -315,7 +309,8 @@ impl StorePath {
         Self::parse_base_name(base_name.as_bytes())
     }
 
-    /// Computes a path from a type (`source`, `text:REF…`, `output:out`, …), the hash that belongs to the type, and a name.
+    /// Computes a path from a type (`source`, `text:REF…`, `output:out`, …), the hash that belongs to the
+    /// type, and a name.
     ///
     /// # Errors
     /// [`NameError`] if the name is not allowed.
@@ -337,13 +332,11 @@ impl StorePath {
         })
     }
 
-    /// The hash part.
     #[must_use]
     pub const fn hash(&self) -> StorePathHash {
         self.hash
     }
 
-    /// The name part.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -558,7 +551,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_hashes_is_that_of_their_texts(a in any::<[u8; 20]>(), mut b in any::<[u8; 20]>(), keep in 0usize..20) {
+        fn the_order_of_hashes_is_that_of_their_texts(
+            a in any::<[u8; 20]>(),
+            mut b in any::<[u8; 20]>(),
+            keep in 0usize..20,
+        ) {
             b[keep..].copy_from_slice(&a[keep..]);
             let (a, b) = (StorePathHash::from_bytes(a), StorePathHash::from_bytes(b));
             prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));

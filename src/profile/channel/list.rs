@@ -1,7 +1,7 @@
 //! The list of a channel: one store path a line, as channels of NixOS have it in `store-paths`.
 //!
-//! Invariant: a list is read whole or not at all; a line that is no store path of the store
-//! directory is an error that says which line it is. The memory is bounded by the longest path.
+//! Invariant: a list is read whole or not at all; a line that is not a path of the store
+//! directory is an error with the number of the line. The memory is bounded by the longest path.
 
 use std::io::{self, BufRead, Read};
 
@@ -15,33 +15,30 @@ const LINE: u64 = 4096 + 256;
 /// Why a list cannot be read.
 #[derive(Debug, Error)]
 pub enum ListError {
-    /// A line is no store path.
-    #[error("line {line} of the list is no store path")]
+    #[error("line {line} of the list is not a store path")]
     Line {
         /// From 1.
         line: u64,
         #[source]
         source: StorePathError,
     },
-    /// A line is no text, or too long for a store path.
-    #[error("line {line} of the list is {what}, so it is no store path")]
+    /// A line is not UTF-8, or too long for a store path.
+    #[error("line {line} of the list is not a store path: it is {what}")]
     Malformed {
         /// From 1.
         line: u64,
         what: &'static str,
     },
-    /// There is not one path in it.
     #[error("the list has no store paths")]
     Empty,
-    /// The bytes could not be had.
     #[error("the list cannot be read to its end")]
     Read(#[source] io::Error),
 }
 
-/// Reads a list and gives each of its paths to `take`. Blank lines mean nothing.
+/// Reads a list and gives each of its paths to `take`. Blank lines are skipped.
 ///
 /// # Errors
-/// The first line that is no path of the store directory, or whatever `take` says.
+/// The first line that is not a path of the store directory, or the error of `take`.
 pub fn read_list<E: From<ListError>>(
     mut input: impl BufRead,
     store_dir: &StoreDir,
@@ -75,7 +72,7 @@ fn parse(text: &[u8], line: u64, store_dir: &StoreDir) -> Result<Option<StorePat
     if text.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let text = std::str::from_utf8(text).map_err(|_| malformed("no text"))?;
+    let text = std::str::from_utf8(text).map_err(|_| malformed("not UTF-8"))?;
     let base_name = text
         .strip_prefix(store_dir.as_str())
         .and_then(|rest| rest.strip_prefix('/'));
@@ -114,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_named_with_its_line() {
+    fn what_is_not_a_path_is_named_with_its_line() {
         for (bad, why) in [
             ("<html>", "<html>"),
             ("/gnu/store/0c0gbalr6bb5yvmyp2ivh3hcj5p0l5z4-hello", "/gnu"),

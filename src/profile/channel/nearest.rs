@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use super::version::PackageName;
 use crate::nix::store_path::StorePath;
 
-/// Names that are told, at most.
+/// Most names that are suggested.
 const SHOWN: usize = 5;
 
 /// Gathers the names that are nearest to one that nothing has.
 #[derive(Debug)]
 pub struct Nearest<'q> {
     wanted: PackageName<'q>,
-    /// By how far they are, the nearest first.
+    /// Each with its distance and its length; the nearest first.
     found: BTreeSet<(usize, usize, String)>,
 }
 
 impl<'q> Nearest<'q> {
-    /// For what was looked up.
+    /// Gathers names near to `query`, which was not found.
     #[must_use]
     pub fn new(query: &'q str) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl<'q> Nearest<'q> {
         }
     }
 
-    /// Looks at a path. All that are there are to be shown once.
+    /// Considers a path. Every path must be passed once.
     pub fn see(&mut self, path: &StorePath) {
         let name = PackageName::split(path.name());
         let Some(distance) = self.distance(&name) else {
@@ -58,11 +58,11 @@ impl<'q> Nearest<'q> {
         }
         // One letter of three may be wrong.
         let most = (wanted.len() / 3).max(1);
-        let by_letters = edit_distance(
-            wanted.to_ascii_lowercase().as_bytes(),
-            package.to_ascii_lowercase().as_bytes(),
-            most,
-        );
+        let may_be_near = wanted.len().abs_diff(package.len()) <= most;
+        let edits = may_be_near.then(|| {
+            strsim::levenshtein(&wanted.to_ascii_lowercase(), &package.to_ascii_lowercase())
+        });
+        let by_letters = edits.filter(|edits| *edits <= most);
         let is_longer = package.starts_with(wanted);
         by_letters.into_iter().chain(is_longer.then_some(1)).min()
     }
@@ -72,27 +72,6 @@ impl<'q> Nearest<'q> {
     pub fn finish(self) -> Vec<String> {
         self.found.into_iter().map(|(_, _, name)| name).collect()
     }
-}
-
-/// Bytes to be inserted, deleted or replaced to make `b` of `a`; `None` if more than `most`.
-fn edit_distance(a: &[u8], b: &[u8], most: usize) -> Option<usize> {
-    if a.len().abs_diff(b.len()) > most {
-        return None;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-        if row.iter().all(|d| *d > most) {
-            return None;
-        }
-    }
-    row.last().copied().filter(|d| *d <= most)
 }
 
 #[cfg(test)]
@@ -110,17 +89,27 @@ mod tests {
     }
 
     #[test]
-    fn edits_are_counted_up_to_a_bound() {
-        let distance = |a: &str, b: &str, most| edit_distance(a.as_bytes(), b.as_bytes(), most);
-        assert_eq!(distance("kitten", "sitting", 3), Some(3));
-        assert_eq!(distance("kitten", "sitting", 2), None);
-        assert_eq!(distance("", "ab", 2), Some(2));
-        assert_eq!(distance("same", "same", 0), Some(0));
-        assert_eq!(distance("a", "abcdef", 3), None);
+    fn one_letter_of_three_may_be_wrong() {
+        for (query, name, is_near) in [
+            ("kitten", "mitten", true),
+            ("kitten", "sitten", true),
+            ("kitten", "sitting", false),
+            ("abcdefghi", "xbcxefxhi", true),
+            ("abcdefghi", "xbcxefxxi", false),
+            ("ab", "abc", true),
+            ("xbc", "abcd", false),
+            ("same", "same", true),
+        ] {
+            assert_eq!(
+                !nearest(query, &[name]).is_empty(),
+                is_near,
+                "{query} {name}"
+            );
+        }
     }
 
     #[test]
-    fn near_and_longer_names_are_told_once_each_and_at_most_five() {
+    fn near_and_longer_names_are_suggested_once_each_and_at_most_five() {
         let names = [
             "hello-2.12",
             "hello-2.12-doc",
@@ -138,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_package_in_other_versions_the_versions_are_told() {
+    fn other_versions_of_a_package_are_suggested() {
         let names = ["hello-2.12", "hello-2.12-doc", "hello-2.10", "hallo-1"];
         let expected = ["hello-2.10", "hello-2.12", "hallo-1"];
         assert_eq!(nearest("hello-3", &names), expected);

@@ -18,8 +18,8 @@ pub struct PackageName<'n> {
 }
 
 impl<'n> PackageName<'n> {
-    /// Splits the name of a store path. Only behind a version a word is an output: `-dev`, or
-    /// whatever looks like one.
+    /// Splits the name of a store path. A word is an output only after a version: `-dev`, or what looks like
+    /// it.
     #[must_use]
     pub fn split(full: &'n str) -> Self {
         let package = package_name(full);
@@ -46,7 +46,8 @@ impl<'n> PackageName<'n> {
     }
 }
 
-fn is_output(word: &str) -> bool {
+/// Whether a word at the end of a name is an output.
+pub fn is_output(word: &str) -> bool {
     let letters = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
     letters || matches!(word, "lib32" | "lib64")
 }
@@ -67,7 +68,7 @@ pub fn compare_versions(a: &str, b: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// Takes the next run of digits, or of other bytes, off a version; dots and dashes lie between
+/// Takes the next run of digits, or of other bytes, off a version; dots and dashes separate
 /// them.
 fn next_component<'v>(version: &mut &'v [u8]) -> &'v [u8] {
     let is_separator = |b: &u8| matches!(b, b'.' | b'-');

@@ -1,12 +1,11 @@
-//! A listing that is accepted survives writing and reading.
+//! Whatever is taken for a listing is JSON.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use narfs_fuzz::nix::listing::Listing;
+use narfs_fuzz::nix::listing::says_directory;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(listing) = Listing::parse(data) {
-        let json = listing.to_json().unwrap();
-        assert_eq!(Listing::parse(&json).unwrap(), listing);
+    if says_directory(data) {
+        assert!(serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok());
     }
 });

@@ -46,7 +46,7 @@ fn copy(input: impl Read) -> Result<Vec<u8>, NarError> {
             }
         }
     }
-    reader.finish()?;
+    reader.expect_end()?;
     Ok(writer.finish().unwrap())
 }
 

@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(key.to_string(), text);
         }
         if let Ok(signature) = Signature::parse(text) {
-            assert_eq!(signature.as_str(), text);
+            assert_eq!(signature.to_string(), text);
             let _ = signature.to_bytes();
         }
         let _ = SecretKey::parse(text);

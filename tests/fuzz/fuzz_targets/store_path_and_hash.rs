@@ -1,11 +1,12 @@
-//! Texts of paths, hashes and content addresses; reference scans against a naive search.
+//! Texts of paths, hashes and content addresses; the search for hashes against a naive one.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use narfs_fuzz::nix::hash::{Hash, HashAlgo};
 use narfs_fuzz::nix::nix32;
-use narfs_fuzz::nix::references::Scanner;
-use narfs_fuzz::nix::store_path::{ContentAddress, HashModulo, StoreDir, StorePath, StorePathHash};
+use narfs_fuzz::nix::store_path::{
+    ContentAddress, HashFinder, HashModulo, HashStream, StoreDir, StorePath, StorePathHash,
+};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(bytes) = nix32::decode(data) {
@@ -48,27 +49,34 @@ fn scan(data: &[u8]) {
         return;
     };
     let mut found = Vec::new();
-    let mut scanner = Scanner::new([hash]);
+    let finder = HashFinder::new([hash], [0; 32]);
+    let (mut hidden, mut finding) = (Vec::new(), HashStream::default());
     let mut modulo = HashModulo::new(HashAlgo::Sha1, &hash);
     for block in stream.chunks(usize::from(*cut).max(1)) {
-        scanner.feed_each(block, |offset, _| found.push(offset as usize));
+        hidden.extend_from_slice(finding.push(block, &finder, |offset, _| {
+            found.push(offset as usize);
+            true
+        }));
         modulo.update(block);
     }
-    let naive: Vec<usize> = (0..stream.len())
-        .filter(|&at| stream[at..].starts_with(needle))
-        .collect();
-    assert_eq!(found, naive);
+    hidden.extend_from_slice(finding.rest());
 
     let mut blanked = stream.to_vec();
-    let mut places = String::new();
-    let mut next = 0;
-    for at in naive {
-        if at >= next {
+    let mut places = Vec::new();
+    let mut at = 0;
+    while at < stream.len() {
+        if stream[at..].starts_with(needle) {
             blanked[at..at + 32].fill(0);
-            places.push_str(&format!("|{at}"));
-            next = at + 32;
+            places.push(at);
+            at += 32;
+        } else {
+            at += 1;
         }
     }
-    blanked.extend_from_slice(places.as_bytes());
+    assert_eq!(found, places);
+    assert_eq!(hidden, blanked);
+    for place in places {
+        blanked.extend_from_slice(format!("|{place}").as_bytes());
+    }
     assert_eq!(modulo.finish().unwrap(), Hash::of(HashAlgo::Sha1, &blanked));
 }

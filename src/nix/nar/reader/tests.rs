@@ -49,7 +49,7 @@ fn read_all(nar: impl Read) -> Result<Vec<(Event, Vec<u8>)>, NarError> {
         }
         events.push((event, contents));
     }
-    reader.finish()?;
+    reader.expect_end()?;
     Ok(events)
 }
 
@@ -304,7 +304,10 @@ fn depth_is_limited_for_reader_and_writer_alike() {
     }
     writer.directory().unwrap();
     writer.entry(b"d").unwrap();
-    assert!(writer.symlink(b"t").unwrap_err().is_malformed());
+    assert!(matches!(
+        writer.symlink(b"t"),
+        Err(NarError::Malformed { .. })
+    ));
 }
 
 #[test]
@@ -335,9 +338,9 @@ fn contents_that_are_not_read_are_skipped() {
         }
     }
     assert_eq!(names, [b"a", b"b"]);
-    assert_eq!(reader.position(), nar.len() as u64);
+    assert_eq!(reader.input.position, nar.len() as u64);
     assert!(reader.next().unwrap().is_none());
-    assert!(reader.finish().is_ok());
+    assert!(reader.expect_end().is_ok());
 }
 
 /// Hands out its bytes in pieces of the given sizes, and notes how much room each call was given.
@@ -379,8 +382,9 @@ fn small_reads_are_buffered_and_large_ones_are_not_copied() {
     }
     assert_eq!(total, 1 << 20);
     assert!(reader.next().unwrap().is_none());
-    reader.finish().unwrap();
-    // One fill of the buffer for all tokens, one read of all the rest of the contents, then the closing tokens and the end.
+    reader.expect_end().unwrap();
+    // One fill of the buffer for all tokens, one read of all the rest of the contents, then the closing
+    // tokens and the end.
     assert!(input.rooms.len() <= 6, "{:?}", input.rooms);
     assert!(
         input.rooms.contains(&((1 << 20) - (BUFFER_SIZE - 96))),
@@ -407,7 +411,6 @@ fn failures_of_the_stream_are_kept_apart_and_stay() {
     let mut reader = Reader::new(Failing(&nar[..100]));
     reader.next().unwrap();
     let error = reader.next().unwrap_err();
-    assert!(!error.is_malformed());
     let NarError::Io {
         offset: 100,
         source,

@@ -1,0 +1,60 @@
+//! What a source of paths is, whatever is behind its URL.
+
+use std::future::Future;
+use std::io::Read;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::SourceError;
+use super::traffic::Traffic;
+use crate::nix::store_path::StorePathHash;
+
+/// Longest narinfo or nix-cache-info that is read, in bytes; real ones have some kilobytes.
+pub(super) const TEXT_LIMIT: usize = 1 << 20;
+
+/// Longest `.ls` listing that is read, in bytes: some hundred thousand files.
+pub(super) const LISTING_LIMIT: usize = 32 << 20;
+
+/// What a request becomes.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;
+
+/// A stream of bytes that a blocking thread reads.
+pub type Stream = Box<dyn Read + Send>;
+
+/// A binary cache.
+pub trait Substituter: Send + Sync {
+    /// How users name it, a password hidden.
+    fn url(&self) -> &str;
+
+    /// What went on with it so far.
+    fn traffic(&self) -> &Traffic;
+
+    /// The text of `nix-cache-info`; `None` if there is none.
+    fn cache_info(&self) -> Answer<'_, Option<Bytes>>;
+
+    /// The text of a narinfo; `None` if the source has no such path.
+    fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
+
+    /// The text of the `.ls` listing of a path, unsigned; `None` if the source has none.
+    fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
+
+    /// The bytes that a narinfo's `URL` names, as they are stored; `None` if they are gone. The
+    /// stream must be read on a thread that may block.
+    fn nar(&self, url: &str) -> Answer<'_, Option<Stream>>;
+
+    /// The hashes of all paths.
+    fn list(&self) -> Answer<'_, Vec<StorePathHash>>;
+}
+
+/// How a source is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time without a byte after which a server is given up.
+    pub stall: Duration,
+    /// The netrc file. `None` is the one that `NETRC` names, else `~/.netrc`, else
+    /// `/etc/nix/netrc`; that there is none is no error then.
+    pub netrc: Option<PathBuf>,
+}
