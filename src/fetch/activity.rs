@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
 use super::availability::SourceReport;
 use super::lazy::{Fetcher, Need};
+use super::progress::Snapshot;
 
 /// A path that is on its way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

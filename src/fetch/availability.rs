@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::sources::{Asked, Offer};
-use super::{FetchError, FetchOptions, Source, Sources, Trust};
+use super::error::FetchError;
+use super::options::FetchOptions;
+use super::sources::{Asked, Offer, Source, Sources, Trust};
 use crate::measure::Histogram;
 use crate::nix::store_path::{StoreDir, StorePathHash};
 use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::copy::CopyFailure;
+use super::error::FetchError;
 use super::lazy::{Fetcher, Inner, registration};
-use super::{CopyFailure, FetchError, Progress};
+use super::progress::Progress;
 use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// Narinfos that are asked for at once.

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::budget::Budget;
+use super::error::FetchError;
 use super::plan::{Plan, Wanted, plan};
+use super::progress::Progress;
 use super::receive::ReceiveError;
-use super::sources::Offer;
+use super::sources::{Offer, Sources, Trust};
 use super::transfer::{Pace, Transfer};
-use super::{Budget, FetchError, Progress, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{PathInfo, Publication, Store, StoreError};
 use crate::sync;

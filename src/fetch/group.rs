@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::FetchError;
+use super::error::FetchError;
 use super::priorities::Urgency;
 use crate::store::{Publication, Store};
 use crate::sync;

@@ -5,7 +5,6 @@
 //! never taken for one that has not got the path.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,14 +16,16 @@ use tracing::Instrument;
 
 use super::availability::Slots;
 use super::budget::Budget;
+use super::error::FetchError;
 use super::group::Publisher;
+use super::options::{Deadlines, FetchOptions, PrefetchPolicy};
 use super::outcomes::Outcomes;
 use super::priorities::{Priorities, Urgency};
+use super::progress::Progress;
 use super::rate_limit::RateLimit;
 use super::requester::Requester;
-use super::sources::Offer;
+use super::sources::{Offer, Trust};
 use super::transfer::{Pace, Transfer};
-use super::{FetchError, Progress, Trust};
 use crate::nix::listing::{Listing, Node};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, PathInfo, Registration, RootKind, Store};
@@ -45,62 +46,6 @@ impl Need {
             Self::Root(path) | Self::Contents(path) => path,
         }
     }
-}
-
-/// How long whoever waits is let wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Deadlines {
-    /// For a lookup in the store directory.
-    pub lookup: Duration,
-    /// For contents, without any of them arriving.
-    pub contents: Duration,
-    /// How long it is remembered that no source has a path.
-    pub absent: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self {
-            lookup: Duration::from_secs(10),
-            contents: Duration::from_secs(30),
-            absent: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What is fetched before anything asks for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PrefetchPolicy {
-    /// Nothing.
-    #[default]
-    None,
-    /// Whatever a path refers to, once something looks inside that path.
-    Closure,
-}
-
-impl PrefetchPolicy {
-    /// How users write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Closure => "closure",
-        }
-    }
-}
-
-/// How to fetch on demand.
-#[derive(Clone, Debug)]
-pub struct FetchOptions {
-    pub urls: Vec<String>,
-    /// Whom to believe.
-    pub trust: Trust,
-    /// The file with names and passwords for servers; `None` for the usual ones.
-    pub netrc: Option<PathBuf>,
-    /// How long whoever waits is let wait.
-    pub deadlines: Deadlines,
-    /// What is fetched ahead.
-    pub prefetch: PrefetchPolicy,
 }
 
 /// Called once, with how it went; never on a thread that may not block.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::FetchError;
+use super::error::FetchError;
 use super::lazy::{Fetcher, Need};
 use super::priorities::Urgency;
 use crate::measure::{Histogram, Latencies};

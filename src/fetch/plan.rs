@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinSet;
 
-use super::sources::{Asked, Offer};
-use super::{CopyFailure, FetchError, Progress, Sources, Trust};
+use super::copy::CopyFailure;
+use super::error::FetchError;
+use super::progress::Progress;
+use super::sources::{Asked, Offer, Sources, Trust};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Store, TemporaryRoots};
 

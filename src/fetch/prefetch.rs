@@ -11,8 +11,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::copy::CopyFailure;
+use super::error::FetchError;
 use super::lazy::{Fetcher, Inner, Need, registration};
-use super::{CopyFailure, FetchError, Progress};
+use super::progress::Progress;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::TemporaryRoots;
 

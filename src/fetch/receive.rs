@@ -2,15 +2,12 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
-use super::Progress;
-use super::sources::Expected;
-use super::transfer::Pace;
-use crate::nix::compression::{Compression, CompressionError};
+use super::progress::Progress;
+use crate::nix::compression::CompressionError;
 use crate::nix::hash::{NarHash, Sha256Hasher};
 use crate::nix::nar::{self, NarError};
 use crate::nix::store_path::{
@@ -18,7 +15,7 @@ use crate::nix::store_path::{
     StorePath,
 };
 use crate::store::{Hold, Origin, Publication, Registration, Store, StoreError};
-use crate::substituter::{BrokenOff, Stream};
+use crate::substituter::BrokenOff;
 use crate::tree::{UnpackError, Unpacked, Unpacker};
 
 /// What is wrong with a NAR.
@@ -89,44 +86,11 @@ pub struct Received {
     pub nar_size: u64,
 }
 
-/// Counts what a source sends, and keeps to its pace.
-pub(super) struct Counting {
-    inner: Stream,
-    at: u64,
-    /// Where it was at the read before.
-    last: u64,
-    progress: Arc<Progress>,
-    pace: Pace,
-}
-
-impl Counting {
-    pub(super) fn new(stream: Stream, progress: &Arc<Progress>, pace: &Pace) -> Self {
-        Self {
-            inner: stream,
-            at: 0,
-            last: 0,
-            progress: progress.clone(),
-            pace: pace.clone(),
-        }
-    }
-}
-
-impl Read for Counting {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.pace.step(self.at, self.last);
-        self.last = self.at;
-        let n = self.inner.read(out)?;
-        self.at += n as u64;
-        self.pace.note_arrived(n as u64);
-        let Progress {
-            fetched_bytes,
-            furthest,
-            ..
-        } = &*self.progress;
-        fetched_bytes.fetch_add(n as u64, Ordering::Relaxed);
-        furthest.fetch_max(self.at, Ordering::Relaxed);
-        Ok(n)
-    }
+/// What a NAR must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) nar_hash: NarHash,
+    pub(super) nar_size: u64,
 }
 
 /// Hashes the NAR as it passes, and stops it where it gets longer than it may be.
@@ -235,20 +199,6 @@ fn compare<R>(
         })
     };
     judge().map_err(|error| (length, error))
-}
-
-/// The same for a NAR as a source stores it.
-pub(super) fn receive(
-    store: &Store,
-    stream: Counting,
-    compression: Compression,
-    references: &[StorePath],
-    expected: Expected,
-    content: Option<ContentVerifier>,
-) -> Result<Received, ReceiveError> {
-    let progress = stream.progress.clone();
-    let nar = compression.reader(stream)?;
-    unpack(store, nar, references, Some(expected), content, &progress)
 }
 
 /// Why a local tree could not be added.

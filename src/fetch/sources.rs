@@ -4,9 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::FetchError;
+use super::error::FetchError;
 use crate::nix::cache_info::CacheInfo;
-use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{self, NarInfo};
 use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
@@ -272,11 +271,4 @@ impl Sources {
         let at = self.0.iter().position(|s| s.url() == source.url());
         Self(self.0[at.map_or(self.0.len(), |at| at + 1)..].to_vec())
     }
-}
-
-/// What a NAR must be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
-    pub(super) nar_hash: NarHash,
-    pub(super) nar_size: u64,
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -11,6 +12,7 @@ use crate::nix::compression::Compression;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::narinfo::NarInfo;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Store, StoreOptions};
 
 struct World {

@@ -1,19 +1,22 @@
 //! The transfer of one path: from its offer to a tree that is ready to be published.
 
 use std::future::Future;
+use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::budget::Budget;
+use super::error::FetchError;
 use super::priorities::Urgency;
-use super::receive::{Counting, ReceiveError, receive};
-use super::sources::{Expected, Offer, Vouched};
-use super::{FetchError, Progress, Sources, Trust};
+use super::progress::Progress;
+use super::receive::{Expected, ReceiveError, unpack};
+use super::sources::{Offer, Sources, Trust, Vouched};
 use crate::nix::store_path::ContentVerifier;
 use crate::store::{Origin, Publication, Registration, Store};
-use crate::substituter::Retries;
+use crate::substituter::{Retries, Stream};
 
 /// How often it is looked whether the user stopped it.
 const LOOK: Duration = Duration::from_millis(100);
@@ -51,6 +54,46 @@ impl Pace {
         if let Some(urgency) = &self.urgency {
             urgency.note_arrived(bytes);
         }
+    }
+}
+
+/// Counts what a source sends, and keeps to its pace.
+struct Counting {
+    inner: Stream,
+    at: u64,
+    /// Where it was at the read before.
+    last: u64,
+    progress: Arc<Progress>,
+    pace: Pace,
+}
+
+impl Counting {
+    fn new(stream: Stream, progress: &Arc<Progress>, pace: &Pace) -> Self {
+        Self {
+            inner: stream,
+            at: 0,
+            last: 0,
+            progress: progress.clone(),
+            pace: pace.clone(),
+        }
+    }
+}
+
+impl Read for Counting {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.pace.step(self.at, self.last);
+        self.last = self.at;
+        let n = self.inner.read(out)?;
+        self.at += n as u64;
+        self.pace.note_arrived(n as u64);
+        let Progress {
+            fetched_bytes,
+            furthest,
+            ..
+        } = &*self.progress;
+        fetched_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        furthest.fetch_max(self.at, Ordering::Relaxed);
+        Ok(n)
     }
 }
 
@@ -147,14 +190,19 @@ impl Transfer<'_> {
                 nar_hash: info.nar_hash,
                 nar_size: info.nar_size,
             };
-            let result = receive(
-                self.store,
-                Counting::new(stream, self.progress, &self.pace),
-                info.compression,
-                &info.references,
-                expected,
-                content,
-            );
+            let stream = Counting::new(stream, self.progress, &self.pace);
+            let nar = info.compression.reader(stream).map_err(ReceiveError::from);
+            let result = nar.and_then(|nar| {
+                let (store, references) = (self.store, &info.references);
+                unpack(
+                    store,
+                    nar,
+                    references,
+                    Some(expected),
+                    content,
+                    self.progress,
+                )
+            });
             match result {
                 Ok(received) => break received,
                 Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
