@@ -38,6 +38,17 @@ struct Slot {
 }
 
 impl Slot {
+    fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            shown: substituter::redacted(url),
+            substituter: OnceLock::new(),
+            source: OnceLock::new(),
+            failed: tokio::sync::Mutex::default(),
+            away: Mutex::default(),
+        }
+    }
+
     fn is_away(&self) -> bool {
         let away = sync::lock(&self.away);
         away.is_some_and(|since| since.elapsed() < AWAY)
@@ -109,14 +120,19 @@ impl Slots {
     /// Sources that are asked for narinfos for at most the deadline of a lookup in all, if each
     /// has its share.
     pub(super) fn new(options: &FetchOptions) -> Self {
-        let slots = options.urls.iter().map(|url| Slot {
-            url: url.clone(),
-            shown: substituter::redacted(url),
-            substituter: OnceLock::new(),
-            source: OnceLock::new(),
-            failed: tokio::sync::Mutex::default(),
-            away: Mutex::default(),
+        Self::with(options.urls.iter().map(|url| Slot::new(url)), options)
+    }
+
+    /// Sources that have answered.
+    pub(super) fn opened(sources: Sources, options: &FetchOptions) -> Self {
+        let slots = sources.0.into_iter().map(|source| Slot {
+            source: OnceLock::from(source.clone()),
+            ..Slot::new(source.url())
         });
+        Self::with(slots, options)
+    }
+
+    fn with(slots: impl Iterator<Item = Slot>, options: &FetchOptions) -> Self {
         let slots: Arc<[_]> = slots.collect();
         let shares = u32::try_from(slots.len()).unwrap_or(u32::MAX).max(1);
         Self {

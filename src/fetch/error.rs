@@ -111,22 +111,22 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// The error itself, where others share it.
+    pub(super) fn cause(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.cause(),
+            error => error,
+        }
+    }
+
     /// Whether every source said that it has no such path.
     pub fn is_absent(&self) -> bool {
-        match self {
-            Self::Absent { .. } => true,
-            Self::Shared(error) => error.is_absent(),
-            _ => false,
-        }
+        matches!(self.cause(), Self::Absent { .. })
     }
 
     /// Whether a source did not answer, and may another time.
     pub(super) fn is_transient(&self) -> bool {
-        match self {
-            Self::Source(error) => error.is_transient(),
-            Self::Shared(error) => error.is_transient(),
-            _ => false,
-        }
+        matches!(self.cause(), Self::Source(error) if error.is_transient())
     }
 
     /// Whether another source may do better: neither the state nor the user ended it.
@@ -137,4 +137,22 @@ impl FetchError {
             _ => false,
         }
     }
+
+    /// Whether the state or the user ended it, so that no other path can be had either.
+    pub(super) fn is_final(&self) -> bool {
+        match self.cause() {
+            Self::Store(_) | Self::Stopped => true,
+            Self::Receive { error, .. } => error.is_ours(),
+            _ => false,
+        }
+    }
+}
+
+/// A path that could not be had.
+#[derive(Debug)]
+pub struct CopyFailure {
+    pub hash: StorePathHash,
+    /// The path, where its name is known.
+    pub path: Option<StorePath>,
+    pub error: FetchError,
 }

@@ -1,16 +1,16 @@
 //! Which paths a copy needs: the closure, from narinfos, in the order of publication.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::task::JoinSet;
-
-use super::copy::CopyFailure;
-use super::error::FetchError;
+use super::error::{CopyFailure, FetchError};
+use super::fetcher::Inner;
 use super::progress::Progress;
-use super::sources::{Asked, Offer, Sources, Trust};
+use super::sources::Offer;
+use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{Store, TemporaryRoots};
+use crate::store::TemporaryRoots;
 
 /// Narinfos that are asked for at once, as in Nix.
 const PARALLEL: usize = 25;
@@ -25,117 +25,84 @@ pub enum Wanted {
 }
 
 /// What is to be done for a copy.
-#[derive(Debug, Default)]
 pub(super) struct Plan {
     /// References before referrers.
     pub(super) offers: Vec<Offer>,
     pub(super) failures: Vec<CopyFailure>,
     pub(super) already: u64,
+    /// Keeps what was found here, and what is published before what refers to it.
+    pub(super) kept: TemporaryRoots,
 }
 
-/// Finds what is missing for `wanted` (with references, if `recursive`). What it looks for, and
-/// so what it finds here, stays as long as `kept` is there.
+/// Finds what is missing for `wanted` (with references, if `recursive`). The sources are asked anew,
+/// whatever is remembered of them.
 pub(super) async fn plan(
-    (store, kept): (&Store, &TemporaryRoots),
-    sources: &Sources,
-    trust: &Trust,
+    inner: &Arc<Inner>,
     wanted: &Wanted,
     recursive: bool,
     progress: &Progress,
 ) -> Result<Plan, FetchError> {
-    let (mut queue, names) = roots(sources, wanted).await?;
-    let mut seen = HashSet::new();
-    let mut found = HashMap::new();
-    let mut plan = Plan::default();
-    let mut asking = JoinSet::new();
-    loop {
-        while asking.len() < PARALLEL {
-            let Some(hash) = queue.pop_front() else { break };
-            if !seen.insert(hash) {
-                continue;
+    let (store, sources) = (&inner.to.store, inner.offers.slots.answered());
+    let mut walk = Walk::new(store, PARALLEL);
+    match wanted {
+        Wanted::Paths(paths) => walk.add(paths.iter().cloned()),
+        Wanted::All => {
+            for source in &sources.0 {
+                let listed = source.substituter.list().await?;
+                walk.add(listed.into_iter().map(|hash| (hash, None)));
             }
-            kept.add(hash);
-            let path = names.get(&hash).cloned();
-            let known = store.path_info(hash)?;
-            let here = match &known {
-                // A record that cannot be read is for `verify` to mend.
-                Some(info) => store.has_contents(info).unwrap_or(true),
-                None => false,
-            };
-            if let Some(local) = known.filter(|_| here) {
-                let there = &local.registration.path;
-                if path.as_ref().is_some_and(|asked| asked != there) {
-                    let error = FetchError::OtherName(there.clone());
-                    plan.failures.push(CopyFailure { hash, path, error });
+        }
+    }
+    let (mut found, mut failures, mut already) = (HashMap::new(), Vec::new(), 0);
+    loop {
+        while let Some(asked) = walk.next() {
+            let known = store.path_info(asked.hash)?;
+            // A record that cannot be read is for `verify` to mend.
+            let here = known.filter(|info| store.has_contents(info).unwrap_or(true));
+            if let Some(here) = here {
+                let path = here.registration.path;
+                if asked.path.as_ref().is_some_and(|asked| *asked != path) {
+                    failures.push(asked.failed(FetchError::OtherName(path)));
                     continue;
                 }
-                plan.already += 1;
+                already += 1;
                 if recursive {
-                    queue.extend(local.registration.references.iter().map(StorePath::hash));
+                    walk.add_hashes(&here.registration.references);
                 }
                 continue;
             }
-            let (sources, trust) = (sources.clone(), trust.clone());
-            let store_dir = store.store_dir().clone();
-            let asked = Asked { hash, path };
-            asking.spawn(async move {
-                let answer = sources.offer(&asked, &store_dir, &trust).await;
-                (asked, answer)
+            let (inner, sources, wanted) = (inner.clone(), sources.clone(), asked.clone());
+            walk.look(asked, async move {
+                let (store_dir, trust) = (inner.to.store.store_dir(), &inner.offers.trust);
+                let offer = sources.offer(&wanted, store_dir, trust).await?;
+                offer.ok_or_else(|| wanted.nowhere(sources.names()))
             });
         }
-        let Some(answer) = asking.join_next().await else {
+        let Some(answer) = walk.found().await else {
             break;
         };
-        // A task that panicked would be a path that is missing from the plan without a word.
-        let Ok((Asked { hash, path }, answer)) = answer else {
-            return Err(FetchError::Stopped);
-        };
+        let (asked, offer) = answer?;
         if progress.stopped() {
             return Err(FetchError::Stopped);
         }
         progress.narinfos.fetch_add(1, Ordering::Relaxed);
-        let absent = || FetchError::Absent {
-            path: path.as_ref().map_or(hash.to_string(), ToString::to_string),
-            sources: sources.names(),
-        };
-        match answer.and_then(|offer| offer.ok_or_else(absent)) {
+        match offer {
             Ok(offer) => {
                 if recursive {
-                    queue.extend(offer.info.references.iter().map(StorePath::hash));
+                    walk.add_hashes(&offer.info.references);
                 }
-                progress.paths.fetch_add(1, Ordering::Relaxed);
-                let nar_bytes = &progress.nar_bytes;
-                nar_bytes.fetch_add(offer.info.nar_size, Ordering::Relaxed);
-                found.insert(hash, offer);
+                progress.expect(offer.info.nar_size);
+                found.insert(asked.hash, offer);
             }
-            Err(error) => plan.failures.push(CopyFailure { hash, path, error }),
+            Err(error) => failures.push(asked.failed(error)),
         }
     }
-    plan.offers = order(found);
-    Ok(plan)
-}
-
-/// Where to begin, and the names that were asked for.
-async fn roots(
-    sources: &Sources,
-    wanted: &Wanted,
-) -> Result<(VecDeque<StorePathHash>, HashMap<StorePathHash, StorePath>), FetchError> {
-    let mut queue = VecDeque::new();
-    let mut names = HashMap::new();
-    match wanted {
-        Wanted::Paths(paths) => {
-            for (hash, path) in paths {
-                queue.push_back(*hash);
-                names.extend(path.clone().map(|p| (*hash, p)));
-            }
-        }
-        Wanted::All => {
-            for source in &sources.0 {
-                queue.extend(source.substituter.list().await?);
-            }
-        }
-    }
-    Ok((queue, names))
+    Ok(Plan {
+        offers: order(found),
+        failures,
+        already,
+        kept: walk.into_kept(),
+    })
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.

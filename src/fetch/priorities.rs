@@ -16,7 +16,7 @@ use crate::sync;
 /// other sources wait for them.
 const URGENT: usize = 16;
 /// NARs that are fetched ahead at once: enough to hide the latency of a far server.
-const AHEAD: usize = 8;
+pub(super) const AHEAD: usize = 8;
 /// Longest time for which what is fetched ahead reads nothing. Servers close connections that
 /// stand still, typically after a minute.
 const STAND_STILL: Duration = Duration::from_secs(2);
@@ -26,6 +26,8 @@ const STAND_STILL: Duration = Duration::from_secs(2);
 pub(super) struct Priorities {
     urgent: Semaphore,
     ahead: Semaphore,
+    /// Places for what is fetched ahead.
+    places: usize,
     /// Flights that a program waits for.
     pressing: Mutex<usize>,
     relief: Condvar,
@@ -38,10 +40,12 @@ pub(super) struct Priorities {
 }
 
 impl Priorities {
-    pub(super) fn new() -> Arc<Self> {
+    /// So many places for what is fetched `ahead`.
+    pub(super) fn new(ahead: usize) -> Arc<Self> {
         Arc::new(Self {
             urgent: Semaphore::new(URGENT),
-            ahead: Semaphore::new(AHEAD),
+            ahead: Semaphore::new(ahead),
+            places: ahead,
             pressing: Mutex::new(0),
             relief: Condvar::new(),
             queued: AtomicUsize::new(0),
@@ -53,7 +57,7 @@ impl Priorities {
     /// Whether nothing is being transferred.
     pub(super) fn is_idle(&self) -> bool {
         self.urgent.available_permits() == URGENT
-            && self.ahead.available_permits() == AHEAD
+            && self.ahead.available_permits() == self.places
             && self.queued() == 0
     }
 
@@ -109,6 +113,11 @@ impl Urgency {
             // It may be standing still itself.
             self.priorities.relief.notify_all();
         }
+    }
+
+    /// Whether it goes by these priorities.
+    pub(super) fn is_of(&self, priorities: &Arc<Priorities>) -> bool {
+        Arc::ptr_eq(&self.priorities, priorities)
     }
 
     pub(super) fn is_raised(&self) -> bool {
@@ -210,7 +219,7 @@ mod tests {
     #[test]
     fn what_is_urgent_does_not_wait_for_what_is_fetched_ahead() {
         block_on(async {
-            let priorities = Priorities::new();
+            let priorities = Priorities::new(AHEAD);
             let ahead: Vec<_> = (0..AHEAD).map(|_| Urgency::new(&priorities)).collect();
             let mut held = Vec::new();
             for one in &ahead {
@@ -230,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_is_fetched_ahead_stands_still_until_no_program_waits() {
-        let priorities = Priorities::new();
+        let priorities = Priorities::new(AHEAD);
         let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
         ahead.give_way();
         urgent.raise();

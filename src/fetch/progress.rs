@@ -1,5 +1,6 @@
 //! How far a fetch is.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a running copy has done; read by whoever shows it.
@@ -20,7 +21,7 @@ pub struct Progress {
     /// How far into a NAR, as it is sent, any try has come.
     pub furthest: AtomicU64,
     /// Set to stop.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// [`Progress`] at one moment.
@@ -52,6 +53,12 @@ impl Progress {
             nar_bytes_done: get(&self.nar_bytes_done),
             fetched_bytes: get(&self.fetched_bytes),
         }
+    }
+
+    /// Counts a path that is to be fetched.
+    pub(super) fn expect(&self, nar_size: u64) {
+        self.paths.fetch_add(1, Ordering::Relaxed);
+        self.nar_bytes.fetch_add(nar_size, Ordering::Relaxed);
     }
 
     pub(super) fn stopped(&self) -> bool {

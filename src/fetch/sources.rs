@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::FetchError;
+use super::error::{CopyFailure, FetchError};
 use crate::nix::cache_info::CacheInfo;
 use crate::nix::narinfo::{self, NarInfo};
 use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
+use crate::store::Registration;
 use crate::substituter::{self, Options, Substituter};
 
 /// The source that is used where none is named.
@@ -202,6 +203,23 @@ impl From<&StorePath> for Asked {
     }
 }
 
+impl Asked {
+    /// That it could not be had.
+    pub(super) fn failed(self, error: FetchError) -> CopyFailure {
+        let Self { hash, path } = self;
+        CopyFailure { hash, path, error }
+    }
+
+    /// That it is in none of the `sources`.
+    pub(super) fn nowhere(&self, sources: String) -> FetchError {
+        let path = self.path.as_ref();
+        FetchError::Absent {
+            path: path.map_or_else(|| self.hash.to_string(), ToString::to_string),
+            sources,
+        }
+    }
+}
+
 /// The sources of a command, best first.
 #[derive(Clone, Debug)]
 pub struct Sources(pub(super) Vec<Source>);
@@ -212,6 +230,22 @@ pub(super) struct Offer {
     pub(super) info: NarInfo,
     pub(super) source: Source,
     pub(super) vouched: Vouched,
+}
+
+impl Offer {
+    /// What the narinfo says of its path.
+    pub(super) fn registration(&self) -> Registration {
+        let info = &self.info;
+        Registration {
+            path: info.store_path.clone(),
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+            references: info.references.clone(),
+            deriver: info.deriver.clone(),
+            signatures: info.signatures.iter().map(ToString::to_string).collect(),
+            ca: info.ca,
+        }
+    }
 }
 
 impl Sources {

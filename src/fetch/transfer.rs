@@ -17,6 +17,7 @@ use super::sources::{Offer, Sources, Trust, Vouched};
 use crate::nix::store_path::ContentVerifier;
 use crate::store::{Origin, Publication, Registration, Store};
 use crate::substituter::{Retries, Stream};
+use crate::tree::UnpackError;
 
 /// How often it is looked whether the user stopped it.
 const LOOK: Duration = Duration::from_millis(100);
@@ -168,9 +169,15 @@ impl Transfer<'_> {
 
     fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let info = &offer.info;
-        let fail = |error| FetchError::Receive {
-            url: format!("{}: {}", offer.source.url(), info.store_path),
-            error: Box::new(error),
+        let fail = |error| match error {
+            ReceiveError::Unpack(UnpackError::Sink(e)) => e.into(),
+            error => FetchError::Receive {
+                url: match error.is_ours() {
+                    true => "the state".to_owned(),
+                    false => format!("{}: {}", offer.source.url(), info.store_path),
+                },
+                error: Box::new(error),
+            },
         };
         self.check_known(offer)?;
         let mut retries = Retries::default();
@@ -225,13 +232,8 @@ impl Transfer<'_> {
         );
         Ok(Publication {
             registration: Registration {
-                path: info.store_path.clone(),
-                nar_hash: info.nar_hash,
-                nar_size: info.nar_size,
                 references: received.unpacked.references,
-                deriver: info.deriver.clone(),
-                signatures: info.signatures.iter().map(ToString::to_string).collect(),
-                ca: info.ca,
+                ..offer.registration()
             },
             origin: Origin::Fetched,
             tree: received.unpacked.tree,

@@ -1,7 +1,8 @@
 //! Publishing in groups: one flush of the database for many paths that arrive together.
 //!
-//! Invariants: whoever hands in a path hears when it is published; a path that a program waits
-//! for, or after which nothing more is arriving, is published at once, and takes along what waits.
+//! Invariants: paths are published in the order in which they were handed in, or at once; whoever
+//! hands in a path hears when it is published; a path that a program waits for, or after which
+//! nothing more is arriving, is published at once, and takes along what waits.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,9 @@ const BYTES: u64 = 24 << 20;
 const TIME: Duration = Duration::from_secs(1);
 
 type Outcome = Result<(), FetchError>;
+
+/// What tells whoever handed in a path that it is published.
+pub(super) type Handed = oneshot::Receiver<Outcome>;
 
 /// See the module.
 pub(super) struct Publisher {
@@ -43,10 +47,15 @@ impl Publisher {
         std::mem::take(&mut waiting)
     }
 
-    /// Publishes a path; returns when it can be seen.
-    pub(super) async fn publish(&self, publication: Publication, urgency: &Urgency) -> Outcome {
-        let (sender, mut published) = oneshot::channel();
+    /// Takes a path to be published with others.
+    pub(super) fn hand_in(&self, publication: Publication) -> Handed {
+        let (sender, published) = oneshot::channel();
         sync::lock(&self.waiting).push((publication, sender));
+        published
+    }
+
+    /// Has what was handed in published; returns when it can be seen.
+    pub(super) async fn publish(&self, mut published: Handed, urgency: &Urgency) -> Outcome {
         let more = !urgency.is_raised() && !urgency.is_alone();
         if more && self.store.unflushed() < BYTES {
             tokio::select! {
@@ -57,7 +66,7 @@ impl Publisher {
         }
         let turn = self.turn.lock().await;
         // Another one may have taken it along meanwhile.
-        let (group, senders): (Vec<_>, Vec<_>) = self.take().into_iter().unzip();
+        let (group, mut senders): (Vec<_>, Vec<_>) = self.take().into_iter().unzip();
         if !group.is_empty() {
             let store = self.store.clone();
             let publishing = tokio::task::spawn_blocking(move || store.publish(&group)).await;
@@ -66,6 +75,10 @@ impl Publisher {
                 Ok(Err(e)) => Err(Arc::new(FetchError::Store(e))),
                 Err(_) => Err(Arc::new(FetchError::Stopped)),
             };
+            if outcome.is_err() {
+                // What was handed in meanwhile may refer to these.
+                senders.extend(self.take().into_iter().map(|(_, sender)| sender));
+            }
             for sender in senders {
                 // Its flight may have ended with the runtime.
                 let _ = sender.send(outcome.clone().map_err(FetchError::Shared));

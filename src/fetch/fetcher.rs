@@ -1,0 +1,417 @@
+//! Whoever fetches into a state from some sources: a mount for its programs, or a command.
+//!
+//! Invariants: every path comes by a flight, whoever wants it; a flight goes on when those who
+//! waited for it give up, unless its copy was stopped; and who waits for a flight with the sources
+//! of another one has its own asked where these fail.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use super::availability::Slots;
+use super::budget::Budget;
+use super::error::FetchError;
+use super::flights::{Flight, Flights, Landing, Need, Outcome, Waiting};
+use super::offers::Offers;
+use super::options::{Deadlines, FetchOptions, PrefetchPolicy};
+use super::order::Order;
+use super::outcomes::Outcomes;
+use super::priorities::{AHEAD, Priorities};
+use super::publish::Publisher;
+use super::rate_limit::RateLimit;
+use super::sources::{Asked, Offer, Sources, Trust};
+use super::transfer::{Pace, Transfer};
+use super::walk::Walk;
+use crate::nix::listing::{Listing, Node};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::{Contents, PathInfo, Publication, RootKind, Store};
+
+/// Narinfos of a closure that are asked for at once in the background.
+const BACKGROUND: usize = 8;
+/// How long a failure answers whoever asks for the same. The kernel lets processes that look up
+/// one name ask one after the other: each would wait for the whole deadline in its turn.
+const FAILED: Duration = Duration::from_millis(500);
+/// Failures that are remembered.
+const FAILURES: usize = 1 << 10;
+/// How often a failure is worth a line of the log.
+const COMPLAINT: Duration = Duration::from_secs(5);
+
+/// Where to fetch to, and what all share who fetch into the same state.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    pub store: Arc<Store>,
+    /// Carries the network.
+    pub runtime: Handle,
+    pub budget: Arc<Budget>,
+    pub flights: Arc<Flights>,
+}
+
+/// A path of a copy: what its plan found, and the order of the others.
+#[derive(Clone)]
+pub(super) struct Planned {
+    pub(super) offer: Arc<Offer>,
+    pub(super) order: Arc<Order>,
+}
+
+pub(super) struct Inner {
+    pub(super) to: Destination,
+    pub(super) offers: Offers,
+    pub(super) deadlines: Deadlines,
+    pub(super) prefetch: PrefetchPolicy,
+    pub(super) priorities: Arc<Priorities>,
+    publisher: Publisher,
+    failed: Cache<Need, (Instant, Arc<FetchError>)>,
+    background: Semaphore,
+    /// Paths whose closures are being fetched ahead, or were.
+    pub(super) followed: Mutex<HashSet<StorePathHash>>,
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    /// Bytes that the transfers took that have ended.
+    pub(super) fetched: AtomicU64,
+    pub(super) outcomes: Outcomes,
+    complaint: RateLimit,
+    /// Whether whoever asked tells the user of failures.
+    quiet: AtomicBool,
+}
+
+/// Fetches what is asked for.
+#[derive(Clone)]
+pub struct Fetcher(pub(super) Arc<Inner>);
+
+impl std::fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.offers.slots.urls()).finish()
+    }
+}
+
+impl Fetcher {
+    /// A fetcher for programs. No source is asked before something is needed.
+    pub fn new(to: Destination, options: &FetchOptions) -> Self {
+        Self::with(to, Slots::new(options), options, AHEAD)
+    }
+
+    /// A fetcher for one copy, whose sources are known to answer, and which transfers so many NARs
+    /// at once. What fails is in its summary.
+    pub fn for_copy(to: Destination, sources: Sources, trust: Trust, jobs: usize) -> Self {
+        let options = FetchOptions {
+            urls: Vec::new(),
+            trust,
+            netrc: None,
+            deadlines: Deadlines::default(),
+            prefetch: PrefetchPolicy::None,
+        };
+        let slots = Slots::opened(sources, &options);
+        Self::with(to, slots, &options, jobs.max(1)).quiet()
+    }
+
+    fn with(to: Destination, slots: Slots, options: &FetchOptions, ahead: usize) -> Self {
+        let (trust, store_dir) = (options.trust.clone(), to.store.store_dir().clone());
+        Self(Arc::new(Inner {
+            publisher: Publisher::new(to.store.clone()),
+            offers: Offers::new(slots, trust, store_dir, options.deadlines.absent),
+            to,
+            deadlines: options.deadlines,
+            prefetch: options.prefetch,
+            priorities: Priorities::new(ahead),
+            failed: Cache::new(FAILURES),
+            background: Semaphore::new(BACKGROUND),
+            followed: Mutex::default(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+            outcomes: Outcomes::default(),
+            complaint: RateLimit::new(COMPLAINT),
+            quiet: AtomicBool::new(false),
+        }))
+    }
+
+    /// The same fetcher, which leaves it to whoever asks to tell of failures.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        self.0.quiet.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// The path with a hash (and a name, if one is given), from the state or the sources.
+    ///
+    /// # Errors
+    /// There is none, or the sources cannot say.
+    pub async fn resolve(
+        &self,
+        hash: StorePathHash,
+        path: Option<&StorePath>,
+    ) -> Result<StorePath, FetchError> {
+        let path = path.cloned();
+        let known = self.0.registered(&Asked { hash, path }).await?;
+        Ok(known.registration.path)
+    }
+
+    /// Counts a request that needed nothing to be fetched.
+    pub fn hit(&self) {
+        self.0.hits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// A source in trouble makes every lookup fail: one line now and then says so.
+    fn complain(&self, error: &FetchError) {
+        if self.quiet.load(Ordering::Relaxed) {
+            tracing::info!("not fetched: {error}");
+        } else if let Some(unsaid) = self.complaint.say() {
+            tracing::warn!(unsaid, "not fetched: {error}");
+        }
+    }
+
+    /// Has a failure told, and answer whoever asks for the same in the next moment.
+    pub(super) fn note_failure(&self, need: &Need, error: &Arc<FetchError>) {
+        if !matches!(**error, FetchError::Absent { .. }) {
+            self.complain(error);
+        }
+        let failure = (Instant::now(), error.clone());
+        self.failed.insert(need.clone(), failure);
+    }
+
+    /// The failure of a moment ago.
+    pub(super) fn failed_lately(&self, need: &Need) -> Option<Arc<FetchError>> {
+        let (when, error) = self.failed.get(need)?;
+        (when.elapsed() < FAILED).then_some(error)
+    }
+
+    /// Waits with others for a need, or sets out for it.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        need: &Need,
+        urgent: bool,
+        planned: Option<&Planned>,
+    ) -> Waiting {
+        let stop = || planned.map(|p| p.order.stop.clone()).unwrap_or_default();
+        let (waiting, landing) = self.to.flights.join(need, &self.priorities, stop);
+        if urgent {
+            waiting.0.urgency.raise();
+        }
+        if let Some(landing) = landing {
+            let span = tracing::info_span!("fetch", path = %need.path());
+            let (inner, need, flight) = (self.clone(), need.clone(), waiting.0.clone());
+            let fly = inner.fly(need, flight, landing, planned.cloned());
+            self.to.runtime.spawn(fly.instrument(span));
+        }
+        waiting
+    }
+
+    /// Whether a flight has the sources of this fetcher.
+    pub(super) fn is_own(&self, flight: &Flight) -> bool {
+        flight.urgency.is_of(&self.priorities)
+    }
+
+    /// How a need was met, by the flight that is waited `for`, or by one of our own after it.
+    pub(super) async fn met(
+        self: &Arc<Self>,
+        mut waiting: Waiting,
+        need: &Need,
+        urgent: bool,
+        planned: Option<&Planned>,
+    ) -> Outcome {
+        loop {
+            let outcome = waiting.outcome().await;
+            if outcome.is_ok() || self.is_own(&waiting.0) {
+                return outcome;
+            }
+            waiting = self.join(need, urgent, planned);
+        }
+    }
+
+    async fn fly(
+        self: Arc<Self>,
+        need: Need,
+        flight: Arc<Flight>,
+        landing: Landing,
+        planned: Option<Planned>,
+    ) {
+        // The kernel knows the number that it has by its registration: a collection leaves it.
+        let kept = self.to.store.temporary_roots();
+        kept.add(need.path().hash());
+        let work = {
+            let (inner, need, flight) = (self.clone(), need.clone(), flight.clone());
+            async move { inner.meet(&need, &flight, planned).await }
+        };
+        // A task of its own: whoever waits hears of it even if it panics.
+        let work = work.instrument(tracing::Span::current());
+        let met = self.to.runtime.spawn(work).await;
+        let outcome = met.unwrap_or(Err(FetchError::Stopped)).map_err(Arc::new);
+        self.outcomes.count(&need, &flight, outcome.as_ref().err());
+        if let Err(error) = &outcome {
+            self.note_failure(&need, error);
+        }
+        self.to.flights.land(&need, &landing, outcome);
+    }
+
+    /// Whether nothing needs to be fetched for `need`.
+    fn is_met(&self, need: &Need, there: &PathInfo) -> Result<bool, FetchError> {
+        Ok(match (need, there.contents) {
+            (Need::Root(_), Contents::Local(_) | Contents::Absent(Some(RootKind::Directory))) => {
+                true
+            }
+            (Need::Contents(_), Contents::Local(_)) => self.to.store.has_contents(there)?,
+            (_, Contents::Absent(_)) => false,
+        })
+    }
+
+    async fn meet(
+        self: &Arc<Self>,
+        need: &Need,
+        flight: &Arc<Flight>,
+        planned: Option<Planned>,
+    ) -> Result<(), FetchError> {
+        let (path, store) = (need.path(), &self.to.store);
+        if let Some(there) = store.path_info(path.hash())?
+            && self.is_met(need, &there)?
+        {
+            return Ok(());
+        }
+        if let Some(Planned { offer, order }) = planned {
+            return self.transfer(offer, flight, Some(&order)).await;
+        }
+        let offer = self.offers.get(&path.into()).await?;
+        if matches!(need, Need::Root(_)) {
+            self.register_references(&offer);
+            // Only the kind of the root is believed of a listing, and only of a directory: the
+            // size of a file or a target would have to be right.
+            if self.says_directory(&offer).await {
+                let kind = Some(RootKind::Directory);
+                return Ok(store.register(&[(offer.registration(), kind)])?);
+            }
+            // The tree says it; who else wants the contents shares the transfer.
+            let need = Need::Contents(path.clone());
+            let waiting = self.join(&need, true, None);
+            return Ok(self.met(waiting, &need, true, None).await?);
+        }
+        let transferred = self.transfer(offer, flight, None).await;
+        if transferred.is_err() {
+            self.offers.forget(path.hash());
+        }
+        transferred
+    }
+
+    async fn says_directory(&self, offer: &Offer) -> bool {
+        let hash = offer.info.store_path.hash();
+        let listing = offer.source.substituter.listing(hash);
+        // A hint is not worth the whole deadline.
+        let listing = tokio::time::timeout(self.deadlines.lookup / 3, listing).await;
+        let Ok(Ok(Some(text))) = listing else {
+            return false;
+        };
+        let root = Listing::parse(&text).map(|l| l.root);
+        matches!(root, Ok(Node::Directory { .. }))
+    }
+
+    /// Fetches, verifies and publishes a path.
+    async fn transfer(
+        self: &Arc<Self>,
+        offer: Arc<Offer>,
+        flight: &Arc<Flight>,
+        order: Option<&Order>,
+    ) -> Result<(), FetchError> {
+        let (info, urgency) = (&offer.info, &flight.urgency);
+        let place = urgency.enter().await;
+        let received = match order.map_or(Ok(()), |order| order.check(info)) {
+            Ok(()) => self.receive(offer.clone(), flight.clone()).await,
+            Err(e) => Err(e),
+        };
+        if let (Some(order), Err(_)) = (order, &received) {
+            // Before the next one begins: what refers to it need not be fetched any more.
+            order.fail(info.store_path.hash());
+        }
+        drop(place);
+        let publication = received?;
+        let hand_in = || self.publisher.hand_in(publication);
+        let handed = match order {
+            Some(order) => order.after_references(info, urgency, hand_in).await?,
+            None => hand_in(),
+        };
+        self.publisher.publish(handed, urgency).await
+    }
+
+    /// Fetches and verifies a path, on a thread that may block.
+    async fn receive(
+        self: &Arc<Self>,
+        offer: Arc<Offer>,
+        flight: Arc<Flight>,
+    ) -> Result<Publication, FetchError> {
+        let sources = self.offers.slots.answered();
+        let nar_bytes = &flight.progress.nar_bytes;
+        nar_bytes.store(offer.info.nar_size, Ordering::Relaxed);
+        let (inner, span) = (self.clone(), tracing::Span::current());
+        let transfer = move || {
+            let _inside = span.enter();
+            let transfer = Transfer {
+                store: &inner.to.store,
+                runtime: &inner.to.runtime,
+                sources: &sources,
+                trust: &inner.offers.trust,
+                progress: &flight.progress,
+                pace: Pace {
+                    urgency: Some(flight.urgency.clone()),
+                    budget: Some(inner.to.budget.clone()),
+                },
+            };
+            let fetched = transfer.fetch(&offer);
+            let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
+            inner.fetched.fetch_add(sent, Ordering::Relaxed);
+            // What has arrived is above the budget before it is published, so never after.
+            inner.to.budget.make();
+            fetched
+        };
+        let fetched = self.to.runtime.spawn_blocking(transfer).await;
+        fetched.unwrap_or(Err(FetchError::Stopped))
+    }
+
+    /// What is known of a path: by the state, or else by the sources, whose word is registered.
+    pub(super) async fn registered(&self, asked: &Asked) -> Result<PathInfo, FetchError> {
+        let store = &self.to.store;
+        if let Some(there) = store.path_info(asked.hash)? {
+            let path = &there.registration.path;
+            return match &asked.path {
+                Some(asked) if asked != path => Err(FetchError::OtherName(path.clone())),
+                _ => Ok(there),
+            };
+        }
+        let offer = self.offers.get(asked).await?;
+        store.register(&[(offer.registration(), None)])?;
+        let there = store.path_info(asked.hash)?;
+        there.ok_or_else(|| self.offers.nowhere(asked))
+    }
+
+    /// Registers what a path refers to, and what these refer to, so that the next lookups find it.
+    fn register_references(self: &Arc<Self>, offer: &Offer) {
+        let inner = self.clone();
+        let mut walk = Walk::new(&self.to.store, BACKGROUND);
+        walk.add_named(&offer.info.references);
+        self.to.runtime.spawn(async move {
+            loop {
+                while let Some(asked) = walk.next() {
+                    let known = inner.to.store.path_info(asked.hash);
+                    if inner.offers.knows(asked.hash) || !matches!(known, Ok(None)) {
+                        continue;
+                    }
+                    let (inner, wanted) = (inner.clone(), asked.clone());
+                    walk.look(asked, async move {
+                        let _permit = inner.background.acquire().await;
+                        inner.registered(&wanted).await
+                    });
+                }
+                match walk.found().await {
+                    None => return,
+                    Some(Ok((_, Ok(info)))) => walk.add_named(&info.registration.references),
+                    Some(Ok((asked, Err(e)))) => tracing::debug!(?asked, "not registered: {e}"),
+                    Some(Err(e)) => tracing::debug!("not registered: {e}"),
+                }
+            }
+        });
+    }
+}
