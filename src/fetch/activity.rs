@@ -13,7 +13,6 @@ use super::progress::Snapshot;
 /// A path that is on its way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlightReport {
-    /// Its base name.
     pub path: String,
     /// Whether contents are fetched; else what the path is.
     pub contents: bool,
@@ -51,12 +50,10 @@ impl Fetcher {
         self.0.fetched.load(Ordering::Relaxed)
     }
 
-    /// What it has done so far.
     pub fn times(&self) -> FetcherTimes {
         self.0.outcomes.times(self.0.offers.slots.latencies())
     }
 
-    /// What it is doing now.
     pub fn activity(&self) -> Activity {
         let inner = &self.0;
         let flights = inner.to.flights.of(&inner.priorities).into_iter();

@@ -97,9 +97,7 @@ pub enum SourceState {
 /// A source, for whoever watches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceReport {
-    /// Its URL.
     pub url: String,
-    /// How it is doing.
     pub state: SourceState,
     /// The lower, the earlier it is asked; once it has said so.
     pub priority: Option<u32>,

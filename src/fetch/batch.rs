@@ -5,13 +5,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use super::error::{CopyFailure, FetchError};
-use super::fetcher::{Inner, Planned};
+use super::fetcher::Inner;
 use super::flights::{Need, Outcome};
-use super::order::Order;
 use super::progress::Progress;
 use super::sources::Offer;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -19,6 +19,9 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 /// Paths that are begun and have not arrived: enough that a place that gets free is taken at once,
 /// while others wait to be published together.
 const BEGUN: usize = 64;
+
+/// How often it is counted what has arrived.
+const COUNT: Duration = Duration::from_millis(100);
 
 /// What a copy or a prefetch found and did.
 #[derive(Debug, Default)]
@@ -49,8 +52,6 @@ pub(super) struct Missing {
 pub(super) struct Batch<'a> {
     inner: &'a Arc<Inner>,
     pub(super) progress: &'a Progress,
-    /// The order of a copy.
-    order: Option<Arc<Order>>,
     pub(super) unbegun: VecDeque<Missing>,
     fetching: JoinSet<(Missing, Outcome)>,
     /// Progress of our own flights.
@@ -59,15 +60,10 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(
-        inner: &'a Arc<Inner>,
-        progress: &'a Progress,
-        order: Option<Arc<Order>>,
-    ) -> Self {
+    pub(super) fn new(inner: &'a Arc<Inner>, progress: &'a Progress) -> Self {
         Self {
             inner,
             progress,
-            order,
             unbegun: VecDeque::new(),
             fetching: JoinSet::new(),
             flying: HashMap::new(),
@@ -75,30 +71,20 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Begins as many as may be under way.
+    /// Begins as many as may be under way, those apart that wait to be published.
     pub(super) fn begin(&mut self) {
-        loop {
-            let begun = match &self.order {
-                // What has arrived and waits, maybe for what is not begun, does not count.
-                Some(order) => order.absent().saturating_sub(self.unbegun.len()),
-                None => self.fetching.len(),
-            };
-            if begun >= BEGUN {
-                return;
-            }
-            let Some(missing) = self.unbegun.pop_front() else {
-                return;
-            };
-            let planned = missing.offer.clone().zip(self.order.clone());
-            let planned = planned.map(|(offer, order)| Planned { offer, order });
+        while self.fetching.len() < BEGUN + self.inner.publisher.unpublished()
+            && let Some(missing) = self.unbegun.pop_front()
+        {
             let (inner, need) = (self.inner.clone(), Need::Contents(missing.path.clone()));
-            let waiting = inner.join(&need, false, planned.as_ref());
+            let offer = missing.offer.clone();
+            let waiting = inner.join(&need, false, offer.as_ref());
             if inner.is_own(&waiting.0) {
                 let progress = waiting.0.progress.clone();
                 self.flying.insert(missing.path.hash(), progress);
             }
             self.fetching.spawn(async move {
-                let met = inner.met(waiting, &need, false, planned.as_ref()).await;
+                let met = inner.met(waiting, &need, false, offer.as_ref()).await;
                 (missing, met)
             });
         }
@@ -109,48 +95,54 @@ impl<'a> Batch<'a> {
         self.fetching.is_empty()
     }
 
-    /// Waits for the next path to arrive or to fail; `None` when nothing is under way. Cancel safe.
-    ///
-    /// # Errors
-    /// A failure that ends the whole copy.
-    pub(super) async fn arrival(&mut self) -> Option<Result<(), FetchError>> {
-        let arrived = self.fetching.join_next().await?;
-        Some(match arrived {
-            Ok((missing, outcome)) => self.arrive(missing, outcome),
-            Err(_) => Err(FetchError::Stopped),
-        })
+    /// Whether flights of this fetcher are under way for it.
+    pub(super) fn is_flying(&self) -> bool {
+        !self.flying.is_empty()
     }
 
-    fn arrive(&mut self, missing: Missing, outcome: Outcome) -> Result<(), FetchError> {
-        let hash = missing.path.hash();
-        if let Some(flight) = self.flying.remove(&hash) {
-            self.done.fetched_bytes += flight.fetched_bytes.load(Ordering::Relaxed);
-        }
-        match (outcome, &self.order) {
-            (Ok(()), order) => {
-                if let Some(order) = order {
-                    order.land(hash);
-                }
-                self.done.fetched += 1;
-                self.done.nar_bytes += missing.nar_size;
-                self.progress.paths_done.fetch_add(1, Ordering::Relaxed);
+    /// Waits until a path is published or fails, until others may be begun, or for a moment.
+    ///
+    /// # Errors
+    /// What ends a whole copy.
+    pub(super) async fn step(&mut self) -> Result<(), FetchError> {
+        tokio::select! {
+            Some(landed) = self.fetching.join_next() => {
+                let (missing, outcome) = landed.map_err(|_| FetchError::Stopped)?;
+                self.land(missing, outcome)?;
             }
-            (Err(error), Some(_)) if error.is_final() => return Err(error.into()),
-            (Err(error), order) => {
-                match order {
-                    Some(order) => order.fail(hash),
-                    None => _ = self.progress.paths_done.fetch_add(1, Ordering::Relaxed),
-                }
-                let (path, error) = (Some(missing.path), error.into());
-                self.done.failures.push(CopyFailure { hash, path, error });
-            }
+            () = self.inner.publisher.handed_in.notified() => {}
+            () = tokio::time::sleep(COUNT) => {}
         }
         self.count();
         Ok(())
     }
 
+    fn land(&mut self, missing: Missing, outcome: Outcome) -> Result<(), FetchError> {
+        let (hash, is_copy) = (missing.path.hash(), missing.offer.is_some());
+        if let Some(flight) = self.flying.remove(&hash) {
+            self.done.fetched_bytes += flight.fetched_bytes.load(Ordering::Relaxed);
+        }
+        let is_done = outcome.is_ok() || !is_copy;
+        let paths_done = &self.progress.paths_done;
+        paths_done.fetch_add(u64::from(is_done), Ordering::Relaxed);
+        match outcome {
+            Ok(()) => {
+                self.inner.publisher.land(hash);
+                self.done.fetched += 1;
+                self.done.nar_bytes += missing.nar_size;
+            }
+            Err(error) if is_copy && error.is_final() => return Err(error.into()),
+            Err(error) => {
+                self.inner.publisher.fail(hash);
+                let (path, error) = (Some(missing.path), error.into());
+                self.done.failures.push(CopyFailure { hash, path, error });
+            }
+        }
+        Ok(())
+    }
+
     /// Adds up what has arrived, flights in the air included.
-    pub(super) fn count(&self) {
+    fn count(&self) {
         let flying = |part: fn(&Progress) -> &AtomicU64| {
             let each = self.flying.values();
             each.map(|p| part(p).load(Ordering::Relaxed)).sum::<u64>()

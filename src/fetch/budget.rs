@@ -18,9 +18,7 @@ pub type Names = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Se
 
 /// What must not be dropped at this moment.
 pub struct Keep {
-    /// What roots reach.
     pub rooted: Names,
-    /// What programs use.
     pub in_use: Names,
 }
 
@@ -77,7 +75,6 @@ impl Budget {
         }
     }
 
-    /// The budget, in bytes.
     pub fn budget(&self) -> Option<u64> {
         (self.budget != u64::MAX).then_some(self.budget)
     }

@@ -1,19 +1,13 @@
 //! Copies: closures that are planned first, and then brought with references first.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::batch::{Batch, Fetched, Missing};
 use super::error::FetchError;
 use super::fetcher::Fetcher;
-use super::order::Order;
 use super::plan::{Plan, Wanted, plan};
 use super::progress::Progress;
-
-/// How often it is counted what has arrived, and looked whether the user stopped it.
-const LOOK: Duration = Duration::from_millis(100);
 
 impl Fetcher {
     /// Brings `wanted` here, with everything that it refers to if `recursive`.
@@ -33,42 +27,39 @@ impl Fetcher {
             offers,
             failures,
             already,
+            // Until all is published.
             kept: _kept,
         } = planned;
-        let coming = offers.iter().map(|o| o.info.store_path.hash());
-        let failed: HashSet<_> = failures.iter().map(|f| f.hash).collect();
-        let order = Arc::new(Order::new(recursive, coming.collect(), failed));
-        let mut batch = Batch::new(&self.0, progress, Some(order.clone()));
-        batch
-            .unbegun
-            .extend(offers.into_iter().map(|offer| Missing {
-                path: offer.info.store_path.clone(),
-                nar_size: offer.info.nar_size,
-                offer: Some(Arc::new(offer)),
-            }));
+        if recursive {
+            let coming = offers.iter().map(|o| o.info.store_path.hash());
+            let failed = failures.iter().map(|f| f.hash);
+            self.0.publisher.expect(coming.collect(), failed.collect());
+        }
+        let mut batch = Batch::new(&self.0, progress);
+        let missing = offers.into_iter().map(|offer| Missing {
+            path: offer.info.store_path.clone(),
+            nar_size: offer.info.nar_size,
+            offer: Some(Arc::new(offer)),
+        });
+        batch.unbegun.extend(missing);
         batch.done.already = already;
         batch.done.failures = failures;
-        let mut changes = order.changes();
-        let mut tick = tokio::time::interval(LOOK);
         let mut ended = Ok(());
         loop {
-            if progress.stopped() && ended.is_ok() {
-                ended = Err(FetchError::Stopped);
+            if progress.stopped() {
+                ended = ended.and(Err(FetchError::Stopped));
             }
             if ended.is_ok() {
                 batch.begin();
             } else {
                 // What is whole is published even so.
-                order.stop();
+                self.0.stop.store(true, Ordering::Relaxed);
+                self.0.publisher.stop();
             }
-            if batch.is_idle() {
+            if batch.is_idle() || ended.is_err() && !batch.is_flying() {
                 break;
             }
-            tokio::select! {
-                Some(arrived) = batch.arrival() => ended = ended.and(arrived),
-                _ = changes.changed() => {}
-                _ = tick.tick() => batch.count(),
-            }
+            ended = ended.and(batch.step().await);
         }
         let sent = self.fetched_bytes();
         progress.fetched_bytes.store(sent, Ordering::Relaxed);

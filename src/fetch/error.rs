@@ -22,26 +22,20 @@ pub enum FetchError {
     /// A source does not answer, or not in a way that makes sense.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A source is no binary cache.
     #[error("{url} is not a binary cache: it has no nix-cache-info")]
     NoBinaryCache { url: String },
-    /// Its `nix-cache-info` is malformed.
     #[error("{url}: nix-cache-info is malformed")]
     CacheInfo {
         url: String,
         #[source]
         source: CacheInfoError,
     },
-    /// It is for another store directory.
     #[error("binary cache '{url}' is for Nix stores with prefix '{theirs}', not '{ours}'")]
     OtherStoreDir {
         url: String,
-        /// The source's store directory.
         theirs: String,
-        /// The state's.
         ours: String,
     },
-    /// A narinfo is malformed or for another path.
     #[error("{url}: the narinfo of {hash} is not usable")]
     NarInfo {
         url: String,
@@ -49,26 +43,21 @@ pub enum FetchError {
         #[source]
         source: NarInfoError,
     },
-    /// Nobody who is trusted vouches for the path.
     #[error(
         "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe this source"
     )]
     Untrusted { url: String, distrust: Distrust },
-    /// No source has the path.
     #[error("{path} is in none of the sources: {sources}")]
     Absent {
         /// Hash or whole path, as asked for.
         path: String,
-        /// The sources that were asked.
         sources: String,
     },
     /// The hash is that of another path, which is here.
     #[error("{0} is in the state, and no other path can have its hash")]
     OtherName(StorePath),
-    /// References that wait for each other.
     #[error("not copied, because it and its reference {0} need each other, or others that do")]
     Circle(StorePath),
-    /// A reference cannot be had.
     #[error("not copied, because its reference {0} could not be")]
     Reference(StorePath),
     /// Another NAR than the one whose contents were dropped.
@@ -79,35 +68,24 @@ pub enum FetchError {
     OtherNar {
         url: String,
         path: StorePath,
-        /// What the source has.
         theirs: NarHash,
-        /// What is registered.
         ours: NarHash,
     },
-    /// The NAR is not what the narinfo says.
     #[error("{url}: {error}")]
     Receive {
-        /// The NAR.
         url: String,
         #[source]
         error: Box<ReceiveError>,
     },
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The user stopped it.
     #[error("stopped")]
     Stopped,
-    /// Whoever waited was killed.
     #[error("the process that waited was killed")]
     Killed,
     /// It takes longer than a program may wait; it goes on.
     #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
-    Patience {
-        /// What is waited for.
-        path: StorePath,
-        /// How long.
-        patience: Duration,
-    },
+    Patience { path: StorePath, patience: Duration },
 }
 
 impl FetchError {
@@ -152,7 +130,6 @@ impl FetchError {
 #[derive(Debug)]
 pub struct CopyFailure {
     pub hash: StorePathHash,
-    /// The path, where its name is known.
     pub path: Option<StorePath>,
     pub error: FetchError,
 }

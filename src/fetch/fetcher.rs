@@ -20,13 +20,12 @@ use super::error::FetchError;
 use super::flights::{Flight, Flights, Landing, Need, Outcome, Waiting};
 use super::offers::Offers;
 use super::options::{Deadlines, FetchOptions, PrefetchPolicy};
-use super::order::Order;
 use super::outcomes::Outcomes;
 use super::priorities::{AHEAD, Priorities};
 use super::publish::Publisher;
 use super::rate_limit::RateLimit;
 use super::sources::{Asked, Offer, Sources, Trust};
-use super::transfer::{Pace, Transfer};
+use super::transfer::Transfer;
 use super::walk::Walk;
 use crate::nix::listing::{Listing, Node};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -52,20 +51,15 @@ pub struct Destination {
     pub flights: Arc<Flights>,
 }
 
-/// A path of a copy: what its plan found, and the order of the others.
-#[derive(Clone)]
-pub(super) struct Planned {
-    pub(super) offer: Arc<Offer>,
-    pub(super) order: Arc<Order>,
-}
-
 pub(super) struct Inner {
     pub(super) to: Destination,
     pub(super) offers: Offers,
     pub(super) deadlines: Deadlines,
     pub(super) prefetch: PrefetchPolicy,
     pub(super) priorities: Arc<Priorities>,
-    publisher: Publisher,
+    pub(super) publisher: Publisher,
+    /// Set to end all flights: nobody else hears of them than one command.
+    pub(super) stop: Arc<AtomicBool>,
     failed: Cache<Need, (Instant, Arc<FetchError>)>,
     background: Semaphore,
     /// Paths whose closures are being fetched ahead, or were.
@@ -119,6 +113,7 @@ impl Fetcher {
             deadlines: options.deadlines,
             prefetch: options.prefetch,
             priorities: Priorities::new(ahead),
+            stop: Arc::default(),
             failed: Cache::new(FAILURES),
             background: Semaphore::new(BACKGROUND),
             followed: Mutex::default(),
@@ -188,17 +183,17 @@ impl Inner {
         self: &Arc<Self>,
         need: &Need,
         urgent: bool,
-        planned: Option<&Planned>,
+        offer: Option<&Arc<Offer>>,
     ) -> Waiting {
-        let stop = || planned.map(|p| p.order.stop.clone()).unwrap_or_default();
-        let (waiting, landing) = self.to.flights.join(need, &self.priorities, stop);
+        let flights = &self.to.flights;
+        let (waiting, landing) = flights.join(need, &self.priorities, &self.stop);
         if urgent {
             waiting.0.urgency.raise();
         }
         if let Some(landing) = landing {
             let span = tracing::info_span!("fetch", path = %need.path());
             let (inner, need, flight) = (self.clone(), need.clone(), waiting.0.clone());
-            let fly = inner.fly(need, flight, landing, planned.cloned());
+            let fly = inner.fly(need, flight, landing, offer.cloned());
             self.to.runtime.spawn(fly.instrument(span));
         }
         waiting
@@ -209,20 +204,20 @@ impl Inner {
         flight.urgency.is_of(&self.priorities)
     }
 
-    /// How a need was met, by the flight that is waited `for`, or by one of our own after it.
+    /// How a need was met, by a flight that is waited for, or by one of our own after it.
     pub(super) async fn met(
         self: &Arc<Self>,
         mut waiting: Waiting,
         need: &Need,
         urgent: bool,
-        planned: Option<&Planned>,
+        offer: Option<&Arc<Offer>>,
     ) -> Outcome {
         loop {
             let outcome = waiting.outcome().await;
             if outcome.is_ok() || self.is_own(&waiting.0) {
                 return outcome;
             }
-            waiting = self.join(need, urgent, planned);
+            waiting = self.join(need, urgent, offer);
         }
     }
 
@@ -231,14 +226,14 @@ impl Inner {
         need: Need,
         flight: Arc<Flight>,
         landing: Landing,
-        planned: Option<Planned>,
+        offer: Option<Arc<Offer>>,
     ) {
         // The kernel knows the number that it has by its registration: a collection leaves it.
         let kept = self.to.store.temporary_roots();
         kept.add(need.path().hash());
         let work = {
             let (inner, need, flight) = (self.clone(), need.clone(), flight.clone());
-            async move { inner.meet(&need, &flight, planned).await }
+            async move { inner.meet(&need, &flight, offer).await }
         };
         // A task of its own: whoever waits hears of it even if it panics.
         let work = work.instrument(tracing::Span::current());
@@ -266,7 +261,7 @@ impl Inner {
         self: &Arc<Self>,
         need: &Need,
         flight: &Arc<Flight>,
-        planned: Option<Planned>,
+        offer: Option<Arc<Offer>>,
     ) -> Result<(), FetchError> {
         let (path, store) = (need.path(), &self.to.store);
         if let Some(there) = store.path_info(path.hash())?
@@ -274,8 +269,8 @@ impl Inner {
         {
             return Ok(());
         }
-        if let Some(Planned { offer, order }) = planned {
-            return self.transfer(offer, flight, Some(&order)).await;
+        if let Some(planned) = offer {
+            return self.transfer(planned, flight).await;
         }
         let offer = self.offers.get(&path.into()).await?;
         if matches!(need, Need::Root(_)) {
@@ -291,7 +286,7 @@ impl Inner {
             let waiting = self.join(&need, true, None);
             return Ok(self.met(waiting, &need, true, None).await?);
         }
-        let transferred = self.transfer(offer, flight, None).await;
+        let transferred = self.transfer(offer, flight).await;
         if transferred.is_err() {
             self.offers.forget(path.hash());
         }
@@ -315,26 +310,21 @@ impl Inner {
         self: &Arc<Self>,
         offer: Arc<Offer>,
         flight: &Arc<Flight>,
-        order: Option<&Order>,
     ) -> Result<(), FetchError> {
-        let (info, urgency) = (&offer.info, &flight.urgency);
-        let place = urgency.enter().await;
-        let received = match order.map_or(Ok(()), |order| order.check(info)) {
-            Ok(()) => self.receive(offer.clone(), flight.clone()).await,
-            Err(e) => Err(e),
+        let place = flight.urgency.enter().await;
+        let received = if self.stop.load(Ordering::Relaxed) {
+            Err(FetchError::Stopped)
+        } else if let Some(missing) = self.publisher.missing(&offer.info.references) {
+            Err(FetchError::Reference(missing))
+        } else {
+            self.receive(offer.clone(), flight.clone()).await
         };
-        if let (Some(order), Err(_)) = (order, &received) {
+        if received.is_err() {
             // Before the next one begins: what refers to it need not be fetched any more.
-            order.fail(info.store_path.hash());
+            self.publisher.fail(offer.info.store_path.hash());
         }
         drop(place);
-        let publication = received?;
-        let hand_in = || self.publisher.hand_in(publication);
-        let handed = match order {
-            Some(order) => order.after_references(info, urgency, hand_in).await?,
-            None => hand_in(),
-        };
-        self.publisher.publish(handed, urgency).await
+        self.publisher.publish(received?, &flight.urgency).await
     }
 
     /// Fetches and verifies a path, on a thread that may block.
@@ -355,10 +345,8 @@ impl Inner {
                 sources: &sources,
                 trust: &inner.offers.trust,
                 progress: &flight.progress,
-                pace: Pace {
-                    urgency: Some(flight.urgency.clone()),
-                    budget: Some(inner.to.budget.clone()),
-                },
+                urgency: &flight.urgency,
+                budget: Some(&inner.to.budget),
             };
             let fetched = transfer.fetch(&offer);
             let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
@@ -390,26 +378,23 @@ impl Inner {
     /// Registers what a path refers to, and what these refer to, so that the next lookups find it.
     fn register_references(self: &Arc<Self>, offer: &Offer) {
         let inner = self.clone();
-        let mut walk = Walk::new(&self.to.store, BACKGROUND);
+        let mut walk = Walk::new(&self.to.store, BACKGROUND, move |asked| {
+            let inner = inner.clone();
+            async move {
+                let is_known = inner.to.store.path_info(asked.hash)?.is_some();
+                if is_known || inner.offers.knows(asked.hash) {
+                    return Ok(Vec::new());
+                }
+                let _permit = inner.background.acquire().await;
+                Ok(inner.registered(&asked).await?.registration.references)
+            }
+        });
         walk.add_named(&offer.info.references);
         self.to.runtime.spawn(async move {
-            loop {
-                while let Some(asked) = walk.next() {
-                    let known = inner.to.store.path_info(asked.hash);
-                    if inner.offers.knows(asked.hash) || !matches!(known, Ok(None)) {
-                        continue;
-                    }
-                    let (inner, wanted) = (inner.clone(), asked.clone());
-                    walk.look(asked, async move {
-                        let _permit = inner.background.acquire().await;
-                        inner.registered(&wanted).await
-                    });
-                }
-                match walk.found().await {
-                    None => return,
-                    Some(Ok((_, Ok(info)))) => walk.add_named(&info.registration.references),
-                    Some(Ok((asked, Err(e)))) => tracing::debug!(?asked, "not registered: {e}"),
-                    Some(Err(e)) => tracing::debug!("not registered: {e}"),
+            while let Some(Ok((asked, found))) = walk.found().await {
+                match found {
+                    Ok(references) => walk.add_named(&references),
+                    Err(e) => tracing::debug!(?asked, "not registered: {e}"),
                 }
             }
         });

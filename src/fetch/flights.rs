@@ -108,13 +108,13 @@ impl Flights {
         own.map(|(need, f)| (need.clone(), f.clone())).collect()
     }
 
-    /// Waits with others for a need. Where nobody flies for it yet, the caller has to, until it is
-    /// done, or `stop` is set.
+    /// Waits with others for a need. Where nobody flies for it yet, the caller has to, unless `stop`
+    /// is set.
     pub(super) fn join(
         &self,
         need: &Need,
         priorities: &Arc<Priorities>,
-        stop: impl FnOnce() -> Arc<AtomicBool>,
+        stop: &Arc<AtomicBool>,
     ) -> (Waiting, Option<Landing>) {
         let mut all = self.all();
         if let Some(flight) = all.get(need) {
@@ -123,7 +123,7 @@ impl Flights {
         let (landing, landed) = watch::channel(None);
         let flight = Arc::new(Flight {
             progress: Arc::new(Progress {
-                stop: stop(),
+                stop: stop.clone(),
                 ..Progress::default()
             }),
             urgency: Urgency::new(priorities),

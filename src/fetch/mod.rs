@@ -2,8 +2,23 @@
 //!
 //! Invariant: nothing is published whose NarHash and NarSize were not checked over the whole
 //! NAR, nor (unless the user gave up on signatures) without a signature by a trusted key or a
-//! content address that its contents fulfil; and of a closure nothing is published before its
-//! references.
+//! content address that its contents fulfil; and of a closure that is copied nothing is published
+//! before its references.
+//!
+//! Every path comes by a *flight*, one transfer that all who want the path wait for. From the top:
+//!
+//! | file | has |
+//! | --- | --- |
+//! | `copy`, `prefetch`, `register`, `on_demand` | what commands and file systems ask for |
+//! | `plan` | what a copy needs, references first |
+//! | `batch` | many flights for one command, begun in order and counted |
+//! | `fetcher` | the sources of a mount or command, and how a flight of theirs goes |
+//! | `flights` | what is on its way into the state, and who waits for it |
+//! | `walk` | the walk over closures |
+//! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
+//! | `transfer`, `receive` | one NAR, with further tries and further sources; its verification |
+//! | `publish` | groups that are published together, and the order of a copy |
+//! | `priorities`, `budget` | who goes first, and how much may stay |
 
 mod activity;
 mod availability;
@@ -16,7 +31,6 @@ mod flights;
 mod offers;
 mod on_demand;
 mod options;
-mod order;
 mod outcomes;
 mod plan;
 mod prefetch;

@@ -30,7 +30,6 @@ impl Default for Deadlines {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrefetchPolicy {
-    /// Nothing.
     #[default]
     None,
     /// Whatever a path refers to, once something looks inside that path.
@@ -38,7 +37,6 @@ pub enum PrefetchPolicy {
 }
 
 impl PrefetchPolicy {
-    /// How users write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -51,7 +49,6 @@ impl PrefetchPolicy {
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
     pub urls: Vec<String>,
-    /// Whom to believe.
     pub trust: Trust,
     /// The file with names and passwords for servers; `None` for the usual ones.
     pub netrc: Option<PathBuf>,

@@ -32,7 +32,6 @@ pub struct OutcomeReport {
     pub purpose: String,
     /// `ok`, `absent` (no source has it) or `error`.
     pub result: String,
-    /// How many so far.
     pub count: u64,
 }
 

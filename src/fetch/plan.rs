@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use super::error::{CopyFailure, FetchError};
 use super::fetcher::Inner;
 use super::progress::Progress;
-use super::sources::Offer;
+use super::sources::{Asked, Offer, Sources};
 use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::TemporaryRoots;
+use crate::store::{Registration, TemporaryRoots};
 
 /// Narinfos that are asked for at once, as in Nix.
 const PARALLEL: usize = 25;
@@ -42,8 +42,11 @@ pub(super) async fn plan(
     recursive: bool,
     progress: &Progress,
 ) -> Result<Plan, FetchError> {
-    let (store, sources) = (&inner.to.store, inner.offers.slots.answered());
-    let mut walk = Walk::new(store, PARALLEL);
+    let sources = inner.offers.slots.answered();
+    let mut walk = Walk::new(&inner.to.store, PARALLEL, {
+        let (inner, sources) = (inner.clone(), sources.clone());
+        move |asked| look(inner.clone(), sources.clone(), asked)
+    });
     match wanted {
         Wanted::Paths(paths) => walk.add(paths.iter().cloned()),
         Wanted::All => {
@@ -53,56 +56,66 @@ pub(super) async fn plan(
             }
         }
     }
-    let (mut found, mut failures, mut already) = (HashMap::new(), Vec::new(), 0);
-    loop {
-        while let Some(asked) = walk.next() {
-            let known = store.path_info(asked.hash)?;
-            // A record that cannot be read is for `verify` to mend.
-            let here = known.filter(|info| store.has_contents(info).unwrap_or(true));
-            if let Some(here) = here {
-                let path = here.registration.path;
-                if asked.path.as_ref().is_some_and(|asked| *asked != path) {
-                    failures.push(asked.failed(FetchError::OtherName(path)));
-                    continue;
-                }
-                already += 1;
-                if recursive {
-                    walk.add_hashes(&here.registration.references);
-                }
-                continue;
-            }
-            let (inner, sources, wanted) = (inner.clone(), sources.clone(), asked.clone());
-            walk.look(asked, async move {
-                let (store_dir, trust) = (inner.to.store.store_dir(), &inner.offers.trust);
-                let offer = sources.offer(&wanted, store_dir, trust).await?;
-                offer.ok_or_else(|| wanted.nowhere(sources.names()))
-            });
+    let follow = |walk: &mut Walk<_>, references: &[StorePath]| {
+        if recursive {
+            walk.add_hashes(references);
         }
-        let Some(answer) = walk.found().await else {
-            break;
-        };
-        let (asked, offer) = answer?;
+    };
+    let (mut offers, mut failures, mut already) = (HashMap::new(), Vec::new(), 0);
+    while let Some(answer) = walk.found().await {
+        let (asked, found) = answer?;
         if progress.stopped() {
             return Err(FetchError::Stopped);
         }
-        progress.narinfos.fetch_add(1, Ordering::Relaxed);
-        match offer {
-            Ok(offer) => {
-                if recursive {
-                    walk.add_hashes(&offer.info.references);
-                }
-                progress.expect(offer.info.nar_size);
-                found.insert(asked.hash, offer);
+        match found {
+            Ok(Seen::Here(references)) => {
+                already += 1;
+                follow(&mut walk, &references);
             }
-            Err(error) => failures.push(asked.failed(error)),
+            Ok(Seen::Offered(offer)) => {
+                progress.narinfos.fetch_add(1, Ordering::Relaxed);
+                progress.expect(offer.info.nar_size);
+                follow(&mut walk, &offer.info.references);
+                offers.insert(asked.hash, offer);
+            }
+            // The state ends the whole copy.
+            Err(FetchError::Store(e)) => return Err(e.into()),
+            Err(error) => {
+                progress.narinfos.fetch_add(1, Ordering::Relaxed);
+                failures.push(asked.failed(error));
+            }
         }
     }
     Ok(Plan {
-        offers: order(found),
+        offers: order(offers),
         failures,
         already,
         kept: walk.into_kept(),
     })
+}
+
+/// Where a path is: here, with these references, or at a source.
+enum Seen {
+    Here(Vec<StorePath>),
+    Offered(Offer),
+}
+
+async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen, FetchError> {
+    let store = &inner.to.store;
+    let known = store.path_info(asked.hash)?;
+    // A record that cannot be read is for `verify` to mend.
+    if let Some(here) = known.filter(|info| store.has_contents(info).unwrap_or(true)) {
+        let Registration {
+            path, references, ..
+        } = here.registration;
+        return match &asked.path {
+            Some(asked) if *asked != path => Err(FetchError::OtherName(path)),
+            _ => Ok(Seen::Here(references)),
+        };
+    }
+    let offer = sources.offer(&asked, store.store_dir(), &inner.offers.trust);
+    let offer = offer.await?.ok_or_else(|| asked.nowhere(sources.names()))?;
+    Ok(Seen::Offered(offer))
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.

@@ -5,25 +5,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::batch::{Batch, Fetched, Missing};
 use super::error::FetchError;
 use super::fetcher::{Fetcher, Inner};
 use super::progress::Progress;
 use super::sources::Asked;
-use super::walk::{Found, Walk};
+use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::PathInfo;
+use crate::store::{PathInfo, Registration};
 
 /// Narinfos that are asked for at once.
 const ASKING: usize = 16;
-/// How often it is counted what has arrived.
-const COUNT: Duration = Duration::from_millis(100);
-
-/// What is known of a path, and whether its contents are here.
-type Known = (PathInfo, bool);
-
 impl Fetcher {
     /// Makes paths local, with their closures if `recursive`, in their order; what programs wait
     /// for goes first. Paths that cannot be had are in the summary.
@@ -36,67 +29,61 @@ impl Fetcher {
         recursive: bool,
         progress: &Progress,
     ) -> Result<Fetched, FetchError> {
-        let mut walk = Walk::new(&self.0.to.store, ASKING);
+        let inner = self.0.clone();
+        let mut walk = Walk::new(&self.0.to.store, ASKING, move |asked| {
+            know(inner.clone(), asked)
+        });
         walk.add(wanted);
-        let mut batch = Batch::new(&self.0, progress, None);
-        let mut tick = tokio::time::interval(COUNT);
+        let mut batch = Batch::new(&self.0, progress);
         loop {
             if progress.stopped() {
                 return Err(FetchError::Stopped);
             }
-            while let Some(asked) = walk.next() {
-                let (inner, wanted) = (self.0.clone(), asked.clone());
-                walk.look(asked, async move { know(&inner, &wanted).await });
-            }
             batch.begin();
-            if walk.is_idle() && batch.is_idle() {
-                batch.count();
+            if walk.is_done() && batch.is_idle() {
                 return Ok(batch.done);
             }
-            tokio::select! {
-                Some(found) = walk.found() => {
-                    progress.narinfos.fetch_add(1, Ordering::Relaxed);
-                    if let Some(known) = batch.take(found?) && recursive {
-                        walk.add_hashes(&known.registration.references);
+            let (asked, known) = tokio::select! {
+                Some(found) = walk.found() => found?,
+                step = batch.step() => {
+                    step?;
+                    continue;
+                }
+            };
+            progress.narinfos.fetch_add(1, Ordering::Relaxed);
+            match known {
+                Ok((known, is_here)) => {
+                    let Registration {
+                        path,
+                        nar_size,
+                        references,
+                        ..
+                    } = known.registration;
+                    if recursive {
+                        walk.add_hashes(&references);
+                    }
+                    if is_here {
+                        batch.done.already += 1;
+                        batch.done.already_bytes += nar_size;
+                    } else {
+                        progress.expect(nar_size);
+                        batch.unbegun.push_back(Missing {
+                            path,
+                            nar_size,
+                            offer: None,
+                        });
                     }
                 }
-                Some(arrived) = batch.arrival() => arrived?,
-                _ = tick.tick() => batch.count(),
+                Err(error) => batch.done.failures.push(asked.failed(error)),
             }
         }
     }
 }
 
-impl Batch<'_> {
-    /// Takes what a walk found, to be fetched where it is not here.
-    fn take(&mut self, (asked, known): Found<Known>) -> Option<PathInfo> {
-        let (known, is_here) = match known {
-            Ok(known) => known,
-            Err(error) => {
-                self.done.failures.push(asked.failed(error));
-                return None;
-            }
-        };
-        let (path, nar_size) = (known.registration.path.clone(), known.registration.nar_size);
-        if is_here {
-            self.done.already += 1;
-            self.done.already_bytes += nar_size;
-        } else {
-            self.progress.expect(nar_size);
-            self.unbegun.push_back(Missing {
-                path,
-                nar_size,
-                offer: None,
-            });
-        }
-        Some(known)
-    }
-}
-
-async fn know(inner: &Arc<Inner>, asked: &Asked) -> Result<Known, FetchError> {
+async fn know(inner: Arc<Inner>, asked: Asked) -> Result<(PathInfo, bool), FetchError> {
     // Registered, so that what a pin keeps is known before it arrives: the closure is walked from
     // its root.
-    let known = inner.registered(asked).await?;
+    let known = inner.registered(&asked).await?;
     let is_here = inner.to.store.has_contents(&known)?;
     if is_here {
         // Or it would be the first to go for what comes after it.

@@ -31,7 +31,6 @@ pub(super) struct Priorities {
     /// Flights that a program waits for.
     pressing: Mutex<usize>,
     relief: Condvar,
-    /// Flights that wait for a place.
     queued: AtomicUsize,
     /// Bytes that have come for flights that a program waits for.
     arrived: AtomicU64,
@@ -61,7 +60,6 @@ impl Priorities {
             && self.queued() == 0
     }
 
-    /// Flights that wait for a place.
     pub(super) fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
@@ -87,7 +85,6 @@ pub(super) struct Urgency {
     priorities: Arc<Priorities>,
     raised: AtomicBool,
     notify: Notify,
-    /// Whether it waits for a place.
     queued: AtomicBool,
     /// The motion of the priorities when this flight last stood still for nothing.
     in_vain: AtomicU64,

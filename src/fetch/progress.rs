@@ -20,29 +20,21 @@ pub struct Progress {
     pub fetched_bytes: AtomicU64,
     /// How far into a NAR, as it is sent, any try has come.
     pub furthest: AtomicU64,
-    /// Set to stop.
     pub stop: Arc<AtomicBool>,
 }
 
 /// [`Progress`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Snapshot {
-    /// See [`Progress`].
     pub narinfos: u64,
-    /// See [`Progress`].
     pub paths: u64,
-    /// See [`Progress`].
     pub paths_done: u64,
-    /// See [`Progress`].
     pub nar_bytes: u64,
-    /// See [`Progress`].
     pub nar_bytes_done: u64,
-    /// See [`Progress`].
     pub fetched_bytes: u64,
 }
 
 impl Progress {
-    /// The counts now.
     pub fn snapshot(&self) -> Snapshot {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         Snapshot {

@@ -21,32 +21,15 @@ use crate::tree::{UnpackError, Unpacked, Unpacker};
 /// What is wrong with a NAR.
 #[derive(Debug, Error)]
 pub enum ReceiveError {
-    /// It cannot be decompressed.
     #[error(transparent)]
     Compression(#[from] CompressionError),
     /// It is longer than the narinfo says; reading stopped there.
     #[error("size mismatch importing path: the NAR is longer than the {expected} bytes of NarSize")]
-    TooLong {
-        /// NarSize.
-        expected: u64,
-    },
-    /// It is shorter than the narinfo says.
+    TooLong { expected: u64 },
     #[error("size mismatch importing path: the NAR has {actual} bytes, NarSize is {expected}")]
-    Size {
-        /// NarSize.
-        expected: u64,
-        /// What came.
-        actual: u64,
-    },
-    /// It is another NAR.
+    Size { expected: u64, actual: u64 },
     #[error("hash mismatch importing path: NarHash is {expected}, the NAR has {actual}")]
-    Hash {
-        /// NarHash.
-        expected: NarHash,
-        /// What came.
-        actual: NarHash,
-    },
-    /// It does not fulfil its content address.
+    Hash { expected: NarHash, actual: NarHash },
     #[error(transparent)]
     Content(#[from] ContentVerifyError),
     /// The NAR is malformed, broke off, does not fit, or could not be kept.
@@ -77,12 +60,10 @@ impl ReceiveError {
 /// A NAR that was received, and found to be what it must be.
 #[derive(Debug)]
 pub struct Received {
-    /// Its tree and references.
     pub unpacked: Unpacked,
     /// Keeps its chunks until it is published.
     pub hold: Hold,
     pub nar_hash: NarHash,
-    /// Its length, in bytes.
     pub nar_size: u64,
 }
 
@@ -210,7 +191,6 @@ pub enum AddError {
     /// Its name cannot be that of a store path, or the state failed.
     #[error(transparent)]
     Address(#[from] ContentAddressError),
-    /// It does not fit.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
     /// Something else has its path, which only a source that was believed without a signature can

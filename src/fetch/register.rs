@@ -3,8 +3,8 @@
 //! Invariant: what is registered was believed as what is fetched would be, by a signature or by
 //! the user's word; what was seen is not collected until all of it is known.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::error::{CopyFailure, FetchError};
@@ -31,42 +31,39 @@ impl Fetcher {
         recursive: bool,
         progress: &Progress,
     ) -> Result<Vec<CopyFailure>, FetchError> {
-        let store = &self.0.to.store;
-        let mut walk = Walk::new(store, ASKING);
+        let inner = self.0.clone();
+        let silent: Arc<OnceLock<(Instant, Arc<FetchError>)>> = Arc::default();
+        let mut walk = Walk::new(&self.0.to.store, ASKING, move |asked| {
+            let (inner, silent) = (inner.clone(), silent.clone());
+            async move {
+                if let Some((since, error)) = silent.get()
+                    && since.elapsed() > HOPE
+                    && inner.to.store.path_info(asked.hash)?.is_none()
+                {
+                    return Err(error.clone().into());
+                }
+                let known = inner.registered(&asked).await.map_err(Arc::new);
+                if let Err(error) = &known
+                    && error.is_transient()
+                {
+                    silent.get_or_init(|| (Instant::now(), error.clone()));
+                }
+                Ok(known?.registration.references)
+            }
+        });
         walk.add(wanted);
         let mut failures = Vec::new();
-        let mut silent: Option<(Instant, Arc<FetchError>)> = None;
-        loop {
+        while let Some(found) = walk.found().await {
+            progress.narinfos.fetch_add(1, Ordering::Relaxed);
+            match found? {
+                (_, Ok(references)) if recursive => walk.add_named(&references),
+                (_, Ok(_)) => {}
+                (asked, Err(error)) => failures.push(asked.failed(error)),
+            }
             if progress.stopped() {
                 return Err(FetchError::Stopped);
             }
-            while let Some(asked) = walk.next() {
-                if let Some((since, error)) = &silent
-                    && since.elapsed() > HOPE
-                    && store.path_info(asked.hash)?.is_none()
-                {
-                    failures.push(asked.failed(error.clone().into()));
-                    continue;
-                }
-                let (inner, wanted) = (self.0.clone(), asked.clone());
-                walk.look(asked, async move { inner.registered(&wanted).await });
-            }
-            let Some(found) = walk.found().await else {
-                return Ok(failures);
-            };
-            let (asked, known) = found?;
-            progress.narinfos.fetch_add(1, Ordering::Relaxed);
-            match known {
-                Ok(known) if recursive => walk.add_named(&known.registration.references),
-                Ok(_) => {}
-                Err(error) => {
-                    let error = Arc::new(error);
-                    if error.is_transient() && silent.is_none() {
-                        silent = Some((Instant::now(), error.clone()));
-                    }
-                    failures.push(asked.failed(error.into()));
-                }
-            }
         }
+        Ok(failures)
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::error::FetchError;
+use super::priorities::{Priorities, Urgency};
 use super::sources::{Asked, Sources, Trust};
-use super::transfer::{Pace, Transfer};
+use super::transfer::Transfer;
 use crate::store::{PathInfo, Store};
 
 /// Fetches a registered path again, to replace those of its chunks that were found damaged. What
@@ -32,7 +33,8 @@ pub fn repair(
         sources,
         trust,
         progress: &Arc::default(),
-        pace: Pace::default(),
+        urgency: &Urgency::new(&Priorities::new(1)),
+        budget: None,
     };
     let publication = transfer.fetch(&offer)?;
     store.flush()?;

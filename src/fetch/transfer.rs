@@ -25,80 +25,37 @@ const LOOK: Duration = Duration::from_millis(100);
 /// After this many bytes of a transfer the budget is looked at.
 const LOOK_FOR_ROOM: u64 = 1 << 20;
 
-/// What a transfer minds while it runs: who goes first, and the budget of the state.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pace {
-    pub(super) urgency: Option<Arc<Urgency>>,
-    pub(super) budget: Option<Arc<Budget>>,
-}
-
-impl Pace {
-    /// Called before the next piece is read, of which `at` bytes have come. Blocks.
-    pub(super) fn step(&self, at: u64, last: u64) {
-        self.give_way();
-        if let Some(budget) = &self.budget
-            && at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
-        {
-            budget.make();
-        }
-    }
-
-    /// Lets what programs wait for go first. Blocks.
-    fn give_way(&self) {
-        if let Some(urgency) = &self.urgency {
-            urgency.give_way();
-        }
-    }
-
-    /// Called when so many bytes have come.
-    pub(super) fn note_arrived(&self, bytes: u64) {
-        if let Some(urgency) = &self.urgency {
-            urgency.note_arrived(bytes);
-        }
-    }
-}
-
-/// Counts what a source sends, and keeps to its pace.
+/// Counts what a source sends, lets what programs wait for go first, and keeps to the budget.
 struct Counting {
     inner: Stream,
     at: u64,
-    /// Where it was at the read before.
-    last: u64,
     progress: Arc<Progress>,
-    pace: Pace,
-}
-
-impl Counting {
-    fn new(stream: Stream, progress: &Arc<Progress>, pace: &Pace) -> Self {
-        Self {
-            inner: stream,
-            at: 0,
-            last: 0,
-            progress: progress.clone(),
-            pace: pace.clone(),
-        }
-    }
+    urgency: Arc<Urgency>,
+    budget: Option<Arc<Budget>>,
 }
 
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.pace.step(self.at, self.last);
-        self.last = self.at;
+        self.urgency.give_way();
         let n = self.inner.read(out)?;
+        let last = self.at;
         self.at += n as u64;
-        self.pace.note_arrived(n as u64);
-        let Progress {
-            fetched_bytes,
-            furthest,
-            ..
-        } = &*self.progress;
-        fetched_bytes.fetch_add(n as u64, Ordering::Relaxed);
-        furthest.fetch_max(self.at, Ordering::Relaxed);
+        self.urgency.note_arrived(n as u64);
+        let progress = &self.progress;
+        progress
+            .fetched_bytes
+            .fetch_add(n as u64, Ordering::Relaxed);
+        progress.furthest.fetch_max(self.at, Ordering::Relaxed);
+        if let Some(budget) = &self.budget
+            && self.at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
+        {
+            budget.make();
+        }
         Ok(n)
     }
 }
 
-/// What transfers of one command share.
+/// The transfer of one path.
 pub(super) struct Transfer<'a> {
     pub(super) store: &'a Store,
     /// Carries the network; the transfer itself blocks.
@@ -106,7 +63,8 @@ pub(super) struct Transfer<'a> {
     pub(super) sources: &'a Sources,
     pub(super) trust: &'a Trust,
     pub(super) progress: &'a Arc<Progress>,
-    pub(super) pace: Pace,
+    pub(super) urgency: &'a Arc<Urgency>,
+    pub(super) budget: Option<&'a Arc<Budget>>,
 }
 
 impl Transfer<'_> {
@@ -182,7 +140,7 @@ impl Transfer<'_> {
         self.check_known(offer)?;
         let mut retries = Retries::default();
         let received = loop {
-            self.pace.give_way();
+            self.urgency.give_way();
             let stream = self
                 .unless_stopped(offer.source.substituter.nar(&info.url))??
                 .ok_or_else(|| fail(ReceiveError::Gone))?;
@@ -197,7 +155,13 @@ impl Transfer<'_> {
                 nar_hash: info.nar_hash,
                 nar_size: info.nar_size,
             };
-            let stream = Counting::new(stream, self.progress, &self.pace);
+            let stream = Counting {
+                inner: stream,
+                at: 0,
+                progress: self.progress.clone(),
+                urgency: self.urgency.clone(),
+                budget: self.budget.cloned(),
+            };
             let nar = info.compression.reader(stream).map_err(ReceiveError::from);
             let result = nar.and_then(|nar| {
                 let (store, references) = (self.store, &info.references);

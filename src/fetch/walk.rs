@@ -3,6 +3,7 @@
 //! Invariant: no collection takes what was seen, as long as the walk or what it kept is there.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::Pin;
 
 use tokio::task::JoinSet;
 
@@ -11,12 +12,16 @@ use super::sources::Asked;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Store, TemporaryRoots};
 
-/// What is found of a path: `T`, or why nothing is.
+/// What was asked for, and what is found of it: `T`, or why nothing is.
 pub(super) type Found<T> = (Asked, Result<T, FetchError>);
 
-/// A walk whose caller says how to look at a path, and which references to follow.
+/// Looks at a path.
+type Look<T> = dyn Fn(Asked) -> Pin<Box<dyn Future<Output = Found<T>> + Send>> + Send + Sync;
+
+/// A walk whose caller says which references of what is found are followed.
 pub(super) struct Walk<T> {
     at_once: usize,
+    look: Box<Look<T>>,
     unseen: VecDeque<StorePathHash>,
     names: HashMap<StorePathHash, StorePath>,
     seen: HashSet<StorePathHash>,
@@ -25,10 +30,22 @@ pub(super) struct Walk<T> {
 }
 
 impl<T: Send + 'static> Walk<T> {
-    /// A walk that looks at so many paths `at_once`, from nowhere yet.
-    pub(super) fn new(store: &Store, at_once: usize) -> Self {
+    /// A walk from nowhere yet, on which so many paths are looked at `at_once`.
+    pub(super) fn new<F>(
+        store: &Store,
+        at_once: usize,
+        look: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<T, FetchError>> + Send + 'static,
+    {
+        let look = move |asked: Asked| {
+            let found = look(asked.clone());
+            Box::pin(async move { (asked, found.await) }) as Pin<Box<_>>
+        };
         Self {
             at_once,
+            look: Box::new(look),
             unseen: VecDeque::new(),
             names: HashMap::new(),
             seen: HashSet::new(),
@@ -58,40 +75,27 @@ impl<T: Send + 'static> Walk<T> {
         self.add(paths.iter().map(|path| (path.hash(), None)));
     }
 
-    /// The next path to look at, unless as many are being looked at as may be.
-    pub(super) fn next(&mut self) -> Option<Asked> {
-        while self.looking.len() < self.at_once {
-            let hash = self.unseen.pop_front()?;
+    /// What is found next; `None` at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// A look panicked: the path must not be missing without a word.
+    pub(super) async fn found(&mut self) -> Option<Result<Found<T>, FetchError>> {
+        while self.looking.len() < self.at_once
+            && let Some(hash) = self.unseen.pop_front()
+        {
             if self.seen.insert(hash) {
                 self.kept.add(hash);
                 let path = self.names.remove(&hash);
-                return Some(Asked { hash, path });
+                self.looking.spawn((self.look)(Asked { hash, path }));
             }
         }
-        None
-    }
-
-    /// Looks at a path.
-    pub(super) fn look(
-        &mut self,
-        asked: Asked,
-        looking: impl Future<Output = Result<T, FetchError>> + Send + 'static,
-    ) {
-        self.looking.spawn(async move { (asked, looking.await) });
-    }
-
-    /// What is found next; `None` when nothing is being looked at. Cancel safe.
-    ///
-    /// # Errors
-    /// Looking panicked: the path must not be missing without a word.
-    pub(super) async fn found(&mut self) -> Option<Result<Found<T>, FetchError>> {
         let found = self.looking.join_next().await?;
         Some(found.map_err(|_| FetchError::Stopped))
     }
 
-    /// Whether nothing is being looked at.
-    pub(super) fn is_idle(&self) -> bool {
-        self.looking.is_empty()
+    /// Whether nothing is left to be found.
+    pub(super) fn is_done(&self) -> bool {
+        self.looking.is_empty() && self.unseen.is_empty()
     }
 
     /// What keeps all that was seen from being collected.
