@@ -62,30 +62,27 @@ impl Outcomes {
 
     /// What a fetcher with these latencies of its `sources` has done so far.
     pub(super) fn times(&self, sources: Vec<(String, Histogram)>) -> FetcherTimes {
+        let each = KINDS.iter().zip(&self.ended).flat_map(|(kind, purposes)| {
+            let each = PURPOSES.iter().zip(purposes);
+            each.flat_map(move |(purpose, results)| {
+                RESULTS
+                    .iter()
+                    .zip(results)
+                    .map(move |(result, count)| OutcomeReport {
+                        kind: (*kind).to_owned(),
+                        purpose: (*purpose).to_owned(),
+                        result: (*result).to_owned(),
+                        count: count.load(Ordering::Relaxed),
+                    })
+            })
+        });
         let times = KINDS.iter().zip(&self.times);
         FetcherTimes {
-            outcomes: self.report(),
+            outcomes: each.collect(),
             times: times
                 .map(|(kind, times)| ((*kind).to_owned(), times.snapshot()))
                 .collect(),
             sources,
         }
-    }
-
-    fn report(&self) -> Vec<OutcomeReport> {
-        let mut reports = Vec::new();
-        for (kind, purposes) in KINDS.iter().zip(&self.ended) {
-            for (purpose, results) in PURPOSES.iter().zip(purposes) {
-                for (result, count) in RESULTS.iter().zip(results) {
-                    reports.push(OutcomeReport {
-                        kind: (*kind).to_owned(),
-                        purpose: (*purpose).to_owned(),
-                        result: (*result).to_owned(),
-                        count: count.load(Ordering::Relaxed),
-                    });
-                }
-            }
-        }
-        reports
     }
 }

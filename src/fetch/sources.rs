@@ -157,22 +157,19 @@ pub async fn ask_source(url: &str, netrc: Option<&Path>, store_dir: &StoreDir) -
         stall: STALL,
         netrc: netrc.map(Path::to_owned),
     };
-    let substituter = match substituter::open(url, &options) {
-        Ok(substituter) => substituter,
-        Err(e) => {
-            return AskedSource {
-                priority: Err(e.into()),
-                answered_within: None,
-                clock_ahead_s: None,
-            };
+    let (priority, traffic) = match substituter::open(url, &options) {
+        Ok(substituter) => {
+            let source = Source::of(substituter.clone(), store_dir).await;
+            let traffic = substituter.traffic().snapshot();
+            (source.map(|source| source.priority), Some(traffic))
         }
+        Err(e) => (Err(e.into()), None),
     };
-    let source = Source::of(substituter.clone(), store_dir).await;
-    let traffic = substituter.traffic().snapshot();
+    let latency = traffic.as_ref().and_then(|t| t.latency_last_us);
     AskedSource {
-        priority: source.map(|s| s.priority),
-        answered_within: traffic.latency_last_us.map(Duration::from_micros),
-        clock_ahead_s: traffic.clock_ahead_s,
+        priority,
+        answered_within: latency.map(Duration::from_micros),
+        clock_ahead_s: traffic.and_then(|t| t.clock_ahead_s),
     }
 }
 
