@@ -18,10 +18,10 @@ use crate::nix::store_path::{StoreDir, StorePathHash};
 use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};
 use crate::sync;
 
-/// How long a source that did not answer is asked last.
+/// Time for which a source that did not answer is asked last.
 const AWAY: Duration = Duration::from_secs(10);
 
-/// A failure that several wait for, and when it came.
+/// A failure that several requests share, and when it came.
 type Failed = (Instant, Arc<FetchError>);
 
 struct Slot {

@@ -1,4 +1,4 @@
-//! Paths that one command or one mount brings together: begun in their order, and counted.
+//! The paths of one command, fetched by flights that are begun in order and counted together.
 //!
 //! Invariant: no more is begun than can soon be done, so that the order is kept.
 
@@ -16,11 +16,11 @@ use super::progress::Progress;
 use super::sources::Offer;
 use crate::nix::store_path::{StorePath, StorePathHash};
 
-/// Paths that are begun and have not arrived: enough that a place that gets free is taken at once,
-/// while others wait to be published together.
+/// Paths that are under way at once, those apart that wait to be published: enough that a place
+/// for a transfer is taken as soon as it is free.
 const BEGUN: usize = 64;
 
-/// How often it is counted what has arrived.
+/// Interval between counts of what has arrived.
 const COUNT: Duration = Duration::from_millis(100);
 
 /// What a copy or a prefetch found and did.
@@ -28,7 +28,7 @@ const COUNT: Duration = Duration::from_millis(100);
 pub struct Fetched {
     /// Paths that were here before.
     pub already: u64,
-    /// Their NAR bytes, as far as somebody wants to know.
+    /// Their NAR bytes; not counted by a copy.
     pub already_bytes: u64,
     /// Paths that are new.
     pub fetched: u64,
@@ -141,7 +141,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Adds up what has arrived, flights in the air included.
+    /// Adds up what has arrived, of flights that are under way too.
     fn count(&self) {
         let flying = |part: fn(&Progress) -> &AtomicU64| {
             let each = self.flying.values();

@@ -16,7 +16,7 @@ use crate::substituter::SourceError;
 /// Why a path, or a source, could not be used.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// What a try gave that others waited for as well.
+    /// The failure of a try that several waited for.
     #[error(transparent)]
     Shared(#[from] Arc<FetchError>),
     /// A source does not answer, or not in a way that makes sense.
@@ -83,7 +83,7 @@ pub enum FetchError {
     Stopped,
     #[error("the process that waited was killed")]
     Killed,
-    /// It takes longer than a program may wait; it goes on.
+    /// It takes longer than a program waits; it goes on.
     #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
     Patience { path: StorePath, patience: Duration },
 }
@@ -126,7 +126,7 @@ impl FetchError {
     }
 }
 
-/// A path that could not be had.
+/// A path that could not be fetched.
 #[derive(Debug)]
 pub struct CopyFailure {
     pub hash: StorePathHash,

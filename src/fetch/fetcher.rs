@@ -1,8 +1,8 @@
-//! Whoever fetches into a state from some sources: a mount for its programs, or a command.
+//! A fetcher: fetches into a state from the sources of a mount or of a command.
 //!
-//! Invariants: every path comes by a flight, whoever wants it; a flight goes on when those who
-//! waited for it give up, unless its copy was stopped; and who waits for a flight with the sources
-//! of another one has its own asked where these fail.
+//! Invariants: every path comes by a flight; a flight goes on when those who waited for it give up,
+//! unless its copy was stopped; a fetcher that waited for a flight of another fetcher asks its own
+//! sources where that flight fails.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,19 +33,19 @@ use crate::store::{Contents, PathInfo, Publication, RootKind, Store};
 
 /// Narinfos of a closure that are asked for at once in the background.
 const BACKGROUND: usize = 8;
-/// How long a failure answers whoever asks for the same. The kernel lets processes that look up
-/// one name ask one after the other: each would wait for the whole deadline in its turn.
+/// Time for which a failure answers further requests for the same. The kernel passes on lookups of
+/// one name one after the other: each would wait for the whole deadline in its turn.
 const FAILED: Duration = Duration::from_millis(500);
 /// Failures that are remembered.
 const FAILURES: usize = 1 << 10;
-/// How often a failure is worth a line of the log.
-const COMPLAINT: Duration = Duration::from_secs(5);
+/// Time between two failures that are logged.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// Where to fetch to, and what all share who fetch into the same state.
+/// The state that is fetched into, and what all fetchers into it share.
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub store: Arc<Store>,
-    /// Carries the network.
+    /// For the network.
     pub runtime: Handle,
     pub budget: Arc<Budget>,
     pub flights: Arc<Flights>,
@@ -58,7 +58,7 @@ pub(super) struct Inner {
     pub(super) prefetch: PrefetchPolicy,
     pub(super) priorities: Arc<Priorities>,
     pub(super) publisher: Publisher,
-    /// Set to end all flights: nobody else hears of them than one command.
+    /// Set to end all flights, where the fetcher is that of one copy.
     pub(super) stop: Arc<AtomicBool>,
     failed: Cache<Need, (Instant, Arc<FetchError>)>,
     background: Semaphore,
@@ -66,11 +66,11 @@ pub(super) struct Inner {
     pub(super) followed: Mutex<HashSet<StorePathHash>>,
     pub(super) hits: AtomicU64,
     pub(super) misses: AtomicU64,
-    /// Bytes that the transfers took that have ended.
+    /// Bytes of the transfers that have ended.
     pub(super) fetched: AtomicU64,
     pub(super) outcomes: Outcomes,
-    complaint: RateLimit,
-    /// Whether whoever asked tells the user of failures.
+    log_limit: RateLimit,
+    /// Whether the caller reports failures to the user.
     quiet: AtomicBool,
 }
 
@@ -90,8 +90,7 @@ impl Fetcher {
         Self::with(to, Slots::new(options), options, AHEAD)
     }
 
-    /// A fetcher for one copy, whose sources are known to answer, and which transfers so many NARs
-    /// at once. What fails is in its summary.
+    /// A fetcher for one copy, from sources that have answered; `jobs` NARs are transferred at once.
     pub fn for_copy(to: Destination, sources: Sources, trust: Trust, jobs: usize) -> Self {
         let options = FetchOptions {
             urls: Vec::new(),
@@ -121,12 +120,12 @@ impl Fetcher {
             misses: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
             outcomes: Outcomes::default(),
-            complaint: RateLimit::new(COMPLAINT),
+            log_limit: RateLimit::new(LOG_EVERY),
             quiet: AtomicBool::new(false),
         }))
     }
 
-    /// The same fetcher, which leaves it to whoever asks to tell of failures.
+    /// The same fetcher, whose caller reports failures to the user.
     #[must_use]
     pub fn quiet(self) -> Self {
         self.0.quiet.store(true, Ordering::Relaxed);
@@ -154,19 +153,19 @@ impl Fetcher {
 }
 
 impl Inner {
-    /// A source in trouble makes every lookup fail: one line now and then says so.
-    fn complain(&self, error: &FetchError) {
+    /// Logs a failure; not each, since a source in trouble makes every lookup fail.
+    fn log(&self, error: &FetchError) {
         if self.quiet.load(Ordering::Relaxed) {
             tracing::info!("not fetched: {error}");
-        } else if let Some(unsaid) = self.complaint.say() {
+        } else if let Some(unsaid) = self.log_limit.say() {
             tracing::warn!(unsaid, "not fetched: {error}");
         }
     }
 
-    /// Has a failure told, and answer whoever asks for the same in the next moment.
+    /// Logs a failure, and has it answer the next requests for the same.
     pub(super) fn note_failure(&self, need: &Need, error: &Arc<FetchError>) {
         if !matches!(**error, FetchError::Absent { .. }) {
-            self.complain(error);
+            self.log(error);
         }
         let failure = (Instant::now(), error.clone());
         self.failed.insert(need.clone(), failure);
@@ -178,7 +177,7 @@ impl Inner {
         (when.elapsed() < FAILED).then_some(error)
     }
 
-    /// Waits with others for a need, or sets out for it.
+    /// Joins the flight for a need, or begins one.
     pub(super) fn join(
         self: &Arc<Self>,
         need: &Need,
@@ -204,7 +203,7 @@ impl Inner {
         flight.urgency.is_of(&self.priorities)
     }
 
-    /// How a need was met, by a flight that is waited for, or by one of our own after it.
+    /// Waits for a flight and, where it was another fetcher's and failed, for one of our own.
     pub(super) async fn met(
         self: &Arc<Self>,
         mut waiting: Waiting,
@@ -235,7 +234,7 @@ impl Inner {
             let (inner, need, flight) = (self.clone(), need.clone(), flight.clone());
             async move { inner.meet(&need, &flight, offer).await }
         };
-        // A task of its own: whoever waits hears of it even if it panics.
+        // A task of its own, so that those who wait get an outcome even if it panics.
         let work = work.instrument(tracing::Span::current());
         let met = self.to.runtime.spawn(work).await;
         let outcome = met.unwrap_or(Err(FetchError::Stopped)).map_err(Arc::new);
@@ -281,7 +280,7 @@ impl Inner {
                 let kind = Some(RootKind::Directory);
                 return Ok(store.register(&[(offer.registration(), kind)])?);
             }
-            // The tree says it; who else wants the contents shares the transfer.
+            // The tree says it, and others who want the contents share the transfer.
             let need = Need::Contents(path.clone());
             let waiting = self.join(&need, true, None);
             return Ok(self.met(waiting, &need, true, None).await?);
@@ -320,7 +319,7 @@ impl Inner {
             self.receive(offer.clone(), flight.clone()).await
         };
         if received.is_err() {
-            // Before the next one begins: what refers to it need not be fetched any more.
+            // Before the next transfer begins: what refers to this path is not worth fetching.
             self.publisher.fail(offer.info.store_path.hash());
         }
         drop(place);
@@ -352,14 +351,14 @@ impl Inner {
             let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
             inner.fetched.fetch_add(sent, Ordering::Relaxed);
             // What has arrived is above the budget before it is published, so never after.
-            inner.to.budget.make();
+            inner.to.budget.make_room();
             fetched
         };
         let fetched = self.to.runtime.spawn_blocking(transfer).await;
         fetched.unwrap_or(Err(FetchError::Stopped))
     }
 
-    /// What is known of a path: by the state, or else by the sources, whose word is registered.
+    /// What the state knows of a path; where it knows nothing, what the sources say is registered.
     pub(super) async fn registered(&self, asked: &Asked) -> Result<PathInfo, FetchError> {
         let store = &self.to.store;
         if let Some(there) = store.path_info(asked.hash)? {

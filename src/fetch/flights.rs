@@ -1,7 +1,7 @@
-//! Flights: what is on its way into a state, each path once, however many wait for it.
+//! Flights: a flight is one fetch of one path, which all who want that path wait for.
 //!
-//! Invariants: all who fetch into one state share its flights, whatever their sources are; whoever
-//! waits hears of the end, and takes nothing along by leaving.
+//! Invariants: all fetchers into one state share its flights, whatever their sources are; all who
+//! wait get the outcome; a flight does not end because someone stops waiting.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,10 +36,10 @@ impl Need {
 /// How a flight ended.
 pub(super) type Outcome = Result<(), Arc<FetchError>>;
 
-/// The one who flies tells it the outcome.
+/// Takes the outcome of a flight.
 pub(super) type Landing = watch::Sender<Option<Outcome>>;
 
-/// The way of one path into the state.
+/// One fetch.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) progress: Arc<Progress>,
@@ -50,7 +50,7 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Grows as long as there is hope: with what arrives, and while it waits for a place with what
+    /// A number that grows with what arrives and, while the flight waits for a place, with what
     /// arrives for those that have one.
     pub(super) fn arrived(&self) -> u64 {
         let own = || self.progress.furthest.load(Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Flight {
     }
 }
 
-/// One who waits for a flight.
+/// A share in the wait for a flight.
 pub(super) struct Waiting(pub(super) Arc<Flight>);
 
 impl Waiting {
@@ -101,15 +101,15 @@ impl Flights {
         self.all().get(need).cloned()
     }
 
-    /// Those that go by these priorities.
+    /// The flights of the fetcher with these priorities.
     pub(super) fn of(&self, priorities: &Arc<Priorities>) -> Vec<(Need, Arc<Flight>)> {
         let all = self.all();
         let own = all.iter().filter(|(_, f)| f.urgency.is_of(priorities));
         own.map(|(need, f)| (need.clone(), f.clone())).collect()
     }
 
-    /// Waits with others for a need. Where nobody flies for it yet, the caller has to, unless `stop`
-    /// is set.
+    /// Joins the flight for a need. Where there is none, the caller has to carry it out, unless `stop`
+    /// is set, and then to `land` it.
     pub(super) fn join(
         &self,
         need: &Need,
@@ -135,7 +135,7 @@ impl Flights {
         (Waiting::new(flight), Some(landing))
     }
 
-    /// Ends a flight: who comes now begins another.
+    /// Ends a flight; the next request begins another one.
     pub(super) fn land(&self, need: &Need, landing: &Landing, outcome: Outcome) {
         self.all().remove(need);
         landing.send_replace(Some(outcome));

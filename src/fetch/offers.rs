@@ -46,7 +46,7 @@ impl Offers {
     pub(super) async fn get(&self, asked: &Asked) -> Result<Arc<Offer>, FetchError> {
         let (hash, path) = (asked.hash, &asked.path);
         let ask = async {
-            // Looked at here: whoever waited for another one's question has its answer.
+            // Looked at here, so that those who waited for the same question share the answer.
             let absent = self.absent.get(&hash);
             if absent.is_some_and(|since| since.elapsed() < self.remember) {
                 return Err(self.nowhere(asked));
@@ -74,7 +74,7 @@ impl Offers {
         self.known.get(&hash).is_some()
     }
 
-    /// The next try may find the narinfo mended.
+    /// Has the next try ask again: the narinfo may be mended by then.
     pub(super) fn forget(&self, hash: StorePathHash) {
         self.known.remove(&hash);
     }

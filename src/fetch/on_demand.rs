@@ -1,7 +1,7 @@
 //! Paths on demand: what a file system waits for.
 //!
-//! Invariants: nobody who asks is blocked (whoever asks is called back); whoever waits hears
-//! within its deadline, while the transfer itself goes on.
+//! Invariants: a request never blocks its caller, who is called back within the deadline; the
+//! transfer itself goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,9 +16,9 @@ use super::requester::Requester;
 use crate::nix::store_path::StorePath;
 use crate::sync;
 
-/// How often a waiter's deadline is looked at, as a part of it …
+/// Looks at a deadline until it is over …
 const LOOKS: u32 = 20;
-/// … and at least so often whether the waiter is still alive.
+/// … and the longest time between two looks, which are for whether the requester is alive, too.
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Fetcher {
@@ -50,7 +50,7 @@ impl Fetcher {
         });
     }
 
-    /// Says that paths are there no more: if they come back, so do their closures.
+    /// Notes that paths were removed: if they come back, so do their closures.
     pub fn removed(&self, paths: &[StorePath]) {
         let mut followed = sync::lock(&self.0.followed);
         for path in paths {
@@ -73,7 +73,7 @@ impl Fetcher {
                     let paths = done.already + done.fetched;
                     tracing::info!(%path, paths, "its closure is here");
                 }
-                // The next one who looks inside begins again.
+                // The next request for its contents begins again.
                 _ => {
                     sync::lock(&fetcher.0.followed).remove(&hash);
                 }
@@ -82,8 +82,8 @@ impl Fetcher {
     }
 }
 
-/// Gives up for one waiter when its time is over, or its life. Contents that keep arriving are
-/// waited for.
+/// Returns when the requester was killed, or its deadline is over; that of contents begins again
+/// whenever something arrives.
 async fn give_up(inner: &Arc<Inner>, need: &Need, requester: Requester) -> Arc<FetchError> {
     let patience = match need {
         Need::Root(_) => inner.deadlines.lookup,

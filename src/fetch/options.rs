@@ -52,7 +52,7 @@ pub struct FetchOptions {
     pub trust: Trust,
     /// The file with names and passwords for servers; `None` for the usual ones.
     pub netrc: Option<PathBuf>,
-    /// How long whoever waits is let wait.
+    /// How long requests wait.
     pub deadlines: Deadlines,
     /// What is fetched ahead.
     pub prefetch: PrefetchPolicy,

@@ -12,13 +12,12 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::sync;
 
-/// NARs that programs wait for and that are fetched at once: as many may hang before those of
-/// other sources wait for them.
+/// NARs that are fetched at once for programs: so many may hang before those from other sources
+/// have to wait.
 const URGENT: usize = 16;
 /// NARs that are fetched ahead at once: enough to hide the latency of a far server.
 pub(super) const AHEAD: usize = 8;
-/// Longest time for which what is fetched ahead reads nothing. Servers close connections that
-/// stand still, typically after a minute.
+/// Longest pause of a transfer ahead. Servers close idle connections, typically after a minute.
 const STAND_STILL: Duration = Duration::from_secs(2);
 
 /// The places for transfers.

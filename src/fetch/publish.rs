@@ -1,8 +1,7 @@
 //! Publishing in groups: one flush of the database for many paths that arrive together.
 //!
-//! Invariants: whoever hands in a path hears when it is published; a path that a program waits
-//! for, or after which nothing more is arriving, is published at once, and takes along what waits.
-//! A path of a closure that is copied waits for its references, unless a program waits for it, and
+//! Invariants: a path that a program waits for, or after which nothing more is arriving, is
+//! published at once, with all that is ready. A path of a closure that is copied waits for its references, unless a program waits for it, and
 //! fails with them; paths that wait for each other fail once nothing else is coming.
 
 use std::collections::HashSet;
@@ -17,10 +16,10 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Publication, Store};
 use crate::sync;
 
-/// A group is published when this many bytes of chunks wait for it: one flush then writes one
-/// large file rather than one for each path.
+/// Bytes of chunks with which a group is published: one flush then writes one large file rather
+/// than one for each path.
 const BYTES: u64 = 24 << 20;
-/// … or when its first path has waited so long.
+/// Longest time for which a path waits for others of its group.
 const TIME: Duration = Duration::from_secs(1);
 
 type Outcome = Result<(), FetchError>;

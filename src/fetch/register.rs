@@ -15,9 +15,9 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// Narinfos that are asked for at once.
 const ASKING: usize = 16;
-/// How long others are asked for after one could not be, because a source does not answer: each
-/// may wait for that source in its turn.
-const HOPE: Duration = Duration::from_secs(10);
+/// Time for which the sources are asked further after one did not answer: each question may have
+/// to wait for that source.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fetcher {
     /// Registers paths that the state does not know, with their closures if `recursive`. Returns
@@ -37,7 +37,7 @@ impl Fetcher {
             let (inner, silent) = (inner.clone(), silent.clone());
             async move {
                 if let Some((since, error)) = silent.get()
-                    && since.elapsed() > HOPE
+                    && since.elapsed() > PATIENCE
                     && inner.to.store.path_info(asked.hash)?.is_none()
                 {
                     return Err(error.clone().into());

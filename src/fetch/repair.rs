@@ -11,7 +11,7 @@ use super::transfer::Transfer;
 use crate::store::{PathInfo, Store};
 
 /// Fetches a registered path again, to replace those of its chunks that were found damaged. What
-/// comes must be the NAR that is registered. Blocks; `runtime` carries the network.
+/// comes must be the NAR that is registered. Blocks; `runtime` is for the network.
 ///
 /// # Errors
 /// No source has it, or the state failed.

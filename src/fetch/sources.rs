@@ -16,7 +16,7 @@ use crate::substituter::{self, Options, Substituter};
 pub const CACHE_NIXOS_ORG: &str = "https://cache.nixos.org";
 /// Priority of a source that says nothing of it, as in Nix.
 const DEFAULT_PRIORITY: u32 = 0;
-/// A source that sends nothing for this long has failed.
+/// Time without a byte after which a source has failed.
 const STALL: Duration = Duration::from_secs(30);
 
 /// Whom to believe.
@@ -38,7 +38,7 @@ impl Default for Trust {
     }
 }
 
-/// How far a narinfo is believed.
+/// Why a narinfo is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vouched {
     /// Someone trusted signed NarHash, or signatures are not asked for.
@@ -201,13 +201,13 @@ impl From<&StorePath> for Asked {
 }
 
 impl Asked {
-    /// That it could not be had.
+    /// The report that it could not be fetched.
     pub(super) fn failed(self, error: FetchError) -> CopyFailure {
         let Self { hash, path } = self;
         CopyFailure { hash, path, error }
     }
 
-    /// That it is in none of the `sources`.
+    /// The error that none of these `sources` has it.
     pub(super) fn nowhere(&self, sources: String) -> FetchError {
         let path = self.path.as_ref();
         FetchError::Absent {

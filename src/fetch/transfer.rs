@@ -19,11 +19,11 @@ use crate::store::{Origin, Publication, Registration, Store};
 use crate::substituter::{Retries, Stream};
 use crate::tree::UnpackError;
 
-/// How often it is looked whether the user stopped it.
+/// Interval between looks whether the user stopped it.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// After this many bytes of a transfer the budget is looked at.
-const LOOK_FOR_ROOM: u64 = 1 << 20;
+/// Bytes of a transfer after which the budget is looked at again.
+const BUDGET_STEP: u64 = 1 << 20;
 
 /// Counts what a source sends, lets what programs wait for go first, and keeps to the budget.
 struct Counting {
@@ -47,9 +47,9 @@ impl Read for Counting {
             .fetch_add(n as u64, Ordering::Relaxed);
         progress.furthest.fetch_max(self.at, Ordering::Relaxed);
         if let Some(budget) = &self.budget
-            && self.at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
+            && self.at / BUDGET_STEP != last / BUDGET_STEP
         {
-            budget.make();
+            budget.make_room();
         }
         Ok(n)
     }
@@ -58,7 +58,7 @@ impl Read for Counting {
 /// The transfer of one path.
 pub(super) struct Transfer<'a> {
     pub(super) store: &'a Store,
-    /// Carries the network; the transfer itself blocks.
+    /// For the network; the transfer itself blocks.
     pub(super) runtime: &'a Handle,
     pub(super) sources: &'a Sources,
     pub(super) trust: &'a Trust,

@@ -1,4 +1,4 @@
-//! The walk over closures: breadth first over references, each path once, several looked at a time.
+//! The walk over closures: breadth first over references, each path once, several paths at a time.
 //!
 //! Invariant: no collection takes what was seen, as long as the walk or what it kept is there.
 
@@ -78,7 +78,7 @@ impl<T: Send + 'static> Walk<T> {
     /// What is found next; `None` at the end. Cancel safe.
     ///
     /// # Errors
-    /// A look panicked: the path must not be missing without a word.
+    /// A look panicked, so that the path would be left out silently.
     pub(super) async fn found(&mut self) -> Option<Result<Found<T>, FetchError>> {
         while self.looking.len() < self.at_once
             && let Some(hash) = self.unseen.pop_front()
