@@ -10,7 +10,7 @@ use crate::engine::error::EngineError;
 use crate::engine::location;
 use crate::engine::location::LocationError;
 use crate::engine::state::Engine;
-use crate::fetch::{FetchError, Prefetched};
+use crate::fetch::{FetchError, Fetched};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::profile::package_name;
 use crate::store::Pin;
@@ -47,7 +47,7 @@ impl Engine {
         }
         let alone: Vec<_> = traced.iter().map(StorePath::hash).collect();
         let recursive = request.recursive;
-        let prefetched: Result<Vec<Prefetched>, FetchError> = self.showing(output, |progress| {
+        let prefetched: Result<Vec<Fetched>, FetchError> = self.showing(output, |progress| {
             let traced = traced.into_iter().map(|p| (p.hash(), Some(p))).collect();
             runtime.block_on(async {
                 let traced = fetcher.prefetch(traced, false, progress).await?;
@@ -56,8 +56,8 @@ impl Engine {
             })
         });
         for part in prefetched? {
-            report.paths += part.paths;
-            report.nar_bytes += part.nar_bytes;
+            report.paths += part.already + part.fetched;
+            report.nar_bytes += part.already_bytes + part.nar_bytes;
             report.fetched += part.fetched;
             report.fetched_bytes += part.fetched_bytes;
             report.failures.extend(self.failures(&part.failures));

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::command::{CopyReport, CopyRequest, Output};
 use crate::engine::error::EngineError;
 use crate::engine::state::Engine;
-use crate::fetch::{self, CopyOptions, Wanted};
+use crate::fetch::{Fetcher, Wanted};
 
 impl Engine {
     pub(super) fn copy(
@@ -22,26 +22,21 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             n => n,
         };
-        let options = CopyOptions {
-            recursive: request.recursive,
-            jobs,
-            budget: Some(self.budget.clone()),
-        };
         let runtime = self.runtime()?;
         let dropped = self.budget.evicted();
         let summary = self.showing(output, |progress| {
             let opened = self.sources(&sources);
             let sources = runtime.block_on(opened)?;
-            let (store, handle) = (&*self.store, runtime.handle());
-            let copied = fetch::copy(store, handle, &sources, &trust, &wanted, options, progress);
-            let sent = progress.fetched_bytes.load(Ordering::Relaxed);
+            let fetcher = Fetcher::for_copy(self.destination()?, sources, trust, jobs);
+            let copied = runtime.block_on(fetcher.copy(&wanted, request.recursive, progress));
+            let sent = fetcher.fetched_bytes();
             self.network.fetched.fetch_add(sent, Ordering::Relaxed);
             Ok::<_, EngineError>(copied?)
         });
         self.budget.settle();
         let summary = summary?;
         Ok(CopyReport {
-            copied: summary.copied,
+            copied: summary.fetched,
             already: summary.already,
             nar_bytes: summary.nar_bytes,
             fetched_bytes: summary.fetched_bytes,

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use crate::command::SourceRequest;
 use crate::engine::error::EngineError;
 use crate::engine::state::Engine;
-use crate::fetch::{Deadlines, FetchOptions, Fetcher, PrefetchPolicy, Sources};
+use crate::fetch::{Deadlines, Destination, FetchOptions, Fetcher, PrefetchPolicy, Sources};
 
 impl Engine {
     /// The threads of the network, started when they are needed.
@@ -27,13 +27,22 @@ impl Engine {
         Ok(self.network.runtime.get_or_init(|| runtime))
     }
 
+    /// Where fetchers of this engine fetch to.
+    pub(super) fn destination(&self) -> Result<Destination, EngineError> {
+        Ok(Destination {
+            store: self.store.clone(),
+            runtime: self.runtime()?.handle().clone(),
+            budget: self.budget.clone(),
+            flights: self.network.flights.clone(),
+        })
+    }
+
     /// Has paths fetched on demand from now on; once.
     ///
     /// # Errors
     /// There are no threads for the network.
     pub fn fetch_on_demand(&self, options: &FetchOptions) -> Result<Fetcher, EngineError> {
-        let runtime = self.runtime()?.handle().clone();
-        let fetcher = Fetcher::new(self.store.clone(), runtime, options, self.budget.clone());
+        let fetcher = Fetcher::new(self.destination()?, options);
         Ok(self.network.fetcher.get_or_init(|| fetcher).clone())
     }
 
@@ -65,10 +74,8 @@ impl Engine {
                     return Err(EngineError::NoSource(sources.without));
                 }
                 let options = sources.fetch_options(Deadlines::default(), PrefetchPolicy::None)?;
-                let runtime = self.runtime()?.handle().clone();
-                let (store, budget) = (self.store.clone(), self.budget.clone());
                 // What fails is in the command's report.
-                Ok(Fetcher::new(store, runtime, &options, budget).quiet())
+                Ok(Fetcher::new(self.destination()?, &options).quiet())
             }
         }
     }

@@ -1,12 +1,12 @@
 //! The network of an engine: nothing of it is there before it is needed.
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Runtime;
 
 use crate::command::SourceRequest;
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Flights};
 
 /// Sources, threads and counts of an engine.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub struct Network {
     pub runtime: OnceLock<Runtime>,
     /// What fetches on demand, where the state is mounted with sources.
     pub fetcher: OnceLock<Fetcher>,
+    /// What is on its way into the state, for whomever.
+    pub flights: Arc<Flights>,
     /// Bytes that sources sent for requests.
     pub fetched: AtomicU64,
 }

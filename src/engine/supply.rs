@@ -11,7 +11,7 @@ use crate::command::{Output, SourceRequest, chain};
 use crate::engine::error::{EngineError, ProfileError, SupplyError};
 use crate::engine::location::LocationError;
 use crate::engine::state::Engine;
-use crate::fetch::{CopyFailure, FetchError, Fetcher, Prefetched, Progress};
+use crate::fetch::{CopyFailure, FetchError, Fetched, Fetcher, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{StoreError, TemporaryRoots};
 
@@ -133,7 +133,7 @@ impl Supply<'_> {
         }
     }
 
-    fn count(&self, done: &Prefetched) {
+    fn count(&self, done: &Fetched) {
         if !self.is_own {
             let fetched = &self.engine.network.fetched;
             fetched.fetch_add(done.fetched_bytes, Ordering::Relaxed);

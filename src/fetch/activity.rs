@@ -4,14 +4,15 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
 use super::availability::SourceReport;
-use super::lazy::{Fetcher, Need};
+use super::fetcher::Fetcher;
+use super::flights::Need;
+use super::outcomes::FetcherTimes;
+use super::progress::Snapshot;
 
 /// A path that is on its way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlightReport {
-    /// Its base name.
     pub path: String,
     /// Whether contents are fetched; else what the path is.
     pub contents: bool,
@@ -49,24 +50,26 @@ impl Fetcher {
         self.0.fetched.load(Ordering::Relaxed)
     }
 
-    /// What it is doing now.
+    pub fn times(&self) -> FetcherTimes {
+        self.0.outcomes.times(self.0.offers.slots.latencies())
+    }
+
     pub fn activity(&self) -> Activity {
         let inner = &self.0;
-        let mut fetches: Vec<_> = inner
-            .flights()
-            .iter()
+        let flights = inner.to.flights.of(&inner.priorities).into_iter();
+        let mut fetches: Vec<_> = flights
             .map(|(need, flight)| FlightReport {
                 path: need.path().base_name(),
                 contents: matches!(need, Need::Contents(_)),
                 urgent: flight.urgency.is_raised(),
-                waiting: flight.waiters.len() as u64,
+                waiting: flight.waiting(),
                 seconds: flight.since.elapsed().as_secs_f64(),
                 progress: flight.progress.snapshot(),
             })
             .collect();
         fetches.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Activity {
-            sources: inner.slots.report(),
+            sources: inner.offers.slots.report(),
             fetches,
             queued: inner.priorities.queued() as u64,
             hits: inner.hits.load(Ordering::Relaxed),

@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::sources::{Asked, Offer};
-use super::{FetchError, FetchOptions, Source, Sources, Trust};
+use super::error::FetchError;
+use super::options::FetchOptions;
+use super::sources::{Asked, Offer, Source, Sources, Trust};
 use crate::measure::Histogram;
 use crate::nix::store_path::{StoreDir, StorePathHash};
 use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};
 use crate::sync;
 
-/// How long a source that did not answer is asked last.
+/// Time for which a source that did not answer is asked last.
 const AWAY: Duration = Duration::from_secs(10);
 
-/// A failure that several wait for, and when it came.
+/// A failure that several requests share, and when it came.
 type Failed = (Instant, Arc<FetchError>);
 
 struct Slot {
@@ -37,6 +38,17 @@ struct Slot {
 }
 
 impl Slot {
+    fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            shown: substituter::redacted(url),
+            substituter: OnceLock::new(),
+            source: OnceLock::new(),
+            failed: tokio::sync::Mutex::default(),
+            away: Mutex::default(),
+        }
+    }
+
     fn is_away(&self) -> bool {
         let away = sync::lock(&self.away);
         away.is_some_and(|since| since.elapsed() < AWAY)
@@ -85,9 +97,7 @@ pub enum SourceState {
 /// A source, for whoever watches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceReport {
-    /// Its URL.
     pub url: String,
-    /// How it is doing.
     pub state: SourceState,
     /// The lower, the earlier it is asked; once it has said so.
     pub priority: Option<u32>,
@@ -108,14 +118,19 @@ impl Slots {
     /// Sources that are asked for narinfos for at most the deadline of a lookup in all, if each
     /// has its share.
     pub(super) fn new(options: &FetchOptions) -> Self {
-        let slots = options.urls.iter().map(|url| Slot {
-            url: url.clone(),
-            shown: substituter::redacted(url),
-            substituter: OnceLock::new(),
-            source: OnceLock::new(),
-            failed: tokio::sync::Mutex::default(),
-            away: Mutex::default(),
+        Self::with(options.urls.iter().map(|url| Slot::new(url)), options)
+    }
+
+    /// Sources that have answered.
+    pub(super) fn opened(sources: Sources, options: &FetchOptions) -> Self {
+        let slots = sources.0.into_iter().map(|source| Slot {
+            source: OnceLock::from(source.clone()),
+            ..Slot::new(source.url())
         });
+        Self::with(slots, options)
+    }
+
+    fn with(slots: impl Iterator<Item = Slot>, options: &FetchOptions) -> Self {
         let slots: Arc<[_]> = slots.collect();
         let shares = u32::try_from(slots.len()).unwrap_or(u32::MAX).max(1);
         Self {

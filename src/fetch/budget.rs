@@ -18,22 +18,20 @@ pub type Names = Box<dyn Fn() -> Result<HashSet<StorePathHash>, StoreError> + Se
 
 /// What must not be dropped at this moment.
 pub struct Keep {
-    /// What roots reach.
     pub rooted: Names,
-    /// What programs use.
     pub in_use: Names,
 }
 
-/// So much of a budget, in parts of it, is made free in one go: finding out what may go costs a
-/// look at every process.
+/// Part of a budget that is freed at once (one in so many): finding out what may go costs a look at
+/// every process.
 const SLACK: u64 = 32;
-/// Where freed space takes more than this part of the budget, what arrives waits until it is given
-/// back: else a fast network would fill the disk meanwhile.
+/// Part of a budget (one in so many) above which freed space is given back to the disk before more
+/// arrives: a fast network would fill the disk meanwhile.
 const GARBAGE: u64 = 3;
-/// So long after the last time it is looked whether something else has left space behind that can
-/// be given back, such as a daemon that was killed at it.
+/// Time after which space is looked for again that something else has left behind, such as a daemon
+/// that was killed while it gave space back.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
-/// Where looking did not help, the next look waits so many times as long as it took: what must be
+/// Pause after a search that freed too little, in multiples of the time that it took: what must be
 /// kept may be larger than the budget for hours.
 const REST: u32 = 10;
 
@@ -43,12 +41,11 @@ pub struct Budget {
     /// Bytes; `u64::MAX` is no budget.
     budget: u64,
     keep: Keep,
-    /// One looks for victims at a time; the others find the room that it made. Until when it is not
-    /// worth another look.
+    /// Until when another search is not worth its time. Held by the one thread that searches.
     trimming: Mutex<Option<Instant>>,
     /// Whether freed space is just being given back to the disk.
     reclaiming: Arc<AtomicBool>,
-    /// When that was begun last.
+    /// When that last began.
     reclaimed: Mutex<Option<Instant>>,
     evicted: AtomicU64,
     evicted_bytes: AtomicU64,
@@ -77,7 +74,6 @@ impl Budget {
         }
     }
 
-    /// The budget, in bytes.
     pub fn budget(&self) -> Option<u64> {
         (self.budget != u64::MAX).then_some(self.budget)
     }
@@ -94,12 +90,12 @@ impl Budget {
 
     /// Drops contents where the state is above its budget, for what is arriving. Blocks; costs next
     /// to nothing where it is not.
-    pub(super) fn make(&self) {
+    pub(super) fn make_room(&self) {
         self.try_to(false);
     }
 
-    /// The same, however lately it did not help: what was arriving together, and could not be
-    /// dropped then, may be here by now. Gives back what was left behind.
+    /// The same, even shortly after it freed too little: what was arriving then, and could not be
+    /// dropped, may be here by now. Gives space back that was left behind.
     pub fn settle(&self) {
         self.try_to(true);
         let last = sync::lock(&self.reclaimed);
@@ -128,7 +124,7 @@ impl Budget {
         if is_resting || self.store.stored_bytes()? <= self.budget {
             return Ok(());
         }
-        // Whoever fetches waits for this, and must not be waited for.
+        // The fetch waits for this, so this must not wait for fetches.
         let lower = self.budget - self.budget / SLACK;
         if self.drop_to(lower, false)?.bytes > 0 {
             if self.store.reclaimable_bytes()? > self.budget / GARBAGE {
@@ -231,11 +227,11 @@ mod tests {
         };
         let room = Budget::new(store, Some(1), keep);
         for _ in 0..1000 {
-            room.make();
+            room.make_room();
         }
         assert_eq!(looks.load(Ordering::Relaxed), 1);
         std::thread::sleep(Duration::from_millis(50) * REST * 2);
-        room.make();
+        room.make_room();
         assert_eq!(looks.load(Ordering::Relaxed), 2);
         room.settle();
         assert_eq!(looks.load(Ordering::Relaxed), 3);

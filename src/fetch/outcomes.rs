@@ -1,13 +1,12 @@
 //! How fetches on demand ended, and how long they took.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::FetchError;
-use super::lazy::{Fetcher, Need};
-use super::priorities::Urgency;
+use super::error::FetchError;
+use super::flights::{Flight, Need};
 use crate::measure::{Histogram, Latencies};
 
 /// What fetches end with: it is here, no source has it, it failed.
@@ -33,7 +32,6 @@ pub struct OutcomeReport {
     pub purpose: String,
     /// `ok`, `absent` (no source has it) or `error`.
     pub result: String,
-    /// How many so far.
     pub count: u64,
 }
 
@@ -50,53 +48,41 @@ pub struct FetcherTimes {
 
 impl Outcomes {
     /// Counts a fetch that ended.
-    pub(super) fn count(
-        &self,
-        need: &Need,
-        urgency: &Urgency,
-        since: Instant,
-        failure: Option<&FetchError>,
-    ) {
+    pub(super) fn count(&self, need: &Need, flight: &Flight, failure: Option<&Arc<FetchError>>) {
         let kind = usize::from(matches!(need, Need::Contents(_)));
         let result = match failure {
             None => 0,
             Some(e) if e.is_absent() => 1,
             Some(_) => 2,
         };
-        let purpose = usize::from(!urgency.is_raised());
+        let purpose = usize::from(!flight.urgency.is_raised());
         self.ended[kind][purpose][result].fetch_add(1, Ordering::Relaxed);
-        self.times[kind].add(since.elapsed());
+        self.times[kind].add(flight.since.elapsed());
     }
 
-    fn report(&self) -> Vec<OutcomeReport> {
-        let mut reports = Vec::new();
-        for (kind, purposes) in KINDS.iter().zip(&self.ended) {
-            for (purpose, results) in PURPOSES.iter().zip(purposes) {
-                for (result, count) in RESULTS.iter().zip(results) {
-                    reports.push(OutcomeReport {
+    /// What a fetcher with these latencies of its `sources` has done so far.
+    pub(super) fn times(&self, sources: Vec<(String, Histogram)>) -> FetcherTimes {
+        let each = KINDS.iter().zip(&self.ended).flat_map(|(kind, purposes)| {
+            let each = PURPOSES.iter().zip(purposes);
+            each.flat_map(move |(purpose, results)| {
+                RESULTS
+                    .iter()
+                    .zip(results)
+                    .map(move |(result, count)| OutcomeReport {
                         kind: (*kind).to_owned(),
                         purpose: (*purpose).to_owned(),
                         result: (*result).to_owned(),
                         count: count.load(Ordering::Relaxed),
-                    });
-                }
-            }
-        }
-        reports
-    }
-}
-
-impl Fetcher {
-    /// What it has done so far.
-    pub fn times(&self) -> FetcherTimes {
-        let outcomes = &self.0.outcomes;
-        let times = KINDS.iter().zip(&outcomes.times);
+                    })
+            })
+        });
+        let times = KINDS.iter().zip(&self.times);
         FetcherTimes {
-            outcomes: outcomes.report(),
+            outcomes: each.collect(),
             times: times
                 .map(|(kind, times)| ((*kind).to_owned(), times.snapshot()))
                 .collect(),
-            sources: self.0.slots.latencies(),
+            sources,
         }
     }
 }

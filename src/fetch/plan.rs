@@ -1,14 +1,16 @@
 //! Which paths a copy needs: the closure, from narinfos, in the order of publication.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::task::JoinSet;
-
-use super::sources::{Asked, Offer};
-use super::{CopyFailure, FetchError, Progress, Sources, Trust};
+use super::error::{CopyFailure, FetchError};
+use super::fetcher::Inner;
+use super::progress::Progress;
+use super::sources::{Asked, Offer, Sources};
+use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{Store, TemporaryRoots};
+use crate::store::{Registration, TemporaryRoots};
 
 /// Narinfos that are asked for at once, as in Nix.
 const PARALLEL: usize = 25;
@@ -23,117 +25,97 @@ pub enum Wanted {
 }
 
 /// What is to be done for a copy.
-#[derive(Debug, Default)]
 pub(super) struct Plan {
     /// References before referrers.
     pub(super) offers: Vec<Offer>,
     pub(super) failures: Vec<CopyFailure>,
     pub(super) already: u64,
+    /// Keeps what was found here, and what is published before what refers to it.
+    pub(super) kept: TemporaryRoots,
 }
 
-/// Finds what is missing for `wanted` (with references, if `recursive`). What it looks for, and
-/// so what it finds here, stays as long as `kept` is there.
+/// Finds what is missing for `wanted` (with references, if `recursive`). The sources are asked anew,
+/// whatever is remembered of them.
 pub(super) async fn plan(
-    (store, kept): (&Store, &TemporaryRoots),
-    sources: &Sources,
-    trust: &Trust,
+    inner: &Arc<Inner>,
     wanted: &Wanted,
     recursive: bool,
     progress: &Progress,
 ) -> Result<Plan, FetchError> {
-    let (mut queue, names) = roots(sources, wanted).await?;
-    let mut seen = HashSet::new();
-    let mut found = HashMap::new();
-    let mut plan = Plan::default();
-    let mut asking = JoinSet::new();
-    loop {
-        while asking.len() < PARALLEL {
-            let Some(hash) = queue.pop_front() else { break };
-            if !seen.insert(hash) {
-                continue;
+    let sources = inner.offers.slots.answered();
+    let mut walk = Walk::new(&inner.to.store, PARALLEL, {
+        let (inner, sources) = (inner.clone(), sources.clone());
+        move |asked| look(inner.clone(), sources.clone(), asked)
+    });
+    match wanted {
+        Wanted::Paths(paths) => walk.add(paths.iter().cloned()),
+        Wanted::All => {
+            for source in &sources.0 {
+                let listed = source.substituter.list().await?;
+                walk.add(listed.into_iter().map(|hash| (hash, None)));
             }
-            kept.add(hash);
-            let path = names.get(&hash).cloned();
-            let known = store.path_info(hash)?;
-            let here = match &known {
-                // A record that cannot be read is for `verify` to mend.
-                Some(info) => store.has_contents(info).unwrap_or(true),
-                None => false,
-            };
-            if let Some(local) = known.filter(|_| here) {
-                let there = &local.registration.path;
-                if path.as_ref().is_some_and(|asked| asked != there) {
-                    let error = FetchError::OtherName(there.clone());
-                    plan.failures.push(CopyFailure { hash, path, error });
-                    continue;
-                }
-                plan.already += 1;
-                if recursive {
-                    queue.extend(local.registration.references.iter().map(StorePath::hash));
-                }
-                continue;
-            }
-            let (sources, trust) = (sources.clone(), trust.clone());
-            let store_dir = store.store_dir().clone();
-            let asked = Asked { hash, path };
-            asking.spawn(async move {
-                let answer = sources.offer(&asked, &store_dir, &trust).await;
-                (asked, answer)
-            });
         }
-        let Some(answer) = asking.join_next().await else {
-            break;
-        };
-        // A task that panicked would be a path that is missing from the plan without a word.
-        let Ok((Asked { hash, path }, answer)) = answer else {
-            return Err(FetchError::Stopped);
-        };
+    }
+    let follow = |walk: &mut Walk<_>, references: &[StorePath]| {
+        if recursive {
+            walk.add_hashes(references);
+        }
+    };
+    let (mut offers, mut failures, mut already) = (HashMap::new(), Vec::new(), 0);
+    while let Some(answer) = walk.found().await {
+        let (asked, found) = answer?;
         if progress.stopped() {
             return Err(FetchError::Stopped);
         }
-        progress.narinfos.fetch_add(1, Ordering::Relaxed);
-        let absent = || FetchError::Absent {
-            path: path.as_ref().map_or(hash.to_string(), ToString::to_string),
-            sources: sources.names(),
-        };
-        match answer.and_then(|offer| offer.ok_or_else(absent)) {
-            Ok(offer) => {
-                if recursive {
-                    queue.extend(offer.info.references.iter().map(StorePath::hash));
-                }
-                progress.paths.fetch_add(1, Ordering::Relaxed);
-                let nar_bytes = &progress.nar_bytes;
-                nar_bytes.fetch_add(offer.info.nar_size, Ordering::Relaxed);
-                found.insert(hash, offer);
+        match found {
+            Ok(Seen::Here(references)) => {
+                already += 1;
+                follow(&mut walk, &references);
             }
-            Err(error) => plan.failures.push(CopyFailure { hash, path, error }),
+            Ok(Seen::Offered(offer)) => {
+                progress.narinfos.fetch_add(1, Ordering::Relaxed);
+                progress.expect(offer.info.nar_size);
+                follow(&mut walk, &offer.info.references);
+                offers.insert(asked.hash, offer);
+            }
+            // The state ends the whole copy.
+            Err(FetchError::Store(e)) => return Err(e.into()),
+            Err(error) => {
+                progress.narinfos.fetch_add(1, Ordering::Relaxed);
+                failures.push(asked.failed(error));
+            }
         }
     }
-    plan.offers = order(found);
-    Ok(plan)
+    Ok(Plan {
+        offers: order(offers),
+        failures,
+        already,
+        kept: walk.into_kept(),
+    })
 }
 
-/// Where to begin, and the names that were asked for.
-async fn roots(
-    sources: &Sources,
-    wanted: &Wanted,
-) -> Result<(VecDeque<StorePathHash>, HashMap<StorePathHash, StorePath>), FetchError> {
-    let mut queue = VecDeque::new();
-    let mut names = HashMap::new();
-    match wanted {
-        Wanted::Paths(paths) => {
-            for (hash, path) in paths {
-                queue.push_back(*hash);
-                names.extend(path.clone().map(|p| (*hash, p)));
-            }
-        }
-        Wanted::All => {
-            for source in &sources.0 {
-                queue.extend(source.substituter.list().await?);
-            }
-        }
+/// Where a path is: here, with these references, or at a source.
+enum Seen {
+    Here(Vec<StorePath>),
+    Offered(Offer),
+}
+
+async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen, FetchError> {
+    let store = &inner.to.store;
+    let known = store.path_info(asked.hash)?;
+    // A record that cannot be read is for `verify` to mend.
+    if let Some(here) = known.filter(|info| store.has_contents(info).unwrap_or(true)) {
+        let Registration {
+            path, references, ..
+        } = here.registration;
+        return match &asked.path {
+            Some(asked) if *asked != path => Err(FetchError::OtherName(path)),
+            _ => Ok(Seen::Here(references)),
+        };
     }
-    Ok((queue, names))
+    let offer = sources.offer(&asked, store.store_dir(), &inner.offers.trust);
+    let offer = offer.await?.ok_or_else(|| asked.nowhere(sources.names()))?;
+    Ok(Seen::Offered(offer))
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.

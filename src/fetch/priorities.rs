@@ -12,13 +12,12 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::sync;
 
-/// NARs that programs wait for and that are fetched at once: as many may hang before those of
-/// other sources wait for them.
+/// NARs that are fetched at once for programs: so many may hang before those from other sources
+/// have to wait.
 const URGENT: usize = 16;
 /// NARs that are fetched ahead at once: enough to hide the latency of a far server.
-const AHEAD: usize = 8;
-/// Longest time for which what is fetched ahead reads nothing. Servers close connections that
-/// stand still, typically after a minute.
+pub(super) const AHEAD: usize = 8;
+/// Longest pause of a transfer ahead. Servers close idle connections, typically after a minute.
 const STAND_STILL: Duration = Duration::from_secs(2);
 
 /// The places for transfers.
@@ -26,10 +25,11 @@ const STAND_STILL: Duration = Duration::from_secs(2);
 pub(super) struct Priorities {
     urgent: Semaphore,
     ahead: Semaphore,
+    /// Places for what is fetched ahead.
+    places: usize,
     /// Flights that a program waits for.
     pressing: Mutex<usize>,
     relief: Condvar,
-    /// Flights that wait for a place.
     queued: AtomicUsize,
     /// Bytes that have come for flights that a program waits for.
     arrived: AtomicU64,
@@ -38,10 +38,12 @@ pub(super) struct Priorities {
 }
 
 impl Priorities {
-    pub(super) fn new() -> Arc<Self> {
+    /// So many places for what is fetched `ahead`.
+    pub(super) fn new(ahead: usize) -> Arc<Self> {
         Arc::new(Self {
             urgent: Semaphore::new(URGENT),
-            ahead: Semaphore::new(AHEAD),
+            ahead: Semaphore::new(ahead),
+            places: ahead,
             pressing: Mutex::new(0),
             relief: Condvar::new(),
             queued: AtomicUsize::new(0),
@@ -53,11 +55,10 @@ impl Priorities {
     /// Whether nothing is being transferred.
     pub(super) fn is_idle(&self) -> bool {
         self.urgent.available_permits() == URGENT
-            && self.ahead.available_permits() == AHEAD
+            && self.ahead.available_permits() == self.places
             && self.queued() == 0
     }
 
-    /// Flights that wait for a place.
     pub(super) fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
@@ -83,7 +84,6 @@ pub(super) struct Urgency {
     priorities: Arc<Priorities>,
     raised: AtomicBool,
     notify: Notify,
-    /// Whether it waits for a place.
     queued: AtomicBool,
     /// The motion of the priorities when this flight last stood still for nothing.
     in_vain: AtomicU64,
@@ -109,6 +109,11 @@ impl Urgency {
             // It may be standing still itself.
             self.priorities.relief.notify_all();
         }
+    }
+
+    /// Whether it goes by these priorities.
+    pub(super) fn is_of(&self, priorities: &Arc<Priorities>) -> bool {
+        Arc::ptr_eq(&self.priorities, priorities)
     }
 
     pub(super) fn is_raised(&self) -> bool {
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_urgent_does_not_wait_for_what_is_fetched_ahead() {
         block_on(async {
-            let priorities = Priorities::new();
+            let priorities = Priorities::new(AHEAD);
             let ahead: Vec<_> = (0..AHEAD).map(|_| Urgency::new(&priorities)).collect();
             let mut held = Vec::new();
             for one in &ahead {
@@ -230,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_is_fetched_ahead_stands_still_until_no_program_waits() {
-        let priorities = Priorities::new();
+        let priorities = Priorities::new(AHEAD);
         let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
         ahead.give_way();
         urgent.raise();

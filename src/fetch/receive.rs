@@ -2,15 +2,12 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
-use super::Progress;
-use super::sources::Expected;
-use super::transfer::Pace;
-use crate::nix::compression::{Compression, CompressionError};
+use super::progress::Progress;
+use crate::nix::compression::CompressionError;
 use crate::nix::hash::{NarHash, Sha256Hasher};
 use crate::nix::nar::{self, NarError};
 use crate::nix::store_path::{
@@ -18,38 +15,21 @@ use crate::nix::store_path::{
     StorePath,
 };
 use crate::store::{Hold, Origin, Publication, Registration, Store, StoreError};
-use crate::substituter::{BrokenOff, Stream};
+use crate::substituter::BrokenOff;
 use crate::tree::{UnpackError, Unpacked, Unpacker};
 
 /// What is wrong with a NAR.
 #[derive(Debug, Error)]
 pub enum ReceiveError {
-    /// It cannot be decompressed.
     #[error(transparent)]
     Compression(#[from] CompressionError),
     /// It is longer than the narinfo says; reading stopped there.
     #[error("size mismatch importing path: the NAR is longer than the {expected} bytes of NarSize")]
-    TooLong {
-        /// NarSize.
-        expected: u64,
-    },
-    /// It is shorter than the narinfo says.
+    TooLong { expected: u64 },
     #[error("size mismatch importing path: the NAR has {actual} bytes, NarSize is {expected}")]
-    Size {
-        /// NarSize.
-        expected: u64,
-        /// What came.
-        actual: u64,
-    },
-    /// It is another NAR.
+    Size { expected: u64, actual: u64 },
     #[error("hash mismatch importing path: NarHash is {expected}, the NAR has {actual}")]
-    Hash {
-        /// NarHash.
-        expected: NarHash,
-        /// What came.
-        actual: NarHash,
-    },
-    /// It does not fulfil its content address.
+    Hash { expected: NarHash, actual: NarHash },
     #[error(transparent)]
     Content(#[from] ContentVerifyError),
     /// The NAR is malformed, broke off, does not fit, or could not be kept.
@@ -80,53 +60,18 @@ impl ReceiveError {
 /// A NAR that was received, and found to be what it must be.
 #[derive(Debug)]
 pub struct Received {
-    /// Its tree and references.
     pub unpacked: Unpacked,
     /// Keeps its chunks until it is published.
     pub hold: Hold,
     pub nar_hash: NarHash,
-    /// Its length, in bytes.
     pub nar_size: u64,
 }
 
-/// Counts what a source sends, and keeps to its pace.
-pub(super) struct Counting {
-    inner: Stream,
-    at: u64,
-    /// Where it was at the read before.
-    last: u64,
-    progress: Arc<Progress>,
-    pace: Pace,
-}
-
-impl Counting {
-    pub(super) fn new(stream: Stream, progress: &Arc<Progress>, pace: &Pace) -> Self {
-        Self {
-            inner: stream,
-            at: 0,
-            last: 0,
-            progress: progress.clone(),
-            pace: pace.clone(),
-        }
-    }
-}
-
-impl Read for Counting {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.pace.step(self.at, self.last);
-        self.last = self.at;
-        let n = self.inner.read(out)?;
-        self.at += n as u64;
-        self.pace.note_arrived(n as u64);
-        let Progress {
-            fetched_bytes,
-            furthest,
-            ..
-        } = &*self.progress;
-        fetched_bytes.fetch_add(n as u64, Ordering::Relaxed);
-        furthest.fetch_max(self.at, Ordering::Relaxed);
-        Ok(n)
-    }
+/// What a NAR must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) nar_hash: NarHash,
+    pub(super) nar_size: u64,
 }
 
 /// Hashes the NAR as it passes, and stops it where it gets longer than it may be.
@@ -237,20 +182,6 @@ fn compare<R>(
     judge().map_err(|error| (length, error))
 }
 
-/// The same for a NAR as a source stores it.
-pub(super) fn receive(
-    store: &Store,
-    stream: Counting,
-    compression: Compression,
-    references: &[StorePath],
-    expected: Expected,
-    content: Option<ContentVerifier>,
-) -> Result<Received, ReceiveError> {
-    let progress = stream.progress.clone();
-    let nar = compression.reader(stream)?;
-    unpack(store, nar, references, Some(expected), content, &progress)
-}
-
 /// Why a local tree could not be added.
 #[derive(Debug, Error)]
 pub enum AddError {
@@ -260,7 +191,6 @@ pub enum AddError {
     /// Its name cannot be that of a store path, or the state failed.
     #[error(transparent)]
     Address(#[from] ContentAddressError),
-    /// It does not fit.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
     /// Something else has its path, which only a source that was believed without a signature can

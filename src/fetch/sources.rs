@@ -4,19 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::FetchError;
+use super::error::{CopyFailure, FetchError};
 use crate::nix::cache_info::CacheInfo;
-use crate::nix::hash::NarHash;
 use crate::nix::narinfo::{self, NarInfo};
 use crate::nix::signature::{CACHE_NIXOS_ORG_KEY, PublicKey, TrustedKeys};
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
+use crate::store::Registration;
 use crate::substituter::{self, Options, Substituter};
 
 /// The source that is used where none is named.
 pub const CACHE_NIXOS_ORG: &str = "https://cache.nixos.org";
 /// Priority of a source that says nothing of it, as in Nix.
 const DEFAULT_PRIORITY: u32 = 0;
-/// A source that sends nothing for this long has failed.
+/// Time without a byte after which a source has failed.
 const STALL: Duration = Duration::from_secs(30);
 
 /// Whom to believe.
@@ -38,7 +38,7 @@ impl Default for Trust {
     }
 }
 
-/// How far a narinfo is believed.
+/// Why a narinfo is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vouched {
     /// Someone trusted signed NarHash, or signatures are not asked for.
@@ -157,22 +157,19 @@ pub async fn ask_source(url: &str, netrc: Option<&Path>, store_dir: &StoreDir) -
         stall: STALL,
         netrc: netrc.map(Path::to_owned),
     };
-    let substituter = match substituter::open(url, &options) {
-        Ok(substituter) => substituter,
-        Err(e) => {
-            return AskedSource {
-                priority: Err(e.into()),
-                answered_within: None,
-                clock_ahead_s: None,
-            };
+    let (priority, traffic) = match substituter::open(url, &options) {
+        Ok(substituter) => {
+            let source = Source::of(substituter.clone(), store_dir).await;
+            let traffic = substituter.traffic().snapshot();
+            (source.map(|source| source.priority), Some(traffic))
         }
+        Err(e) => (Err(e.into()), None),
     };
-    let source = Source::of(substituter.clone(), store_dir).await;
-    let traffic = substituter.traffic().snapshot();
+    let latency = traffic.as_ref().and_then(|t| t.latency_last_us);
     AskedSource {
-        priority: source.map(|s| s.priority),
-        answered_within: traffic.latency_last_us.map(Duration::from_micros),
-        clock_ahead_s: traffic.clock_ahead_s,
+        priority,
+        answered_within: latency.map(Duration::from_micros),
+        clock_ahead_s: traffic.and_then(|t| t.clock_ahead_s),
     }
 }
 
@@ -203,6 +200,23 @@ impl From<&StorePath> for Asked {
     }
 }
 
+impl Asked {
+    /// The report that it could not be fetched.
+    pub(super) fn failed(self, error: FetchError) -> CopyFailure {
+        let Self { hash, path } = self;
+        CopyFailure { hash, path, error }
+    }
+
+    /// The error that none of these `sources` has it.
+    pub(super) fn nowhere(&self, sources: String) -> FetchError {
+        let path = self.path.as_ref();
+        FetchError::Absent {
+            path: path.map_or_else(|| self.hash.to_string(), ToString::to_string),
+            sources,
+        }
+    }
+}
+
 /// The sources of a command, best first.
 #[derive(Clone, Debug)]
 pub struct Sources(pub(super) Vec<Source>);
@@ -213,6 +227,22 @@ pub(super) struct Offer {
     pub(super) info: NarInfo,
     pub(super) source: Source,
     pub(super) vouched: Vouched,
+}
+
+impl Offer {
+    /// What the narinfo says of its path.
+    pub(super) fn registration(&self) -> Registration {
+        let info = &self.info;
+        Registration {
+            path: info.store_path.clone(),
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+            references: info.references.clone(),
+            deriver: info.deriver.clone(),
+            signatures: info.signatures.iter().map(ToString::to_string).collect(),
+            ca: info.ca,
+        }
+    }
 }
 
 impl Sources {
@@ -272,11 +302,4 @@ impl Sources {
         let at = self.0.iter().position(|s| s.url() == source.url());
         Self(self.0[at.map_or(self.0.len(), |at| at + 1)..].to_vec())
     }
-}
-
-/// What a NAR must be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
-    pub(super) nar_hash: NarHash,
-    pub(super) nar_size: u64,
 }

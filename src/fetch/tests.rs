@@ -1,7 +1,9 @@
 //! Copies between a directory and a state, without the program.
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -11,11 +13,12 @@ use crate::nix::compression::Compression;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::narinfo::NarInfo;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Store, StoreOptions};
 
 struct World {
     dir: TempDir,
-    store: Store,
+    store: Arc<Store>,
     runtime: Runtime,
     progress: Arc<Progress>,
 }
@@ -37,7 +40,7 @@ impl World {
             store_dir: None,
         };
         Self {
-            store: Store::open(&dir.path().join("state"), &options).unwrap(),
+            store: Arc::new(Store::open(&dir.path().join("state"), &options).unwrap()),
             dir,
             runtime: Runtime::new().unwrap(),
             progress: Arc::default(),
@@ -80,25 +83,28 @@ impl World {
         self.runtime.block_on(opened).unwrap()
     }
 
-    fn copy(&self, recursive: bool) -> Result<CopySummary, FetchError> {
+    fn fetcher(&self) -> Fetcher {
+        let keep = Keep {
+            rooted: Box::new(|| Ok(HashSet::new())),
+            in_use: Box::new(|| Ok(HashSet::new())),
+        };
+        let to = Destination {
+            store: self.store.clone(),
+            runtime: self.runtime.handle().clone(),
+            budget: Arc::new(Budget::new(self.store.clone(), None, keep)),
+            flights: Arc::default(),
+        };
         let trust = Trust {
             require_signatures: false,
             ..Trust::default()
         };
-        let options = CopyOptions {
-            recursive,
-            jobs: 3,
-            budget: None,
-        };
-        copy(
-            &self.store,
-            self.runtime.handle(),
-            &self.sources(),
-            &trust,
-            &Wanted::All,
-            options,
-            &self.progress,
-        )
+        Fetcher::for_copy(to, self.sources(), trust, 3)
+    }
+
+    fn copy(&self, recursive: bool) -> Result<Fetched, FetchError> {
+        let fetcher = self.fetcher();
+        let copy = fetcher.copy(&Wanted::All, recursive, &self.progress);
+        self.runtime.block_on(copy)
     }
 
     fn published(&self) -> Vec<String> {
@@ -109,13 +115,13 @@ impl World {
 }
 
 /// The failures, by name.
-fn failures(summary: &CopySummary) -> Vec<(String, &FetchError)> {
+fn failures(summary: &Fetched) -> Vec<(String, &FetchError)> {
     let named = summary.failures.iter().map(|f| {
         let name = f
             .path
             .as_ref()
             .map_or_else(String::new, |p| p.name().to_owned());
-        (name, &f.error)
+        (name, f.error.cause())
     });
     let mut all: Vec<_> = named.collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -153,12 +159,12 @@ fn without_recursion_no_path_waits_for_another() {
     world.offer("b", &["a", "broken", "absent"], false);
     world.offer("broken", &[], true);
     let summary = world.copy(false).unwrap();
-    assert_eq!((summary.copied, summary.failures.len()), (2, 1));
+    assert_eq!((summary.fetched, summary.failures.len()), (2, 1));
     assert_eq!(world.published(), ["a", "b"]);
     // Now that they are wanted with all that they need, what is missing is.
     let summary = world.copy(true).unwrap();
     assert_eq!(
-        (summary.copied, summary.already, summary.failures.len()),
+        (summary.fetched, summary.already, summary.failures.len()),
         (0, 2, 2)
     );
 }
@@ -173,7 +179,7 @@ fn progress_counts_what_was_published_and_nothing_else() {
     assert_eq!((seen.paths, seen.paths_done, seen.narinfos), (2, 1, 2));
     assert_eq!(seen.nar_bytes_done, summary.nar_bytes);
     assert!(seen.fetched_bytes > summary.nar_bytes);
-    assert_eq!((summary.copied, summary.already), (1, 0));
+    assert_eq!((summary.fetched, summary.already), (1, 0));
 }
 
 #[test]
@@ -184,7 +190,7 @@ fn a_copy_that_is_stopped_says_so_and_publishes_no_half() {
     assert!(matches!(world.copy(true), Err(FetchError::Stopped)));
     assert!(world.published().is_empty());
     world.progress.stop.store(false, Ordering::Relaxed);
-    assert_eq!(world.copy(true).unwrap().copied, 1);
+    assert_eq!(world.copy(true).unwrap().fetched, 1);
 }
 
 #[test]

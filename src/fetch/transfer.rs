@@ -1,68 +1,70 @@
 //! The transfer of one path: from its offer to a tree that is ready to be published.
 
 use std::future::Future;
+use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::budget::Budget;
+use super::error::FetchError;
 use super::priorities::Urgency;
-use super::receive::{Counting, ReceiveError, receive};
-use super::sources::{Expected, Offer, Vouched};
-use super::{FetchError, Progress, Sources, Trust};
+use super::progress::Progress;
+use super::receive::{Expected, ReceiveError, unpack};
+use super::sources::{Offer, Sources, Trust, Vouched};
 use crate::nix::store_path::ContentVerifier;
 use crate::store::{Origin, Publication, Registration, Store};
-use crate::substituter::Retries;
+use crate::substituter::{Retries, Stream};
+use crate::tree::UnpackError;
 
-/// How often it is looked whether the user stopped it.
+/// Interval between looks whether the user stopped it.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// After this many bytes of a transfer the budget is looked at.
-const LOOK_FOR_ROOM: u64 = 1 << 20;
+/// Bytes of a transfer after which the budget is looked at again.
+const BUDGET_STEP: u64 = 1 << 20;
 
-/// What a transfer minds while it runs: who goes first, and the budget of the state.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pace {
-    pub(super) urgency: Option<Arc<Urgency>>,
-    pub(super) budget: Option<Arc<Budget>>,
+/// Counts what a source sends, lets what programs wait for go first, and keeps to the budget.
+struct Counting {
+    inner: Stream,
+    at: u64,
+    progress: Arc<Progress>,
+    urgency: Arc<Urgency>,
+    budget: Option<Arc<Budget>>,
 }
 
-impl Pace {
-    /// Called before the next piece is read, of which `at` bytes have come. Blocks.
-    pub(super) fn step(&self, at: u64, last: u64) {
-        self.give_way();
+impl Read for Counting {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.urgency.give_way();
+        let n = self.inner.read(out)?;
+        let last = self.at;
+        self.at += n as u64;
+        self.urgency.note_arrived(n as u64);
+        let progress = &self.progress;
+        progress
+            .fetched_bytes
+            .fetch_add(n as u64, Ordering::Relaxed);
+        progress.furthest.fetch_max(self.at, Ordering::Relaxed);
         if let Some(budget) = &self.budget
-            && at / LOOK_FOR_ROOM != last / LOOK_FOR_ROOM
+            && self.at / BUDGET_STEP != last / BUDGET_STEP
         {
-            budget.make();
+            budget.make_room();
         }
-    }
-
-    /// Lets what programs wait for go first. Blocks.
-    fn give_way(&self) {
-        if let Some(urgency) = &self.urgency {
-            urgency.give_way();
-        }
-    }
-
-    /// Called when so many bytes have come.
-    pub(super) fn note_arrived(&self, bytes: u64) {
-        if let Some(urgency) = &self.urgency {
-            urgency.note_arrived(bytes);
-        }
+        Ok(n)
     }
 }
 
-/// What transfers of one command share.
+/// The transfer of one path.
 pub(super) struct Transfer<'a> {
     pub(super) store: &'a Store,
-    /// Carries the network; the transfer itself blocks.
+    /// For the network; the transfer itself blocks.
     pub(super) runtime: &'a Handle,
     pub(super) sources: &'a Sources,
     pub(super) trust: &'a Trust,
     pub(super) progress: &'a Arc<Progress>,
-    pub(super) pace: Pace,
+    pub(super) urgency: &'a Arc<Urgency>,
+    pub(super) budget: Option<&'a Arc<Budget>>,
 }
 
 impl Transfer<'_> {
@@ -125,14 +127,20 @@ impl Transfer<'_> {
 
     fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let info = &offer.info;
-        let fail = |error| FetchError::Receive {
-            url: format!("{}: {}", offer.source.url(), info.store_path),
-            error: Box::new(error),
+        let fail = |error| match error {
+            ReceiveError::Unpack(UnpackError::Sink(e)) => e.into(),
+            error => FetchError::Receive {
+                url: match error.is_ours() {
+                    true => "the state".to_owned(),
+                    false => format!("{}: {}", offer.source.url(), info.store_path),
+                },
+                error: Box::new(error),
+            },
         };
         self.check_known(offer)?;
         let mut retries = Retries::default();
         let received = loop {
-            self.pace.give_way();
+            self.urgency.give_way();
             let stream = self
                 .unless_stopped(offer.source.substituter.nar(&info.url))??
                 .ok_or_else(|| fail(ReceiveError::Gone))?;
@@ -147,14 +155,25 @@ impl Transfer<'_> {
                 nar_hash: info.nar_hash,
                 nar_size: info.nar_size,
             };
-            let result = receive(
-                self.store,
-                Counting::new(stream, self.progress, &self.pace),
-                info.compression,
-                &info.references,
-                expected,
-                content,
-            );
+            let stream = Counting {
+                inner: stream,
+                at: 0,
+                progress: self.progress.clone(),
+                urgency: self.urgency.clone(),
+                budget: self.budget.cloned(),
+            };
+            let nar = info.compression.reader(stream).map_err(ReceiveError::from);
+            let result = nar.and_then(|nar| {
+                let (store, references) = (self.store, &info.references);
+                unpack(
+                    store,
+                    nar,
+                    references,
+                    Some(expected),
+                    content,
+                    self.progress,
+                )
+            });
             match result {
                 Ok(received) => break received,
                 Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
@@ -177,13 +196,8 @@ impl Transfer<'_> {
         );
         Ok(Publication {
             registration: Registration {
-                path: info.store_path.clone(),
-                nar_hash: info.nar_hash,
-                nar_size: info.nar_size,
                 references: received.unpacked.references,
-                deriver: info.deriver.clone(),
-                signatures: info.signatures.iter().map(ToString::to_string).collect(),
-                ca: info.ca,
+                ..offer.registration()
             },
             origin: Origin::Fetched,
             tree: received.unpacked.tree,

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::NAME_MAX;
 use crate::fetch::FetchError;
 use crate::nix::store_path::StorePath;
 use crate::profile::GenerationError;
 use crate::store::StoreError;
+
+/// Longest name, in bytes, as Linux file systems have it; FUSE would let 1024 through.
+pub const NAME_MAX: usize = 255;
 
 /// Why a request fails.
 #[derive(Debug, Error)]

@@ -136,7 +136,8 @@ fn short(inode: Inode) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::{Member, Special, expected};
+    use crate::fs::attributes::expected;
+    use crate::fs::{Member, Special};
 
     fn shown(inode: Inode) -> u64 {
         Numbers::Short.shown(&Attributes {

@@ -14,9 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{
-    Attributes, Entry, FileSystem, FsError, Inode, Kind, LINKS, Looked, Special, above_paths,
-};
+use super::attributes::{Attributes, Entry, Kind, LINKS, Looked, above_paths};
+use super::{FileSystem, FsError, Inode, Special};
 use crate::profile::{GenerationNumber, ProfileEntry, ProfileName};
 use crate::store::{
     ChangedIn, GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,

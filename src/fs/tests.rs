@@ -4,13 +4,17 @@ mod profiles;
 mod views;
 mod writable;
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use tempfile::TempDir;
 
+use super::attributes::DIRECTORY_SIZE;
 use super::*;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
-use crate::nix::store_path::StorePathHash;
-use crate::store::{Origin, Publication, Registration, StoreOptions};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::{Origin, PathOrdinal, Publication, Registration, Store, StoreOptions};
 use crate::tree::Unpacker;
 
 fn path(seed: u8) -> StorePath {

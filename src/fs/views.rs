@@ -9,11 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::attributes::{Attributes, Entry, Kind, Looked, above_paths, expected};
 use super::profiles::since_1970;
-use super::{
-    Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, Member, Place, Special,
-    StaleEntries, above_paths, expected,
-};
+use super::{FileSystem, FsError, Inode, Member, Place, Special, StaleEntries};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{ChangedView, Contents, PathOrdinal, View};
 use crate::tree::NodeIndex;

@@ -154,6 +154,61 @@ fn what_a_program_waits_for_comes_before_what_is_fetched_ahead() {
 }
 
 #[test]
+fn a_copy_and_a_program_that_want_a_path_at_once_share_one_transfer() {
+    let cache = Cache::new();
+    let offers = [1, 2, 3].map(|n| directory(&format!("both-{n}"), &noise(n, 50_000)));
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    let slow = |cache: &Cache| {
+        Server::new(cache.dir().to_owned(), |path, _| match path {
+            p if p.starts_with("/nar/") => Answer::Slow(10),
+            _ => Answer::File,
+        })
+    };
+    let server = slow(&cache);
+    let sandbox = Sandbox::empty();
+    sandbox.mount_from(&[&server.url], &key(&cache), "");
+    let copy = |server: &Server, offer: &Offer| {
+        let mut copy = vec!["copy".to_owned(), offer.path().base_name()];
+        copy.extend(cache.arguments_from(&server.url));
+        let mut copy = sandbox.command(&copy);
+        copy.stdout(Stdio::null()).stderr(Stdio::null());
+        copy.spawn().unwrap()
+    };
+    let read = |offer: &Offer, n| {
+        let (place, expected) = (file(&sandbox, offer), noise(n, 50_000));
+        std::thread::spawn(move || assert!(fs::read(place).unwrap() == expected))
+    };
+    let [first, second, third] = &offers;
+    // The program first.
+    let reading = read(first, 1);
+    wait_until("it is read", || nars(&server).len() == 1);
+    assert!(copy(&server, first).wait().unwrap().success());
+    reading.join().unwrap();
+    // The copy first.
+    let mut copying = copy(&server, second);
+    wait_until("it is copied", || nars(&server).len() == 2);
+    read(second, 2).join().unwrap();
+    assert!(copying.wait().unwrap().success());
+    assert_eq!(nars(&server), [url(first), url(second)]);
+    // Where the sources of the copy fail, those of the mount are asked.
+    let mut broken = Cache::new();
+    broken.key = cache.key.clone();
+    let mut flipped = directory("both-3", &noise(3, 50_000));
+    flipped.stored[20_000] ^= 1;
+    broken.put(&flipped);
+    let other = slow(&broken);
+    let mut copying = copy(&other, third);
+    wait_until("it is copied", || nars(&other).len() == 1);
+    read(third, 3).join().unwrap();
+    assert!(!copying.wait().unwrap().success());
+    assert_eq!(nars(&server).last(), Some(&url(third)));
+    assert_eq!(sandbox.json(&["verify"])["good"], 3);
+}
+
+#[test]
 fn a_trace_is_recorded_kept_and_replayed_in_its_order() {
     let cache = Cache::new();
     let offers: Vec<_> = (0..6)

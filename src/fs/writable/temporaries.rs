@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::super::{Attributes, DIRECTORY_SIZE, FsError, Inode, Kind};
+use crate::fs::attributes::{Attributes, DIRECTORY_SIZE, Kind};
+use crate::fs::{FsError, Inode};
 
 /// So many there may be: a program makes two or three at a time.
 const MOST: usize = 1024;

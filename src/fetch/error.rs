@@ -1,0 +1,135 @@
+//! Why a path, or a source, could not be used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::receive::ReceiveError;
+use crate::nix::cache_info::CacheInfoError;
+use crate::nix::hash::NarHash;
+use crate::nix::narinfo::{Distrust, NarInfoError};
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::StoreError;
+use crate::substituter::SourceError;
+
+/// Why a path, or a source, could not be used.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// The failure of a try that several waited for.
+    #[error(transparent)]
+    Shared(#[from] Arc<FetchError>),
+    /// A source does not answer, or not in a way that makes sense.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("{url} is not a binary cache: it has no nix-cache-info")]
+    NoBinaryCache { url: String },
+    #[error("{url}: nix-cache-info is malformed")]
+    CacheInfo {
+        url: String,
+        #[source]
+        source: CacheInfoError,
+    },
+    #[error("binary cache '{url}' is for Nix stores with prefix '{theirs}', not '{ours}'")]
+    OtherStoreDir {
+        url: String,
+        theirs: String,
+        ours: String,
+    },
+    #[error("{url}: the narinfo of {hash} is not usable")]
+    NarInfo {
+        url: String,
+        hash: StorePathHash,
+        #[source]
+        source: NarInfoError,
+    },
+    #[error(
+        "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe this source"
+    )]
+    Untrusted { url: String, distrust: Distrust },
+    #[error("{path} is in none of the sources: {sources}")]
+    Absent {
+        /// Hash or whole path, as asked for.
+        path: String,
+        sources: String,
+    },
+    /// The hash is that of another path, which is here.
+    #[error("{0} is in the state, and no other path can have its hash")]
+    OtherName(StorePath),
+    #[error("not copied, because it and its reference {0} need each other, or others that do")]
+    Circle(StorePath),
+    #[error("not copied, because its reference {0} could not be")]
+    Reference(StorePath),
+    /// Another NAR than the one whose contents were dropped.
+    #[error(
+        "{url} has another NAR of {path} than the one that is registered here ({theirs} instead of \
+         {ours}), so that what was dropped cannot come back from it"
+    )]
+    OtherNar {
+        url: String,
+        path: StorePath,
+        theirs: NarHash,
+        ours: NarHash,
+    },
+    #[error("{url}: {error}")]
+    Receive {
+        url: String,
+        #[source]
+        error: Box<ReceiveError>,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("stopped")]
+    Stopped,
+    #[error("the process that waited was killed")]
+    Killed,
+    /// It takes longer than a program waits; it goes on.
+    #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
+    Patience { path: StorePath, patience: Duration },
+}
+
+impl FetchError {
+    /// The error itself, where others share it.
+    pub(super) fn cause(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.cause(),
+            error => error,
+        }
+    }
+
+    /// Whether every source said that it has no such path.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.cause(), Self::Absent { .. })
+    }
+
+    /// Whether a source did not answer, and may another time.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(self.cause(), Self::Source(error) if error.is_transient())
+    }
+
+    /// Whether another source may do better: neither the state nor the user ended it.
+    pub(super) fn is_of_source(&self) -> bool {
+        match self {
+            Self::Source(_) | Self::OtherNar { .. } => true,
+            Self::Receive { error, .. } => !error.is_ours(),
+            _ => false,
+        }
+    }
+
+    /// Whether the state or the user ended it, so that no other path can be had either.
+    pub(super) fn is_final(&self) -> bool {
+        match self.cause() {
+            Self::Store(_) | Self::Stopped => true,
+            Self::Receive { error, .. } => error.is_ours(),
+            _ => false,
+        }
+    }
+}
+
+/// A path that could not be fetched.
+#[derive(Debug)]
+pub struct CopyFailure {
+    pub hash: StorePathHash,
+    pub path: Option<StorePath>,
+    pub error: FetchError,
+}

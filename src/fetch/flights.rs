@@ -1,0 +1,143 @@
+//! Flights: a flight is one fetch of one path, which all who want that path wait for.
+//!
+//! Invariants: all fetchers into one state share its flights, whatever their sources are; all who
+//! wait get the outcome; a flight does not end because someone stops waiting.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::error::FetchError;
+use super::priorities::{Priorities, Urgency};
+use super::progress::Progress;
+use crate::nix::store_path::StorePath;
+use crate::sync;
+
+/// What a request waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// That it is registered, and known what its root is.
+    Root(StorePath),
+    /// Its tree and contents.
+    Contents(StorePath),
+}
+
+impl Need {
+    pub(super) fn path(&self) -> &StorePath {
+        match self {
+            Self::Root(path) | Self::Contents(path) => path,
+        }
+    }
+}
+
+/// How a flight ended.
+pub(super) type Outcome = Result<(), Arc<FetchError>>;
+
+/// Takes the outcome of a flight.
+pub(super) type Landing = watch::Sender<Option<Outcome>>;
+
+/// One fetch.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) progress: Arc<Progress>,
+    pub(super) urgency: Arc<Urgency>,
+    pub(super) since: Instant,
+    waiting: AtomicU64,
+    landed: watch::Receiver<Option<Outcome>>,
+}
+
+impl Flight {
+    /// A number that grows with what arrives and, while the flight waits for a place, with what
+    /// arrives for those that have one.
+    pub(super) fn arrived(&self) -> u64 {
+        let own = || self.progress.furthest.load(Ordering::Relaxed);
+        self.urgency.arrived_before().unwrap_or_else(own)
+    }
+
+    /// How many wait for it.
+    pub(super) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// A share in the wait for a flight.
+pub(super) struct Waiting(pub(super) Arc<Flight>);
+
+impl Waiting {
+    fn new(flight: Arc<Flight>) -> Self {
+        flight.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(flight)
+    }
+
+    pub(super) async fn outcome(&self) -> Outcome {
+        let mut landed = self.0.landed.clone();
+        match landed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            // It ended with the runtime.
+            _ => Err(Arc::new(FetchError::Stopped)),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The flights into a state.
+#[derive(Debug, Default)]
+pub struct Flights(Mutex<HashMap<Need, Arc<Flight>>>);
+
+impl Flights {
+    fn all(&self) -> MutexGuard<'_, HashMap<Need, Arc<Flight>>> {
+        sync::lock(&self.0)
+    }
+
+    pub(super) fn get(&self, need: &Need) -> Option<Arc<Flight>> {
+        self.all().get(need).cloned()
+    }
+
+    /// The flights of the fetcher with these priorities.
+    pub(super) fn of(&self, priorities: &Arc<Priorities>) -> Vec<(Need, Arc<Flight>)> {
+        let all = self.all();
+        let own = all.iter().filter(|(_, f)| f.urgency.is_of(priorities));
+        own.map(|(need, f)| (need.clone(), f.clone())).collect()
+    }
+
+    /// Joins the flight for a need. Where there is none, the caller has to carry it out, unless `stop`
+    /// is set, and then to `land` it.
+    pub(super) fn join(
+        &self,
+        need: &Need,
+        priorities: &Arc<Priorities>,
+        stop: &Arc<AtomicBool>,
+    ) -> (Waiting, Option<Landing>) {
+        let mut all = self.all();
+        if let Some(flight) = all.get(need) {
+            return (Waiting::new(flight.clone()), None);
+        }
+        let (landing, landed) = watch::channel(None);
+        let flight = Arc::new(Flight {
+            progress: Arc::new(Progress {
+                stop: stop.clone(),
+                ..Progress::default()
+            }),
+            urgency: Urgency::new(priorities),
+            since: Instant::now(),
+            waiting: AtomicU64::new(0),
+            landed,
+        });
+        all.insert(need.clone(), flight.clone());
+        (Waiting::new(flight), Some(landing))
+    }
+
+    /// Ends a flight; the next request begins another one.
+    pub(super) fn land(&self, need: &Need, landing: &Landing, outcome: Outcome) {
+        self.all().remove(need);
+        landing.send_replace(Some(outcome));
+    }
+}

@@ -1,0 +1,86 @@
+//! What the sources of a fetcher say of paths: asked for once, and remembered.
+//!
+//! Invariant: that no source has a path is remembered for a short time only, and a source that
+//! cannot be reached is never taken for one that has not got the path.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+
+use super::availability::Slots;
+use super::error::FetchError;
+use super::sources::{Asked, Offer, Trust};
+use crate::nix::store_path::{StoreDir, StorePathHash};
+
+/// Narinfos that are kept in memory, so that contents need not ask for them again.
+const OFFERS: usize = 1 << 14;
+/// Paths that are remembered as absent.
+const ABSENT: usize = 1 << 16;
+
+/// See the module.
+pub(super) struct Offers {
+    pub(super) slots: Slots,
+    pub(super) trust: Trust,
+    store_dir: StoreDir,
+    /// How long it is remembered that no source has a path.
+    remember: Duration,
+    known: Cache<StorePathHash, Arc<Offer>>,
+    absent: Cache<StorePathHash, Instant>,
+}
+
+impl Offers {
+    pub(super) fn new(slots: Slots, trust: Trust, store_dir: StoreDir, remember: Duration) -> Self {
+        Self {
+            slots,
+            trust,
+            store_dir,
+            remember,
+            known: Cache::new(OFFERS),
+            absent: Cache::new(ABSENT),
+        }
+    }
+
+    /// The best offer of a path; asked for once, however many want it. Where a name is given, it
+    /// is the path of that name or none.
+    pub(super) async fn get(&self, asked: &Asked) -> Result<Arc<Offer>, FetchError> {
+        let (hash, path) = (asked.hash, &asked.path);
+        let ask = async {
+            // Looked at here, so that those who waited for the same question share the answer.
+            let absent = self.absent.get(&hash);
+            if absent.is_some_and(|since| since.elapsed() < self.remember) {
+                return Err(self.nowhere(asked));
+            }
+            let offer = self.slots.offer(hash, &self.store_dir, &self.trust);
+            if let Some(offer) = offer.await? {
+                return Ok(Arc::new(offer));
+            }
+            self.absent.insert(hash, Instant::now());
+            Err(self.nowhere(asked))
+        };
+        let offer = self.known.get_or_insert_async(&hash, ask).await?;
+        if path
+            .as_ref()
+            .is_some_and(|path| offer.info.store_path != *path)
+        {
+            // The hash is another path's, so that there is none of this name.
+            return Err(self.nowhere(asked));
+        }
+        Ok(offer)
+    }
+
+    /// Whether a path need not be asked for any more.
+    pub(super) fn knows(&self, hash: StorePathHash) -> bool {
+        self.known.get(&hash).is_some()
+    }
+
+    /// Has the next try ask again: the narinfo may be mended by then.
+    pub(super) fn forget(&self, hash: StorePathHash) {
+        self.known.remove(&hash);
+    }
+
+    pub(super) fn nowhere(&self, asked: &Asked) -> FetchError {
+        let urls: Vec<_> = self.slots.urls().collect();
+        asked.nowhere(urls.join(", "))
+    }
+}

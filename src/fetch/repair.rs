@@ -1,0 +1,43 @@
+//! Damaged paths, fetched again.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::error::FetchError;
+use super::priorities::{Priorities, Urgency};
+use super::sources::{Asked, Sources, Trust};
+use super::transfer::Transfer;
+use crate::store::{PathInfo, Store};
+
+/// Fetches a registered path again, to replace those of its chunks that were found damaged. What
+/// comes must be the NAR that is registered. Blocks; `runtime` is for the network.
+///
+/// # Errors
+/// No source has it, or the state failed.
+pub fn repair(
+    store: &Store,
+    runtime: &Handle,
+    sources: &Sources,
+    trust: &Trust,
+    info: &PathInfo,
+) -> Result<(), FetchError> {
+    let asked = Asked::from(&info.registration.path);
+    let offer = runtime.block_on(sources.offer(&asked, store.store_dir(), trust))?;
+    let offer = offer
+        .filter(|offer| offer.info.nar_hash == info.registration.nar_hash)
+        .ok_or_else(|| asked.nowhere(sources.names()))?;
+    let transfer = Transfer {
+        store,
+        runtime,
+        sources,
+        trust,
+        progress: &Arc::default(),
+        urgency: &Urgency::new(&Priorities::new(1)),
+        budget: None,
+    };
+    let publication = transfer.fetch(&offer)?;
+    store.flush()?;
+    store.restore_tree(&publication.tree)?;
+    Ok(())
+}
