@@ -531,6 +531,12 @@ fn the_example_is_what_the_table_gives() {
 }
 
 #[test]
+fn mount_narfs_passes_on_what_the_table_has_for_a_daemon() {
+    let passed_on = narfs_mounting::DAEMON_OPTIONS.join(", ");
+    assert_eq!(named_options(false), passed_on);
+}
+
+#[test]
 fn the_example_names_every_option_at_its_default() {
     assert_eq!(choices(EXAMPLE), Choices::default());
     let (text, named) = uncommented();
