@@ -134,7 +134,7 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 target/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 target/man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
-	install -m 644 mount-helper/mount.narfs.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 target/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	target/release/narfs completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/narfs
 	target/release/narfs completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_narfs

@@ -1,5 +1,5 @@
-//! What narfs and mount.narfs share: how to mount, the kernel's lists of mounts, and how a descriptor is
-//! passed over a socket.
+//! What narfs and mount.narfs share: how to mount, the kernel's lists of mounts, how a descriptor is passed
+//! over a socket, and the options of a daemon.
 //!
 //! It knows nothing of what is in a state, since mount.narfs runs with all privileges.
 
@@ -13,6 +13,17 @@ mod superblock;
 
 pub use error::MountError;
 pub use superblock::{DetachedMount, NOSYMFOLLOW, NewSuperblock, Superblock, mounted_copy};
+
+/// Options of `mount -o` that a daemon takes when it starts, each with what stands for its value. The table
+/// of settings of narfs says what they are; mount.narfs passes them on.
+pub const DAEMON_OPTIONS: [&str; 6] = [
+    "lookup-timeout=SECONDS",
+    "contents-timeout=SECONDS",
+    "absent-ttl=SECONDS",
+    "prefetch=none|closure",
+    "budget=SIZE",
+    "file-handles",
+];
 
 /// The type of the file system, as mount(8) and findmnt(8) show it.
 pub const TYPE: &str = "fuse.narfs";

@@ -230,7 +230,7 @@ fn run(name: &str, given: Vec<OsString>) -> Result<(), Failure> {
         return daemon::unmount(&options::unmounting(&given)?);
     }
     match options::read(&given)? {
-        Asked::Help => print!("{}", options::HELP),
+        Asked::Help => print!("{}", options::help()),
         Asked::Version => println!("mount.narfs {}", env!("CARGO_PKG_VERSION")),
         Asked::Mount(request) => {
             check_caller()?;

@@ -6,13 +6,13 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use narfs_mounting::{NOSYMFOLLOW, labels};
+use narfs_mounting::{DAEMON_OPTIONS, NOSYMFOLLOW, labels};
 use rustix::mount::MountFlags;
 
 use crate::failure::Failure;
 
-/// What `-h` shows.
-pub const HELP: &str = "\
+/// What `-h` shows, but for the options of the daemon.
+const HELP: &str = "\
 usage: mount -t narfs STATE MOUNTPOINT [-o OPTIONS]
        mount.narfs STATE MOUNTPOINT [-fnsvVh] [-o OPTIONS]
 
@@ -22,11 +22,10 @@ STATE is the state directory; `none` stands for /var/lib/narfs. Options:
   config=FILE            the configuration file of the daemon
   subtree=store          show only the store, for /nix/store
   nonempty               mount over a directory that has something in it
-  lookup-timeout=S, contents-timeout=S, absent-ttl=S, prefetch=none|closure, budget=SIZE
+  DAEMON_OPTIONS
                          as narfs mount takes them
   unit=SERVICE           the systemd service to start where no daemon runs; none for no service
   writable-profiles      let programs such as nix-env change profiles
-  file-handles           let files be opened by their handles, for NFS; there are no views then
   noexec, nosymfollow, noatime, relatime, strictatime, nodiratime
                          flags of the mount, as for any file system
   context=LABEL, fscontext=LABEL, defcontext=LABEL, rootcontext=LABEL
@@ -34,6 +33,11 @@ STATE is the state directory; `none` stands for /var/lib/narfs. Options:
   remount                set the flags of a mount that is there, and nothing else
 See mount.narfs(8).
 ";
+
+/// What `-h` shows.
+pub fn help() -> String {
+    HELP.replace("DAEMON_OPTIONS", &DAEMON_OPTIONS.join(",\n  "))
+}
 
 /// The state directory that `none` stands for.
 const STATE: &str = "/var/lib/narfs";
@@ -92,18 +96,6 @@ const FLAGS: [(&str, MountFlags); 6] = [
 const OF_THE_KERNEL: [&str; 6] = [
     "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
 ];
-
-/// Options that go to the daemon that is started as they are.
-const SERVING: [&str; 6] = [
-    "lookup-timeout",
-    "contents-timeout",
-    "absent-ttl",
-    "prefetch",
-    "budget",
-    FILE_HANDLES,
-];
-/// The one of them that needs no value.
-const FILE_HANDLES: &str = "file-handles";
 
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -314,8 +306,8 @@ fn take(request: &mut Request, option: &str, sloppy: bool) -> Result<(), Failure
             return Ok(());
         }
         ("offline", None) => "--offline".to_owned(),
-        (FILE_HANDLES, None) => format!("--options={FILE_HANDLES}"),
-        (name, _) if SERVING.contains(&name) => {
+        (name, None) if DAEMON_OPTIONS.contains(&name) => format!("--options={name}"),
+        (name, _) if is_daemon_option(name) => {
             let value = value.filter(|v| !v.is_empty()).ok_or_else(needs)?;
             format!("--options={name}={value}")
         }
@@ -324,6 +316,12 @@ fn take(request: &mut Request, option: &str, sloppy: bool) -> Result<(), Failure
     request.daemon.push(argument.clone());
     request.at_start.push((option.to_owned(), argument));
     Ok(())
+}
+
+/// Whether the option of this name goes to the daemon that is started as it is.
+fn is_daemon_option(name: &str) -> bool {
+    let mut options = DAEMON_OPTIONS.iter();
+    options.any(|option| option.split('=').next() == Some(name))
 }
 
 /// Takes an option that does not concern what is fetched.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use super::config::{Flags, LISTING};
 use super::global::Global;
 use super::outcome::Outcome;
 use super::output::{print_json, println, show_failures};
@@ -63,18 +64,16 @@ enum Channels {
 /// How lists are fetched.
 #[derive(Debug, Args)]
 struct How {
-    /// Names and passwords for servers, in the form of netrc(5)
-    #[arg(long, value_name = "FILE")]
-    netrc_file: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags<LISTING>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
 }
 
 impl How {
-    fn netrc(&self) -> anyhow::Result<Option<PathBuf>> {
-        let file = self.netrc_file.as_deref().map(std::path::absolute);
-        Ok(file.transpose()?)
+    fn netrc(&self) -> Option<PathBuf> {
+        self.flags.choices.netrc_file.clone()?.value
     }
 }
 
@@ -91,12 +90,12 @@ impl Arguments {
                     name,
                     url: url_of(&url)?,
                     update: !no_update,
-                    netrc: how.netrc()?,
+                    netrc: how.netrc(),
                 };
                 (command, how.json, true)
             }
             Channels::Update { how, names } => {
-                let netrc = how.netrc()?;
+                let netrc = how.netrc();
                 (ChannelCommand::Update { names, netrc }, how.json, false)
             }
             Channels::List { json } => (ChannelCommand::List, json, false),

@@ -3,12 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::config::{Choices, Setting};
+use super::config::{COPYING, FETCHING, Flags};
 use super::global::Global;
 use super::outcome::Outcome;
 use super::output::show_failures;
 use super::output::{bytes, print_json, println};
-use super::sources::Sources;
 use crate::command::{CopyReport, CopyRequest, Report, Request};
 
 /// Fetch closures into the state, verified
@@ -19,16 +18,13 @@ use crate::command::{CopyReport, CopyRequest, Report, Request};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    sources: Sources,
+    flags: Flags<{ FETCHING | COPYING }>,
     /// Everything that the sources list (file:// only)
     #[arg(long, conflicts_with = "paths", required_unless_present = "paths")]
     all: bool,
     /// Only the paths that are named, without what they refer to
     #[arg(long)]
     no_recursive: bool,
-    /// NARs that are unpacked at once [default: one for each core]
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -40,16 +36,12 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let choices = Choices {
-            jobs: self.jobs.map(Setting::flag),
-            ..self.sources.choices()?
-        };
         let command = Request::Copy(CopyRequest {
-            sources: self.sources.request(global)?,
+            sources: self.flags.request(global),
             paths: self.paths,
             all: self.all,
             recursive: !self.no_recursive,
-            jobs: global.decided.with(&choices).jobs.value,
+            jobs: global.decided.with(&self.flags.choices).jobs.value,
         });
         let Report::Copy(report) = global.run(command, true)? else {
             bail!("the daemon gave another report than that of a copy");

@@ -40,9 +40,8 @@ impl Arguments {
         let mut options = self.serving.options.iter();
         if let Some(unknown) = options.find(|o| !config::is_daemon_option(o)) {
             return Err(Usage::error(format!(
-                "unknown option {unknown:?}; there are lookup-timeout=SECONDS, \
-                 contents-timeout=SECONDS, absent-ttl=SECONDS, prefetch=none|closure, \
-                 budget=SIZE and file-handles"
+                "unknown option {unknown:?}; there are {}",
+                config::named_options(false)
             )));
         }
         let settings = self.serving.settings(global)?;
@@ -62,7 +61,7 @@ impl Arguments {
     /// Starts a daemon in the background.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let mut command = vec!["daemon".into(), "--until-unmounted".into()];
-        command.extend(self.serving.arguments()?);
+        command.extend(self.serving.arguments());
         keeper::start(global, command, &self.serve_request(global)?)?;
         Ok(Outcome::Good)
     }

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::config::{self, Choices, Decided, Reading, Setting};
-use crate::nix::store_path::StoreDir;
+use super::config::{Decided, EVERY, Flags, Reading};
 use crate::store::StoreOptions;
 
 /// What every command takes.
@@ -14,17 +13,8 @@ pub(super) struct GlobalFlags {
     /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Directory with the database; one process owns it at a time [env: NARFS_STATE] [default:
-    /// /var/lib/narfs]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(super) state: Option<PathBuf>,
-    /// Store directory of the paths, for a new state [default: /nix/store]
-    #[arg(long, global = true, value_name = "DIR")]
-    store_dir: Option<String>,
-    /// Bound of the daemon's memory, in MiB, from 32 to what the machine has [env: NARFS_MEMORY]
-    /// [default: 256]
-    #[arg(long, global = true, value_name = "MIB", value_parser = config::memory_of)]
-    memory: Option<u32>,
+    #[command(flatten)]
+    pub(super) settings: Flags<EVERY>,
     /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
@@ -37,25 +27,12 @@ pub(super) struct Global {
     pub(super) verbose: u8,
 }
 
-impl GlobalFlags {
-    /// What these flags choose.
-    fn choices(&self) -> anyhow::Result<Choices> {
-        let store_dir = self.store_dir.as_deref().map(StoreDir::parse);
-        let state = self.state.as_deref().map(std::path::absolute);
-        Ok(Choices {
-            state: state.transpose()?.map(Setting::flag),
-            store_dir: store_dir.transpose()?.map(Some).map(Setting::flag),
-            memory: self.memory.map(Setting::flag),
-            ..Choices::default()
-        })
-    }
-}
-
 impl Global {
     /// Decides what is in force, with the configuration file read so.
     pub(super) fn decide(flags: &GlobalFlags, reading: Reading) -> anyhow::Result<Self> {
+        let chosen = flags.settings.choices.clone();
         Ok(Self {
-            decided: Decided::read(flags.config.as_deref(), flags.choices()?, reading)?,
+            decided: Decided::read(flags.config.as_deref(), chosen, reading)?,
             verbose: flags.verbose,
         })
     }

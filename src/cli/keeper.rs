@@ -1,11 +1,11 @@
 //! `narfs keeper`: what `narfs mount` starts in the background.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 
+use super::config::Choices;
 use super::global::{Global, GlobalFlags};
 use super::outcome::Outcome;
 use crate::daemon::ServeRequest;
@@ -38,11 +38,15 @@ fn global_flags(global: &Global) -> Vec<OsString> {
     let settings = &global.decided.settings;
     let mut flags: Vec<OsString> = vec!["--config".into()];
     flags.push(global.decided.file.to_name_again().into());
-    flags.extend(["--state".into(), (&settings.state.value).into()]);
-    let memory = settings.memory.value.to_string();
-    flags.extend(["--memory".into(), memory.into()]);
-    if let Some(store_dir) = &settings.store_dir.value {
-        flags.extend(["--store-dir".into(), store_dir.as_str().into()]);
+    let choices = Choices {
+        state: Some(settings.state.clone()),
+        store_dir: Some(settings.store_dir.clone()),
+        memory: Some(settings.memory.clone()),
+        ..Choices::default()
+    };
+    for (flag, argument) in choices.flags() {
+        flags.push(flag.into());
+        flags.extend(argument);
     }
     if global.verbose > 0 {
         flags.push(format!("-{}", "v".repeat(usize::from(global.verbose))).into());
@@ -62,8 +66,9 @@ pub(super) fn without_secrets(arguments: &[OsString]) -> Vec<OsString> {
 impl Arguments {
     /// All that a keeper needs to know is the state.
     pub(super) fn run(self, flags: &GlobalFlags) -> anyhow::Result<Outcome> {
-        let state: PathBuf = flags.state.clone().context("a keeper needs --state")?;
-        Ok(match supervision::keep(&state)? {
+        let state = flags.settings.choices.state.as_ref();
+        let state = state.context("a keeper needs --state")?;
+        Ok(match supervision::keep(&state.value)? {
             0 => Outcome::Good,
             _ => Outcome::Failed,
         })

@@ -7,10 +7,16 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
+use super::config::{self, Place, Settings};
 use super::outcome::Outcome;
 
-/// Every option of the configuration file at its default, with its comment.
-const CONFIG: &str = include_str!("../../systemd/config.toml");
+/// The page of mount.narfs, with a line for each of [`OPTIONS`].
+const MOUNT_NARFS: &str = include_str!("../../mount-helper/mount.narfs.8");
+/// Lines that stand for options: those of the daemon, and those of each mount.
+const OPTIONS: [(&str, bool); 2] = [
+    (".\\\" OPTIONS OF THE DAEMON\n", false),
+    (".\\\" OPTIONS OF EACH MOUNT\n", true),
+];
 
 /// What has a page of its own besides the commands: name, what it is, its text.
 const FORMATS: [(&str, &str, &str); 2] = [
@@ -37,7 +43,7 @@ impl ManualArguments {
         clap_mangen::generate_to(narfs, dir).with_context(failed)?;
         for (name, what, text) in FORMATS {
             let text = match text {
-                "" => configuration(CONFIG),
+                "" => configuration(),
                 text => text.to_owned(),
             };
             let page = format!(
@@ -47,41 +53,39 @@ impl ManualArguments {
             );
             std::fs::write(dir.join(format!("{name}.5")), page).with_context(failed)?;
         }
+        std::fs::write(dir.join("mount.narfs.8"), mount_narfs()).with_context(failed)?;
         Ok(Outcome::Good)
     }
 }
 
-/// The configuration file as a page: its comments as text, its options as what they explain.
-fn configuration(file: &str) -> String {
-    let mut page = String::from(".SH DESCRIPTION\n");
-    let mut comment = Vec::new();
-    for line in file.lines() {
-        let text = line.trim_start_matches('#').trim();
-        let is_option = line.starts_with("# ")
-            && text
-                .split_once(" = ")
-                .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
-        if is_option {
-            let _ = writeln!(page, ".TP\n.B {}", escape(text));
-            flush(&mut page, &mut comment);
-        } else if let Some(table) = line.strip_prefix('[') {
-            let name = table.trim_end_matches(']');
-            let _ = writeln!(page, ".SH TABLE {}", escape(&name.to_uppercase()));
-            flush(&mut page, &mut comment);
-        } else if line.is_empty() {
-            flush(&mut page, &mut comment);
-        } else {
-            comment.push(text);
+/// The page of the configuration file.
+fn configuration() -> String {
+    let mut page = format!(".SH DESCRIPTION\n{}\n", escape(config::FILE));
+    let mut place = Place::Top;
+    for entry in Settings::decide(&[]).entries() {
+        if entry.description.place != place {
+            let _ = writeln!(page, ".SH TABLE MOUNT\n{}", escape(config::MOUNT));
+            place = entry.description.place;
         }
+        page += &topic(&entry.line(), &entry.explained());
     }
-    flush(&mut page, &mut comment);
     page + ".SH SEE ALSO\n.BR narfs (1),\n.BR narfs-mount (1)\n"
 }
 
-fn flush(page: &mut String, comment: &mut Vec<&str>) {
-    for line in comment.drain(..) {
-        let _ = writeln!(page, "{}", escape(line));
+/// An option and what it is for.
+fn topic(option: &str, text: &str) -> String {
+    format!(".TP\n.B {}\n{}\n", escape(option), escape(text))
+}
+
+/// The page of mount.narfs, with the options that are settings.
+fn mount_narfs() -> String {
+    let mut page = MOUNT_NARFS.to_owned();
+    for (line, of_each_mount) in OPTIONS {
+        let options = config::mount_options(of_each_mount).into_iter();
+        let options = options.map(|(option, help)| topic(&option, &help));
+        page = page.replace(line, &options.collect::<String>());
     }
+    page
 }
 
 /// What roff would take for its own.
@@ -123,6 +127,9 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
+    /// Every option of the configuration file at its default, with its comment.
+    const EXAMPLE: &str = include_str!("../../systemd/config.toml");
+
     #[test]
     fn every_command_and_every_option_of_the_configuration_is_in_the_manual() {
         let dir = tempfile::tempdir().unwrap();
@@ -145,10 +152,15 @@ mod tests {
         }
         assert!(config.contains(".SH TABLE MOUNT"));
         // Nothing of the file is lost.
-        let words = CONFIG.split_whitespace().filter(|w| *w != "#");
+        let words = EXAMPLE.split_whitespace().filter(|w| *w != "#");
         for word in words.filter(|w| !w.starts_with('[')) {
             assert!(config.contains(&escape(word)), "{word}");
         }
+        let mount = page(&directory, "mount.narfs.8");
+        for (option, help) in [false, true].map(config::mount_options).concat() {
+            assert_eq!(mount.matches(&topic(&option, &help)).count(), 1, "{option}");
+        }
+        assert!(!mount.contains(OPTIONS[0].0) && !mount.contains(OPTIONS[1].0));
         assert!(page(&directory, "narfs-apply-file.5").contains("packages"));
     }
 

@@ -46,7 +46,6 @@ mod trace;
 mod umount;
 mod upgrade;
 mod verify;
-mod volume_plugin;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

@@ -88,7 +88,7 @@ impl Arguments {
         request: &MountRequest,
     ) -> anyhow::Result<()> {
         let mut command = vec!["mount".into(), request.mountpoint.clone().into()];
-        command.extend(self.serving.arguments()?);
+        command.extend(self.serving.arguments());
         command.push("--foreground".into());
         let mounting = Mounting::Itself(request.clone());
         keeper::start(
@@ -141,10 +141,10 @@ impl Arguments {
                 o if fuse::label(o).is_some() => request.labels.extend(fuse::label(o)),
                 other => {
                     return Err(Usage::error(format!(
-                        "unknown mount option {other:?}; there are subtree=store, nonempty, \
-                         lookup-timeout=SECONDS, contents-timeout=SECONDS, absent-ttl=SECONDS, \
-                         prefetch=none|closure, budget=SIZE, writable-profiles, file-handles, \
-                         context=LABEL, fscontext=LABEL, defcontext=LABEL and rootcontext=LABEL"
+                        "unknown mount option {other:?}; there are subtree=store, nonempty, {}, {}, \
+                         context=LABEL, fscontext=LABEL, defcontext=LABEL and rootcontext=LABEL",
+                        config::named_options(false),
+                        config::named_options(true)
                     )));
                 }
             }

@@ -72,7 +72,7 @@ impl What {
             return Err(Usage::error(format!("name store paths{what}")));
         }
         let command = Request::Prefetch(PrefetchRequest {
-            sources: self.sources.request(global)?,
+            sources: self.sources.request(global),
             paths,
             trace,
             recursive: !self.no_recursive,

@@ -4,46 +4,31 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::config::{self, Choices, Setting, Settings};
+use super::config::{self, Choices, FETCHING, Flags, SERVING, Setting, Settings};
 use super::global::Global;
 use super::outcome::Usage;
-use super::sources::{self, Sources};
-use super::volume_plugin::VolumePlugin;
+use super::sources;
 use crate::daemon::{Mounting, ServeRequest};
 use crate::fuse::{self, FileHandles};
-use crate::http::Address;
+use crate::substituter::redacted;
 
 /// How the state is served.
 #[derive(Debug, Args)]
 pub(super) struct Serving {
-    /// Options, comma-separated. How many seconds programs wait for what is fetched:
-    /// lookup-timeout=10 (for a store path), contents-timeout=30 (inside a path, without any of it
-    /// arriving), absent-ttl=10 (how long it is remembered that no source has a path);
-    /// prefetch=closure (fetch what a path refers to once something looks inside; none), budget=20G
-    /// (how much fetched contents may take; none). Of a mount: subtree=store (show only the store,
-    /// for /nix/store), nonempty (mount over a directory that has something in it),
-    /// writable-profiles (programs such as nix-env may change profiles by their links; false),
-    /// file-handles (files can be opened by their handles, for NFS and virtiofs, and there are no
-    /// closure views; false), context=LABEL, fscontext=LABEL, defcontext=LABEL and
-    /// rootcontext=LABEL (of SELinux); ro and x-… change nothing
     #[arg(
         short = 'o',
         long = "options",
         value_name = "OPTS",
-        value_delimiter = ','
+        value_delimiter = ',',
+        help = "Options, comma-separated; --help lists them",
+        long_help = options_help()
     )]
     pub(super) options: Vec<String>,
     /// Ask no source: show what the state has
     #[arg(long, conflicts_with = "from")]
     offline: bool,
     #[command(flatten)]
-    sources: Sources,
-    /// Serve metrics for Prometheus, status and health over HTTP there: 127.0.0.1:9464, [::1]:9464 or
-    /// unix:/PATH
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<Address>,
-    #[command(flatten)]
-    volume_plugin: VolumePlugin,
+    flags: Flags<{ FETCHING | SERVING }>,
 }
 
 impl Serving {
@@ -65,50 +50,65 @@ impl Serving {
     }
 
     fn choices(&self) -> anyhow::Result<Choices> {
-        let mut choices = self.sources.choices()?;
+        let mut choices = self.flags.choices.clone();
         if self.offline {
             choices.from = Some(Setting::flag(Vec::new()));
         }
         for option in &self.options {
             choices.take_mount_option(option).map_err(Usage::error)?;
         }
-        choices.listen = self.listen.clone().map(Some).map(Setting::flag);
-        choices.volume_plugin = self.volume_plugin.choice();
         Ok(choices)
     }
 
+    /// The flags that were given, without the options, each with its argument.
+    fn flags(&self) -> Vec<(String, Option<OsString>)> {
+        let offline = self.offline.then(|| ("--offline".to_owned(), None));
+        let chosen = self.flags.choices.flags();
+        offline.into_iter().chain(chosen).collect()
+    }
+
     /// The same flags for a daemon in the background, from any directory.
-    pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
+    pub(super) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         if !self.options.is_empty() {
             arguments.extend(["-o".into(), self.options.join(",").into()]);
         }
-        if self.offline {
-            arguments.push("--offline".into());
+        for (flag, argument) in self.flags() {
+            arguments.push(flag.into());
+            arguments.extend(argument);
         }
-        arguments.extend(self.sources.arguments()?);
-        if let Some(address) = &self.listen {
-            arguments.extend(["--listen".into(), address.to_string().into()]);
-        }
-        arguments.extend(self.volume_plugin.arguments());
-        Ok(arguments)
+        arguments
     }
 
-    /// What was given that only the start of a daemon heeds.
+    /// What was given that only the start of a daemon heeds, as it may be shown.
     pub(super) fn given(&self) -> Vec<String> {
-        let mut given = self.sources.given();
-        if self.offline {
-            given.push("--offline".into());
-        }
+        let shown = |(flag, argument): (String, Option<OsString>)| match argument {
+            Some(argument) => format!("{flag} {}", redacted(&argument.to_string_lossy())),
+            None => flag,
+        };
+        let flags = self.flags().into_iter().map(shown);
         let options = self.options().into_iter();
         let options = options.filter(|o| config::is_daemon_option(o) || fuse::label(o).is_some());
-        given.extend(options.map(|o| format!("-o {o}")));
-        if let Some(address) = &self.listen {
-            given.push(format!("--listen {address}"));
-        }
-        given.extend(self.volume_plugin.given());
-        given
+        flags.chain(options.map(|o| format!("-o {o}"))).collect()
     }
+}
+
+/// What `--help` says of the options.
+fn options_help() -> String {
+    let lines = |of_each_mount| {
+        let options = config::mount_options(of_each_mount).into_iter();
+        options
+            .map(|(option, help)| format!("\n  {option}: {help}"))
+            .collect::<String>()
+    };
+    format!(
+        "Options, comma-separated; ro and x-… change nothing:{}\nOf a mount alone:{}\n  \
+         subtree=store: Show only the store, for /nix/store\n  \
+         nonempty: Mount over a directory that has something in it\n  \
+         context=LABEL, fscontext=LABEL, defcontext=LABEL, rootcontext=LABEL: Labels of SELinux",
+        lines(false),
+        lines(true)
+    )
 }
 
 /// What a daemon is to serve with what is in force.

@@ -1,102 +1,27 @@
 //! `--from` and what belongs to it: where to fetch from, and whom to believe.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-
-use clap::Args;
-
-use super::config::{Choices, Origin, Setting, Settings};
+use super::config::{FETCHING, Flags, Origin, Settings};
 use super::global::Global;
 use crate::command::SourceRequest;
 use crate::substituter::redacted;
 
 /// Where to fetch from and whom to believe.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Sources {
-    /// Binary cache: file:///DIR, http://… or https://…; repeatable, tried by their priority
-    /// [default: those of the configuration file, else https://cache.nixos.org]
-    #[arg(long, value_name = "URL")]
-    pub(super) from: Vec<String>,
-    /// Names and passwords for sources, in the form of netrc(5)
-    #[arg(long, value_name = "FILE")]
-    netrc_file: Option<PathBuf>,
-    #[command(flatten)]
-    trust: Trust,
-}
+pub(super) type Sources = Flags<FETCHING>;
 
-/// Whom to believe.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Trust {
-    /// Key whose signatures count besides that of cache.nixos.org, as NAME:BASE64; repeatable
-    #[arg(long, value_name = "KEY")]
-    trusted_public_key: Vec<String>,
-    /// Believe the sources without signatures: whoever controls a source, or the way to it,
-    /// decides what your programs are
-    #[arg(long)]
-    no_require_sigs: bool,
-}
-
-impl Sources {
-    /// What these flags choose.
-    pub(super) fn choices(&self) -> anyhow::Result<Choices> {
-        let given = |list: &Vec<String>| (!list.is_empty()).then(|| Setting::flag(list.clone()));
-        let netrc_file = self.netrc_file.as_deref().map(std::path::absolute);
-        let unsigned = self.trust.no_require_sigs;
-        Ok(Choices {
-            from: given(&self.from),
-            trusted_public_keys: given(&self.trust.trusted_public_key),
-            require_sigs: unsigned.then(|| Setting::flag(false)),
-            netrc_file: netrc_file.transpose()?.map(Some).map(Setting::flag),
-            ..Choices::default()
-        })
-    }
-
-    /// The flags that were given, as they may be shown.
-    pub(super) fn given(&self) -> Vec<String> {
-        let from = self.from.iter().map(|url| redacted(url));
-        let mut given: Vec<_> = from.map(|url| format!("--from {url}")).collect();
-        if let Some(file) = &self.netrc_file {
-            given.push(format!("--netrc-file {}", file.display()));
-        }
-        let keys = self.trust.trusted_public_key.iter();
-        given.extend(keys.map(|key| format!("--trusted-public-key {key}")));
-        if self.trust.no_require_sigs {
-            given.push("--no-require-sigs".into());
-        }
-        given
-    }
-
-    /// The same flags for another run, from any directory.
-    pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
-        let mut out = Vec::new();
-        for url in &self.from {
-            out.extend(["--from".into(), url.into()]);
-        }
-        if let Some(file) = &self.netrc_file {
-            let file = std::path::absolute(file)?;
-            out.extend(["--netrc-file".into(), file.into_os_string()]);
-        }
-        for key in &self.trust.trusted_public_key {
-            out.extend(["--trusted-public-key".into(), key.into()]);
-        }
-        if self.trust.no_require_sigs {
-            out.push("--no-require-sigs".into());
-        }
-        Ok(out)
-    }
-
-    /// What these flags say. What they leave open is as the daemon has it that owns the state,
+impl<const TAKERS: u8> Flags<TAKERS> {
+    /// What these flags say of sources. What they leave open is as the daemon has it that owns the state,
     /// or else as configured. That signatures are not asked for is said loudly.
-    pub(super) fn request(&self, global: &Global) -> anyhow::Result<SourceRequest> {
-        warn_unsigned(&global.decided.with(&self.choices()?));
-        let netrc = self.netrc_file.as_deref().map(std::path::absolute);
-        Ok(SourceRequest {
-            from: self.from.clone(),
-            trusted_public_keys: self.trust.trusted_public_key.clone(),
-            no_require_signatures: self.trust.no_require_sigs,
-            netrc: netrc.transpose()?,
+    pub(super) fn request(&self, global: &Global) -> SourceRequest {
+        warn_unsigned(&global.decided.with(&self.choices));
+        let chosen = self.choices.clone();
+        let keys = chosen.trusted_public_keys;
+        SourceRequest {
+            from: chosen.from.map(|from| from.value).unwrap_or_default(),
+            trusted_public_keys: keys.map(|keys| keys.value).unwrap_or_default(),
+            no_require_signatures: chosen.require_sigs.is_some(),
+            netrc: chosen.netrc_file.and_then(|file| file.value),
             without: None,
-        })
+        }
     }
 }
 

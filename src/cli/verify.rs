@@ -27,10 +27,9 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
-        let sources = self.repair.then(|| self.sources.request(global));
         let command = Request::Verify {
             paths: self.paths,
-            repair: sources.transpose()?,
+            repair: self.repair.then(|| self.sources.request(global)),
         };
         let Report::Verify(report) = global.run(command, false)? else {
             bail!("the daemon gave another report than that of a verification");

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::description::{Entry, Place};
+use super::example::example;
 use super::file::ConfigFile;
 use super::origin::{Origin, Setting};
-use super::table::{Entry, Place, Settings};
+use super::shown::Shown;
+use super::table::Settings;
 use crate::cli::global::Global;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::{print_json, println};
@@ -35,12 +38,14 @@ enum Configurations {
         /// The file [default: the one that is in force]
         file: Option<PathBuf>,
     },
+    /// Print a file that has every option at its default, with what it is for
+    Example,
 }
 
 impl Arguments {
-    /// Whether the command judges the configuration file, which may thus be wrong.
+    /// Whether the command needs no configuration that is right.
     pub(in crate::cli) fn judges(&self) -> bool {
-        matches!(self.command, Configurations::Check { .. })
+        !matches!(self.command, Configurations::Show { .. })
     }
 
     pub(in crate::cli) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
@@ -60,6 +65,10 @@ impl Arguments {
                     None => file.path.clone(),
                 };
                 check(&ConfigFile::read(path)?)
+            }
+            Configurations::Example => {
+                println(example().trim_end())?;
+                Ok(Outcome::Good)
             }
         }
     }
@@ -103,18 +112,13 @@ pub(super) fn as_json(file: &ConfigFile, settings: &Settings) -> Value {
         "config".to_owned(),
         entry_as_json(json!(path), &file.path.origin),
     );
-    for Entry {
-        place,
-        name,
-        value,
-        origin,
-    } in settings.entries()
-    {
-        let table = match place {
+    for entry in settings.entries() {
+        let table = match entry.description.place {
             Place::Top => &mut top,
             Place::Mount => &mut mount,
         };
-        table.insert(name.to_owned(), entry_as_json(value, origin));
+        let name = entry.description.name.to_owned();
+        table.insert(name, entry_as_json(entry.value.json(), entry.origin));
     }
     top.insert("mount".to_owned(), mount.into());
     top.into()
@@ -125,20 +129,19 @@ pub(super) fn as_text(file: &ConfigFile, settings: &Settings) -> String {
     let is = if file.present { "" } else { " does not exist" };
     let head = format!("# {}{is}", file.path.value.display());
     let entries = settings.entries();
-    let line = |Entry { name, value, .. }: &Entry<'_>| match value {
-        Value::Null => format!("# {name}: that of the state"),
-        // Strings, lists and numbers are written alike in JSON and TOML, but for one character.
-        value => format!("{name} = {value}").replace('\u{7f}', "\\u007f"),
+    let line = |entry: &Entry<'_>| match entry.value {
+        Shown::Unset => format!("# {}: that of the state", entry.description.name),
+        _ => entry.line(),
     };
     let lines: Vec<_> = entries.iter().map(line).collect();
     let width = lines.iter().map(|l| l.chars().count()).max().unwrap_or(0);
     let mut out = vec![head];
     let mut before = Place::Top;
     for (entry, line) in entries.iter().zip(lines) {
-        if before != entry.place {
+        if before != entry.description.place {
             out.extend([String::new(), "[mount]".to_owned()]);
         }
-        before = entry.place;
+        before = entry.description.place;
         out.push(format!("{line:width$}  # {}", entry.origin));
     }
     out.join("\n")

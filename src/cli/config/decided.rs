@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use super::environment::directory;
 use super::file::ConfigFile;
 use super::origin::{Origin, Setting};
 use super::table::{Choices, Settings};
+use super::value::absolute;
+use crate::cli::outcome::Usage;
 use crate::command::chain;
 
 /// The configuration file, where none is named.
@@ -25,7 +26,7 @@ pub(super) fn config_path(
     }
     if let Some(path) = get("NARFS_CONFIG") {
         return Ok(Setting {
-            value: directory(&path, "NARFS_CONFIG")?,
+            value: absolute(&path).map_err(|e| Usage::error(format!("NARFS_CONFIG: {e}")))?,
             origin: Origin::Environment("NARFS_CONFIG"),
         });
     }

@@ -13,8 +13,9 @@ use anyhow::{Context, bail};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::description::Place;
 use super::origin::{Origin, Setting};
-use super::table::{Choices, Place, names};
+use super::table::{Choices, names};
 use super::toml_value::{Value, found};
 
 /// Something that is wrong in a configuration file, or in another file that users write.

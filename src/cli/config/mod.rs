@@ -3,21 +3,29 @@
 
 mod command;
 mod decided;
+mod description;
 mod environment;
+mod example;
 mod file;
+mod flags;
+mod mount_options;
 mod origin;
 mod settings;
+mod shown;
 mod table;
 mod toml_value;
 mod value;
 
 pub(super) use command::Arguments;
 pub(super) use decided::{Decided, Reading};
+pub(super) use description::{COPYING, EVERY, FETCHING, LISTING, Place, SERVING};
+pub(super) use example::{FILE, MOUNT};
 pub(super) use file::{Mistake, table};
+pub(super) use flags::Flags;
+pub(super) use mount_options::{is_daemon_option, is_mount_option, mount_options, named_options};
 pub(super) use origin::{Origin, Setting};
-pub(super) use table::{Choices, Settings, is_daemon_option, is_mount_option};
+pub(super) use table::{Choices, Settings};
 pub(super) use toml_value::{Value, found, whole};
-pub(super) use value::memory_of;
 
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,23 @@
-//! The table of settings: each stands here once, with its name, its place, its type, its default, and how it
-//! is read and shown. From it come what an origin chooses, what is in force, what a configuration file and
-//! `mount -o` may say, and what `narfs config show` prints.
+//! The table of settings: each stands here once, with what users read of it, where it can be chosen, its
+//! type, its default, and how it is read and shown. From it come what an origin chooses, what is in force,
+//! what a configuration file, `mount -o`, the flags and the environment may say, what `narfs config` prints,
+//! and what help texts and manual pages say of settings.
 
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
+use clap::ArgMatches;
+use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
+use clap::parser::ValueSource;
 
+use super::description::{
+    COPYING, Description, EVERY, Entry, FETCHING, LISTING, Place, SERVING, switch, valued,
+};
 use super::origin::{Origin, Setting};
+use super::shown::Shown;
 use super::toml_value::{self, Value, Wrong};
-use super::value;
+use super::value::{self, utf8};
 use crate::cli::size::Size;
 use crate::fetch::{CACHE_NIXOS_ORG, Deadlines, PrefetchPolicy};
 use crate::http::Address;
@@ -19,24 +27,6 @@ use crate::nix::store_path::StoreDir;
 const STATE: &str = "/var/lib/narfs";
 /// The bound of the daemon's memory, in MiB.
 const MEMORY: u32 = 256;
-
-/// Where an option stands in a configuration file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Place {
-    /// Outside of tables.
-    Top,
-    /// In `[mount]`; `mount -o` has it, too.
-    Mount,
-}
-
-/// An option that is in force.
-pub(super) struct Entry<'s> {
-    pub(super) place: Place,
-    pub(super) name: &'static str,
-    /// `null` where there is none.
-    pub(super) value: Json,
-    pub(super) origin: &'s Origin,
-}
 
 /// The first of `choices` that says something.
 fn first<T: Clone>(
@@ -51,28 +41,72 @@ fn first<T: Clone>(
     })
 }
 
-/// For each setting: its place, the field, its type and default; its name, how it is read in TOML, how it is
-/// read as text of `mount -o`, and how it is shown.
+/// What a flag chooses each time that it was given.
+fn given<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, flag: &str) -> Vec<T> {
+    match matches.value_source(flag) {
+        Some(ValueSource::CommandLine) => {
+            let values = matches.get_many(flag).into_iter();
+            values.flatten().cloned().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What a flag chooses that was given twice; clap lets only those of lists.
+macro_rules! both {
+    () => {
+        |_, last| last
+    };
+    ($both:expr) => {
+        $both
+    };
+}
+
+/// For each setting: what users are told of it, its place, the field, its type and default; its name, and
+/// where else it can be chosen; how it is read in TOML, how it is read as text, how it is shown, and for a
+/// list how two are joined.
 macro_rules! settings {
     ($(
-        $(#[$doc:meta])*
+        $(#[doc = $about:literal])*
         $place:ident $field:ident: $type:ty = $default:expr;
-        $name:literal, $toml:path, $text:expr, $show:expr;
+        $name:literal, $described:expr;
+        $toml:path, $text:expr, $show:expr $(, $both:expr)?;
     )*) => {
         /// What one origin chooses; `None` is left to the next.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub(in crate::cli) struct Choices {
-            $($(#[$doc])* pub(in crate::cli) $field: Option<Setting<$type>>,)*
+            $($(#[doc = $about])* pub(in crate::cli) $field: Option<Setting<$type>>,)*
         }
 
         /// What is in force.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub(in crate::cli) struct Settings {
-            $($(#[$doc])* pub(in crate::cli) $field: Setting<$type>,)*
+            $($(#[doc = $about])* pub(in crate::cli) $field: Setting<$type>,)*
         }
 
-        /// All options, in the order in which they are shown.
-        const OPTIONS: &[(Place, &str)] = &[$((Place::$place, $name)),*];
+        struct Descriptions {
+            $($field: Description,)*
+        }
+
+        static DESCRIPTIONS: Descriptions = Descriptions {
+            $($field: Description {
+                place: Place::$place,
+                name: $name,
+                about: concat!($($about),*).trim_ascii_start(),
+                ..$described
+            },)*
+        };
+
+        /// All settings, in the order in which they are shown.
+        pub(super) static ALL: &[&Description] = &[$(&DESCRIPTIONS.$field),*];
+
+        /// How clap reads the flag of each.
+        pub(super) fn parsers() -> Vec<ValueParser> {
+            vec![$({
+                let read = |text: OsString| -> Result<$type, String> { $text(&text) };
+                OsStringValueParser::new().try_map(read).into()
+            }),*]
+        }
 
         impl Choices {
             /// Takes what a configuration file says of an option; `None` if there is none of this name in
@@ -92,17 +126,37 @@ macro_rules! settings {
                 }
             }
 
-            /// Takes what `mount -o` says of an option; `None` if there is none of this name.
-            fn take_text(&mut self, name: &str, text: &str) -> Option<Result<(), String>> {
+            /// Takes what a text says of a setting.
+            ///
+            /// # Errors
+            /// A value that it cannot have, as a text.
+            pub(super) fn take_text(&mut self, name: &str, text: &OsStr, origin: Origin) -> Result<(), String> {
                 match name {
-                    $($name => {
-                        let read: Option<fn(&str) -> Result<$type, String>> = $text;
-                        Some(read?(text).map(|value| {
-                            self.$field = Some(Setting::flag(value));
-                        }))
-                    })*
-                    _ => None,
+                    $($name => self.$field = Some(Setting { value: $text(text)?, origin }),)*
+                    _ => {}
                 }
+                Ok(())
+            }
+
+            /// Takes what the flags say that commands of the kinds `takers` take.
+            pub(super) fn of_flags(matches: &ArgMatches, takers: u8) -> Self {
+                let mut choices = Self::default();
+                $(if DESCRIPTIONS.$field.takers & takers != 0 {
+                    let both: fn($type, $type) -> $type = both!($($both)?);
+                    let chosen = given(matches, $name).into_iter().reduce(both);
+                    choices.$field = chosen.map(Setting::flag);
+                })*
+                choices
+            }
+
+            /// The flags that choose the same, each with its argument.
+            pub(in crate::cli) fn flags(&self) -> Vec<(String, Option<OsString>)> {
+                let mut flags = Vec::new();
+                $(if let Some(chosen) = &self.$field {
+                    let show: fn(&$type) -> Shown = $show;
+                    flags.extend(DESCRIPTIONS.$field.flags(&show(&chosen.value)));
+                })*
+                flags
             }
         }
 
@@ -115,12 +169,11 @@ macro_rules! settings {
             }
 
             /// Each option, those of `[mount]` after the others.
-            pub(super) fn entries(&self) -> Vec<Entry<'_>> {
+            pub(in crate::cli) fn entries(&self) -> Vec<Entry<'_>> {
                 vec![$(Entry {
-                    place: Place::$place,
-                    name: $name,
+                    description: &DESCRIPTIONS.$field,
                     value: {
-                        let show: fn(&$type) -> Json = $show;
+                        let show: fn(&$type) -> Shown = $show;
                         show(&self.$field.value)
                     },
                     origin: &self.$field.origin,
@@ -131,106 +184,107 @@ macro_rules! settings {
 }
 
 settings! {
-    /// The state directory.
+    /// Directory with the database; one process owns it at a time.
     Top state: PathBuf = STATE.into();
-    "state", toml_value::path, None, |path| shown(path);
-    /// Store directory of a new state; `None` for what the state has, or Nix's own.
+    "state", valued("DIR").flag(EVERY, "state").environment("NARFS_STATE");
+    toml_value::path, value::absolute, |path| Shown::text(path);
+
+    /// Store directory of the paths, for a new state; a state keeps the one that it was made for.
     Top store_dir: Option<StoreDir> = None;
-    "store-dir", toml_value::store_dir, None, |dir| json!(dir.as_ref().map(StoreDir::as_str));
-    /// Bound of the daemon's memory, in MiB.
+    "store-dir", valued("DIR").flag(EVERY, "store-dir");
+    toml_value::store_dir, utf8(value::store_dir),
+    |dir| dir.as_ref().map_or(Shown::Unset, |dir| Shown::text(dir.as_str()));
+
+    /// Bound of the daemon's memory, in MiB; from 32 to what the machine has.
     Top memory: u32 = MEMORY;
-    "memory", toml_value::memory, None, |memory| json!(memory);
-    /// Sources; an empty list for asking nobody.
+    "memory", valued("MIB").flag(EVERY, "memory").environment("NARFS_MEMORY");
+    toml_value::memory, utf8(value::memory), |memory| Shown::Number((*memory).into());
+
+    /// Binary caches, as file:///DIRECTORY, http://… or https://…, tried by their priority. An empty list
+    /// asks no source: a mount shows what the state has.
     Top from: Vec<String> = vec![CACHE_NIXOS_ORG.to_owned()];
-    "from", toml_value::sources, None, |from| json!(from);
-    /// Keys besides that of cache.nixos.org.
+    "from", valued("URL").flag(FETCHING, "from");
+    toml_value::sources, utf8(value::one), |from| Shown::Texts(from.clone()), value::joined;
+
+    /// Keys whose signatures count besides that of cache.nixos.org, as NAME:BASE64; those of the command line
+    /// and of the configuration file add up.
     Top trusted_public_keys: Vec<String> = Vec::new();
-    "trusted-public-keys", toml_value::keys, None, |keys| json!(keys);
-    /// Whether paths need a signature or a content address.
+    "trusted-public-keys", valued("KEY").flag(FETCHING, "trusted-public-key");
+    toml_value::keys, utf8(value::one), |keys| Shown::Texts(keys.clone()), value::joined;
+
+    /// Demand for each path a signature by a trusted key, or a content address: without, whoever controls a
+    /// source, or the way to it, decides what your programs are.
     Top require_sigs: bool = true;
-    "require-sigs", toml_value::yes_or_no, None, |wanted| json!(wanted);
-    /// Names and passwords for sources.
+    "require-sigs", switch().flag(FETCHING, "no-require-sigs");
+    toml_value::yes_or_no, utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
+
+    /// File with names and passwords for sources, in the form of netrc(5).
     Top netrc_file: Option<PathBuf> = None;
-    "netrc-file", toml_value::path_or_none, None, |path| shown_or_none(path.as_deref());
-    /// NARs that are unpacked at once; 0 for one for each core.
+    "netrc-file", valued("FILE").flag(FETCHING | LISTING, "netrc-file");
+    toml_value::path_or_none, |text: &OsStr| value::absolute(text).map(Some),
+    |path| Shown::or_none(path.as_ref());
+
+    /// NARs that `narfs copy` unpacks at once; 0 for one for each core.
     Top jobs: usize = 0;
-    "jobs", toml_value::jobs, None, |jobs| json!(jobs);
-    /// Where a daemon serves HTTP.
+    "jobs", valued("N").flag(COPYING, "jobs");
+    toml_value::jobs, utf8(value::jobs), |jobs| Shown::Number(*jobs as u64);
+
+    /// Where a daemon serves metrics for Prometheus (/metrics), its status and its health over HTTP, to
+    /// everybody who can connect: 127.0.0.1:9464, [::1]:9464, unix:/PATH or none.
     Top listen: Option<Address> = None;
-    "listen", toml_value::listen, None, |at| or_none(at.as_ref().map(|at| json!(at)));
-    /// Where a daemon listens for container engines.
+    "listen", valued("ADDRESS").flag(SERVING, "listen");
+    toml_value::listen, utf8(value::listen), |at| Shown::or_none(at.as_ref().map(Address::to_string));
+
+    /// Unix socket at which a daemon answers podman and docker: with `volume create --driver narfs -o
+    /// closure=PATH:PATH… NAME`, or `-o profile=PROFILE`, they have closure views as volumes. docker looks
+    /// for /run/docker/plugins/narfs.sock; none for no socket. The unit narfs-plugin.socket makes it without
+    /// this.
     Top volume_plugin: Option<PathBuf> = None;
-    "volume-plugin", toml_value::path_or_none, None, |path| shown_or_none(path.as_deref());
-    /// See [`Deadlines::lookup`].
+    "volume-plugin", valued("SOCKET").flag(SERVING, "volume-plugin");
+    toml_value::path_or_none, value::absolute_or_none, |path| Shown::or_none(path.as_ref());
+
+    /// Seconds that a lookup of a store path waits for the sources.
     Mount lookup_timeout: Duration = Deadlines::default().lookup;
-    "lookup-timeout", toml_value::seconds, Some(value::seconds), |time| json!(time.as_secs());
-    /// See [`Deadlines::contents`].
+    "lookup-timeout", valued("SECONDS");
+    toml_value::seconds, utf8(value::seconds), |time| Shown::Number(time.as_secs());
+
+    /// Seconds that a program waits inside of a path without any of it arriving.
     Mount contents_timeout: Duration = Deadlines::default().contents;
-    "contents-timeout", toml_value::seconds, Some(value::seconds), |time| json!(time.as_secs());
-    /// See [`Deadlines::absent`].
+    "contents-timeout", valued("SECONDS");
+    toml_value::seconds, utf8(value::seconds), |time| Shown::Number(time.as_secs());
+
+    /// Seconds for which it is remembered that no source has a path.
     Mount absent_ttl: Duration = Deadlines::default().absent;
-    "absent-ttl", toml_value::seconds, Some(value::seconds), |time| json!(time.as_secs());
-    /// What is fetched ahead.
+    "absent-ttl", valued("SECONDS");
+    toml_value::seconds, utf8(value::seconds), |time| Shown::Number(time.as_secs());
+
+    /// What is fetched that nobody has asked for: none, or closure, which is what a path refers to, once
+    /// something looks inside the path.
     Mount prefetch: PrefetchPolicy = PrefetchPolicy::None;
-    "prefetch", toml_value::prefetch, Some(value::prefetch), |policy| json!(policy.name());
-    /// Bytes that fetched contents may take; `None` for no bound.
+    "prefetch", valued("none|closure");
+    toml_value::prefetch, utf8(value::prefetch), |policy| Shown::text(policy.name());
+
+    /// How much fetched contents may take: 500M, 20G, 1T (powers of 1024), a number of bytes, or none for no
+    /// bound.
     Mount budget: Option<Size> = None;
-    "budget", toml_value::budget, Some(value::budget), |size| or_none(size.map(|s| json!(s.to_string())));
-    /// Whether programs may change profiles.
+    "budget", valued("SIZE");
+    toml_value::budget, utf8(value::budget), |size| Shown::or_none(size.map(|s| s.to_string()));
+
+    /// Let programs such as nix-env change profiles by their links, in a mount of their own over
+    /// var/nix/profiles.
     Mount writable_profiles: bool = false;
-    "writable-profiles", toml_value::yes_or_no, Some(value::yes_or_no), |wanted| json!(wanted);
-    /// Whether files can be opened by their handles.
+    "writable-profiles", switch().of_each_mount();
+    toml_value::yes_or_no, utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
+
+    /// Let files be opened by their handles, as servers of NFS and of virtiofs do. Then there are no closure
+    /// views, which a program with CAP_DAC_READ_SEARCH could leave.
     Mount file_handles: bool = false;
-    "file-handles", toml_value::yes_or_no, Some(value::yes_or_no), |wanted| json!(wanted);
+    "file-handles", switch();
+    toml_value::yes_or_no, utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
 }
 
-/// Options of each mount, and not of the daemon.
-const OF_A_MOUNT: [&str; 1] = ["writable-profiles"];
-/// Options of `mount -o` that say yes where they stand alone, as those of mount(8) do.
-const ALONE: [&str; 2] = ["writable-profiles", "file-handles"];
-
-/// The names of the options in a place.
-pub(in crate::cli) fn names(place: Place) -> Vec<&'static str> {
-    let all = OPTIONS.iter().filter(|(there, _)| *there == place);
-    all.map(|(_, name)| *name).collect()
-}
-
-/// Whether an option of `mount -o` is one that a configuration file has too.
-pub(in crate::cli) fn is_mount_option(option: &str) -> bool {
-    match option.split_once('=') {
-        Some((name, _)) => names(Place::Mount).contains(&name),
-        None => ALONE.contains(&option),
-    }
-}
-
-/// Whether it is one of the daemon and not of each mount.
-pub(in crate::cli) fn is_daemon_option(option: &str) -> bool {
-    is_mount_option(option) && !OF_A_MOUNT.iter().any(|name| option.starts_with(name))
-}
-
-impl Choices {
-    /// Takes an option of `mount -o`, if it is one that a configuration file has too.
-    ///
-    /// # Errors
-    /// A value that the option cannot have, as a text.
-    pub(in crate::cli) fn take_mount_option(&mut self, option: &str) -> Result<(), String> {
-        if !is_mount_option(option) {
-            return Ok(());
-        }
-        let (name, text) = option.split_once('=').unwrap_or((option, "true"));
-        let taken = self.take_text(name, text).unwrap_or(Ok(()));
-        taken.map_err(|e| format!("{name}: {e}"))
-    }
-}
-
-fn shown(path: &Path) -> Json {
-    json!(path.to_string_lossy())
-}
-
-fn or_none(value: Option<Json>) -> Json {
-    value.unwrap_or_else(|| json!("none"))
-}
-
-fn shown_or_none(path: Option<&Path>) -> Json {
-    or_none(path.map(shown))
+/// The settings in a place.
+pub(super) fn names(place: Place) -> Vec<&'static str> {
+    let there = ALL.iter().filter(|described| described.place == place);
+    there.map(|described| described.name).collect()
 }

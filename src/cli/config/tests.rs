@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::decided::config_path;
+use super::example::example;
 use super::file::{ConfigFile, Mistake, parse};
 use super::settings::MountSettings;
-use super::table::{Place, names};
+use super::table::names;
 use super::*;
 use crate::cli::outcome::Usage;
 use crate::cli::size::Size;
@@ -309,7 +311,13 @@ fn flags() -> Choices {
 fn shown(settings: &Settings) -> Vec<(&'static str, String, String)> {
     let entries = settings.entries().into_iter();
     entries
-        .map(|e| (e.name, e.value.to_string(), e.origin.to_string()))
+        .map(|e| {
+            (
+                e.description.name,
+                e.value.json().to_string(),
+                e.origin.to_string(),
+            )
+        })
         .collect()
 }
 
@@ -353,6 +361,31 @@ fn flags_prevail_over_the_environment_that_over_the_file_and_that_over_what_is_b
         .iter()
         .find(|(name, ..)| *name == "trusted-public-keys");
     assert_eq!(keys.unwrap().1, format!("[\"{KEY}\",\"flag\"]"), "added up");
+}
+
+#[test]
+fn flags_that_are_given_again_choose_the_same() {
+    #[derive(clap::Parser)]
+    struct Every {
+        #[command(flatten)]
+        flags: Flags<{ EVERY | FETCHING | COPYING | SERVING }>,
+    }
+    let chosen = Choices {
+        from: Some(Setting::flag(vec!["file:///a".into(), "file:///b".into()])),
+        state: Some(Setting::flag(OsString::from_vec(b"/\xff".into()).into())),
+        ..flags()
+    };
+    let given = chosen.flags().into_iter();
+    let given = given.flat_map(|(flag, argument)| [Some(flag.into()), argument]);
+    let words = std::iter::once("narfs".into()).chain(given.flatten());
+    let again = <Every as clap::Parser>::try_parse_from(words).unwrap();
+    let values = |choices: &Choices| shown(&Settings::decide(&[choices]));
+    // Options of mounts have no flags of their own.
+    let top = names(Place::Top).len();
+    assert_eq!(values(&again.flags.choices)[..top], values(&chosen)[..top]);
+    assert_eq!(again.flags.choices.state, chosen.state);
+    let nothing = <Every as clap::Parser>::try_parse_from(["narfs"]).unwrap();
+    assert_eq!(nothing.flags.choices, Choices::default());
 }
 
 #[test]
@@ -489,6 +522,18 @@ fn uncommented() -> (String, BTreeSet<String>) {
         text.push('\n');
     }
     (text, names)
+}
+
+#[test]
+fn the_example_is_what_the_table_gives() {
+    let advice = "`narfs config example >systemd/config.toml` writes it";
+    assert_eq!(EXAMPLE, example(), "{advice}");
+}
+
+#[test]
+fn mount_narfs_passes_on_what_the_table_has_for_a_daemon() {
+    let passed_on = narfs_mounting::DAEMON_OPTIONS.join(", ");
+    assert_eq!(named_options(false), passed_on);
 }
 
 #[test]

@@ -64,8 +64,7 @@ pub(super) fn path(value: &Value<'_>) -> Result<PathBuf, Wrong> {
 }
 
 pub(super) fn store_dir(value: &Value<'_>) -> Result<Option<StoreDir>, Wrong> {
-    let store_dir = text(value, value::store_dir, "write one such as \"/nix/store\"");
-    store_dir.map(Some)
+    text(value, value::store_dir, "write one such as \"/nix/store\"")
 }
 
 pub(super) fn path_or_none(value: &Value<'_>) -> Result<Option<PathBuf>, Wrong> {
@@ -81,11 +80,7 @@ pub(super) fn memory(value: &Value<'_>) -> Result<u32, Wrong> {
 
 pub(super) fn jobs(value: &Value<'_>) -> Result<usize, Wrong> {
     let number = whole(value).and_then(|n| usize::try_from(n).ok());
-    number.ok_or_else(|| {
-        let found = found(value.get_ref());
-        let text = format!("{found} is no number of jobs; give 1 or more, or 0 for one each core");
-        wrong(value, text)
-    })
+    number.ok_or_else(|| wrong(value, value::no_jobs(&found(value.get_ref()))))
 }
 
 pub(super) fn listen(value: &Value<'_>) -> Result<Option<Address>, Wrong> {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an error says what was found and what is expected, and nothing of where.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,10 +27,43 @@ pub(super) fn is_memory(mebibytes: u32) -> bool {
     mebibytes >= LEAST_MEMORY && u64::from(mebibytes) <= most_memory()
 }
 
+/// Reads a text that is UTF-8.
+pub(super) fn utf8<T>(read: fn(&str) -> Result<T, String>) -> impl Fn(&OsStr) -> Result<T, String> {
+    move |text| match text.to_str() {
+        Some(text) => read(text),
+        None => Err(format!("{text:?} is not UTF-8")),
+    }
+}
+
 /// The number of MiB that a text says.
-pub(in crate::cli) fn memory_of(text: &str) -> Result<u32, String> {
+pub(super) fn memory(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|n| is_memory(*n));
     number.ok_or_else(|| no_memory(&format!("{text:?}")))
+}
+
+/// A path of the command line or the environment, which may be relative.
+pub(super) fn absolute(text: &OsStr) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("it is empty; give a path".to_owned());
+    }
+    std::path::absolute(text).map_err(|e| e.to_string())
+}
+
+/// Such a path, or `none`.
+pub(super) fn absolute_or_none(text: &OsStr) -> Result<Option<PathBuf>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    absolute(text).map(Some)
+}
+
+/// A list of one. What is wrong with an element is said where it is used.
+pub(super) fn one(text: &str) -> Result<Vec<String>, String> {
+    Ok(vec![text.to_owned()])
+}
+
+pub(super) fn joined(first: Vec<String>, second: Vec<String>) -> Vec<String> {
+    [first, second].concat()
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
@@ -59,8 +93,9 @@ pub(super) fn listen(text: &str) -> Result<Option<Address>, String> {
     }
 }
 
-pub(super) fn store_dir(text: &str) -> Result<StoreDir, String> {
+pub(super) fn store_dir(text: &str) -> Result<Option<StoreDir>, String> {
     StoreDir::parse(text)
+        .map(Some)
         .map_err(|e| format!("{text:?} is no store directory ({e}); write one such as /nix/store"))
 }
 
@@ -91,6 +126,15 @@ pub(super) fn no_memory(found: &str) -> String {
     format!(
         "{found} is no number of MiB; give {least} or more, and at most the {most} of this machine"
     )
+}
+
+pub(super) fn jobs(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| no_jobs(&format!("{text:?}")))
+}
+
+/// What is said of what is no number of jobs.
+pub(super) fn no_jobs(found: &str) -> String {
+    format!("{found} is no number of jobs; give 1 or more, or 0 for one each core")
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {

@@ -194,7 +194,7 @@ impl Asked {
 
     fn fetching(action: ProfileAction, how: &How, global: &Global) -> anyhow::Result<Self> {
         Ok(Self {
-            sources: how.sources.request(global)?,
+            sources: how.sources.request(global),
             dry_run: how.dry_run,
             ..Self::new(action, how.json)
         })
@@ -255,7 +255,7 @@ impl Actions {
     fn asked(self, global: &Global) -> anyhow::Result<Asked> {
         Ok(match self {
             Self::List { sources, json } => Asked {
-                sources: sources.request(global)?,
+                sources: sources.request(global),
                 ..Asked::new(ProfileAction::List, json)
             },
             Self::Install {
@@ -295,7 +295,7 @@ impl Actions {
                 first: from,
                 second: to,
             } => Asked {
-                sources: sources.request(global)?,
+                sources: sources.request(global),
                 ..Asked::new(ProfileAction::Diff { from, to }, json)
             },
             Self::Link(_) => bail!("a link is made here"),
