@@ -10,7 +10,7 @@ use super::global::{Global, GlobalFlags};
 use super::outcome::Outcome;
 use crate::daemon::ServeRequest;
 use crate::substituter::redacted;
-use crate::supervision::{self, Held};
+use crate::supervision::{self, RestartRecord};
 
 /// Start the daemon of a state, and again whenever it ends before it is unmounted
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let mut flags = global_flags(global);
     flags.extend(command);
-    let held = Held {
+    let held = RestartRecord {
         arguments: without_secrets(&flags),
         flags,
         request: serde_json::to_value(request)?,

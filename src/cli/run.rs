@@ -135,6 +135,6 @@ fn is_daemon(owner: &str) -> bool {
 impl RunError {
     /// Whether the daemon went away in the middle of the request.
     pub(super) fn is_broken_off(&self) -> bool {
-        matches!(self, Self::Control(ControlError::BrokenOff { .. }))
+        matches!(self, Self::Control(ControlError::Disconnected { .. }))
     }
 }

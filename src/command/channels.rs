@@ -10,6 +10,7 @@ use super::super::command::Failure;
 pub enum ChannelCommand {
     /// Add a channel.
     Add {
+        name: String,
         /// URL of its package list: `file://`, `http://` or `https://`.
         url: String,
         /// Fetch the list now; if that fails, the channel is not added.

@@ -30,7 +30,7 @@ pub struct OldGeneration {
     pub generation: u64,
 }
 
-/// What a collection removed, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcReport {
     /// Whether this was a dry run.
     pub dry_run: bool,

@@ -15,7 +15,7 @@ use narfs_mounting::passing;
 use super::process::Daemon;
 use super::unprivileged::{self, Client, Clients, TooMany};
 use crate::command::{ErrorKind, NoOutput, Output, Request, RequestError, chain};
-use crate::control::{self, SOCKET, Version, Within, receive_rest, send};
+use crate::control::{self, DeadlineStream, SOCKET, Version, receive_rest, send};
 use crate::fetch::Snapshot;
 use crate::sync;
 
@@ -194,7 +194,7 @@ fn hand_over(
 
 /// Answers what who is not root may ask.
 fn answer_unprivileged(daemon: &Daemon, stream: &UnixStream, client: &Client) -> io::Result<()> {
-    let mut request = Within::new(stream, unprivileged::PATIENCE);
+    let mut request = DeadlineStream::new(stream, unprivileged::PATIENCE);
     let mut version_of = None;
     let refused = || {
         let text = client.refusal(daemon.store().dir());
@@ -225,6 +225,6 @@ fn answer_unprivileged(daemon: &Daemon, stream: &UnixStream, client: &Client) ->
         let report = daemon.execute(request, &mut NoOutput);
         written(&report.map_err(|e| RequestError::from(&e))?)
     });
-    let mut stream = Within::new(stream, unprivileged::PATIENCE);
+    let mut stream = DeadlineStream::new(stream, unprivileged::PATIENCE);
     finish(&mut stream, version_of.as_ref(), answered)
 }

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use super::process::Daemon;
 use super::request::ServeRequest;
 use crate::supervision::kept::{REQUEST, REREAD};
-use crate::supervision::{Held, Supervisor};
+use crate::supervision::{RestartRecord, Supervisor};
 
 /// What is there when a daemon begins.
 #[derive(Debug)]
 pub struct Beginning {
     pub(super) supervisor: Arc<Supervisor>,
     /// What the daemon before this one, or whoever started it in the background, has said.
-    held: Option<Held>,
+    held: Option<RestartRecord>,
     /// Whether the configuration is to be read again.
     rereads: bool,
     /// How the next daemon is started, and how it reads the configuration again.
@@ -37,7 +37,7 @@ impl Beginning {
     pub fn find() -> io::Result<Self> {
         let supervisor = Arc::new(Supervisor::find()?);
         let held = supervisor.take(REQUEST);
-        let held = held.and_then(|(_, descriptor)| match Held::read(descriptor) {
+        let held = held.and_then(|(_, descriptor)| match RestartRecord::read(descriptor) {
             Ok(held) => Some(held),
             Err(e) => {
                 tracing::warn!("what the daemon before this one served is not known: {e}");
@@ -97,7 +97,7 @@ impl Beginning {
     /// There is no memory for it.
     pub(super) fn hold(&self, request: &ServeRequest) -> io::Result<()> {
         let before = self.held.as_ref().filter(|_| self.arguments.is_empty());
-        let held = Held {
+        let held = RestartRecord {
             arguments: before.map_or(&self.arguments, |b| &b.arguments).clone(),
             flags: before.map_or(&self.flags, |b| &b.flags).clone(),
             request: serde_json::to_value(request)?,

@@ -8,7 +8,7 @@ use super::process::Daemon;
 use crate::command::chain;
 use crate::fuse;
 use crate::store::Store;
-use crate::supervision::EndSignals;
+use crate::supervision::TerminationSignals;
 use crate::supervision::kept::{CONTROL, HTTP, LOCK, REQUEST};
 use crate::sync;
 
@@ -43,7 +43,7 @@ impl Daemon {
 /// There is no thread to wait on.
 pub(super) fn end_when_told(daemon: &Arc<Daemon>) -> io::Result<()> {
     let daemon = daemon.clone();
-    let mut signals = EndSignals::hear()?;
+    let mut signals = TerminationSignals::install()?;
     let wait = move || {
         signals.wait();
         let (supervisor, serving) = (&daemon.supervisor, &daemon.engine.serving);

@@ -18,7 +18,7 @@ use crate::control;
 use crate::fs::FileSystem;
 use crate::http::{self, Address, Listener, Server, Watched};
 use crate::supervision::kept::HTTP;
-use crate::supervision::{EndSignals, Supervisor};
+use crate::supervision::{Supervisor, TerminationSignals};
 
 /// So long is the daemon waited for: a keeper starts another one within a second.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -191,7 +191,7 @@ impl HttpService {
     /// # Errors
     /// See [`HttpError`].
     pub fn run(self, idle: Option<Duration>) -> Result<(), HttpError> {
-        let mut signals = EndSignals::hear().map_err(HttpError::Serve)?;
+        let mut signals = TerminationSignals::install().map_err(HttpError::Serve)?;
         let beside = Arc::new(Beside { state: self.state });
         let serve = |listener| http::serve(listener, http::observation(beside.clone()));
         let servers = self.listeners.into_iter().map(serve);
@@ -199,7 +199,7 @@ impl HttpService {
         let servers = servers.map_err(HttpError::Serve)?;
         let _ = self.supervisor.ready(Path::new("/dev/null"));
         let is_idle = |server: &Server| idle.is_some_and(|idle| server.idle() >= idle);
-        while !signals.come_within(LOOK_EVERY) {
+        while !signals.wait_timeout(LOOK_EVERY) {
             if !servers.iter().any(Server::runs) {
                 return Err(HttpError::Gone);
             }

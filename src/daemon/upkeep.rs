@@ -82,7 +82,7 @@ fn watch_over_itself(fs: FileSystem, supervisor: Arc<Supervisor>) {
         Duration::from_micros(within / 3),
         "narfs-watchdog",
         move || match fs.answers() {
-            Ok(()) => supervisor.well(),
+            Ok(()) => supervisor.alive(),
             Err(e) => tracing::error!("the daemon is not well: {}", chain(&e)),
         },
     );
