@@ -25,12 +25,12 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let mut flags = global_flags(global);
     flags.extend(command);
-    let held = RestartRecord {
+    let record = RestartRecord {
         arguments: without_secrets(&flags),
         flags,
         request: serde_json::to_value(request)?,
     };
-    Ok(supervision::start_keeper(&request.state, &held)?)
+    Ok(supervision::start_keeper(&request.state, &record)?)
 }
 
 /// The flags of all commands that have the same in force, from any directory.

@@ -55,7 +55,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::command::chain;
-use crate::daemon::{self, Beginning, ServeRequest};
+use crate::daemon::{self, ServeRequest, Startup};
 use config::Reading;
 use global::{Global, GlobalFlags};
 use outcome::{Outcome, USAGE, Usage};
@@ -171,18 +171,18 @@ impl Subcommands {
 /// Serves a state in this process: what a daemon before it served, or what the command line and the
 /// configuration say.
 fn serve(cli: Cli) -> anyhow::Result<Outcome> {
-    let mut beginning = Beginning::find()?;
-    let request = match beginning.held() {
-        Some(held) => held,
+    let mut beginning = Startup::find()?;
+    let request = match beginning.resumed_request() {
+        Some(request) => request,
         None => match wanted(cli, &mut beginning) {
             Ok(request) => request,
             Err(e) => {
-                let Some(before) = beginning.before() else {
+                let Some(previous) = beginning.previous_request() else {
                     beginning.failed(&chain(e.as_ref()));
                     return Err(e);
                 };
-                beginning.set_mistake(chain(e.as_ref()));
-                before
+                beginning.set_config_error(chain(e.as_ref()));
+                previous
             }
         },
     };
@@ -191,7 +191,7 @@ fn serve(cli: Cli) -> anyhow::Result<Outcome> {
 }
 
 /// What the command line and the configuration say that is to be served.
-fn wanted(cli: Cli, beginning: &mut Beginning) -> anyhow::Result<ServeRequest> {
+fn wanted(cli: Cli, beginning: &mut Startup) -> anyhow::Result<ServeRequest> {
     let cli = match beginning.flags() {
         // With what must not be seen in the arguments of this process.
         Some(flags) => {

@@ -31,7 +31,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let opened = HttpService::open(&global.state()?, self.listen.as_ref());
         let service = opened.map_err(|e| match e {
-            HttpError::Nowhere => Usage::error(e.to_string()),
+            HttpError::NoAddress => Usage::error(e.to_string()),
             other => other.into(),
         })?;
         for address in service.addresses() {

@@ -117,7 +117,7 @@ podman volume rm web app theirs >/dev/null
 [ -z "$(podman volume ls --quiet)" ] || fail "podman has volumes: $(podman volume ls)"
 echo "ok: removed are the views that podman made, and no other"
 
-refused "no options" 'say what it shows with -o closure=' volume create --driver narfs new
+refused "no options" 'define its contents with -o closure=' volume create --driver narfs new
 refused "an unknown option" 'a volume has no option "device"' volume create --driver narfs -o device=/x new
 refused "no such path" 00000000000000000000000000000000 \
     volume create --driver narfs -o closure=/nix/store/00000000000000000000000000000000-x new

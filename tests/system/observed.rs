@@ -525,7 +525,7 @@ fn mounts_are_handed_over_by_root_alone() {
     assert_eq!(kind, b'R');
     let (kind, text) = from_nobody(&sandbox, |stream| answer(stream, b'C', b"nonsense"));
     assert!(
-        kind == b'E' && text.contains("does not know this"),
+        kind == b'E' && text.contains("does not understand this"),
         "{text}"
     );
 }
