@@ -130,9 +130,9 @@ fn names_that_mean_nothing_or_several_paths_are_refused_with_a_choice() {
     let text = ran.stderr();
     assert!(text.find("zlib-1.3") < text.find("zlib-1.2"), "{text}");
     let ran = world.fetch("prefetch", &["helo"]);
-    ran.fails(&["\"helo\"", "channels all", "there are hello"]);
+    ran.fails(&["\"helo\"", "channels all", "similar names are hello"]);
     let ran = world.fetch("pin", &["hello-3"]);
-    ran.fails(&["hello-3", "there are hello-2.12"]);
+    ran.fails(&["hello-3", "similar names are hello-2.12"]);
     world
         .fetch("prefetch", &["hello/bin"])
         .fails(&["hello/bin"]);

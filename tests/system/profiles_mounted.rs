@@ -119,7 +119,7 @@ fn profiles_are_the_same_after_a_restart() {
         "profile-2-link"
     );
     let complaint = sandbox.complaint(&["profile", "install", world.package("bash")]);
-    assert!(complaint.contains("nobody is asked"), "{complaint}");
+    assert!(complaint.contains("no source is configured"), "{complaint}");
 }
 
 #[test]

@@ -250,7 +250,7 @@ impl Volumes {
 
     fn volume_view(&self, name: &ViewName) -> Result<Arc<View>, VolumeError> {
         let view = self.find_view(name)?;
-        Ok(view.ok_or_else(|| self.engine.no_view(name.as_str()))?)
+        Ok(view.ok_or_else(|| self.engine.absent_view(name.as_str()))?)
     }
 
     /// A mount point at which all closure views are visible.

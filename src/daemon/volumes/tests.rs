@@ -394,7 +394,7 @@ fn what_cannot_be_shown_is_named() {
     let state = State::new();
     let absent = "/nix/store/00000000000000000000000000000000-x";
     for (closure, expected) in [
-        (absent, "nobody is asked for it"),
+        (absent, "no source is configured"),
         ("/etc", "is not a store path"),
         ("no-such-package", "no-such-package"),
         (&format!("{}/bin", state.full(&state.a)), "/bin"),
