@@ -1,4 +1,4 @@
-//! What every command takes and knows.
+//! Options and context of all commands.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::config::{self, Choices, Decided, Reading, Setting};
 use crate::nix::store_path::StoreDir;
 use crate::store::StoreOptions;
 
-/// What every command takes.
+/// Options of all commands.
 #[derive(Clone, Debug, Args)]
 pub(super) struct GlobalFlags {
     /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
@@ -30,7 +30,7 @@ pub(super) struct GlobalFlags {
     pub(super) verbose: u8,
 }
 
-/// What every command knows.
+/// Context of all commands.
 #[derive(Debug)]
 pub(super) struct Global {
     pub(super) decided: Decided,
@@ -38,7 +38,7 @@ pub(super) struct Global {
 }
 
 impl GlobalFlags {
-    /// What these flags choose.
+    /// The choices made by these flags.
     fn choices(&self) -> anyhow::Result<Choices> {
         let store_dir = self.store_dir.as_deref().map(StoreDir::parse);
         let state = self.state.as_deref().map(std::path::absolute);
@@ -52,7 +52,7 @@ impl GlobalFlags {
 }
 
 impl Global {
-    /// Decides what is in force, with the configuration file read so.
+    /// Determines the settings; `reading` says how the configuration file is treated.
     pub(super) fn decide(flags: &GlobalFlags, reading: Reading) -> anyhow::Result<Self> {
         Ok(Self {
             decided: Decided::read(flags.config.as_deref(), flags.choices()?, reading)?,
@@ -60,7 +60,7 @@ impl Global {
         })
     }
 
-    /// How the state is opened, which is made if `create`.
+    /// Options for opening the state; it is created if `create`.
     pub(super) fn options(&self, create: bool) -> StoreOptions {
         let settings = &self.decided.settings;
         StoreOptions {
@@ -70,7 +70,7 @@ impl Global {
         }
     }
 
-    /// The state directory, absolute, so that a daemon and a mount name it alike.
+    /// The state directory, absolute, since a daemon and a mount must name it alike.
     pub(super) fn state(&self) -> anyhow::Result<PathBuf> {
         Ok(std::path::absolute(&self.decided.settings.state.value)?)
     }

@@ -1,7 +1,7 @@
-//! The command line: one file a command. The only home of clap, anyhow and progress bars.
+//! The command line: one file per command. Only this layer uses clap, anyhow and progress bars.
 //!
 //! Invariant: results go to stdout, everything else to stderr; the exit status is 0, 1 for a
-//! failure, 2 for a command that cannot be understood.
+//! failure, or 2 for an invalid command line.
 
 mod add;
 mod apply;
@@ -115,7 +115,6 @@ enum Subcommands {
     Manual(manual::ManualArguments),
 }
 
-/// Runs the program.
 pub fn run() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|e| {
         if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
@@ -129,7 +128,7 @@ pub fn run() -> ExitCode {
     match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
-        Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
+        Err(e) if is_closed_pipe(&e) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("narfs: {}", chain(e.as_ref()));
             if e.is::<Usage>() {
@@ -142,7 +141,7 @@ pub fn run() -> ExitCode {
 }
 
 impl Subcommands {
-    /// Whether this process is to serve a state.
+    /// Whether this process is to become a daemon.
     fn serves_here(&self) -> bool {
         match self {
             Self::Mount(a) => a.serves_here(),
@@ -151,7 +150,7 @@ impl Subcommands {
         }
     }
 
-    /// How the command reads the configuration file.
+    /// How the command treats the configuration file.
     fn reading(&self) -> Reading {
         match self {
             Self::Config(a) if a.judges() => Reading::Unread,
@@ -171,28 +170,28 @@ impl Subcommands {
 /// Serves a state in this process: what a daemon before it served, or what the command line and the
 /// configuration say.
 fn serve(cli: Cli) -> anyhow::Result<Outcome> {
-    let mut beginning = Startup::find()?;
-    let request = match beginning.resumed_request() {
+    let mut startup = Startup::find()?;
+    let request = match startup.resumed_request() {
         Some(request) => request,
-        None => match wanted(cli, &mut beginning) {
+        None => match requested(cli, &mut startup) {
             Ok(request) => request,
             Err(e) => {
-                let Some(previous) = beginning.previous_request() else {
-                    beginning.failed(&chain(e.as_ref()));
+                let Some(previous) = startup.previous_request() else {
+                    startup.failed(&chain(e.as_ref()));
                     return Err(e);
                 };
-                beginning.set_config_error(chain(e.as_ref()));
+                startup.set_config_error(chain(e.as_ref()));
                 previous
             }
         },
     };
-    daemon::serve(beginning, &request, show_fetches())?;
+    daemon::serve(startup, &request, show_fetches())?;
     Ok(Outcome::Good)
 }
 
 /// What the command line and the configuration say that is to be served.
-fn wanted(cli: Cli, beginning: &mut Startup) -> anyhow::Result<ServeRequest> {
-    let cli = match beginning.flags() {
+fn requested(cli: Cli, startup: &mut Startup) -> anyhow::Result<ServeRequest> {
+    let cli = match startup.flags() {
         // With what must not be seen in the arguments of this process.
         Some(flags) => {
             let flags = flags.iter().map(|flag| &**flag);
@@ -200,7 +199,7 @@ fn wanted(cli: Cli, beginning: &mut Startup) -> anyhow::Result<ServeRequest> {
         }
         None => {
             let flags: Vec<_> = std::env::args_os().skip(1).collect();
-            beginning.set_command(keeper::without_secrets(&flags), flags);
+            startup.set_command(keeper::without_secrets(&flags), flags);
             cli
         }
     };
@@ -269,7 +268,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
 }
 
 /// `narfs dump … | head` is no mistake that wants a message.
-fn reader_went_away(error: &anyhow::Error) -> bool {
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<std::io::Error>()

@@ -1,4 +1,4 @@
-//! What `narfs mount` and `narfs daemon` have in common: how the state is served.
+//! Options that `narfs mount` and `narfs daemon` have in common.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use crate::daemon::{Mounting, ServeRequest};
 use crate::fuse::{self, FileHandles};
 use crate::http::Address;
 
-/// How the state is served.
+/// Options of the served state.
 #[derive(Debug, Args)]
 pub(super) struct Serving {
     /// Options, comma-separated. How many seconds programs wait for what is fetched:
@@ -47,7 +47,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// The options; a comma between double quotes is no end of one.
+    /// The options; a comma within double quotes does not separate them.
     pub(super) fn options(&self) -> Vec<String> {
         let mut whole: Vec<String> = Vec::new();
         for part in &self.options {
@@ -59,7 +59,7 @@ impl Serving {
         whole
     }
 
-    /// What is in force with these flags.
+    /// The settings with these flags.
     pub(super) fn settings(&self, global: &Global) -> anyhow::Result<Settings> {
         Ok(global.decided.with(&self.choices()?))
     }
@@ -77,7 +77,7 @@ impl Serving {
         Ok(choices)
     }
 
-    /// The same flags for a daemon in the background, from any directory.
+    /// The same flags for a daemon in the background, valid in any working directory.
     pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
         let mut arguments = Vec::new();
         if !self.options.is_empty() {
@@ -94,7 +94,7 @@ impl Serving {
         Ok(arguments)
     }
 
-    /// What was given that only the start of a daemon heeds.
+    /// Flags that take effect only when a daemon starts.
     pub(super) fn given(&self) -> Vec<String> {
         let mut given = self.sources.given();
         if self.offline {
@@ -111,7 +111,7 @@ impl Serving {
     }
 }
 
-/// What a daemon is to serve with what is in force.
+/// The serve request for these settings.
 pub(super) fn request(
     global: &Global,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! `--from` and what belongs to it: where to fetch from, and whom to believe.
+//! `--from` and related options: sources and trusted keys.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::global::Global;
 use crate::command::SourceRequest;
 use crate::substituter::redacted;
 
-/// Where to fetch from and whom to believe.
+/// Sources and trust.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Sources {
     /// Binary cache: file:///DIR, http://… or https://…; repeatable, tried by their priority
@@ -24,7 +24,7 @@ pub(super) struct Sources {
     trust: Trust,
 }
 
-/// Whom to believe.
+/// Trust.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Trust {
     /// Key whose signatures count besides that of cache.nixos.org, as NAME:BASE64; repeatable
@@ -37,7 +37,7 @@ pub(super) struct Trust {
 }
 
 impl Sources {
-    /// What these flags choose.
+    /// The choices made by these flags.
     pub(super) fn choices(&self) -> anyhow::Result<Choices> {
         let given = |list: &Vec<String>| (!list.is_empty()).then(|| Setting::flag(list.clone()));
         let netrc_file = self.netrc_file.as_deref().map(std::path::absolute);
@@ -51,7 +51,7 @@ impl Sources {
         })
     }
 
-    /// The flags that were given, as they may be shown.
+    /// The flags that were given, without secrets.
     pub(super) fn given(&self) -> Vec<String> {
         let from = self.from.iter().map(|url| redacted(url));
         let mut given: Vec<_> = from.map(|url| format!("--from {url}")).collect();
@@ -66,7 +66,7 @@ impl Sources {
         given
     }
 
-    /// The same flags for another run, from any directory.
+    /// The same flags for another process, valid in any working directory.
     pub(super) fn arguments(&self) -> anyhow::Result<Vec<OsString>> {
         let mut out = Vec::new();
         for url in &self.from {
@@ -85,8 +85,9 @@ impl Sources {
         Ok(out)
     }
 
-    /// What these flags say. What they leave open is as the daemon has it that owns the state,
-    /// or else as configured. That signatures are not asked for is said loudly.
+    /// The sources and trust given by these flags. Whatever is not given is taken from the daemon
+    /// that owns the state, or from the configuration. A warning is shown if signatures are not
+    /// required.
     pub(super) fn request(&self, global: &Global) -> anyhow::Result<SourceRequest> {
         warn_unsigned(&global.decided.with(&self.choices()?));
         let netrc = self.netrc_file.as_deref().map(std::path::absolute);
@@ -100,7 +101,7 @@ impl Sources {
     }
 }
 
-/// The sources in force.
+/// The sources of the settings.
 pub(super) fn in_force(settings: &Settings) -> SourceRequest {
     SourceRequest {
         from: settings.from.value.clone(),
@@ -118,7 +119,7 @@ pub(super) fn in_force(settings: &Settings) -> SourceRequest {
     }
 }
 
-/// Says what it means that paths are believed without signatures, if they are.
+/// Warns if paths are accepted without signatures.
 pub(super) fn warn_unsigned(settings: &Settings) {
     if settings.require_sigs.value {
         return;

@@ -1,4 +1,4 @@
-//! `--volume-plugin`, of the commands that serve a state.
+//! `--volume-plugin`, an option of `narfs mount` and `narfs daemon`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::config::Setting;
 
-/// Where container engines are answered.
+/// The socket of the volume plugin.
 #[derive(Debug, Args)]
 pub(super) struct VolumePlugin {
     /// Answer podman and docker at this unix socket: with `volume create --driver narfs -o
@@ -18,7 +18,7 @@ pub(super) struct VolumePlugin {
     socket: Option<Socket>,
 }
 
-/// A place, absolute; or `none`.
+/// An absolute path, or `none`.
 #[derive(Clone, Debug)]
 struct Socket(Option<PathBuf>);
 
@@ -34,13 +34,13 @@ impl FromStr for Socket {
 }
 
 impl VolumePlugin {
-    /// What is chosen.
+    /// The choice made by this flag.
     pub(super) fn choice(&self) -> Option<Setting<Option<PathBuf>>> {
         let socket = self.socket.clone();
         socket.map(|Socket(path)| Setting::flag(path))
     }
 
-    /// The same flag for a daemon in the background, from any directory.
+    /// The same flag for a daemon in the background, valid in any working directory.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         let Some(Socket(path)) = &self.socket else {
             return Vec::new();

@@ -16,7 +16,7 @@ use super::process::Daemon;
 use crate::command::{StatusReport, chain};
 use crate::control;
 use crate::fs::FileSystem;
-use crate::http::{self, Address, Listener, Server, Watched};
+use crate::http::{self, Address, Listener, Monitored, Server};
 use crate::supervision::kept::HTTP;
 use crate::supervision::{Supervisor, TerminationSignals};
 
@@ -74,7 +74,7 @@ struct RemoteDaemon {
     state: PathBuf,
 }
 
-impl Watched for RemoteDaemon {
+impl Monitored for RemoteDaemon {
     fn metrics(&self) -> Result<String, String> {
         let figures = control::figures(&self.state, Some(DAEMON_TIMEOUT));
         figures.map(|f| f.exposition()).map_err(|e| chain(&e))
@@ -91,7 +91,7 @@ impl Watched for RemoteDaemon {
     }
 }
 
-impl Watched for Daemon {
+impl Monitored for Daemon {
     fn metrics(&self) -> Result<String, String> {
         Ok(self.figures().exposition())
     }

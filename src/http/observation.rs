@@ -1,7 +1,7 @@
-//! What is told of a daemon: `/metrics`, `/status` and `/healthz`.
+//! Monitoring endpoints: `/metrics`, `/status` and `/healthz`.
 //!
-//! Invariant: however many ask at once, the daemon is asked one question of a kind at a time, and
-//! no more often than the answers are fresh; and everybody gets an answer in time.
+//! Invariant: however many clients ask, there is one query of each kind at a time, no more often
+//! than answers expire; and every client gets an answer in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,129 +14,122 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Mutex;
 
-/// An answer is given out again for so long. Whoever scrapes does so every few seconds at most, and
-/// sees nothing of it.
-const FRESH: Duration = Duration::from_millis(500);
-/// An answer that does not come in this time is given up. What is watched answers in less, or says
-/// that it cannot.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Lifetime of a cached answer. Monitoring systems scrape every few seconds at most, and do not
+/// notice.
+const LIFETIME: Duration = Duration::from_millis(500);
+/// Timeout for an answer. The daemon answers sooner, or reports why it cannot.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the text format of Prometheus calls itself, in the version that [`Watched::metrics`] gives.
+/// Media type of the text format of Prometheus, in the version that [`Monitored::metrics`] produces.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-const LIST: &str = "/metrics   figures in the text format of Prometheus\n\
+const LIST: &str = "/metrics   metrics in the text format of Prometheus\n\
                     /status    the daemon, its sources and what it is fetching, as JSON\n\
                     /healthz   200 while the daemon answers, else 503 with the reason\n";
 
-/// A daemon that is watched. Each may take some seconds to answer, or to say why there is no
-/// answer; none is asked twice at a time.
-pub trait Watched: Send + Sync + 'static {
-    /// What it counts, in the text format of Prometheus.
+/// A monitored daemon. Each method may block for some seconds; no method is called concurrently
+/// with itself.
+pub trait Monitored: Send + Sync + 'static {
+    /// The metrics, in the text format of Prometheus.
     ///
     /// # Errors
-    /// Why it does not answer, in words.
+    /// The reason for the failure, as text.
     fn metrics(&self) -> Result<String, String>;
 
-    /// What it does, as JSON.
+    /// The status, as JSON.
     ///
     /// # Errors
-    /// Why it does not answer, in words.
+    /// The reason for the failure, as text.
     fn status(&self) -> Result<String, String>;
 
-    /// Whether it is well.
+    /// Checks whether the daemon is healthy.
     ///
     /// # Errors
-    /// Why not, in words.
+    /// The reason why it is not, as text.
     fn health(&self) -> Result<(), String>;
 }
 
-/// A question and its last answer.
-struct Question {
+/// A query and its cached answer.
+struct Query {
     ask: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
     last: Mutex<Option<(Instant, Answer)>>,
 }
 
 type Answer = Result<Arc<str>, Arc<str>>;
 
-impl Question {
+impl Query {
     fn new(ask: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Arc<Self> {
         let ask = Box::new(ask);
         let last = Mutex::new(None);
         Arc::new(Self { ask, last })
     }
 
-    /// A fresh answer.
+    /// An answer that is not expired.
     async fn answer(self: Arc<Self>) -> Answer {
-        // On a task of its own: it is asked to the end though who wants to know goes away, so that
-        // it is never asked twice at a time.
-        let asking = tokio::spawn(async move {
+        // A separate task completes the query even if the client disconnects, so that there never
+        // are two at a time.
+        let query_task = tokio::spawn(async move {
             let mut last = self.last.lock().await;
             if let Some((when, answer)) = &*last
-                && when.elapsed() < FRESH
+                && when.elapsed() < LIFETIME
             {
                 return answer.clone();
             }
-            let question = self.clone();
-            let asked = tokio::task::spawn_blocking(move || (question.ask)());
+            let query = self.clone();
+            let asked = tokio::task::spawn_blocking(move || (query.ask)());
             let answer = match asked.await {
                 Ok(Ok(text)) => Ok(text.into()),
                 Ok(Err(reason)) => Err(reason.into()),
-                Err(_) => Err("the answer could not be put together; the log says more".into()),
+                Err(_) => Err("the answer could not be produced; see the log".into()),
             };
             *last = Some((Instant::now(), Answer::clone(&answer)));
             answer
         });
-        match tokio::time::timeout(PATIENCE, asking).await {
+        match tokio::time::timeout(TIMEOUT, query_task).await {
             Ok(Ok(answer)) => answer,
-            _ => Err(format!("no answer within {} s", PATIENCE.as_secs()).into()),
+            _ => Err(format!("no answer within {} s", TIMEOUT.as_secs()).into()),
         }
     }
 }
 
-/// Answers to whoever watches.
-pub fn observation(watched: Arc<dyn Watched>) -> Router {
-    let (metrics, status) = (watched.clone(), watched.clone());
-    let question = |question, kind| {
-        get(move |State(question): State<Arc<Question>>| told(question, kind)).with_state(question)
+/// The endpoints, as a router.
+pub fn observation(monitored: Arc<dyn Monitored>) -> Router {
+    let (metrics, status) = (monitored.clone(), monitored.clone());
+    let query = |query, kind| {
+        get(move |State(query): State<Arc<Query>>| respond(query, kind)).with_state(query)
     };
     Router::new()
         .route("/", get(|| async { text(StatusCode::OK, TEXT, LIST) }))
         .route(
             "/metrics",
-            question(Question::new(move || metrics.metrics()), EXPOSITION),
+            query(Query::new(move || metrics.metrics()), EXPOSITION),
         )
-        .route(
-            "/status",
-            question(Question::new(move || status.status()), JSON),
-        )
+        .route("/status", query(Query::new(move || status.status()), JSON))
         .route(
             "/healthz",
-            question(
-                Question::new(move || watched.health().map(|()| "ok\n".to_owned())),
+            query(
+                Query::new(move || monitored.health().map(|()| "ok\n".to_owned())),
                 TEXT,
             ),
         )
         .fallback(|uri: Uri| async move {
-            let said = format!("there is no {}; there are\n{LIST}", uri.path());
+            let said = format!("there is no {}; the endpoints are\n{LIST}", uri.path());
             text(StatusCode::NOT_FOUND, TEXT, said)
         })
         .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
-            let said = format!(
-                "{} can be read (GET, HEAD), and nothing else: no {method}\n",
-                uri.path()
-            );
+            let said = format!("{} supports GET and HEAD, not {method}\n", uri.path());
             text(StatusCode::METHOD_NOT_ALLOWED, TEXT, said)
         })
 }
 
-async fn told(question: Arc<Question>, kind: &'static str) -> Response {
-    match question.answer().await {
+async fn respond(query: Arc<Query>, kind: &'static str) -> Response {
+    match query.answer().await {
         Ok(answer) => text(StatusCode::OK, kind, answer.to_string()),
         Err(reason) => {
             let mut response = text(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n"));
-            // A daemon that was killed is back by then.
+            // A daemon that was killed has been restarted by then.
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -148,7 +141,7 @@ async fn told(question: Arc<Question>, kind: &'static str) -> Response {
 fn text(status: StatusCode, kind: &'static str, text: impl IntoResponse) -> Response {
     let headers = [
         (CONTENT_TYPE, kind),
-        // What was true a moment ago is of no use, and none of it is a page.
+        // Answers expire at once, and none is HTML.
         (CACHE_CONTROL, "no-store"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];

@@ -531,7 +531,7 @@ fn views_are_offered_as_devices() {
     let file = sandbox.dir().join("cdi/narfs.json");
     let output = file.to_str().unwrap();
     let complaint = sandbox.complaint(&["cdi", "--output", output]);
-    assert!(complaint.contains("no closure view yet"), "{complaint}");
+    assert!(complaint.contains("no closure views yet"), "{complaint}");
     sandbox.narfs(&["closure", "web", hello]);
     sandbox.narfs(&["closure", "a+b", hello]);
     let complaint = sandbox.complaint(&["cdi", "--output", output]);

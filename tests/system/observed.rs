@@ -178,7 +178,10 @@ fn a_daemon_and_a_process_without_rights_beside_it_tell_the_same() {
         let (code, body) = ask(at, "GET", "/metric");
         assert!(code == 404 && body.contains("/metrics"), "{code} {body}");
         let (code, body) = ask(at, "POST", "/metrics");
-        assert!(code == 405 && body.contains("GET, HEAD"), "{code} {body}");
+        assert!(
+            code == 405 && body.contains("GET and HEAD"),
+            "{code} {body}"
+        );
         assert_eq!(ask(at, "HEAD", "/metrics"), (200, String::new()));
     }
     let shown = sandbox.narfs(&["status"]);

@@ -181,7 +181,7 @@ fn a_link_outside_leads_to_the_profile_and_replaces_nothing_but_links() {
     fs::create_dir(&place).unwrap();
     let ran = link(&[]);
     assert!(
-        ran.code == Some(1) && ran.stderr.contains("no symlink"),
+        ran.code == Some(1) && ran.stderr.contains("not a symlink"),
         "{}",
         ran.stderr
     );

@@ -1,7 +1,7 @@
-//! The file that declares profiles, read.
+//! Parser of the file that declares profiles.
 //!
-//! Invariant: as with the configuration file, it is taken as a whole or not at all, and whatever
-//! is wrong with it is said with its line and with what is expected.
+//! Invariant: as with the configuration file, a file is accepted as a whole or not at all, and
+//! every error names its line and what is expected.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::command::{DeclaredPackage, DeclaredProfile, DeclaredTarget};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::profile::ProfileName;
 
-/// Reads a file: the profiles that it declares, and what is wrong with it, from top to bottom.
+/// Parses a file: the declared profiles, and the errors from top to bottom.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<DeclaredProfile>, Vec<Mistake>) {
     let mut reader = Reader {
         path: path.into(),
@@ -26,7 +26,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<DeclaredProfile>, Vec<Mis
         Ok(table) => reader.top(table.get_ref()),
         Err(mistakes) => reader.mistakes = mistakes,
     }
-    // Tables are in the order of their names.
+    // Tables are sorted by name, not by line.
     reader.mistakes.sort_by_key(Mistake::line);
     (reader.profiles, reader.mistakes)
 }
@@ -44,7 +44,7 @@ impl Reader<'_> {
         self.mistakes.push(mistake);
     }
 
-    /// Says that a value is of another kind than it must be.
+    /// Reports a value of the wrong type.
     fn misfit(&mut self, what: &str, value: &Value<'_>, expected: &str) {
         let found = found(value.get_ref());
         self.mistake(value.span().start, format!("{what}: {found} is {expected}"));
@@ -199,7 +199,7 @@ impl Reader<'_> {
         path.map(|path| DeclaredPackage { path, priority })
     }
 
-    /// A text that can be a store path.
+    /// Checks that a text can be a store path.
     fn path(&mut self, what: &str, value: &Value<'_>) -> Option<String> {
         let text = value.get_ref().as_str()?;
         if hash(text).is_some() {

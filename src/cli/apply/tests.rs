@@ -1,4 +1,4 @@
-//! What a file that declares profiles may say.
+//! Contents of the file that declares profiles.
 
 use std::path::Path;
 

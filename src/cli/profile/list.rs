@@ -1,4 +1,4 @@
-//! Tells what is in a profile.
+//! Output of the contents of a profile.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::command::{GenerationReport, ProfileDiffReport, ProfileReport};
 use crate::nix::store_path::StorePath;
 use crate::profile::{CivilTime, Generation, GenerationNumber, Generations};
 
-/// Prints the packages of a profile as `nix profile list` does, a block of lines for each.
+/// Prints the packages of a profile in the format of `nix profile list`.
 pub(super) fn show(r: &ProfileReport) -> anyhow::Result<()> {
     if !r.environment {
         return println(&format!("{} (set, not installed)", r.path));
@@ -43,13 +43,13 @@ pub(super) fn show(r: &ProfileReport) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the generations as `nix-env --list-generations` does.
+/// Prints the generations in the format of `nix-env --list-generations`.
 pub(super) fn show_history(reports: &[GenerationReport]) -> anyhow::Result<()> {
     let mut list = BTreeMap::new();
     for report in reports {
         let base = report.path.rsplit('/').next().unwrap_or_default();
         let target = StorePath::parse_base_name(base.as_bytes())
-            .with_context(|| format!("the daemon named {:?}", report.path))?;
+            .with_context(|| format!("the daemon sent an invalid store path {:?}", report.path))?;
         let created = report.created;
         list.insert(
             GenerationNumber(report.generation),
@@ -64,7 +64,7 @@ pub(super) fn show_history(reports: &[GenerationReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints how two generations differ as `nix profile diff-closures` does.
+/// Prints the difference of two generations in the format of `nix profile diff-closures`.
 pub(super) fn show_diff(r: &ProfileDiffReport, json: bool) -> anyhow::Result<()> {
     if json {
         print_json(r)?;

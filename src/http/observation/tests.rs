@@ -1,4 +1,4 @@
-//! What clients are told, and what it costs the daemon.
+//! Answers to clients, and their cost to the daemon.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::http::{Server, serve};
 
-/// A daemon that is well or not, and takes its time.
+/// A daemon that is healthy or not, and answers slowly.
 #[derive(Default)]
 struct Daemon {
     asked: AtomicU64,
@@ -26,7 +26,7 @@ impl Daemon {
     }
 }
 
-impl Watched for Daemon {
+impl Monitored for Daemon {
     fn metrics(&self) -> Result<String, String> {
         self.answer("narfs_x")
     }
@@ -83,7 +83,7 @@ fn whoever_asks_is_told_what_there_is() {
     for method in ["POST", "DELETE", "PUT", "OPTIONS"] {
         let said = ask(at, method, "/metrics");
         assert!(
-            said.starts_with("HTTP/1.1 405") && said.contains("GET, HEAD"),
+            said.starts_with("HTTP/1.1 405") && said.contains("GET and HEAD"),
             "{said}"
         );
     }
@@ -113,7 +113,7 @@ fn many_who_ask_at_once_cost_one_question() {
         ..Daemon::default()
     };
     let (at, daemon, _server) = start(slow);
-    // Somebody who goes away again.
+    // A client that disconnects.
     let mut gone = TcpStream::connect(at).unwrap();
     gone.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
@@ -125,6 +125,6 @@ fn many_who_ask_at_once_cost_one_question() {
         }
     });
     assert_eq!(daemon.asked.load(Ordering::SeqCst), 1);
-    std::thread::sleep(FRESH);
+    std::thread::sleep(LIFETIME);
     assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 1\n"));
 }
