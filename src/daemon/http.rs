@@ -134,7 +134,7 @@ impl Daemon {
     pub(super) fn serve_http(self: &Arc<Self>, listener: Listener) -> Result<(), HttpError> {
         self.supervisor.keep(HTTP, listener.as_fd());
         let address = listener.address().ok().flatten();
-        http::serve(listener, http::observation(self.clone())).map_err(HttpError::Serve)?;
+        http::serve(listener, http::monitoring(self.clone())).map_err(HttpError::Serve)?;
         if let Some(address) = address {
             let _ = self.listens.set(address);
         }
@@ -193,7 +193,7 @@ impl HttpService {
     pub fn run(self, idle: Option<Duration>) -> Result<(), HttpError> {
         let mut signals = TerminationSignals::install().map_err(HttpError::Serve)?;
         let beside = Arc::new(RemoteDaemon { state: self.state });
-        let serve = |listener| http::serve(listener, http::observation(beside.clone()));
+        let serve = |listener| http::serve(listener, http::monitoring(beside.clone()));
         let servers = self.listeners.into_iter().map(serve);
         let servers: io::Result<Vec<Server>> = servers.collect();
         let servers = servers.map_err(HttpError::Serve)?;

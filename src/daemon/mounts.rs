@@ -53,7 +53,7 @@ impl Daemon {
             return Ok(HandedOver::Nothing);
         };
         let device = device.ok_or(HandOverError::NoDescriptor)?;
-        let session = Session::adopt(
+        let session = Session::accept_hand_over(
             self.store(),
             self.engine.file_system(),
             device,

@@ -253,7 +253,7 @@ fn configure_file_handles(
         tracing::error!("{}", chain(&error));
         return Ok(());
     }
-    engine.serving.decide_on_handles(handles);
+    engine.serving.set_file_handles(handles);
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Daemon {
         };
         let mut session = self.profiles_session();
         if let Some(there) = &*session
-            && there.show_again(mountpoint)?
+            && there.bind_again(mountpoint)?
         {
             return Ok(());
         }

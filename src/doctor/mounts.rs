@@ -104,7 +104,7 @@ pub(super) fn dead(fix: bool) -> Finding {
     if !fix {
         return finding.advise("`narfs doctor --fix` unmounts them; so does `umount -l`");
     }
-    let mut failed = dead.iter().filter_map(|at| fuse::take_dead_away(at).err());
+    let mut failed = dead.iter().filter_map(|at| fuse::unmount_dead(at).err());
     match failed.next() {
         None => finding.fixed("they were unmounted"),
         Some(e) => finding.advise(format!("they cannot be unmounted: {}", chain(&e))),

@@ -108,7 +108,7 @@ impl Engine {
         if names.is_empty() {
             chosen.extend(&all);
         }
-        let mount = self.serving.whole_mounts()?.into_iter().next();
+        let mount = self.serving.full_mounts()?.into_iter().next();
         let reports = chosen
             .into_iter()
             .map(|v| self.closure_report(v, mount.as_deref()));

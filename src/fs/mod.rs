@@ -1,9 +1,9 @@
-//! The file system: what a lookup, a listing, a read means. No kernel here.
+//! The file system: lookups, listings and reads, without a kernel.
 //!
-//! Invariants: an inode number is an address (see [`Inode`]), so there is no table of inodes and
-//! numbers are the same after a restart; everything below a store path is immutable and may be
-//! cached for ever; a name that is not there inside a path may be cached for ever too, one that
-//! is not there in a store directory, among profiles or among views not at all.
+//! Invariants: an inode number is an address (see [`Inode`]), so there is no inode table, and
+//! numbers survive a restart; everything below a store path is immutable and may be cached for
+//! ever; a name that is absent within a path may be cached for ever as well, but not one that is
+//! absent from a store directory, the profiles or the views.
 
 mod appearances;
 mod errno;
@@ -39,17 +39,18 @@ use crate::tree::{NodeIndex, NodeKind};
 /// atime, mtime and ctime of everything in a store path: one second after the epoch, as Nix sets.
 const EPOCH: Duration = Duration::from_secs(1);
 
-/// Longest name, in bytes, as Linux file systems have it; FUSE would let 1024 through.
+/// Limit of the length of a name, in bytes, as in other Linux file systems; FUSE would allow 1024.
 pub const NAME_MAX: usize = 255;
 
-/// Size of a directory, in bytes: what ext4 says of a small one, and always the same.
+/// Size of a directory, in bytes: that of a small one in ext4, and constant.
 const DIRECTORY_SIZE: u64 = 4096;
 
-/// Hard links of everything, directories too. Where a directory's count tells of subdirectories,
-/// find(1) saves itself a look at the rest, and asks statfs whether it may: a request, each time.
+/// Hard links of everything, including directories. If the link count of a directory counted its
+/// subdirectories, find(1) would use it to skip checks, and would call statfs to find out whether
+/// it may: a request each time.
 const LINKS: u32 = 1;
 
-/// What kind of file an inode is.
+/// The file type of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Directory,
@@ -59,48 +60,47 @@ pub enum Kind {
     Pipe,
 }
 
-/// What stat shows; owner and group are root.
+/// The attributes of an inode; owner and group are root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
-    /// The number.
     pub inode: Inode,
-    /// What a directory of a closure view is in the store; for all else the number. See [`Numbers`].
+    /// For a directory in a closure view, its inode in the store; otherwise the same as `inode`.
+    /// See [`Numbers`].
     pub in_store: Inode,
     pub kind: Kind,
     /// Permission bits.
     pub mode: u16,
-    /// Bytes of contents, of a target, or [`DIRECTORY_SIZE`].
+    /// Length of the contents or target, or [`DIRECTORY_SIZE`].
     pub size: u64,
     /// Hard links: [`LINKS`].
     pub links: u32,
     /// mtime, atime and ctime.
     pub time: SystemTime,
-    /// Whether this will never be otherwise. The directory of a path whose contents are not here
-    /// may turn out to be a file or a link, under another number.
+    /// Whether this is final. The root of a path whose contents are not local is assumed to be a
+    /// directory, and may turn out to be a file or a link, with another inode number.
     pub settled: bool,
 }
 
-/// What a lookup found.
+/// Result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Looked {
-    /// It is there.
+pub enum Lookup {
     Found(Attributes),
-    /// It is not there, and never will be.
-    NeverThere,
-    /// It is not there now.
-    NotThere,
+    /// Absent for ever.
+    NeverExists,
+    /// Absent at present.
+    Absent,
 }
 
 /// An entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub name: Vec<u8>,
-    /// Where the listing goes on after it.
+    /// Offset of the entry after it.
     pub next: u64,
     pub attributes: Attributes,
 }
 
-/// A state seen as a file system.
+/// A state as a file system.
 #[derive(Debug)]
 pub struct FileSystem {
     store: Arc<Store>,
@@ -110,8 +110,8 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
-    /// The file system of a state, where what is not here is fetched by `fetcher`, or is absent.
-    /// What is looked into is told to `recorder`.
+    /// The file system of a state. What is not local is fetched by `fetcher`, or is absent without
+    /// one. Accessed paths are recorded by `recorder`.
     pub fn new(store: Arc<Store>, fetcher: Option<Fetcher>, recorder: Arc<Recorder>) -> Self {
         Self {
             store,
@@ -121,24 +121,24 @@ impl FileSystem {
         }
     }
 
-    /// Looks up `name` in directory `parent`.
+    /// Looks up `name` in the directory `parent`.
     ///
     /// # Errors
-    /// `parent` is no directory, the name is too long, or the state fails.
-    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Looked, FsError> {
+    /// `parent` is not a directory, the name is too long, or the state fails.
+    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Lookup, FsError> {
         if name.len() > NAME_MAX {
             return Err(FsError::NameTooLong);
         }
-        // The kernel asks for these only where a file was opened by its handle, and of files, too.
+        // The kernel sends these only for inodes opened by handle, also for files.
         match name {
             b"." => {
                 self.looks_by_handle(parent)?;
-                return Ok(Looked::Found(self.attributes(parent)?));
+                return Ok(Lookup::Found(self.attributes(parent)?));
             }
             b".." => {
                 self.looks_by_handle(parent)?;
                 let above = self.parent(parent.place()?)?;
-                return Ok(Looked::Found(self.attributes(above)?));
+                return Ok(Lookup::Found(self.attributes(above)?));
             }
             _ => {}
         }
@@ -150,8 +150,8 @@ impl FileSystem {
             Place::View(id) => self.lookup_in_view(id, name),
             Place::ViewStore(id) => self.lookup_member(id, name),
             Place::Special(parent) => match parent.child(name) {
-                Some(child) => Ok(Looked::Found(self.special(child)?)),
-                None => Ok(Looked::NeverThere),
+                Some(child) => Ok(Lookup::Found(self.special(child)?)),
+                None => Ok(Lookup::NeverExists),
             },
             Place::Node(ordinal, node) => self.lookup_node(&self.path(ordinal)?, node, name),
             Place::Member(member, node) => {
@@ -162,7 +162,7 @@ impl FileSystem {
         }
     }
 
-    /// Whoever has the handle of a file comes to its path without a name.
+    /// A file opened by handle is reached without a lookup of its path.
     fn looks_by_handle(&self, inode: Inode) -> Result<(), FsError> {
         if let Place::Node(ordinal, _) = inode.place()? {
             self.store.look_up_number(ordinal)?;
@@ -170,51 +170,52 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Looks up a name in a directory of a path.
+    /// Looks up a name in a directory within a path.
     fn lookup_node(
         &self,
         path: &LoadedPath,
         node: NodeIndex,
         name: &[u8],
-    ) -> Result<Looked, FsError> {
+    ) -> Result<Lookup, FsError> {
         match path.tree().node(node).ok_or(FsError::Stale)?.kind {
             NodeKind::Directory { .. } => {}
             _ => return Err(FsError::NotADirectory),
         }
         match path.tree().lookup(node, name) {
-            Some(child) => Ok(Looked::Found(self.node(path, child)?)),
-            None => Ok(Looked::NeverThere),
+            Some(child) => Ok(Lookup::Found(self.node(path, child)?)),
+            None => Ok(Lookup::NeverExists),
         }
     }
 
-    /// Looks up a name in the store directory. What is no store path is not asked for further.
-    fn lookup_path(&self, name: &[u8]) -> Result<Looked, FsError> {
+    /// Looks up a name in the store directory. A name that is not a store path causes no query to
+    /// sources.
+    fn lookup_path(&self, name: &[u8]) -> Result<Lookup, FsError> {
         if let Some(child) = Special::Store.child(name) {
-            return Ok(Looked::Found(self.special(child)?));
+            return Ok(Lookup::Found(self.special(child)?));
         }
         let Ok(path) = StorePath::parse_base_name(name) else {
-            return Ok(Looked::NeverThere);
+            return Ok(Lookup::NeverExists);
         };
         match self.store.look_up(path.hash())? {
             Some(info) if info.registration.path == path => match info.contents {
                 Contents::Local(_) => {
                     let path = self.path(info.ordinal)?;
-                    Ok(Looked::Found(self.node(&path, 0)?))
+                    Ok(Lookup::Found(self.node(&path, 0)?))
                 }
                 Contents::Absent(Some(RootKind::Directory)) if self.fetcher.is_some() => {
-                    Ok(Looked::Found(expected(info.ordinal)))
+                    Ok(Lookup::Found(expected(info.ordinal)))
                 }
-                Contents::Absent(_) => Ok(Looked::NotThere),
+                Contents::Absent(_) => Ok(Lookup::Absent),
             },
-            // The hash is another path's: no path of this name can be true.
-            Some(_) | None => Ok(Looked::NotThere),
+            // The hash belongs to a path of another name, so this path cannot exist.
+            Some(_) | None => Ok(Lookup::Absent),
         }
     }
 
-    /// What stat shows of an inode.
+    /// The attributes of an inode.
     ///
     /// # Errors
-    /// There is no such inode, or the state fails.
+    /// The inode does not exist, or the state fails.
     pub fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
         match inode.place()? {
             Place::Special(special) => self.special(special),
@@ -223,7 +224,7 @@ impl FileSystem {
             Place::Member(member, node) => self.member_attributes(member, node),
             Place::Node(ordinal, 0) => match self.store.load(ordinal)? {
                 Some(path) => self.node(&path, 0),
-                // Known, but not here: what was said of it when it was looked up.
+                // Registered, but not local: the attributes that the lookup returned.
                 None => self
                     .store
                     .path_of(ordinal)?
@@ -237,7 +238,7 @@ impl FileSystem {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// It is no link, or the state fails.
+    /// It is not a link, or the state fails.
     pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>, FsError> {
         match inode.place()? {
             Place::Special(_) | Place::View(_) | Place::ViewStore(_) | Place::Member(..) => {
@@ -248,11 +249,11 @@ impl FileSystem {
         }
     }
 
-    /// Hands the entries of a directory from `offset` on (0 or the `next` of an entry) to
-    /// `take`, until it says that it is full; `.` and `..` come first.
+    /// Passes the entries of a directory, from `offset` on (0 or the `next` of an entry), to `take`
+    /// until it returns that it is full; `.` and `..` come first.
     ///
     /// # Errors
-    /// It is no directory, or the state fails.
+    /// It is not a directory, or the state fails.
     pub fn list(
         &self,
         inode: Inode,
@@ -315,7 +316,7 @@ impl FileSystem {
         }
     }
 
-    /// The entries of a directory of a path.
+    /// Lists a directory within a path.
     fn list_node(
         &self,
         path: &LoadedPath,
@@ -342,14 +343,14 @@ impl FileSystem {
         Ok(())
     }
 
-    /// The store directory: its entries are ordered by ordinal, so that a path that is published
-    /// during a listing does not make another one come twice or not at all.
+    /// Lists the store directory, ordered by ordinal, so that a path published during a listing
+    /// does not make others appear twice or not at all.
     fn list_paths(
         &self,
         mut from: u64,
         take: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<(), FsError> {
-        /// Paths that are looked at in one go.
+        /// Paths read from the store at once.
         const GROUP: usize = 256;
         loop {
             let Ok(ordinal) = u32::try_from(from) else {
@@ -366,11 +367,11 @@ impl FileSystem {
                 } else {
                     self.attributes(Inode::node(*ordinal, 0))
                 };
-                // One that cannot be read must not hide the others.
+                // A damaged path must not hide the others.
                 let attributes = match attributes {
                     Ok(attributes) => attributes,
                     Err(e) => {
-                        tracing::warn!(%path, "left out of a listing: {e}");
+                        tracing::warn!(%path, "omitted from a listing: {e}");
                         continue;
                     }
                 };
@@ -388,7 +389,7 @@ impl FileSystem {
         }
     }
 
-    /// Whether questions can be answered: a look at the store directory and at what is in it.
+    /// Checks that requests can be answered, by listing the store directory.
     ///
     /// # Errors
     /// The state cannot be read.
@@ -476,7 +477,7 @@ fn above_paths(inode: Inode, time: SystemTime) -> Attributes {
     }
 }
 
-/// The root of a path that is said to be a directory, whatever is in it.
+/// The root of a path that is assumed to be a directory.
 fn expected(ordinal: PathOrdinal) -> Attributes {
     Attributes {
         inode: Inode::node(ordinal, 0),

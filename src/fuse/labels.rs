@@ -1,14 +1,14 @@
-//! Labels of SELinux, which a file system that has none itself is given when it is mounted.
+//! SELinux labels of a mount.
 //!
-//! Invariant: they go to the kernel as they are; it alone judges them.
+//! Invariant: labels are passed to the kernel unchanged; only the kernel validates them.
 
 use super::mount::MountError;
 
-/// The names of the options.
+/// Names of the mount options.
 const LABELS: [&str; 4] = ["context", "fscontext", "defcontext", "rootcontext"];
 
-/// An option of mount(8) as the kernel gets it, `NAME="LABEL"`, if it is a label. A comma in it stands
-/// between quotes.
+/// The form of an option of mount(8) for the kernel, `NAME="LABEL"`, if it is a label. A comma in a
+/// label is quoted.
 pub fn label(option: &str) -> Option<String> {
     let (name, label) = option.split_once('=')?;
     let label = label
@@ -19,7 +19,7 @@ pub fn label(option: &str) -> Option<String> {
     is_one.then(|| format!("{name}=\"{label}\""))
 }
 
-/// Those in a list of options. A comma between double quotes is no end of one.
+/// The labels in a list of options. A comma within double quotes does not separate options.
 pub(super) fn of(options: &str) -> Vec<String> {
     let mut quoted = false;
     let options = options.split(|c| {
@@ -29,7 +29,7 @@ pub(super) fn of(options: &str) -> Vec<String> {
     options.filter_map(label).collect()
 }
 
-/// An error of mounting, where labels may be why.
+/// Adds to an error of mounting that labels may be the cause.
 pub(super) fn explain(error: MountError, labels: &[String]) -> MountError {
     match error {
         MountError::System {

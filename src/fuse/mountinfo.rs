@@ -1,6 +1,6 @@
-//! What is mounted, as the kernel's list of mounts tells.
+//! The kernel's list of mounts.
 //!
-//! Nothing is asked of a file system but whether a narfs is dead.
+//! No request is sent to a file system, except to determine whether a narfs mount is dead.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use narfs_mounting::{PROFILES_TYPE, TYPE, mountinfo};
 
 use super::mount::MountError;
 
-/// A mount of the list.
+/// A mount in the list.
 pub(super) type Mounted = mountinfo::Mounted<'static>;
 
-/// Whether it is a narfs whose daemon is gone. Attributes may come from the kernel's cache even
-/// then; what statfs says never does.
+/// Whether this is a narfs mount whose daemon is gone. Attributes may come from the kernel's cache
+/// even then; statfs is never cached.
 pub(super) fn is_dead(mounted: &Mounted) -> bool {
     use rustix::io::Errno;
     [TYPE, PROFILES_TYPE].contains(&&*mounted.kind)
@@ -20,12 +20,12 @@ pub(super) fn is_dead(mounted: &Mounted) -> bool {
             .is_err_and(|e| matches!(e, Errno::NOTCONN | Errno::CONNABORTED))
 }
 
-/// What is to be seen at `at`: of several mounts, the last.
+/// The visible mount at `at`: the last one, if there are several.
 pub(super) fn top_mount(at: &Path) -> Result<Option<Mounted>, MountError> {
     mountinfo::top_mount(at).map_err(not_read)
 }
 
-/// What is mounted in this mount namespace.
+/// The mounts of this mount namespace.
 pub(super) fn mounts() -> Result<Vec<Mounted>, MountError> {
     mountinfo::mounts().map_err(not_read)
 }

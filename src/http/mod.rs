@@ -7,12 +7,12 @@
 mod calls;
 mod connections;
 mod listener;
-mod observation;
+mod monitoring;
 mod request_body;
 mod server;
 mod stream;
 
 pub use calls::calls;
 pub use listener::{Address, AddressError, Listener};
-pub use observation::{Monitored, observation};
+pub use monitoring::{Monitored, monitoring};
 pub use server::{Limits, Server, serve};

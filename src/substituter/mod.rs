@@ -1,7 +1,7 @@
-//! Where paths come from: binary caches behind `file://`, `http://` and `https://`.
+//! Substituters: binary caches at `file://`, `http://` and `https://`.
 //!
-//! Invariant: nothing that a source says is believed here. A substituter moves bytes; what they
-//! mean, and whether they may be trusted, is decided above.
+//! Invariant: nothing received from a source is trusted here. A substituter moves bytes; their
+//! meaning and trust are decided in higher layers.
 
 mod body;
 mod credentials;
@@ -34,57 +34,51 @@ pub use traffic::{LastFailure, Traffic, TrafficSnapshot};
 use url::Kind;
 pub use url::check;
 
-/// Longest narinfo or nix-cache-info that is read, in bytes; real ones have some kilobytes.
+/// Limit of the length of a narinfo or nix-cache-info, in bytes; real ones have some kilobytes.
 const TEXT_LIMIT: usize = 1 << 20;
 
-/// Longest `.ls` listing that is read, in bytes: some hundred thousand files.
+/// Limit of the length of a `.ls` listing, in bytes: some hundred thousand files.
 const LISTING_LIMIT: usize = 32 << 20;
 
-/// Why a source gave nothing.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// The URL is not one of a source.
+    /// The URL is not that of a source.
     #[error("{url}: {what}")]
     Url {
-        /// As it was given, its password hidden.
+        /// As given by the user, with the password hidden.
         url: String,
         what: String,
     },
-    /// The request got no answer, or the answer broke off.
+    /// There was no response, or it was interrupted.
     #[error("{url}: {what}")]
     Unreachable {
         url: String,
         /// What happened.
         what: &'static str,
-        /// The client's words.
+        /// The client's error.
         #[source]
         source: io::Error,
     },
-    /// The server says no.
+    /// The server answered with an error status.
     #[error("{url}: the server answered {status}{hint}")]
     Refused {
         url: String,
-        /// HTTP status.
         status: u16,
-        /// What to do, where something can be done.
+        /// Advice, if there is any.
         hint: String,
     },
-    /// The answer is encoded in a way that is not known.
-    #[error("{url}: it comes with the Content-Encoding {encoding:?}, which narfs does not know")]
+    /// The encoding of the response is not supported.
+    #[error("{url}: narfs does not support its Content-Encoding {encoding:?}")]
     Encoding {
         url: String,
         /// As the server names it.
         encoding: String,
     },
-    /// The answer is longer than such a file may be.
-    #[error("{url}: longer than {limit} bytes")]
-    TooLong {
-        url: String,
-        /// The bound.
-        limit: usize,
-    },
-    /// The netrc file that the caller names cannot be read.
-    #[error("{}: this netrc file cannot be read", file.display())]
+    /// The response exceeds a limit.
+    #[error("{url}: it is longer than {limit} bytes")]
+    TooLong { url: String, limit: usize },
+    /// The given netrc file cannot be read.
+    #[error("{}: cannot read this netrc file", file.display())]
     NetrcFile {
         file: PathBuf,
         #[source]
@@ -96,18 +90,18 @@ pub enum SourceError {
         file: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it, without its contents.
+        /// The error, without contents of the file.
         what: &'static str,
     },
     /// The source cannot be listed.
     #[error(
-        "{url}: a source of this kind cannot be listed, so --all is not possible; name the paths"
+        "{url}: a source of this kind cannot be listed, so --all is not possible; give the paths"
     )]
     NoListing { url: String },
 }
 
 impl SourceError {
-    /// Whether another try may succeed.
+    /// Whether a retry may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -117,77 +111,76 @@ impl SourceError {
     }
 }
 
-/// Why a stream gave an error: the transfer of a NAR broke off, and could not be resumed.
+/// The error of a stream when the transfer of a NAR was interrupted and could not be resumed.
 #[derive(Debug, Error)]
 #[error("{url}: the transfer broke off at byte {at}: {cause}")]
 pub struct BrokenOff {
     pub url: String,
-    /// Bytes that had come.
+    /// Bytes received before.
     pub at: u64,
     pub cause: String,
-    /// Whether the policy for retries is used up already.
+    /// Whether the retries of the policy are used up.
     pub exhausted: bool,
 }
 
 impl BrokenOff {
-    /// Whether a stream's error says that its transfer may come to its end at another try.
+    /// Whether a stream failed because of an interruption, so that a retry may succeed.
     pub fn is_passing(error: &io::Error) -> bool {
         let inner = error.get_ref().and_then(|e| e.downcast_ref::<Self>());
         inner.is_some_and(|broken| !broken.exhausted)
     }
 
-    /// Whether a stream's error says that its source was tried often enough.
+    /// Whether a stream failed after all retries.
     pub fn is_final(error: &io::Error) -> bool {
         let inner = error.get_ref().and_then(|e| e.downcast_ref::<Self>());
         inner.is_some_and(|broken| broken.exhausted)
     }
 }
 
-/// What a request becomes.
+/// The future of a request.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;
 
-/// A stream of bytes that a blocking thread reads.
+/// A stream of bytes for a blocking reader.
 pub type Stream = Box<dyn Read + Send>;
 
 /// A binary cache.
 pub trait Substituter: Send + Sync {
-    /// How users name it, a password hidden.
+    /// Its URL, with the password hidden.
     fn url(&self) -> &str;
 
-    /// What went on with it so far.
+    /// Its counters.
     fn traffic(&self) -> &Traffic;
 
-    /// The text of `nix-cache-info`; `None` if there is none.
+    /// The text of `nix-cache-info`, if the source has one.
     fn cache_info(&self) -> Answer<'_, Option<Bytes>>;
 
-    /// The text of a narinfo; `None` if the source has no such path.
+    /// The text of a narinfo; `None` if the source does not have the path.
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
 
-    /// The text of the `.ls` listing of a path, unsigned; `None` if the source has none.
+    /// The unsigned `.ls` listing of a path, if the source has one.
     fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
 
-    /// The bytes that a narinfo's `URL` names, as they are stored; `None` if they are gone. The
-    /// stream must be read on a thread that may block.
+    /// The file named by the `URL` of a narinfo, as stored; `None` if it is gone. The stream must
+    /// be read on a thread that may block.
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>>;
 
     /// The hashes of all paths.
     fn list(&self) -> Answer<'_, Vec<StorePathHash>>;
 }
 
-/// How a source is used.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Time without a byte after which a server is given up.
+    /// Time without data after which a transfer counts as failed.
     pub stall: Duration,
-    /// The netrc file. `None` is the one that `NETRC` names, else `~/.netrc`, else
-    /// `/etc/nix/netrc`; that there is none is no error then.
+    /// The netrc file. `None` stands for the file named by `NETRC`, or else `~/.netrc`, or else
+    /// `/etc/nix/netrc`; it is no error then if there is none.
     pub netrc: Option<PathBuf>,
 }
 
-/// The source that a URL names. No server is asked yet.
+/// Creates the substituter for a URL, without sending a request.
 ///
 /// # Errors
-/// A URL of another kind, a netrc file that is malformed, or no directory at a `file://` URL.
+/// The URL is of another kind, the netrc file is malformed, or a `file://` URL is not a directory.
 pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, SourceError> {
     match Kind::of(url)? {
         Kind::File => Ok(Arc::new(FileCache::open(url)?)),
@@ -195,12 +188,12 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, Source
     }
 }
 
-/// The file that a `file://`, `http://` or `https://` URL names, as it is stored; `None` if there is
-/// none. A transfer that breaks off goes on where the server offers that. The stream must be read
-/// on a thread that may block.
+/// The file at a `file://`, `http://` or `https://` URL, as stored; `None` if there is none. An
+/// interrupted transfer is resumed if the server supports that. The stream must be read on a thread
+/// that may block.
 ///
 /// # Errors
-/// As [`open`], and those of the request.
+/// See [`open`]; also errors of the request.
 pub async fn file(url: &str, options: &Options) -> Result<Option<Stream>, SourceError> {
     match Kind::of(url)? {
         Kind::Http => HttpCache::open(url, options)?.nar(url).await,

@@ -218,7 +218,7 @@ fn compressed_lists_are_read_and_bombs_are_not() {
         &compress(Compression::Zstd, &vec![b'\n'; 257 << 20]),
     );
     let ran = world.channel(&["add", "bomb", bomb.to_str().unwrap()]);
-    ran.fails(&["bomb.zst", "longer than 256 MiB"]);
+    ran.fails(&["bomb.zst", "longer than the limit of 256 MiB"]);
 }
 
 #[test]

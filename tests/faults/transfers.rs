@@ -224,7 +224,7 @@ fn a_rest_that_is_longer_than_it_may_be_is_an_error() {
     let error = source.nar().unwrap_err();
     assert!(!BrokenOff::is_final(&error));
     let text = error.to_string();
-    assert!(text.contains("more than the 300000 bytes"), "{text}");
+    assert!(text.contains("more than its 300000 bytes"), "{text}");
     assert_eq!(server.log().len(), 2);
 }
 

@@ -142,7 +142,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "from = [\"/dir\"]",
-        "/c.toml:1: from: \"/dir\" is no source: a directory is named as file:///",
+        "/c.toml:1: from: \"/dir\" is no source: write a directory as file:///",
     ),
     ("from = [\n1]", "/c.toml:2: from: 1 is no text; write ["),
     (

@@ -255,7 +255,7 @@ impl Volumes {
 
     /// A mount point at which all closure views are visible.
     fn full_mount(&self) -> Result<Option<PathBuf>, VolumeError> {
-        Ok(self.engine.serving.whole_mounts()?.into_iter().next())
+        Ok(self.engine.serving.full_mounts()?.into_iter().next())
     }
 
     fn definition(&self, view: &View) -> Definition {

@@ -75,9 +75,9 @@ fn names_that_may_come_are_not_said_to_be_absent_for_ever() {
         "a\u{1}",
     ] {
         let looked = fs.lookup(all, name.as_bytes()).unwrap();
-        assert_eq!(looked, Looked::NotThere, "{name:?}");
+        assert_eq!(looked, Lookup::Absent, "{name:?}");
     }
-    assert_eq!(fs.lookup(all, b"\xff").unwrap(), Looked::NotThere);
+    assert_eq!(fs.lookup(all, b"\xff").unwrap(), Lookup::Absent);
     assert!(matches!(fs.lookup(link, b"x"), Err(FsError::NotADirectory)));
     assert!(matches!(fs.read(link, 0, 1), Err(FsError::NotAFile)));
     assert!(matches!(fs.read(all, 0, 1), Err(FsError::IsADirectory)));
@@ -142,7 +142,7 @@ fn listings_agree_with_lookups_whatever_the_size_of_their_pages() {
             match &entry.name[..] {
                 b"." => assert_eq!(a.inode, own),
                 b".." => assert_eq!(a.inode, expected),
-                name => assert_eq!(fs.lookup(own, name).unwrap(), Looked::Found(a)),
+                name => assert_eq!(fs.lookup(own, name).unwrap(), Lookup::Found(a)),
             }
             assert_eq!(fs.attributes(a.inode).unwrap(), a);
             false
@@ -205,7 +205,7 @@ fn a_link_that_changes_gets_another_number_and_the_old_one_is_stale() {
     assert_eq!(target(&fs, "system"), "system-1-link");
     assert!(matches!(fs.attributes(second), Err(FsError::Stale)));
     assert!(matches!(fs.read_link(second), Err(FsError::Stale)));
-    // The same target, so the same number.
+    // The same target, so the same inode.
     switch(2);
     assert_eq!(inode(&fs, "system"), second);
     assert_eq!(
@@ -291,7 +291,7 @@ fn what_a_change_makes_stale_is_named() {
         fs.store.change_profiles(changes).unwrap();
         let stale: Vec<StaleEntries> = told.lock().unwrap().pop().unwrap();
         for s in &stale {
-            // Unless it is gone.
+            // Unless it was removed.
             let _ = fs.list(s.directory, 0, &mut |entry| {
                 assert!(entry.name != b".." || entry.attributes.inode == s.above);
                 false
@@ -300,7 +300,7 @@ fn what_a_change_makes_stale_is_named() {
         let names = stale.into_iter().map(|s| (s.directory, s.names.join(" ")));
         names.collect()
     };
-    // A switch: the name and nothing else.
+    // A switch: only the name.
     let switched = stale(&[change("system", 1, &[(1, 1), (2, 2)])]);
     assert_eq!(switched, [(all, "system".to_owned())]);
     let added = stale(&[change("system", 3, &[(1, 1), (2, 2), (3, 1)])]);
@@ -369,9 +369,9 @@ fn a_profile_has_a_pipe_that_is_not_listed() {
     assert_eq!(names(&fs, ann, 9), [".", "..", "profile", "profile-1-link"]);
     for name in ["other.changed", "profile-1-link.changed", ".changed"] {
         let looked = fs.lookup(ann, name.as_bytes()).unwrap();
-        assert_eq!(looked, Looked::NotThere, "{name}");
+        assert_eq!(looked, Lookup::Absent, "{name}");
     }
-    // A profile of that name goes before it.
+    // A profile of that name takes precedence.
     let changes = [change("per-user/ann/profile.changed", 1, &[(1, 1)])];
     fs.store.change_profiles(&changes).unwrap();
     let link = walk(&fs, "var/nix/profiles/per-user/ann/profile.changed").unwrap();

@@ -44,7 +44,7 @@ fn start(daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let daemon = Arc::new(daemon);
-    let server = serve(listener.into(), observation(daemon.clone())).unwrap();
+    let server = serve(listener.into(), monitoring(daemon.clone())).unwrap();
     (at, daemon, server)
 }
 

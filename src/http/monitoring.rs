@@ -95,7 +95,7 @@ impl Query {
 }
 
 /// The endpoints, as a router.
-pub fn observation(monitored: Arc<dyn Monitored>) -> Router {
+pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
     let (metrics, status) = (monitored.clone(), monitored.clone());
     let query = |query, kind| {
         get(move |State(query): State<Arc<Query>>| respond(query, kind)).with_state(query)
