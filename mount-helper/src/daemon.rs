@@ -204,8 +204,8 @@ fn read(answer: &str) -> Option<Answer> {
     })
 }
 
-/// Has a daemon started for a state: the service, where there is one, else one in the background that ends when
-/// it is unmounted. `true`, once it was started.
+/// Has a daemon started for a state: the service, where there is one, else one in the background
+/// that ends when it is unmounted. `true`, once it was started.
 ///
 /// # Errors
 /// It cannot be.

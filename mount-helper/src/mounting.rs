@@ -48,7 +48,8 @@ impl Mount {
     pub fn make(state: &Path, request: &Request) -> Result<Self, Failure> {
         let flags = request.flags.0;
         let dev = Path::new("/dev/fuse");
-        let device = rustix::fs::open(dev, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| match e {
+        let device_flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let device = rustix::fs::open(dev, device_flags, Mode::empty()).map_err(|e| match e {
             Errno::NOENT | Errno::NODEV | Errno::NXIO => Failure::system(format!(
                 "there is no /dev/fuse ({e}): `modprobe fuse`; in a container, give it --device \
                  /dev/fuse"

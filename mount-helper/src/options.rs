@@ -1,7 +1,7 @@
 //! What mount(8) says, and what of it concerns whom.
 //!
-//! Invariant: every option is known by its name; what is neither ours nor one that mount(8) and systemd give to
-//! every file system is an error, unless mount(8) asks to be sloppy.
+//! Invariant: every option is known by its name; what is neither ours nor one that mount(8) and
+//! systemd give to every file system is an error, unless mount(8) asks to be sloppy.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -171,8 +171,8 @@ pub struct Request {
     pub daemon: Vec<String>,
     /// The service that is started if no daemon is there; none for a daemon of its own.
     pub unit: Option<String>,
-    /// Options that only the start of a daemon heeds, as they were given; and the argument of `narfs daemon` that
-    /// each became.
+    /// Options that only the start of a daemon heeds, as they were given; and the argument of
+    /// `narfs daemon` that each became.
     pub at_start: Vec<(String, String)>,
 }
 

@@ -1,8 +1,8 @@
 //! `mount -o remount`: the flags of a mount that is there.
 //!
-//! Flags are the kernel's, for each mount. Everything else is the superblock's or the daemon's, and stays as it
-//! is. Invariant: what is asked for and would be another is named; what is so already, or is not
-//! named, is not. So a remount with the options of the mount says nothing.
+//! Flags are the kernel's, for each mount. Everything else is the superblock's or the daemon's, and
+//! stays as it is. Invariant: what is asked for and would be another is named; what is so already,
+//! or is not named, is not. So a remount with the options of the mount says nothing.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -330,7 +330,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn masking_is_an_encoding(parts in prop::collection::vec(0usize..6, 0..40), noise in prop::collection::vec(any::<u8>(), 0..50), piece in 1usize..90) {
+        fn masking_is_an_encoding(
+            parts in prop::collection::vec(0usize..6, 0..40),
+            noise in prop::collection::vec(any::<u8>(), 0..50),
+            piece in 1usize..90,
+        ) {
             let mut t = ReferenceTable::new(&[path(1, "a"), path(2, "b")]);
             let mut data = Vec::new();
             for p in parts {

@@ -41,7 +41,8 @@ impl ManualArguments {
                 text => text.to_owned(),
             };
             let page = format!(
-                ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH {name} 5 \"\" \"narfs {}\"\n.SH NAME\n{} \\- {what}\n{text}",
+                ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH {name} 5 \"\" \"narfs {}\"\n.SH NAME\n{} \\- \
+                 {what}\n{text}",
                 env!("CARGO_PKG_VERSION"),
                 name.replace('-', "\\-"),
             );

@@ -35,7 +35,8 @@ pub enum HttpError {
     NoAddress,
     /// The address is in use, not local, or not permitted.
     #[error(
-        "cannot listen at {address}; end the process that listens there, or give another address with --listen"
+        "cannot listen at {address}; end the process that listens there, or give another address with \
+         --listen"
     )]
     Listen {
         address: Address,

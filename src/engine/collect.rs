@@ -43,7 +43,8 @@ fn names(unseen: &[Unseen]) -> Vec<String> {
 
 fn uninspected_warning(process: &str) -> String {
     format!(
-        "process {process} cannot be inspected; what it was last seen to use is kept, and so is everything newer"
+        "process {process} cannot be inspected; what it was last seen to use is kept, and so is everything \
+         newer"
     )
 }
 

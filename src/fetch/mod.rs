@@ -83,7 +83,8 @@ pub enum FetchError {
     },
     /// Nobody who is trusted vouches for the path.
     #[error(
-        "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe this source"
+        "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe \
+         this source"
     )]
     Untrusted { url: String, distrust: Distrust },
     /// No source has the path.

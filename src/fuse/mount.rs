@@ -57,10 +57,12 @@ pub enum MountError {
     #[error("the mount point {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// There is something in it.
-    #[error("the mount point {} is not empty; its files would be hidden. Choose another directory, or give -o nonempty", .0.display())]
+    #[error("the mount point {} is not empty; its files would be hidden. Choose another directory, or give \
+        -o nonempty", .0.display())]
     NotEmpty(PathBuf),
     /// Something is mounted there.
-    #[error("something is mounted at {} already ({kind} from {source_name}); unmount it first, or choose another directory", at.display())]
+    #[error("something is mounted at {} already ({kind} from {source_name}); unmount it first, or choose \
+        another directory", at.display())]
     Busy {
         /// The mount point.
         at: PathBuf,
@@ -73,17 +75,20 @@ pub enum MountError {
     #[error("no narfs is mounted at {}", .0.display())]
     NotMounted(PathBuf),
     /// The daemon serves the state, but not where this process can see it.
-    #[error("a daemon serves the state {}, but it is not mounted anywhere in this mount namespace; unmount it there first", .0.display())]
+    #[error("a daemon serves the state {}, but it is not mounted anywhere in this mount namespace; unmount \
+        it there first", .0.display())]
     NowhereMounted(PathBuf),
     /// The whole was asked for, of which only a part is mounted.
-    #[error("of the state {} only the store is mounted, at {}; give -o subtree=store, or unmount that first", state.display(), at.display())]
+    #[error("of the state {} only the store is mounted, at {}; give -o subtree=store, or unmount that \
+        first", state.display(), at.display())]
     OnlyStore {
         state: PathBuf,
         /// Where its store is mounted.
         at: PathBuf,
     },
     /// Programs use it.
-    #[error("{} is in use{}; end these programs, or give --lazy to unmount it when they have ended", at.display(), users(.by))]
+    #[error("{} is in use{}; end these programs, or give --lazy to unmount it when they have \
+        ended", at.display(), users(.by))]
     InUse {
         /// The mount point.
         at: PathBuf,

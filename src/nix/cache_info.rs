@@ -1,7 +1,7 @@
 //! The `nix-cache-info` file of a binary cache.
 //!
-//! Invariant: parsing is as lenient as Nix's (unknown keys and lines without a colon are passed over), but a store
-//! directory or priority that is there must be right.
+//! Invariant: parsing is as lenient as Nix's (unknown keys and lines without a colon are passed
+//! over), but a store directory or priority that is there must be right.
 
 use std::fmt::Write;
 

@@ -1,7 +1,8 @@
 //! Hashes, their text forms, and hashing of streams.
 //!
-//! Owns [`struct@Hash`] (any algorithm Nix knows), [`NarHash`] (the SHA-256 of a NAR) and the streaming hashers. Invariant: a
-//! `Hash` always holds exactly as many bytes as its algorithm yields.
+//! Owns [`struct@Hash`] (any algorithm Nix knows), [`NarHash`] (the SHA-256 of a NAR) and the
+//! streaming hashers. Invariant: a `Hash` always holds exactly as many bytes as its algorithm
+//! yields.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -159,7 +160,8 @@ impl Hash {
         hasher.finish()
     }
 
-    /// Parses any text form with its algorithm: `ALGO:HEX`, `ALGO:NIX32`, `ALGO:BASE64` or SRI (`ALGO-BASE64`).
+    /// Parses any text form with its algorithm: `ALGO:HEX`, `ALGO:NIX32`, `ALGO:BASE64` or SRI
+    /// (`ALGO-BASE64`).
     ///
     /// # Errors
     /// [`HashError`] if the algorithm is missing or unknown, or the digest is not one of its text forms.
@@ -609,7 +611,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_form_is_read_back(algo in 0usize..4, data in proptest::collection::vec(any::<u8>(), 0..20)) {
+        fn every_text_form_is_read_back(
+            algo in 0usize..4,
+            data in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
             let hash = Hash::of(ALGOS[algo], &data);
             for text in [hash.to_nix32(), hash.to_hex(), hash.to_sri(), hash.to_sri().replacen('-', ":", 1)] {
                 prop_assert_eq!(Hash::parse(&text), Ok(hash));

@@ -1,7 +1,8 @@
 //! The `.ls` listing of a NAR, version 1.
 //!
-//! Owns its JSON. Listings are unsigned: a listing says where to look, never what is there. Invariant: every name in a parsed
-//! listing is one that a NAR could hold, no directory names an entry twice, and the depth is bounded.
+//! Owns its JSON. Listings are unsigned: a listing says where to look, never what is there.
+//! Invariant: every name in a parsed listing is one that a NAR could hold, no directory names an
+//! entry twice, and the depth is bounded.
 //!
 //! JSON is UTF-8, file names are not: a tree with other names has no listing (Nix fails to write one, too).
 
@@ -15,8 +16,8 @@ use thiserror::Error;
 
 use crate::nix::nar;
 
-/// Most nodes on the way from the root to the deepest node. One less than in a NAR: each node takes two levels of JSON, and
-/// the JSON parser stops at 127 of them.
+/// Most nodes on the way from the root to the deepest node. One less than in a NAR: each node takes
+/// two levels of JSON, and the JSON parser stops at 127 of them.
 pub const MAX_DEPTH: usize = nar::MAX_DEPTH - 1;
 
 /// Why a listing is refused, or cannot be written.

@@ -1,7 +1,8 @@
 //! The pure formats of Nix: bytes in, values out, and back.
 //!
-//! Nothing here talks to a network, a database or a kernel; parsers are functions of bytes, never panic, and refuse what
-//! Nix's newest release refuses. From bottom to top (imports point only upwards in this list):
+//! Nothing here talks to a network, a database or a kernel; parsers are functions of bytes, never
+//! panic, and refuse what Nix's newest release refuses. From bottom to top (imports point only
+//! upwards in this list):
 //!
 //! - [`nix32`]: the base-32 text encoding of hashes
 //! - [`hash`]: hashes, their text forms, and streaming SHA-256

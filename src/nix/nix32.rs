@@ -1,7 +1,7 @@
 //! Nix's base-32 text encoding.
 //!
-//! Owns the alphabet and the digit order: little-endian bits, printed most significant digit first. Invariant: every byte
-//! string has exactly one text, and only that text decodes to it.
+//! Owns the alphabet and the digit order: little-endian bits, printed most significant digit first.
+//! Invariant: every byte string has exactly one text, and only that text decodes to it.
 
 use thiserror::Error;
 
@@ -92,7 +92,8 @@ fn digit_at(bytes: &[u8], digit: usize) -> u8 {
 /// Decodes nix32 text.
 ///
 /// # Errors
-/// [`Nix32Error`] for a byte outside the alphabet, a length that no byte string has, or nonzero overflow bits.
+/// [`Nix32Error`] for a byte outside the alphabet, a length that no byte string has, or nonzero
+/// overflow bits.
 pub fn decode(text: &[u8]) -> Result<Vec<u8>, Nix32Error> {
     let mut bytes = vec![0; text.len() * 5 / 8];
     decode_into(text, &mut bytes)?;

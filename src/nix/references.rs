@@ -1,7 +1,8 @@
 //! The scan for store path hashes in a stream.
 //!
-//! A reference exists where the 32 characters of a hash part occur, with or without a store directory or name around them.
-//! Invariant: what is found does not depend on how the stream is cut into blocks.
+//! A reference exists where the 32 characters of a hash part occur, with or without a store
+//! directory or name around them. Invariant: what is found does not depend on how the stream is cut
+//! into blocks.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,8 +15,9 @@ const PREFIX_BITS: usize = 15;
 /// Looks for a set of hash parts in a stream.
 pub struct Scanner {
     candidates: HashMap<[u8; HASH_PART_LEN], StorePathHash>,
-    /// Which first three characters occur among the candidates. In text made of the alphabet (hex dumps, base-64) nearly
-    /// every position is a possible beginning, and this spares a hash table lookup at each.
+    /// Which first three characters occur among the candidates. In text made of the alphabet (hex
+    /// dumps, base-64) nearly every position is a possible beginning, and this spares a hash table
+    /// lookup at each.
     prefixes: Box<[bool]>,
     found: BTreeSet<StorePathHash>,
     /// The end of the stream so far: fewer bytes than a hash part has.
@@ -45,12 +47,13 @@ impl Scanner {
         }
     }
 
-    /// Looks through the next bytes of the stream, and calls `each` with every occurrence and its offset in the stream, in ascending order. An
-    /// occurrence is told by the call that brings its last byte.
+    /// Looks through the next bytes of the stream, and calls `each` with every occurrence and its
+    /// offset in the stream, in ascending order. An occurrence is told by the call that brings its
+    /// last byte.
     pub fn feed_each(&mut self, block: &[u8], mut each: impl FnMut(u64, &StorePathHash)) {
         const OVERLAP: usize = HASH_PART_LEN - 1;
-        // First the windows that begin in the tail, then those that lie in the block; the tail is short, so only as much of
-        // the block is joined to it as its windows reach.
+        // First the windows that begin in the tail, then those that lie in the block; the tail is
+        // short, so only as much of the block is joined to it as its windows reach.
         let mut joined = std::mem::take(&mut self.tail);
         let tail_length = joined.len();
         let tail_start = self.position - tail_length as u64;
@@ -94,7 +97,8 @@ impl Scanner {
                 .iter()
                 .rposition(|&byte| !nix32::is_digit(byte));
             if let Some(at) = foreign {
-                // No window that reaches over this byte can match. What follows it in this window is known to be digits.
+                // No window that reaches over this byte can match. What follows it in this window
+                // is known to be digits.
                 start += unknown + at + 1;
                 known = end;
                 continue;
@@ -177,7 +181,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_naive_search(pieces in proptest::collection::vec(0usize..6, 0..20), cut in 1usize..80) {
+        fn it_agrees_with_a_naive_search(
+            pieces in proptest::collection::vec(0usize..6, 0..20),
+            cut in 1usize..80,
+        ) {
             let mut text = String::new();
             for piece in pieces {
                 text.push_str([A, B, &A[..17], &B[5..], "0", "/"][piece]);

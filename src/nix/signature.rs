@@ -1,7 +1,8 @@
 //! Ed25519 keys and signatures in Nix's text forms.
 //!
-//! Owns the key and signature texts and the choice of keys by name. Invariant: the text of a signature is kept byte for
-//! byte; whether it can be decoded matters only when a key of its name is there to check it.
+//! Owns the key and signature texts and the choice of keys by name. Invariant: the text of a
+//! signature is kept byte for byte; whether it can be decoded matters only when a key of its name
+//! is there to check it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -223,7 +224,8 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Takes a signature text. Only its two parts are looked for: whether the second is a signature shows when it is verified.
+    /// Takes a signature text. Only its two parts are looked for: whether the second is a signature
+    /// shows when it is verified.
     ///
     /// # Errors
     /// [`KeyError::Structure`] if a part is missing or empty.

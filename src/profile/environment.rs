@@ -117,8 +117,8 @@ impl fmt::Display for Warning {
 pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     /// Two packages of the same priority have the same file.
     #[error(
-        "packages '{new}' and '{old}' have the same priority {priority}; install one of the conflicting packages \
-         with another priority (0 being the highest priority)"
+        "packages '{new}' and '{old}' have the same priority {priority}; install one of the conflicting \
+         packages with another priority (0 being the highest priority)"
     )]
     Conflict {
         /// The file that came second.
@@ -146,7 +146,8 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     },
     /// A package is not there.
     #[error(
-        "opening directory '{package}': No such file or directory; fetch the package, or remove it from the profile"
+        "opening directory '{package}': No such file or directory; fetch the package, or remove it from the \
+         profile"
     )]
     Missing {
         /// Its path.
@@ -160,7 +161,8 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     },
     /// A directory that lies in no package would have to be merged.
     #[error(
-        "'{path}' leads to '{target}', which lies in no store path and cannot be merged with what other packages have there"
+        "'{path}' leads to '{target}', which lies in no store path and cannot be merged with what other \
+         packages have there"
     )]
     OutOfStore {
         /// The directory, as the package has it.
@@ -178,7 +180,8 @@ pub enum EnvironmentError<E: std::error::Error + Send + Sync + 'static> {
     },
     /// Links from directory to directory that multiply.
     #[error(
-        "the packages have more than {MAX_STEPS} names to merge, the last one '{path}'; directories link to one another"
+        "the packages have more than {MAX_STEPS} names to merge, the last one '{path}'; directories link to \
+         one another"
     )]
     TooLarge {
         /// Where it was given up.

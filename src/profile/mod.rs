@@ -1,8 +1,8 @@
 //! Profiles: their names, generations and manifests, and the user environments that generations
 //! point to, which are computed and never written out.
 //!
-//! All of this is pure, values in, values out, but for [`StoredPackages`]. Invariant: where real Nix would have made a store
-//! path of the same packages, ours has the same bytes.
+//! All of this is pure, values in, values out, but for [`StoredPackages`]. Invariant: where real
+//! Nix would have made a store path of the same packages, ours has the same bytes.
 //!
 //! - [`ProfileName`]: what a profile may be called, and the links that show it
 //! - [`Generations`]: numbers, switches, rollbacks, deletions

@@ -264,7 +264,9 @@ mod tests {
         }
 
         #[test]
-        fn no_words_make_it_panic(text in "((machine|default|login|password|macdef|#|\"|\\\\|a|\n| ) ?){0,12}") {
+        fn no_words_make_it_panic(
+            text in "((machine|default|login|password|macdef|#|\"|\\\\|a|\n| ) ?){0,12}",
+        ) {
             let _ = Netrc::parse(text.as_bytes());
         }
     }

@@ -210,7 +210,11 @@ proptest! {
     }
 
     #[test]
-    fn damaged_trees_are_refused_or_harmless(made in anything(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn damaged_trees_are_refused_or_harmless(
+        made in anything(),
+        at in any::<prop::sample::Index>(),
+        to in any::<u8>(),
+    ) {
         let mut chunks = Memory::default();
         let unpacked = unpack(&nar(&made), &[path(1, "a"), path(2, "b")], &mut chunks);
         let mut bytes = unpacked.tree.bytes().to_vec();
@@ -284,7 +288,8 @@ const SMALL: &[&str] = &[
     // "binemptylibnotex"
     "62696e656d7074796c69626e6f746578",
     // "/nix/store/eee…eee-library/lib"
-    "2f6e69782f73746f72652f65656565656565656565656565656565656565656565656565656565656565652d6c6962726172792f6c6962",
+    "2f6e69782f73746f72652f6565656565656565656565656565656565656565656565\
+     6565656565656565652d6c6962726172792f6c6962",
     // 13 bytes after the beginning `bash`
     "0d00",
     // 11 bytes after the beginning `library`

@@ -167,7 +167,8 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = \":9464\"",
-        "/c.toml:1: listen: \":9464\" is not an address to listen at (it does not say to whom); give 127.0.0.1:9464",
+        "/c.toml:1: listen: \":9464\" is not an address to listen at (it does not say to whom); give \
+         127.0.0.1:9464",
     ),
     (
         "listen = 9464",

@@ -64,8 +64,8 @@ enum VolumeError {
     Differs { name: String, there: Definition },
     /// The mount has no directory that an engine could bind.
     #[error(
-        "the store directory of {0:?} is not accessible, since the state is not mounted as a whole; `narfs mount \
-         MOUNTPOINT` does it"
+        "the store directory of {0:?} is not accessible, since the state is not mounted as a whole; `narfs \
+         mount MOUNTPOINT` does it"
     )]
     NotMounted(String),
     #[error(transparent)]

@@ -41,8 +41,8 @@ pub enum SocketError {
     },
     /// The descriptor is not a listening unix socket.
     #[error(
-        "the descriptor {PLUGIN:?} from the service manager is not a socket at which container engines can be \
-         listened for; it must be a unix socket that listens (ListenStream=/PATH)"
+        "the descriptor {PLUGIN:?} from the service manager is not usable for the volume plugin; it must be \
+         a listening unix socket (ListenStream=/PATH)"
     )]
     Handed(#[source] io::Error),
 }

@@ -135,7 +135,8 @@ fn a_volume_is_made_used_and_removed() {
 
     let nowhere = json!({ "Mountpoint": "", "Err": "" });
     assert_eq!(state.named("Path", "v"), (200, nowhere));
-    let mount = json!({ "Name": "v", "ID": "b87d7442095999a92b65b3d9691e697b61713829cc0ffd1bb72e4ccd51aa4d6c" });
+    let id = "b87d7442095999a92b65b3d9691e697b61713829cc0ffd1bb72e4ccd51aa4d6c";
+    let mount = json!({ "Name": "v", "ID": id });
     let said = State::said(state.ask("Mount", &mount), 500);
     assert!(said.contains("narfs mount MOUNTPOINT"), "{said}");
     assert_done(state.ask("Unmount", &mount));

@@ -1,7 +1,8 @@
 //! Decoding a brotli stream.
 //!
-//! The decoder of the crate is driven by hand, since its own reader allows windows of 1 GiB. Invariant: exactly one stream,
-//! with a window of the standard format (16 MiB at most), and nothing after it.
+//! The decoder of the crate is driven by hand, since its own reader allows windows of 1 GiB.
+//! Invariant: exactly one stream, with a window of the standard format (16 MiB at most), and
+//! nothing after it.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 

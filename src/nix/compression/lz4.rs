@@ -1,7 +1,8 @@
 //! Decoding LZ4 frames.
 //!
-//! The crate's decoder takes an input that ends between two blocks for complete, so the frame structure is followed here as
-//! the bytes pass to it. Invariant: the input ends between frames, or it is an error.
+//! The crate's decoder takes an input that ends between two blocks for complete, so the frame
+//! structure is followed here as the bytes pass to it. Invariant: the input ends between frames, or
+//! it is an error.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 

@@ -1,9 +1,10 @@
 //! The compression methods of binary caches.
 //!
-//! Owns the names and suffixes, and a decoder for each. Invariant: a decoder ends without an error only where its input ends
-//! after at least one whole member or frame (lzip alone lets other bytes follow, as its manual wants), all members are
-//! decoded, and the memory of a decoder is bounded whatever its input says. How much comes out is not bounded here: the
-//! reader of a NAR knows its size.
+//! Owns the names and suffixes, and a decoder for each. Invariant: a decoder ends without an error
+//! only where its input ends after at least one whole member or frame (lzip alone lets other bytes
+//! follow, as its manual wants), all members are decoded, and the memory of a decoder is bounded
+//! whatever its input says. How much comes out is not bounded here: the reader of a NAR knows its
+//! size.
 
 mod brotli;
 mod lz4;
@@ -15,8 +16,8 @@ use std::str::FromStr;
 use liblzma::stream::{CONCATENATED, Stream};
 use thiserror::Error;
 
-/// Largest window of zstd that is accepted: 128 MiB, what `zstd --ultra -22` uses and the format asks decoders to support
-/// at most by default.
+/// Largest window of zstd that is accepted: 128 MiB, what `zstd --ultra -22` uses and the format
+/// asks decoders to support at most by default.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Memory limit of xz and lzip decoders in bytes; `xz -9` needs 65 MiB.
@@ -130,7 +131,8 @@ impl Compression {
         }
     }
 
-    /// What Nix appends to `nar/HASH.nar`: empty for most methods that it never writes by default, gzip among them.
+    /// What Nix appends to `nar/HASH.nar`: empty for most methods that it never writes by default,
+    /// gzip among them.
     #[must_use]
     pub const fn suffix(self) -> &'static str {
         match self {
@@ -172,7 +174,8 @@ impl Compression {
         )
     }
 
-    /// Decodes `input` to its end. Truncated or corrupt input is an error of the returned reader, and stays one.
+    /// Decodes `input` to its end. Truncated or corrupt input is an error of the returned reader,
+    /// and stays one.
     ///
     /// # Errors
     /// [`CompressionError`] if there is no decoder for the method, or it cannot be set up.
@@ -237,7 +240,8 @@ fn boxed<D: Read + Send + 'static>(decoder: D) -> Box<dyn Read + Send> {
     })
 }
 
-/// Turns an input without one byte into an error: some codecs take it for zero frames, but a NAR is never that.
+/// Turns an input without one byte into an error: some codecs take it for zero frames, but a NAR is
+/// never that.
 struct NonEmpty<R> {
     inner: R,
     seen: bool,

@@ -299,7 +299,10 @@ fn memory_is_limited() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), magic in 0usize..8) {
+    fn arbitrary_bytes_never_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        magic in 0usize..8,
+    ) {
         let method = SUPPORTED[magic];
         let mut input = encode(method, b"");
         input.truncate(6);

@@ -18,7 +18,10 @@ fn regular(size: u64, executable: bool, nar_offset: Option<u64>) -> Node {
 
 #[test]
 fn both_spellings_of_nix_are_read() {
-    let old = r#"{"root":{"entries":{"bin":{"entries":{"x":{"executable":true,"narOffset":400,"size":7,"type":"regular"}},"type":"directory"},"l":{"target":"bin/x","type":"symlink"},"t":{"narOffset":232,"size":3,"type":"regular"}},"type":"directory"},"version":1}"#;
+    let old = r#"{"root":{"entries":{"bin":{"entries":{"x":
+        {"executable":true,"narOffset":400,"size":7,"type":"regular"}},"type":"directory"},
+        "l":{"target":"bin/x","type":"symlink"},
+        "t":{"narOffset":232,"size":3,"type":"regular"}},"type":"directory"},"version":1}"#;
     let listing = parse(old).unwrap();
     let Node::Directory { entries } = &listing.root else {
         panic!("expected a directory");
@@ -74,7 +77,8 @@ fn what_no_archive_holds_is_refused() {
         r#"{"version":1,"root":{"type":"directory","entries":{"..":{"type":"symlink","target":"x"}}}}"#,
         r#"{"version":1,"root":{"type":"directory","entries":{"a/b":{"type":"symlink","target":"x"}}}}"#,
         r#"{"version":1,"root":{"type":"directory","entries":{"a\u0000":{"type":"symlink","target":"x"}}}}"#,
-        r#"{"version":1,"root":{"type":"directory","entries":{"a":{"type":"symlink","target":"x"},"a":{"type":"symlink","target":"y"}}}}"#,
+        r#"{"version":1,"root":{"type":"directory","entries":{"a":{"type":"symlink","target":"x"},
+            "a":{"type":"symlink","target":"y"}}}}"#,
         r#"{"version":1,"root":{"type":"symlink","target":"x"}} x"#,
     ] {
         assert!(parse(bad).is_err(), "{bad}");

@@ -1,7 +1,8 @@
 //! Serialising a local file system tree as a NAR.
 //!
-//! The only place of this layer that touches a file system. Invariant: the archive holds what was on disk at one moment for
-//! each file; a file that shrinks or grows meanwhile is an error, not a wrong archive.
+//! The only place of this layer that touches a file system. Invariant: the archive holds what was
+//! on disk at one moment for each file; a file that shrinks or grows meanwhile is an error, not a
+//! wrong archive.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -47,7 +48,8 @@ pub enum DumpError {
     },
 }
 
-/// Serialises the tree at `path` (itself not followed if it is a symlink) to `output`, and gives `output` back.
+/// Serialises the tree at `path` (itself not followed if it is a symlink) to `output`, and gives
+/// `output` back.
 ///
 /// # Errors
 /// [`DumpError`] with the path at fault.

@@ -1,7 +1,7 @@
 //! What can go wrong with a NAR.
 //!
-//! Invariant: a stream that could not be read and a stream that says something wrong are never mixed up, because the first
-//! may be tried again and the second must not.
+//! Invariant: a stream that could not be read and a stream that says something wrong are never
+//! mixed up, because the first may be tried again and the second must not.
 
 use std::io;
 

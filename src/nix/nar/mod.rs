@@ -1,10 +1,12 @@
 //! The Nix archive format: a byte stream that a file system tree has exactly one of.
 //!
-//! Owns the grammar and its limits; [`Reader`] and [`Writer`] stream in constant memory. Invariant: what the reader accepts,
-//! the writer reproduces byte for byte. The reader refuses whatever the newest Nix refuses, and trailing bytes too.
+//! Owns the grammar and its limits; [`Reader`] and [`Writer`] stream in constant memory. Invariant:
+//! what the reader accepts, the writer reproduces byte for byte. The reader refuses whatever the
+//! newest Nix refuses, and trailing bytes too.
 //!
-//! A NAR is a sequence of strings, each a little-endian 64-bit length, the bytes, and zeros up to a multiple of eight:
-//! `nix-archive-1` NODE, where NODE is `(` `type` KIND … `)`, and the body is for
+//! A NAR is a sequence of strings, each a little-endian 64-bit length, the bytes, and zeros up to a
+//! multiple of eight: `nix-archive-1` NODE, where NODE is `(` `type` KIND … `)`, and the body is
+//! for
 //!
 //! - `regular`: optionally `executable` and an empty string, then `contents` DATA
 //! - `symlink`: `target` T

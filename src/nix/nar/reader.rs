@@ -1,7 +1,7 @@
 //! Reading a NAR as a stream of events.
 //!
-//! Owns the read buffer and the position. Invariant: memory is bounded by the depth and name limits, never by what the
-//! archive announces; after an error every further call fails.
+//! Owns the read buffer and the position. Invariant: memory is bounded by the depth and name
+//! limits, never by what the archive announces; after an error every further call fails.
 
 use std::io::{ErrorKind, Read};
 
@@ -10,11 +10,12 @@ use super::{
     check_order, check_target,
 };
 
-/// Size of the read buffer in bytes. Tokens take some ten bytes each, so a call below serves thousands of them; reads of
-/// contents that are at least as large go around the buffer.
+/// Size of the read buffer in bytes. Tokens take some ten bytes each, so a call below serves
+/// thousands of them; reads of contents that are at least as large go around the buffer.
 const BUFFER_SIZE: usize = 64 * 1024;
 
-/// Longest token of the grammar that is looked at; the real ones have 10 bytes at most, the rest is for error messages.
+/// Longest token of the grammar that is looked at; the real ones have 10 bytes at most, the rest is
+/// for error messages.
 const MAX_TOKEN_LEN: usize = 32;
 
 /// A step through the tree of a NAR, in the order of the archive.
@@ -231,8 +232,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads contents of the file that the last event announced; 0 means that there are no more (or that `buffer` is
-    /// empty). Reads of 64 KiB and more are not copied.
+    /// Reads contents of the file that the last event announced; 0 means that there are no more (or
+    /// that `buffer` is empty). Reads of 64 KiB and more are not copied.
     ///
     /// # Errors
     /// As [`Reader::next`]; [`NarError::Misuse`] if the last event was not a regular file.
@@ -262,7 +263,8 @@ impl<R: Read> Reader<R> {
     /// Checks that the archive was read to its end and that not one byte follows, and gives the stream back.
     ///
     /// # Errors
-    /// [`NarDefect::TrailingBytes`] if something follows; [`NarError::Misuse`] before [`Reader::next`] has returned `None`.
+    /// [`NarDefect::TrailingBytes`] if something follows; [`NarError::Misuse`] before
+    /// [`Reader::next`] has returned `None`.
     pub fn finish(mut self) -> Result<R, NarError> {
         self.expect_end()?;
         Ok(self.input.inner)
@@ -344,7 +346,8 @@ impl<R: Read> Input<R> {
         let buffer = target.unwrap_or(&mut self.buffer);
         loop {
             match self.inner.read(buffer) {
-                // A stream that claims more than it was given room for must not make us read beyond the buffer.
+                // A stream that claims more than it was given room for must not make us read beyond
+                // the buffer.
                 Ok(read) => return Ok(read.min(buffer.len())),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {

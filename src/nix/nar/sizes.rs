@@ -1,7 +1,7 @@
 //! How many bytes each part of a NAR takes, so that offsets can be computed without writing it.
 //!
-//! Invariant: the sums agree with [`super::Writer`]. All results saturate: a tree whose archive does not fit into 64 bits
-//! cannot be written anyway.
+//! Invariant: the sums agree with [`super::Writer`]. All results saturate: a tree whose archive
+//! does not fit into 64 bits cannot be written anyway.
 
 /// Bytes of a string of the format: its length, itself, and its padding.
 #[must_use]

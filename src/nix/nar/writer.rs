@@ -1,7 +1,8 @@
 //! Writing a NAR as a stream.
 //!
-//! Owns the output buffer and the order of calls. Invariant: whatever sequence of calls succeeds up to [`Writer::finish`]
-//! has produced an archive that [`super::Reader`] accepts; every other sequence fails.
+//! Owns the output buffer and the order of calls. Invariant: whatever sequence of calls succeeds up
+//! to [`Writer::finish`] has produced an archive that [`super::Reader`] accepts; every other
+//! sequence fails.
 
 use std::io::Write;
 
@@ -39,8 +40,9 @@ impl State {
 
 /// Writes a NAR to a stream.
 ///
-/// The root comes first: one of [`directory`](Self::directory), [`symlink`](Self::symlink) or [`regular`](Self::regular). In a
-/// directory each [`entry`](Self::entry) is followed by its node, until [`end_directory`](Self::end_directory).
+/// The root comes first: one of [`directory`](Self::directory), [`symlink`](Self::symlink) or
+/// [`regular`](Self::regular). In a directory each [`entry`](Self::entry) is followed by its node,
+/// until [`end_directory`](Self::end_directory).
 pub struct Writer<W> {
     inner: W,
     buffer: Vec<u8>,
@@ -73,7 +75,8 @@ impl<W: Write> Writer<W> {
     /// Begins a directory.
     ///
     /// # Errors
-    /// [`NarError::Misuse`] where no node is due, [`NarDefect::TooDeep`] beyond the depth limit, [`NarError::Io`].
+    /// [`NarError::Misuse`] where no node is due, [`NarDefect::TooDeep`] beyond the depth limit,
+    /// [`NarError::Io`].
     pub fn directory(&mut self) -> Result<(), NarError> {
         self.begin_node("directory", b"directory")?;
         self.open.push(None);
@@ -84,8 +87,8 @@ impl<W: Write> Writer<W> {
     /// Begins an entry of the directory; its node must follow.
     ///
     /// # Errors
-    /// [`NarError::Malformed`] for a bad name or one that does not sort after the one before, [`NarError::Misuse`]
-    /// outside a directory, [`NarError::Io`].
+    /// [`NarError::Malformed`] for a bad name or one that does not sort after the one before,
+    /// [`NarError::Misuse`] outside a directory, [`NarError::Io`].
     pub fn entry(&mut self, name: &[u8]) -> Result<(), NarError> {
         if self.state != State::Directory {
             return Err(self.misuse("entry"));
@@ -127,8 +130,9 @@ impl<W: Write> Writer<W> {
         self.end_node()
     }
 
-    /// Begins a regular file of exactly `size` bytes, which [`contents`](Self::contents) must bring. Returns the offset of
-    /// the first content byte in the archive; an empty file is complete at once.
+    /// Begins a regular file of exactly `size` bytes, which [`contents`](Self::contents) must
+    /// bring. Returns the offset of the first content byte in the archive; an empty file is
+    /// complete at once.
     ///
     /// # Errors
     /// [`NarError::Misuse`] where no node is due, [`NarDefect::SizeOverflow`], [`NarError::Io`].
@@ -277,7 +281,8 @@ impl<W: Write> Writer<W> {
         })
     }
 
-    /// A refused argument: what was written before is still whole, but the caller's tree is not what it thinks.
+    /// A refused argument: what was written before is still whole, but the caller's tree is not
+    /// what it thinks.
     fn malformed(&mut self, defect: NarDefect) -> NarError {
         self.state = State::Failed;
         NarError::Malformed {

@@ -1,7 +1,8 @@
 //! The metadata of a store path in a binary cache.
 //!
-//! Owns the `.narinfo` text, the fingerprint that is signed, and the decision whether to trust it. Invariant: what was signed
-//! is kept exactly, so that writing a parsed narinfo again keeps every signature valid.
+//! Owns the `.narinfo` text, the fingerprint that is signed, and the decision whether to trust it.
+//! Invariant: what was signed is kept exactly, so that writing a parsed narinfo again keeps every
+//! signature valid.
 
 mod parse;
 mod trust;
@@ -115,7 +116,8 @@ impl NarInfo {
     /// Parses a narinfo for a store in `store_dir`.
     ///
     /// # Errors
-    /// [`NarInfoError`] for whatever Nix calls corrupt; also for repeated fields that Nix lets override each other.
+    /// [`NarInfoError`] for whatever Nix calls corrupt; also for repeated fields that Nix lets
+    /// override each other.
     pub fn parse(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, NarInfoError> {
         parse::parse(store_dir, bytes)
     }
@@ -168,7 +170,8 @@ impl NarInfo {
         }
     }
 
-    /// The text of the file, fields in the order of Nix. Guix's signature is not written: it covers another text.
+    /// The text of the file, fields in the order of Nix. Guix's signature is not written: it covers
+    /// another text.
     #[must_use]
     pub fn to_text(&self, store_dir: &StoreDir) -> String {
         let mut text = String::new();

@@ -1,7 +1,7 @@
 //! Parsing the text of a narinfo.
 //!
-//! Owns the line grammar with its traps: a value begins two bytes after the first colon, whatever the second byte is, and
-//! every line ends in a newline, the last one too.
+//! Owns the line grammar with its traps: a value begins two bytes after the first colon, whatever
+//! the second byte is, and every line ends in a newline, the last one too.
 
 use std::str;
 
@@ -62,8 +62,9 @@ fn split_line(bytes: &[u8], offset: usize) -> Result<(&[u8], &[u8], usize), NarI
         .position(|byte| matches!(byte, b':' | b'\n'))
         .filter(|&at| line[at] == b':')
         .ok_or_else(|| corrupt("expected 'Name: value'"))?;
-    // The byte after the colon is not looked at: in a line that ends with its colon it is the newline, and the value is the
-    // following line. Nix reads it so, and being cleverer would make a text mean two things.
+    // The byte after the colon is not looked at: in a line that ends with its colon it is the
+    // newline, and the value is the following line. Nix reads it so, and being cleverer would make
+    // a text mean two things.
     let value = line
         .get(colon + 2..)
         .ok_or_else(|| corrupt("the value is missing"))?;
@@ -231,8 +232,8 @@ impl Fields {
     }
 }
 
-/// The first offer that can be decoded; without one, the first whose method is at least known, so that the error comes when
-/// it is used and says which method it is.
+/// The first offer that can be decoded; without one, the first whose method is at least known, so
+/// that the error comes when it is used and says which method it is.
 fn choose(offers: Vec<Offer>) -> Result<(String, Compression, Offer), NarInfoError> {
     let mut known = None;
     let mut unknown = None;

@@ -1,7 +1,8 @@
 //! Whether to believe a narinfo.
 //!
-//! Invariant: a narinfo is trusted only if a trusted key has signed its fingerprint, or its path follows from its content
-//! address; in the second case the content itself must still be checked, since nothing binds `NarHash` to the address.
+//! Invariant: a narinfo is trusted only if a trusted key has signed its fingerprint, or its path
+//! follows from its content address; in the second case the content itself must still be checked,
+//! since nothing binds `NarHash` to the address.
 
 use thiserror::Error;
 

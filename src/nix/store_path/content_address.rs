@@ -1,8 +1,9 @@
 //! Content addresses: the claim of a store path to be computed from its content.
 //!
-//! Owns the grammar of the `CA` field (`text:sha256:…`, `fixed:[r:|git:]ALGO:…`), the computation of the path from it, and
-//! the check of a NAR against it. Invariant: a content address is a claim until [`ContentVerifier`] has seen the bytes; that
-//! the path follows from the claim says nothing about a `NarHash` that stands beside it.
+//! Owns the grammar of the `CA` field (`text:sha256:…`, `fixed:[r:|git:]ALGO:…`), the computation
+//! of the path from it, and the check of a NAR against it. Invariant: a content address is a claim
+//! until [`ContentVerifier`] has seen the bytes; that the path follows from the claim says nothing
+//! about a `NarHash` that stands beside it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,8 @@ use thiserror::Error;
 use super::{HashModulo, NameError, StoreDir, StorePath, StorePathHash, TooManySelfReferences};
 use crate::nix::hash::{Hash, HashAlgo, HashError, Hasher};
 
-/// Bytes before the content of a NAR whose root is a plain file: the fixed part and the length of the content.
+/// Bytes before the content of a NAR whose root is a plain file: the fixed part and the length of
+/// the content.
 const FLAT_HEADER: &[u8; 88] = b"\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\0\
     \x01\0\0\0\0\0\0\0(\0\0\0\0\0\0\0\
     \x04\0\0\0\0\0\0\0type\0\0\0\0\
@@ -142,8 +144,8 @@ impl ContentAddress {
         }
     }
 
-    /// Computes the store path of this content with this name and these references. `references` are the other paths;
-    /// whether the path refers to itself is told apart.
+    /// Computes the store path of this content with this name and these references. `references`
+    /// are the other paths; whether the path refers to itself is told apart.
     ///
     /// # Errors
     /// [`ContentAddressError`] if the address cannot have these references, or the name is not allowed.
@@ -245,7 +247,8 @@ pub enum ContentVerifyError {
 
 /// Checks the bytes of a NAR against the content address of its path, as they stream by.
 ///
-/// It looks at what the address speaks of only: that the bytes are a well-formed NAR is the NAR reader's to say.
+/// It looks at what the address speaks of only: that the bytes are a well-formed NAR is the NAR
+/// reader's to say.
 pub struct ContentVerifier {
     expected: Hash,
     check: Check,

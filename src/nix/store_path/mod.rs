@@ -1,8 +1,8 @@
 //! Store directories and store paths, and how a path is computed from what it holds.
 //!
-//! Owns the grammar `STOREDIR/HASH-NAME`. Invariant: a [`StorePath`] that exists has passed the grammar of Nix's newest
-//! release (older releases let a few more names through; those are refused here). The order of paths is that of their
-//! texts, byte by byte, as everywhere in Nix.
+//! Owns the grammar `STOREDIR/HASH-NAME`. Invariant: a [`StorePath`] that exists has passed the
+//! grammar of Nix's newest release (older releases let a few more names through; those are refused
+//! here). The order of paths is that of their texts, byte by byte, as everywhere in Nix.
 
 mod content_address;
 mod self_reference;
@@ -25,8 +25,8 @@ pub use self_reference::{HashModulo, TooManySelfReferences};
 /// Characters of a hash part.
 pub const HASH_PART_LEN: usize = 32;
 
-/// Longest name: a file name of 255 bytes, less the hash part, its dash, and 11 bytes for the suffixes that Nix appends
-/// to the paths it is working on.
+/// Longest name: a file name of 255 bytes, less the hash part, its dash, and 11 bytes for the
+/// suffixes that Nix appends to the paths it is working on.
 pub const MAX_NAME_LEN: usize = 211;
 
 /// Why a text is not a store path. The texts contain those of Nix, which scripts look for.
@@ -88,15 +88,16 @@ pub struct StoreDirError {
     pub reason: &'static str,
 }
 
-/// The directory that holds store paths, `/nix/store` unless said otherwise: absolute, canonical, not the root.
+/// The directory that holds store paths, `/nix/store` unless said otherwise: absolute, canonical,
+/// not the root.
 ///
 /// It is part of what a path is computed from, so the same content has another path under another directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreDir(String);
 
 impl StoreDir {
-    /// Parses an absolute path; a trailing slash, doubled slashes and dot components are refused, not repaired, since
-    /// two spellings would be two stores.
+    /// Parses an absolute path; a trailing slash, doubled slashes and dot components are refused,
+    /// not repaired, since two spellings would be two stores.
     ///
     /// # Errors
     /// [`StoreDirError`] saying which rule is broken.
@@ -201,8 +202,8 @@ impl StorePathHash {
 
 impl Ord for StorePathHash {
     fn cmp(&self, other: &Self) -> Ordering {
-        // 160 is a multiple of 5, the alphabet ascends, and the text begins with the highest bits of the last byte: so the
-        // order of the texts is that of the bytes read backwards.
+        // 160 is a multiple of 5, the alphabet ascends, and the text begins with the highest bits
+        // of the last byte: so the order of the texts is that of the bytes read backwards.
         self.0.iter().rev().cmp(other.0.iter().rev())
     }
 }
@@ -285,8 +286,8 @@ impl StorePath {
         })
     }
 
-    /// Parses a full path, which must be exactly one level below the store directory once `//`, `.` and `..` are resolved
-    /// by text (Nix does the same).
+    /// Parses a full path, which must be exactly one level below the store directory once `//`, `.`
+    /// and `..` are resolved by text (Nix does the same).
     ///
     /// # Errors
     /// [`StorePathError`] saying which rule is broken.
@@ -315,7 +316,8 @@ impl StorePath {
         Self::parse_base_name(base_name.as_bytes())
     }
 
-    /// Computes a path from a type (`source`, `text:REF…`, `output:out`, …), the hash that belongs to the type, and a name.
+    /// Computes a path from a type (`source`, `text:REF…`, `output:out`, …), the hash that belongs
+    /// to the type, and a name.
     ///
     /// # Errors
     /// [`NameError`] if the name is not allowed.
@@ -558,7 +560,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_hashes_is_that_of_their_texts(a in any::<[u8; 20]>(), mut b in any::<[u8; 20]>(), keep in 0usize..20) {
+        fn the_order_of_hashes_is_that_of_their_texts(
+            a in any::<[u8; 20]>(),
+            mut b in any::<[u8; 20]>(),
+            keep in 0usize..20,
+        ) {
             b[keep..].copy_from_slice(&a[keep..]);
             let (a, b) = (StorePathHash::from_bytes(a), StorePathHash::from_bytes(b));
             prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));

@@ -1,8 +1,8 @@
 //! The hash of a NAR modulo the references to its own path.
 //!
-//! A path that is computed from its content cannot contain its own hash part; Nix therefore hashes the content with every
-//! occurrence blanked, followed by the places where they were. Invariant: the result does not depend on how the stream is
-//! cut into blocks.
+//! A path that is computed from its content cannot contain its own hash part; Nix therefore hashes
+//! the content with every occurrence blanked, followed by the places where they were. Invariant:
+//! the result does not depend on how the stream is cut into blocks.
 
 use thiserror::Error;
 
@@ -10,8 +10,9 @@ use super::{HASH_PART_LEN, StorePathHash};
 use crate::nix::hash::{Hash, HashAlgo, Hasher};
 use crate::nix::nix32;
 
-/// Most self-references that are recorded. Their places must be kept to the end (8 bytes each), so a NAR that repeats its
-/// own hash could otherwise take a quarter of its size in memory; real packages have some thousands.
+/// Most self-references that are recorded. Their places must be kept to the end (8 bytes each), so
+/// a NAR that repeats its own hash could otherwise take a quarter of its size in memory; real
+/// packages have some thousands.
 const MAX_SELF_REFERENCES: usize = 1 << 22;
 
 /// The content refers to itself more often than is plausible.
@@ -47,7 +48,8 @@ impl HashModulo {
 
     /// Adds the next bytes of the stream.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        // Blanking needs a copy, so the stream is taken in pieces, each joined to what is held of the one before.
+        // Blanking needs a copy, so the stream is taken in pieces, each joined to what is held of
+        // the one before.
         const PIECE: usize = 64 * 1024;
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(PIECE));
@@ -92,7 +94,8 @@ impl HashModulo {
     }
 }
 
-/// First occurrence of the needle: tested from its right end, as most windows hold a byte that no hash part has.
+/// First occurrence of the needle: tested from its right end, as most windows hold a byte that no
+/// hash part has.
 fn find(haystack: &[u8], needle: &[u8; HASH_PART_LEN]) -> Option<usize> {
     let mut start = 0;
     while let Some(window) = haystack.get(start..start + HASH_PART_LEN) {
@@ -141,7 +144,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_cut_into_blocks_does_not_matter(pieces in proptest::collection::vec(0usize..4, 0..12), cut in 1usize..70) {
+        fn the_cut_into_blocks_does_not_matter(
+            pieces in proptest::collection::vec(0usize..4, 0..12),
+            cut in 1usize..70,
+        ) {
             let mut content = Vec::new();
             for piece in pieces {
                 match piece {

@@ -310,7 +310,8 @@ fn depth_is_limited_for_reader_and_writer_alike() {
 #[test]
 fn every_truncation_is_noticed() {
     let nar = words(
-        "( type directory entry ( name f node ( type regular executable _ contents x ) ) entry ( name l node ( type symlink target t ) ) )",
+        "( type directory entry ( name f node ( type regular executable _ contents x ) ) entry ( name l node \
+         ( type symlink target t ) ) )",
     );
     assert!(read_all(&nar[..]).is_ok());
     for length in 0..nar.len() {
@@ -380,7 +381,8 @@ fn small_reads_are_buffered_and_large_ones_are_not_copied() {
     assert_eq!(total, 1 << 20);
     assert!(reader.next().unwrap().is_none());
     reader.finish().unwrap();
-    // One fill of the buffer for all tokens, one read of all the rest of the contents, then the closing tokens and the end.
+    // One fill of the buffer for all tokens, one read of all the rest of the contents, then the
+    // closing tokens and the end.
     assert!(input.rooms.len() <= 6, "{:?}", input.rooms);
     assert!(
         input.rooms.contains(&((1 << 20) - (BUFFER_SIZE - 96))),
