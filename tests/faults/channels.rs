@@ -248,7 +248,7 @@ fn a_list_behind_a_server_is_fetched_again_and_stays_while_the_server_is_away() 
     world.put("torn", &list(&NAMES));
     let torn = format!("{}/torn", server.url);
     world.channel(&["add", "torn", &torn]).fails(&[&torn]);
-    let away = format!("http://{}/store-paths", Server::nobody());
+    let away = format!("http://{}/store-paths", Server::unused_address());
     let ran = world.channel(&["add", "away", "--no-update", &away]);
     ran.succeeds();
     let ran = world.channel(&["update", "away"]);

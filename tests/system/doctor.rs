@@ -148,7 +148,10 @@ fn a_wrong_configuration_is_named_with_its_line_and_the_rest_is_looked_at() {
     let config = configuration(&sandbox, "\nfrom = 7\n");
     // Without its configuration it asks the default source: here, through a proxy that is not there.
     let mut command = sandbox.command(&["--config", &config, "doctor", "--json"]);
-    command.env("https_proxy", format!("http://{}", Server::nobody()));
+    command.env(
+        "https_proxy",
+        format!("http://{}", Server::unused_address()),
+    );
     let ran = run(&mut command, b"");
     let findings: Vec<Value> = serde_json::from_slice(&ran.stdout).unwrap();
     let status = ran.code.unwrap();
@@ -167,7 +170,7 @@ fn sources_that_are_away_or_no_binary_caches_are_named_within_the_deadline() {
     let nothing = sandbox.make_dir("nothing");
     let none = Server::new(nothing.clone(), |_, _| Answer::File);
     let stalls = Server::new(nothing.clone(), |_, _| Answer::Stall);
-    let away = format!("http://{}", Server::nobody());
+    let away = format!("http://{}", Server::unused_address());
     let other = sandbox.make_dir("other");
     fs::write(other.join("nix-cache-info"), "StoreDir: /gnu/store\n").unwrap();
     let (none, stalls, other) = (
