@@ -63,7 +63,7 @@ impl Arguments {
             eprintln!(
                 "narfs: warning: contents of {} paths were dropped meanwhile to stay within the \
                  budget; they are fetched again when something reads them. Mount with a larger one \
-                 (-o budget=SIZE), or pin what is to stay",
+                 (-o budget=SIZE), or pin what should stay",
                 report.dropped
             );
         }

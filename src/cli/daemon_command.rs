@@ -41,7 +41,7 @@ impl Arguments {
         let mut options = self.serving.options.iter();
         if let Some(unknown) = options.find(|o| !config::is_daemon_option(o)) {
             return Err(Usage::error(format!(
-                "unknown option {unknown:?}; there are lookup-timeout=SECONDS, \
+                "unknown option {unknown:?}; the options are lookup-timeout=SECONDS, \
                  contents-timeout=SECONDS, absent-ttl=SECONDS, prefetch=none|closure, \
                  budget=SIZE and file-handles"
             )));

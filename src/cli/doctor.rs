@@ -68,7 +68,7 @@ fn decide(flags: &GlobalFlags) -> anyhow::Result<(Global, Finding)> {
             let global = Global::decide(flags, Reading::Unread)?;
             let seen = chain(wrong.as_ref());
             let advice = "correct it; `narfs config check` lists all errors. What follows \
-                          is seen without it";
+                          was checked without it";
             let finding = Finding::new(NAME, Verdict::Error, seen).advise(advice);
             Ok((global, finding))
         }

@@ -120,7 +120,7 @@ pub fn run() -> ExitCode {
         if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             e.exit();
         }
-        // Help, of which only who asks for it waits for the groups.
+        // Help is built separately, since only this command line needs the groups.
         groups::grouped(Cli::command()).get_matches();
         e.exit()
     });
@@ -167,8 +167,8 @@ impl Subcommands {
     }
 }
 
-/// Serves a state in this process: what a daemon before it served, or what the command line and the
-/// configuration say.
+/// Runs a daemon in this process: with the serve request of the previous daemon, or that of the
+/// command line and the configuration.
 fn serve(cli: Cli) -> anyhow::Result<Outcome> {
     let mut startup = Startup::find()?;
     let request = match startup.resumed_request() {
@@ -189,10 +189,10 @@ fn serve(cli: Cli) -> anyhow::Result<Outcome> {
     Ok(Outcome::Good)
 }
 
-/// What the command line and the configuration say that is to be served.
+/// The serve request of the command line and the configuration.
 fn requested(cli: Cli, startup: &mut Startup) -> anyhow::Result<ServeRequest> {
     let cli = match startup.flags() {
-        // With what must not be seen in the arguments of this process.
+        // These include secrets, which are not in the arguments of this process.
         Some(flags) => {
             let flags = flags.iter().map(|flag| &**flag);
             Cli::try_parse_from(std::iter::once(OsStr::new("narfs")).chain(flags))?
@@ -213,14 +213,14 @@ fn requested(cli: Cli, startup: &mut Startup) -> anyhow::Result<ServeRequest> {
     }
 }
 
-/// Runs a command, with what is in force for it.
+/// Runs a command with its settings.
 fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     if cli.command.serves_here() {
         return serve(cli);
     }
     let flags = cli.global;
     match cli.command {
-        // What is in force is none of its business.
+        // It needs no settings.
         Subcommands::Keeper(a) => return a.run(&flags),
         Subcommands::Doctor(a) => return a.run(&flags),
         _ => {}
@@ -267,7 +267,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     }
 }
 
-/// `narfs dump … | head` is no mistake that wants a message.
+/// A closed pipe, as in `narfs dump … | head`, needs no error message.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause

@@ -111,8 +111,8 @@ impl Arguments {
         global.run(Request::Mount(request), false)?;
         if !ignored.is_empty() {
             eprintln!(
-                "narfs: warning: process {} serves the state {} already, and goes on as it \
-                 was started; these change nothing: {}; to have them, unmount it everywhere \
+                "narfs: warning: process {} serves the state {} already, and continues as it \
+                 was started; these options have no effect: {}; to use them, unmount it everywhere \
                  first",
                 status.pid,
                 state.display(),
@@ -141,7 +141,7 @@ impl Arguments {
                 o if fuse::label(o).is_some() => request.labels.extend(fuse::label(o)),
                 other => {
                     return Err(Usage::error(format!(
-                        "unknown mount option {other:?}; there are subtree=store, nonempty, \
+                        "unknown mount option {other:?}; the options are subtree=store, nonempty, \
                          lookup-timeout=SECONDS, contents-timeout=SECONDS, absent-ttl=SECONDS, \
                          prefetch=none|closure, budget=SIZE, writable-profiles, file-handles, \
                          context=LABEL, fscontext=LABEL, defcontext=LABEL and rootcontext=LABEL"
@@ -152,7 +152,7 @@ impl Arguments {
         if request.subtree == Subtree::Store && request.writable_profiles {
             if writable.origin == Origin::Flag {
                 return Err(Usage::error(
-                    "-o subtree=store shows no profiles, so that none can be writable; give \
+                    "-o subtree=store shows no profiles, so none can be writable; give \
                      -o writable-profiles without it, or leave it out"
                         .to_owned(),
                 ));
@@ -170,7 +170,7 @@ fn check_namespace(status: &StatusReport) -> anyhow::Result<()> {
     if namespace("self") != namespace(&status.pid.to_string()) {
         bail!(
             "the state {} is served by process {} in another mount namespace; mount there with \
-             `nsenter --mount --target {} narfs mount …`, or bind what it has mounted",
+             `nsenter --mount --target {} narfs mount …`, or bind its mount",
             status.state.display(),
             status.pid,
             status.pid

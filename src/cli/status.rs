@@ -98,7 +98,7 @@ pub(super) fn activity(a: &Activity) -> Vec<String> {
 /// A source and its health, in one line.
 pub(super) fn source(s: &SourceReport) -> String {
     let state = match s.state {
-        SourceState::NotAsked => "not asked yet",
+        SourceState::NotAsked => "not used yet",
         SourceState::Answers => "answers",
         SourceState::Away => "away",
     };

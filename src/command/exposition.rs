@@ -134,8 +134,8 @@ impl FiguresReport {
         let help = "FUSE requests that waited for a fetch.";
         out.counter("narfs_demand_misses_total", help, activity.misses);
         let name = "narfs_fetches_total";
-        let help = "Fetches that ended: of what a path is (root) or of its contents, for a program \
-                    that waits or ahead.";
+        let help = "Finished fetches: of the root or of the contents of a path, for a waiting program \
+                    or ahead.";
         out.family(name, "counter", help);
         for o in &self.fetcher.outcomes {
             let labels = [
@@ -177,8 +177,8 @@ impl FiguresReport {
             out.sample("", &[("source", &s.url)], up);
         }
         let name = "narfs_source_requests_total";
-        let help = "Requests that ended: the source had it (hit), has not got it (miss), failed \
-                    (error), or nobody waited any more (abandoned).";
+        let help = "Finished requests: the source had the file (hit), did not have it (miss), failed \
+                    (error), or the caller stopped waiting (abandoned).";
         out.family(name, "counter", help);
         for (s, t) in with_traffic(sources) {
             let results = [
@@ -226,8 +226,8 @@ impl FiguresReport {
         let help = "Distinct chunks; absent until computed.";
         out.gauge_of("narfs_chunks", help, stored.map(|s| s.chunks));
         let name = "narfs_ingested_bytes_total";
-        let help = "Bytes of contents that were added, uncompressed: in chunks that the state had \
-                    not (new), or that it had and that took no room (known).";
+        let help = "Bytes of ingested contents, uncompressed: in chunks that the state did not have \
+                    (new), or that it had already (known).";
         out.family(name, "counter", help);
         let Ingested { bytes, known_bytes } = self.brought;
         out.sample("", &[("chunk", "new")], bytes.saturating_sub(known_bytes));

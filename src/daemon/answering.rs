@@ -125,7 +125,7 @@ fn read(client: Option<&Version>, payload: &[u8]) -> Result<Request, RequestErro
     serde_json::from_slice(payload).map_err(|e| {
         let client = client.map_or_else(|| "another version".to_owned(), ToString::to_string);
         let text = format!(
-            "the daemon is {}, and does not know this request of {client} ({e}); use the same version, \
+            "the daemon runs {}, and does not know this request of {client} ({e}); use the same version, \
              or switch the daemon to the new version with `narfs upgrade`",
             Version::ours()
         );

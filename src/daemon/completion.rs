@@ -175,7 +175,7 @@ impl Task {
         let mut fetching = pin!(fetcher.register(wanted.collect(), true, &progress));
         loop {
             tokio::select! {
-                asked = &mut fetching => return Some(asked.unwrap_or_default()),
+                result = &mut fetching => return Some(result.unwrap_or_default()),
                 () = self.completion.changed.notified() => {
                     if self.has_changed(unknown).await {
                         return None;

@@ -48,7 +48,7 @@ pub enum UpgradeError {
     /// Started by hand in the foreground.
     #[error(
         "nothing would start the next daemon: this one was started with --foreground by something \
-         that is no service manager; unmount it, and mount it again with the new program"
+         other than a service manager; unmount it, and mount it again with the new program"
     )]
     NotSupervised,
     /// The unit of a service determines its executable.

@@ -30,7 +30,7 @@ pub enum HttpError {
     /// There is no address to listen at.
     #[error(
         "there is no address to listen at: give --listen ADDRESS (such as 127.0.0.1:9464), or have a \
-         service manager hand over a socket, as narfs-http.socket does"
+         service manager pass a socket, as narfs-http.socket does"
     )]
     NoAddress,
     /// The address is in use, not local, or not permitted.

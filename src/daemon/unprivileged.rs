@@ -13,7 +13,6 @@
 //! into netrc) and their health, store paths being fetched, and names of traces being recorded. The
 //! mount lists the names of store paths to everybody anyway; to hide all of this, make the state
 //! directory inaccessible (mode 0700).
-//! none be told closes the directory of the state (mode 0700).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -104,8 +103,8 @@ impl Client {
             format!(" and user {}", daemon.as_raw())
         };
         format!(
-            "only root{also} may have the daemon of the state {} do this, and you are user {}; \
-             `narfs status`, `narfs metrics` and `narfs top` are for everybody",
+            "only root{also} may make this request to the daemon of the state {}, and you are user {}; \
+             `narfs status`, `narfs metrics` and `narfs top` are available to everybody",
             state.display(),
             self.user
         )

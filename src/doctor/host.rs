@@ -40,8 +40,8 @@ fn judge_kernel(release: &str) -> Finding {
     }
     if version < RESEND_LINUX {
         let seen = format!(
-            "Linux {release} does not send requests again (FUSE_NOTIFY_RESEND): a program that \
-             waits for an answer while the daemon is killed may wait on"
+            "Linux {release} does not resend requests (FUSE_NOTIFY_RESEND): a program that \
+             waits for a reply while the daemon is killed may hang"
         );
         return Finding::warning(NAME, seen).advise("use Linux 6.9 or later");
     }
@@ -108,8 +108,8 @@ fn judge_privileges(is_root: bool, capabilities: u64) -> Finding {
     match (may_mount, is_root) {
         (true, true) => Finding::ok(NAME, "root with CAP_SYS_ADMIN"),
         (true, false) => Finding::note(NAME, "CAP_SYS_ADMIN, but not root").advise(
-            "what belongs to root, as the default state directory and the control socket, is out \
-             of reach; run as root if you need it",
+            "files of root, such as the default state directory, are not \
+             accessible; run as root if you need them",
         ),
         (false, true) => Finding::error(NAME, "root without CAP_SYS_ADMIN: nothing can be mounted")
             .advise("start the container with --cap-add SYS_ADMIN, or mount on its host"),

@@ -19,7 +19,7 @@ pub(super) fn daemon(state: &Path, status: Option<&StatusReport>) -> Vec<Finding
                 format!("process {owner} owns the state but does not answer at its control socket"),
             )
             .advise(
-                "wait if it is a command that runs, or a daemon that starts; else end the process, \
+                "wait if it is a running command or a starting daemon; otherwise end the process, \
                  and mount again",
             ),
         }];

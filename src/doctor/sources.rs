@@ -140,7 +140,7 @@ pub(super) fn source(source_to_check: &SourceToCheck, examination: &Examination)
                 _ => Verdict::Error,
             };
             Finding::new(&name, verdict, format!("{}{idle}", chain(e))).advise(
-                "check its URL, the network and the proxies of the environment; what is in the \
+                "check its URL, the network and the proxy variables; what is in the \
                  state works without it",
             )
         }

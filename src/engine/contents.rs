@@ -124,7 +124,7 @@ impl Engine {
         match self.budget.budget() {
             Some(budget) => format!(
                 "it was dropped again to stay within the budget of {budget} bytes; mount with a \
-                 larger one (-o budget=SIZE), or pin what is to stay"
+                 larger one (-o budget=SIZE), or pin what should stay"
             ),
             None => "an eviction dropped it again; repeat the prefetch, or pin the path".into(),
         }

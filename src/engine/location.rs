@@ -25,9 +25,9 @@ pub enum LocationError {
     #[error("{0} is not in the state; `narfs copy` fetches it")]
     Absent(String),
     /// The hash is registered with another name.
-    #[error("{asked} is not in the state, but {there} is")]
+    #[error("{requested} is not in the state, but {there} is")]
     OtherName {
-        asked: String,
+        requested: String,
         /// The registered path with this hash.
         there: StorePath,
     },
@@ -135,8 +135,8 @@ fn find_where(
         .ok_or_else(|| LocationError::Absent(text.to_owned()))?;
     let there = &info.registration.path;
     match &named.path {
-        Some(asked) if asked != there => Err(LocationError::OtherName {
-            asked: asked.to_string(),
+        Some(requested) if requested != there => Err(LocationError::OtherName {
+            requested: requested.to_string(),
             there: there.clone(),
         }),
         _ => Ok(info),

@@ -94,8 +94,8 @@ impl Supply<'_> {
         if let Some(there) = store.path_info(named.hash)? {
             let there = there.registration.path;
             return match named.path {
-                Some(asked) if asked != there => Err(LocationError::OtherName {
-                    asked: asked.to_string(),
+                Some(requested) if requested != there => Err(LocationError::OtherName {
+                    requested: requested.to_string(),
                     there,
                 }
                 .into()),

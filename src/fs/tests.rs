@@ -254,8 +254,8 @@ fn what_a_handle_leads_to_is_found_by_dots() {
 fn numbers_that_were_never_given_out_are_stale() {
     let (_dir, fs) = file_system(1..2);
     let beyond = Inode::node(PathOrdinal(1), 100);
-    let nobody = Inode::node(PathOrdinal(77), 0);
-    for inode in [beyond, nobody, Inode(0), Inode(u64::MAX), Inode(99)] {
+    let unassigned = Inode::node(PathOrdinal(77), 0);
+    for inode in [beyond, unassigned, Inode(0), Inode(u64::MAX), Inode(99)] {
         assert!(fs.attributes(inode).is_err(), "{inode:?}");
         assert!(fs.lookup(inode, b"x").is_err(), "{inode:?}");
         assert!(fs.read(inode, 0, 1).is_err(), "{inode:?}");

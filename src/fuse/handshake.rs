@@ -95,7 +95,7 @@ impl FromStr for Agreement {
 impl Agreement {
     /// From the kernel's INIT and its reply.
     fn of(request: &[u8], reply: &[u8], superblock: u32) -> io::Result<Self> {
-        let asked = request.get(IN_HEADER..).unwrap_or_default();
+        let init = request.get(IN_HEADER..).unwrap_or_default();
         let given = reply.get(OUT_HEADER..).unwrap_or_default();
         let number = |bytes: &[u8], at: usize| {
             let bytes = bytes.get(at..at + 4)?;
@@ -103,16 +103,16 @@ impl Agreement {
         };
         let read = || {
             let half = |n: u32| u64::from(n) << 32;
-            let offered = u64::from(number(asked, 12)?);
-            let offered = offered | number(asked, 16).map_or(0, half);
+            let offered = u64::from(number(init, 12)?);
+            let offered = offered | number(init, 16).map_or(0, half);
             let wanted = u64::from(number(given, 12)?);
             // After flags: max_background and congestion_threshold (2 each), max_write, time_gran
             // (4 each), max_pages, map_alignment (2 each).
             let wanted = wanted | number(given, 32).map_or(0, half);
             Some(Self {
                 superblock,
-                minor: number(asked, 4)?,
-                max_readahead: number(asked, 8)?,
+                minor: number(init, 4)?,
+                max_readahead: number(init, 8)?,
                 flags: offered & (wanted | SECOND_HALF) & !SHORT_NUMBERS | SHORT_NUMBERS,
             })
         };
@@ -317,12 +317,12 @@ fn poll_now(device: &OwnedFd) -> Option<PollFlags> {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    let mut asked = [PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)];
-    let answered = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&now)));
+    let mut fds = [PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)];
+    let answered = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)));
     // A connection that is gone is readable, and the read fails.
     answered
         .ok()
-        .map(|_| asked[0].revents() & (PollFlags::IN | PollFlags::ERR))
+        .map(|_| fds[0].revents() & (PollFlags::IN | PollFlags::ERR))
 }
 
 fn invalid(text: String) -> io::Error {

@@ -37,7 +37,7 @@ pub(super) fn explain(error: MountError, labels: &[String]) -> MountError {
         } if !labels.is_empty() => MountError::System {
             what,
             at,
-            hint: " with labels (they need a kernel with SELinux that is enabled, and that knows them: \
+            hint: " with labels (they need a kernel with SELinux enabled, and a policy that defines them: \
                    see getenforce(8))",
             source,
         },

@@ -27,7 +27,7 @@ const JSON: &str = "application/json";
 
 const LIST: &str = "/metrics   metrics in the text format of Prometheus\n\
                     /status    the daemon, its sources and what it is fetching, as JSON\n\
-                    /healthz   200 while the daemon answers, else 503 with the reason\n";
+                    /healthz   200 if the daemon answers, else 503 with the reason\n";
 
 /// A monitored daemon. Each method may block for some seconds; no method is called concurrently
 /// with itself.
@@ -78,8 +78,8 @@ impl Query {
                 return answer.clone();
             }
             let query = self.clone();
-            let asked = tokio::task::spawn_blocking(move || (query.ask)());
-            let answer = match asked.await {
+            let answer = tokio::task::spawn_blocking(move || (query.ask)());
+            let answer = match answer.await {
                 Ok(Ok(text)) => Ok(text.into()),
                 Ok(Err(reason)) => Err(reason.into()),
                 Err(_) => Err("the answer could not be produced; see the log".into()),

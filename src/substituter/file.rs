@@ -77,10 +77,10 @@ impl FileCache {
 
     /// Opens a file, and counts it as a request.
     fn answer(&self, relative: &str) -> Result<Option<File>, SourceError> {
-        let asked = Instant::now();
+        let started = Instant::now();
         let file = self.file(relative);
         if file.is_ok() {
-            self.traffic.answered(asked.elapsed());
+            self.traffic.answered(started.elapsed());
         }
         file
     }

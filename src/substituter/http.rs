@@ -34,8 +34,8 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// Error text for a redirection loop.
 const REDIRECT_LOOP: &str = "too many redirections";
 /// Error text for an untrusted certificate.
-const CERTIFICATE: &str = "its certificate is not trusted (a private authority is named by \
-    SSL_CERT_FILE)";
+const CERTIFICATE: &str = "its certificate is not trusted (set SSL_CERT_FILE for a private \
+    authority)";
 /// Number of buffers between the network and the reader of a body. At some 16 KiB each, a slow
 /// reader throttles the server after half a megabyte.
 const QUEUE_LENGTH: usize = 32;
@@ -321,8 +321,8 @@ impl Shared {
             status: status.as_u16(),
             hint: match status.as_u16() {
                 401 => self.credentials.hint(&target.sent),
-                407 => "; the proxy wants a name and a password, which the URL in http_proxy, \
-                        https_proxy or all_proxy has: http://NAME:PASSWORD@HOST:PORT"
+                407 => "; the proxy requires a name and a password, set in the URL in http_proxy, \
+                        https_proxy or all_proxy: http://NAME:PASSWORD@HOST:PORT"
                     .into(),
                 429 => "; it limits the rate of requests".into(),
                 s if retry::is_transient(s) => {

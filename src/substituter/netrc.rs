@@ -59,7 +59,7 @@ impl Netrc {
                 _ => {
                     return Err(fail(
                         "expected machine, default, login, password, account or macdef \
-                         (a value with spaces in it stands in double quotes)",
+                         (a value with spaces must be in double quotes)",
                     ));
                 }
             }

@@ -288,7 +288,7 @@ impl Keeper {
 
     /// Releases a daemon that is blocked on its own mount while it exits: the main thread is a
     /// zombie, and
-    /// another thread waits for a request that nobody will answer.
+    /// another thread waits for a reply that will not come.
     fn release(&self, pid: u32) {
         let task = |file: &str| format!("/proc/{pid}/{file}");
         let stat = std::fs::read_to_string(task("stat")).unwrap_or_default();

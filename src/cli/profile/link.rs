@@ -88,7 +88,7 @@ fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
     let shows = |at: &&PathBuf| at.join("var/nix/profiles").is_dir();
     let Some(at) = mountpoints.iter().find(shows) else {
         bail!(
-            "the state {} is not mounted where it shows profiles, so that there is nothing to link \
+            "the state {} is not mounted with its profiles, so there is nothing to link \
              to; `narfs mount` it first",
             state.display()
         );

@@ -77,8 +77,8 @@ pub(super) fn show_diff(r: &ProfileDiffReport, json: bool) -> anyhow::Result<()>
     if let Some(first) = r.unknown.first() {
         let count = r.unknown.len();
         eprintln!(
-            "narfs: warning: of {count} paths, such as {first}, nothing is known here, nor by the \
-             sources; they are not compared"
+            "narfs: warning: neither the state nor the sources know {count} paths, such as \
+             {first}; they are not compared"
         );
     }
     Ok(())

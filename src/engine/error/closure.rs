@@ -14,7 +14,7 @@ pub enum ClosureError {
     /// File handles are enabled, so a view would not restrict access.
     #[error(
         "the state is mounted with -o file-handles, which give programs access beyond a closure \
-         show; mount it without, to have views and volumes"
+         view; mount it without, to use views and volumes"
     )]
     Unbounded,
     /// File handles cannot be enabled while views exist.

@@ -308,12 +308,15 @@ impl ProfileChanger<'_> {
         if !by_name.is_empty() {
             return by_name;
         }
-        if let Ok(asked) = location::parse(&self.engine.store, text)
-            && asked.place.is_empty()
+        if let Ok(named_path) = location::parse(&self.engine.store, text)
+            && named_path.place.is_empty()
         {
             let is_asked = |path: &StorePath| {
-                let same_name = asked.path.as_ref().is_none_or(|asked| asked == path);
-                path.hash() == asked.hash && same_name
+                let same_name = named_path
+                    .path
+                    .as_ref()
+                    .is_none_or(|named_path| named_path == path);
+                path.hash() == named_path.hash && same_name
             };
             return find(&|element| element.store_paths.iter().any(is_asked));
         }

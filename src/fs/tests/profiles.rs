@@ -277,8 +277,8 @@ fn profiles_that_are_gone_leave_stale_numbers() {
 #[test]
 fn what_a_change_makes_stale_is_named() {
     let (_dir, fs) = with_profiles();
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = told.clone();
+    let reported = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = reported.clone();
     fs.store.observe(move |change| {
         if let Change::Profiles(changed) = change {
             log.lock().unwrap().push(stale_entries(changed));
@@ -289,7 +289,7 @@ fn what_a_change_makes_stale_is_named() {
     let ann = inode(&fs, "per-user/ann");
     let stale = |changes: &[ProfileChange]| -> Vec<(Inode, String)> {
         fs.store.change_profiles(changes).unwrap();
-        let stale: Vec<StaleEntries> = told.lock().unwrap().pop().unwrap();
+        let stale: Vec<StaleEntries> = reported.lock().unwrap().pop().unwrap();
         for s in &stale {
             // Unless it was removed.
             let _ = fs.list(s.directory, 0, &mut |entry| {
@@ -329,8 +329,8 @@ fn what_a_change_makes_stale_is_named() {
 #[test]
 fn links_that_are_replaced_are_named_with_what_they_were() {
     let (_dir, fs) = with_profiles();
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = told.clone();
+    let reported = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = reported.clone();
     fs.store.observe(move |change| {
         if let Change::Profiles(changed) = change {
             log.lock().unwrap().extend(replaced_links(changed));
@@ -340,7 +340,7 @@ fn links_that_are_replaced_are_named_with_what_they_were() {
     let [name, second] = ["system", "system-2-link"].map(|place| inode(&fs, place));
     let replaced = |changes: &[ProfileChange]| -> Vec<(String, Inode)> {
         fs.store.change_profiles(changes).unwrap();
-        let replaced = std::mem::take(&mut *told.lock().unwrap()).into_iter();
+        let replaced = std::mem::take(&mut *reported.lock().unwrap()).into_iter();
         let replaced = replaced.inspect(|r| assert_eq!(r.directory, all));
         replaced.map(|r| (r.name, r.link)).collect()
     };

@@ -489,8 +489,8 @@ impl WritableProfiles {
             let (directory, target) = (&to.0, String::from_utf8_lossy(&target));
             let name = String::from_utf8_lossy(new_name);
             tracing::warn!(
-                "refused to have {name:?} in the directory {directory:?} of profiles lead to \
-                 {target:?}: a profile leads to NAME-N-link, and that to a store path"
+                "refused to point {name:?} in the directory {directory:?} of profiles to \
+                 {target:?}: a profile points to NAME-N-link, and that to a store path"
             );
             FsError::ReadOnly
         })?;

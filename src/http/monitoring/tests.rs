@@ -10,19 +10,19 @@ use crate::http::{Server, serve};
 /// A daemon that is healthy or not, and answers slowly.
 #[derive(Default)]
 struct Daemon {
-    asked: AtomicU64,
+    queries: AtomicU64,
     away: bool,
     pause: Duration,
 }
 
 impl Daemon {
     fn answer(&self, text: &str) -> Result<String, String> {
-        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        let queries = self.queries.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.pause);
         if self.away {
             return Err("no daemon serves the state /x".to_owned());
         }
-        Ok(format!("{text} {asked}\n"))
+        Ok(format!("{text} {queries}\n"))
     }
 }
 
@@ -101,7 +101,7 @@ fn a_daemon_that_is_away_is_service_unavailable_with_the_reason() {
         assert!(said.starts_with("HTTP/1.1 503"), "{said}");
         assert!(said.ends_with("no daemon serves the state /x\n"), "{said}");
     }
-    // It panics here, and the server goes on.
+    // The handler panics, and the server continues.
     assert!(ask(at, "GET", "/status").starts_with("HTTP/1.1 503"));
     assert!(ask(at, "GET", "/").starts_with("HTTP/1.1 200"));
 }
@@ -124,7 +124,7 @@ fn many_who_ask_at_once_cost_one_question() {
             scope.spawn(|| assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 0\n")));
         }
     });
-    assert_eq!(daemon.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(daemon.queries.load(Ordering::SeqCst), 1);
     std::thread::sleep(LIFETIME);
     assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 1\n"));
 }
