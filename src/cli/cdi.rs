@@ -69,8 +69,8 @@ fn device(view: &ClosureReport, at: &Path) -> anyhow::Result<serde_json::Value> 
     if !is_device_name(name) {
         bail!(
             "the closure view {name:?} is not a valid device name, which consists of letters, digits and \
-             _-. and ends with a letter or a digit; give the names of other views, or define it under another \
-             name"
+             _-. and ends with a letter or a digit; give the names of other views, or define it under \
+             another name"
         );
     }
     Ok(json!({
