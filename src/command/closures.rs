@@ -49,8 +49,8 @@ pub struct ClosureReport {
     /// Number of these paths whose contents are not local; they are fetched on access.
     pub missing: u64,
     /// Whether some referenced paths are not known and therefore not in the view. Happens only
-    /// after a
-    /// profile switch, while the sources have not yet supplied the path infos of the new closure.
+    /// after a profile switch, while the sources have not yet supplied the path infos of the new
+    /// closure.
     #[serde(default)]
     pub incomplete: bool,
     /// Number of unknown paths.

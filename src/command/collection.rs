@@ -39,8 +39,7 @@ pub struct GcReport {
     /// Removed store paths, each before the paths that it references.
     pub paths: Vec<String>,
     /// Processes that could not be inspected, by pid and name. What they were last seen to use is
-    /// kept,
-    /// and so is whatever is newer than they are.
+    /// kept, and so is whatever is newer than they are.
     #[serde(default)]
     pub unseen: Vec<String>,
     /// Stored bytes freed.

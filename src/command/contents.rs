@@ -45,8 +45,7 @@ pub struct CopyReport {
     /// Bytes received from the sources for them.
     pub fetched_bytes: u64,
     /// Paths whose contents were dropped during the copy to stay within the budget; these include
-    /// paths
-    /// of this copy if nothing else could be dropped.
+    /// paths of this copy if nothing else could be dropped.
     pub dropped: u64,
     /// Paths that could not be copied.
     pub failures: Vec<Failure>,

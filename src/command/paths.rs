@@ -32,8 +32,7 @@ pub struct EntryReport {
 }
 
 /// A path in the report of [`Request::PathInfo`](super::Request::PathInfo); the fields are named as
-/// in
-/// `nix path-info --json`.
+/// in `nix path-info --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathReport {

@@ -204,7 +204,6 @@ pub struct ProfileDiffReport {
     /// NAR bytes of the second closure, as far as it is known.
     pub size_after: u64,
     /// Paths in the closures whose path info is known neither locally nor by the sources. They are
-    /// not
-    /// in the sums, nor in `packages`.
+    /// not in the sums, nor in `packages`.
     pub unknown: Vec<String>,
 }

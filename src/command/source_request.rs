@@ -18,8 +18,7 @@ pub struct KeyError {
 }
 
 /// Sources and trust. Values that are not set default to those of the daemon of the state, or of
-/// the
-/// configuration.
+/// the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRequest {
     /// URLs; empty if not set.

@@ -222,10 +222,8 @@ pub fn is_owned(state: &Path) -> bool {
 }
 
 /// Waits until the daemon of the state has nothing mounted: it has ended, or is waiting for a
-/// mount,
-/// or was stopped or killed and not restarted yet, since a service manager may restart it only
-/// after
-/// the unmount. `false` if this takes longer than `timeout`.
+/// mount, or was stopped or killed and not restarted yet, since a service manager may restart it
+/// only after the unmount. `false` if this takes longer than `timeout`.
 pub fn wait_until_unmounted(state: &Path, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     loop {

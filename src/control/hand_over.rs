@@ -1,10 +1,8 @@
 //! The hand-over of mounts from `mount.narfs` to a daemon.
 //!
 //! A frame `A` on the control socket carries a [`HandOver`]; if it hands over a connection,
-//! `/dev/fuse`
-//! is attached to its first byte as SCM_RIGHTS. The answer is a frame `R` with a [`HandedOver`], or
-//! `E`
-//! with an error text.
+//! `/dev/fuse` is attached to its first byte as SCM_RIGHTS. The answer is a frame `R` with a
+//! [`HandedOver`], or `E` with an error text.
 
 use serde::{Deserialize, Serialize};
 

@@ -13,8 +13,7 @@ use crate::supervision::kept::{CONTROL, HTTP, LOCK, REQUEST};
 use crate::sync;
 
 /// Exit status of a daemon whose mount waits for the next one (EX_TEMPFAIL): neither a failure nor
-/// the
-/// end of the mount.
+/// the end of the mount.
 pub(super) const EXIT_RESTART: i32 = 75;
 
 /// Time for programs to close what was just unmounted.

@@ -2,7 +2,6 @@
 //!
 //! Invariant: both give the same answers. The separate process queries the daemon over the control
 //! socket, waits for a daemon that is being restarted, and reports why it got no answer.
-//! that is just started anew, and says why there is no answer.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -185,8 +184,7 @@ impl HttpService {
     }
 
     /// Serves until SIGTERM or SIGINT, or until there was no request for `idle`. Requests in flight
-    /// are
-    /// answered first.
+    /// are answered first.
     ///
     /// # Errors
     /// See [`HttpError`].

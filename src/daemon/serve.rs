@@ -32,10 +32,9 @@ const LONG_OWNER_TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves the request in `startup` until the mount is unmounted, unless it waits for the next
-/// mount,
-/// or until a signal. The starter is told when the daemon is ready, or why it is not; fetches on
-/// demand are
-/// shown with `show`. A mount that the previous daemon has left with the supervisor is taken over.
+/// mount, or until a signal. The starter is told when the daemon is ready, or why it is not;
+/// fetches on demand are shown with `show`. A mount that the previous daemon has left with the
+/// supervisor is taken over.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -174,9 +173,8 @@ fn open_owned(request: &ServeRequest, supervisor: &Supervisor) -> Result<Store, 
 }
 
 /// Opens the state for a daemon, with the ownership that the previous daemon has left. Another
-/// owner
-/// may be about to end, so its lock is waited for. With `may_join`, the starter uses another daemon
-/// that listens.
+/// owner may be about to end, so its lock is waited for. With `may_join`, the starter uses another
+/// daemon that listens.
 fn open(
     state: &Path,
     options: &StoreOptions,

@@ -4,7 +4,6 @@
 //! Invariant: the successor of a daemon that was killed serves the same, whatever the configuration
 //! says meanwhile. Only after an orderly stop does the next daemon read the configuration again; if
 //! that is invalid then, the previous serve request stays in effect.
-//! wrong then, what was served before is served on.
 
 use std::ffi::OsString;
 use std::io;

@@ -7,8 +7,7 @@ use super::process::Daemon;
 
 impl Daemon {
     /// Exits, so that the supervisor starts the next daemon; a keeper starts `program`. Returns
-    /// only if
-    /// that is not possible.
+    /// only if that is not possible.
     pub(super) fn upgrade(&self, program: Option<&Path>) -> UpgradeError {
         let supervisor = &self.supervisor;
         match program {

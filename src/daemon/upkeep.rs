@@ -31,8 +31,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Starts the periodic work: saving access times, keeping the budget, keeping the memory within
 /// `memory` bytes, restarting after a database failure, showing fetches, and notifying the watchdog
-/// of a
-/// service manager.
+/// of a service manager.
 pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, Show)>) {
     let store = daemon.store();
     let saved = store.clone();
@@ -65,8 +64,7 @@ pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, 
 }
 
 /// Hands over to a new daemon if the database refuses writes but could accept them again: after a
-/// disk
-/// error, usually a full disk, RocksDB refuses all writes until it is reopened.
+/// disk error, usually a full disk, RocksDB refuses all writes until it is reopened.
 fn restart_after_write_errors(store: &Store) {
     if store.has_given_up_writing() && store.has_room() {
         tracing::error!(

@@ -16,8 +16,7 @@ use crate::sync;
 
 impl Daemon {
     /// Accepts profile changes by programs, at the mount points of [`Daemon::mount_profiles`]; to
-    /// be
-    /// called once. `fs` looks up the store paths that the links name.
+    /// be called once. `fs` looks up the store paths that the links name.
     pub(super) fn take_profile_links(&self, fs: Arc<FileSystem>) {
         let engine = Arc::downgrade(&self.engine);
         let completion = Arc::downgrade(&self.completion);
@@ -57,8 +56,7 @@ impl Daemon {
     }
 
     /// Takes over the writable profiles of the previous daemon. If that fails, they become
-    /// read-only, which
-    /// does not affect the rest of the mount.
+    /// read-only, which does not affect the rest of the mount.
     pub(super) fn take_over_profiles(&self) {
         let supervisor = &self.supervisor;
         let Some(profiles) = self.writable_profiles.get() else {
@@ -93,8 +91,7 @@ impl Daemon {
     }
 
     /// Unmounts writable profiles that are bound elsewhere than the main mount, and has the
-    /// supervisor drop
-    /// their connection.
+    /// supervisor drop their connection.
     pub(super) fn detach_profiles(&self) {
         if let Some(session) = self.profiles_session().take() {
             if let Err(e) = session.detach() {

@@ -165,8 +165,7 @@ impl Engine {
     }
 
     /// Removes what is not live. The collection does not wait for a slow reader of its lines; if
-    /// the reader
-    /// is gone, it stops.
+    /// the reader is gone, it stops.
     fn collect(
         &self,
         max_freed: Option<u64>,

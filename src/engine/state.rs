@@ -39,8 +39,7 @@ impl std::fmt::Debug for Engine {
 
 impl Engine {
     /// An engine for a state owned by this process, with default sources for commands and the
-    /// budget of
-    /// stored bytes.
+    /// budget of stored bytes.
     pub fn new(store: Arc<Store>, defaults: SourceRequest, budget: Option<u64>) -> Self {
         let serving: Arc<Serving> = Arc::default();
         let users = Arc::new(Users::of(store.clone(), serving.clone()));

@@ -4,7 +4,6 @@
 //! the inode numbers of the store, and thus share the page cache; a directory has a number in each
 //! view, since the kernel allows one parent only. A view itself consists only of the names of its
 //! paths, and only lookups of such a name or below it wait for the network.
-//! is a view's own, and only a lookup of such a name, or of what lies in it, waits for the network.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -42,8 +42,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Upper limit of the back-off.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Time without a ready daemon after which the mount is given up, and programs get errors. A
-/// temporarily
-/// full disk or a shortage of memory should not cost the mount.
+/// temporarily full disk or a shortage of memory should not cost the mount.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
 /// Interval of the check for a daemon that exits but cannot be reaped.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -59,7 +58,6 @@ const TRIES: u32 = 2;
 ///
 /// # Errors
 /// The keeper could not be started, or the daemon reported why it is not ready.
-/// It could not be started, or the reason that the daemon gave for not being ready.
 pub fn start(state: &Path, record: &RestartRecord) -> io::Result<()> {
     let (mut reader, writer) = io::pipe()?;
     let record = record.seal()?;
@@ -127,8 +125,7 @@ pub fn keep(state: &Path) -> io::Result<u8> {
     };
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // SAFETY: no handler is installed. A service manager that stops everything sends these
-        // signals to
-        // the daemon as well, and the keeper exits after the daemon.
+        // signals to the daemon as well, and the keeper exits after the daemon.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     // The name shown by ps(1) and top(1).
@@ -159,8 +156,7 @@ impl Exit {
 struct Keeper {
     state: PathBuf,
     /// Executable of the daemon. The keeper itself is not replaced; the messages between the two
-    /// are
-    /// stable.
+    /// are stable.
     program: PathBuf,
     /// Pipe to the process that waits for the first daemon.
     starter: Option<File>,
@@ -287,8 +283,7 @@ impl Keeper {
     }
 
     /// Releases a daemon that is blocked on its own mount while it exits: the main thread is a
-    /// zombie, and
-    /// another thread waits for a reply that will not come.
+    /// zombie, and another thread waits for a reply that will not come.
     fn release(&self, pid: u32) {
         let task = |file: &str| format!("/proc/{pid}/{file}");
         let stat = std::fs::read_to_string(task("stat")).unwrap_or_default();

@@ -30,8 +30,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// When the keeper of this daemon is gone, starts a new one with the command `keeper`, and then
-/// calls
-/// `leave`. Does nothing without a keeper.
+/// calls `leave`. Does nothing without a keeper.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -65,8 +64,7 @@ fn start_keeper(mut command: Command, given: &BTreeMap<String, OwnedFd>) -> io::
     let (ours, theirs) = message::pair()?;
     command.env(PREDECESSOR, theirs.as_raw_fd().to_string());
     // No fork(2): it would make the kernel copy the pages into which requests are just being read,
-    // and a
-    // reader whose page is copied while this process exits gets EIO.
+    // and a reader whose page is copied while this process exits gets EIO.
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
     let mut child = command.spawn()?;
     drop(theirs);
@@ -87,7 +85,6 @@ fn start_keeper(mut command: Command, given: &BTreeMap<String, OwnedFd>) -> io::
 ///
 /// # Errors
 /// The daemon did not send everything.
-/// It did not give everything.
 pub fn inherit() -> io::Result<BTreeMap<String, OwnedFd>> {
     let predecessor = rustix::process::getppid();
     let Some(socket) = inherited(PREDECESSOR) else {

@@ -1,8 +1,7 @@
 //! The names of the descriptors that a supervisor keeps for the next daemon.
 //!
 //! A service manager shows these names (`systemctl status`, FDNAME), and other versions of narfs
-//! know
-//! them, so they must not change.
+//! know them, so they must not change.
 
 /// Prefix for a FUSE connection; the [`Agreement`](crate::fuse::Agreement) on it follows.
 pub const FUSE: &str = "fuse-";

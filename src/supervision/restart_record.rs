@@ -1,6 +1,5 @@
 //! The restart record: how to start the next daemon and what it serves, in a sealed memfd. The
-//! memfd
-//! outlives the daemon, cannot be modified, and is readable only through its descriptor.
+//! memfd outlives the daemon, cannot be modified, and is readable only through its descriptor.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -78,8 +78,7 @@ impl Supervisor {
     }
 
     /// Has the supervisor keep a descriptor for the next daemon. One that is already kept under
-    /// this name is
-    /// replaced without a gap, since the daemon may be killed between two messages.
+    /// this name is replaced without a gap, since the daemon may be killed between two messages.
     pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
         // FDPOLL=0 (systemd 246): otherwise the manager polls the connection, and drops it when it
         // is busy.
@@ -145,8 +144,7 @@ impl Supervisor {
     }
 
     /// Reports that the daemon is ready. A daemon in the background leaves the terminal and the
-    /// working
-    /// directory; later log messages go to `log`.
+    /// working directory; later log messages go to `log`.
     pub fn ready(&self, log: &Path) -> io::Result<()> {
         if let Link::Keeper(_) = self.link {
             leave_terminal(log)?;
@@ -198,8 +196,7 @@ impl Supervisor {
     }
 
     /// Whether a daemon that is asked to stop leaves its mount to the next one. A keeper exits with
-    /// its
-    /// daemon; a service may be started again.
+    /// its daemon; a service may be started again.
     pub fn leaves_mounts(&self) -> bool {
         matches!(self.link, Link::Manager { keeps: true, .. })
     }
@@ -222,8 +219,7 @@ impl Supervisor {
 }
 
 /// Whether this process may take over from a previous daemon. Commands then wait for this process,
-/// so
-/// it must not send requests to a daemon itself.
+/// so it must not send requests to a daemon itself.
 pub fn may_take_over() -> bool {
     std::env::var_os(KEEPER).is_some() || std::env::var_os("LISTEN_FDS").is_some()
 }
@@ -287,8 +283,7 @@ pub fn detach(command: &mut Command, inherited: &[RawFd]) {
     unsafe {
         command.pre_exec(move || {
             // Otherwise a lock that a script holds on an inherited descriptor would be held as long
-            // as the
-            // daemon lives. Linux before 5.11 lacks CLOSE_RANGE_CLOEXEC.
+            // as the daemon lives. Linux before 5.11 lacks CLOSE_RANGE_CLOEXEC.
             let (first, last) = (libc::STDERR_FILENO + 1, libc::c_uint::MAX);
             let cloexec = libc::CLOSE_RANGE_CLOEXEC;
             libc::syscall(libc::SYS_close_range, first, last, cloexec);

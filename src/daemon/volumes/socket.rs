@@ -59,8 +59,7 @@ pub(in crate::daemon) struct PluginSocket {
 
 impl PluginSocket {
     /// The socket from the service manager, or the one at `wanted`, where the previous daemon may
-    /// have left
-    /// it.
+    /// have left it.
     ///
     /// # Errors
     /// The socket cannot be created. Only a warning if a mount is `at_stake` that would end with
