@@ -210,7 +210,7 @@ fn a_file_with_a_mistake_changes_nothing_and_its_line_is_named() {
         (
             "[profile.default]\npackages = [\"@\", 3]\n",
             2,
-            "3 is no package",
+            "3 is not a package",
         ),
     ] {
         fs::write(&file, text.replace('@', &two)).unwrap();

@@ -54,7 +54,7 @@ impl Reader<'_> {
         for (key, value) in top {
             match (&**key.get_ref(), value.get_ref()) {
                 ("profile", DeValue::Table(profiles)) => self.profiles(profiles),
-                ("profile", _) => self.misfit("profile", value, "no table; write [profile.NAME]"),
+                ("profile", _) => self.misfit("profile", value, "not a table; write [profile.NAME]"),
                 (name, _) => {
                     let text =
                         format!("{name:?} is not known; there are only tables [profile.NAME]");
@@ -84,7 +84,7 @@ impl Reader<'_> {
             }
             match value.get_ref() {
                 DeValue::Table(table) => self.profile(&name, at, table),
-                _ => self.misfit(&format!("profile {name}"), value, "no table"),
+                _ => self.misfit(&format!("profile {name}"), value, "not a table"),
             }
             names.push(name);
         }
@@ -99,9 +99,9 @@ impl Reader<'_> {
             let what = format!("profile {name}: {key_name}");
             match (key_name, value.get_ref()) {
                 ("packages", DeValue::Array(list)) => packages = Some(self.packages(&what, list)),
-                ("packages", _) => self.misfit(&what, value, "no list; write [\"HASH-NAME\"]"),
+                ("packages", _) => self.misfit(&what, value, "not a list; write [\"HASH-NAME\"]"),
                 ("set", DeValue::String(_)) => set = self.path(&what, value),
-                ("set", _) => self.misfit(&what, value, "no text; write \"HASH-NAME\""),
+                ("set", _) => self.misfit(&what, value, "not a text; write \"HASH-NAME\""),
                 (_, DeValue::Table(_)) => {
                     let text = format!(
                         "{what} is not known; a name with slashes or dots is written in quotes: \
@@ -127,7 +127,7 @@ impl Reader<'_> {
             }
             (None, None) => {
                 let text = format!(
-                    "profile {name} says nothing; write packages = [\"HASH-NAME\"], or packages = [] \
+                    "profile {name} is empty; write packages = [\"HASH-NAME\"], or packages = [] \
                      for an empty one, or set = \"HASH-NAME\""
                 );
                 return self.mistake(at, text);
@@ -152,14 +152,14 @@ impl Reader<'_> {
                 DeValue::Table(table) => self.package(what, value, table),
                 _ => {
                     let expected =
-                        "no package; write \"HASH-NAME\" or { path = \"HASH-NAME\", priority = 5 }";
+                        "not a package; write \"HASH-NAME\" or { path = \"HASH-NAME\", priority = 5 }";
                     self.misfit(what, value, expected);
                     None
                 }
             };
             let Some(package) = package else { continue };
             if !seen.insert(hash(&package.path)) {
-                let text = format!("{what}: {:?} is there twice", package.path);
+                let text = format!("{what}: {:?} is listed twice", package.path);
                 self.mistake(value.span().start, text);
             }
             packages.push(package);
@@ -179,11 +179,11 @@ impl Reader<'_> {
             let key_name: &str = key.get_ref();
             match key_name {
                 "path" if value.get_ref().is_str() => path = self.path(what, value),
-                "path" => self.misfit(what, value, "no text; write path = \"HASH-NAME\""),
+                "path" => self.misfit(what, value, "not a text; write path = \"HASH-NAME\""),
                 "priority" => {
                     priority = whole(value);
                     if priority.is_none() {
-                        self.misfit(what, value, "no whole number; write priority = 5");
+                        self.misfit(what, value, "not a whole number; write priority = 5");
                     }
                 }
                 _ => {
@@ -206,7 +206,7 @@ impl Reader<'_> {
             return Some(text.to_owned());
         }
         let text = format!(
-            "{what}: {text:?} is no store path; write \"/nix/store/HASH-NAME\", \"HASH-NAME\" or \
+            "{what}: {text:?} is not a store path; write \"/nix/store/HASH-NAME\", \"HASH-NAME\" or \
              \"HASH\""
         );
         self.mistake(value.span().start, text);
