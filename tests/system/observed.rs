@@ -528,7 +528,7 @@ fn mounts_are_handed_over_by_root_alone() {
     assert_eq!(kind, b'R');
     let (kind, text) = from_unprivileged(&sandbox, |stream| answer(stream, b'C', b"nonsense"));
     assert!(
-        kind == b'E' && text.contains("does not understand this"),
+        kind == b'E' && text.contains("does not know this"),
         "{text}"
     );
 }
