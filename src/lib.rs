@@ -5,14 +5,14 @@
 //!
 //! | layer | owns |
 //! | --- | --- |
-//! | [`cli`] | one file a command; flags become requests, reports become text |
-//! | [`daemon`] | the serving process: mounts, the control socket's answers, HTTP, volumes, its end |
-//! | [`doctor`] | what could keep a daemon from working, looked at from outside |
-//! | [`engine`] | what a request does to a state, with a daemon or without |
+//! | [`cli`] | one file per command; turns flags into requests, and reports into text |
+//! | [`daemon`] | the daemon process: mounts, the server of the control socket, HTTP, volumes, its end |
+//! | [`doctor`] | diagnosis of problems, from outside the daemon |
+//! | [`engine`] | execution of requests on a state, with or without a daemon |
 //! | [`control`] | the control socket: frames, versions, the client |
-//! | [`supervision`] | who starts a daemon and looks after it, and what outlives a daemon |
+//! | [`supervision`] | start and restart of daemons, and what outlives a daemon |
 //! | [`command`] | requests, reports, errors that cross the control socket |
-//! | [`http`] | serving HTTP: listening sockets, the bounds for strangers, and what is answered |
+//! | [`http`] | the HTTP server: listening sockets, limits of clients, endpoints |
 //! | [`fuse`] | the adapter from the kernel's requests to [`fs`]; it decides nothing |
 //! | [`fs`] | lookup, readdir, read, attributes, inode numbers, errno; testable without a kernel |
 //! | [`profile`] | profile names, generations, manifests, user environments made from trees |
@@ -22,7 +22,7 @@
 //! | [`tree`] | the immutable metadata value of a store path |
 //! | [`chunk`] | digest, chunker, reference mask, compression |
 //! | [`nix`] | pure formats: nix32, hash, store path, NAR, narinfo, signature, listing |
-//! | [`measure`] | how long things take: histograms; how much memory they may take |
+//! | [`measure`] | latency histograms, and budgets of memory |
 //! | [`sync`] | locks and threads |
 //!
 //! Layers beside each other never import each other: `daemon` and `doctor`; `engine`, `control` and

@@ -193,7 +193,8 @@ mod tests {
     fn write(dir: &Path, name: &str, references: &str) {
         let hash = name.split('-').next().unwrap();
         let text = format!(
-            "StorePath: /nix/store/{name}\nURL: nar/{hash}.nar\nCompression: none\nNarSize: 120\nReferences: {references}\n"
+            "StorePath: /nix/store/{name}\nURL: nar/{hash}.nar\nCompression: none\nNarSize: 120\nReferences: \
+             {references}\n"
         );
         fs::write(dir.join(format!("{hash}.narinfo")), text).unwrap();
         fs::write(dir.join(format!("nar/{hash}.nar")), "12345").unwrap();

@@ -207,7 +207,8 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32, dropped:
     let how = match rounds {
         1 => "One round.".to_owned(),
         _ => format!(
-            "Medians of {rounds} interleaved rounds, which lie within {:.0} % of them in seconds until synced.",
+            "Medians of {rounds} interleaved rounds, which lie within {:.0} % of them in seconds until \
+             synced.",
             widest * 100.0
         ),
     };
@@ -227,12 +228,12 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32, dropped:
         ""
     };
     format!(
-        "### Ingest: {} store paths, {:.0} MB of NARs, from a binary cache on the same disk\n\n{table}{missing}\n\
-         {how} \
-         Ratios are to the column on their left; aims are ratios to plain `nix copy`. Both check every \
-         signature and NAR hash. Programs and binary cache are in the page cache, {rest}. What the disk wrote is its own \
-         count, with the journal and with whatever else ran; what the processes wrote is what the kernel \
-         charges to them. Everything else had {:.0} % of the CPUs{quiet}.\n",
+        "### Ingest: {} store paths, {:.0} MB of NARs, from a binary cache on the same \
+         disk\n\n{table}{missing}\n\
+         {how} Ratios are to the column on their left; aims are ratios to plain `nix copy`. Both check \
+         every signature and NAR hash. Programs and binary cache are in the page cache, {rest}. What the \
+         disk wrote is its own count, with the journal and with whatever else ran; what the processes wrote \
+         is what the kernel charges to them. Everything else had {:.0} % of the CPUs{quiet}.\n",
         cache.paths.len(),
         mb(cache.nar_bytes()),
         others * 100.0

@@ -271,7 +271,8 @@ mod tests {
     fn the_cost_of_a_command_includes_the_processes_that_it_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
-        let script = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 3000000 /dev/zero >big'";
+        let script = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; head -c 3000000 /dev/zero \
+            >big'";
         command
             .args(["-c", &format!("{script}; true")])
             .current_dir(dir.path());

@@ -217,13 +217,13 @@ fn markdown(rows: &[Row], caches: &[BinaryCache], stats: &[Stats]) -> String {
         .into_iter()
         .map(|(reason, names)| format!("\nNot measured: {}: {reason}.\n", names.join("; ")))
         .collect();
-    let legend = "\nMB of 10^6 bytes; each column holds all that is left of it as well. The columns `of narfs` are \
-        ratios to what narfs stores: every record of chunks, trees and path infos, whatever RocksDB makes of \
-        them; its directory is what `du` sees right after the copy, log and files not yet compacted included. \
-        The binary cache is counted as it lies there, NARs and narinfos. A Nix store is what `du` sees, \
-        database and its reserve of 8 MB included, before and after `nix store optimise`. Distinct files are the sum of lengths, \
-        without any metadata; images hold the store directory, equal files linked. What narfs is to add for a mass \
-        rebuild: at most 1 %.\n";
+    let legend = "\nMB of 10^6 bytes; each column holds all that is left of it as well. The columns `of \
+        narfs` are ratios to what narfs stores: every record of chunks, trees and path infos, whatever \
+        RocksDB makes of them; its directory is what `du` sees right after the copy, log and files not yet \
+        compacted included. The binary cache is counted as it lies there, NARs and narinfos. A Nix store is \
+        what `du` sees, database and its reserve of 8 MB included, before and after `nix store optimise`. \
+        Distinct files are the sum of lengths, without any metadata; images hold the store directory, equal \
+        files linked. What narfs is to add for a mass rebuild: at most 1 %.\n";
     format!(
         "### Size: {}\n\n{}{}{legend}",
         paths.join("; "),

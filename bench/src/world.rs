@@ -74,7 +74,10 @@ fn script() -> Result<PathBuf> {
         .chain(program.ancestors())
         .map(|dir| dir.join("tests/world/make-world.sh"))
         .find(|script| script.is_file())
-        .context("tests/world/make-world.sh is not here: run this in the repository of narfs, or give --cache")
+        .context(
+            "tests/world/make-world.sh is not here: run this in the repository of narfs, or give \
+            --cache",
+        )
 }
 
 fn installed(package: &str) -> bool {

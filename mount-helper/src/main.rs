@@ -9,30 +9,33 @@
 //!
 //! **Who calls it**: root, by mount(8), fstab or systemd. It is made to run with the privileges of its
 //! caller and to have none of its own: where the real and the effective user differ, or the
-//! kernel says that the program is privileged (setuid, capabilities of the file), it refuses. It is not to be made setuid: its
-//! options start programs and name files that root reads.
+//! kernel says that the program is privileged (setuid, capabilities of the file), it refuses. It is
+//! not to be made setuid: its options start programs and name files that root reads.
 //!
 //! **What it trusts**: its arguments as far as root means them (whoever writes fstab is root), the
 //! kernel, `narfs` and `systemctl` as `PATH` finds them (only absolute directories), and a daemon of root.
 //!
-//! * *Control of the options* chooses sources and keys, and so what programs in the store are. That is the power
-//!   of whoever writes fstab, and of nobody else: users cannot mount (`user` in fstab has mount(8) give its
-//!   privileges up, and then this refuses). Options go to `narfs` as single arguments `--flag=value`, through no shell, and
-//!   are known by name; an unknown one is an error.
+//! * *Control of the options* chooses sources and keys, and so what programs in the store are. That
+//!   is the power of whoever writes fstab, and of nobody else: users cannot mount (`user` in fstab
+//!   has mount(8) give its privileges up, and then this refuses). Options go to `narfs` as single
+//!   arguments `--flag=value`, through no shell, and are known by name; an unknown one is an error.
 //! * *Control of a directory above the mount point*: the mount point is opened once; what is checked
-//!   (a directory, empty, nothing mounted there) and what is mounted on is that descriptor, not its name. Whoever
-//!   exchanges directories or links meanwhile moves nothing to another place than the one that was checked; links
-//!   that were there before are followed, as mount(8) does. Only a dead mount of narfs is taken away by its name,
-//!   without following a link at its end; the worst is that another mount of the same name is detached.
+//!   (a directory, empty, nothing mounted there) and what is mounted on is that descriptor, not its
+//!   name. Whoever exchanges directories or links meanwhile moves nothing to another place than the
+//!   one that was checked; links that were there before are followed, as mount(8) does. Only a dead
+//!   mount of narfs is taken away by its name, without following a link at its end; the worst is
+//!   that another mount of the same name is detached.
 //! * *Control of the state directory* would be control of the database and the socket, and so of the
-//!   programs that everybody runs. So it must belong to root, and nobody else may write to it; it is opened once, and
-//!   the socket, `mnt` and the checks go through that descriptor. Directories above it are not
-//!   checked: whoever may rename in there can show another directory, but must have one of root's.
-//! * *Control of the socket*: who answers must be root (SO_PEERCRED), else nothing is handed over. Answers are at
-//!   most [`daemon::LIMIT`] bytes, are one of a few fixed texts, and are waited for with a bound. A daemon of root that lies can
-//!   show what it wants; it can do so anyway.
-//! * *Denial of service*: a daemon that takes the connection and never answers holds the call for as long as that bound; since the
-//!   mount is not at its place until the daemon has begun, nobody else waits for it.
+//!   programs that everybody runs. So it must belong to root, and nobody else may write to it; it
+//!   is opened once, and the socket, `mnt` and the checks go through that descriptor. Directories
+//!   above it are not checked: whoever may rename in there can show another directory, but must
+//!   have one of root's.
+//! * *Control of the socket*: who answers must be root (SO_PEERCRED), else nothing is handed over.
+//!   Answers are at most [`daemon::LIMIT`] bytes, are one of a few fixed texts, and are waited for
+//!   with a bound. A daemon of root that lies can show what it wants; it can do so anyway.
+//! * *Denial of service*: a daemon that takes the connection and never answers holds the call for
+//!   as long as that bound; since the mount is not at its place until the daemon has begun, nobody
+//!   else waits for it.
 
 mod daemon;
 mod failure;

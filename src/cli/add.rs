@@ -15,10 +15,10 @@ use crate::command::{Report, Request};
 /// Prints the store path, the same as that of `nix-store --add`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Name of the store path [default: the last part of PATH]
+    /// Name of the store path [default: the last component of PATH]
     #[arg(long)]
     name: Option<String>,
-    /// What to add
+    /// File or directory to add
     path: PathBuf,
 }
 
@@ -29,7 +29,7 @@ impl Arguments {
             name: self.name,
         };
         let Report::Added(path) = global.run(command, true)? else {
-            bail!("the daemon gave another report than that of an addition");
+            bail!("the daemon sent an unexpected report instead of an addition");
         };
         println(&path)?;
         Ok(Outcome::Good)

@@ -6,7 +6,7 @@ use super::global::Global;
 use super::outcome::Outcome;
 use crate::command::Request;
 
-/// Print a file of a path, without a mount; links are followed
+/// Print a file in a store path, without a mount; links are followed
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The file: /nix/store/HASH-NAME/share/x

@@ -14,26 +14,26 @@ use super::outcome::Outcome;
 use super::output::println;
 use crate::command::{ClosureReport, ClosureRequest};
 
-/// The version of the interface that knows all that is used here, and that old engines know.
+/// Version of the CDI specification: old enough for old engines, with all that is used here.
 const VERSION: &str = "0.5.0";
 /// Vendor and class of the devices.
 const KIND: &str = "narfs.dev/store";
 
 /// Offer closure views to container engines, as devices of the Container Device Interface
 ///
-/// A container that is started with `--device narfs.dev/store=NAME` has the closure view NAME at
-/// /nix/store, read-only. The file names the place where the state is mounted now: write it again
-/// when a view is made or deleted, or when the state is mounted elsewhere. What a view shows may change
+/// A container started with `--device narfs.dev/store=NAME` has the closure view NAME at
+/// /nix/store, read-only. The file contains the current mount point: write it again when a view is
+/// created or deleted, or when the state is mounted elsewhere. The contents of a view may change
 /// without that.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The file to write, `-` for the standard output
     #[arg(long, value_name = "FILE", default_value = "/etc/cdi/narfs.json")]
     output: PathBuf,
-    /// Where containers have the view
+    /// Path of the view within containers
     #[arg(long, value_name = "DIR", default_value = "/nix/store")]
     at: PathBuf,
-    /// Which views [default: all]
+    /// Views to offer [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }
@@ -41,12 +41,12 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         if !self.at.is_absolute() {
-            bail!("--at {}: name an absolute path", self.at.display());
+            bail!("--at {}: give an absolute path", self.at.display());
         }
         let names = self.names;
         let views = views(global, ClosureRequest::List { names }, false)?;
         if views.is_empty() {
-            bail!("there is no closure view yet, and `narfs closure` makes one");
+            bail!("there are no closure views yet; `narfs closure` defines one");
         }
         let devices: anyhow::Result<Vec<_>> = views.iter().map(|v| device(v, &self.at)).collect();
         let file = json!({ "cdiVersion": VERSION, "kind": KIND, "devices": devices? });
@@ -68,9 +68,9 @@ fn device(view: &ClosureReport, at: &Path) -> anyhow::Result<serde_json::Value> 
     };
     if !is_device_name(name) {
         bail!(
-            "the closure view {name:?} cannot be the name of a device, which has letters, digits and \
-             _-. and ends with a letter or a digit; name the other views, or define it by another \
-             name"
+            "the closure view {name:?} is not a valid device name, which consists of letters, digits and \
+             _-. and ends with a letter or a digit; give the names of other views, or define it under \
+             another name"
         );
     }
     Ok(json!({
@@ -85,7 +85,8 @@ fn device(view: &ClosureReport, at: &Path) -> anyhow::Result<serde_json::Value> 
     }))
 }
 
-/// Whether engines take it for a device. A view begins with a letter or a digit anyway.
+/// Whether engines accept it as a device name. The names of views begin with a letter or a digit
+/// anyway.
 fn is_device_name(name: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
     let ends_well = name
@@ -95,7 +96,7 @@ fn is_device_name(name: &str) -> bool {
     ends_well && name.bytes().all(good)
 }
 
-/// Puts a text in the place of a file, in one step: engines read it whenever they like.
+/// Replaces a file atomically, since engines may read it at any time.
 fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     let directory = file.parent().filter(|d| !d.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));

@@ -12,13 +12,13 @@ use super::outcome::Outcome;
 use super::output::{print_json, println, show_failures};
 use crate::command::{ChannelCommand, ChannelReport, Report, Request};
 
-/// Lists of store paths by which packages are found by their names
+/// Lists of store paths, to find packages by name
 ///
 /// A channel is a file with one store path a line, plain or compressed, such as
 /// https://channels.nixos.org/nixos-unstable/store-paths.xz. With it, `narfs profile install`,
-/// `prefetch`, `pin` and `copy` take NAME or NAME-VERSION instead of a store path. Where several
-/// packages have the name, they say so and take none. What a channel names is verified like
-/// anything else.
+/// `prefetch`, `pin` and `copy` accept NAME or NAME-VERSION in place of a store path. If a name is
+/// ambiguous, they list the candidates and do nothing. Paths found through a channel are verified
+/// like any others.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -29,41 +29,41 @@ pub(super) struct Arguments {
 enum Channels {
     /// Add a channel and fetch its list
     Add {
-        /// Only keep the name and the URL; `narfs channel update` fetches the list
+        /// Only add the name and the URL; `narfs channel update` fetches the list
         #[arg(long)]
         no_update: bool,
         #[command(flatten)]
-        how: How,
+        how: ListOptions,
         /// Letters, digits and +-._
         name: String,
-        /// Where its list is: a file, file:///FILE, http://… or https://…
+        /// The list: a file, file:///FILE, http://… or https://…
         #[arg(value_name = "URL-OR-FILE")]
         url: String,
     },
-    /// Fetch lists again; where that fails, the old one stays in force
+    /// Fetch lists again; if that fails, the old list is kept
     Update {
         #[command(flatten)]
-        how: How,
-        /// Which [default: all]
+        how: ListOptions,
+        /// Channels to update [default: all]
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Name all channels, with the number of their paths
+    /// List all channels, with the number of their paths
     List {
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Forget a channel and its list; what was installed stays
+    /// Remove a channel and its list; installed packages stay
     Remove {
-        /// Which
+        /// Name of the channel
         name: String,
     },
 }
 
-/// How lists are fetched.
+/// Options for fetching lists.
 #[derive(Debug, Args)]
-struct How {
+struct ListOptions {
     #[command(flatten)]
     flags: Flags<LISTING>,
     /// Print as JSON
@@ -71,7 +71,7 @@ struct How {
     json: bool,
 }
 
-impl How {
+impl ListOptions {
     fn netrc(&self) -> Option<PathBuf> {
         self.flags.choices.netrc_file.clone()?.value
     }
@@ -113,7 +113,7 @@ impl Arguments {
                 }
                 return Ok(show_failures(&report.failures));
             }
-            _ => bail!("the daemon gave another report than that of channels"),
+            _ => bail!("the daemon sent an unexpected report instead of channels"),
         }
         Ok(Outcome::Good)
     }
@@ -129,7 +129,7 @@ fn show(channels: &[ChannelReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file, from whatever directory it was named, as a URL.
+/// The URL of a file, or the URL itself.
 fn url_of(text: &str) -> anyhow::Result<String> {
     if text.contains("://") {
         return Ok(text.to_owned());

@@ -9,21 +9,21 @@ use super::output::{bytes, print_json, println};
 use super::sources::Sources;
 use crate::command::{ClosureReport, ClosureRequest, Report, Request};
 
-/// Define a view of the store that shows some closures and nothing else, for containers
+/// Define a view of the store that shows only some closures, for containers
 ///
-/// MOUNTPOINT/.narfs/closures/NAME/store is a store directory with the closures of these paths; a
-/// container has it at /nix/store. It costs nothing but its list: files have one page cache with all
-/// other views, and contents are fetched when they are used. All that the paths refer to must be
-/// known, here or to a source. A view that is there already is replaced, and whoever has it mounted
-/// sees the new one at once. What it names is kept from collections.
+/// MOUNTPOINT/.narfs/closures/NAME/store is a store directory with the closures of these paths, to
+/// be bound at /nix/store in a container. A view costs only its list: files share the page cache
+/// with all other views, and contents are fetched on access. The closures must be known to the
+/// state or to a source. An existing view is replaced, and containers that use it see the new
+/// contents at once. The paths of a view are kept from garbage collection.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     sources: Sources,
-    /// Show the closure of what this profile points to as well, and follow it; repeatable
+    /// Include the closure of this profile's current generation, and follow the profile; repeatable
     #[arg(long = "profile", value_name = "PROFILE")]
     profiles: Vec<String>,
-    /// Remove the view; whoever has it mounted finds nothing there any more
+    /// Remove the view; containers that use it find an empty directory
     #[arg(long, conflicts_with_all = ["paths", "profiles", "json"])]
     delete: bool,
     /// Print as JSON
@@ -37,13 +37,13 @@ pub(super) struct Arguments {
     paths: Vec<String>,
 }
 
-/// List the closure views: name, paths, size, and where it is mounted
+/// List the closure views: name, paths, size, and mount point
 #[derive(Debug, Args)]
 pub(super) struct ListArguments {
     /// Print as JSON
     #[arg(long)]
     json: bool,
-    /// Which [default: all]
+    /// Views to list [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }
@@ -83,7 +83,7 @@ impl ListArguments {
     }
 }
 
-/// The views that a request is about.
+/// Requests the reports of views.
 pub(super) fn views(
     global: &Global,
     request: ClosureRequest,
@@ -91,7 +91,7 @@ pub(super) fn views(
 ) -> anyhow::Result<Vec<ClosureReport>> {
     match global.run(Request::Closure(request), creates)? {
         Report::Closures(views) => Ok(views),
-        _ => bail!("the daemon gave another report than that of closure views"),
+        _ => bail!("the daemon sent an unexpected report instead of closure views"),
     }
 }
 
@@ -112,7 +112,7 @@ fn show(views: &[ClosureReport]) -> anyhow::Result<()> {
         }
         if view.unknown > 0 {
             let unknown = format!(
-                "{} that the profile needs and nobody has told yet; the daemon asks until it knows",
+                "{} of the profile's closure not known yet; the daemon is querying the sources",
                 match view.unknown {
                     1 => "1 path".to_owned(),
                     n => format!("{n} paths"),

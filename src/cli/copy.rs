@@ -12,9 +12,9 @@ use crate::command::{CopyReport, CopyRequest, Report, Request};
 
 /// Fetch closures into the state, verified
 ///
-/// A path is taken if a trusted key has signed it (that of cache.nixos.org, and those given), or
-/// if it is content-addressed and its contents fulfil the address; and its NAR is compared with
-/// NarHash and NarSize before it can be seen. A path that fails does not stop the others.
+/// A path is accepted if it is signed by a trusted key (that of cache.nixos.org, or another one
+/// given), or if it is content-addressed and its contents match the address. Its NAR is compared
+/// with NarHash and NarSize before it becomes visible. A path that fails does not stop the others.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     /// Everything that the sources list (file:// only)
     #[arg(long, conflicts_with = "paths", required_unless_present = "paths")]
     all: bool,
-    /// Only the paths that are named, without what they refer to
+    /// Only the given paths, without their references
     #[arg(long)]
     no_recursive: bool,
     /// Print the summary as JSON
@@ -44,7 +44,7 @@ impl Arguments {
             jobs: global.decided.with(&self.flags.choices).jobs.value,
         });
         let Report::Copy(report) = global.run(command, true)? else {
-            bail!("the daemon gave another report than that of a copy");
+            bail!("the daemon sent an unexpected report instead of a copy");
         };
         if self.json {
             print_json(&report)?;
@@ -55,7 +55,7 @@ impl Arguments {
             eprintln!(
                 "narfs: warning: contents of {} paths were dropped meanwhile to stay within the \
                  budget; they are fetched again when something reads them. Mount with a larger one \
-                 (-o budget=SIZE), or pin what is to stay",
+                 (-o budget=SIZE), or pin what should stay",
                 report.dropped
             );
         }

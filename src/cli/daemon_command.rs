@@ -15,27 +15,28 @@ use crate::supervision;
 /// Serve the state without a mount of its own, and wait for mounts
 ///
 /// `mount -t narfs`, and so fstab and systemd, hand their mounts over to it; `narfs mount` mounts
-/// through it. It goes on after an unmount, with the same sources, waits and budget for the next mount, until
-/// it is told to end (SIGTERM). Readiness is told as sd_notify(3) says.
+/// through it. After an unmount it waits for the next mount, with the same sources, timeouts and
+/// budget, until it gets SIGTERM. It reports readiness by sd_notify(3).
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     serving: Serving,
-    /// Return once it waits for a mount, and serve that in the background until it is unmounted
+    /// Return once it waits for a mount, and serve that mount in the background until it is
+    /// unmounted
     #[arg(long)]
     background: bool,
-    /// End when the first mount is unmounted
+    /// Exit when the first mount is unmounted
     #[arg(long, hide = true)]
     until_unmounted: bool,
 }
 
 impl Arguments {
-    /// Whether this process is to serve the state.
+    /// Whether this process is to become the daemon.
     pub(super) fn serves_here(&self) -> bool {
         !self.background
     }
 
-    /// What a daemon is to serve; no other one may.
+    /// The serve request; fails if another daemon serves the state.
     pub(super) fn serve_request(&self, global: &Global) -> anyhow::Result<ServeRequest> {
         let mut options = self.serving.options.iter();
         if let Some(unknown) = options.find(|o| !config::is_daemon_option(o)) {

@@ -10,14 +10,14 @@ use super::sources;
 use crate::command::chain;
 use crate::doctor::{self, Examination, Finding, Verdict};
 
-/// Look for what could keep narfs from working, and say what to do
+/// Diagnose problems, and say what to do about them
 ///
-/// Looks at the kernel, /dev/fuse, privileges, limits, the state and its disk, the configuration, the
+/// Checks the kernel, /dev/fuse, privileges, limits, the state and its disk, the configuration, the
 /// sources, the clock, the daemon and its mounts. Exit status 1 if there is an error.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Mend what can safely be: load the fuse module, take dead mounts away, keep others from
-    /// writing to the state
+    /// Repair what is safe to repair: load the fuse module, unmount dead mounts, remove write
+    /// permission of others from the state
     #[arg(long)]
     fix: bool,
     /// Print as JSON
@@ -50,7 +50,7 @@ impl Arguments {
     }
 }
 
-/// What is in force; without the configuration file, if that is wrong.
+/// The settings; without the configuration file if that is invalid.
 fn decide(flags: &GlobalFlags) -> anyhow::Result<(Global, Finding)> {
     const NAME: &str = "configuration";
     match Global::decide(flags, Reading::Whole) {
@@ -58,7 +58,7 @@ fn decide(flags: &GlobalFlags) -> anyhow::Result<(Global, Finding)> {
             let file = &global.decided.file;
             let path = file.path.value.display();
             let seen = if file.present {
-                format!("{path} is good")
+                format!("{path} is valid")
             } else {
                 format!("{path} does not exist, and need not")
             };
@@ -67,8 +67,8 @@ fn decide(flags: &GlobalFlags) -> anyhow::Result<(Global, Finding)> {
         Err(wrong) => {
             let global = Global::decide(flags, Reading::Unread)?;
             let seen = chain(wrong.as_ref());
-            let advice = "mend it; `narfs config check` says all that is wrong in it. What follows \
-                          is seen without it";
+            let advice = "correct it; `narfs config check` lists all errors. What follows \
+                          was checked without it";
             let finding = Finding::new(NAME, Verdict::Error, seen).advise(advice);
             Ok((global, finding))
         }

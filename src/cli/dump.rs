@@ -9,7 +9,7 @@ use crate::command::Request;
 /// Write the NAR of a path to stdout, as `nix-store --dump` does
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A store path, or a place in one
+    /// A store path, or a file or directory within one
     path: String,
 }
 

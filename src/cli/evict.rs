@@ -11,12 +11,13 @@ use crate::command::{EvictReport, Report, Request};
 
 /// Drop contents that can be fetched again, least recently used path first
 ///
-/// Names, sizes and links stay, so that `ls` goes on working; contents come back when something
-/// reads them. Pinned paths, generations of profiles with their closures, what running programs use and
-/// what was added here stay. Uses that the kernel serves from its caches are not seen.
+/// Names, sizes and links stay, so `ls` keeps working; contents are fetched again when something
+/// reads them. Pinned paths, generations of profiles with their closures, paths in use by running
+/// programs, and paths added with `narfs add` are kept. Accesses that the kernel answers from its
+/// caches do not count as uses.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What may stay in the state: 500M, 20G, or a number of bytes
+    /// Size that may remain in the state: 500M, 20G, or a number of bytes
     #[arg(long, value_name = "SIZE")]
     to: Size,
     /// Print as JSON
@@ -28,7 +29,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let Size(to) = self.to;
         let Report::Evict(report) = global.run(Request::Evict { to }, false)? else {
-            bail!("the daemon gave another report than that of an eviction");
+            bail!("the daemon sent an unexpected report instead of an eviction");
         };
         if self.json {
             print_json(&report)?;

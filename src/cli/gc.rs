@@ -10,12 +10,12 @@ use super::size::Size;
 use crate::command::{GcReport, GcRequest, OldGenerations, Report, Request};
 use crate::profile::{DeleteSpec, DeleteSpecError};
 
-/// Remove the store paths that no root reaches, and give their space back
+/// Remove the store paths that no root reaches, and free their space
 ///
-/// Roots are pins, the generations of profiles, what running programs use, and links: those in the
-/// directory gcroots of the state that point into the store or to a link that does. `narfs roots`
-/// names them all, `narfs add-root` makes one. What is removed and looked up again is fetched
-/// again, where a source has it.
+/// Roots are pins, the generations of profiles, paths in use by running programs, and links: those
+/// in the directory gcroots of the state that point into the store, or to a link that does. `narfs
+/// roots` lists them, `narfs add-root` creates one. A removed path is fetched again when it is
+/// looked up, if a source has it.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Change nothing; print what would be removed
@@ -25,11 +25,11 @@ pub(super) struct Arguments {
     /// back afterwards
     #[arg(short, long, conflicts_with = "delete_older_than")]
     delete_old: bool,
-    /// First delete the generations of all profiles that were not current at any time in so many
-    /// days: 30d
+    /// First delete the generations of all profiles that have not been current for so many days:
+    /// 30d
     #[arg(long, value_name = "AGE", value_parser = days)]
     delete_older_than: Option<u32>,
-    /// Stop when so much is freed: 500M, 20G, or a number of bytes
+    /// Stop when this much is freed: 500M, 20G, or a number of bytes
     #[arg(long, value_name = "SIZE", conflicts_with = "dry_run")]
     max_freed: Option<Size>,
     /// Print as JSON
@@ -56,7 +56,7 @@ impl Arguments {
             lines: !self.json,
         };
         let Report::Gc(report) = global.run(Request::Gc(request), false)? else {
-            bail!("the daemon gave another report than that of a collection");
+            bail!("the daemon sent an unexpected report instead of a collection");
         };
         if self.json {
             print_json(&report)?;
@@ -67,7 +67,7 @@ impl Arguments {
     }
 }
 
-/// As Nix says it.
+/// The summary, in the words of Nix.
 fn summary(r: &GcReport) -> String {
     let mib = r.freed_bytes as f64 / f64::from(1 << 20);
     let would = if r.dry_run { "would be " } else { "" };

@@ -1,4 +1,4 @@
-//! What every command takes and knows.
+//! Options and context of all commands.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use super::config::{Decided, EVERY, Flags, Reading};
 use crate::store::StoreOptions;
 
-/// What every command takes.
+/// Options of all commands.
 #[derive(Clone, Debug, Args)]
 pub(super) struct GlobalFlags {
     /// Configuration file [env: NARFS_CONFIG] [default: /etc/narfs/config.toml, which may be absent]
@@ -20,7 +20,7 @@ pub(super) struct GlobalFlags {
     pub(super) verbose: u8,
 }
 
-/// What every command knows.
+/// Context of all commands.
 #[derive(Debug)]
 pub(super) struct Global {
     pub(super) decided: Decided,
@@ -28,7 +28,7 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// Decides what is in force, with the configuration file read so.
+    /// Determines the settings; `reading` says how the configuration file is treated.
     pub(super) fn decide(flags: &GlobalFlags, reading: Reading) -> anyhow::Result<Self> {
         let chosen = flags.settings.choices.clone();
         Ok(Self {
@@ -37,7 +37,7 @@ impl Global {
         })
     }
 
-    /// How the state is opened, which is made if `create`.
+    /// Options for opening the state; it is created if `create`.
     pub(super) fn options(&self, create: bool) -> StoreOptions {
         let settings = &self.decided.settings;
         StoreOptions {
@@ -47,7 +47,7 @@ impl Global {
         }
     }
 
-    /// The state directory, absolute, so that a daemon and a mount name it alike.
+    /// The state directory, absolute, since a daemon and a mount must name it alike.
     pub(super) fn state(&self) -> anyhow::Result<PathBuf> {
         Ok(std::path::absolute(&self.decided.settings.state.value)?)
     }

@@ -1,8 +1,8 @@
-//! The commands in groups, as `narfs --help` shows them.
+//! The groups of commands in `narfs --help`.
 
 use std::fmt::Write;
 
-/// Each group with its commands; what a newcomer needs comes first.
+/// Groups and their commands; what new users need comes first.
 const GROUPS: [(&str, &[&str]); 6] = [
     (
         "Mount",
@@ -27,10 +27,10 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// Columns of a command's name.
+/// Width of the column of names.
 const NAMES: usize = 11;
 
-/// The program with its commands in groups.
+/// Adds the groups to the help of the program.
 pub(super) fn grouped(narfs: clap::Command) -> clap::Command {
     let mut text = String::from("{about-with-newline}\n{usage-heading} {usage}\n");
     for (group, commands) in GROUPS {
@@ -43,7 +43,7 @@ pub(super) fn grouped(narfs: clap::Command) -> clap::Command {
         }
     }
     text.push_str(
-        "\n`narfs COMMAND --help` says more of one, and narfs(1) of all.\n\nOptions:\n{options}",
+        "\nSee `narfs COMMAND --help` for one command, and narfs(1) for all.\n\nOptions:\n{options}",
     );
     narfs.help_template(text)
 }

@@ -1,4 +1,4 @@
-//! `narfs keeper`: what `narfs mount` starts in the background.
+//! `narfs keeper`: started by `narfs mount` in the background.
 
 use std::ffi::OsString;
 
@@ -10,14 +10,14 @@ use super::global::{Global, GlobalFlags};
 use super::outcome::Outcome;
 use crate::daemon::ServeRequest;
 use crate::substituter::redacted;
-use crate::supervision::{self, Held};
+use crate::supervision::{self, RestartRecord};
 
-/// Start the daemon of a state, and again whenever it ends before it is unmounted
+/// Start the daemon of a state, and restart it whenever it ends before the unmount
 #[derive(Debug, Args)]
 pub(super) struct Arguments {}
 
-/// Starts a keeper, and waits until its daemon serves what `request` says. `command` is how a daemon
-/// comes to know the same of the configuration, when it reads that again.
+/// Starts a keeper, and waits until its daemon serves `request`. `command` is the command line with
+/// which a daemon gets the same request when it reads the configuration again.
 pub(super) fn start(
     global: &Global,
     command: Vec<OsString>,
@@ -25,15 +25,15 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let mut flags = global_flags(global);
     flags.extend(command);
-    let held = Held {
+    let record = RestartRecord {
         arguments: without_secrets(&flags),
         flags,
         request: serde_json::to_value(request)?,
     };
-    Ok(supervision::start_keeper(&request.state, &held)?)
+    Ok(supervision::start_keeper(&request.state, &record)?)
 }
 
-/// The flags of all commands that have the same in force, from any directory.
+/// Global flags that produce the same settings in any working directory.
 fn global_flags(global: &Global) -> Vec<OsString> {
     let settings = &global.decided.settings;
     let mut flags: Vec<OsString> = vec!["--config".into()];
@@ -54,7 +54,7 @@ fn global_flags(global: &Global) -> Vec<OsString> {
     flags
 }
 
-/// Arguments that everybody may see.
+/// Arguments without passwords, since any user can read a command line.
 pub(super) fn without_secrets(arguments: &[OsString]) -> Vec<OsString> {
     let shown = arguments.iter().map(|argument| match argument.to_str() {
         Some(text) => redacted(text).into(),
@@ -64,7 +64,7 @@ pub(super) fn without_secrets(arguments: &[OsString]) -> Vec<OsString> {
 }
 
 impl Arguments {
-    /// All that a keeper needs to know is the state.
+    /// Runs the keeper, which needs only the state directory.
     pub(super) fn run(self, flags: &GlobalFlags) -> anyhow::Result<Outcome> {
         let state = flags.settings.choices.state.as_ref();
         let state = state.context("a keeper needs --state")?;

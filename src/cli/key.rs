@@ -8,7 +8,7 @@ use super::outcome::Outcome;
 use super::output::println;
 use crate::nix::signature::SecretKey;
 
-/// Make and convert signing keys, in Nix's form
+/// Create and convert signing keys, in the format of Nix
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
 enum Keys {
     /// Print a new secret key and, on stderr, its public key
     Generate {
-        /// Name of the key; by convention the host's with a number: cache.example.org-1
+        /// Name of the key; by convention the host name and a number: cache.example.org-1
         name: String,
     },
     /// Print the public key of the secret key on stdin

@@ -1,4 +1,4 @@
-//! What is logged, and in which form: for a terminal, a file, or the journal of systemd.
+//! Logging to a terminal, a file, or the journal of systemd.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Stderr, Write};
@@ -11,7 +11,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::supervision;
 
-/// Starts to log to stderr.
+/// Starts logging to stderr.
 pub(super) fn start(verbose: u8) {
     let default = match verbose {
         0 => "narfs=warn",
@@ -27,14 +27,14 @@ pub(super) fn start(verbose: u8) {
         log.with_ansi(false).event_format(Journal::new()).init();
         return;
     }
-    // In the background what begins on a terminal goes on in a file.
+    // A daemon may start on a terminal, and continue in a file.
     log.with_ansi(!in_background && io::stderr().is_terminal())
         .with_target(false)
         .init();
 }
 
-/// Standard error as a log: what cannot be written is lost, and whoever logs goes on. The disk with the
-/// log may be full, or its reader gone; the subscriber would say so on stderr again, and panic.
+/// Standard error, ignoring write errors: the disk with the log may be full, or its reader gone;
+/// the subscriber would report that on stderr again, and panic.
 struct BestEffort(Stderr);
 
 impl Write for BestEffort {
@@ -50,15 +50,16 @@ impl Write for BestEffort {
     }
 }
 
-/// Whether stderr goes to the journal: systemd.exec(5) says its device and inode.
+/// Whether stderr is connected to the journal; JOURNAL_STREAM has its device and inode, see
+/// systemd.exec(5).
 fn is_journal() -> bool {
     let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stat = rustix::fs::fstat(io::stderr());
     stat.is_ok_and(|s| said == format!("{}:{}", s.st_dev, s.st_ino))
 }
 
-/// Lines for the journal, which has times of its own: the priority as sd-daemon(3) says, and the
-/// text.
+/// Log format for the journal, which has its own timestamps: the priority prefix of sd-daemon(3),
+/// and the text.
 struct Journal(Format<Full, ()>);
 
 impl Journal {
@@ -68,7 +69,7 @@ impl Journal {
     }
 }
 
-/// The priority of syslog(3).
+/// The priority, as in syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -93,7 +94,7 @@ where
         self.0
             .format_event(context, Writer::new(&mut text), event)?;
         let priority = priority(*event.metadata().level());
-        // Each line is a message of its own there.
+        // The journal takes each line as a message.
         for line in text.lines() {
             writeln!(writer, "<{priority}>{line}")?;
         }

@@ -8,19 +8,19 @@ use super::outcome::Outcome;
 use super::output::{print_json, println};
 use crate::command::{EntryReport, KindReport, Report, Request};
 
-/// List what is in a path, without a mount
+/// List a file or directory in a store path, without a mount
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Modes, sizes and link targets too
+    /// Show modes, sizes and link targets
     #[arg(short = 'l', long)]
     long: bool,
-    /// With everything below directories
+    /// Include everything below directories
     #[arg(short = 'R', long)]
     recursive: bool,
     /// Print as JSON
     #[arg(long)]
     json: bool,
-    /// A store path, or a place in one: /nix/store/HASH-NAME/bin
+    /// A store path, or a file or directory within one: /nix/store/HASH-NAME/bin
     path: String,
 }
 
@@ -31,7 +31,7 @@ impl Arguments {
             recursive: self.recursive,
         };
         let Report::Entries(entries) = global.run(command, false)? else {
-            bail!("the daemon gave another report than a listing");
+            bail!("the daemon sent an unexpected report instead of a listing");
         };
         if self.json {
             print_json(&entries)?;
@@ -44,7 +44,7 @@ impl Arguments {
     }
 
     fn line(&self, e: &EntryReport) -> String {
-        // What is no directory is named as it was asked for.
+        // A file is shown under the name given on the command line.
         let name = if e.name.is_empty() {
             &self.path
         } else {

@@ -8,9 +8,9 @@ use super::output::print_json;
 use crate::command::FiguresReport;
 use crate::control;
 
-/// Print what the daemon counts, in the text format of Prometheus
+/// Print the metrics of the daemon, in the text format of Prometheus
 ///
-/// Nothing is scanned for it, so that it may be asked for every few seconds.
+/// Nothing is scanned for this, so it can be run every few seconds.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON
@@ -31,7 +31,7 @@ impl Arguments {
     }
 }
 
-/// What the daemon counts.
+/// Requests the metrics of the daemon.
 pub(super) fn figures(global: &Global) -> anyhow::Result<FiguresReport> {
     Ok(control::figures(&global.state()?, None)?)
 }

@@ -1,7 +1,7 @@
-//! The command line: one file a command. The only home of clap, anyhow and progress bars.
+//! The command line: one file per command. Only this layer uses clap, anyhow and progress bars.
 //!
 //! Invariant: results go to stdout, everything else to stderr; the exit status is 0, 1 for a
-//! failure, 2 for a command that cannot be understood.
+//! failure, or 2 for an invalid command line.
 
 mod add;
 mod apply;
@@ -54,7 +54,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::command::chain;
-use crate::daemon::{self, Beginning, ServeRequest};
+use crate::daemon::{self, ServeRequest, Startup};
 use config::Reading;
 use global::{Global, GlobalFlags};
 use outcome::{Outcome, USAGE, Usage};
@@ -114,13 +114,12 @@ enum Subcommands {
     Manual(manual::ManualArguments),
 }
 
-/// Runs the program.
 pub fn run() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|e| {
         if e.use_stderr() && e.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             e.exit();
         }
-        // Help, of which only who asks for it waits for the groups.
+        // Help is built separately, since only this command line needs the groups.
         groups::grouped(Cli::command()).get_matches();
         e.exit()
     });
@@ -128,7 +127,7 @@ pub fn run() -> ExitCode {
     match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
-        Err(e) if reader_went_away(&e) => ExitCode::FAILURE,
+        Err(e) if is_closed_pipe(&e) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("narfs: {}", chain(e.as_ref()));
             if e.is::<Usage>() {
@@ -141,7 +140,7 @@ pub fn run() -> ExitCode {
 }
 
 impl Subcommands {
-    /// Whether this process is to serve a state.
+    /// Whether this process is to become a daemon.
     fn serves_here(&self) -> bool {
         match self {
             Self::Mount(a) => a.serves_here(),
@@ -150,7 +149,7 @@ impl Subcommands {
         }
     }
 
-    /// How the command reads the configuration file.
+    /// How the command treats the configuration file.
     fn reading(&self) -> Reading {
         match self {
             Self::Config(a) if a.judges() => Reading::Unread,
@@ -167,39 +166,39 @@ impl Subcommands {
     }
 }
 
-/// Serves a state in this process: what a daemon before it served, or what the command line and the
-/// configuration say.
+/// Runs a daemon in this process: with the serve request of the previous daemon, or that of the
+/// command line and the configuration.
 fn serve(cli: Cli) -> anyhow::Result<Outcome> {
-    let mut beginning = Beginning::find()?;
-    let request = match beginning.held() {
-        Some(held) => held,
-        None => match wanted(cli, &mut beginning) {
+    let mut startup = Startup::find()?;
+    let request = match startup.resumed_request() {
+        Some(request) => request,
+        None => match requested(cli, &mut startup) {
             Ok(request) => request,
             Err(e) => {
-                let Some(before) = beginning.before() else {
-                    beginning.failed(&chain(e.as_ref()));
+                let Some(previous) = startup.previous_request() else {
+                    startup.failed(&chain(e.as_ref()));
                     return Err(e);
                 };
-                beginning.set_mistake(chain(e.as_ref()));
-                before
+                startup.set_config_error(chain(e.as_ref()));
+                previous
             }
         },
     };
-    daemon::serve(beginning, &request, show_fetches())?;
+    daemon::serve(startup, &request, show_fetches())?;
     Ok(Outcome::Good)
 }
 
-/// What the command line and the configuration say that is to be served.
-fn wanted(cli: Cli, beginning: &mut Beginning) -> anyhow::Result<ServeRequest> {
-    let cli = match beginning.flags() {
-        // With what must not be seen in the arguments of this process.
+/// The serve request of the command line and the configuration.
+fn requested(cli: Cli, startup: &mut Startup) -> anyhow::Result<ServeRequest> {
+    let cli = match startup.flags() {
+        // These include secrets, which are not in the arguments of this process.
         Some(flags) => {
             let flags = flags.iter().map(|flag| &**flag);
             Cli::try_parse_from(std::iter::once(OsStr::new("narfs")).chain(flags))?
         }
         None => {
             let flags: Vec<_> = std::env::args_os().skip(1).collect();
-            beginning.set_command(keeper::without_secrets(&flags), flags);
+            startup.set_command(keeper::without_secrets(&flags), flags);
             cli
         }
     };
@@ -213,14 +212,14 @@ fn wanted(cli: Cli, beginning: &mut Beginning) -> anyhow::Result<ServeRequest> {
     }
 }
 
-/// Runs a command, with what is in force for it.
+/// Runs a command with its settings.
 fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     if cli.command.serves_here() {
         return serve(cli);
     }
     let flags = cli.global;
     match cli.command {
-        // What is in force is none of its business.
+        // It needs no settings.
         Subcommands::Keeper(a) => return a.run(&flags),
         Subcommands::Doctor(a) => return a.run(&flags),
         _ => {}
@@ -267,8 +266,8 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
     }
 }
 
-/// `narfs dump … | head` is no mistake that wants a message.
-fn reader_went_away(error: &anyhow::Error) -> bool {
+/// A closed pipe, as in `narfs dump … | head`, needs no error message.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<std::io::Error>()

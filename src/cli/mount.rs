@@ -17,33 +17,33 @@ use crate::daemon::{Mounting, ServeRequest};
 use crate::fuse::{self, MountRequest, Subtree};
 use crate::supervision;
 
-/// So long it is tried to join a daemon that another command has just started, or to be the next.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for joining a daemon that another command has just started, or for starting one.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Mount the state as a read-only file system
 ///
-/// What is looked up and is not there is fetched from the sources. Returns once the mount answers,
-/// and serves it in the background until it is unmounted. Where a daemon serves the state already,
-/// the same file system is shown at one more place, with the sources, the waits, the prefetching
-/// and the budget that the daemon was started with.
+/// Paths that are looked up and not local are fetched from the sources. Returns once the mount
+/// answers, and serves it in the background until it is unmounted. If a daemon already serves the
+/// state, the same file system is mounted at one more mount point, with the sources, timeouts,
+/// prefetching and budget of that daemon.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// An empty directory, usually /nix
     mountpoint: PathBuf,
     #[command(flatten)]
     serving: Serving,
-    /// Serve in the foreground, for service managers; readiness is told as sd_notify(3) says
+    /// Serve in the foreground, for service managers; readiness is reported by sd_notify(3)
     #[arg(long)]
     foreground: bool,
 }
 
 impl Arguments {
-    /// Whether this process is to serve the mount.
+    /// Whether this process is to become the daemon.
     pub(super) fn serves_here(&self) -> bool {
         self.foreground
     }
 
-    /// What this process is to serve.
+    /// The serve request of this process.
     pub(super) fn serve_request(&self, global: &Global) -> anyhow::Result<ServeRequest> {
         let settings = self.serving.settings(global)?;
         let request = self.request(&settings)?;
@@ -53,7 +53,7 @@ impl Arguments {
             check_namespace(&status)?;
             bail!(
                 "process {} serves the state {} already; end it, or mount without \
-                 --foreground to show the same file system at one more place",
+                 --foreground to mount the same file system at one more mount point",
                 status.pid,
                 status.state.display()
             );
@@ -61,7 +61,7 @@ impl Arguments {
         serving::request(global, &settings, Mounting::Itself(request))
     }
 
-    /// Mounts by the daemon that serves the state, or one that is started.
+    /// Mounts through the daemon of the state, or starts one.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let settings = self.serving.settings(global)?;
         let request = self.request(&settings)?;
@@ -73,8 +73,8 @@ impl Arguments {
                 return Ok(Outcome::Good);
             }
             match self.start(global, &settings, &request) {
-                // Another one was faster, and serves it now or in a moment.
-                Err(_) if control::is_owned(&state) && began.elapsed() < PATIENCE => {}
+                // Another process was faster; its daemon serves the state now or soon.
+                Err(_) if control::is_owned(&state) && began.elapsed() < TIMEOUT => {}
                 started => return started.map(|()| Outcome::Good),
             }
         }
@@ -98,7 +98,7 @@ impl Arguments {
         )
     }
 
-    /// Has the daemon that serves the state mount it here, too.
+    /// Requests one more mount from the daemon of the state.
     fn join(
         &self,
         global: &Global,
@@ -107,16 +107,16 @@ impl Arguments {
         request: MountRequest,
     ) -> anyhow::Result<()> {
         check_namespace(status)?;
-        let unheeded = self.serving.given();
+        let ignored = self.serving.given();
         global.run(Request::Mount(request), false)?;
-        if !unheeded.is_empty() {
+        if !ignored.is_empty() {
             eprintln!(
-                "narfs: warning: process {} serves the state {} already, and goes on as it \
-                 was started; these change nothing: {}; to have them, unmount it everywhere \
+                "narfs: warning: process {} serves the state {} already, and continues as it \
+                 was started; these options have no effect: {}; to use them, unmount it everywhere \
                  first",
                 status.pid,
                 state.display(),
-                unheeded.join(", ")
+                ignored.join(", ")
             );
         }
         Ok(())
@@ -152,25 +152,25 @@ impl Arguments {
         if request.subtree == Subtree::Store && request.writable_profiles {
             if writable.origin == Origin::Flag {
                 return Err(Usage::error(
-                    "-o subtree=store shows no profiles, so that none can be writable; give \
+                    "-o subtree=store shows no profiles, so none can be writable; give \
                      -o writable-profiles without it, or leave it out"
                         .to_owned(),
                 ));
             }
-            // The configuration speaks of mounts that have profiles.
+            // The setting applies only to mounts that show profiles.
             request.writable_profiles = false;
         }
         Ok(request)
     }
 }
 
-/// A mount that the daemon makes is seen in its mount namespace only.
+/// A mount made by the daemon is visible only in its mount namespace.
 fn check_namespace(status: &StatusReport) -> anyhow::Result<()> {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     if namespace("self") != namespace(&status.pid.to_string()) {
         bail!(
             "the state {} is served by process {} in another mount namespace; mount there with \
-             `nsenter --mount --target {} narfs mount …`, or bind what it has mounted",
+             `nsenter --mount --target {} narfs mount …`, or bind its mount",
             status.state.display(),
             status.pid,
             status.pid

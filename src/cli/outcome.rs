@@ -1,23 +1,22 @@
-//! How a command ends.
+//! Exit status of a command.
 
-/// Exit status for a command line that cannot be understood; clap's too.
+/// Exit status for an invalid command line, as in clap.
 pub(super) const USAGE: u8 = 2;
 
-/// How a command ends when nothing broke.
+/// Result of a command that ran.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Good,
-    /// Some of it failed; said already.
+    /// Part of it failed, and the errors were shown.
     Failed,
 }
 
-/// A command line that clap accepts and that makes no sense all the same.
+/// A command line that clap accepts but that is not valid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Usage(String);
 
 impl Usage {
-    /// An error that it is.
     pub(super) fn error(text: String) -> anyhow::Error {
         Self(text).into()
     }

@@ -1,4 +1,4 @@
-//! What commands print.
+//! Formatted output of commands.
 
 use super::outcome::Outcome;
 use crate::command::Failure;
@@ -8,18 +8,18 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println(&serde_json::to_string_pretty(value)?)
 }
 
-/// Prints a line; a reader that went away is an error, not a panic.
+/// Prints a line; a closed pipe is an error, not a panic.
 pub(super) fn println(line: &str) -> anyhow::Result<()> {
     use std::io::Write;
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
-/// A number of bytes as people read it.
+/// A human-readable number of bytes.
 pub(super) fn bytes(n: u64) -> String {
     indicatif::HumanBytes(n).to_string()
 }
 
-/// Names each path that failed, on stderr.
+/// Prints each failed path to stderr.
 pub(super) fn show_failures(failures: &[Failure]) -> Outcome {
     for f in failures {
         eprintln!("narfs: {}: {}", f.path, f.error);

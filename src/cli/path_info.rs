@@ -8,10 +8,10 @@ use super::outcome::Outcome;
 use super::output::{print_json, println};
 use crate::command::{Report, Request};
 
-/// Show what is registered of paths, as `nix path-info` does
+/// Show path infos, as `nix path-info` does
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// With everything that the paths refer to, as far as it is known; also what is not fetched yet
+    /// Include the closures, as far as they are known, even if not fetched yet
     #[arg(long)]
     closure: bool,
     /// Print NarSize and the size of the closure, in bytes, beside each path
@@ -33,7 +33,7 @@ impl Arguments {
             sizes: self.size || self.json,
         };
         let Report::Paths(paths) = global.run(command, false)? else {
-            bail!("the daemon gave another report than path infos");
+            bail!("the daemon sent an unexpected report instead of path infos");
         };
         if self.json {
             print_json(&paths)?;

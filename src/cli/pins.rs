@@ -8,7 +8,7 @@ use super::outcome::Outcome;
 use super::output::{print_json, println};
 use crate::command::{Report, Request};
 
-/// Show what is pinned, and whether it is wholly here
+/// Show what is pinned, and whether it is completely local
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON
@@ -16,10 +16,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Let closures be dropped again; nothing is dropped by this alone
+/// Unpin closures; this alone drops nothing
 #[derive(Debug, Args)]
 pub(super) struct UnpinArguments {
-    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages that are pinned: NAME or
+    /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or pinned packages: NAME or
     /// NAME-VERSION
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct UnpinArguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let Report::Pins(pins) = global.run(Request::Pins, false)? else {
-            bail!("the daemon gave another report than that of pins");
+            bail!("the daemon sent an unexpected report instead of pins");
         };
         if self.json {
             print_json(&pins)?;
@@ -37,7 +37,7 @@ impl Arguments {
         for pin in pins {
             let missing = match pin.missing {
                 0 => "complete".to_owned(),
-                n => format!("{n} not here"),
+                n => format!("{n} not local"),
             };
             println(&format!("{}   {} paths, {missing}", pin.path, pin.closure))?;
         }
@@ -49,16 +49,16 @@ impl UnpinArguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let wanted = self.paths.len();
         let command = Request::Unpin { paths: self.paths };
-        let Report::Unpinned(gone) = global.run(command, false)? else {
-            bail!("the daemon gave another report than that of pins");
+        let Report::Unpinned(unpinned) = global.run(command, false)? else {
+            bail!("the daemon sent an unexpected report instead of pins");
         };
-        for path in &gone {
+        for path in &unpinned {
             println(&format!("unpinned {path}"))?;
         }
-        if gone.len() < wanted {
+        if unpinned.len() < wanted {
             bail!(
-                "{} of the paths were not pinned; `narfs pins` names those that are",
-                wanted - gone.len()
+                "{} of the paths were not pinned; `narfs pins` lists those that are",
+                wanted - unpinned.len()
             );
         }
         Ok(Outcome::Good)

@@ -9,45 +9,45 @@ use super::output::{bytes, print_json, println, show_failures};
 use super::sources::Sources;
 use crate::command::{PrefetchReport, PrefetchRequest, Report, Request};
 
-/// Make closures wholly local, so that nothing of them has to be fetched any more
+/// Make closures completely local, so that nothing in them has to be fetched later
 ///
-/// The sources are those of the daemon that serves the state, unless others are named. Every path
-/// is verified as it arrives; what programs wait for meanwhile goes first.
+/// The sources are those of the daemon that serves the state, unless others are given. Every path
+/// is verified as it arrives; fetches that programs wait for have priority.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    what: What,
-    /// The paths of a trace, in the order in which they were touched, without their closures
+    what: PrefetchOptions,
+    /// Fetch the paths of a trace, in the order of access, without their closures
     #[arg(long, value_name = "NAME")]
     trace: Option<String>,
 }
 
-/// Keep closures: fetch what is missing of them, and never drop it
+/// Keep closures: fetch what is missing, and never drop them
 ///
-/// As `narfs prefetch`; and what was pinned is not dropped, whatever the budget is, until it is
-/// unpinned.
+/// Like `narfs prefetch`; in addition the closures are not dropped, whatever the budget is, until
+/// they are unpinned.
 #[derive(Debug, Args)]
 pub(super) struct PinArguments {
     #[command(flatten)]
-    what: What,
+    what: PrefetchOptions,
 }
 
-/// Closures and where they come from.
+/// Closures and their sources.
 #[derive(Debug, Args)]
-struct What {
+struct PrefetchOptions {
     #[command(flatten)]
     sources: Sources,
-    /// Only the paths that are named, without what they refer to
+    /// Only the given paths, without their references
     #[arg(long)]
     no_recursive: bool,
-    /// Read all of it from the disk again afterwards and compare the NAR hashes
+    /// Afterwards read everything from disk and compare the NAR hashes
     #[arg(long)]
     check: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
     /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages of a channel: NAME or
-    /// NAME-VERSION; `-` reads them from stdin, one a line
+    /// NAME-VERSION; `-` reads them from stdin, one per line
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
 }
@@ -64,12 +64,12 @@ impl PinArguments {
     }
 }
 
-impl What {
+impl PrefetchOptions {
     fn run(self, global: &Global, trace: Option<String>, pin: bool) -> anyhow::Result<Outcome> {
         let paths = paths(self.paths)?;
         if paths.is_empty() && trace.is_none() {
             let what = if pin { "" } else { ", or a trace with --trace" };
-            return Err(Usage::error(format!("name store paths{what}")));
+            return Err(Usage::error(format!("give store paths{what}")));
         }
         let command = Request::Prefetch(PrefetchRequest {
             sources: self.sources.request(global),
@@ -80,7 +80,7 @@ impl What {
             pin,
         });
         let Report::Prefetch(report) = global.run(command, true)? else {
-            bail!("the daemon gave another report than that of a prefetch");
+            bail!("the daemon sent an unexpected report instead of a prefetch");
         };
         if self.json {
             print_json(&report)?;
@@ -91,7 +91,7 @@ impl What {
     }
 }
 
-/// Paths as they were named, or as stdin names them.
+/// The paths of the command line, or those on stdin.
 pub(super) fn paths(named: Vec<String>) -> anyhow::Result<Vec<String>> {
     if named.as_slice() != ["-"] {
         return Ok(named);
@@ -109,7 +109,7 @@ fn summary(r: &PrefetchReport) -> String {
     } else {
         let failed = r.failures.len();
         format!(
-            "incomplete: {failed} paths failed; {} paths, {size}, are here ({fetched})",
+            "incomplete: {failed} paths failed; {} paths, {size}, are local ({fetched})",
             r.paths
         )
     }

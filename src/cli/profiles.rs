@@ -9,7 +9,7 @@ use super::output::{print_json, println};
 use super::profile;
 use crate::command::{ProfileAction, ProfileRequest, Report, Request, SourceRequest};
 
-/// Name all profiles: the current generation of each, how many there are, where it points to
+/// List all profiles: the current generation, the number of generations, and the target
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON
@@ -26,7 +26,7 @@ impl Arguments {
             dry_run: false,
         });
         let Report::Profiles(profiles) = global.run(command, false)? else {
-            bail!("the daemon gave another report than that of profiles");
+            bail!("the daemon sent an unexpected report instead of profiles");
         };
         if self.json {
             print_json(&profiles)?;

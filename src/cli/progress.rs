@@ -1,4 +1,4 @@
-//! What a running command shows: bytes on stdout, a progress bar on stderr.
+//! Output of a running command: bytes on stdout, a progress bar on stderr.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::command::Output;
 use crate::daemon::Show;
 use crate::fetch::Snapshot;
 
-/// The terminal as an output; the bar is there only where stderr is a terminal.
+/// Output to the terminal; the bar is shown only if stderr is a terminal.
 pub(super) struct Terminal {
     bar: ProgressBar,
 }
@@ -39,7 +39,7 @@ impl Output for Terminal {
     }
 
     fn progress(&mut self, s: &Snapshot) -> io::Result<()> {
-        // The total is what is known so far; it grows while the closure is being found.
+        // The total grows while the closure is being explored.
         self.bar.set_length(s.nar_bytes);
         self.bar.set_position(s.nar_bytes_done.min(s.nar_bytes));
         let mut message = format!("{}/{} paths", s.paths_done, s.paths);
@@ -52,8 +52,8 @@ impl Output for Terminal {
     }
 }
 
-/// Shows what a mount in the foreground fetches, a line for each path, while it does; `None` where
-/// stderr is no terminal.
+/// Shows the fetches of a mount in the foreground, one line per path; `None` if stderr is not a
+/// terminal.
 pub(super) fn show_fetches() -> Option<Show> {
     if !io::IsTerminal::is_terminal(&io::stderr()) {
         return None;

@@ -10,7 +10,7 @@ use super::outcome::Outcome;
 use super::output::{print_json, println};
 use crate::command::{Report, Request};
 
-/// Show what `narfs gc` keeps: each root, and where it is from
+/// Show what `narfs gc` keeps: each root and its origin
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON
@@ -18,13 +18,13 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Make a link to a store path that keeps it until the link is removed
+/// Create a link to a store path that keeps it until the link is removed
 ///
-/// As `nix-store --add-root --indirect`: LINK points to the path, and the directory gcroots/auto of
-/// the state to LINK. A link into the store that is there is replaced.
+/// Like `nix-store --add-root --indirect`: LINK points to the path, and a link in the directory
+/// gcroots/auto of the state points to LINK. An existing link into the store is replaced.
 #[derive(Debug, Args)]
 pub(super) struct AddArguments {
-    /// Where the link is to be
+    /// Path of the link
     #[arg(value_name = "LINK")]
     link: PathBuf,
     /// A store path: /nix/store/HASH-NAME, HASH-NAME or HASH
@@ -35,7 +35,7 @@ pub(super) struct AddArguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let Report::Roots(roots) = global.run(Request::Roots, false)? else {
-            bail!("the daemon gave another report than that of roots");
+            bail!("the daemon sent an unexpected report instead of roots");
         };
         if self.json {
             print_json(&roots)?;
@@ -55,7 +55,7 @@ impl AddArguments {
             path: self.path,
         };
         let Report::Added(path) = global.run(command, false)? else {
-            bail!("the daemon gave another report than that of roots");
+            bail!("the daemon sent an unexpected report instead of roots");
         };
         println(&format!("{} -> {path}", self.link.display()))?;
         Ok(Outcome::Good)

@@ -1,4 +1,4 @@
-//! Runs a request: in the daemon that owns the state, or here.
+//! Execution of a request, by the daemon that owns the state or in this process.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -16,53 +16,50 @@ use crate::control::{self, ControlError};
 use crate::engine::{Engine, EngineError};
 use crate::store::{Store, StoreError, StoreOptions};
 
-/// Patience with a state that another process owns and that is soon free.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout for a state whose owner is expected to release it soon.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Patience where a daemon is starting, which will do what the request wants.
-const LONG_PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for a daemon that is starting, and will execute the request.
+const LONG_OWNER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Pause between two tries.
+/// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Why a request was not carried out.
+/// Why a request was not executed.
 #[derive(Debug, Error)]
 pub(super) enum RunError {
-    /// Asking the daemon.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// Carrying it out here.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The state cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is no daemon to ask, and the state belongs to somebody else.
+    /// There is no daemon, and this user may not open the state.
     #[error(
-        "no daemon serves the state {}, and user {} may not change it; run the command as root, or name \
+        "no daemon serves the state {}, and user {} may not change it; run the command as root, or give \
          a state of your own with --state", state.display(), rustix::process::geteuid().as_raw()
     )]
     NotAllowed {
         /// The state.
         state: PathBuf,
-        /// What was tried.
+        /// The failed operation.
         #[source]
         source: io::Error,
     },
 }
 
-/// Where a command is carried out.
-enum Reached {
+/// Where a request is executed.
+enum Target {
     Daemon(UnixStream),
     State(Arc<Store>),
 }
 
 impl Global {
-    /// Runs a request on the state, which it makes if `create`.
+    /// Executes a request on the state, which is created if `create`.
     ///
     /// # Errors
-    /// The state cannot be opened, or the request failed as a whole ([`RunError`]), or what it printed
-    /// did not reach its reader.
+    /// The state cannot be opened, the request failed as a whole ([`RunError`]), or stdout cannot
+    /// be written.
     pub(super) fn run(&self, request: Request, create: bool) -> anyhow::Result<Report> {
         let mut terminal = Terminal::new();
         let state = self.state()?;
@@ -71,14 +68,14 @@ impl Global {
         let report = run(&state, &options, defaults, request, &mut terminal);
         terminal.finish();
         let report = report?;
-        // What does not reach its reader is a failure of this command.
+        // Output that cannot be written is a failure of this command.
         io::Write::flush(&mut io::stdout())?;
         Ok(report)
     }
 }
 
-/// Carries out a request on the state in `state`, with `defaults` for sources that it does not name
-/// where no daemon has others.
+/// Executes a request on the state in `state`. `defaults` are the sources if neither the request
+/// nor the daemon has any.
 fn run(
     state: &Path,
     options: &StoreOptions,
@@ -86,30 +83,30 @@ fn run(
     request: Request,
     output: &mut dyn Output,
 ) -> Result<Report, RunError> {
-    match reach(state, options)? {
-        Reached::Daemon(stream) => Ok(control::ask(state, stream, &request, output, None)?),
-        Reached::State(store) => Ok(Engine::new(store, defaults, None).execute(request, output)?),
+    match open_target(state, options)? {
+        Target::Daemon(stream) => Ok(control::ask(state, stream, &request, output, None)?),
+        Target::State(store) => Ok(Engine::new(store, defaults, None).execute(request, output)?),
     }
 }
 
-/// Opens the state, or finds the daemon that owns it.
-fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, RunError> {
+/// Opens the state, or connects to the daemon that owns it.
+fn open_target(state: &Path, options: &StoreOptions) -> Result<Target, RunError> {
     let began = Instant::now();
     loop {
         if let Ok(stream) = control::connect(state) {
-            return Ok(Reached::Daemon(stream));
+            return Ok(Target::Daemon(stream));
         }
         let error = match Store::open(state, options) {
-            Ok(store) => return Ok(Reached::State(Arc::new(store))),
+            Ok(store) => return Ok(Target::State(Arc::new(store))),
             Err(error) => error,
         };
-        // A daemon may have started and not listen yet, or another command is soon done.
-        let patience = match &error {
-            StoreError::Owned { owner, .. } if is_daemon(owner) => LONG_PATIENCE,
-            StoreError::Owned { .. } | StoreError::Waiting { .. } => PATIENCE,
+        // A daemon may be starting, or another command may end soon.
+        let timeout = match &error {
+            StoreError::Owned { owner, .. } if is_daemon(owner) => LONG_OWNER_TIMEOUT,
+            StoreError::Owned { .. } | StoreError::Waiting { .. } => OWNER_TIMEOUT,
             _ => Duration::ZERO,
         };
-        if began.elapsed() < patience {
+        if began.elapsed() < timeout {
             std::thread::sleep(PAUSE);
             continue;
         }
@@ -126,15 +123,15 @@ fn reach(state: &Path, options: &StoreOptions) -> Result<Reached, RunError> {
     }
 }
 
-/// Whether the owner of a state, as its lock names it, is to serve it.
+/// Whether the owner of a state, as named in its lock, is a daemon.
 fn is_daemon(owner: &str) -> bool {
     let mut words = owner.split(' ');
     words.any(|w| ["mount", "daemon"].contains(&w.trim_end_matches(')')))
 }
 
 impl RunError {
-    /// Whether the daemon went away in the middle of the request.
-    pub(super) fn is_broken_off(&self) -> bool {
-        matches!(self, Self::Control(ControlError::BrokenOff { .. }))
+    /// Whether the daemon closed the connection during the request.
+    pub(super) fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Control(ControlError::Disconnected { .. }))
     }
 }

@@ -10,19 +10,19 @@ use super::output::println;
 use crate::daemon::{HttpError, HttpService};
 use crate::http::Address;
 
-/// Serve what the daemon of the state tells over HTTP, from a process that needs no rights
+/// Serve the status of the daemon over HTTP, from a process without privileges
 ///
-/// There are /metrics for Prometheus, /status (as `narfs status --json`) and /healthz. The daemon is
-/// asked over its control socket; while it is started anew, it is waited for. Listens where --listen
-/// says, at sockets that a service manager hands over (sd_listen_fds(3)), or at both. `narfs mount
-/// --listen` serves the same from the daemon itself.
+/// The endpoints are /metrics for Prometheus, /status (as `narfs status --json`) and /healthz. The
+/// daemon is queried over its control socket; while it is being restarted, it is waited for.
+/// Listens at --listen, at sockets passed by a service manager (sd_listen_fds(3)), or at both.
+/// `narfs mount --listen` serves the same from the daemon itself.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where to listen: 127.0.0.1:9464, [::1]:9464 or unix:/PATH
+    /// Address to listen at: 127.0.0.1:9464, [::1]:9464 or unix:/PATH
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<Address>,
-    /// End when there was no connection for so many seconds: a service manager that keeps the socket
-    /// starts it again
+    /// Exit when there was no connection for so many seconds: a service manager that keeps the
+    /// socket starts it again
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     idle_timeout: Option<u32>,
 }
@@ -31,7 +31,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let opened = HttpService::open(&global.state()?, self.listen.as_ref());
         let service = opened.map_err(|e| match e {
-            HttpError::Nowhere => Usage::error(e.to_string()),
+            HttpError::NoAddress => Usage::error(e.to_string()),
             other => other.into(),
         })?;
         for address in service.addresses() {

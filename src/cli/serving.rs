@@ -1,4 +1,4 @@
-//! What `narfs mount` and `narfs daemon` have in common: how the state is served.
+//! Options that `narfs mount` and `narfs daemon` have in common.
 
 use std::ffi::OsString;
 
@@ -12,7 +12,7 @@ use crate::daemon::{Mounting, ServeRequest};
 use crate::fuse::{self, FileHandles};
 use crate::substituter::redacted;
 
-/// How the state is served.
+/// Options of the served state.
 #[derive(Debug, Args)]
 pub(super) struct Serving {
     #[arg(
@@ -32,7 +32,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// The options; a comma between double quotes is no end of one.
+    /// The options; a comma within double quotes does not separate them.
     pub(super) fn options(&self) -> Vec<String> {
         let mut whole: Vec<String> = Vec::new();
         for part in &self.options {
@@ -44,7 +44,7 @@ impl Serving {
         whole
     }
 
-    /// What is in force with these flags.
+    /// The settings with these flags.
     pub(super) fn settings(&self, global: &Global) -> anyhow::Result<Settings> {
         Ok(global.decided.with(&self.choices()?))
     }

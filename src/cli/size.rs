@@ -1,13 +1,13 @@
-//! Sizes as people write them: `500M`, `20G`, a plain number of bytes; powers of 1024.
+//! Sizes such as `500M`, `20G` or a plain number of bytes; units are powers of 1024.
 //!
-//! Invariant: what a size is shown as reads as the same size.
+//! Invariant: a displayed size parses as the same size.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Letters and what they stand for, largest first.
+/// Units and their factors, largest first.
 const UNITS: [(char, u64); 5] = [
     ('P', 1 << 50),
     ('T', 1 << 40),
@@ -20,9 +20,8 @@ const UNITS: [(char, u64); 5] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Size(pub(super) u64);
 
-/// A text that is no size.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0:?} is no size; write 500M, 20G or a number of bytes")]
+#[error("{0:?} is not a size; write 500M, 20G or a number of bytes")]
 pub(super) struct SizeError(pub(super) String);
 
 impl FromStr for Size {
@@ -34,7 +33,7 @@ impl FromStr for Size {
             Some((_, unit)) => (&text[..text.len() - 1], *unit),
             None => (text, 1),
         };
-        // A sign is no digit, though numbers may have one.
+        // A sign is accepted by numbers, but not here.
         let digits = number.bytes().all(|b| b.is_ascii_digit());
         let number = number.parse::<u64>().ok().filter(|_| digits);
         let bytes = number.and_then(|n| n.checked_mul(unit));

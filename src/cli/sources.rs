@@ -1,4 +1,4 @@
-//! `--from` and what belongs to it: where to fetch from, and whom to believe.
+//! `--from` and related options: sources and trusted keys.
 
 use super::config::{FETCHING, Flags, Origin, Settings};
 use super::global::Global;
@@ -25,7 +25,7 @@ impl<const TAKERS: u8> Flags<TAKERS> {
     }
 }
 
-/// The sources in force.
+/// The sources of the settings.
 pub(super) fn in_force(settings: &Settings) -> SourceRequest {
     SourceRequest {
         from: settings.from.value.clone(),
@@ -43,7 +43,7 @@ pub(super) fn in_force(settings: &Settings) -> SourceRequest {
     }
 }
 
-/// Says what it means that paths are believed without signatures, if they are.
+/// Warns if paths are accepted without signatures.
 pub(super) fn warn_unsigned(settings: &Settings) {
     if settings.require_sigs.value {
         return;

@@ -8,13 +8,13 @@ use super::outcome::Outcome;
 use super::output::{bytes, print_json, println};
 use crate::command::{Report, Request, StateReport};
 
-/// Show what the state holds and what dedup and compression gave
+/// Show what the state holds, and the effect of deduplication and compression
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON; sizes in bytes
     #[arg(long)]
     json: bool,
-    /// Paths to count each for itself
+    /// Paths to report individually
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
 }
@@ -23,7 +23,7 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let command = Request::Stats { paths: self.paths };
         let Report::Stats(report) = global.run(command, false)? else {
-            bail!("the daemon gave another report than statistics");
+            bail!("the daemon sent an unexpected report instead of statistics");
         };
         if self.json {
             print_json(&report)?;
@@ -34,7 +34,7 @@ impl Arguments {
     }
 }
 
-/// How many times smaller.
+/// A ratio.
 fn times(from: u64, to: u64) -> String {
     if to == 0 {
         return "-".to_owned();

@@ -11,7 +11,7 @@ use crate::command::StatusReport;
 use crate::control;
 use crate::fetch::{Activity, FlightReport, SourceReport, SourceState};
 
-/// Show the daemon that serves the state: where, its sources, and what it is fetching
+/// Show the daemon that serves the state: mount points, sources, and fetches in progress
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print as JSON
@@ -57,7 +57,7 @@ fn table(s: &StatusReport) -> Vec<String> {
     }
     if let Some(mistake) = &s.configuration {
         lines.push(format!(
-            "configuration  not in force, what was served before is served on: {mistake}"
+            "configuration  invalid, the previous one is still used: {mistake}"
         ));
     }
     lines.extend(activity(&s.activity));
@@ -74,12 +74,12 @@ fn table(s: &StatusReport) -> Vec<String> {
     lines
 }
 
-/// Sources, what is on its way, and how often nothing had to be.
+/// Sources, fetches in progress, and hit counts.
 pub(super) fn activity(a: &Activity) -> Vec<String> {
     let mut lines: Vec<_> = a.sources.iter().map(source).collect();
     if !a.sources.is_empty() {
         lines.push(format!(
-            "on demand   {} hits, {} misses, {} fetched; {} on the way, {} queued",
+            "on demand   {} hits, {} misses, {} fetched; {} in flight, {} queued",
             a.hits,
             a.misses,
             bytes(a.fetched_bytes),
@@ -95,10 +95,10 @@ pub(super) fn activity(a: &Activity) -> Vec<String> {
     lines
 }
 
-/// A source and how it is, in a line.
+/// A source and its health, in one line.
 pub(super) fn source(s: &SourceReport) -> String {
     let state = match s.state {
-        SourceState::NotAsked => "not asked yet",
+        SourceState::NotAsked => "not used yet",
         SourceState::Answers => "answers",
         SourceState::Away => "away",
     };
@@ -122,7 +122,7 @@ pub(super) fn source(s: &SourceReport) -> String {
     line
 }
 
-/// A path that is on its way, in a few words.
+/// A fetch in progress, in a few words.
 pub(super) fn flight(f: &FlightReport) -> String {
     let who = match (f.urgent, f.waiting) {
         (true, n) => format!("{n} waiting"),

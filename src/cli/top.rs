@@ -17,49 +17,52 @@ use super::status::{flight, source};
 use crate::command::FiguresReport;
 use crate::measure::Histogram;
 
-/// Watch the daemon: requests and how long they take, fetches, sources, memory
+/// Watch the daemon: requests and their latencies, fetches, sources, memory
 ///
-/// Rates and times are those since the last look; of the first one, since the daemon started. Ends
-/// with q or Ctrl-C.
+/// Rates and latencies cover the time since the previous refresh, and at first the time since the
+/// daemon started. Quit with q or Ctrl-C.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Seconds between two looks
+    /// Seconds between refreshes
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     interval: f64,
-    /// Look so often, and end
+    /// Exit after this many refreshes
     #[arg(short = 'n', long, value_name = "NUMBER")]
     count: Option<u64>,
-    /// Look once, and end
+    /// Show once and exit
     #[arg(long, conflicts_with = "count")]
     once: bool,
 }
 
-/// To the upper left corner.
+/// Moves the cursor to the upper left corner.
 const HOME: &str = "\x1b[H";
 /// Clears the rest of the line.
 const REST_OF_LINE: &str = "\x1b[K";
 /// Clears the rest of the screen.
-const REST: &str = "\x1b[J";
-/// Clears everything.
+const CLEAR_BELOW: &str = "\x1b[J";
+/// Clears the screen.
 const CLEAR: &str = "\x1b[2J";
-/// Ctrl-C, as a terminal says it that makes no signal of it.
+/// Ctrl-C, as a byte from a terminal without ISIG.
 const CTRL_C: u8 = 3;
-/// Lines of a terminal that does not say how many it has.
+/// Number of lines if the terminal does not report its size.
 const LINES: usize = 24;
 
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let interval = Duration::try_from_secs_f64(self.interval).ok();
         let Some(interval) = interval.filter(|i| *i >= Duration::from_millis(50)) else {
-            let text = format!("--interval {} is no time of 0.05 s or more", self.interval);
+            let text = format!(
+                "--interval {} is not valid; give 0.05 s or more",
+                self.interval
+            );
             return Err(Usage::error(text));
         };
-        let looks = if self.once { Some(1) } else { self.count };
+        let refreshes = if self.once { Some(1) } else { self.count };
         let mut before = None;
         let mut shown = 0;
         let mut now = figures(global)?;
         let keys = Keys::open();
-        let screen = std::io::stdout().is_terminal() && looks != Some(1);
+        let screen = std::io::stdout().is_terminal() && refreshes != Some(1);
         if screen {
             show(CLEAR)?;
         }
@@ -73,7 +76,7 @@ impl Arguments {
                 show(&format!("{}\n", lines.join("\n")))?;
             }
             shown += 1;
-            if looks.is_some_and(|looks| shown >= looks) || keys.ended_within(interval) {
+            if refreshes.is_some_and(|refreshes| shown >= refreshes) || keys.quit_within(interval) {
                 return Ok(Outcome::Good);
             }
             before = Some((when, now));
@@ -88,7 +91,7 @@ fn show(text: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// As many of the lines as fit, over what was there before.
+/// As many lines as fit, overwriting the previous ones.
 fn on_screen(lines: &[String]) -> String {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
     let size = size.filter(|s| s.ws_row > 0 && s.ws_col > 0);
@@ -96,16 +99,16 @@ fn on_screen(lines: &[String]) -> String {
         (usize::from(s.ws_row), usize::from(s.ws_col))
     });
     let mut text = HOME.to_owned();
-    // The last row stays free, so that nothing scrolls.
+    // The last row stays free, so that the terminal does not scroll.
     for line in lines.iter().take(rows.saturating_sub(1)) {
         text.extend(line.chars().take(columns));
         text.push_str(REST_OF_LINE);
         text.push('\n');
     }
-    text + REST
+    text + CLEAR_BELOW
 }
 
-/// The keyboard, if there is one, without waiting for whole lines. As it was when dropped.
+/// The keyboard, if there is one, without line buffering; the terminal mode is restored on drop.
 struct Keys(Option<Termios>);
 
 impl Keys {
@@ -118,7 +121,7 @@ impl Keys {
             return Self(None);
         };
         let mut each = before.clone();
-        // Ctrl-C comes as a key: whoever ends by a signal would leave the terminal as it is.
+        // Ctrl-C arrives as a key: a process killed by a signal would not restore the terminal.
         let whole_lines = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
         each.local_modes.remove(whole_lines);
         each.special_codes[SpecialCodeIndex::VMIN] = 0;
@@ -127,8 +130,8 @@ impl Keys {
         Self(set.is_ok().then_some(before))
     }
 
-    /// Waits so long; whether a key said that it is over, or the terminal is gone.
-    fn ended_within(&self, time: Duration) -> bool {
+    /// Waits that long; whether a key asked to quit, or the terminal is gone.
+    fn quit_within(&self, time: Duration) -> bool {
         if self.0.is_none() {
             std::thread::sleep(time);
             return false;
@@ -136,12 +139,12 @@ impl Keys {
         let until = Instant::now() + time;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Ok(patience) = Timespec::try_from(left) else {
+            let Ok(timeout) = Timespec::try_from(left) else {
                 return false;
             };
             let stdin = std::io::stdin();
             let mut keyboard = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
-            match poll(&mut keyboard, Some(&patience)) {
+            match poll(&mut keyboard, Some(&timeout)) {
                 Ok(0) => return false,
                 Ok(_) => {}
                 Err(e) if is_interruption(&e.into()) => continue,
@@ -168,14 +171,14 @@ fn is_interruption(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Interrupted
 }
 
-/// What happened since a look, or since the daemon started.
+/// The change since an earlier report, or since the daemon started.
 struct Since<'f> {
     seconds: f64,
     before: Option<&'f FiguresReport>,
 }
 
 impl Since<'_> {
-    /// How much a count grew in a second.
+    /// Increase of a counter per second.
     fn rate(&self, now: u64, of: impl Fn(&FiguresReport) -> u64) -> f64 {
         let before = self.before.map_or(0, of);
         now.saturating_sub(before) as f64 / self.seconds
@@ -183,7 +186,7 @@ impl Since<'_> {
 }
 
 fn lines(now: &FiguresReport, since: Option<(Duration, &FiguresReport)>) -> Vec<String> {
-    // Another process began to count anew.
+    // A restarted daemon counts from zero.
     let since = since.filter(|(_, before)| before.pid == now.pid);
     let since = Since {
         seconds: since
@@ -210,11 +213,11 @@ fn lines(now: &FiguresReport, since: Option<(Duration, &FiguresReport)>) -> Vec<
 fn head(now: &FiguresReport, since: &Since<'_>) -> String {
     let restarts = match now.restarts {
         None | Some(0) => String::new(),
-        Some(n) => format!(", started again {n} times"),
+        Some(n) => format!(", restarted {n} times"),
     };
     let over = match since.before {
         Some(_) => format!("the last {:.1} s", since.seconds),
-        None => "all that time".to_owned(),
+        None => "its lifetime".to_owned(),
     };
     let (version, pid) = (&now.version, now.pid);
     format!(
@@ -239,7 +242,7 @@ fn process(now: &FiguresReport, since: &Since<'_>) -> String {
 
 fn state(now: &FiguresReport, since: &Since<'_>) -> Vec<String> {
     let stored = match (&now.stored, now.budget) {
-        (None, _) => "being counted".to_owned(),
+        (None, _) => "being computed".to_owned(),
         (Some(s), Some(budget)) => {
             format!("{} of {} stored", bytes(s.stored_bytes), bytes(budget))
         }
@@ -326,7 +329,7 @@ fn demand(now: &FiguresReport, since: &Since<'_>) -> String {
     let (hits, misses) = (a.hits.saturating_sub(hits), a.misses.saturating_sub(misses));
     let fetched = since.rate(now.fetched_bytes, |b| b.fetched_bytes);
     format!(
-        "on demand   {} were here; {} fetched, {}/s; {} on the way, {} queued",
+        "on demand   {} hits; {} fetched, {}/s; {} in flight, {} queued",
         percent(hits, hits + misses),
         bytes(now.fetched_bytes),
         bytes(fetched as u64),
@@ -335,9 +338,9 @@ fn demand(now: &FiguresReport, since: &Since<'_>) -> String {
     )
 }
 
-/// How far a fetch is.
+/// Progress of a fetch.
 fn bar(f: &crate::fetch::FlightReport) -> String {
-    /// Characters.
+    /// In characters.
     const LENGTH: u64 = 20;
     let (done, all) = (f.progress.nar_bytes_done, f.progress.nar_bytes);
     if all == 0 {
@@ -422,10 +425,10 @@ mod tests {
             text.iter().any(|l| l.starts_with("requests    2.0/s")),
             "{text:?}"
         );
-        // Another daemon has counted from its own start on.
+        // A restarted daemon counts from zero.
         now.pid = 8;
         let text = lines(&now, Some((two, &before)));
-        assert!(text[0].contains("all that time"), "{text:?}");
+        assert!(text[0].contains("its lifetime"), "{text:?}");
         assert!(row(&text).starts_with("read 8.7 "), "{text:?}");
     }
 

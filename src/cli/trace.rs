@@ -8,10 +8,11 @@ use super::outcome::Outcome;
 use super::output::{print_json, println};
 use crate::command::{Report, Request, TraceCommand};
 
-/// Record which paths a run touches, so that `narfs prefetch --trace` can warm the next one
+/// Record which paths a run accesses, so that `narfs prefetch --trace` can fetch them for the next
+/// run
 ///
-/// What is recorded is what the kernel asks the mount for; what it has in its caches already it
-/// does not ask for. So record the first run after a mount, or give --drop-caches.
+/// Accesses are recorded as the kernel sends requests to the mount; it sends none for what it has
+/// cached. Record the first run after a mount, or use --drop-caches.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -20,36 +21,36 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Traces {
-    /// Begin to record
+    /// Start recording
     Start {
         /// Letters, digits and +-._
         name: String,
-        /// Have the kernel forget what it has cached first, of all file systems of this machine
+        /// Drop the caches of the kernel first, for all file systems of this machine
         #[arg(long)]
         drop_caches: bool,
     },
-    /// End the recording and keep it under its name, instead of an older one
+    /// Stop recording, and save the trace under its name, replacing an older one
     Stop {
-        /// As it was started
+        /// Name given at the start
         name: String,
     },
-    /// Name the traces that there are
+    /// List the traces
     List {
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print the store paths of a trace in the order in which they were touched
+    /// Print the store paths of a trace, in the order of access
     Show {
-        /// Which
+        /// Name of the trace
         name: String,
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Forget a trace
+    /// Delete a trace
     Delete {
-        /// Which
+        /// Name of the trace
         name: String,
     },
 }
@@ -90,7 +91,7 @@ impl Arguments {
                     println(&format!("{}   {} paths{recording}", t.name, t.paths))?;
                 }
             }
-            _ => bail!("the daemon gave another report than that of a trace"),
+            _ => bail!("the daemon sent an unexpected report instead of a trace"),
         }
         Ok(Outcome::Good)
     }

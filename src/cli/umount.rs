@@ -9,18 +9,18 @@ use clap::Args;
 use super::outcome::Outcome;
 use crate::{control, fuse};
 
-/// Unmount; returns when the daemon has ended, or waits for the next mount
+/// Unmount; returns when the daemon has ended, or is waiting for the next mount
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Unmount even while programs use it; the daemon ends when the last of them has
+    /// Unmount even while programs use it; the daemon ends with the last of them
     #[arg(short = 'l', long)]
     lazy: bool,
-    /// Where it is mounted
+    /// The mount point
     mountpoint: PathBuf,
 }
 
-/// A daemon that has nothing to serve ends within this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout for the end of a daemon that has nothing left to serve.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<Outcome> {
@@ -30,7 +30,7 @@ impl Arguments {
         if self.lazy || elsewhere {
             return Ok(Outcome::Good);
         }
-        if !control::wait_until_unmounted(&state, PATIENCE) {
+        if !control::wait_until_unmounted(&state, TIMEOUT) {
             bail!(
                 "{} is unmounted, but the daemon still owns the state {}; it may be mounted in \
                  another mount namespace, or a command may still run",

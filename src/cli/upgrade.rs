@@ -17,25 +17,24 @@ use super::run::RunError;
 use crate::command::{Request, StatusReport};
 use crate::control::{self};
 
-/// Have this program, or another version of it, go on as the daemon of the state
+/// Hand the state over to a daemon of this program, or of another version
 ///
-/// Programs in the mount wait for the moment that it takes, and go on; commands that run are
-/// broken off. Where a keeper looks after the daemon, which is what `narfs mount` starts, this very
-/// program takes over, or --program; if it does not come up, the one before goes on. Under a
-/// service manager the program that the unit names is started again.
+/// Programs in the mount pause for a moment and continue; running commands are interrupted. With a
+/// keeper, which `narfs mount` starts, this program becomes the daemon, or --program; if it does
+/// not start, the previous one is restarted. With a service manager, the program named in the unit
+/// is started again.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The program that takes over
+    /// Program of the new daemon
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
 }
 
-/// Time within which the next daemon says that it is; a keeper has gone back to the program before by
-/// then.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Time within which the keeper becomes the same program; versions before 0.2.0 leave it as it is.
-const KEEPER: Duration = Duration::from_secs(3);
-/// Pause between two looks.
+/// Timeout for the new daemon; by then a keeper has gone back to the previous program.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(90);
+/// Timeout for the replacement of the keeper; versions before 0.2.0 do not replace it.
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause between checks.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Arguments {
@@ -46,13 +45,13 @@ impl Arguments {
         let program = match self.program {
             Some(program) => Some(
                 std::fs::canonicalize(&program)
-                    .with_context(|| format!("there is no program {}", program.display()))?,
+                    .with_context(|| format!("cannot find the program {}", program.display()))?,
             ),
             None if is_kept => Some(std::env::current_exe()?),
             None => None,
         };
         let version = program.as_deref().map(version).transpose()?;
-        // What a script starts is told by its version only.
+        // A wrapper script can be identified only by its version.
         let wanted = program.as_deref().filter(|program| is_program(program));
         let wanted = wanted.map(file_of).transpose()?;
         let began = Instant::now();
@@ -60,25 +59,25 @@ impl Arguments {
         let Err(e) = global.run(request, false) else {
             bail!("the daemon does not end");
         };
-        // It ends in the middle of the command if all is well.
-        let ended = RunError::is_broken_off;
+        // The daemon ends during the request if all is well.
+        let ended = RunError::is_disconnected;
         if !e.downcast_ref().is_some_and(ended) {
             return Err(e);
         }
-        let after = next(global, &before, wanted, began)?;
+        let after = wait_for_successor(global, &before, wanted, began)?;
         if let Some(version) = version
             && (version != after.version
                 || wanted.is_some_and(|w| program_of(after.pid) != Some(w)))
         {
             bail!(
-                "narfs {version} did not come up, and narfs {} goes on as process {}; {} says why",
+                "narfs {version} did not start, and narfs {} continues as process {}; see {}",
                 after.version,
                 after.pid,
                 state.join("narfs.log").display()
             );
         }
         println(&format!(
-            "process {} (narfs {}) goes on for process {} (narfs {}) after {:.1} s",
+            "process {} (narfs {}) took over from process {} (narfs {}) after {:.1} s",
             after.pid,
             after.version,
             before.pid,
@@ -89,65 +88,66 @@ impl Arguments {
     }
 }
 
-/// A file, by its device and inode: two programs may be of one version.
-type Place = (u64, u64);
+/// Device and inode of a file, since two programs may have the same version.
+type FileId = (u64, u64);
 
-fn file_of(path: &Path) -> anyhow::Result<Place> {
+fn file_of(path: &Path) -> anyhow::Result<FileId> {
     let metadata = std::fs::metadata(path);
-    let metadata = metadata.with_context(|| format!("there is no program {}", path.display()))?;
+    let metadata =
+        metadata.with_context(|| format!("cannot find the program {}", path.display()))?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Whether a file is a program itself, and no script that starts one.
+/// Whether a file is an ELF program, not a script that starts one.
 fn is_program(path: &Path) -> bool {
     let mut magic = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
     read.is_ok() && magic == *b"\x7fELF"
 }
 
-/// The program that a process runs; `None` if it has ended.
-fn program_of(process: u32) -> Option<Place> {
+/// The executable of a process; `None` if it has ended.
+fn program_of(process: u32) -> Option<FileId> {
     file_of(Path::new(&format!("/proc/{process}/exe"))).ok()
 }
 
-/// The process that started another one.
+/// The parent of a process.
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // Behind the name: state, parent (proc_pid_stat(5)).
+    // The fields after the name: state, parent (proc_pid_stat(5)).
     stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()
 }
 
-/// Waits for the daemon after `before`, and until it has a keeper of its own program, if it is the one
-/// that was wanted.
-fn next(
+/// Waits for the daemon after `before`, and, if that runs the requested program, until its keeper
+/// does so too.
+fn wait_for_successor(
     global: &Global,
     before: &StatusReport,
-    wanted: Option<Place>,
+    wanted: Option<FileId>,
     began: Instant,
 ) -> anyhow::Result<StatusReport> {
     let state = global.state()?;
     let mut since = None;
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < DAEMON_TIMEOUT {
         if let Ok(status) = control::status(&state, None)
             && status.pid != before.pid
         {
             let keeper = || parent_of(status.pid).and_then(program_of);
             let is_settled =
                 wanted.is_none() || program_of(status.pid) != wanted || keeper() == wanted;
-            if is_settled || since.get_or_insert_with(Instant::now).elapsed() > KEEPER {
+            if is_settled || since.get_or_insert_with(Instant::now).elapsed() > KEEPER_TIMEOUT {
                 return Ok(status);
             }
         }
         std::thread::sleep(PAUSE);
     }
     bail!(
-        "no other daemon came up within {} s; {} may say why",
-        PATIENCE.as_secs(),
+        "no new daemon started within {} s; see {}",
+        DAEMON_TIMEOUT.as_secs(),
         state.join("narfs.log").display()
     )
 }
 
-/// The version of a program that is narfs.
+/// The version of a narfs program.
 fn version(program: &Path) -> anyhow::Result<String> {
     let output = Process::new(program).arg("--version").output();
     let output = output.with_context(|| format!("cannot start {}", program.display()))?;

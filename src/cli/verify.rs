@@ -9,10 +9,10 @@ use super::output::{bytes, print_json, println, show_failures};
 use super::sources::Sources;
 use crate::command::{Report, Request, VerifyReport};
 
-/// Read paths whole and compare them with their digests and NAR hashes
+/// Read paths completely and check their digests and NAR hashes
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Fetch what is damaged again
+    /// Fetch damaged contents again
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
@@ -32,7 +32,7 @@ impl Arguments {
             repair: self.repair.then(|| self.sources.request(global)),
         };
         let Report::Verify(report) = global.run(command, false)? else {
-            bail!("the daemon gave another report than that of a verification");
+            bail!("the daemon sent an unexpected report instead of a verification");
         };
         if self.json {
             print_json(&report)?;
@@ -46,7 +46,7 @@ impl Arguments {
 fn summary(r: &VerifyReport) -> String {
     let dropped = match r.dropped {
         0 => String::new(),
-        n => format!(", {n} dropped and not looked at"),
+        n => format!(", {n} dropped and not checked"),
     };
     format!(
         "{} paths are good ({} of NARs), {} repaired, {} damaged{dropped}",

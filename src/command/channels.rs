@@ -1,4 +1,4 @@
-//! What users ask of channels, and what is reported.
+//! Requests on channels, and their reports.
 
 use std::path::PathBuf;
 
@@ -6,49 +6,46 @@ use serde::{Deserialize, Serialize};
 
 use super::super::command::Failure;
 
-/// What a user asks of the channels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChannelCommand {
     /// Add a channel.
     Add {
         name: String,
-        /// Where its list is: `file://`, `http://` or `https://`.
+        /// URL of its package list: `file://`, `http://` or `https://`.
         url: String,
-        /// Read its list at once; if that fails, there is no channel.
+        /// Fetch the list now; if that fails, the channel is not added.
         update: bool,
-        /// The file with names and passwords for servers, if not that of the daemon.
+        /// netrc file to use in place of the daemon's.
         netrc: Option<PathBuf>,
     },
-    /// Read the lists of channels again.
+    /// Fetch the package lists again.
     Update {
-        /// Which; empty for all.
+        /// Channels to update; empty for all.
         names: Vec<String>,
-        /// The file with names and passwords for servers, if not that of the daemon.
+        /// netrc file to use in place of the daemon's.
         netrc: Option<PathBuf>,
     },
-    /// Name all channels.
     List,
-    /// Remove a channel.
-    Remove { name: String },
+    Remove {
+        name: String,
+    },
 }
 
-/// A channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelReport {
     pub name: String,
-    /// Where its list comes from; passwords are not shown.
+    /// URL of its list, without passwords.
     pub url: String,
-    /// Paths of its list; `None` if it has none yet.
+    /// Number of paths in its list; `None` before the first update.
     pub paths: Option<u64>,
-    /// When its list was replaced last, in seconds since 1970.
+    /// When its list was last replaced, in seconds since 1970.
     pub updated: Option<u64>,
 }
 
-/// What became of channels that were to be updated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelUpdateReport {
-    /// Those with a new list.
+    /// Channels whose list was replaced.
     pub updated: Vec<ChannelReport>,
-    /// Those that have the list that they had, by their names.
+    /// Channels that could not be updated and keep their old list.
     pub failures: Vec<Failure>,
 }

@@ -1,4 +1,4 @@
-//! Requests on closure views, and what they report.
+//! Requests on closure views, and their reports.
 
 use std::path::PathBuf;
 
@@ -6,63 +6,62 @@ use serde::{Deserialize, Serialize};
 
 use super::source_request::SourceRequest;
 
-/// What to do with closure views.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClosureRequest {
-    /// Make one, or make it what it is to be.
+    /// Create a view, or replace its definition.
     Define {
         name: String,
         /// Store paths or hashes, or packages of channels.
         paths: Vec<String>,
-        /// Profiles that it follows.
+        /// Profiles that the view follows.
         profiles: Vec<String>,
-        /// Where to ask for what is not known.
+        /// Sources for paths that are not registered.
         sources: SourceRequest,
     },
-    /// Describe some.
     List {
-        /// Which; empty for all.
+        /// Views to list; empty for all.
         names: Vec<String>,
     },
-    /// Remove one.
-    Delete { name: String },
+    Delete {
+        name: String,
+    },
 }
 
-/// A path that is referred to and not known.
+/// A referenced path whose path info is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnknownPath {
     pub path: String,
-    /// Why, as far as a source was asked.
+    /// Why the sources could not supply it, if one was queried.
     pub error: Option<String>,
 }
 
-/// A closure view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosureReport {
     pub name: String,
-    /// The store paths that it names.
+    /// Store paths named in its definition.
     pub roots: Vec<String>,
-    /// The profiles that it follows.
+    /// Profiles that it follows.
     pub profiles: Vec<String>,
-    /// Number of paths that it shows.
+    /// Number of store paths in the view.
     pub paths: u64,
-    /// Their NAR bytes.
+    /// Sum of their NAR sizes, in bytes.
     pub size: u64,
-    /// Of the paths, those whose contents are not here: they are fetched when they are used.
+    /// Number of these paths whose contents are not local; they are fetched on access.
     pub missing: u64,
-    /// Whether something that is referred to is not known yet, and so not shown. There is nothing
-    /// such but where a profile was switched and the sources have not told all of its closure.
+    /// Whether some referenced paths are not known and therefore not in the view. Happens only
+    /// after a profile switch, while the sources have not yet supplied the path infos of the new
+    /// closure.
     #[serde(default)]
     pub incomplete: bool,
-    /// Number of these paths.
+    /// Number of unknown paths.
     pub unknown: u64,
-    /// The first of them.
+    /// The first few unknown paths.
     #[serde(default)]
     pub unknown_paths: Vec<UnknownPath>,
-    /// When it was made, in seconds since 1970.
+    /// When the view was created, in seconds since 1970.
     pub created: i64,
-    /// When what it shows changed last, in seconds since 1970.
+    /// When its set of paths last changed, in seconds since 1970.
     pub changed: i64,
-    /// Its store directory, if it is mounted.
+    /// Its store directory below a mount point, if the state is mounted.
     pub store: Option<PathBuf>,
 }

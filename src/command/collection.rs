@@ -1,81 +1,74 @@
-//! Collections, and the roots that they keep.
+//! Requests on garbage collection and roots, and their reports.
 
 use serde::{Deserialize, Serialize};
 
-/// What to collect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcRequest {
-    /// Only say what would go.
+    /// Report what would be removed, and remove nothing.
     pub dry_run: bool,
-    /// First delete these generations of all profiles.
+    /// Delete these generations of all profiles first.
     pub delete: Option<OldGenerations>,
-    /// Stop when so many stored bytes are freed.
+    /// Stop after freeing this many stored bytes.
     pub max_freed: Option<u64>,
-    /// Give a line for each thing that is done, while it is.
+    /// Print a line for each deleted generation and path as it happens.
     pub lines: bool,
 }
 
-/// Which generations are old.
+/// Which generations to delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OldGenerations {
     /// All but the current ones.
     All,
-    /// Those that were not current in so many days.
+    /// Those that have not been current for this many days.
     Days(u32),
 }
 
-/// A generation that was deleted.
+/// A generation deleted by a collection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldGeneration {
-    /// Its profile.
     pub profile: String,
     pub generation: u64,
 }
 
-/// What a collection removed, or would.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcReport {
-    /// Whether nothing was changed.
+    /// Whether this was a dry run.
     pub dry_run: bool,
-    /// Generations that were deleted first.
+    /// Generations deleted before the collection.
     pub generations: Vec<OldGeneration>,
-    /// Store paths, each before those that it refers to.
+    /// Removed store paths, each before the paths that it references.
     pub paths: Vec<String>,
-    /// Processes that could not be looked at, by number and name: what they were seen to use last
-    /// stays, and what is newer than they are.
+    /// Processes that could not be inspected, by pid and name. What they were last seen to use is
+    /// kept, and so is whatever is newer than they are.
     #[serde(default)]
     pub unseen: Vec<String>,
-    /// Stored bytes that this freed.
+    /// Stored bytes freed.
     pub freed_bytes: u64,
-    /// Bytes that the disk got back.
+    /// Bytes returned to the file system.
     pub reclaimed_bytes: u64,
-    /// Bytes that are stored now.
+    /// Stored bytes that remain.
     pub stored_bytes: u64,
 }
 
-/// What kind of root it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RootKind {
-    /// A pin.
     Pin,
-    /// A generation of a profile.
     Generation,
-    /// A path that a closure view names.
+    /// A path named in the definition of a closure view.
     Closure,
-    /// A link, or a file that is named as a path.
+    /// A symlink, or a file whose name is a store path.
     Link,
-    /// Something that a running program uses.
+    /// A path used by a running process.
     Process,
 }
 
-/// A root, as `narfs roots` reports it.
+/// A root, as reported by `narfs roots`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootReport {
-    /// The store path that is kept.
+    /// The store path that the root keeps.
     pub path: String,
-    /// What kind of root it is.
     pub kind: RootKind,
-    /// Where it is from: `pin`, a generation, a link, or a file in /proc.
+    /// Origin of the root: `pin`, a generation, a symlink, or a file in /proc.
     pub from: String,
 }

@@ -1,55 +1,51 @@
-//! What is brought, kept and dropped.
+//! Requests that fetch, keep or drop contents, and their reports.
 
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::source_request::SourceRequest;
 
-/// What to copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyRequest {
-    /// From where.
     pub sources: SourceRequest,
     /// Store paths or hashes.
     pub paths: Vec<String>,
-    /// Whatever the sources list.
+    /// All paths that the sources list.
     pub all: bool,
-    /// With everything that they refer to.
+    /// Copy the closures, not only the paths themselves.
     pub recursive: bool,
-    /// NARs unpacked at once; 0 for one a core.
+    /// NARs unpacked in parallel; 0 for one per core.
     pub jobs: usize,
 }
 
-/// What to make local.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefetchRequest {
-    /// From where.
     pub sources: SourceRequest,
-    /// Store paths or hashes, in the order in which they are wanted.
+    /// Store paths or hashes, by descending priority.
     pub paths: Vec<String>,
-    /// A trace whose paths are wanted too, first.
+    /// A trace whose paths are fetched first.
     pub trace: Option<String>,
-    /// With everything that the paths refer to. The paths of a trace come alone.
+    /// Include the closures of `paths`. The paths of a trace are fetched without their closures.
     pub recursive: bool,
-    /// Read all of it again afterwards, past every digest, and compare the NAR hashes.
+    /// Afterwards read everything again, check every digest, and compare the NAR hashes.
     pub check: bool,
-    /// Keep it from now on.
+    /// Pin the paths.
     pub pin: bool,
 }
 
 /// What [`Request::Copy`](super::Request::Copy) reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyReport {
-    /// Paths that are new.
+    /// Paths that were copied.
     pub copied: u64,
-    /// Paths that were there before.
+    /// Paths that were already present.
     pub already: u64,
-    /// NAR bytes of the new paths.
+    /// NAR bytes of the copied paths.
     pub nar_bytes: u64,
-    /// Bytes that the sources sent for them.
+    /// Bytes received from the sources for them.
     pub fetched_bytes: u64,
-    /// Paths whose contents were dropped meanwhile to stay within the budget, those of this copy
-    /// among them if nothing else could go.
+    /// Paths whose contents were dropped during the copy to stay within the budget; these include
+    /// paths of this copy if nothing else could be dropped.
     pub dropped: u64,
     /// Paths that could not be copied.
     pub failures: Vec<Failure>,
@@ -58,30 +54,30 @@ pub struct CopyReport {
 /// What [`Request::Prefetch`](super::Request::Prefetch) reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefetchReport {
-    /// Whether everything that was wanted is here.
+    /// Whether all requested paths are local.
     pub complete: bool,
-    /// Paths that are here, of those that were wanted with their closures.
+    /// Paths that are local, of the requested closures.
     pub paths: u64,
     /// Their NAR bytes.
     pub nar_bytes: u64,
-    /// Of the paths, those that were not here before.
+    /// Of these paths, the ones fetched by this request.
     pub fetched: u64,
-    /// Bytes that the sources sent for them.
+    /// Bytes received from the sources for them.
     pub fetched_bytes: u64,
-    /// Paths that are not here, or that are damaged.
+    /// Paths that are missing or damaged.
     pub failures: Vec<Failure>,
 }
 
 /// What [`Request::Evict`](super::Request::Evict) reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvictReport {
-    /// Paths whose contents were dropped, the least recently used first.
+    /// Paths whose contents were dropped, least recently used first.
     pub paths: Vec<String>,
-    /// Stored bytes that this freed.
+    /// Stored bytes freed.
     pub freed_bytes: u64,
-    /// Bytes that the disk got back; the rest of what was freed is used for what comes next.
+    /// Bytes returned to the file system; the rest of the freed space is reused for later writes.
     pub reclaimed_bytes: u64,
-    /// Bytes that are stored now.
+    /// Stored bytes that remain.
     pub stored_bytes: u64,
 }
 
@@ -89,10 +85,10 @@ pub struct EvictReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinReport {
     pub path: String,
-    /// Since when, in seconds since 1970.
+    /// When it was pinned, in seconds since 1970.
     pub since: u64,
-    /// Paths of its closure, as far as it is known here.
+    /// Number of paths in its closure, as far as the closure is known.
     pub closure: u64,
-    /// Of these, paths whose contents are not here.
+    /// Number of these paths whose contents are not local.
     pub missing: u64,
 }

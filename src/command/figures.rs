@@ -1,4 +1,4 @@
-//! What a daemon counts.
+//! Metrics of a daemon.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,60 +6,53 @@ use crate::fetch::{Activity, FetcherTimes};
 use crate::fuse::{RequestCounts, RequestTimes};
 use crate::store::{CacheCounts, Ingested, Stored};
 
-/// What a daemon counts. What it does not know, because it is an older version, is zero or absent.
+/// Metrics of a daemon. Fields that an older daemon does not send are zero or absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FiguresReport {
-    /// Version of the serving program.
+    /// Version of the daemon.
     pub version: String,
-    /// The serving process.
     pub pid: u32,
-    /// Seconds since it started.
+    /// Seconds since the daemon started.
     pub uptime: f64,
-    /// How often a keeper has started a daemon again; `None` where no keeper does.
+    /// How often the keeper restarted the daemon; `None` without a keeper.
     pub restarts: Option<u64>,
-    /// Requests of the kernel.
+    /// FUSE requests.
     pub requests: RequestCounts,
-    /// How long these took.
+    /// Their durations.
     pub times: RequestTimes,
-    /// Sources, and what is fetched on demand.
+    /// Sources, and fetches on demand.
     pub activity: Activity,
-    /// How fetches on demand ended, and how long they took.
+    /// Results and durations of fetches on demand.
     pub fetcher: FetcherTimes,
-    /// Bytes that sources sent for NARs, for commands too, as far as the transfers have ended.
+    /// NAR bytes received from sources by finished transfers, of commands too.
     pub fetched_bytes: u64,
-    /// Copies and prefetches that run.
+    /// Copy and prefetch commands in progress.
     pub commands: u64,
-    /// What the state stores; `None` until that has been counted once.
+    /// Size of the state; `None` until it has been computed once.
     pub stored: Option<Stored>,
-    /// What was added, and what of it was here already.
+    /// What was ingested, and how much of it was already stored.
     pub brought: Ingested,
-    /// Bytes above which contents are dropped.
+    /// Stored bytes above which contents are dropped.
     pub budget: Option<u64>,
     /// Paths whose contents were dropped.
     pub evicted_paths: u64,
-    /// Stored bytes that this freed.
+    /// Stored bytes freed by that.
     pub evicted_bytes: u64,
-    /// The caches in memory.
     pub caches: CacheCounts,
-    /// Bytes that are free on the state's disk.
+    /// Free bytes on the file system of the state.
     pub disk_free_bytes: Option<u64>,
-    /// The process itself.
     pub process: ProcessFigures,
 }
 
-/// What a process takes of the machine.
+/// Resources used by the daemon process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProcessFigures {
-    /// Bytes of memory that it has.
     pub resident_bytes: Option<u64>,
-    /// Open descriptors.
     pub open_descriptors: Option<u64>,
-    /// How many it may have open.
     pub descriptor_limit: Option<u64>,
-    /// Threads.
     pub threads: Option<u64>,
-    /// Processor time, of user and system together.
+    /// CPU time, user and system together.
     pub cpu_seconds: f64,
 }

@@ -1,5 +1,5 @@
-//! What is asked of a state, and what is told: requests, reports and errors, the same in a process
-//! and over the control socket. No deeds.
+//! Requests to a state, reports and errors. They are the same within a process and over the control
+//! socket. This layer has data types only.
 
 mod channels;
 mod closures;
@@ -40,155 +40,128 @@ pub use traces::{TraceCommand, TraceReport};
 
 use crate::fuse::MountRequest;
 
-/// What a user asks of a state.
+/// A request to a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Bring closures from binary caches.
+    /// Fetch closures from binary caches.
     Copy(CopyRequest),
     /// Add a local tree.
     Add {
         /// An absolute path.
         from: PathBuf,
-        /// The name in the store; by default the last part of `from`.
+        /// Name in the store; the last component of `from` by default.
         name: Option<String>,
     },
-    /// Say what is registered.
+    /// Show path infos.
     PathInfo {
         /// Store paths or hashes; empty for all.
         paths: Vec<String>,
-        /// With everything that they refer to.
+        /// Include the closures.
         closure: bool,
-        /// With the size of each one's closure.
+        /// Include closure sizes.
         sizes: bool,
     },
-    /// List what is at a place in a path.
+    /// List a file or directory within a store path.
     Ls {
-        /// A store path, with or without a place in it.
+        /// A store path, optionally followed by a path within it.
         path: String,
-        /// Directories with all below them.
+        /// Descend into directories.
         recursive: bool,
     },
-    /// Give the contents of a file.
+    /// Read a file.
     Cat {
-        /// A place in a store path.
+        /// A path within a store path.
         path: String,
     },
-    /// Give the NAR of a path, or of a place in it.
+    /// Write the NAR of a store path, or of a file or directory within it.
     Dump {
-        /// A store path, with or without a place in it.
+        /// A store path, optionally followed by a path within it.
         path: String,
     },
-    /// Count.
+    /// Compute statistics.
     Stats {
-        /// Paths to count each for itself.
+        /// Paths to report individually.
         paths: Vec<String>,
     },
-    /// Read everything and compare it with digests and NAR hashes.
+    /// Read everything, and check digests and NAR hashes.
     Verify {
         /// Store paths or hashes; empty for all.
         paths: Vec<String>,
-        /// Where to fetch what is damaged; `None` only reports.
+        /// Sources for damaged contents; `None` only reports damage.
         repair: Option<SourceRequest>,
     },
-    /// Make closures wholly local, and keep them if asked to.
+    /// Fetch closures completely, and pin them if requested.
     Prefetch(PrefetchRequest),
-    /// Keep closures no longer.
     Unpin {
-        /// Store paths, hashes, or names of packages that are pinned.
+        /// Store paths, hashes, or names of pinned packages.
         paths: Vec<String>,
     },
-    /// Say what is pinned.
     Pins,
     /// Drop contents that can be fetched again.
     Evict {
-        /// Stored bytes that may stay.
+        /// Stored bytes to keep at most.
         to: u64,
     },
     /// Remove what no root reaches.
     Gc(GcRequest),
-    /// Say what the roots are.
     Roots,
-    /// Make a link to a path, and a root of it.
+    /// Create a symlink to a store path, and register it as a root.
     AddRoot {
         /// An absolute path.
         link: PathBuf,
         /// A store path or hash.
         path: String,
     },
-    /// Record or show what runs touch.
+    /// Record or show traces.
     Trace(TraceCommand),
     /// Show or change a profile.
     Profile(ProfileRequest),
-    /// Make profiles what is declared.
+    /// Bring profiles into the declared state.
     Apply(ApplyRequest),
     /// Show or change the channels.
     Channel(ChannelCommand),
     /// Show or change closure views.
     Closure(ClosureRequest),
-    /// Mount at one more place.
+    /// Mount at one more mount point.
     Mount(MountRequest),
-    /// Let another daemon go on.
+    /// Hand over to a new daemon.
     Upgrade {
-        /// The program that it is to be, where a keeper starts it; `None` for the same.
+        /// Executable of the new daemon, where a keeper starts it; `None` for the same executable.
         program: Option<PathBuf>,
     },
-    /// Say what the daemon is doing.
     Status,
-    /// Say what the daemon counts.
+    /// Report the metrics of the daemon.
     Figures,
 }
 
-/// What is reported of a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Report {
-    /// Nothing to say.
     Done,
-    /// See [`CopyReport`].
     Copy(CopyReport),
     /// The store path that was added.
     Added(String),
-    /// See [`PathReport`].
     Paths(Vec<PathReport>),
-    /// See [`EntryReport`].
     Entries(Vec<EntryReport>),
-    /// See [`StateReport`].
     Stats(StateReport),
-    /// See [`VerifyReport`].
     Verify(VerifyReport),
-    /// See [`PrefetchReport`].
     Prefetch(PrefetchReport),
-    /// Those of the paths to unpin that were pinned.
+    /// The paths that were pinned before.
     Unpinned(Vec<String>),
-    /// See [`PinReport`].
     Pins(Vec<PinReport>),
-    /// See [`EvictReport`].
     Evict(EvictReport),
-    /// See [`GcReport`].
     Gc(GcReport),
-    /// See [`RootReport`].
     Roots(Vec<RootReport>),
-    /// See [`TraceReport`].
     Traces(Vec<TraceReport>),
     /// The store paths of a trace, in order.
     Trace(Vec<String>),
-    /// See [`ProfileReport`].
     Profile(ProfileReport),
-    /// See [`ProfileSummary`].
     Profiles(Vec<ProfileSummary>),
-    /// See [`ProfileChangeReport`].
     ProfileChanges(Vec<ProfileChangeReport>),
-    /// See [`GenerationReport`].
     Generations(Vec<GenerationReport>),
-    /// See [`ProfileDiffReport`].
     ProfileDiff(ProfileDiffReport),
-    /// See [`ChannelReport`].
     Channels(Vec<ChannelReport>),
-    /// See [`ChannelUpdateReport`].
     ChannelUpdate(ChannelUpdateReport),
-    /// See [`ClosureReport`].
     Closures(Vec<ClosureReport>),
-    /// See [`StatusReport`].
     Status(StatusReport),
-    /// See [`FiguresReport`].
     Figures(Box<FiguresReport>),
 }

@@ -1,25 +1,25 @@
-//! What a running request gives before its report.
+//! Output of a request before its report.
 
 use std::io;
 
 use crate::fetch::Snapshot;
 
-/// Where a running command puts what is not its report.
+/// Receives what a request produces before its report.
 pub trait Output {
     /// Takes bytes of a file or a NAR.
     ///
     /// # Errors
-    /// Nobody reads them.
+    /// The requester has closed the connection.
     fn data(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Takes how far a copy is.
+    /// Takes the progress of a copy.
     ///
     /// # Errors
-    /// Nobody listens any more; the command stops.
+    /// The requester has closed the connection; the request stops.
     fn progress(&mut self, snapshot: &Snapshot) -> io::Result<()>;
 }
 
-/// An output for commands that have none but their report, or where nobody waits for it.
+/// Discards output, for requests without any, or when no requester waits for it.
 pub struct NoOutput;
 
 impl Output for NoOutput {

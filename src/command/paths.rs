@@ -1,4 +1,4 @@
-//! What is registered, listed, counted and compared.
+//! Reports on store paths and their contents.
 
 use std::collections::BTreeMap;
 
@@ -9,49 +9,44 @@ use crate::fetch::Activity;
 use crate::fuse::RequestCounts;
 use crate::store::{PathStatistics, Statistics};
 
-/// What kind of file an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KindReport {
     Directory,
     Regular,
-    /// A regular file with x bits.
+    /// A regular file with the executable bit.
     Executable,
     Symlink,
 }
 
-/// What [`Request::Ls`](super::Request::Ls) reports of each entry.
+/// An entry in the report of [`Request::Ls`](super::Request::Ls).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryReport {
-    /// Place below the one that was asked for; empty for that itself.
+    /// Path relative to the requested one; empty for the requested one itself.
     pub name: String,
     pub kind: KindReport,
-    /// Bytes of contents or target.
+    /// Length of the contents or of the symlink target.
     pub size: u64,
-    /// Target of a link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
 
-/// What [`Request::PathInfo`](super::Request::PathInfo) reports of each path; named as `nix path-info --json` does.
+/// A path in the report of [`Request::PathInfo`](super::Request::PathInfo); the fields are named as
+/// in `nix path-info --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathReport {
     pub path: String,
-    /// Hash of its NAR, SRI.
+    /// SRI hash of the NAR.
     pub nar_hash: String,
-    /// Length of its NAR, in bytes.
     pub nar_size: u64,
-    /// NAR bytes of it and all that it refers to, as far as that is here; if asked for.
+    /// NAR bytes of the closure, as far as it is known, if requested.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub closure_size: Option<u64>,
-    /// What it refers to, sorted.
+    /// Referenced paths, sorted.
     pub references: Vec<String>,
-    /// The derivation that it came from.
     pub deriver: Option<String>,
-    /// Signatures.
     pub signatures: Vec<String>,
-    /// Content address.
     pub ca: Option<String>,
     /// When it was registered, in seconds since 1970.
     pub registration_time: u64,
@@ -63,19 +58,19 @@ pub struct StateReport {
     /// Sums over the state.
     #[serde(flatten)]
     pub state: Statistics,
-    /// Each path that was asked for.
+    /// The paths named in the request.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub each: Vec<PathStatistics>,
-    /// Requests of the kernel, of a running daemon.
+    /// FUSE requests, if a daemon serves the state.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fuse: Option<RequestCounts>,
     /// The counts of `fuse` by operation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub requests: Option<BTreeMap<String, u64>>,
-    /// Bytes that this daemon fetched from sources.
+    /// Bytes that the daemon received from sources.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fetched_bytes: Option<u64>,
-    /// What is fetched on demand, of a daemon with sources.
+    /// Fetches on demand, of a daemon with sources.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fetcher: Option<Activity>,
 }
@@ -83,14 +78,12 @@ pub struct StateReport {
 /// What [`Request::Verify`](super::Request::Verify) reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyReport {
-    /// Paths that were read whole and are what they must be.
+    /// Paths read in full whose digests and NAR hash are right.
     pub good: u64,
-    /// Their NAR bytes.
     pub nar_bytes: u64,
-    /// Paths whose contents are not here, because they were dropped.
+    /// Paths whose contents are not local because they were dropped.
     pub dropped: u64,
-    /// Paths that were damaged and are good again.
+    /// Paths that were damaged and are repaired.
     pub repaired: Vec<String>,
-    /// Paths that are damaged.
     pub failures: Vec<Failure>,
 }

@@ -1,4 +1,4 @@
-//! Which sources a command or a daemon asks, and whom it believes.
+//! Which sources a command or a daemon uses, and which keys it trusts.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::fetch::{Deadlines, FetchOptions, PrefetchPolicy, Trust};
 use crate::nix::signature::{self, PublicKey};
 
-/// A key that is none.
+/// An invalid public key.
 #[derive(Debug, Error)]
 #[error("--trusted-public-key {text:?}")]
 pub struct KeyError {
@@ -17,25 +17,25 @@ pub struct KeyError {
     source: signature::KeyError,
 }
 
-/// Sources, and whom to believe. What is not said is as the state's daemon has it, or the
-/// configuration.
+/// Sources and trust. Values that are not set default to those of the daemon of the state, or of
+/// the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRequest {
-    /// URLs; empty if not said.
+    /// URLs; empty if not set.
     pub from: Vec<String>,
-    /// Public keys to trust besides that of cache.nixos.org.
+    /// Trusted public keys besides the key of cache.nixos.org.
     pub trusted_public_keys: Vec<String>,
-    /// Believe the sources without signatures.
+    /// Accept paths without trusted signatures.
     pub no_require_signatures: bool,
-    /// The file with names and passwords for servers.
+    /// The netrc file.
     pub netrc: Option<PathBuf>,
-    /// Why there are no sources, for people; only who serves knows.
+    /// Why there are no sources, to be shown to the user; set only by the daemon.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub without: Option<String>,
 }
 
 impl SourceRequest {
-    /// This, and what it does not say from `defaults`.
+    /// This request, with values that are not set taken from `defaults`.
     pub fn or(&self, defaults: &Self) -> Self {
         let from = if self.from.is_empty() {
             &defaults.from
@@ -52,10 +52,10 @@ impl SourceRequest {
         }
     }
 
-    /// Whom to believe.
+    /// The trusted keys.
     ///
     /// # Errors
-    /// A key that is none.
+    /// A public key is invalid.
     pub fn trust(&self) -> Result<Trust, KeyError> {
         let mut trust = Trust {
             require_signatures: !self.no_require_signatures,
@@ -71,10 +71,10 @@ impl SourceRequest {
         Ok(trust)
     }
 
-    /// How to fetch from these sources on demand.
+    /// Options for fetching from these sources on demand.
     ///
     /// # Errors
-    /// A key that is none.
+    /// A public key is invalid.
     pub fn fetch_options(
         &self,
         deadlines: Deadlines,

@@ -1,4 +1,4 @@
-//! What a daemon says of itself.
+//! Status of a daemon.
 
 use std::path::PathBuf;
 
@@ -11,44 +11,42 @@ use crate::http::Address;
 /// What [`Request::Status`](super::Request::Status) reports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
-    /// Version of the serving program.
+    /// Version of the daemon.
     pub version: String,
-    /// The serving process.
     pub pid: u32,
     /// The state directory.
     pub state: PathBuf,
-    /// Where it is mounted, in the daemon's mount namespace.
+    /// Mount points, in the daemon's mount namespace.
     pub mountpoints: Vec<PathBuf>,
-    /// The first of these.
+    /// The first of `mountpoints`.
     pub mountpoint: Option<PathBuf>,
-    /// Who starts it again if it ends: `keeper` or `service manager`.
+    /// What restarts the daemon: `keeper` or `service manager`.
     pub supervisor: Option<String>,
-    /// Where programs may change profiles.
+    /// Mount points of writable profiles.
     pub writable_profiles: Vec<PathBuf>,
-    /// Where it serves HTTP.
+    /// Address of the HTTP server.
     #[serde(default)]
     pub listen: Option<Address>,
-    /// The socket at which container engines ask for volumes.
+    /// Socket of the volume plugin for container engines.
     #[serde(default)]
     pub volume_plugin: Option<PathBuf>,
-    /// Why the configuration is not what is served: it was wrong when it was read again.
+    /// Error of the last reload of the configuration; the daemon still runs with the previous one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub configuration: Option<String>,
-    /// Seconds since it started.
+    /// Seconds since the daemon started.
     pub uptime: u64,
     /// Registered paths.
     pub paths: u64,
-    /// Bytes that are stored.
     pub stored_bytes: u64,
-    /// Bytes above which contents are dropped.
+    /// Stored bytes above which contents are dropped.
     pub budget: Option<u64>,
     /// Paths whose contents this daemon has dropped.
     pub evicted: u64,
-    /// What is fetched on demand; empty without sources.
+    /// Fetches on demand; empty without sources.
     #[serde(flatten)]
     pub activity: Activity,
-    /// Copies and prefetches that run now.
+    /// Copy and prefetch commands in progress.
     pub commands: Vec<Snapshot>,
-    /// Traces that are being recorded.
+    /// Traces being recorded.
     pub traces: Vec<TraceReport>,
 }

@@ -1,32 +1,29 @@
-//! Traces: what runs touch.
+//! Requests on traces, and their reports. A trace records the paths that a run accesses.
 
 use serde::{Deserialize, Serialize};
 
-/// What to do with a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TraceCommand {
-    /// Begin to record.
+    /// Start recording.
     Start {
         name: String,
-        /// Have the kernel forget what it has cached, of all file systems, so that it asks.
+        /// Drop the caches of the kernel, for all file systems, so that it sends its requests
+        /// again.
         drop_caches: bool,
     },
-    /// Keep what was recorded.
+    /// Stop recording, and keep the trace.
     Stop(String),
-    /// Name all traces.
     List,
-    /// Say which paths a trace has.
+    /// List the paths of a trace.
     Show(String),
-    /// Forget a trace.
+    /// Delete a trace.
     Delete(String),
 }
 
-/// A trace, as [`TraceCommand::List`] reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceReport {
     pub name: String,
-    /// Its paths so far.
+    /// Number of paths so far.
     pub paths: u64,
-    /// Whether it is being recorded.
     pub recording: bool,
 }

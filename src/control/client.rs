@@ -1,11 +1,11 @@
-//! Asks the daemon that serves a state.
+//! Client of the control socket: sends requests to the daemon that serves a state.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::deadline::Within;
+use super::deadline::DeadlineStream;
 use super::error::ControlError;
 use super::frame::{self, Version};
 use super::hand_over::{HandOver, HandedOver};
@@ -13,26 +13,26 @@ use crate::command::{
     ErrorKind, FiguresReport, NoOutput, Output, Report, Request, RequestError, StatusReport,
 };
 
-/// Time within which a daemon that is there says what it serves; where a daemon before it was killed,
-/// it has started within this too.
+/// Timeout for the first answer of a live daemon. If the daemon was killed, its successor has
+/// started within this time as well.
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// Tries before a daemon that ends without an answer counts as gone.
+/// Attempts before a daemon that closes the connection without an answer counts as absent.
 const STATUS_TRIES: u32 = 10;
 
-/// Pause between these tries.
+/// Pause between these attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A connection to the daemon of the state in a directory.
+/// Connects to the daemon of the state in a directory.
 ///
 /// # Errors
-/// None listens, or it may not be reached.
+/// No daemon is listening, or the socket is not accessible.
 pub fn connect(state: &Path) -> io::Result<UnixStream> {
     frame::through_descriptor(state, |socket| UnixStream::connect(socket))
 }
 
-/// What the daemon that serves the state in `state` says that it serves.
-fn ask_what_is_served(state: &Path) -> io::Result<HandedOver> {
+/// Asks the daemon of the state which superblock it serves.
+fn query_mount(state: &Path) -> io::Result<HandedOver> {
     let mut stream = connect(state)?;
     stream.set_read_timeout(Some(ANSWER))?;
     frame::send(
@@ -48,50 +48,52 @@ fn ask_what_is_served(state: &Path) -> io::Result<HandedOver> {
     }
 }
 
-/// What the daemon that serves the state says of itself. With `patience` one that does not listen for
-/// a moment, being just started anew, is waited for, and none for longer.
+/// The status of the daemon. With a `timeout`, a daemon that is not listening because it is being
+/// restarted is waited for that long.
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn status(state: &Path, patience: Option<Duration>) -> Result<StatusReport, ControlError> {
-    match ask_daemon(state, &Request::Status, patience)? {
+pub fn status(state: &Path, timeout: Option<Duration>) -> Result<StatusReport, ControlError> {
+    match retry_request(state, &Request::Status, timeout)? {
         Report::Status(status) => Ok(status),
-        _ => Err(ControlError::OtherReport),
+        _ => Err(ControlError::UnexpectedReport),
     }
 }
 
-/// What the daemon that serves the state counts; `patience` is that of [`status`].
+/// The metrics of the daemon; `timeout` as for [`status`].
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn figures(state: &Path, patience: Option<Duration>) -> Result<FiguresReport, ControlError> {
-    match ask_daemon(state, &Request::Figures, patience)? {
+pub fn figures(state: &Path, timeout: Option<Duration>) -> Result<FiguresReport, ControlError> {
+    match retry_request(state, &Request::Figures, timeout)? {
         Report::Figures(figures) => Ok(*figures),
-        _ => Err(ControlError::OtherReport),
+        _ => Err(ControlError::UnexpectedReport),
     }
 }
 
-fn ask_daemon(
+fn retry_request(
     state: &Path,
     request: &Request,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 ) -> Result<Report, ControlError> {
-    let deadline = patience.map(|patience| Instant::now() + patience);
-    let is_time = || deadline.is_some_and(|deadline| Instant::now() < deadline);
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let is_before_deadline = || deadline.is_some_and(|deadline| Instant::now() < deadline);
     let mut tries = 1;
     loop {
-        let asked = connect(state)
-            .map_err(|e| not_reached(state, e))
+        let result = connect(state)
+            .map_err(|e| connect_error(state, e))
             .and_then(|stream| ask(state, stream, request, &mut NoOutput, deadline));
-        match asked {
-            Err(ControlError::BrokenOff { source, .. }) if is_late(&source) => {
-                return Err(ControlError::Silent(state.to_owned()));
+        match result {
+            Err(ControlError::Disconnected { source, .. }) if is_timeout(&source) => {
+                return Err(ControlError::NoAnswer(state.to_owned()));
             }
-            // It was killed in the middle; the next one may be coming.
-            Err(ControlError::BrokenOff { .. }) if is_time() || tries < STATUS_TRIES => {}
-            // Its socket is there: it is just being started, or gone for good.
-            Err(ControlError::NoDaemon(_)) if is_time() && state.join(frame::SOCKET).exists() => {}
-            Err(ControlError::BrokenOff { .. }) => {
+            // The daemon was killed while answering; its successor may be starting.
+            Err(ControlError::Disconnected { .. })
+                if is_before_deadline() || tries < STATUS_TRIES => {}
+            // The socket file exists: the daemon is being restarted, or was killed for good.
+            Err(ControlError::NoDaemon(_))
+                if is_before_deadline() && state.join(frame::SOCKET).exists() => {}
+            Err(ControlError::Disconnected { .. }) => {
                 return Err(ControlError::NoDaemon(state.to_owned()));
             }
             answer => return answer,
@@ -101,22 +103,20 @@ fn ask_daemon(
     }
 }
 
-/// Whether something was waited for until its time.
-fn is_late(error: &io::Error) -> bool {
+fn is_timeout(error: &io::Error) -> bool {
     use io::ErrorKind::{TimedOut, WouldBlock};
     [TimedOut, WouldBlock].contains(&error.kind())
 }
 
-/// Why nobody answers at the control socket.
-fn not_reached(state: &Path, source: io::Error) -> ControlError {
+fn connect_error(state: &Path, source: io::Error) -> ControlError {
     let state = state.to_owned();
     match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NoDaemon(state),
-        _ => ControlError::NotReached { state, source },
+        _ => ControlError::Unreachable { state, source },
     }
 }
 
-/// Has the daemon of `state`, to which `stream` leads, carry out a request, not later than a
+/// Sends a request to the daemon of `state` over `stream`, and waits for its report until the
 /// deadline.
 ///
 /// # Errors
@@ -130,33 +130,32 @@ pub fn ask(
 ) -> Result<Report, ControlError> {
     let mut exchange = Exchange {
         state,
-        stream: Within::until(&stream, deadline),
+        stream: DeadlineStream::until(&stream, deadline),
         daemon: None,
     };
     exchange.send(frame::VERSION, &Version::ours())?;
     exchange.send(frame::REQUEST, request)?;
     match exchange.answer(output) {
-        // A daemon of the time before there were versions: it knows the request itself.
+        // Daemons before protocol versions do not know this frame, but know the request.
         Err(ControlError::Failed(_)) if exchange.daemon.is_none() => {}
         answer => return answer,
     }
-    let stream = connect(state).map_err(|e| not_reached(state, e))?;
-    exchange.stream = Within::until(&stream, deadline);
+    let stream = connect(state).map_err(|e| connect_error(state, e))?;
+    exchange.stream = DeadlineStream::until(&stream, deadline);
     exchange.send(frame::REQUEST, request)?;
     exchange.answer(output)
 }
 
-/// A request and its answer.
 struct Exchange<'s> {
     state: &'s Path,
-    stream: Within<'s>,
-    /// What the daemon said that it is.
+    stream: DeadlineStream<'s>,
+    /// The version that the daemon sent.
     daemon: Option<Version>,
 }
 
 impl Exchange<'_> {
     fn broken(&self, source: io::Error) -> ControlError {
-        ControlError::BrokenOff {
+        ControlError::Disconnected {
             state: self.state.to_owned(),
             source,
         }
@@ -165,14 +164,14 @@ impl Exchange<'_> {
     fn send(&mut self, kind: u8, payload: &impl serde::Serialize) -> Result<(), ControlError> {
         let payload = serde_json::to_vec(payload).map_err(|e| self.broken(e.into()))?;
         match frame::send(&mut self.stream, kind, &payload) {
-            // Who closed it before may have said why.
+            // On EPIPE the daemon has closed the connection, and its last frame may say why.
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(self.broken(e)),
             _ => Ok(()),
         }
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, payload: &[u8]) -> Result<T, ControlError> {
-        serde_json::from_slice(payload).map_err(|e| ControlError::OtherVersion {
+        serde_json::from_slice(payload).map_err(|e| ControlError::VersionMismatch {
             daemon: self.daemon.clone(),
             what: e.to_string(),
         })
@@ -196,7 +195,7 @@ impl Exchange<'_> {
                     return Err(RequestError::new(ErrorKind::Other, text).into());
                 }
                 kind => {
-                    return Err(ControlError::OtherVersion {
+                    return Err(ControlError::VersionMismatch {
                         daemon: self.daemon.clone(),
                         what: format!("a frame of kind {:?}", char::from(kind)),
                     });
@@ -206,10 +205,10 @@ impl Exchange<'_> {
     }
 }
 
-/// Who owns the state, as its lock says; `None` if nobody does.
+/// The owner of the state as written in its lock file; `None` if the lock is free.
 pub fn owner(state: &Path) -> Option<String> {
     let mut lock = std::fs::File::open(state.join("lock")).ok()?;
-    // Taken and let go at once.
+    // The lock is released at once.
     if lock.try_lock().is_ok() {
         return None;
     }
@@ -218,27 +217,26 @@ pub fn owner(state: &Path) -> Option<String> {
     Some(owner.trim().to_owned())
 }
 
-/// Whether somebody owns the state.
 pub fn is_owned(state: &Path) -> bool {
     owner(state).is_some()
 }
 
-/// Waits until the daemon of the state has nothing mounted any more: it has ended, or waits for the
-/// next mount, or was killed or stopped and is not started again yet, which a service manager may do only
-/// after the unmount. `false` if it takes longer than `patience`.
-pub fn wait_until_unmounted(state: &Path, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
+/// Waits until the daemon of the state has nothing mounted: it has ended, or is waiting for a
+/// mount, or was stopped or killed and not restarted yet, since a service manager may restart it
+/// only after the unmount. `false` if this takes longer than `timeout`.
+pub fn wait_until_unmounted(state: &Path, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
     loop {
         let Some(owner) = owner(state) else {
             return true;
         };
         let process = owner.split(' ').next().unwrap_or_default();
-        let is_gone = || !Path::new("/proc").join(process).exists();
-        // Nobody has taken the question, or nobody listens.
-        let unheard = [io::ErrorKind::WouldBlock, io::ErrorKind::ConnectionRefused];
-        match ask_what_is_served(state) {
+        let process_is_gone = || !Path::new("/proc").join(process).exists();
+        // No process accepts the connection.
+        let unanswered = [io::ErrorKind::WouldBlock, io::ErrorKind::ConnectionRefused];
+        match query_mount(state) {
             Ok(HandedOver::Nothing) => return true,
-            Err(e) if unheard.contains(&e.kind()) && is_gone() => return true,
+            Err(e) if unanswered.contains(&e.kind()) && process_is_gone() => return true,
             _ => {}
         }
         if Instant::now() >= deadline {

@@ -1,31 +1,29 @@
-//! Connections that are not waited for longer than until a deadline.
+//! A connection with a deadline.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// A connection that is read and written until a deadline, if there is one.
+/// A connection whose reads and writes fail after a deadline, if it has one.
 #[derive(Debug)]
-pub struct Within<'s> {
+pub struct DeadlineStream<'s> {
     stream: &'s UnixStream,
     deadline: Option<Instant>,
 }
 
-impl<'s> Within<'s> {
-    /// A connection that is waited for so long.
-    pub fn new(stream: &'s UnixStream, patience: Duration) -> Self {
-        Self::until(stream, Some(Instant::now() + patience))
+impl<'s> DeadlineStream<'s> {
+    pub fn new(stream: &'s UnixStream, timeout: Duration) -> Self {
+        Self::until(stream, Some(Instant::now() + timeout))
     }
 
-    /// A connection that is waited for until a deadline, or as long as it takes.
     pub fn until(stream: &'s UnixStream, deadline: Option<Instant>) -> Self {
         Self { stream, deadline }
     }
 
-    /// The stream, which waits no longer than is left.
+    /// The stream, with its timeouts set to the remaining time.
     ///
     /// # Errors
-    /// Nothing is left.
+    /// The deadline has passed.
     pub fn stream(&self) -> io::Result<&'s UnixStream> {
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -39,13 +37,13 @@ impl<'s> Within<'s> {
     }
 }
 
-impl Read for Within<'_> {
+impl Read for DeadlineStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream()?.read(buffer)
     }
 }
 
-impl Write for Within<'_> {
+impl Write for DeadlineStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream()?.write(bytes)
     }
@@ -60,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_trickles_is_not_waited_for() {
+    fn a_slow_peer_is_cut_off_at_the_deadline() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let trickles = std::thread::spawn(move || {
             while (&theirs).write_all(b"x").is_ok() {
@@ -68,14 +66,14 @@ mod tests {
             }
         });
         let began = Instant::now();
-        let mut within = Within::new(&ours, Duration::from_millis(100));
+        let mut within = DeadlineStream::new(&ours, Duration::from_millis(100));
         within.read_exact(&mut [0; 1000]).unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(5));
         drop(ours);
         trickles.join().unwrap();
-        // What is not taken is not waited for either.
+        // Writes time out as well.
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut within = Within::new(&ours, Duration::from_millis(100));
+        let mut within = DeadlineStream::new(&ours, Duration::from_millis(100));
         within.write_all(&vec![0; 8 << 20]).unwrap_err();
     }
 }

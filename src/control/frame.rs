@@ -1,13 +1,14 @@
-//! Frames of the control socket, which both of its ends send.
+//! Frames of the control socket.
 //!
-//! A frame is one byte of kind, four of length (little-endian), and the payload. Whoever asks says its
-//! version first (`V`), then a request (`C`); the daemon answers with its own version, any number of `D`
-//! bytes and `P` progress, and at the end `R` a report or `F` an error. Versions, requests, progress,
-//! reports and errors are JSON. One request a connection; who closes it stops the request. A frame
-//! `A` in place of `C` hands over a mount ([`HandOver`](super::HandOver)).
+//! A frame is one byte of kind, four bytes of length (little-endian), and the payload. The client
+//! sends its version first (`V`), then a request (`C`). The daemon answers with its own version,
+//! any number of frames with data (`D`) or progress (`P`), and finally a report (`R`) or a failure
+//! (`F`). Versions, requests, progress, reports and failures are JSON. A connection carries one
+//! request; closing it cancels the request. A frame `A` in place of `C` hands over a mount
+//! ([`HandOver`](super::HandOver)).
 //!
-//! Who says no version is of the time before there were any, or `mount.narfs`, and gets `E`, an error
-//! text, in place of `F`.
+//! A client that sends no version is older than versions, or is `mount.narfs`; it gets an error
+//! text (`E`) in place of `F`.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -15,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// What this end is, a [`Version`].
+/// The [`Version`] of the sender.
 pub const VERSION: u8 = b'V';
 /// A request.
 pub const REQUEST: u8 = b'C';
@@ -23,36 +24,34 @@ pub const REQUEST: u8 = b'C';
 pub const HAND_OVER: u8 = b'A';
 /// Bytes of a file or a NAR.
 pub const DATA: u8 = b'D';
-/// How far a request is.
+/// Progress of a request.
 pub const PROGRESS: u8 = b'P';
-/// The report, at the end.
+/// The report, which ends the exchange.
 pub const REPORT: u8 = b'R';
-/// Why the request failed, at the end.
+/// A failure, which ends the exchange.
 pub const FAILURE: u8 = b'F';
-/// The same as a text.
+/// A failure as plain text.
 pub const ERROR: u8 = b'E';
 
-/// The protocol that this program speaks. It grows when a request or a report changes so that an older
+/// Version of the protocol. It is incremented when a request or report changes such that an older
 /// program would misunderstand it.
 const PROTOCOL: u32 = 1;
 
-/// Longest frame that is read, in bytes: the listing of a very large path.
+/// Limit of the length of a frame, in bytes; the largest is the listing of a very large path.
 pub const LIMIT: u32 = 1 << 30;
 
-/// The name of the socket in the directory of a state.
+/// Name of the socket in the state directory.
 pub const SOCKET: &str = "control.sock";
 
-/// What each end says first.
+/// The first frame from either end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// Of the protocol.
     pub protocol: u32,
-    /// Of the program, for people.
+    /// Version of the program, for messages.
     pub program: String,
 }
 
 impl Version {
-    /// That of this program.
     pub fn ours() -> Self {
         Self {
             protocol: PROTOCOL,
@@ -67,8 +66,8 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// The name of a socket must be shorter than 108 bytes, that of a state need not be: the
-/// directory is named by its descriptor.
+/// Calls `f` with the path of a socket in `directory`, through a descriptor of the directory: the
+/// address of a socket is limited to 107 bytes, the path of a state directory is not.
 pub fn through_descriptor<T>(
     state: &Path,
     with: impl FnOnce(&Path) -> io::Result<T>,
@@ -83,7 +82,7 @@ pub fn through_descriptor<T>(
 /// Sends a frame.
 ///
 /// # Errors
-/// The other end is gone, or takes nothing in time.
+/// The peer has closed the connection, or does not read in time.
 pub fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()> {
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
     let mut header = [kind, 0, 0, 0, 0];
@@ -92,16 +91,16 @@ pub fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()>
     stream.write_all(payload)
 }
 
-/// The next frame.
+/// Receives the next frame.
 ///
 /// # Errors
-/// The connection ended or broke, or the frame is too long.
+/// The connection ended or failed, or the frame is too long.
 pub fn receive(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut kind = [0; 1];
     stream.read_exact(&mut kind)?;
     let payload = receive_rest(stream, LIMIT)?;
-    let payload =
-        payload.ok_or_else(|| io::Error::other("a frame of the control socket is too long"))?;
+    let payload = payload
+        .ok_or_else(|| io::Error::other("a frame on the control socket exceeds the size limit"))?;
     Ok((kind[0], payload))
 }
 

@@ -1,40 +1,38 @@
-//! What `mount.narfs` and a daemon say to each other of mounts.
+//! The hand-over of mounts from `mount.narfs` to a daemon.
 //!
-//! A frame of kind `A` on the control socket carries a [`HandOver`], and `/dev/fuse` as SCM_RIGHTS
-//! with its first byte where something is handed over; the answer is a frame `R` with a
+//! A frame `A` on the control socket carries a [`HandOver`]; if it hands over a connection,
+//! `/dev/fuse` is attached to its first byte as SCM_RIGHTS. The answer is a frame `R` with a
 //! [`HandedOver`], or `E` with an error text.
 
 use serde::{Deserialize, Serialize};
 
-/// What another process says.
+/// A message from `mount.narfs`, or from a client that waits for an unmount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HandOver {
-    /// It wants to know what is served.
+    /// Asks what is mounted.
     Ask,
-    /// It hands over a new connection.
+    /// Hands over a new FUSE connection.
     Take {
-        /// Its superblock, by its device number (0:NUMBER).
+        /// Device number of its superblock (0:NUMBER).
         superblock: u32,
     },
-    /// Programs are to change profiles where it is mounted.
+    /// Requests writable profiles at a mount point.
     WritableProfiles {
-        /// The mount point, absolute; as bytes, which a path may have any of.
+        /// The absolute mount point, in bytes, since it need not be UTF-8.
         mountpoint: Vec<u8>,
     },
 }
 
-/// What the daemon answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HandedOver {
-    /// It serves nothing, and takes what is handed over.
+    /// Nothing is mounted; the daemon accepts a hand-over.
     Nothing,
-    /// It serves what was handed over, or what was asked for.
+    /// The daemon serves the connection or the mount point.
     Taken,
-    /// It serves something already, or just ends.
+    /// The daemon serves another superblock already, or is ending.
     Serving {
-        /// Its superblock, by its device number (0:NUMBER).
+        /// Device number of its superblock (0:NUMBER).
         superblock: u32,
-        /// The serving process.
         pid: u32,
     },
 }
@@ -43,10 +41,10 @@ pub enum HandedOver {
 mod tests {
     use super::*;
 
-    /// `mount.narfs` writes and reads these without a library.
+    /// `mount.narfs` writes and parses this JSON by hand.
     #[test]
-    fn what_is_said_does_not_change() {
-        let json = |said: &HandOver| serde_json::to_string(said).unwrap();
+    fn the_json_of_a_hand_over_is_stable() {
+        let json = |message: &HandOver| serde_json::to_string(message).unwrap();
         assert_eq!(json(&HandOver::Ask), r#""Ask""#);
         let take = HandOver::Take { superblock: 98 };
         assert_eq!(json(&take), r#"{"Take":{"superblock":98}}"#);
@@ -55,7 +53,7 @@ mod tests {
         };
         let expected = r#"{"WritableProfiles":{"mountpoint":[47,97]}}"#;
         assert_eq!(json(&profiles), expected);
-        let json = |said: &HandedOver| serde_json::to_string(said).unwrap();
+        let json = |message: &HandedOver| serde_json::to_string(message).unwrap();
         assert_eq!(json(&HandedOver::Nothing), r#""Nothing""#);
         assert_eq!(json(&HandedOver::Taken), r#""Taken""#);
         let serving = HandedOver::Serving {

@@ -1,4 +1,4 @@
-//! The control socket: requests to the daemon that serves a state. It knows frames, and no daemon.
+//! The control socket: its frames, its client and the hand-over of mounts.
 
 mod client;
 mod deadline;
@@ -7,7 +7,7 @@ mod frame;
 mod hand_over;
 
 pub use client::{ask, connect, figures, is_owned, owner, status, wait_until_unmounted};
-pub use deadline::Within;
+pub use deadline::DeadlineStream;
 pub use error::ControlError;
 pub use frame::{
     DATA, ERROR, FAILURE, HAND_OVER, LIMIT, PROGRESS, REPORT, REQUEST, SOCKET, VERSION, Version,

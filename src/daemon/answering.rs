@@ -1,6 +1,7 @@
-//! Answers requests at the control socket.
+//! The server side of the control socket.
 //!
-//! Everybody may connect (mode 0666), and who is not root may ask little (`unprivileged.rs`).
+//! Everybody may connect (mode 0666); clients other than root may make few requests
+//! (`unprivileged.rs`).
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,16 +14,16 @@ use std::time::Duration;
 use narfs_mounting::passing;
 
 use super::process::Daemon;
-use super::unprivileged::{self, Client, Clients, TooMany};
+use super::unprivileged::{self, Client, Clients, TooManyClients};
 use crate::command::{ErrorKind, NoOutput, Output, Request, RequestError, chain};
-use crate::control::{self, SOCKET, Version, Within, receive_rest, send};
+use crate::control::{self, DeadlineStream, SOCKET, Version, receive_rest, send};
 use crate::fetch::Snapshot;
 use crate::sync;
 
-/// Pause after a connection that was lost.
+/// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The daemon's end of a connection, as an output.
+/// Sends the output of a request to its client.
 struct Remote<'s>(&'s mut UnixStream);
 
 impl Output for Remote<'_> {
@@ -35,22 +36,22 @@ impl Output for Remote<'_> {
     }
 }
 
-/// Where commands come in: the socket `before` of a daemon before this one, where who has connected
-/// meanwhile waits, or a new one. They are answered once they are [`accept`]ed.
+/// The control socket: that of the previous daemon, where clients that connected meanwhile are
+/// waiting, or a new one. Clients are answered after [`accept`].
 pub(super) fn listen(state: &Path, before: Option<OwnedFd>) -> io::Result<UnixListener> {
     let path = state.join(SOCKET);
     let listener = match before.filter(|_| path.exists()) {
         Some(before) => UnixListener::from(before),
         None => bind(state)?,
     };
-    // Who has connected decides what is answered.
+    // What a client may do depends on its credentials, not on the mode of the socket.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 
 fn bind(state: &Path) -> io::Result<UnixListener> {
     let path = state.join(SOCKET);
-    // The state's lock is ours: whoever left the socket is gone.
+    // We hold the lock of the state, so no process listens at an existing socket.
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -58,27 +59,31 @@ fn bind(state: &Path) -> io::Result<UnixListener> {
     control::through_descriptor(state, |socket| UnixListener::bind(socket))
 }
 
-/// Answers requests to `daemon`, each on a thread of its own, until the process ends.
+/// Answers requests to `daemon`, each on its own thread, until the process ends.
 ///
 /// # Errors
-/// There is no thread for it.
+/// The thread cannot be started.
 pub(super) fn accept(daemon: Arc<Daemon>, listener: UnixListener) -> io::Result<()> {
     let clients = Arc::new(Clients::default());
     let accept = move || {
         for stream in listener.incoming() {
             let greeted = stream.and_then(|stream| {
-                let client = clients.greet(&stream)?;
+                let client = clients.classify(&stream)?;
                 Ok((stream, client))
             });
             let (mut stream, client) = match greeted {
                 Ok((stream, Ok(client))) => (stream, client),
-                Ok((mut stream, Err(TooMany))) => {
-                    // It is short enough for a socket on which nothing was sent.
-                    let _ = send(&mut stream, control::ERROR, TooMany.to_string().as_bytes());
+                Ok((mut stream, Err(TooManyClients))) => {
+                    // The text fits into the empty send buffer, so this does not block.
+                    let _ = send(
+                        &mut stream,
+                        control::ERROR,
+                        TooManyClients.to_string().as_bytes(),
+                    );
                     continue;
                 }
                 Err(e) => {
-                    tracing::warn!("a connection to the control socket was lost: {e}");
+                    tracing::warn!("cannot accept a connection to the control socket: {e}");
                     std::thread::sleep(PAUSE);
                     continue;
                 }
@@ -90,11 +95,11 @@ pub(super) fn accept(daemon: Arc<Daemon>, listener: UnixListener) -> io::Result<
                     None => answer(&daemon, &mut stream),
                 };
                 if let Err(e) = answered {
-                    tracing::debug!("a connection to the control socket broke off: {e}");
+                    tracing::debug!("a connection to the control socket failed: {e}");
                 }
             };
             if let Err(e) = sync::spawn("narfs-request", answer) {
-                tracing::warn!("no thread for a request: {e}");
+                tracing::warn!("cannot start a thread for a request: {e}");
                 std::thread::sleep(PAUSE);
             }
         }
@@ -102,32 +107,33 @@ pub(super) fn accept(daemon: Arc<Daemon>, listener: UnixListener) -> io::Result<
     sync::spawn("narfs-control", accept).map(drop)
 }
 
-/// The kind of the next frame, with the descriptor that came with it; `None` at the end.
+/// The kind of the next frame, with the descriptor attached to it; `None` at the end of the
+/// connection.
 fn next_kind(stream: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
     let mut kind = [0];
     let (length, descriptor) = passing::receive(stream.as_fd(), &mut kind)?;
     Ok((length > 0).then_some((kind[0], descriptor)))
 }
 
-/// What the other end says that it is.
+/// The version of the client.
 fn version(payload: &[u8]) -> Option<Version> {
     serde_json::from_slice(payload).ok()
 }
 
-/// Reads a request, which a client of another version may have made.
+/// Parses a request, which may come from a client of another version.
 fn read(client: Option<&Version>, payload: &[u8]) -> Result<Request, RequestError> {
     serde_json::from_slice(payload).map_err(|e| {
         let client = client.map_or_else(|| "another version".to_owned(), ToString::to_string);
         let text = format!(
-            "the daemon is {}, and does not know this request of {client} ({e}); use the same version, \
-             or have the daemon go on as the new one with `narfs upgrade`",
+            "the daemon runs {}, and does not know this request of {client} ({e}); use the same version, \
+             or switch the daemon to the new version with `narfs upgrade`",
             Version::ours()
         );
         RequestError::new(ErrorKind::Unknown, text)
     })
 }
 
-/// Sends what is said at the end of a request.
+/// Sends the last frame of an exchange.
 fn finish(
     stream: &mut impl Write,
     client: Option<&Version>,
@@ -140,13 +146,12 @@ fn finish(
     }
 }
 
-/// What is sent of a report, or of an answer.
 fn written(report: &impl serde::Serialize) -> Result<Vec<u8>, RequestError> {
     let written = serde_json::to_vec(report);
     written.map_err(|e| RequestError::new(ErrorKind::Other, e.to_string()))
 }
 
-/// Does what root wants.
+/// Answers a privileged client.
 fn answer(daemon: &Daemon, stream: &mut UnixStream) -> io::Result<()> {
     let mut client = None;
     loop {
@@ -170,7 +175,7 @@ fn answer(daemon: &Daemon, stream: &mut UnixStream) -> io::Result<()> {
             kind => Err(RequestError::new(
                 ErrorKind::Unknown,
                 format!(
-                    "a request was expected, and a frame {:?} came",
+                    "expected a request, got a frame of kind {:?}",
                     char::from(kind)
                 ),
             )),
@@ -185,23 +190,24 @@ fn hand_over(
     device: Option<OwnedFd>,
 ) -> Result<Vec<u8>, RequestError> {
     let request = serde_json::from_slice(payload).map_err(|e| {
-        let text = format!("the daemon does not know this; is it an older version? {e}");
+        let text =
+            format!("the daemon does not understand this message; is it an older version? {e}");
         RequestError::new(ErrorKind::Unknown, text)
     })?;
     let answer = daemon.hand_over(request, device);
     written(&answer.map_err(|e| RequestError::new(ErrorKind::Mount, chain(&e)))?)
 }
 
-/// Answers what who is not root may ask.
+/// Answers an unprivileged client.
 fn answer_unprivileged(daemon: &Daemon, stream: &UnixStream, client: &Client) -> io::Result<()> {
-    let mut request = Within::new(stream, unprivileged::PATIENCE);
+    let mut request = DeadlineStream::new(stream, unprivileged::REQUEST_TIMEOUT);
     let mut version_of = None;
     let refused = || {
         let text = client.refusal(daemon.store().dir());
         RequestError::new(ErrorKind::NotAllowed, text)
     };
     let request = loop {
-        // A descriptor that comes along is closed.
+        // An attached descriptor is closed.
         let Some((kind, _)) = next_kind(request.stream()?)? else {
             return Ok(());
         };
@@ -221,10 +227,10 @@ fn answer_unprivileged(daemon: &Daemon, stream: &UnixStream, client: &Client) ->
         if !Client::may(&request) {
             return Err(refused());
         }
-        let _turn = client.turn();
+        let _turn = client.wait_turn();
         let report = daemon.execute(request, &mut NoOutput);
         written(&report.map_err(|e| RequestError::from(&e))?)
     });
-    let mut stream = Within::new(stream, unprivileged::PATIENCE);
+    let mut stream = DeadlineStream::new(stream, unprivileged::REQUEST_TIMEOUT);
     finish(&mut stream, version_of.as_ref(), answered)
 }

@@ -1,8 +1,8 @@
-//! Completes closure views in the background: asks for what they lack until it is known.
+//! Completion of closure views in the background: fetches the path infos that are still unknown.
 //!
-//! Invariants: there is one task, and only as long as a view lacks something; whatever is switched
-//! meanwhile, it asks for what views lack now; a source that is away is asked again soon, and one
-//! that has not got a path seldom.
+//! Invariants: there is one task, and only while a view is incomplete; after a profile switch it
+//! continues with what views lack by then; a source that is unreachable is retried soon, one that
+//! does not have a path is retried rarely.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -19,35 +19,34 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Store, StoreError};
 use crate::sync;
 
-/// How often it is looked whether something has become known, by whomever.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long sources are left alone after the first try in vain; twice as long after each …
-const FIRST: Duration = Duration::from_secs(1);
-/// … up to this where one did not answer, so that a view is whole soon after it is back,
-const AWAY: Duration = Duration::from_secs(4);
-/// … and up to this where all have said that they have not got it.
-const ABSENT: Duration = Duration::from_secs(60);
+/// Interval of the check whether missing path infos have become known by other means.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Back-off after the first failed attempt; it doubles after each further one …
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+/// … up to this after a source did not answer, so that views are complete soon after it is back,
+const UNREACHABLE_BACKOFF: Duration = Duration::from_secs(4);
+/// … and up to this if all sources answered that they do not have the path.
+const ABSENT_BACKOFF: Duration = Duration::from_secs(60);
 
-/// What views lack, and who asks for it.
+/// State of the completion task.
 #[derive(Debug, Default)]
 pub(super) struct Completion {
     state: Mutex<State>,
-    /// Told to the task when views have changed.
+    /// Notifies the task that views have changed.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether there is the task.
     is_running: bool,
-    /// Whether views have changed since it looked at them.
-    is_behind: bool,
+    /// Whether views have changed since the task last looked at them.
+    is_outdated: bool,
     /// Why paths are not known.
     reasons: HashMap<StorePathHash, String>,
 }
 
 impl Completion {
-    /// Has the views of an engine completed, by its sources.
+    /// Starts the task for the views of an engine, unless it is running.
     pub(super) fn begin(self: &Arc<Self>, engine: &Engine) {
         let table = engine.store.view_table();
         if !table.views().any(|view| view.may_be_incomplete()) {
@@ -55,10 +54,10 @@ impl Completion {
         }
         let runtime = match engine.runtime() {
             Ok(runtime) => runtime,
-            Err(e) => return tracing::warn!("closure views stay as they are: {}", chain(&e)),
+            Err(e) => return tracing::warn!("cannot complete closure views: {}", chain(&e)),
         };
         let mut state = self.state();
-        state.is_behind = true;
+        state.is_outdated = true;
         if std::mem::replace(&mut state.is_running, true) {
             self.changed.notify_one();
             return;
@@ -71,7 +70,7 @@ impl Completion {
         runtime.spawn(task.run());
     }
 
-    /// Says of paths that are not known why they are not, as far as sources were asked.
+    /// Adds to unknown paths the reason why sources could not supply them.
     pub(super) fn explain(&self, paths: &mut [UnknownPath]) {
         let state = self.state();
         for unknown in paths {
@@ -86,14 +85,14 @@ impl Completion {
         sync::lock(&self.state)
     }
 
-    /// Whether the task may end, since views lack nothing and have not changed.
-    fn ends(&self) -> bool {
+    /// Whether the task may end, since all views are complete and have not changed.
+    fn may_end(&self) -> bool {
         let mut state = self.state();
-        state.is_running = std::mem::take(&mut state.is_behind);
+        state.is_running = std::mem::take(&mut state.is_outdated);
         !state.is_running
     }
 
-    /// Notes why these are not known, and of what is `unknown` no more.
+    /// Records the failures, and drops the reasons of paths that are known by now.
     fn note(&self, unknown: &[StorePath], failures: &[CopyFailure]) {
         let unknown: HashSet<_> = unknown.iter().map(StorePath::hash).collect();
         let mut state = self.state();
@@ -118,27 +117,27 @@ struct Task {
 
 impl Task {
     async fn run(self) {
-        let mut pause = FIRST;
+        let mut pause = INITIAL_BACKOFF;
         let mut before = Vec::new();
         loop {
             let unknown = match self.complete().await {
                 Ok(unknown) => unknown,
                 Err(e) => {
-                    tracing::warn!("closure views stay as they are: {}", chain(&e));
+                    tracing::warn!("cannot complete closure views: {}", chain(&e));
                     Vec::new()
                 }
             };
             if unknown.is_empty() {
                 self.completion.note(&unknown, &[]);
-                if self.completion.ends() {
+                if self.completion.may_end() {
                     return;
                 }
                 continue;
             }
             if unknown != before {
-                pause = FIRST;
+                pause = INITIAL_BACKOFF;
             }
-            let Some(failures) = self.ask(&unknown).await else {
+            let Some(failures) = self.fetch_infos(&unknown).await else {
                 continue;
             };
             self.completion.note(&unknown, &failures);
@@ -148,38 +147,43 @@ impl Task {
             }
             let is_away = failures.iter().any(|f| !f.error.is_absent());
             self.wait(&unknown, pause).await;
-            pause = (pause * 2).min(if is_away { AWAY } else { ABSENT });
+            pause = (pause * 2).min(if is_away {
+                UNREACHABLE_BACKOFF
+            } else {
+                ABSENT_BACKOFF
+            });
         }
     }
 
-    /// Has views show what is known. It writes and waits for the kernel.
+    /// Adds to the views the paths that have become known. This writes to the store and waits for
+    /// the kernel.
     async fn complete(&self) -> Result<Vec<StorePath>, StoreError> {
-        self.completion.state().is_behind = false;
+        self.completion.state().is_outdated = false;
         let store = self.store.clone();
         let completing = tokio::task::spawn_blocking(move || store.complete_views());
         completing.await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
-    /// Asks the sources for paths and what these refer to. `None` if views have changed meanwhile
-    /// and lack something else.
-    async fn ask(&self, unknown: &[StorePath]) -> Option<Vec<CopyFailure>> {
+    /// Fetches the path infos of `unknown` and of their references. `None` if views have changed
+    /// meanwhile and lack something else.
+    async fn fetch_infos(&self, unknown: &[StorePath]) -> Option<Vec<CopyFailure>> {
         let Some(fetcher) = &self.fetcher else {
             return Some(Vec::new());
         };
         let wanted = unknown.iter().map(|p| (p.hash(), Some(p.clone())));
         let progress = Progress::default();
-        let mut asking = pin!(fetcher.register(wanted.collect(), true, &progress));
+        let mut fetching = pin!(fetcher.register(wanted.collect(), true, &progress));
         loop {
             tokio::select! {
-                asked = &mut asking => return Some(asked.unwrap_or_default()),
+                result = &mut fetching => return Some(result.unwrap_or_default()),
                 () = self.completion.changed.notified() => {
-                    if self.lacks_another(unknown).await {
+                    if self.has_changed(unknown).await {
                         return None;
                     }
                 }
-                () = sleep(LOOK) => {
-                    // What a large closure has of it is shown while the rest is asked for.
-                    if self.is_news(unknown) {
+                () = sleep(POLL_INTERVAL) => {
+                    // Large closures become visible step by step.
+                    if self.any_became_known(unknown) {
                         self.complete().await.ok();
                     }
                 }
@@ -187,14 +191,14 @@ impl Task {
         }
     }
 
-    /// Until it is time to ask again, or something is known, or views change.
+    /// Waits until the next attempt is due, a path info becomes known, or views change.
     async fn wait(&self, unknown: &[StorePath], pause: Duration) {
         let end = Instant::now() + pause;
-        while Instant::now() < end && !self.is_news(unknown) {
+        while Instant::now() < end && !self.any_became_known(unknown) {
             tokio::select! {
-                () = sleep_until(end.min(Instant::now() + LOOK)) => {}
+                () = sleep_until(end.min(Instant::now() + POLL_INTERVAL)) => {}
                 () = self.completion.changed.notified() => {
-                    if self.lacks_another(unknown).await {
+                    if self.has_changed(unknown).await {
                         return;
                     }
                 }
@@ -202,12 +206,12 @@ impl Task {
         }
     }
 
-    /// Whether views lack something else than this by now.
-    async fn lacks_another(&self, unknown: &[StorePath]) -> bool {
+    /// Whether views lack something else by now.
+    async fn has_changed(&self, unknown: &[StorePath]) -> bool {
         self.complete().await.is_ok_and(|now| now != unknown)
     }
 
-    fn is_news(&self, unknown: &[StorePath]) -> bool {
+    fn any_became_known(&self, unknown: &[StorePath]) -> bool {
         let mut each = unknown.iter();
         each.any(|path| matches!(self.store.path_info(path.hash()), Ok(Some(_))))
     }

@@ -1,4 +1,4 @@
-//! The end of a daemon: told to, unmounted, or left to the next one.
+//! The end of a daemon: by a signal, after an unmount, or for a successor.
 
 use std::io;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use super::process::Daemon;
 use crate::command::chain;
 use crate::fuse;
 use crate::store::Store;
-use crate::supervision::EndSignals;
+use crate::supervision::TerminationSignals;
 use crate::supervision::kept::{CONTROL, HTTP, LOCK, REQUEST};
 use crate::sync;
 
-/// Exit status of a daemon whose mount waits for the next one (EX_TEMPFAIL): not a failure, and no
-/// end.
-pub(super) const AGAIN: i32 = 75;
+/// Exit status of a daemon whose mount waits for the next one (EX_TEMPFAIL): neither a failure nor
+/// the end of the mount.
+pub(super) const EXIT_RESTART: i32 = 75;
 
-/// Time that programs get to let go of what was just unmounted.
+/// Time for programs to close what was just unmounted.
 const GRACE: Duration = Duration::from_secs(2);
 
 impl Daemon {
-    /// Ends the process so that another daemon goes on, which reads the configuration again.
-    pub(super) fn leave_to_next(&self) -> ! {
-        self.reread_next_time();
-        leave(self.store(), AGAIN);
+    /// Exits so that a successor takes over and reads the configuration again.
+    pub(super) fn hand_over_to_next(&self) -> ! {
+        self.reread_config_next();
+        leave(self.store(), EXIT_RESTART);
     }
 
-    /// Says that no daemon goes on.
-    pub(super) fn is_last(&self) {
+    /// Tells the supervisor that there will be no successor.
+    pub(super) fn release_kept(&self) {
         for name in [LOCK, CONTROL, HTTP, REQUEST] {
             self.supervisor.forget(name);
         }
@@ -35,27 +35,27 @@ impl Daemon {
     }
 }
 
-/// SIGTERM and SIGINT end the daemon. Where it is left to another one, the mount stays; else it is
-/// unmounted, so that the session ends in good order, and who still uses it gets a moment, and
-/// then errors.
+/// Makes SIGTERM and SIGINT end the daemon. If a supervisor starts a successor, the mount stays;
+/// otherwise it is unmounted, so that the session ends in good order: programs that still use it
+/// get a grace period, and then errors.
 ///
 /// # Errors
-/// There is no thread to wait on.
-pub(super) fn end_when_told(daemon: &Arc<Daemon>) -> io::Result<()> {
+/// The thread cannot be started.
+pub(super) fn end_on_signal(daemon: &Arc<Daemon>) -> io::Result<()> {
     let daemon = daemon.clone();
-    let mut signals = EndSignals::hear()?;
+    let mut signals = TerminationSignals::install()?;
     let wait = move || {
         signals.wait();
         let (supervisor, serving) = (&daemon.supervisor, &daemon.engine.serving);
         supervisor.stopping();
         if supervisor.leaves_mounts() && serving.is_mounted() {
-            tracing::info!("told to end; the mount waits for the next daemon");
-            // Who asks gets an answer, if not the wanted one.
+            tracing::info!("received a signal to end; the mount waits for the next daemon");
+            // Clients then get an error at once rather than waiting for a successor.
             supervisor.forget(CONTROL);
             supervisor.forget(HTTP);
-            daemon.leave_to_next();
+            daemon.hand_over_to_next();
         }
-        tracing::info!("told to end; unmounting");
+        tracing::info!("received a signal to end; unmounting");
         for name in [LOCK, CONTROL, HTTP, REQUEST] {
             supervisor.forget(name);
         }
@@ -68,7 +68,7 @@ pub(super) fn end_when_told(daemon: &Arc<Daemon>) -> io::Result<()> {
             }
         }
         if !last {
-            // Users that hold it must not hold us.
+            // Programs that keep the mount busy must not block the exit.
             std::thread::sleep(GRACE);
         }
         daemon.end_plugin();
@@ -77,12 +77,12 @@ pub(super) fn end_when_told(daemon: &Arc<Daemon>) -> io::Result<()> {
     sync::spawn("narfs-signals", wait).map(drop)
 }
 
-/// Ends the process at once: what waits for an answer gets it from the next daemon, if there is
-/// one. Whatever was published is durable. Nothing is torn down under threads that still run.
+/// Exits at once, without running destructors under running threads. Requests in flight are
+/// answered by the next daemon, if there is one. Whatever was published is durable.
 pub(super) fn leave(store: &Store, status: i32) -> ! {
     if let Err(e) = store.save_uses() {
-        tracing::warn!("it was not kept when what was used: {e}");
+        tracing::warn!("cannot save access times: {e}");
     }
-    // SAFETY: it does not return, and runs nothing of ours.
+    // SAFETY: `_exit` does not return and runs no code of this process.
     unsafe { libc::_exit(status) }
 }

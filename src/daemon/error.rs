@@ -1,4 +1,4 @@
-//! Why a daemon does not do what it is asked for, or does not serve.
+//! Errors of the daemon.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,13 +12,10 @@ use crate::engine::EngineError;
 use crate::fuse::{MountError, SessionError};
 use crate::store::StoreError;
 
-/// Why a request failed as a whole.
 #[derive(Debug, Error)]
 pub enum DaemonError {
-    /// What the request does to the state.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Mounting.
     #[error(transparent)]
     Mount(#[from] MountError),
     /// What the daemon serves is not mounted where this process can see it.
@@ -31,7 +28,6 @@ pub enum DaemonError {
     /// A mount that cannot be served.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// No other daemon can go on.
     #[error(transparent)]
     Upgrade(#[from] UpgradeError),
 }
@@ -55,81 +51,71 @@ impl From<&DaemonError> for RequestError {
     }
 }
 
-/// Why no other daemon can go on.
+/// Why there can be no successor.
 #[derive(Debug, Error)]
 pub enum UpgradeError {
-    /// It was started in the foreground by hand.
+    /// Started by hand in the foreground.
     #[error(
-        "nobody would start the next daemon: this one was started with --foreground by something \
-         that is no service manager; unmount it, and mount it again with the new program"
+        "nothing would start the next daemon: this one was started with --foreground by something \
+         other than a service manager; unmount it, and mount it again with the new program"
     )]
     NotSupervised,
-    /// The service manager knows the program.
+    /// The unit of a service determines its executable.
     #[error(
-        "the program of a service stands in its unit: put the new one in its place, and give no \
+        "the unit of a service names its program: replace the program file, and give no \
          --program"
     )]
     ProgramOfService,
-    /// There is none at the moment.
-    #[error("the keeper of the daemon was killed; another one takes its place, so try again")]
+    /// The keeper is gone at the moment.
+    #[error("the keeper of the daemon was killed and is being replaced; try again")]
     NoKeeper(#[source] std::io::Error),
 }
 
-/// Why a connection is not taken.
+/// Why a hand-over is refused.
 #[derive(Debug, Error)]
 pub enum HandOverError {
-    /// There was no descriptor with the message.
-    #[error("no descriptor of /dev/fuse came with the connection that is handed over")]
+    #[error("the hand-over has no descriptor of /dev/fuse attached")]
     NoDescriptor,
-    /// Writable profiles were wanted where the daemon sees nothing of its own.
+    /// The mount point is not visible in the daemon's mount namespace.
     #[error(
-        "process {} does not see its mount at {}, so that profiles cannot be writable there; is it in \
+        "process {} does not see its mount at {}, so profiles cannot be writable there; is it in \
          another mount namespace?",
         std::process::id(),
         .0.display()
     )]
     NotHere(PathBuf),
-    /// Profiles cannot be writable.
     #[error(transparent)]
     Profiles(#[from] MountError),
-    /// It cannot be served.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// Why a daemon could not serve.
 #[derive(Debug, Error)]
 pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The mount.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The sources, or closure views.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The first mount.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
-    /// HTTP.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The socket for container engines.
     #[error(transparent)]
     Plugin(#[from] SocketError),
-    /// The control socket, the signals or the log.
+    /// Setup of the control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {
         what: &'static str,
         #[source]
         source: io::Error,
     },
-    /// The session broke.
-    #[error("the FUSE session broke")]
+    #[error("the FUSE session failed")]
     Broken(#[source] io::Error),
 }
 
-/// The error of something that a daemon needs.
+/// Wraps an I/O error of the setup.
 pub(super) fn setup(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::Setup { what, source }
 }

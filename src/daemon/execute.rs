@@ -1,14 +1,14 @@
-//! What each request does, where a daemon serves the state: its own, and those of the engine.
+//! Execution of requests: those that need a daemon, and those of the engine.
 
 use super::error::DaemonError;
 use super::process::Daemon;
 use crate::command::{Output, Report, Request};
 
 impl Daemon {
-    /// Carries out a request.
+    /// Executes a request.
     ///
     /// # Errors
-    /// What makes the whole request fail; single paths that fail are in the report.
+    /// The request failed as a whole; failures of single paths are in the report.
     pub(super) fn execute(
         &self,
         request: Request,
@@ -21,7 +21,7 @@ impl Daemon {
             Request::Figures => Ok(Report::Figures(Box::new(self.figures()))),
             request => {
                 let done = self.engine.execute(request, output);
-                // A profile may have been switched that a view follows, whatever came after it.
+                // Even a request that failed later may have switched a profile that a view follows.
                 self.complete_views();
                 let mut report = done?;
                 if let Report::Closures(views) = &mut report {

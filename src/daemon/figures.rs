@@ -1,7 +1,7 @@
-//! What a daemon has done and is doing, as numbers, for whoever watches it.
+//! Metrics of a daemon.
 //!
-//! Invariant: to be watched costs next to nothing. No number needs a scan of the state, or a system
-//! call on the daemon's own mount.
+//! Invariant: collecting them is cheap. No metric needs a scan of the state, or a system call on
+//! the daemon's own mount.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +19,7 @@ fn of_this_process() -> ProcessFigures {
     let entries = |dir| Some(std::fs::read_dir(dir).ok()?.count() as u64);
     ProcessFigures {
         resident_bytes: pages.map(|n| n * rustix::param::page_size() as u64),
-        // The descriptor of the listing itself is one of them.
+        // The descriptor of the directory listing itself is not counted.
         open_descriptors: entries("/proc/self/fd").map(|n| n.saturating_sub(1)),
         descriptor_limit: getrlimit(Resource::Nofile).current,
         threads: entries("/proc/self/task"),
@@ -33,7 +33,7 @@ fn cpu_seconds() -> f64 {
 }
 
 impl Daemon {
-    /// The figures now.
+    /// The current metrics.
     pub(super) fn figures(&self) -> FiguresReport {
         let engine = &self.engine;
         let store = self.store();
@@ -70,8 +70,7 @@ impl Daemon {
         Some(starts.saturating_sub(1))
     }
 
-    /// What is stored. It is counted by a thread of its own when first asked for, and whoever asks
-    /// does not wait.
+    /// The size of the state. The first call starts a thread that computes it; no call waits.
     fn stored(&self) -> Option<Stored> {
         static COUNTING: AtomicBool = AtomicBool::new(false);
         let store = self.store();
@@ -80,7 +79,7 @@ impl Daemon {
             let store = store.clone();
             let count = move || {
                 if let Err(e) = store.stored_bytes() {
-                    tracing::warn!("it was not counted what the state stores: {e}");
+                    tracing::warn!("cannot compute the size of the state: {e}");
                     COUNTING.store(false, Ordering::SeqCst);
                 }
             };

@@ -1,8 +1,7 @@
-//! A daemon that is watched over HTTP: by itself in its own process, or by a process beside it that
-//! needs no rights.
+//! Metrics and status over HTTP, by the daemon itself or by an unprivileged process beside it.
 //!
-//! Invariant: both tell the same. The one beside it asks over the control socket, waits for a daemon
-//! that is just started anew, and says why there is no answer.
+//! Invariant: both give the same answers. The separate process queries the daemon over the control
+//! socket, waits for a daemon that is being restarted, and reports why it got no answer.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,46 +15,45 @@ use super::process::Daemon;
 use crate::command::{StatusReport, chain};
 use crate::control;
 use crate::fs::FileSystem;
-use crate::http::{self, Address, Listener, Server, Watched};
+use crate::http::{self, Address, Listener, Monitored, Server};
 use crate::supervision::kept::HTTP;
-use crate::supervision::{EndSignals, Supervisor};
+use crate::supervision::{Supervisor, TerminationSignals};
 
-/// So long is the daemon waited for: a keeper starts another one within a second.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is looked whether there is still something to serve.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Timeout for the daemon; a keeper restarts it within a second.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval of the check whether sockets are still open.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why HTTP is not served.
 #[derive(Debug, Error)]
 pub enum HttpError {
-    /// There is nothing to listen at.
+    /// There is no address to listen at.
     #[error(
-        "there is nowhere to listen: give --listen ADDRESS (such as 127.0.0.1:9464), or have a \
-         service manager hand over a socket, as narfs-http.socket does"
+        "there is no address to listen at: give --listen ADDRESS (such as 127.0.0.1:9464), or have a \
+         service manager pass a socket, as narfs-http.socket does"
     )]
-    Nowhere,
-    /// The address is taken, or is not this machine's, or may not be used.
+    NoAddress,
+    /// The address is in use, not local, or not permitted.
     #[error(
-        "cannot listen at {address}; end who listens there, or name another address with --listen"
+        "cannot listen at {address}; end the process that listens there, or give another address with \
+         --listen"
     )]
     Listen {
         address: Address,
         #[source]
         source: io::Error,
     },
-    /// What was handed over is of no use.
-    #[error("the descriptor {name:?} that the service manager hands over is of no use")]
-    Handed {
+    /// A descriptor from the service manager is not a listening socket.
+    #[error("the descriptor {name:?} from the service manager is not a listening socket")]
+    InvalidDescriptor {
         name: String,
         #[source]
         source: io::Error,
     },
-    /// No threads or signals to be had.
+    /// Threads or signals are not available.
     #[error("cannot serve HTTP")]
     Serve(#[source] io::Error),
-    /// All sockets were shut down.
-    #[error("nobody can connect any more: the sockets were shut down")]
-    Gone,
+    #[error("all listening sockets were shut down")]
+    SocketsClosed,
 }
 
 fn bind(address: &Address) -> Result<Listener, HttpError> {
@@ -71,29 +69,29 @@ fn json(status: &StatusReport) -> Result<String, String> {
     text.map(|text| text + "\n").map_err(|e| e.to_string())
 }
 
-/// The daemon of a state, whoever that is.
-struct Beside {
+/// The daemon of a state, over the control socket.
+struct RemoteDaemon {
     state: PathBuf,
 }
 
-impl Watched for Beside {
+impl Monitored for RemoteDaemon {
     fn metrics(&self) -> Result<String, String> {
-        let figures = control::figures(&self.state, Some(PATIENCE));
+        let figures = control::figures(&self.state, Some(DAEMON_TIMEOUT));
         figures.map(|f| f.exposition()).map_err(|e| chain(&e))
     }
 
     fn status(&self) -> Result<String, String> {
-        let status = control::status(&self.state, Some(PATIENCE));
+        let status = control::status(&self.state, Some(DAEMON_TIMEOUT));
         json(&status.map_err(|e| chain(&e))?)
     }
 
     fn health(&self) -> Result<(), String> {
-        let figures = control::figures(&self.state, Some(PATIENCE));
+        let figures = control::figures(&self.state, Some(DAEMON_TIMEOUT));
         figures.map(drop).map_err(|e| chain(&e))
     }
 }
 
-impl Watched for Daemon {
+impl Monitored for Daemon {
     fn metrics(&self) -> Result<String, String> {
         Ok(self.figures().exposition())
     }
@@ -109,7 +107,7 @@ impl Watched for Daemon {
     }
 }
 
-/// Where a daemon listens: at the socket of the one before it, if that is where it is told to.
+/// The HTTP socket: that of the previous daemon if it has the requested address, or else a new one.
 pub(super) fn listen(
     supervisor: &Supervisor,
     wanted: Option<&Address>,
@@ -122,8 +120,8 @@ pub(super) fn listen(
             Address::Tcp(_) => true,
             Address::Unix(path) => path.exists(),
         };
-        let met = address.filter(is_there).zip(wanted);
-        if met.is_some_and(|(actual, wanted)| wanted.is_met_by(&actual)) {
+        let reusable = address.filter(is_there).zip(wanted);
+        if reusable.is_some_and(|(actual, wanted)| wanted.is_met_by(&actual)) {
             return Ok(before);
         }
         supervisor.forget(HTTP);
@@ -136,7 +134,7 @@ impl Daemon {
     pub(super) fn serve_http(self: &Arc<Self>, listener: Listener) -> Result<(), HttpError> {
         self.supervisor.keep(HTTP, listener.as_fd());
         let address = listener.address().ok().flatten();
-        http::serve(listener, http::observation(self.clone())).map_err(HttpError::Serve)?;
+        http::serve(listener, http::monitoring(self.clone())).map_err(HttpError::Serve)?;
         if let Some(address) = address {
             let _ = self.listens.set(address);
         }
@@ -144,7 +142,7 @@ impl Daemon {
     }
 }
 
-/// A process that serves HTTP beside the daemon of a state.
+/// The process that serves HTTP beside a daemon.
 #[derive(Debug)]
 pub struct HttpService {
     state: PathBuf,
@@ -153,7 +151,7 @@ pub struct HttpService {
 }
 
 impl HttpService {
-    /// Takes the sockets that a service manager hands over, and listens at `address` besides.
+    /// Takes the sockets from a service manager, and also listens at `address`.
     ///
     /// # Errors
     /// See [`HttpError`].
@@ -162,13 +160,14 @@ impl HttpService {
         let mut listeners = Vec::new();
         while let Some((name, descriptor)) = supervisor.take("") {
             let listener = Listener::try_from(descriptor);
-            listeners.push(listener.map_err(|source| HttpError::Handed { name, source })?);
+            listeners
+                .push(listener.map_err(|source| HttpError::InvalidDescriptor { name, source })?);
         }
         if let Some(address) = address {
             listeners.push(bind(address)?);
         }
         if listeners.is_empty() {
-            return Err(HttpError::Nowhere);
+            return Err(HttpError::NoAddress);
         }
         Ok(Self {
             state: state.to_owned(),
@@ -177,7 +176,6 @@ impl HttpService {
         })
     }
 
-    /// Where it listens.
     pub fn addresses(&self) -> Vec<Address> {
         let addresses = self.listeners.iter();
         addresses
@@ -185,26 +183,27 @@ impl HttpService {
             .collect()
     }
 
-    /// Serves until the process is told to end (SIGTERM, SIGINT), or nobody has asked for `idle`;
-    /// what is being answered then is answered.
+    /// Serves until SIGTERM or SIGINT, or until there was no request for `idle`. Requests in flight
+    /// are answered first.
     ///
     /// # Errors
     /// See [`HttpError`].
+    /// See [`HttpError`].
     pub fn run(self, idle: Option<Duration>) -> Result<(), HttpError> {
-        let mut signals = EndSignals::hear().map_err(HttpError::Serve)?;
-        let beside = Arc::new(Beside { state: self.state });
-        let serve = |listener| http::serve(listener, http::observation(beside.clone()));
+        let mut signals = TerminationSignals::install().map_err(HttpError::Serve)?;
+        let beside = Arc::new(RemoteDaemon { state: self.state });
+        let serve = |listener| http::serve(listener, http::monitoring(beside.clone()));
         let servers = self.listeners.into_iter().map(serve);
         let servers: io::Result<Vec<Server>> = servers.collect();
         let servers = servers.map_err(HttpError::Serve)?;
         let _ = self.supervisor.ready(Path::new("/dev/null"));
         let is_idle = |server: &Server| idle.is_some_and(|idle| server.idle() >= idle);
-        while !signals.come_within(LOOK_EVERY) {
+        while !signals.wait_timeout(POLL_INTERVAL) {
             if !servers.iter().any(Server::runs) {
-                return Err(HttpError::Gone);
+                return Err(HttpError::SocketsClosed);
             }
             if servers.iter().all(is_idle) {
-                tracing::info!("nobody asks; ending until somebody does");
+                tracing::info!("idle; exiting until the next connection");
                 break;
             }
         }

@@ -1,26 +1,26 @@
-//! The bound of the memory of a daemon, kept from above.
+//! The memory limit of a daemon.
 //!
-//! Caches, buffers and transfers have their parts of it (`store/mod.rs`), but what is freed does not
-//! go back to the system by itself: the allocator keeps it for the next one, in heaps of which each
-//! has holes of its own. So it is looked how much is resident, and before that reaches the bound the holes
-//! are given back; where that is not enough, chunks that are in memory for speed alone go, too.
+//! Caches, buffers and transfers have their shares of the limit (`store/mod.rs`), but the allocator
+//! does not return freed memory to the system by itself; it keeps it in several heaps, each with
+//! holes. The resident size is therefore checked regularly: shortly below the limit the holes are
+//! returned, and if that is not enough, decompressed chunks are dropped from the cache.
 
 use std::fs;
 use std::time::Duration;
 
 use crate::store::Store;
 
-/// How often it is looked: a fast network brings some 20 MB meanwhile.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Parts of the bound, in eighths, from which on holes are given back …
+/// Interval of the check; a fast network delivers some 20 MB in this time.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Shares of the limit, in eighths, above which holes are returned …
 const TRIM: u64 = 5;
-/// … and chunks are let go.
+/// … and cached chunks are dropped.
 const FORGET: u64 = 6;
 
-/// After how much more, in parts of the bound, it is worth to look for holes again.
+/// Growth, as a fraction of the limit, after which returning holes is worthwhile again.
 const MORE: u64 = 16;
 
-/// The bound, and how much there was after the last time that holes were given back.
+/// The limit, and the resident size after the last trim.
 pub(super) struct Bound {
     bytes: u64,
     after: u64,
@@ -31,7 +31,7 @@ impl Bound {
         Self { bytes, after: 0 }
     }
 
-    /// Looks once.
+    /// Checks the resident size once.
     pub(super) fn keep(&mut self, store: &Store) {
         let eighth = self.bytes / 8;
         let now = resident();
@@ -51,7 +51,7 @@ impl Bound {
     }
 }
 
-/// Bytes of memory that this process has; 0 if that cannot be told.
+/// Resident bytes of this process; 0 if unknown.
 fn resident() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
@@ -60,7 +60,7 @@ fn resident() -> u64 {
 
 fn trim() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it touches nothing that is in use.
+    // SAFETY: malloc_trim does not touch memory in use.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,9 +1,8 @@
-//! The serving process.
+//! The daemon: the process that serves mounts.
 //!
-//! Invariant: it answers what only a daemon can answer itself, and everything else is the engine's.
+//! Invariant: it answers only requests that need a daemon; the engine executes all others.
 
 mod answering;
-mod beginning;
 mod completion;
 mod ending;
 mod error;
@@ -15,6 +14,7 @@ mod mounts;
 mod process;
 mod request;
 mod serve;
+mod startup;
 mod status;
 mod unprivileged;
 mod upgrade;
@@ -22,9 +22,9 @@ mod upkeep;
 mod volumes;
 mod writable_profiles;
 
-pub use beginning::Beginning;
 pub use error::ServeError;
 pub use http::{HttpError, HttpService};
 pub use request::{Mounting, ServeRequest};
 pub use serve::serve;
+pub use startup::Startup;
 pub use upkeep::Show;

@@ -1,7 +1,7 @@
-//! Mounts: those that the daemon makes, and those that others have made and hand over.
+//! Mounts made by the daemon, and mounts handed over by `mount.narfs`.
 //!
-//! Invariant: a state has one superblock at a time, so that its page cache is shared. Who comes second
-//! is told which it is, and binds that.
+//! Invariant: a state has one superblock at a time, so that its page cache is shared. A second
+//! hand-over is answered with the existing superblock, and binds that.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,15 +19,15 @@ use crate::fuse::{self, MountRequest, Session};
 use crate::supervision::kept::FUSE;
 use crate::sync;
 
-/// Time after which a daemon ends that is to serve one mount of others and is handed none: whoever
-/// started it was stopped.
-const NOBODY_COMES: Duration = Duration::from_secs(30);
+/// Time after which a daemon that was started for a hand-over exits without one: its starter was
+/// killed.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Daemon {
-    /// Takes a connection, or says what is served.
+    /// Accepts a hand-over, or reports what is already mounted.
     ///
     /// # Errors
-    /// It is not served, and is gone.
+    /// The connection cannot be served, and is closed.
     pub(super) fn hand_over(
         &self,
         request: HandOver,
@@ -53,18 +53,18 @@ impl Daemon {
             return Ok(HandedOver::Nothing);
         };
         let device = device.ok_or(HandOverError::NoDescriptor)?;
-        let session = Session::adopt(
+        let session = Session::accept_hand_over(
             self.store(),
             self.engine.file_system(),
             device,
             superblock,
             self.engine.serving.file_handles(),
         )?;
-        self.begin(session, &sessions);
+        self.start_session(session, &sessions);
         Ok(HandedOver::Taken)
     }
 
-    /// Mounts: what is served already at one more place.
+    /// Mounts, or binds the existing mount at one more mount point.
     pub(super) fn mount(&self, request: &MountRequest) -> Result<Report, DaemonError> {
         let dir = self.store().dir();
         let sessions = sync::lock(&self.sessions);
@@ -78,7 +78,7 @@ impl Daemon {
                     request,
                     self.engine.serving.file_handles(),
                 )?;
-                self.begin(session, &sessions);
+                self.start_session(session, &sessions);
             }
         }
         if request.writable_profiles {
@@ -88,12 +88,12 @@ impl Daemon {
         Ok(Report::Done)
     }
 
-    /// Has a session that this daemon has begun served with the others.
-    pub(super) fn goes_on(&self, session: Session) {
-        self.begin(session, &sync::lock(&self.sessions));
+    /// Adds a session that the daemon has mounted.
+    pub(super) fn serve_session(&self, session: Session) {
+        self.start_session(session, &sync::lock(&self.sessions));
     }
 
-    fn begin(&self, session: Session, sessions: &Sender<Session>) {
+    fn start_session(&self, session: Session, sessions: &Sender<Session>) {
         self.engine.serving.begin(&session);
         let (device, agreement) = session.connection();
         self.supervisor.keep(&format!("{FUSE}{agreement}"), device);
@@ -101,10 +101,10 @@ impl Daemon {
         let _ = sessions.send(session);
     }
 
-    /// Serves what comes, one after the other; with `until_unmounted` only the first.
+    /// Serves sessions one after the other; with `until_unmounted` only the first.
     ///
     /// # Errors
-    /// The only session broke.
+    /// That session failed.
     pub(super) fn serve_sessions(
         &self,
         sessions: &Receiver<Session>,
@@ -112,12 +112,12 @@ impl Daemon {
     ) -> io::Result<()> {
         loop {
             let session = if until_unmounted {
-                sessions.recv_timeout(NOBODY_COMES)
+                sessions.recv_timeout(HAND_OVER_TIMEOUT)
             } else {
                 sessions.recv().map_err(RecvTimeoutError::from)
             };
             let Ok(session) = session else {
-                tracing::warn!("nothing to serve was handed over");
+                tracing::warn!("no mount was handed over");
                 return Ok(());
             };
             tracing::info!(mountpoints = ?self.engine.serving.mountpoints().unwrap_or_default(), "serving");
@@ -125,13 +125,13 @@ impl Daemon {
             let ended = session.join();
             self.detach_profiles();
             self.supervisor.forget(&name);
-            // Who comes while the process ends must not think that it waits.
+            // A client that comes while the process ends must not wait for it.
             if until_unmounted {
                 return ended;
             }
             tracing::info!("unmounted; waiting for the next mount");
             if let Err(e) = ended {
-                tracing::error!("the FUSE session broke: {e}");
+                tracing::error!("the FUSE session failed: {e}");
             }
             self.engine.serving.end();
         }

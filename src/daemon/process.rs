@@ -1,4 +1,4 @@
-//! The serving process, and what it has beside the state.
+//! The daemon process and its resources besides the engine.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,34 +14,32 @@ use crate::http;
 use crate::store::Store;
 use crate::supervision::Supervisor;
 
-/// The serving process.
 pub struct Daemon {
     pub(super) engine: Arc<Engine>,
-    /// Who looks after it.
     pub(super) supervisor: Arc<Supervisor>,
-    /// Where sessions go, one at a time: held from the look at what is served until something else is.
+    /// Sessions to serve, one at a time; locked from the check of what is mounted until that has
+    /// changed.
     pub(super) sessions: Mutex<Sender<Session>>,
-    /// What programs change by links, where the state is mounted.
+    /// The writable profiles, if the state is mounted.
     pub(super) writable_profiles: OnceLock<Arc<WritableProfiles>>,
-    /// Where they do.
+    /// Their FUSE session.
     pub(super) profiles_session: Mutex<Option<ProfilesSession>>,
-    /// Completes closure views.
     pub(super) completion: Arc<Completion>,
-    /// Where HTTP is served.
+    /// Address of the HTTP server.
     pub(super) listens: OnceLock<http::Address>,
-    /// Where container engines ask.
+    /// Socket of the volume plugin.
     pub(super) plugin: Mutex<Option<PluginSocket>>,
-    /// Why the configuration is not what is served.
-    pub(super) mistake: Option<String>,
+    /// Why the configuration could not be applied.
+    pub(super) config_error: Option<String>,
     pub(super) started: Instant,
 }
 
 impl Daemon {
-    /// The process that serves the state of an engine; sessions come out of the receiver.
+    /// A daemon for an engine; sessions come out of the receiver.
     pub(super) fn new(
         engine: Arc<Engine>,
         supervisor: Arc<Supervisor>,
-        mistake: Option<String>,
+        config_error: Option<String>,
     ) -> (Arc<Self>, Receiver<Session>) {
         let (sender, receiver) = channel();
         let daemon = Self {
@@ -53,7 +51,7 @@ impl Daemon {
             completion: Arc::default(),
             listens: OnceLock::new(),
             plugin: Mutex::default(),
-            mistake,
+            config_error,
             started: Instant::now(),
         };
         (Arc::new(daemon), receiver)
@@ -63,14 +61,13 @@ impl Daemon {
         &self.engine.store
     }
 
-    /// Where container engines are answered.
     pub(super) fn plugin_socket(&self) -> Option<PathBuf> {
         crate::sync::lock(&self.plugin)
             .as_ref()
             .map(PluginSocket::path)
     }
 
-    /// Has views completed whose closures are not all known.
+    /// Starts the completion of closure views, if any is incomplete.
     pub(super) fn complete_views(&self) {
         self.completion.begin(&self.engine);
     }

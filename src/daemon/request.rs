@@ -1,4 +1,5 @@
-//! What a daemon serves, and how: all that it is told, so that another one can go on with it.
+//! The serve request: what a daemon serves and how; complete, so that a successor can continue with
+//! it.
 
 use std::path::PathBuf;
 
@@ -11,47 +12,45 @@ use crate::http::Address;
 use crate::nix::store_path::StoreDir;
 use crate::store::StoreOptions;
 
-/// What a daemon serves, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServeRequest {
     /// The state directory, absolute.
     pub state: PathBuf,
-    /// The store directory of a new state, or the one that it must have.
+    /// Store directory of a new state; that of an existing state must match.
     pub store_dir: Option<String>,
-    /// The bound of the daemon's memory, in bytes.
+    /// Memory limit of the daemon, in bytes.
     pub memory: usize,
-    /// Who mounts it, and where.
     pub mounting: Mounting,
-    /// Sources for what is looked up and not here, and for commands; none to ask nobody.
+    /// Sources for fetches on demand and for commands; none to stay offline.
     pub sources: SourceRequest,
-    /// How long programs wait for what is fetched.
+    /// Timeouts of programs that wait for fetches.
     pub deadlines: Deadlines,
-    /// What is fetched ahead.
+    /// What to fetch ahead.
     pub prefetch: PrefetchPolicy,
-    /// Stored bytes above which contents are dropped; `None` for no bound.
+    /// Stored bytes above which contents are dropped; `None` for no budget.
     pub budget: Option<u64>,
-    /// Whether files can be opened by their handles.
+    /// Whether files can be opened by handle.
     pub file_handles: FileHandles,
-    /// Where to serve HTTP.
+    /// Address of the HTTP server.
     pub listen: Option<Address>,
-    /// The socket for container engines, besides what a service manager hands over.
+    /// Socket of the volume plugin, besides those from a service manager.
     pub volume_plugin: Option<PathBuf>,
 }
 
-/// Who mounts what a daemon serves.
+/// Who makes the mounts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mounting {
-    /// The daemon does; it ends when that is unmounted.
+    /// The daemon mounts, and ends after the unmount.
     Itself(MountRequest),
-    /// Others do, one after the other, and hand over what they have mounted.
+    /// Other processes mount, and hand over the connections, one after the other.
     Others {
-        /// The daemon ends when the first of them is unmounted.
+        /// Whether the daemon ends after the first unmount.
         until_unmounted: bool,
     },
 }
 
 impl Mounting {
-    /// What the daemon mounts.
+    /// The mount request, if the daemon mounts.
     pub(super) fn itself(&self) -> Option<&MountRequest> {
         match self {
             Self::Itself(request) => Some(request),
@@ -61,13 +60,13 @@ impl Mounting {
 }
 
 impl ServeRequest {
-    /// How the state is opened; it is made if it is not there.
+    /// Options for opening the state, which is created if absent.
     pub(super) fn options(&self) -> StoreOptions {
         let store_dir = self.store_dir.as_deref();
         StoreOptions {
             memory: self.memory,
             create: true,
-            // It was one when the request was made.
+            // The request was made from a valid one.
             store_dir: store_dir.and_then(|dir| StoreDir::parse(dir).ok()),
         }
     }

@@ -1,4 +1,4 @@
-//! A daemon's life: open the state, mount, listen, serve until unmounted.
+//! The life of a daemon: open the state, mount, listen, serve until unmounted.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -7,12 +7,12 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::answering;
-use super::beginning::Beginning;
-use super::ending::{AGAIN, end_when_told, leave};
+use super::ending::{EXIT_RESTART, end_on_signal, leave};
 use super::error::{ServeError, setup};
 use super::http;
 use super::process::Daemon;
 use super::request::{Mounting, ServeRequest};
+use super::startup::Startup;
 use super::upkeep::{self, Show};
 use super::volumes::socket::PluginSocket;
 use crate::command::chain;
@@ -24,27 +24,27 @@ use crate::store::{Ownership, Store, StoreError, StoreOptions};
 use crate::supervision::kept::{CONTROL, FUSE, LOCK};
 use crate::supervision::{Supervisor, keeper_command, watch_keeper};
 
-/// Patience with a state that another process owns and that is soon free.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Patience with one whose owner does not listen: it is mounted as soon as that is done.
-const LONG_PATIENCE: Duration = Duration::from_secs(30);
-/// Pause between two tries to open a state.
+/// Timeout for a state whose owner is expected to release it soon.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout for a state whose owner is not listening, such as a command that runs for a while.
+const LONG_OWNER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between attempts to open a state.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves what `beginning` says, until it is unmounted, where it does not wait for the next mount, or
-/// the process is told to end. Whoever started it in the background is told when it is ready, or why it
-/// is not; what is fetched on demand is told to `show` now and then. Where a daemon before this one has
-/// left its mount to whoever looks after them, it is served on.
+/// Serves the request in `startup` until the mount is unmounted, unless it waits for the next
+/// mount, or until a signal. The starter is told when the daemon is ready, or why it is not;
+/// fetches on demand are shown with `show`. A mount that the previous daemon has left with the
+/// supervisor is taken over.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub fn serve(
-    beginning: Beginning,
+    startup: Startup,
     request: &ServeRequest,
     show: Option<Show>,
 ) -> Result<(), ServeError> {
-    let supervisor = beginning.supervisor.clone();
-    match start(beginning, request, show) {
+    let supervisor = startup.supervisor.clone();
+    match start(startup, request, show) {
         Ok(Some((daemon, sessions))) => {
             let until_unmounted = match request.mounting {
                 Mounting::Itself(_) => true,
@@ -53,17 +53,17 @@ pub fn serve(
             let ended = daemon.serve_sessions(&sessions, until_unmounted);
             let ended = ended.map_err(ServeError::Broken);
             supervisor.stopping();
-            daemon.is_last();
+            daemon.release_kept();
             if let Err(e) = daemon.store().save_uses() {
-                tracing::warn!("it was not kept when what was used: {e}");
+                tracing::warn!("cannot save access times: {e}");
             }
             ended
         }
-        // It was unmounted while no daemon was there.
+        // It was unmounted while no daemon was running.
         Ok(None) => Ok(()),
         Err(e) => {
             if supervisor.failed(&chain(&e)) {
-                // Said already, by whoever waited.
+                // The starter has shown the reason already.
                 std::process::exit(1);
             }
             Err(e)
@@ -71,61 +71,61 @@ pub fn serve(
     }
 }
 
-/// What serves mounts, and where they come out.
+/// A daemon and the sessions that it is to serve.
 type Started = (Arc<Daemon>, Receiver<Session>);
 
 fn start(
-    beginning: Beginning,
+    startup: Startup,
     request: &ServeRequest,
     show: Option<Show>,
 ) -> Result<Option<Started>, ServeError> {
-    let (supervisor, state) = (beginning.supervisor.clone(), &*request.state);
+    let (supervisor, state) = (startup.supervisor.clone(), &*request.state);
     let connection = match connection(&supervisor)? {
-        Connection::Gone if supervisor.is_keeper() => {
-            // The socket for container engines goes, too.
+        Connection::Unmounted if supervisor.is_keeper() => {
+            // The socket of the volume plugin is removed as well.
             PluginSocket::find(&supervisor, None, true)?;
             return Ok(None);
         }
-        Connection::Before(agreement, device) => Some((agreement, device)),
-        Connection::Gone | Connection::None => None,
+        Connection::Mounted(agreement, device) => Some((agreement, device)),
+        Connection::Unmounted | Connection::None => None,
     };
-    let goes_on = connection.is_some();
+    let is_takeover = connection.is_some();
     let store = Arc::new(open_owned(request, &supervisor)?);
     let sources = request.sources.clone();
     let engine = Arc::new(Engine::new(store.clone(), sources, request.budget));
     let fetcher = fetcher(&engine, request)?;
-    // What can fail comes before the mount, so that a failure leaves none behind.
-    decide_on_handles(&engine, request.file_handles, goes_on)?;
+    // Whatever can fail comes before the mount, so that a failure leaves no mount behind.
+    configure_file_handles(&engine, request.file_handles, is_takeover)?;
     let listener = supervisor.take(CONTROL).map(|(_, listener)| listener);
     let listen = "listen on the control socket";
     let listener = answering::listen(state, listener).map_err(setup(listen))?;
     let http = match http::listen(&supervisor, request.listen.as_ref()) {
-        // It is not worth the mount that is there.
-        Err(e) if goes_on => {
+        // An existing mount is worth more than the HTTP server.
+        Err(e) if is_takeover => {
             tracing::error!("{}", chain(&e));
             None
         }
         http => http?,
     };
     let wanted = request.volume_plugin.as_deref();
-    let plugin = PluginSocket::find(&supervisor, wanted, goes_on)?;
-    let (daemon, sessions) = Daemon::new(engine, supervisor.clone(), beginning.mistake.clone());
-    end_when_told(&daemon).map_err(setup("wait for signals"))?;
+    let plugin = PluginSocket::find(&supervisor, wanted, is_takeover)?;
+    let (daemon, sessions) = Daemon::new(engine, supervisor.clone(), startup.config_error.clone());
+    end_on_signal(&daemon).map_err(setup("wait for signals"))?;
     daemon.take_profile_links(Arc::new(daemon.engine.file_system()));
     let own = request.mounting.itself();
-    mount_or_go_on(&daemon, connection, own)?;
+    mount_or_take_over(&daemon, connection, own)?;
     supervisor.keep(LOCK, store.ownership().descriptor());
     supervisor.keep(CONTROL, listener.as_fd());
-    beginning
-        .hold(request)
-        .map_err(setup("hold what is served"))?;
+    startup
+        .keep_record(request)
+        .map_err(setup("keep the restart record"))?;
     if let Some(http) = http {
         daemon.serve_http(http)?;
     }
-    // Only now: what is said of the mount is so.
+    // Only from here on is the reported mount status right.
     answering::accept(daemon.clone(), listener).map_err(setup(listen))?;
     if let Some(plugin) = plugin {
-        let answering = daemon.answer_engines(plugin);
+        let answering = daemon.serve_plugin(plugin);
         answering.map_err(setup("answer container engines"))?;
     }
     if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
@@ -134,24 +134,26 @@ fn start(
         }
         return Err(setup("write narfs.log")(e));
     }
-    // What the daemon before this one has not come to know.
+    // The previous daemon may have left views incomplete.
     daemon.complete_views();
-    watch_over_keeper(&daemon).map_err(setup("watch the keeper"))?;
+    watch_keeper_process(&daemon).map_err(setup("watch the keeper"))?;
     upkeep::begin(&daemon, request.memory, fetcher.zip(show));
     Ok(Some((daemon, sessions)))
 }
 
-/// Has another keeper take the place of one that is killed.
-fn watch_over_keeper(daemon: &Arc<Daemon>) -> std::io::Result<()> {
+/// Starts a new keeper if the keeper is killed.
+fn watch_keeper_process(daemon: &Arc<Daemon>) -> std::io::Result<()> {
     let store = daemon.store().clone();
     let state = store.dir().to_owned();
     let keeper = move || keeper_command(&state);
-    watch_keeper(&daemon.supervisor, keeper, move || leave(&store, AGAIN))?;
+    watch_keeper(&daemon.supervisor, keeper, move || {
+        leave(&store, EXIT_RESTART)
+    })?;
     daemon.supervisor.end_other_keeper();
     Ok(())
 }
 
-/// What fetches on demand; `None` if there are no sources.
+/// The fetcher; `None` without sources.
 fn fetcher(engine: &Engine, request: &ServeRequest) -> Result<Option<Fetcher>, ServeError> {
     if request.sources.from.is_empty() {
         return Ok(None);
@@ -162,7 +164,7 @@ fn fetcher(engine: &Engine, request: &ServeRequest) -> Result<Option<Fetcher>, S
     Ok(Some(engine.fetch_on_demand(&options)?))
 }
 
-/// Opens the state, with the ownership that a daemon before this one has left.
+/// Opens the state, with the ownership that the previous daemon has left.
 fn open_owned(request: &ServeRequest, supervisor: &Supervisor) -> Result<Store, StoreError> {
     let ownership = supervisor.take(LOCK).map(|(_, lock)| lock);
     let ownership = ownership.map(Ownership::from_descriptor);
@@ -170,9 +172,9 @@ fn open_owned(request: &ServeRequest, supervisor: &Supervisor) -> Result<Store, 
     open(&request.state, &request.options(), ownership, may_join)
 }
 
-/// Opens the state for a daemon, with the ownership that one before it has left. Who else owned it
-/// a moment ago may just be ending. With `may_join` whoever started this daemon turns to another one
-/// that listens.
+/// Opens the state for a daemon, with the ownership that the previous daemon has left. Another
+/// owner may be about to end, so its lock is waited for. With `may_join`, the starter uses another
+/// daemon that listens.
 fn open(
     state: &Path,
     options: &StoreOptions,
@@ -184,35 +186,35 @@ fn open(
     }
     let began = Instant::now();
     loop {
-        let patience = match Store::open(state, options) {
-            // Its daemon does not come back by itself.
-            Err(StoreError::Waiting { .. }) => PATIENCE,
+        let timeout = match Store::open(state, options) {
+            // The daemon of this state does not restart by itself.
+            Err(StoreError::Waiting { .. }) => OWNER_TIMEOUT,
             Err(StoreError::Owned { .. }) if control::connect(state).is_ok() => match may_join {
                 true => Duration::ZERO,
-                false => PATIENCE,
+                false => OWNER_TIMEOUT,
             },
-            Err(StoreError::Owned { .. }) => LONG_PATIENCE,
+            Err(StoreError::Owned { .. }) => LONG_OWNER_TIMEOUT,
             opened => return opened,
         };
-        if began.elapsed() >= patience {
+        if began.elapsed() >= timeout {
             return Store::open(state, options);
         }
         std::thread::sleep(PAUSE);
     }
 }
 
-/// Serves what a daemon before this one has served, or mounts, where it is to.
-fn mount_or_go_on(
+/// Takes over the mount of the previous daemon, or mounts if there is none.
+fn mount_or_take_over(
     daemon: &Daemon,
     before: Option<(Agreement, OwnedFd)>,
     own: Option<&MountRequest>,
 ) -> Result<(), ServeError> {
     if let Some((agreement, device)) = before {
         let fs = daemon.engine.file_system();
-        daemon.goes_on(Session::take_over(daemon.store(), fs, device, &agreement)?);
+        daemon.serve_session(Session::take_over(daemon.store(), fs, device, &agreement)?);
         daemon.take_over_profiles();
         if let Some(own) = own {
-            show_where_wanted(daemon, own);
+            bind_requested(daemon, own);
         }
     } else if let Some(own) = own {
         daemon.mount(own)?;
@@ -220,22 +222,22 @@ fn mount_or_go_on(
     Ok(())
 }
 
-/// A service that is started anew may name another mount point than before.
-fn show_where_wanted(daemon: &Daemon, request: &MountRequest) {
+/// A restarted service may have a different mount point than before.
+fn bind_requested(daemon: &Daemon, request: &MountRequest) {
     let mounted = daemon.engine.serving.mountpoints().unwrap_or_default();
     if !daemon.supervisor.is_keeper() && !mounted.contains(&request.mountpoint) {
-        // It is not worth the mount that is there.
+        // The existing mount is worth more than another mount point.
         if let Err(e) = daemon.mount(request) {
             tracing::error!("{}", chain(&e));
         }
     }
 }
 
-/// Has mounts have file handles, or not; one that is there goes on as it began.
-fn decide_on_handles(
+/// Enables or disables file handles; an existing mount keeps its mode.
+fn configure_file_handles(
     engine: &Engine,
     handles: FileHandles,
-    goes_on: bool,
+    is_takeover: bool,
 ) -> Result<(), ServeError> {
     let table = engine.store.view_table();
     if handles == FileHandles::Given
@@ -243,24 +245,23 @@ fn decide_on_handles(
     {
         let view = view.name.to_string();
         let error = ClosureError::Handles { view };
-        if !goes_on {
+        if !is_takeover {
             return Err(EngineError::from(error).into());
         }
         tracing::error!("{}", chain(&error));
         return Ok(());
     }
-    engine.serving.decide_on_handles(handles);
+    engine.serving.set_file_handles(handles);
     Ok(())
 }
 
-/// The connection of a daemon before this one.
+/// The FUSE connection of the previous daemon.
 enum Connection {
-    /// There was none.
     None,
-    /// It leads to a mount.
-    Before(Agreement, OwnedFd),
+    /// It is still mounted.
+    Mounted(Agreement, OwnedFd),
     /// It was unmounted meanwhile.
-    Gone,
+    Unmounted,
 }
 
 fn connection(supervisor: &Supervisor) -> Result<Connection, ServeError> {
@@ -268,10 +269,10 @@ fn connection(supervisor: &Supervisor) -> Result<Connection, ServeError> {
     while let Some((agreement, device)) = supervisor.take(FUSE) {
         if fuse::is_connected(&device) {
             let agreement = agreement.parse().map_err(SessionError::TakeOver)?;
-            return Ok(Connection::Before(agreement, device));
+            return Ok(Connection::Mounted(agreement, device));
         }
         supervisor.forget(&format!("{FUSE}{agreement}"));
-        connection = Connection::Gone;
+        connection = Connection::Unmounted;
     }
     Ok(connection)
 }

@@ -1,4 +1,4 @@
-//! What a daemon says of itself.
+//! The status of a daemon.
 
 use super::error::DaemonError;
 use super::process::Daemon;
@@ -20,7 +20,7 @@ impl Daemon {
             writable_profiles: self.writable_mountpoints()?,
             listen: self.listens.get().cloned(),
             volume_plugin: self.plugin_socket(),
-            configuration: self.mistake.clone(),
+            configuration: self.config_error.clone(),
             uptime: self.started.elapsed().as_secs(),
             paths: store.count_paths()?,
             stored_bytes: store.stored_bytes()?,

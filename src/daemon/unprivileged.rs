@@ -1,19 +1,18 @@
-//! Who may ask the daemon without being root, and what that may cost.
+//! Access of unprivileged clients to the control socket, and its cost.
 //!
-//! The control socket is open to everybody, and the kernel says who has connected (SO_PEERCRED).
-//! Root, and whoever the daemon runs as, may have it do everything. A client
-//! without privileges is anybody else.
-//! Invariant: a client learns what [`Request::Status`] and [`Request::Figures`] tell, changes
-//! nothing, and cannot keep others from being answered: clients are few at once, each user has a
-//! part of the places, requests are short, both directions have deadlines, and clients are answered
-//! one after the other.
+//! Everybody may connect to the control socket, and the kernel reports the user (SO_PEERCRED). Root
+//! and the user that the daemon runs as may make any request; every other client is unprivileged.
+//! Invariant: an unprivileged client learns what [`Request::Status`] and [`Request::Figures`]
+//! report, changes nothing, and cannot keep others from being answered: the number of such clients
+//! is limited, in total and per user, requests are short, both directions have deadlines, and these
+//! clients are answered one after the other.
 //!
-//! What clients learn: version and process of the daemon, where the state is and where it is
-//! mounted, how much it stores, sources (by their URLs without passwords, see
-//! [`redacted`](crate::substituter::redacted); what else a URL has in it is shown, so that a token belongs
-//! into netrc) and how they answer, which store paths are being fetched, and the names of traces that
-//! are being recorded. Names of store paths can be listed in the mount by everybody; who wants that
-//! none be told closes the directory of the state (mode 0700).
+//! They learn: version and pid of the daemon, the state directory and the mount points, the size of
+//! the state, sources (their URLs without passwords, see
+//! [`redacted`](crate::substituter::redacted); other parts of a URL are shown, so a token belongs
+//! into netrc) and their health, store paths being fetched, and names of traces being recorded. The
+//! mount lists the names of store paths to everybody anyway; to hide all of this, make the state
+//! directory inaccessible (mode 0700).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,49 +26,49 @@ use thiserror::Error;
 use crate::command::Request;
 use crate::sync;
 
-/// Clients at once. Each has a thread, and waits for its turn.
-const MOST: usize = 32;
-/// Clients of one user at once, so that no user takes all places.
-const MOST_OF_ONE: usize = 8;
-/// Longest request of a client, in bytes. What they may ask has some ten; what they may not ask is
-/// read, as far as it is not excessive, so that they can be told.
+/// Unprivileged clients at once; each has a thread and waits for its turn.
+const MAX_CLIENTS: usize = 32;
+/// Clients of one user at once, so that no user can take all places.
+const MAX_CLIENTS_PER_USER: usize = 8;
+/// Limit of the length of their requests, in bytes. Permitted requests have some ten bytes; others
+/// are read up to this limit, so that they can be refused with an explanation.
 pub(super) const REQUEST_LIMIT: u32 = 64 << 10;
-/// Time for a request, and for taking its answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout for reading a request and for sending its answer.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The clients that are being answered.
+/// The unprivileged clients being answered.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     by_user: Mutex<BTreeMap<u32, usize>>,
-    turn: Mutex<()>,
+    wait_turn: Mutex<()>,
 }
 
-/// Why somebody is not answered.
+/// Too many unprivileged clients are connected.
 #[derive(Debug, Error)]
-#[error("the daemon answers too many who are not root just now; try again")]
-pub(super) struct TooMany;
+#[error("the daemon has too many unprivileged clients at the moment; try again")]
+pub(super) struct TooManyClients;
 
 impl Clients {
-    /// Who has connected: `None` for who may do everything.
+    /// Classifies a connection: `None` for a privileged client.
     ///
     /// # Errors
-    /// The system does not say who it is.
-    pub(super) fn greet(
+    /// The system does not report the user.
+    pub(super) fn classify(
         self: &Arc<Self>,
         stream: &UnixStream,
-    ) -> io::Result<Result<Option<Client>, TooMany>> {
+    ) -> io::Result<Result<Option<Client>, TooManyClients>> {
         let user = rustix::net::sockopt::socket_peercred(stream)?.uid;
         if user.is_root() || user == rustix::process::geteuid() {
             return Ok(Ok(None));
         }
-        Ok(self.enter(user.as_raw()).map(Some).ok_or(TooMany))
+        Ok(self.admit(user.as_raw()).map(Some).ok_or(TooManyClients))
     }
 
-    fn enter(self: &Arc<Self>, user: u32) -> Option<Client> {
+    fn admit(self: &Arc<Self>, user: u32) -> Option<Client> {
         let mut by_user = self.by_user();
         let all: usize = by_user.values().sum();
         let of_this = by_user.get(&user).copied().unwrap_or_default();
-        if all >= MOST || of_this >= MOST_OF_ONE {
+        if all >= MAX_CLIENTS || of_this >= MAX_CLIENTS_PER_USER {
             return None;
         }
         by_user.insert(user, of_this + 1);
@@ -82,7 +81,7 @@ impl Clients {
     }
 }
 
-/// A client that is being answered.
+/// An unprivileged client being answered.
 #[derive(Debug)]
 pub(super) struct Client {
     clients: Arc<Clients>,
@@ -90,12 +89,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Whether a client may have this.
+    /// Whether an unprivileged client may make this request.
     pub(super) fn may(request: &Request) -> bool {
         matches!(request, Request::Status | Request::Figures)
     }
 
-    /// What is said to a client that wants something else.
+    /// The answer to a request that needs privileges.
     pub(super) fn refusal(&self, state: &Path) -> String {
         let daemon = rustix::process::geteuid();
         let also = if daemon.is_root() {
@@ -104,16 +103,16 @@ impl Client {
             format!(" and user {}", daemon.as_raw())
         };
         format!(
-            "only root{also} may have the daemon of the state {} do this, and you are user {}; \
-             `narfs status`, `narfs metrics` and `narfs top` are for everybody",
+            "only root{also} may make this request to the daemon of the state {}, and you are user {}; \
+             `narfs status`, `narfs metrics` and `narfs top` are available to everybody",
             state.display(),
             self.user
         )
     }
 
-    /// Held while a client's question is answered.
-    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
-        sync::lock(&self.clients.turn)
+    /// Locked while a request is answered.
+    pub(super) fn wait_turn(&self) -> MutexGuard<'_, ()> {
+        sync::lock(&self.clients.wait_turn)
     }
 }
 
@@ -136,13 +135,15 @@ mod tests {
     #[test]
     fn a_user_has_a_part_of_the_places_and_all_users_have_a_bound() {
         let clients = Arc::new(Clients::default());
-        let enter = |user| clients.enter(user);
-        let mut first: Vec<_> = (0..MOST_OF_ONE).map(|_| enter(1).unwrap()).collect();
-        assert!(enter(1).is_none());
-        let others: Vec<_> = (2..100).map_while(enter).collect();
-        assert_eq!(first.len() + others.len(), MOST);
+        let admit = |user| clients.admit(user);
+        let mut first: Vec<_> = (0..MAX_CLIENTS_PER_USER)
+            .map(|_| admit(1).unwrap())
+            .collect();
+        assert!(admit(1).is_none());
+        let others: Vec<_> = (2..100).map_while(admit).collect();
+        assert_eq!(first.len() + others.len(), MAX_CLIENTS);
         drop(first.pop());
-        assert!(enter(1).is_some());
+        assert!(admit(1).is_some());
         drop((first, others));
         assert!(clients.by_user().is_empty());
     }

@@ -1,4 +1,4 @@
-//! Letting another daemon go on, of the same program or another one.
+//! Hand-over to a new daemon, of the same or another executable.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use super::error::UpgradeError;
 use super::process::Daemon;
 
 impl Daemon {
-    /// Ends this daemon, so that who looks after it starts the next one; a keeper starts `program`.
-    /// Returns only if that cannot be.
+    /// Exits, so that the supervisor starts the next daemon; a keeper starts `program`. Returns
+    /// only if that is not possible.
     pub(super) fn upgrade(&self, program: Option<&Path>) -> UpgradeError {
         let supervisor = &self.supervisor;
         match program {
@@ -20,7 +20,7 @@ impl Daemon {
             }
             None => {}
         }
-        tracing::info!("another daemon goes on");
-        self.leave_to_next();
+        tracing::info!("handing over to the next daemon");
+        self.hand_over_to_next();
     }
 }

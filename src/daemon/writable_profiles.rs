@@ -1,7 +1,7 @@
-//! Profiles that programs change by their links, in a mount that lets them.
+//! Profiles that programs change through symlinks in a writable mount.
 //!
-//! Invariant: such a change is made as those of commands are: one after the other, each on what is
-//! true when it is made, in one write of the store.
+//! Invariant: such a change is made like that of a command: one after the other, each based on the
+//! current state, in one write of the store.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
@@ -15,8 +15,8 @@ use crate::supervision::kept::PROFILES;
 use crate::sync;
 
 impl Daemon {
-    /// Lets programs change profiles where [`Daemon::mount_profiles`] says; once. Store paths that
-    /// they name are looked for by `fs`.
+    /// Accepts profile changes by programs, at the mount points of [`Daemon::mount_profiles`]; to
+    /// be called once. `fs` looks up the store paths that the links name.
     pub(super) fn take_profile_links(&self, fs: Arc<FileSystem>) {
         let engine = Arc::downgrade(&self.engine);
         let completion = Arc::downgrade(&self.completion);
@@ -33,9 +33,9 @@ impl Daemon {
         let _ = self.writable_profiles.set(Arc::new(profiles));
     }
 
-    /// Has programs change the profiles of the state below a place where it is mounted.
+    /// Mounts writable profiles below a mount point of the state.
     pub(super) fn mount_profiles(&self, mountpoint: &Path) -> Result<(), MountError> {
-        // Only what is mounted is mounted at one more place.
+        // Only an existing superblock is bound at one more mount point.
         let (Some(profiles), Some(superblock)) = (
             self.writable_profiles.get(),
             self.engine.serving.superblock(),
@@ -44,7 +44,7 @@ impl Daemon {
         };
         let mut session = self.profiles_session();
         if let Some(there) = &*session
-            && there.show_again(mountpoint)?
+            && there.bind_again(mountpoint)?
         {
             return Ok(());
         }
@@ -55,8 +55,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Goes on with what a daemon before this one has left of it. If that fails, profiles cannot be
-    /// changed there, which is not worth the rest.
+    /// Takes over the writable profiles of the previous daemon. If that fails, they become
+    /// read-only, which does not affect the rest of the mount.
     pub(super) fn take_over_profiles(&self) {
         let supervisor = &self.supervisor;
         let Some(profiles) = self.writable_profiles.get() else {
@@ -77,7 +77,7 @@ impl Daemon {
                     *self.profiles_session() = Some(session);
                 }
                 Err(e) => {
-                    tracing::error!("the writable profiles are not taken over: {e}");
+                    tracing::error!("cannot take over the writable profiles: {e}");
                     supervisor.forget(&name);
                 }
             }
@@ -90,8 +90,8 @@ impl Daemon {
         self.supervisor.keep(&name, device);
     }
 
-    /// Takes writable profiles away where they were bound to other places than the rest, and has
-    /// nobody keep them.
+    /// Unmounts writable profiles that are bound elsewhere than the main mount, and has the
+    /// supervisor drop their connection.
     pub(super) fn detach_profiles(&self) {
         if let Some(session) = self.profiles_session().take() {
             if let Err(e) = session.detach() {
@@ -102,7 +102,7 @@ impl Daemon {
         }
     }
 
-    /// Where programs may change profiles.
+    /// Mount points of writable profiles.
     pub(super) fn writable_mountpoints(&self) -> Result<Vec<PathBuf>, MountError> {
         let session = self.profiles_session();
         session

@@ -1,4 +1,4 @@
-//! What is looked at, and what was seen.
+//! Findings of `narfs doctor`.
 
 use std::path::PathBuf;
 
@@ -7,39 +7,33 @@ use serde::{Deserialize, Serialize};
 use crate::command::SourceRequest;
 use crate::nix::store_path::StoreDir;
 
-/// How bad something is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
     Ok,
-    /// Good to know.
     Note,
-    /// It works, but not as well as it could, or not for long.
+    /// It works, but not optimally, or not for long.
     Warning,
-    /// It does not work.
     Error,
 }
 
-/// What was seen of one thing.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What was looked at.
     pub check: String,
-    /// How bad it is.
     pub verdict: Verdict,
-    /// What was seen.
+    /// What the check found.
     pub seen: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub advice: Option<String>,
-    /// Whether it was mended just now; what was seen is what was so before.
+    /// Whether `--fix` has repaired it; `seen` is the state before.
     #[serde(default)]
     pub fixed: bool,
 }
 
 impl Finding {
-    /// Something and how it is.
     pub fn new(check: &str, verdict: Verdict, seen: impl Into<String>) -> Self {
         Self {
             check: check.to_owned(),
@@ -50,7 +44,7 @@ impl Finding {
         }
     }
 
-    /// With what to do about it.
+    /// Adds what to do about it.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
@@ -73,8 +67,8 @@ impl Finding {
         Self::new(check, Verdict::Error, seen)
     }
 
-    /// It is mended, so that it is no trouble any more.
-    pub(super) fn mended(mut self, how: &str) -> Self {
+    /// Marks the finding as repaired.
+    pub(super) fn fixed(mut self, how: &str) -> Self {
         self.fixed = true;
         self.verdict = Verdict::Note;
         self.advice = None;
@@ -83,15 +77,14 @@ impl Finding {
     }
 }
 
-/// What is to be looked at.
 #[derive(Clone, Debug)]
 pub struct Examination {
     /// The state directory, absolute.
     pub state: PathBuf,
-    /// The store directory that was named.
+    /// The store directory given by the user, if any.
     pub store_dir: Option<StoreDir>,
-    /// The sources that are in force.
+    /// The configured sources.
     pub sources: SourceRequest,
-    /// Mend what can safely be.
+    /// Repair what can be repaired safely.
     pub fix: bool,
 }

@@ -1,4 +1,4 @@
-//! The kernel, its FUSE device, and what this process may do.
+//! Checks of the kernel, its FUSE device, and the privileges of this process.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,13 +10,13 @@ use super::finding::Finding;
 
 /// `/dev/fuse` is the character device 10:229 (Documentation/admin-guide/devices.txt).
 const FUSE_DEVICE: (u32, u32) = (10, 229);
-/// Mounts are moved and shown again by `open_tree` and `move_mount`.
-const OLDEST: (u32, u32) = (5, 2);
-/// The first version with `FUSE_NOTIFY_RESEND`.
-const RESEND: (u32, u32) = (6, 9);
-/// The bit of CAP_SYS_ADMIN.
+/// Oldest Linux version that works: mounts need `open_tree` and `move_mount`.
+const OLDEST_LINUX: (u32, u32) = (5, 2);
+/// First Linux version with `FUSE_NOTIFY_RESEND`.
+const RESEND_LINUX: (u32, u32) = (6, 9);
+/// Number of CAP_SYS_ADMIN.
 const SYS_ADMIN: u32 = 21;
-/// What a daemon needs for its database, its sources and whoever asks.
+/// Descriptors that a daemon needs for its database, its sources and its clients.
 const DESCRIPTORS: u64 = 1024;
 
 pub(super) fn kernel() -> Finding {
@@ -29,22 +29,23 @@ fn judge_kernel(release: &str) -> Finding {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
     let (Some(major), Some(minor)) = (number(), number()) else {
-        let seen = format!("its version is not to be understood: {release:?}");
+        let seen = format!("cannot parse its version {release:?}");
         return Finding::warning(NAME, seen).advise("mount /proc");
     };
     let version = (major, minor);
-    if version < OLDEST {
-        let seen = format!("Linux {release} has no open_tree(2), by which mounts are made");
-        return Finding::error(NAME, seen).advise("use Linux 5.2 or later, best 6.9 or later");
+    if version < OLDEST_LINUX {
+        let seen = format!("Linux {release} lacks open_tree(2), which mounts need");
+        return Finding::error(NAME, seen)
+            .advise("use Linux 5.2 or later, preferably 6.9 or later");
     }
-    if version < RESEND {
+    if version < RESEND_LINUX {
         let seen = format!(
-            "Linux {release} does not send requests again (FUSE_NOTIFY_RESEND): a program that \
-             waits for an answer while the daemon is killed may wait on"
+            "Linux {release} does not resend requests (FUSE_NOTIFY_RESEND): a program that \
+             waits for a reply while the daemon is killed may hang"
         );
         return Finding::warning(NAME, seen).advise("use Linux 6.9 or later");
     }
-    Finding::ok(NAME, format!("Linux {release}, which sends requests again"))
+    Finding::ok(NAME, format!("Linux {release}, which resends requests"))
 }
 
 pub(super) fn fuse_device(fix: bool) -> Finding {
@@ -60,20 +61,23 @@ pub(super) fn fuse_device(fix: bool) -> Finding {
         let seen = format!("it cannot be opened: {error}");
         return Finding::error(NAME, seen).advise("run as root, and let containers use the device");
     }
-    let finding = Finding::error(NAME, format!("it is not there, or is none: {error}"));
+    let finding = Finding::error(
+        NAME,
+        format!("it is missing, or not the FUSE device: {error}"),
+    );
     if !fix {
         return finding.advise(advice);
     }
     let loaded = Command::new("modprobe").arg("fuse").output();
     match open_fuse(path) {
-        Ok(()) => finding.mended("the module was loaded"),
+        Ok(()) => finding.fixed("the module was loaded"),
         Err(_) => {
             let why = match loaded {
-                Ok(ran) if ran.status.success() => "which changed nothing here".to_owned(),
+                Ok(ran) if ran.status.success() => "it had no effect".to_owned(),
                 Ok(ran) => String::from_utf8_lossy(&ran.stderr).trim().to_owned(),
                 Err(e) => e.to_string(),
             };
-            finding.advise(format!("{advice}; `modprobe fuse` was tried: {why}"))
+            finding.advise(format!("{advice}; tried `modprobe fuse`: {why}"))
         }
     }
 }
@@ -104,8 +108,8 @@ fn judge_privileges(is_root: bool, capabilities: u64) -> Finding {
     match (may_mount, is_root) {
         (true, true) => Finding::ok(NAME, "root with CAP_SYS_ADMIN"),
         (true, false) => Finding::note(NAME, "CAP_SYS_ADMIN, but not root").advise(
-            "what belongs to root, as the default state directory and the control socket, is out \
-             of reach; run as root if you need it",
+            "files of root, such as the default state directory, are not \
+             accessible; run as root if you need them",
         ),
         (false, true) => Finding::error(NAME, "root without CAP_SYS_ADMIN: nothing can be mounted")
             .advise("start the container with --cap-add SYS_ADMIN, or mount on its host"),
@@ -114,17 +118,17 @@ fn judge_privileges(is_root: bool, capabilities: u64) -> Finding {
     }
 }
 
-/// The program by which users without privileges mount, and its configuration.
+/// The setuid helper for FUSE mounts by users, and its configuration.
 pub(super) fn fusermount() -> Finding {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .map(|dir| dir.join("fusermount3"))
         .find(|file| file.is_file());
     let seen = match found {
-        Some(file) => format!("{} is there", file.display()),
-        None => "it is not there".to_owned(),
+        Some(file) => format!("{} exists", file.display()),
+        None => "it is not installed".to_owned(),
     };
-    let unused = "narfs mounts by itself, and needs neither it nor /etc/fuse.conf";
+    let unused = "narfs mounts by itself and uses neither it nor /etc/fuse.conf";
     Finding::note("fusermount3", format!("{seen}; {unused}"))
 }
 

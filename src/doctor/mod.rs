@@ -1,7 +1,7 @@
-//! What could keep a daemon from working on this machine, looked at from outside.
+//! Diagnosis of problems of a daemon on this machine, from outside.
 //!
-//! Invariants: nothing that is looked at is changed, unless it is asked to be mended and that is
-//! safe; and whatever hangs is given up at a deadline, which is then what was seen.
+//! Invariants: no check changes anything, unless a repair was requested and is safe; and a check
+//! that hangs is given up at a deadline, which is then the finding.
 
 mod finding;
 mod host;
@@ -16,16 +16,16 @@ use crate::control;
 use crate::sync;
 pub use finding::{Examination, Finding, Verdict};
 
-/// A look that has seen nothing after this is given up. A source that cannot be reached is tried
-/// for some five seconds before it says why.
-const DEADLINE: Duration = Duration::from_secs(12);
+/// Timeout of a check. An unreachable source is retried for some five seconds before it reports
+/// why.
+const TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Looks at everything, at once.
+/// Runs all checks in parallel.
 pub fn examine(examination: &Examination) -> Vec<Finding> {
     let mut looks = Vec::new();
     let mut look = |name: &str, at: fn(&Examination) -> Vec<Finding>| {
         let examination = examination.clone();
-        looks.push(Look::start(name, move || at(&examination)));
+        looks.push(Check::start(name, move || at(&examination)));
     };
     look("kernel", |_| vec![host::kernel()]);
     look("/dev/fuse", |e| vec![host::fuse_device(e.fix)]);
@@ -36,8 +36,8 @@ pub fn examine(examination: &Examination) -> Vec<Finding> {
     look("disk", |e| vec![state::disk(&e.state)]);
     look("dead mounts", |e| vec![mounts::dead(e.fix)]);
     look("keys", |e| vec![sources::keys(&e.sources)]);
-    // The daemon says which sources there are to look at.
-    let daemon = Look::start("daemon", {
+    // The daemon reports the sources to check.
+    let daemon = Check::start("daemon", {
         let state = examination.state.clone();
         move || control::status(&state, None).ok()
     });
@@ -47,14 +47,14 @@ pub fn examine(examination: &Examination) -> Vec<Finding> {
     };
     findings.extend(mounts::daemon(&examination.state, serving.as_ref()));
     let in_use = serving.map(|status| status.activity.sources);
-    let asked = sources::to_ask(&examination.sources.from, in_use.as_deref());
-    if let Some(nobody) = sources::nobody(&asked, in_use.as_deref()) {
-        findings.push(nobody);
+    let source_to_check = sources::sources_to_check(&examination.sources.from, in_use.as_deref());
+    if let Some(no_sources) = sources::no_sources(&source_to_check, in_use.as_deref()) {
+        findings.push(no_sources);
     }
-    looks.extend(asked.into_iter().map(|asked| {
+    looks.extend(source_to_check.into_iter().map(|source_to_check| {
         let examination = examination.clone();
-        Look::start(&asked.check(), move || {
-            sources::source(&asked, &examination)
+        Check::start(&source_to_check.check(), move || {
+            sources::source(&source_to_check, &examination)
         })
     }));
     for look in looks {
@@ -63,17 +63,17 @@ pub fn examine(examination: &Examination) -> Vec<Finding> {
     findings
 }
 
-/// A look at something, on a thread of its own.
-struct Look<T = Vec<Finding>> {
+/// A check on its own thread.
+struct Check<T = Vec<Finding>> {
     name: String,
     seen: mpsc::Receiver<T>,
     since: std::time::Instant,
 }
 
-impl<T: Send + 'static> Look<T> {
+impl<T: Send + 'static> Check<T> {
     fn start(name: &str, look: impl FnOnce() -> T + Send + 'static) -> Self {
         let (sender, seen) = mpsc::channel();
-        // Where there is no thread, the channel ends at once.
+        // Without a thread, the channel closes at once.
         let _ = sync::spawn("narfs-doctor", move || sender.send(look()));
         Self {
             name: name.to_owned(),
@@ -82,15 +82,15 @@ impl<T: Send + 'static> Look<T> {
         }
     }
 
-    /// What was seen, or that nothing was.
+    /// The result of the check, or a finding that there is none.
     fn finish(self) -> Result<T, Finding> {
-        let left = DEADLINE.saturating_sub(self.since.elapsed());
+        let left = TIMEOUT.saturating_sub(self.since.elapsed());
         let seen = match self.seen.recv_timeout(left) {
             Ok(seen) => return Ok(seen),
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                format!("no answer within {} s", DEADLINE.as_secs())
+                format!("no answer within {} s", TIMEOUT.as_secs())
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => "it could not be looked at".to_owned(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => "the check failed".to_owned(),
         };
         Err(Finding::error(&self.name, seen))
     }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_panics_or_cannot_be_looked_at_is_an_error() {
-        let look = Look::<()>::start("x", || std::panic::resume_unwind(Box::new(())));
+        let look = Check::<()>::start("x", || std::panic::resume_unwind(Box::new(())));
         let finding = look.finish().unwrap_err();
         assert_eq!(finding.verdict, Verdict::Error);
         assert_eq!(finding.check, "x");
@@ -111,11 +111,11 @@ mod tests {
     #[test]
     fn what_hangs_is_given_up() {
         let (_hold, hang) = mpsc::channel::<()>();
-        let mut look = Look::start("x", move || {
+        let mut look = Check::start("x", move || {
             let _ = hang.recv();
         });
-        // As if it had begun long ago.
-        look.since -= DEADLINE;
+        // As if it had started long ago.
+        look.since -= TIMEOUT;
         let finding = look.finish().unwrap_err();
         assert!(finding.seen.contains("no answer within"));
     }

@@ -1,4 +1,5 @@
-//! The sources, the keys that are believed, and what the sources say of our clock.
+//! Checks of the sources, the trusted keys, and the clock, which is compared with those of the
+//! sources.
 
 use super::finding::{Examination, Finding, Verdict};
 use crate::command::{SourceRequest, chain};
@@ -7,19 +8,19 @@ use crate::nix::store_path::StoreDir;
 use crate::store;
 use crate::substituter;
 
-/// Clocks that differ by less are right: certificates and signatures are not as exact.
+/// Tolerated clock difference: certificates and signatures are no more exact.
 const CLOCK_SECONDS: u64 = 300;
 
-/// A source to be looked at.
+/// A source to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ToAsk {
-    /// With its password, if the configuration has it.
+pub(super) struct SourceToCheck {
+    /// URL, with its password if the configuration has it.
     url: String,
-    /// Whether the daemon that runs asks it; `None` if none runs.
+    /// Whether the running daemon uses it; `None` if none is running.
     in_use: Option<bool>,
 }
 
-impl ToAsk {
+impl SourceToCheck {
     fn shown(&self) -> String {
         substituter::redacted(&self.url)
     }
@@ -29,18 +30,24 @@ impl ToAsk {
     }
 }
 
-/// Those of the daemon that runs, and those that are in force for others.
-pub(super) fn to_ask(configured: &[String], in_use: Option<&[SourceReport]>) -> Vec<ToAsk> {
+/// The sources of the running daemon, and the configured ones.
+pub(super) fn sources_to_check(
+    configured: &[String],
+    in_use: Option<&[SourceReport]>,
+) -> Vec<SourceToCheck> {
     let mut all: Vec<_> = configured
         .iter()
-        .map(|url| ToAsk {
+        .map(|url| SourceToCheck {
             url: url.clone(),
             in_use: in_use.map(|used| used.iter().any(|s| s.url == substituter::redacted(url))),
         })
         .collect();
     for source in in_use.unwrap_or_default() {
-        if all.iter().all(|asked| asked.shown() != source.url) {
-            all.push(ToAsk {
+        if all
+            .iter()
+            .all(|source_to_check| source_to_check.shown() != source.url)
+        {
+            all.push(SourceToCheck {
                 url: source.url.clone(),
                 in_use: Some(true),
             });
@@ -49,18 +56,21 @@ pub(super) fn to_ask(configured: &[String], in_use: Option<&[SourceReport]>) -> 
     all
 }
 
-/// That nobody is asked, if that is so.
-pub(super) fn nobody(asked: &[ToAsk], in_use: Option<&[SourceReport]>) -> Option<Finding> {
+/// A finding if there are no sources.
+pub(super) fn no_sources(
+    source_to_check: &[SourceToCheck],
+    in_use: Option<&[SourceReport]>,
+) -> Option<Finding> {
     const NAME: &str = "sources";
     match in_use {
         Some([]) => {
-            let seen = "the daemon that runs asks none; it shows what is in the state";
-            let advice = "to have it ask, unmount, and mount without --offline";
+            let seen = "the running daemon has none; it shows what is in the state";
+            let advice = "to use sources, unmount, and mount without --offline";
             Some(Finding::note(NAME, seen).advise(advice))
         }
-        None if asked.is_empty() => {
-            let seen = "none is asked; only what is in the state can be mounted";
-            let advice = "name one: `from` in the configuration, or --from";
+        None if source_to_check.is_empty() => {
+            let seen = "none is configured; only what is in the state can be mounted";
+            let advice = "set `from` in the configuration, or use --from";
             Some(Finding::note(NAME, seen).advise(advice))
         }
         _ => None,
@@ -73,9 +83,9 @@ pub(super) fn keys(sources: &SourceRequest) -> Finding {
         Err(e) => Finding::error(NAME, chain(&e)).advise("write a key as NAME:BASE64"),
         Ok(trust) if !trust.require_signatures => Finding::warning(
             NAME,
-            "paths are believed without signatures (require-sigs = false)",
+            "paths are accepted without signatures (require-sigs = false)",
         )
-        .advise("name the keys of your sources, and require signatures"),
+        .advise("configure the keys of your sources, and require signatures"),
         Ok(_) => {
             let more = sources.trusted_public_keys.len();
             Finding::ok(
@@ -86,31 +96,31 @@ pub(super) fn keys(sources: &SourceRequest) -> Finding {
     }
 }
 
-/// Whether a source is a binary cache for us, how soon it answers, and what time it has.
-pub(super) fn source(asked: &ToAsk, examination: &Examination) -> Vec<Finding> {
-    let url = &asked.url;
-    let name = asked.check();
-    if asked.in_use == Some(true)
+/// Checks whether a source is a usable binary cache, its latency, and its clock.
+pub(super) fn source(source_to_check: &SourceToCheck, examination: &Examination) -> Vec<Finding> {
+    let url = &source_to_check.url;
+    let name = source_to_check.check();
+    if source_to_check.in_use == Some(true)
         && !examination.sources.from.contains(url)
         && url.contains(":***@")
     {
-        let seen = "the daemon asks it with a password that is not known here";
-        return vec![Finding::note(&name, seen).advise("`narfs status` says how it is doing")];
+        let seen = "the daemon uses a password for it that is not known here";
+        return vec![Finding::note(&name, seen).advise("`narfs status` shows its health")];
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(e) => return vec![Finding::error(&name, format!("it cannot be asked: {e}"))],
+        Err(e) => return vec![Finding::error(&name, format!("it cannot be queried: {e}"))],
     };
     let there = store::inspect(&examination.state, None).map(|s| s.store_dir);
     let store_dir = examination.store_dir.clone().or(there.ok());
     let store_dir: StoreDir = store_dir.unwrap_or_default();
     let netrc = examination.sources.netrc.as_deref();
     let answer = runtime.block_on(fetch::ask_source(url, netrc, &store_dir));
-    let idle = match asked.in_use {
-        Some(false) => "; the daemon that runs was started with other sources",
+    let idle = match source_to_check.in_use {
+        Some(false) => "; the running daemon uses other sources",
         _ => "",
     };
     let mut findings = vec![match &answer.priority {
@@ -120,17 +130,17 @@ pub(super) fn source(asked: &ToAsk, examination: &Examination) -> Vec<Finding> {
             });
             Finding::ok(
                 &name,
-                format!("it answers{time}, for paths in {store_dir}, priority {priority}{idle}"),
+                format!("it answers{time}, for {store_dir}, priority {priority}{idle}"),
             )
         }
         Err(e) => {
-            // What nobody asks just now is no trouble yet.
-            let verdict = match asked.in_use {
+            // A source that no daemon uses at the moment is no problem yet.
+            let verdict = match source_to_check.in_use {
                 Some(false) => Verdict::Warning,
                 _ => Verdict::Error,
             };
             Finding::new(&name, verdict, format!("{}{idle}", chain(e))).advise(
-                "check its URL, the network and the proxies of the environment; what is in the \
+                "check its URL, the network and the proxy variables; what is in the \
                  state works without it",
             )
         }
@@ -147,7 +157,8 @@ fn clock(url: &str, ahead: i64) -> Finding {
         return Finding::ok(NAME, format!("within {seconds} s of that of {url}"));
     }
     let way = if ahead > 0 { "behind" } else { "ahead of" };
-    let seen = format!("this machine's is {seconds} s {way} that of {url}");
-    Finding::warning(NAME, seen)
-        .advise("set it, by an NTP client for example: certificates are judged by it")
+    let seen = format!("the local clock is {seconds} s {way} that of {url}");
+    Finding::warning(NAME, seen).advise(
+        "set it, for example with an NTP client: the validity of certificates depends on it",
+    )
 }

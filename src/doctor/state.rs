@@ -1,4 +1,4 @@
-//! The state directory and its disk.
+//! Checks of the state directory and its disk.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,9 +8,9 @@ use super::finding::{Examination, Finding};
 use crate::command::chain;
 use crate::store::{self, RESERVE, StoreError};
 
-/// Less than this above the reserve is soon used up.
+/// Free bytes above the reserve below which a warning is due.
 const SOON_FULL: u64 = 1 << 30;
-/// Others may write.
+/// Write permission of group and others.
 const WRITABLE: u32 = 0o022;
 
 pub(super) fn directory(examination: &Examination) -> Vec<Finding> {
@@ -20,7 +20,7 @@ pub(super) fn directory(examination: &Examination) -> Vec<Finding> {
     let found = match store::inspect(dir, examination.store_dir.as_ref()) {
         Err(StoreError::Absent(_)) => {
             let seen =
-                format!("there is none in {shown} yet; `narfs mount` and `narfs copy` make one");
+                format!("there is none in {shown} yet; `narfs mount` and `narfs copy` create one");
             return vec![Finding::note(NAME, seen)];
         }
         Err(e @ StoreError::Newer { .. }) => {
@@ -28,11 +28,11 @@ pub(super) fn directory(examination: &Examination) -> Vec<Finding> {
             return vec![Finding::error(NAME, chain(&e)).advise(advice)];
         }
         Err(e @ StoreError::Foreign(_)) => {
-            let advice = "name another directory with --state; this one is left alone";
+            let advice = "give another directory with --state; this one is not touched";
             return vec![Finding::error(NAME, chain(&e)).advise(advice)];
         }
         Err(e) => {
-            let advice = "make it readable and writable for root, or name another with --state";
+            let advice = "make it readable and writable for root, or give another with --state";
             return vec![Finding::error(NAME, chain(&e)).advise(advice)];
         }
         Ok(found) => found,
@@ -55,7 +55,7 @@ fn permissions(dir: &Path, fix: bool) -> Option<Finding> {
     let us = rustix::process::geteuid().as_raw();
     if owner != us && owner != 0 {
         let seen = format!(
-            "{} belongs to user {owner}, who can change all in it",
+            "{} belongs to user {owner}, who can change everything in it",
             dir.display()
         );
         return Some(
@@ -78,14 +78,14 @@ fn permissions(dir: &Path, fix: bool) -> Option<Finding> {
     }
     let stricter = fs::Permissions::from_mode(mode & 0o7777 & !WRITABLE);
     Some(match fs::set_permissions(dir, stricter) {
-        Ok(()) => finding.mended("no longer"),
+        Ok(()) => finding.fixed("fixed"),
         Err(e) => finding.advise(format!("{command} (tried: {e})")),
     })
 }
 
 pub(super) fn disk(state: &Path) -> Finding {
     const NAME: &str = "disk";
-    // The state may not be there yet.
+    // The state may not exist yet.
     let there = state.ancestors().find(|dir| dir.exists()).unwrap_or(state);
     let shown = there.display();
     let (space, kind) = match (rustix::fs::statvfs(there), rustix::fs::statfs(there)) {
@@ -93,7 +93,7 @@ pub(super) fn disk(state: &Path) -> Finding {
         (Err(e), _) | (_, Err(e)) => {
             return Finding::error(
                 NAME,
-                format!("the free space at {shown} cannot be told: {e}"),
+                format!("cannot determine the free space at {shown}: {e}"),
             );
         }
     };
@@ -103,30 +103,27 @@ pub(super) fn disk(state: &Path) -> Finding {
     let seen = format!("{} free at {shown} ({kind})", mebibytes(free));
     if space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         return Finding::error(NAME, format!("{seen}, which is read-only"))
-            .advise("mount it read-write, or name another state with --state");
+            .advise("mount it read-write, or give another state with --state");
     }
     if free < RESERVE {
-        let seen = format!(
-            "{seen}, less than the {} that stay free",
-            mebibytes(RESERVE)
-        );
+        let seen = format!("{seen}, less than the reserve of {}", mebibytes(RESERVE));
         return Finding::error(NAME, seen).advise(
-            "make room; `narfs evict --to SIZE` drops what can be fetched again, and `narfs gc` \
+            "free space; `narfs evict --to SIZE` drops what can be fetched again, and `narfs gc` \
              what nothing needs",
         );
     }
     if free < RESERVE + SOON_FULL {
-        return Finding::warning(NAME, format!("{seen}, which is soon used up"))
-            .advise("make room, or set a budget: `narfs mount -o budget=SIZE`");
+        return Finding::warning(NAME, format!("{seen}, which will not last long"))
+            .advise("free space, or set a budget: `narfs mount -o budget=SIZE`");
     }
     match kind {
         "tmpfs" => Finding::note(
             NAME,
-            format!("{seen}: gone with the next boot, and in memory"),
+            format!("{seen}: in memory, and lost at the next boot"),
         ),
         "NFS" | "CIFS" | "FUSE" => {
-            Finding::warning(NAME, format!("{seen}, which is no local disk")).advise(
-                "put the state on a local file system: databases need its locks and its syncs",
+            Finding::warning(NAME, format!("{seen}, which is not a local disk")).advise(
+                "put the state on a local file system: the database relies on its locks and syncs",
             )
         }
         _ => Finding::ok(NAME, seen),

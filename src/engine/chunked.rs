@@ -1,8 +1,8 @@
-//! Output in pieces of a good size for the control socket.
+//! Buffered output in chunks of a good size for the control socket.
 
 use crate::command::Output;
 
-/// Gathers the small writes of a NAR into larger pieces.
+/// Gathers small writes of a NAR into larger chunks.
 pub(super) struct Chunked<'o> {
     output: &'o mut dyn Output,
     buffer: Vec<u8>,

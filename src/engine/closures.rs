@@ -1,8 +1,8 @@
-//! Closure views: shown, made and removed.
+//! Closure views: listing, defining and removing.
 //!
-//! Invariant: a view is made or changed only when all that its paths refer to is known, so that
-//! what is missing in it is missing by intent. A profile that it follows may be switched before;
-//! then it is said to be incomplete, and completed as soon as more is known.
+//! Invariant: a view is defined only when the closures of its paths are known, so that whatever is
+//! absent from it is absent by intent. After a switch of a profile that it follows it may be
+//! incomplete; it is then reported as such, and completed as soon as the closure is known.
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,13 @@ use crate::nix::store_path::StorePath;
 use crate::profile::ProfileName;
 use crate::store::{StoreError, View, ViewName};
 
-/// Where views are, in the mount.
+/// Directory of the views, in the mount.
 const PLACE: &str = ".narfs/closures";
 
-/// Of what is not known of a view so many paths are named.
+/// Number of unknown paths that are named in a report.
 const NAMED: usize = 20;
 
-/// Where a view shows its store, in the mount.
+/// The store directory of a view, in the mount.
 pub fn store_directory(mount: &Path, view: &str) -> PathBuf {
     mount.join(PLACE).join(view).join("store")
 }
@@ -47,15 +47,15 @@ impl Engine {
             ClosureRequest::List { names } => self.describe(names),
             ClosureRequest::Delete { name } => {
                 if !self.store.remove_view(name)? {
-                    return Err(self.no_view(name).into());
+                    return Err(self.absent_view(name).into());
                 }
                 Ok(Report::Done)
             }
         }
     }
 
-    /// Has a view made of what was named, once all of it is known: `make` gets store paths and the
-    /// profiles that it is to follow.
+    /// Resolves the paths and profiles for a view, and calls `make` with the store paths and the
+    /// followed profiles once their closures are known.
     pub fn with_closure<T>(
         &self,
         paths: &[String],
@@ -91,24 +91,24 @@ impl Engine {
         let supply = self.supply(sources)?;
         let roots = supply.resolve_all(paths)?;
         needed.extend(roots.iter().cloned());
-        supply.need_closures(&needed, output)?;
-        // What is kept for this command is kept by the view from here on.
+        supply.require_closures(&needed, output)?;
+        // From here on the view keeps what the command has kept.
         Ok(make(&roots, &followed)?)
     }
 
-    /// Describes views of these names, or all.
+    /// Reports on the given views, or on all.
     fn describe(&self, names: &[String]) -> Result<Report, EngineError> {
         self.store.complete_views()?;
         let all = self.store.all_views()?;
         let mut chosen = Vec::new();
         for name in names {
             let there = all.iter().find(|view| *view.name == **name);
-            chosen.push(there.ok_or_else(|| self.no_view(name))?);
+            chosen.push(there.ok_or_else(|| self.absent_view(name))?);
         }
         if names.is_empty() {
             chosen.extend(&all);
         }
-        let mount = self.serving.whole_mounts()?.into_iter().next();
+        let mount = self.serving.full_mounts()?.into_iter().next();
         let reports = chosen
             .into_iter()
             .map(|v| self.closure_report(v, mount.as_deref()));
@@ -150,7 +150,7 @@ impl Engine {
         Ok(report)
     }
 
-    /// The first of these, with why they are not known.
+    /// The first unknown paths, with the reason where a source has been queried.
     pub fn unknown_paths(&self, unknown: &[StorePath]) -> Vec<UnknownPath> {
         let named = unknown.iter().take(NAMED).map(|path| UnknownPath {
             path: self.full(path),
@@ -159,15 +159,15 @@ impl Engine {
         named.collect()
     }
 
-    /// That there is no view of a name, with what there is.
-    pub fn no_view(&self, name: &str) -> ClosureError {
+    /// The error that there is no such view, with the names of those that exist.
+    pub fn absent_view(&self, name: &str) -> ClosureError {
         let table = self.store.view_table();
         let there: Vec<_> = table.views().map(|view| &*view.name).collect();
         ClosureError::Absent {
             name: name.to_owned(),
             there: match there.as_slice() {
-                [] => "there is none yet, and `narfs closure` makes one".to_owned(),
-                names => format!("there are: {}", names.join(", ")),
+                [] => "there are none yet; `narfs closure` defines one".to_owned(),
+                names => format!("the views are: {}", names.join(", ")),
             },
         }
     }

@@ -1,7 +1,7 @@
-//! Collection of what no root reaches.
+//! Garbage collection.
 //!
-//! Invariant: roots are looked for after the collection has begun, so that what becomes one later
-//! is known to it (see [`Collection`](crate::store::Collection)); copies and fetches go on
+//! Invariant: roots are searched after the collection has started, so that it is told of paths that
+//! become roots later (see [`Collection`](crate::store::Collection)); copies and fetches continue
 //! meanwhile.
 
 use std::fs;
@@ -20,14 +20,14 @@ use crate::profile::{DeleteSpec, GenerationNumber, ProfileName};
 use crate::store::{Collected, ProfileChange};
 use crate::sync;
 
-/// Where lines go, if they are wanted.
+/// Progress lines, if requested.
 struct Lines<'o> {
     output: &'o mut dyn Output,
     wanted: bool,
 }
 
 impl Lines<'_> {
-    fn say(&mut self, line: &str) -> io::Result<()> {
+    fn print(&mut self, line: &str) -> io::Result<()> {
         if !self.wanted {
             return Ok(());
         }
@@ -41,9 +41,10 @@ fn names(unseen: &[Unseen]) -> Vec<String> {
         .collect()
 }
 
-fn left_alone(process: &str) -> String {
+fn uninspected_warning(process: &str) -> String {
     format!(
-        "process {process} cannot be looked at; what it used last stays, and what is newer than it is"
+        "process {process} cannot be inspected; what it was last seen to use is kept, and so is everything \
+         newer"
     )
 }
 
@@ -75,7 +76,7 @@ impl Engine {
             }
             report.reclaimed_bytes = self.store.reclaim_after_collection(&stop)?;
         } else if !request.dry_run {
-            // Of what was removed before: it may have been interrupted.
+            // Whatever earlier collections removed is included; they may have been interrupted.
             report.reclaimed_bytes = self.store.reclaim_all(&stop)?;
         }
         report.paths = collected.paths.iter().map(|p| self.full(p)).collect();
@@ -84,7 +85,7 @@ impl Engine {
         Ok(Report::Gc(report))
     }
 
-    /// Deletes old generations of all profiles together; the lines are those of Nix.
+    /// Deletes old generations of all profiles in one transaction; the lines are those of Nix.
     fn delete_generations(
         &self,
         old: OldGenerations,
@@ -95,13 +96,13 @@ impl Engine {
             OldGenerations::All => DeleteSpec::Old,
             OldGenerations::Days(days) => DeleteSpec::Days(days),
         };
-        let _changing = sync::lock(&self.changing_profiles);
+        let _changing = sync::lock(&self.profile_lock);
         let now = now();
         let (mut changes, mut deleted) = (Vec::new(), Vec::new());
         for (name, record) in self.store.profiles()? {
             let known = from_record(&record);
             let profile = ProfileName::parse(&name);
-            // Only numbers that a user names can be wrong.
+            // Only generation numbers can be invalid, and there are none.
             let old = profile.map(|p| known.select(&p, &spec, now));
             let Ok(Ok(old)) = old else {
                 continue;
@@ -128,21 +129,21 @@ impl Engine {
         for old in &deleted {
             if old.profile != profile {
                 profile = &old.profile;
-                lines.say(&format!("removing old generations of profile {profile}"))?;
+                lines.print(&format!("removing old generations of profile {profile}"))?;
             }
             let what = if dry_run { "would remove" } else { "removing" };
-            lines.say(&format!("{what} profile version {}", old.generation))?;
+            lines.print(&format!("{what} profile version {}", old.generation))?;
         }
         Ok(deleted)
     }
 
-    /// What would go if the generations in `old` were not there.
+    /// The paths that would be removed if the generations in `old` did not exist.
     fn collectable(
         &self,
         old: &[OldGeneration],
         lines: &mut Lines<'_>,
     ) -> Result<(Collected, Vec<String>), EngineError> {
-        lines.say("finding garbage collector roots...")?;
+        lines.print("finding garbage collector roots...")?;
         let is_old = |profile: &str, number| {
             let mut all = old.iter();
             all.any(|o| o.profile == profile && o.generation == number)
@@ -152,27 +153,29 @@ impl Engine {
         let (used, unseen) = self.roots_in_use()?;
         roots.extend(used);
         let unseen = names(&unseen);
-        unseen.iter().try_for_each(|u| lines.say(&left_alone(u)))?;
+        unseen
+            .iter()
+            .try_for_each(|u| lines.print(&uninspected_warning(u)))?;
         let live = roots.iter().map(|r| r.path.hash()).collect();
         let collected = self.store.collectable(&live)?;
         for path in &collected.paths {
-            lines.say(&format!("would delete '{}'", self.full(path)))?;
+            lines.print(&format!("would delete '{}'", self.full(path)))?;
         }
         Ok((collected, unseen))
     }
 
-    /// Removes what is not live. Who reads the lines may be slow, and the collection does not wait
-    /// for that; if nobody reads them any more, it ends.
+    /// Removes what is not live. The collection does not wait for a slow reader of its lines; if
+    /// the reader is gone, it stops.
     fn collect(
         &self,
         max_freed: Option<u64>,
         lines: &mut Lines<'_>,
     ) -> Result<(Collected, Vec<String>), EngineError> {
         std::thread::scope(|scope| {
-            let (sender, said) = channel();
-            let working = scope.spawn(move || self.collect_telling(max_freed, &sender));
-            let read = said.iter().try_for_each(|line| lines.say(&line));
-            drop(said);
+            let (sender, received) = channel();
+            let working = scope.spawn(move || self.collect_with_lines(max_freed, &sender));
+            let read = received.iter().try_for_each(|line| lines.print(&line));
+            drop(received);
             let outcome = working.join();
             let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             read?;
@@ -180,22 +183,22 @@ impl Engine {
         })
     }
 
-    fn collect_telling(
+    fn collect_with_lines(
         &self,
         max_freed: Option<u64>,
         lines: &Sender<String>,
     ) -> Result<(Collected, Vec<String>), EngineError> {
-        let say = |line: String| lines.send(line).is_ok();
-        say("finding garbage collector roots...".into());
+        let print = |line: String| lines.send(line).is_ok();
+        print("finding garbage collector roots...".into());
         let collection = self.store.begin_collection();
         let mut roots = self.recorded_roots(|_, _| false)?;
         let links = links(&self.store)?;
         links.keep(&self.store)?;
         for stale in links.stale {
             let (link, target) = (stale.link.display(), stale.target.display());
-            say(format!("removing stale link from '{link}' to '{target}'"));
+            print(format!("removing stale link from '{link}' to '{target}'"));
             if let Err(e) = fs::remove_file(&stale.link) {
-                tracing::warn!("the stale link {link} stays: {e}");
+                tracing::warn!("cannot remove the stale link {link}: {e}");
             }
         }
         roots.extend(links.roots);
@@ -203,11 +206,11 @@ impl Engine {
         roots.extend(used);
         let unseen = names(&unseen);
         for process in &unseen {
-            say(left_alone(process));
+            print(uninspected_warning(process));
         }
         let live = roots.iter().map(|r: &Root| r.path.hash()).collect();
-        say("deleting garbage...".into());
-        let mut removed = |path: &StorePath| say(format!("deleting '{}'", self.full(path)));
+        print("deleting garbage...".into());
+        let mut removed = |path: &StorePath| print(format!("deleting '{}'", self.full(path)));
         let in_use = || self.users.known();
         let collected = collection.remove(&live, max_freed, &in_use, &mut removed)?;
         Ok((collected, unseen))

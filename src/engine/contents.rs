@@ -1,4 +1,4 @@
-//! What is to be here and what may go: prefetches, pins, evictions and traces.
+//! Prefetching, pinning and evicting contents.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,12 +42,12 @@ impl Engine {
                 Ok(resolved?)
             });
             let pinned: Vec<_> = pinned.collect::<Result<_, EngineError>>()?;
-            // First, so that nothing of them is dropped on the way.
+            // Pinned first, so that nothing is dropped in between.
             self.store.pin(&pinned)?;
         }
         let alone: Vec<_> = traced.iter().map(StorePath::hash).collect();
         let recursive = request.recursive;
-        let prefetched: Result<Vec<Fetched>, FetchError> = self.showing(output, |progress| {
+        let prefetched: Result<Vec<Fetched>, FetchError> = self.with_progress(output, |progress| {
             let traced = traced.into_iter().map(|p| (p.hash(), Some(p))).collect();
             runtime.block_on(async {
                 let traced = fetcher.prefetch(traced, false, progress).await?;
@@ -62,21 +62,21 @@ impl Engine {
             report.fetched_bytes += part.fetched_bytes;
             report.failures.extend(self.failures(&part.failures));
         }
-        if !self.is_own(&request.sources) {
-            // The daemon's fetcher counts its own.
+        if !self.uses_own_fetcher(&request.sources) {
+            // The daemon's fetcher counts its own bytes.
             self.network
                 .fetched
                 .fetch_add(report.fetched_bytes, Ordering::Relaxed);
         }
         let named = named.iter().map(|(hash, _)| *hash);
         self.budget.settle();
-        self.confirm(alone, named, request, &mut report)?;
+        self.check_fetched(alone, named, request, &mut report)?;
         report.complete = report.failures.is_empty();
         Ok(Report::Prefetch(report))
     }
 
-    /// Looks whether what was fetched is still here, and reads it if that was asked for.
-    fn confirm(
+    /// Checks that the fetched paths are still present, and reads them if requested.
+    fn check_fetched(
         &self,
         mut alone: Vec<StorePathHash>,
         named: impl Iterator<Item = StorePathHash>,
@@ -101,7 +101,7 @@ impl Engine {
             };
             let (error, is_gone) = match error {
                 Ok(true) => continue,
-                Ok(false) => (self.dropped_again(), true),
+                Ok(false) => (self.eviction_error(), true),
                 Err(error) => (error, false),
             };
             let path = self.full(&info.registration.path);
@@ -118,14 +118,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Why what was just fetched is not here.
-    fn dropped_again(&self) -> String {
+    /// Why a path that was just fetched is absent.
+    fn eviction_error(&self) -> String {
         match self.budget.budget() {
             Some(budget) => format!(
                 "it was dropped again to stay within the budget of {budget} bytes; mount with a \
-                 larger one (-o budget=SIZE), or pin what is to stay"
+                 larger one (-o budget=SIZE), or pin what should stay"
             ),
-            None => "it was dropped again by an eviction; prefetch it once more, or pin it".into(),
+            None => "an eviction dropped it again; repeat the prefetch, or pin the path".into(),
         }
     }
 
@@ -142,8 +142,8 @@ impl Engine {
         ))
     }
 
-    /// The pin that a user means: of a store path or hash, else of the only one whose package has
-    /// this name. Channels are not asked, which may have another version by now.
+    /// The pin that the user means: by store path or hash, or else by package name if that is
+    /// unique. Channels are not consulted, since they may list another version by now.
     fn pinned<'p>(&self, pins: &'p [Pin], text: &str) -> Result<Option<&'p Pin>, LocationError> {
         match location::parse(&self.store, text) {
             Ok(named) => Ok(pins.iter().find(|p| p.path.hash() == named.hash)),

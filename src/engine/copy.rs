@@ -1,6 +1,7 @@
-//! Bringing closures from binary caches.
+//! Copying closures from binary caches.
 //!
-//! Invariant: what a copy has brought counts as fetched, and room is made for it when it is done.
+//! Invariant: what a copy has fetched counts towards the budget, which is enforced when the copy is
+//! done.
 
 use std::sync::atomic::Ordering;
 
@@ -24,7 +25,7 @@ impl Engine {
         };
         let runtime = self.runtime()?;
         let dropped = self.budget.evicted();
-        let summary = self.showing(output, |progress| {
+        let summary = self.with_progress(output, |progress| {
             let opened = self.sources(&sources);
             let sources = runtime.block_on(opened)?;
             let fetcher = Fetcher::for_copy(self.destination()?, sources, trust, jobs);

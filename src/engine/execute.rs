@@ -1,16 +1,16 @@
-//! What each request does to a state.
+//! Dispatch of requests.
 //!
-//! Invariant: a request means the same wherever it runs: this is the one place that carries it out.
+//! Invariant: a request has the same effect in every process, since it is executed only here.
 
 use crate::command::{Output, Report, Request};
 use crate::engine::error::EngineError;
 use crate::engine::state::Engine;
 
 impl Engine {
-    /// Carries out a command.
+    /// Executes a request.
     ///
     /// # Errors
-    /// What makes the whole command fail; single paths that fail are in the report.
+    /// The request failed as a whole; failures of single paths are in the report.
     pub fn execute(
         &self,
         request: Request,
@@ -41,7 +41,7 @@ impl Engine {
             Request::Apply(request) => self.apply(&request, output),
             Request::Channel(request) => self.channel(request),
             Request::Closure(request) => self.closures(&request, output),
-            // What only a daemon does.
+            // Only a daemon can execute these.
             Request::Mount(_) | Request::Upgrade { .. } | Request::Status | Request::Figures => {
                 Err(EngineError::NoDaemon(self.store.dir().to_owned()))
             }

@@ -1,9 +1,11 @@
-//! Which paths running programs use: what proc(5) says of their programs, directories, open files,
-//! mappings, mounts, command lines and environments, as Nix looks for runtime roots.
+//! Which paths running programs use, according to proc(5): executables, working directories, open
+//! files, mappings, mounts, command lines and environments. Nix finds runtime roots in the same
+//! way.
 //!
-//! Invariant: what a process uses is never less than it was. One that cannot be looked at may be
-//! waiting for the very answer that this look holds up: it is left alone, and what it was seen to use
-//! last counts, as does whatever it may have come to since (the caller's part, by [`Unseen::since`]).
+//! Invariant: the result never misses a use. A process that cannot be inspected may be waiting for
+//! a reply that this very scan delays: it is skipped, and what it was last seen to use counts as
+//! used, as does everything that it may have used since (which is up to the caller, by
+//! [`Unseen::since`]).
 
 mod process;
 
@@ -20,72 +22,71 @@ use thiserror::Error;
 
 use crate::nix::store_path::StorePathHash;
 use crate::sync;
-use process::{Found, Looker, Mounts};
+use process::{Found, Inspector, Mounts};
 
 pub(super) use process::Use;
 
-/// Programs that the kernel starts by itself, by the files that name them.
+/// Programs that the kernel starts by itself; these files name them.
 const STARTED_BY_KERNEL: [&str; 3] = ["modprobe", "fbsplash", "poweroff_cmd"];
 
-/// Looking at a process takes well under a millisecond, and waits as long as that process waits for a
-/// page of a file while it holds the lock of its memory, as in the middle of execve(2).
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The same after the first one that was waited for in vain: there may be many, for one reason.
-const LESS_PATIENCE: Duration = Duration::from_millis(200);
-/// Threads that may hang at processes at once.
-const HANGING: usize = 64;
+/// Timeout for the inspection of one process. It takes well under a millisecond, unless the process
+/// is waiting for a page of a file while it holds the lock of its memory, as in the middle of
+/// execve(2).
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout after one inspection has timed out: there may be many such processes, for one reason.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(200);
+/// Limit of threads that hang at processes at the same time.
+const MAX_HANGING: usize = 64;
 
-/// Why it is not known what is in use.
 #[derive(Debug, Error)]
 pub enum InUseError {
-    /// There is no thread to look on, or it ended.
-    #[error("it cannot be told what running programs use")]
+    /// The thread could not be started, or ended early.
+    #[error("cannot determine what running programs use")]
     NoThread(#[source] std::io::Error),
 }
 
-/// A process, told from others of the same number by its start.
+/// A process, distinguished by its start time from others with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Process {
     number: u32,
-    /// In ticks since the machine was started.
+    /// In clock ticks since boot.
     start: u64,
 }
 
-/// A process that cannot be looked at.
+/// A process that could not be inspected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unseen {
     pub(super) process: u32,
     pub(super) name: String,
-    /// When it began, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     pub(super) since: u64,
 }
 
-/// What is in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct InUse {
-    /// By the hashes of store paths, each with one of the files that say so.
+    /// Store path hashes, each with a file that mentions it.
     pub(super) hashes: HashMap<StorePathHash, PathBuf>,
-    /// By inode numbers in our file system.
+    /// Inode numbers in our file system, each with a file that refers to it.
     pub(super) inodes: HashMap<u64, PathBuf>,
-    /// Processes that could not be looked at; what they were seen to use last is among the above.
+    /// Processes that could not be inspected; what they were last seen to use is included above.
     pub(super) unseen: Vec<Unseen>,
 }
 
-/// What is kept from one look to the next.
+/// Results kept from one scan to the next.
 #[derive(Default)]
 struct Memory {
-    /// What each process uses that uses anything.
+    /// The last results of each process that used anything.
     last: HashMap<(Process, Use), Found>,
-    /// Looks that hang.
+    /// Inspections that hang.
     hanging: HashMap<Process, JoinHandle<()>>,
 }
 
-/// One look at a time.
+/// Locked during a scan, so that there is one at a time.
 static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
 
-/// What processes use, wherever the store is mounted for them; for [`Use::Open`] this one apart.
-/// `superblock` is our file system, where it is mounted. What cannot be read is of a process that
-/// has ended, or of a kernel thread.
+/// What processes use, in whichever mount namespace; for [`Use::Open`] without this process.
+/// `superblock` is our file system, if it is mounted. A file that cannot be read belongs to a
+/// process that has ended, or to a kernel thread.
 ///
 /// # Errors
 /// See [`InUseError`].
@@ -104,30 +105,30 @@ pub(super) fn in_use(which: Use, superblock: Option<u32>) -> Result<InUse, InUse
             found.read_file(&Path::new("/proc/sys/kernel").join(name));
         }
     }
-    look_at_devices(&mut found);
-    let looks: Looks = Arc::new(move |tasks: Vec<Task>, sender: &Sender<Saw>| {
-        let mut looker = Looker {
+    add_kernel_files(&mut found);
+    let inspect: Inspect = Arc::new(move |tasks: Vec<Task>, sender: &Sender<Inspected>| {
+        let mut looker = Inspector {
             which,
             superblock,
             mounts: Mounts::default(),
         };
         for Task { process, inside } in tasks {
             let place = PathBuf::from(format!("/proc/{}", process.number));
-            let mut saw = looker.look_quickly(&place);
-            // Nobody may listen any more, and then it does not matter either.
-            let _ = sender.send(Saw::Outside(saw.clone()));
+            let mut result = looker.inspect_unlocked(&place);
+            // The receiver may have given up, and then the result is not needed.
+            let _ = sender.send(Inspected::Outside(result.clone()));
             if inside {
-                saw.extend(&looker.look_inside(&place));
-                let _ = sender.send(Saw::All(saw));
+                result.extend(&looker.inspect_locked(&place));
+                let _ = sender.send(Inspected::All(result));
             }
         }
     });
     let mut memory = sync::lock(&MEMORY);
-    memory.look(which, processes.collect(), found, &looks, PATIENCE)
+    memory.scan(which, processes.collect(), found, &inspect, TIMEOUT)
 }
 
-/// Files that the kernel itself reads.
-fn look_at_devices(found: &mut Found) {
+/// Adds the files that the kernel itself reads.
+fn add_kernel_files(found: &mut Found) {
     found.read_file(Path::new("/proc/swaps"));
     for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         if device.file_name().as_bytes().starts_with(b"loop") {
@@ -136,54 +137,54 @@ fn look_at_devices(found: &mut Found) {
     }
 }
 
-/// A process to look at, and whether a lock may be waited for.
+/// A process to inspect, and whether waiting for a lock is allowed.
 #[derive(Clone, Copy, Debug)]
 struct Task {
     process: Process,
     inside: bool,
 }
 
-/// What a look at one process saw, in this order; of one without `inside` only the first.
-enum Saw {
+/// Results of the inspection of one process, in this order; without `inside` only the first.
+enum Inspected {
     Outside(Found),
     All(Found),
 }
 
-/// Looks at processes, one after the other.
-type Looks = Arc<dyn Fn(Vec<Task>, &Sender<Saw>) + Send + Sync>;
+/// Inspects processes one after the other.
+type Inspect = Arc<dyn Fn(Vec<Task>, &Sender<Inspected>) + Send + Sync>;
 
 impl Memory {
-    /// Has `looks` look at processes, on threads of their own: one that hangs is left behind, and the
-    /// next one goes on.
-    fn look(
+    /// Inspects processes on separate threads: a thread that hangs is left behind, and a new one
+    /// continues with the next process.
+    fn scan(
         &mut self,
         which: Use,
         processes: Vec<Process>,
         mut found: Found,
-        looks: &Looks,
-        mut patience: Duration,
+        inspect: &Inspect,
+        mut timeout: Duration,
     ) -> Result<InUse, InUseError> {
         self.hanging.retain(|_, thread| !thread.is_finished());
         let mut unseen = Vec::new();
         let mut last = HashMap::new();
         let mut left = &processes[..];
         while !left.is_empty() {
-            let full = self.hanging.len() >= HANGING;
+            let full = self.hanging.len() >= MAX_HANGING;
             let task = |process: &Process| Task {
                 process: *process,
                 inside: !full && !self.hanging.contains_key(process),
             };
             let tasks: Vec<_> = left.iter().map(task).collect();
-            let (sender, looked) = mpsc::channel();
-            let work = looks.clone();
+            let (sender, results) = mpsc::channel();
+            let work = inspect.clone();
             let given = tasks.clone();
             let thread = sync::spawn("narfs-in-use", move || work(given, &sender));
             let thread = thread.map_err(InUseError::NoThread)?;
             let mut done = 0;
             for Task { process, inside } in tasks {
-                let saw = receive(&looked, inside, patience);
+                let result = receive(&results, inside, timeout);
                 done += 1;
-                let (seen, outcome) = match saw {
+                let (seen, outcome) = match result {
                     Ok(seen) => (seen, Ok(inside)),
                     Err((seen, e)) => (seen, Err(e)),
                 };
@@ -194,7 +195,7 @@ impl Memory {
                     }
                     continue;
                 }
-                // Whatever it was seen to use before counts, and is kept for the next time.
+                // Earlier results count as well, and are kept for the next scan.
                 if let Some(before) = self.last.remove(&(process, which)) {
                     found.extend(&before);
                     last.insert((process, which), before);
@@ -203,12 +204,12 @@ impl Memory {
                 match outcome {
                     Ok(_) => {}
                     Err(RecvTimeoutError::Timeout) => {
-                        patience = patience.min(LESS_PATIENCE);
+                        timeout = timeout.min(SHORT_TIMEOUT);
                         self.hanging.insert(process, thread);
                         break;
                     }
                     Err(RecvTimeoutError::Disconnected) => {
-                        let ended = std::io::Error::other("the look broke off");
+                        let ended = std::io::Error::other("the inspection failed");
                         return Err(InUseError::NoThread(ended));
                     }
                 }
@@ -226,18 +227,19 @@ impl Memory {
     }
 }
 
-/// What the look at one process saw. If it does not end in time, with the part that it saw.
+/// Waits for the result of one inspection. After a timeout, the error comes with the partial
+/// result.
 fn receive(
-    looked: &Receiver<Saw>,
+    results: &Receiver<Inspected>,
     inside: bool,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Found, (Found, RecvTimeoutError)> {
     let mut seen = Found::default();
     loop {
-        match looked.recv_timeout(patience) {
-            Ok(Saw::All(all)) => return Ok(all),
-            Ok(Saw::Outside(outside)) if !inside => return Ok(outside),
-            Ok(Saw::Outside(outside)) => seen = outside,
+        match results.recv_timeout(timeout) {
+            Ok(Inspected::All(all)) => return Ok(all),
+            Ok(Inspected::Outside(outside)) if !inside => return Ok(outside),
+            Ok(Inspected::Outside(outside)) => seen = outside,
             Err(e) => return Err((seen, e)),
         }
     }
@@ -246,7 +248,7 @@ fn receive(
 impl Unseen {
     /// `None` if the process has ended.
     fn new(process: Process) -> Option<Self> {
-        // None of this needs a lock of the process's memory.
+        // None of this needs the lock of the process's memory.
         let name = fs::read_to_string(format!("/proc/{}/comm", process.number)).ok()?;
         Some(Self {
             process: process.number,
@@ -256,15 +258,15 @@ impl Unseen {
     }
 }
 
-/// When a process was started, in ticks since the machine was: the 22nd field of proc(5)'s stat, of
-/// which the second, in brackets, may have blanks.
+/// The start time of a process, in clock ticks since boot: field 22 of its stat file, see proc(5).
+/// Field 2, in parentheses, may contain blanks.
 fn start_of(number: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(") ")?;
     after_name.split(' ').nth(19)?.parse().ok()
 }
 
-/// Seconds since 1970; 0 where it cannot be told.
+/// Converts to seconds since 1970; 0 if that is not possible.
 fn since_1970(ticks: u64) -> u64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let mut lines = stat.lines();

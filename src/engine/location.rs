@@ -1,5 +1,5 @@
-//! From what users type to places in the store: `/nix/store/HASH-NAME/bin/x`, `HASH-NAME`, `HASH`.
-//! What is none of these may be the name of a package, which channels know.
+//! Parsing of paths as users give them: `/nix/store/HASH-NAME/bin/x`, `HASH-NAME`, `HASH`. Other
+//! text may be the name of a package of a channel.
 
 use thiserror::Error;
 
@@ -7,54 +7,51 @@ use crate::nix::store_path::{StorePath, StorePathError, StorePathHash, check_nam
 use crate::store::{LoadedPath, PathInfo, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
-/// Links that are followed before a loop is assumed, as in the kernel.
+/// Number of links followed before a loop is assumed, as in the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// Why a place cannot be found.
 #[derive(Debug, Error)]
 pub enum LocationError {
-    /// Neither a path nor a hash.
     #[error(
         "{text:?} is not a store path of this state: give {example}, its base name, or its hash"
     )]
     NotAPath {
         text: String,
-        /// What one looks like.
+        /// An example of a store path.
         example: String,
         #[source]
         source: StorePathError,
     },
-    /// It is not here.
-    #[error("{0} is not in the state; `narfs copy` brings it")]
+    #[error("{0} is not in the state; `narfs copy` fetches it")]
     Absent(String),
-    /// The hash is there under another name.
-    #[error("{asked} is not in the state, but {there} is")]
+    /// The hash is registered with another name.
+    #[error("{requested} is not in the state, but {there} is")]
     OtherName {
-        asked: String,
-        /// What has the same hash.
+        requested: String,
+        /// The registered path with this hash.
         there: StorePath,
     },
-    /// The path is here, the place is not.
+    /// The path is local but has no such file.
     #[error("{path} has no {place:?}")]
     NoSuchPlace {
         path: StorePath,
-        /// The place in it.
+        /// The path within the store path.
         place: String,
     },
-    /// A directory or link where a file is needed.
+    /// A directory or a link where a file is needed.
     #[error("{0} is not a regular file")]
     NotAFile(String),
-    /// Links in a circle, or out of the store.
-    #[error("{text} leads out of the store, or in a circle: a link points to {target:?}")]
-    Astray {
+    /// Links that form a loop, or leave the store.
+    #[error("{text} leads out of the store, or into a loop: a link points to {target:?}")]
+    LeavesStore {
         text: String,
-        /// The link's target.
+        /// Target of the link.
         target: String,
     },
-    /// A name that several pins have.
-    #[error("several pins are called {text:?}: {}; name one by its store path", paths.join(", "))]
+    /// Several pins have this name.
+    #[error("several pins are named {text:?}: {}; give the store path of one", paths.join(", "))]
     SeveralPins {
-        /// What was named.
+        /// The given name.
         text: String,
         /// Their store paths.
         paths: Vec<String>,
@@ -63,14 +60,14 @@ pub enum LocationError {
     Store(#[from] StoreError),
 }
 
-/// A store path as users name it: a hash, with the name where it was given, and the place in it.
+/// A store path as users give it: a hash, its name if given, and a path within it.
 pub(super) struct Named {
     pub(super) hash: StorePathHash,
     pub(super) path: Option<StorePath>,
     pub(super) place: Vec<u8>,
 }
 
-/// Reads what a user typed.
+/// Parses a path given by a user.
 pub(super) fn parse(store: &Store, text: &str) -> Result<Named, LocationError> {
     let inside = text
         .strip_prefix(store.store_dir().as_str())
@@ -96,28 +93,28 @@ pub(super) fn parse(store: &Store, text: &str) -> Result<Named, LocationError> {
     }
 }
 
-/// Whether what names no path can be the name of a package instead.
+/// Whether text that is not a path may be a package name.
 pub(super) fn may_be_package(text: &str) -> bool {
     check_name(text.as_bytes()).is_ok()
 }
 
-/// A place in a path that is here.
+/// A file or directory in a local path.
 pub(super) struct Located {
     pub(super) path: LoadedPath,
     pub(super) node: NodeIndex,
 }
 
-/// The path that a user named.
+/// The local path that the user means.
 pub(super) fn path(store: &Store, text: &str) -> Result<LoadedPath, LocationError> {
     load(store, text, &parse(store, text)?)
 }
 
-/// What is registered of the path that a user named.
+/// The path info of the local path that the user means.
 pub(super) fn info(store: &Store, text: &str) -> Result<PathInfo, LocationError> {
     find(store, text, &parse(store, text)?)
 }
 
-/// The same, also where its contents never were here.
+/// Likewise, also if its contents never were local.
 pub(super) fn known(store: &Store, text: &str) -> Result<PathInfo, LocationError> {
     find_where(store, text, &parse(store, text)?, |_| true)
 }
@@ -138,8 +135,8 @@ fn find_where(
         .ok_or_else(|| LocationError::Absent(text.to_owned()))?;
     let there = &info.registration.path;
     match &named.path {
-        Some(asked) if asked != there => Err(LocationError::OtherName {
-            asked: asked.to_string(),
+        Some(requested) if requested != there => Err(LocationError::OtherName {
+            requested: requested.to_string(),
             there: there.clone(),
         }),
         _ => Ok(info),
@@ -153,12 +150,12 @@ fn load(store: &Store, text: &str, named: &Named) -> Result<LoadedPath, Location
         .ok_or_else(|| LocationError::Absent(text.to_owned()))
 }
 
-/// The place that a user named, without following a link at its end.
+/// The file or directory that the user means, without following a link at the end.
 pub(super) fn place(store: &Store, text: &str) -> Result<Located, LocationError> {
     resolve(store, text, false)
 }
 
-/// The file that a user named, links followed.
+/// The file that the user means, with links followed.
 pub(super) fn file(store: &Store, text: &str) -> Result<Located, LocationError> {
     let found = resolve(store, text, true)?;
     match found.path.tree().node(found.node).map(|n| n.kind) {
@@ -167,38 +164,38 @@ pub(super) fn file(store: &Store, text: &str) -> Result<Located, LocationError> 
     }
 }
 
-/// Walks from `text` on as the kernel would, with the mount where it belongs.
+/// Resolves `text` as the kernel would if the mount were at the store directory.
 fn resolve(store: &Store, text: &str, follow_last: bool) -> Result<Located, LocationError> {
     let named = parse(store, text)?;
     let mut path = load(store, text, &named)?;
     let mut node = 0;
-    // The parts that are still to be walked, the next one last.
+    // Components still to be resolved, in reverse order.
     let mut parts = Vec::new();
     push_parts(&mut parts, &named.place);
     let mut links = 0;
     loop {
         let link = path.target(node);
         if let Some(target) = link.filter(|_| follow_last || !parts.is_empty()) {
-            let astray = || LocationError::Astray {
+            let leaves_store = || LocationError::LeavesStore {
                 text: text.to_owned(),
                 target: String::from_utf8_lossy(&target).into_owned(),
             };
             links += 1;
             if links > MAX_LINKS {
-                return Err(astray());
+                return Err(leaves_store());
             }
             push_parts(&mut parts, &target);
             if target.starts_with(b"/") {
-                // The store directory's own parts, then the path's name.
+                // The components of the store directory, then the name of the path.
                 for part in store.store_dir().as_str().split('/').skip(1) {
                     if parts.pop().is_none_or(|p| p != part.as_bytes()) {
-                        return Err(astray());
+                        return Err(leaves_store());
                     }
                 }
-                (path, node) = (enter(store, &mut parts).ok_or_else(astray)??, 0);
+                (path, node) = (enter(store, &mut parts).ok_or_else(leaves_store)??, 0);
             } else if node == 0 {
-                // In the store directory, where the link itself lies.
-                path = enter(store, &mut parts).ok_or_else(astray)??;
+                // A link relative to the store directory.
+                path = enter(store, &mut parts).ok_or_else(leaves_store)??;
             } else {
                 node = path.tree().parent(node);
             }
@@ -228,7 +225,7 @@ fn push_parts(parts: &mut Vec<Vec<u8>>, place: &[u8]) {
     parts.extend(new.map(<[u8]>::to_vec));
 }
 
-/// The path that the next part names in the store directory; `None` if it names none.
+/// The store path that the next component names; `None` if there is no component.
 fn enter(store: &Store, parts: &mut Vec<Vec<u8>>) -> Option<Result<LoadedPath, LocationError>> {
     let path = StorePath::parse_base_name(&parts.pop()?).ok()?;
     Some(self::path(store, &path.base_name()))

@@ -1,4 +1,4 @@
-//! What a request does to a state, with a daemon or without.
+//! The engine: execution of requests on a state, with or without a daemon.
 
 mod channels;
 mod chunked;

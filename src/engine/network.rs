@@ -1,4 +1,4 @@
-//! What requests need of the network: sources, a runtime, and who fetches on demand.
+//! Network use of requests: sources, a runtime, and the fetcher.
 
 use std::sync::atomic::Ordering;
 
@@ -10,10 +10,10 @@ use crate::engine::state::Engine;
 use crate::fetch::{Deadlines, Destination, FetchOptions, Fetcher, PrefetchPolicy, Sources};
 
 impl Engine {
-    /// The threads of the network, started when they are needed.
+    /// The runtime of the network, started on first use.
     ///
     /// # Errors
-    /// There are none to be had.
+    /// No threads are available.
     pub fn runtime(&self) -> Result<&Runtime, EngineError> {
         if let Some(runtime) = self.network.runtime.get() {
             return Ok(runtime);
@@ -40,13 +40,13 @@ impl Engine {
     /// Has paths fetched on demand from now on; once.
     ///
     /// # Errors
-    /// There are no threads for the network.
+    /// No threads are available.
     pub fn fetch_on_demand(&self, options: &FetchOptions) -> Result<Fetcher, EngineError> {
         let fetcher = Fetcher::new(self.destination()?, options);
         Ok(self.network.fetcher.get_or_init(|| fetcher).clone())
     }
 
-    /// What fetches on demand; `None` where nothing is served, or no source is asked.
+    /// The fetcher; `None` without a mount or without sources.
     pub fn fetcher(&self) -> Option<&Fetcher> {
         self.network.fetcher.get()
     }
@@ -60,14 +60,14 @@ impl Engine {
         Ok(Sources::open(from, netrc, self.store.store_dir()).await?)
     }
 
-    /// Whether a command fetches with the daemon's fetcher: it names no other sources.
-    pub(super) fn is_own(&self, request: &SourceRequest) -> bool {
+    /// Whether a request uses the daemon's fetcher, since it names no other sources.
+    pub(super) fn uses_own_fetcher(&self, request: &SourceRequest) -> bool {
         *request == SourceRequest::default() && self.fetcher().is_some()
     }
 
     pub(super) fn fetcher_for(&self, request: &SourceRequest) -> Result<Fetcher, EngineError> {
         match self.fetcher() {
-            Some(fetcher) if self.is_own(request) => Ok(fetcher.clone()),
+            Some(fetcher) if self.uses_own_fetcher(request) => Ok(fetcher.clone()),
             _ => {
                 let sources = request.or(&self.network.defaults);
                 if sources.from.is_empty() {
@@ -80,7 +80,7 @@ impl Engine {
         }
     }
 
-    /// Bytes that sources sent for NARs, on demand and for requests.
+    /// NAR bytes received from sources, on demand and by requests.
     pub fn fetched_bytes(&self) -> u64 {
         let on_demand = self.fetcher().map_or(0, Fetcher::fetched_bytes);
         self.network.fetched.load(Ordering::Relaxed) + on_demand

@@ -1,4 +1,4 @@
-//! The network of an engine: nothing of it is there before it is needed.
+//! Network state of an engine; each part is created on first use.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -8,13 +8,12 @@ use tokio::runtime::Runtime;
 use crate::command::SourceRequest;
 use crate::fetch::{Fetcher, Flights};
 
-/// Sources, threads and counts of an engine.
 #[derive(Default)]
 pub struct Network {
     /// Sources of requests that name none.
     pub defaults: SourceRequest,
     pub runtime: OnceLock<Runtime>,
-    /// What fetches on demand, where the state is mounted with sources.
+    /// The fetcher, if the state is mounted with sources.
     pub fetcher: OnceLock<Fetcher>,
     /// What is on its way into the state, for whomever.
     pub flights: Arc<Flights>,

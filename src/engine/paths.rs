@@ -1,4 +1,4 @@
-//! What is in the state: paths, what lies in them, their contents and their counts.
+//! Requests on paths: registration, listing, contents and statistics.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ impl Engine {
         Ok(Report::Added(path.to_full(self.store.store_dir())))
     }
 
-    /// What is registered of the paths that a user named; of all if none.
+    /// Path infos of the given paths, or of all.
     pub(super) fn infos(&self, names: &[String]) -> Result<Vec<PathInfo>, EngineError> {
         if names.is_empty() {
             let all = self.store.all_paths()?;
@@ -46,7 +46,7 @@ impl Engine {
         sizes: bool,
     ) -> Result<Report, EngineError> {
         let mut infos = if closure && !names.is_empty() {
-            // What is known of a closure is shown whatever of it is here, its root included.
+            // Closures are reported as far as they are known, even if the root itself is not local.
             let named = names.iter().map(|n| location::known(&self.store, n));
             named.collect::<Result<_, _>>()?
         } else {
@@ -113,7 +113,7 @@ impl Engine {
     }
 
     pub(super) fn cat(&self, path: &str, output: &mut dyn Output) -> Result<Report, EngineError> {
-        /// Bytes in one go.
+        /// Bytes read at once.
         const PIECE: u64 = 1 << 20;
         let found = self.complete(|store| location::file(store, path))?;
         let Some(NodeKind::File { offset, size, .. }) =
@@ -140,8 +140,8 @@ impl Engine {
         Ok(Report::Done)
     }
 
-    /// Finds something whose contents are wanted. Those that were dropped are fetched again, where
-    /// a fetcher is at hand.
+    /// Locates something whose contents are needed. Dropped contents are fetched again, if there is
+    /// a fetcher.
     fn complete(
         &self,
         find: impl Fn(&Store) -> Result<Located, LocationError>,

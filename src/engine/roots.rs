@@ -1,9 +1,10 @@
-//! Roots: what a collection keeps, with all that it refers to.
+//! Roots: paths that a collection keeps, with their closures.
 //!
-//! Pins, generations and closure views lie in the state; the other roots are links in its directory `gcroots`, of
-//! the forms that Nix knows, and what running programs use. Invariant: a root that cannot be
-//! looked at is an error, never no root, but for links into what this process may not enter. A link
-//! on a disk that is away counts as it was seen last.
+//! Pins, generations and closure views are stored in the state; further roots are symlinks in its
+//! directory `gcroots`, in the forms that Nix knows, and what running programs use. Invariant: a
+//! root that cannot be inspected is an error and never ignored, except for links into directories
+//! that this process may not enter. A link on a disk that is not mounted counts as it was last
+//! seen.
 
 use std::fs;
 use std::io;
@@ -22,60 +23,60 @@ use crate::nix::nix32;
 use crate::nix::store_path::StorePath;
 use crate::store::{LinkedRoot, LinkedRoots, Store, StoreError};
 
-/// The directory with links to roots, in the state directory.
+/// Directory of root links, in the state directory.
 const DIRECTORY: &str = "gcroots";
-/// In it, links to links elsewhere. These go when what they point to is gone.
+/// Subdirectory with links to links elsewhere. They are removed when their target is gone.
 const AUTO: &str = "auto";
 
-/// A root and where it is from.
+/// A root and its origin.
 pub(super) struct Root {
     pub(super) path: StorePath,
     pub(super) kind: RootKind,
     pub(super) from: String,
 }
 
-/// A link in `auto` whose link is gone.
+/// A link in `auto` whose target is gone.
 pub(super) struct Stale {
     pub(super) link: PathBuf,
     pub(super) target: PathBuf,
 }
 
-/// What a look into `gcroots` found.
+/// The contents of `gcroots`.
 #[derive(Default)]
 pub(super) struct Links {
     pub(super) roots: Vec<Root>,
     pub(super) stale: Vec<Stale>,
-    /// What links to links pointed to before, and where something is mounted now.
-    before: LinkedRoots,
+    /// Targets of indirect links in earlier scans, and the current mounts.
+    last_seen: LinkedRoots,
     mounts: Vec<PathBuf>,
-    /// What they point to now; for those that are away, before.
+    /// Current targets; for unmounted disks, those of earlier scans.
     seen: LinkedRoots,
 }
 
-/// Looks through `gcroots`, in the order of names.
+/// Scans `gcroots`, sorted by name.
 pub(super) fn links(store: &Store) -> Result<Links, RootsError> {
     let top = store.dir().join(DIRECTORY);
     let mut links = Links {
-        before: store.linked_roots()?,
+        last_seen: store.linked_roots()?,
         mounts: fuse::mount_points()?,
         ..Links::default()
     };
     let mut open = vec![top.clone()];
     while let Some(place) = open.pop() {
-        let look = |source| RootsError::Look {
+        let look_error = |source| RootsError::Look {
             at: place.clone(),
             source,
         };
         let kind = match fs::symlink_metadata(&place) {
             Ok(metadata) => metadata.file_type(),
-            // Taken away meanwhile, or there are no links at all.
+            // Removed meanwhile, or there are no root links at all.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(look(e)),
+            Err(e) => return Err(look_error(e)),
         };
         if kind.is_dir() || (place == top && kind.is_symlink()) {
             let entries = fs::read_dir(&place).and_then(Iterator::collect::<io::Result<Vec<_>>>);
             let mut entries: Vec<_> = entries
-                .map_err(look)?
+                .map_err(look_error)?
                 .iter()
                 .map(fs::DirEntry::path)
                 .collect();
@@ -92,7 +93,7 @@ pub(super) fn links(store: &Store) -> Result<Links, RootsError> {
 }
 
 impl Links {
-    /// A link into the store, or to a link into the store.
+    /// Follows a link into the store, or to a link into the store.
     fn follow(&mut self, store: &Store, top: &Path, link: &Path) -> Result<(), RootsError> {
         let Some(target) = read_link(link)? else {
             return Ok(());
@@ -110,7 +111,7 @@ impl Links {
                 }
             }
             Ok(_) => {}
-            Err(e) if self.is_away(link, &e) => self.add_as_before(link, &target),
+            Err(e) if self.is_unmounted(link, &e) => self.add_last_seen(link, &target),
             Err(e) if is_absent(&e) => {
                 if link.starts_with(top.join(AUTO)) {
                     let link = link.to_owned();
@@ -118,14 +119,17 @@ impl Links {
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                tracing::warn!("not a root: {} cannot be entered: {e}", target.display());
+                tracing::warn!(
+                    "ignoring a root link: cannot enter {}: {e}",
+                    target.display()
+                );
             }
             Err(source) => return Err(RootsError::Look { at: target, source }),
         }
         Ok(())
     }
 
-    /// Notes what the link `target` was just seen to point to.
+    /// Records what the link `target` points to at present.
     fn note(&mut self, link: &Path, target: &Path) {
         let from = target.display().to_string();
         let Some(root) = self.roots.last().filter(|root| root.from == from) else {
@@ -143,32 +147,32 @@ impl Links {
         }
     }
 
-    /// Whether what a link pointed to lies on a disk that is not mounted now, or does not answer.
-    fn is_away(&self, link: &Path, e: &io::Error) -> bool {
-        let before = self.before.get(link);
-        before.is_some_and(|root| !is_absent(e) || !self.mounts.contains(&root.mount_point))
+    /// Whether the target of a link lies on a disk that is not mounted or does not answer.
+    fn is_unmounted(&self, link: &Path, e: &io::Error) -> bool {
+        let last_seen = self.last_seen.get(link);
+        last_seen.is_some_and(|root| !is_absent(e) || !self.mounts.contains(&root.mount_point))
     }
 
-    fn add_as_before(&mut self, link: &Path, target: &Path) {
-        let Some(root) = self.before.get(link).cloned() else {
+    fn add_last_seen(&mut self, link: &Path, target: &Path) {
+        let Some(root) = self.last_seen.get(link).cloned() else {
             return;
         };
         let at = root.mount_point.display();
         self.roots.push(Root {
             path: root.path.clone(),
             kind: RootKind::Link,
-            from: format!("{}, as it was when {at} was there", target.display()),
+            from: format!("{}, as last seen when {at} was mounted", target.display()),
         });
         self.seen.insert(link.to_owned(), root);
     }
 
-    /// Keeps what was seen for a time when it is away.
+    /// Saves the targets for scans during which a disk is not mounted.
     pub(super) fn keep(&self, store: &Store) -> Result<(), StoreError> {
         store.set_linked_roots(&self.seen)
     }
 
-    /// Adds what a target names, wherever the store is mounted: the parts of it that are names of
-    /// registered paths. Whether there are any.
+    /// Adds the registered paths whose names are components of a target, wherever the store is
+    /// mounted. Returns whether there are any.
     fn add(&mut self, store: &Store, target: &[u8], from: &Path) -> Result<bool, StoreError> {
         let before = self.roots.len();
         for part in target.split(|b| *b == b'/') {
@@ -194,7 +198,7 @@ fn is_absent(e: &io::Error) -> bool {
     )
 }
 
-/// `None` if it is gone meanwhile.
+/// `None` if the link was removed meanwhile.
 fn read_link(link: &Path) -> Result<Option<PathBuf>, RootsError> {
     match fs::read_link(link) {
         Ok(target) => Ok(Some(target)),
@@ -206,8 +210,8 @@ fn read_link(link: &Path) -> Result<Option<PathBuf>, RootsError> {
     }
 }
 
-/// Makes `link` point to a path, and a root of it. What was a link into the store before is
-/// replaced, in one step.
+/// Makes `link` point to a path, and registers it as a root. An existing link into the store is
+/// replaced atomically.
 fn make(store: &Store, link: &Path, path: &str) -> Result<(), RootsError> {
     match fs::read_link(link) {
         Ok(there) if there.starts_with(store.store_dir().as_str()) => {}
@@ -218,16 +222,16 @@ fn make(store: &Store, link: &Path, path: &str) -> Result<(), RootsError> {
         let at = at.to_owned();
         move |source| RootsError::Make { at, source }
     };
-    put_link(link, Path::new(path)).map_err(failed(link))?;
+    replace_link(link, Path::new(path)).map_err(failed(link))?;
     let auto = store.dir().join(DIRECTORY).join(AUTO);
     fs::create_dir_all(&auto).map_err(failed(&auto))?;
     let name = Hash::of(HashAlgo::Sha1, link.as_os_str().as_bytes());
     let indirect = auto.join(nix32::encode(name.as_bytes()));
-    put_link(&indirect, link).map_err(failed(&indirect))
+    replace_link(&indirect, link).map_err(failed(&indirect))
 }
 
-/// Makes a link, in place of another one if there is one.
-fn put_link(link: &Path, target: &Path) -> io::Result<()> {
+/// Creates a symlink, replacing an existing one.
+fn replace_link(link: &Path, target: &Path) -> io::Result<()> {
     let mut draft = link.as_os_str().to_owned();
     draft.push(format!(".tmp-{}", std::process::id()));
     let draft = PathBuf::from(draft);
@@ -240,7 +244,7 @@ fn put_link(link: &Path, target: &Path) -> io::Result<()> {
 }
 
 impl Engine {
-    /// Roots that lie in the state, without the generations that `is_old` names.
+    /// Roots stored in the state, without the generations selected by `is_old`.
     pub(super) fn recorded_roots(
         &self,
         is_old: impl Fn(&str, u64) -> bool,
@@ -269,9 +273,9 @@ impl Engine {
         Ok(roots)
     }
 
-    /// Registered paths that running programs use, and the processes that cannot be looked at.
+    /// Registered paths that running programs use, and processes that could not be inspected.
     pub(super) fn roots_in_use(&self) -> Result<(Vec<Root>, Vec<Unseen>), StoreError> {
-        let usage = self.users.look(Use::Known)?;
+        let usage = self.users.scan(Use::Known)?;
         let mut roots = Vec::new();
         for (hash, user) in usage.paths {
             if let Some(info) = self.store.path_info(hash)? {
@@ -281,7 +285,7 @@ impl Engine {
                     from: match user {
                         User::Seen(file) => file.display().to_string(),
                         User::Unseen(process) => {
-                            format!("perhaps process {process}, which cannot be looked at")
+                            format!("possibly process {process}, which cannot be inspected")
                         }
                     },
                 });

@@ -1,4 +1,4 @@
-//! An open state, and what requests on it need.
+//! The engine: an open state and the resources of its requests.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,21 +14,20 @@ use crate::nix::store_path::StorePath;
 use crate::store::Store;
 use crate::sync;
 
-/// Time between two reports of how far a request is.
+/// Interval of progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// An open state and what requests on it need.
 pub struct Engine {
     pub(crate) store: Arc<Store>,
     pub(super) network: Network,
     pub(crate) budget: Arc<Budget>,
-    /// Who knows what running programs use.
+    /// Scans for what running programs use.
     pub(super) users: Arc<Users>,
     pub(crate) recorder: Arc<Recorder>,
-    /// What of the state is mounted.
+    /// The mounts of the state.
     pub(crate) serving: Arc<Serving>,
-    /// Held while profiles are changed, from the last look at them on.
-    pub(super) changing_profiles: Mutex<()>,
+    /// Locked from the planning of a profile change until it is committed.
+    pub(super) profile_lock: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
 }
 
@@ -39,8 +38,8 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine for a state that this process owns, with the sources of commands that name none
-    /// and the budget of the state, in bytes.
+    /// An engine for a state owned by this process, with default sources for commands and the
+    /// budget of stored bytes.
     pub fn new(store: Arc<Store>, defaults: SourceRequest, budget: Option<u64>) -> Self {
         let serving: Arc<Serving> = Arc::default();
         let users = Arc::new(Users::of(store.clone(), serving.clone()));
@@ -68,7 +67,7 @@ impl Engine {
             },
             recorder: Arc::default(),
             serving,
-            changing_profiles: Mutex::default(),
+            profile_lock: Mutex::default(),
             running: Mutex::default(),
         }
     }
@@ -79,9 +78,9 @@ impl Engine {
         FileSystem::new(store, fetcher, self.recorder.clone())
     }
 
-    /// Does something that takes long on a thread of its own, and shows how far it is; nobody who
-    /// listens any more stops it.
-    pub(super) fn showing<T: Send>(
+    /// Runs a long operation on another thread and reports its progress; a closed connection stops
+    /// it.
+    pub(super) fn with_progress<T: Send>(
         &self,
         output: &mut dyn Output,
         work: impl FnOnce(&Arc<Progress>) -> T + Send,
@@ -124,12 +123,12 @@ impl Engine {
         sync::lock(&self.running)
     }
 
-    /// How many copies and prefetches run now.
+    /// Number of copies and prefetches in progress.
     pub fn running_commands(&self) -> u64 {
         self.running().len() as u64
     }
 
-    /// How far the copies and prefetches are that run now.
+    /// Progress of the copies and prefetches.
     pub fn progress(&self) -> Vec<Snapshot> {
         self.running().iter().map(|p| p.snapshot()).collect()
     }

@@ -1,7 +1,9 @@
-//! What a profile needs and is not here: found, registered and fetched.
+//! Paths that a profile change needs and that are not local: they are resolved, registered and
+//! fetched.
 //!
-//! Invariants: where everything is here, nobody is asked, so that profiles can be changed without
-//! any source; what was found stays until the command is done, when a profile leads to it.
+//! Invariants: if everything is local, no source is queried, so that profiles can be changed
+//! offline; paths are protected from collection until the command is done, when a profile refers to
+//! them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,15 +17,15 @@ use crate::fetch::{CopyFailure, FetchError, Fetched, Fetcher, Progress};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{StoreError, TemporaryRoots};
 
-/// Gets what is not here.
+/// Supplies missing paths for one command.
 pub struct Supply<'e> {
     engine: &'e Engine,
-    /// `None` if nobody is to be asked.
+    /// `None` without sources.
     fetcher: Option<Fetcher>,
-    /// Whether that is the daemon's, which counts what it fetches.
-    is_own: bool,
-    /// What no collection takes meanwhile.
-    kept: TemporaryRoots,
+    /// Whether this is the daemon's fetcher, which counts its own bytes.
+    uses_own_fetcher: bool,
+    /// Protection from collection.
+    protected: TemporaryRoots,
 }
 
 type Wanted = Vec<(StorePathHash, Option<StorePath>)>;
@@ -33,7 +35,7 @@ fn wanted<'p>(paths: impl IntoIterator<Item = &'p StorePath>) -> Wanted {
     wanted.collect()
 }
 
-/// An error for the first of these paths, if there is one.
+/// The error of the first of these failures, if any.
 fn failed(mut failures: Vec<CopyFailure>) -> Result<(), SupplyError> {
     if failures.is_empty() {
         return Ok(());
@@ -53,7 +55,7 @@ fn failed(mut failures: Vec<CopyFailure>) -> Result<(), SupplyError> {
 }
 
 impl Engine {
-    /// What gets from the sources of a request what is not here.
+    /// Supplies missing paths from the sources of a request.
     pub fn supply(&self, sources: &SourceRequest) -> Result<Supply<'_>, EngineError> {
         let fetcher = match self.fetcher_for(sources) {
             Err(EngineError::NoSource(_)) => None,
@@ -62,38 +64,38 @@ impl Engine {
         Ok(Supply {
             engine: self,
             fetcher,
-            is_own: self.is_own(sources),
-            kept: self.store.temporary_roots(),
+            uses_own_fetcher: self.uses_own_fetcher(sources),
+            protected: self.store.temporary_roots(),
         })
     }
 }
 
 impl Supply<'_> {
     fn fetcher(&self, what: impl ToString) -> Result<&Fetcher, SupplyError> {
-        let nobody = || SupplyError::Nobody(what.to_string());
-        self.fetcher.as_ref().ok_or_else(nobody)
+        let no_sources = || SupplyError::NoSources(what.to_string());
+        self.fetcher.as_ref().ok_or_else(no_sources)
     }
 
-    /// Has no collection take paths, nor what they refer to, before the command is done. Said
-    /// before they are looked for, or published.
+    /// Protects paths and their closures from collection until the command is done. To be called
+    /// before they are looked up or published.
     pub(super) fn keep<'p>(&self, paths: impl IntoIterator<Item = &'p StorePath>) {
         let hashes = paths.into_iter().map(StorePath::hash);
-        hashes.for_each(|hash| self.kept.add(hash));
+        hashes.for_each(|hash| self.protected.add(hash));
     }
 
-    /// The store path that a user named, from the state or the sources.
+    /// The store path that the user means, from the state or the sources.
     pub(super) fn resolve(&self, text: &str) -> Result<StorePath, EngineError> {
         let store = &self.engine.store;
         let named = self.engine.named(text)?;
         if !named.place.is_empty() {
             return Err(ProfileError::Place(text.to_owned()).into());
         }
-        self.kept.add(named.hash);
+        self.protected.add(named.hash);
         if let Some(there) = store.path_info(named.hash)? {
             let there = there.registration.path;
             return match named.path {
-                Some(asked) if asked != there => Err(LocationError::OtherName {
-                    asked: asked.to_string(),
+                Some(requested) if requested != there => Err(LocationError::OtherName {
+                    requested: requested.to_string(),
                     there,
                 }
                 .into()),
@@ -105,7 +107,7 @@ impl Supply<'_> {
         Ok(self.engine.runtime()?.block_on(resolving)?)
     }
 
-    /// The paths that users named, each once.
+    /// The store paths that the user means, without duplicates.
     pub fn resolve_all(&self, texts: &[String]) -> Result<Vec<StorePath>, EngineError> {
         let mut paths = Vec::new();
         for text in texts {
@@ -117,13 +119,13 @@ impl Supply<'_> {
         Ok(paths)
     }
 
-    /// Makes the contents of a path local; `false` if no source has it.
-    pub(super) fn bring(&self, path: &StorePath) -> Result<bool, SupplyError> {
+    /// Makes the contents of a path local; `false` if no source has the path.
+    pub(super) fn fetch(&self, path: &StorePath) -> Result<bool, SupplyError> {
         self.keep([path]);
         let fetcher = self.fetcher(path)?;
         let progress = Arc::new(Progress::default());
         let runtime = self.engine.runtime();
-        // A fetcher has one, so that none has to be started.
+        // A fetcher implies a runtime, so none is started here.
         let runtime = runtime.map_err(|_| FetchError::Stopped)?;
         let done = runtime.block_on(fetcher.prefetch(wanted([path]), false, &progress))?;
         self.count(&done);
@@ -134,14 +136,14 @@ impl Supply<'_> {
     }
 
     fn count(&self, done: &Fetched) {
-        if !self.is_own {
+        if !self.uses_own_fetcher {
             let fetched = &self.engine.network.fetched;
             fetched.fetch_add(done.fetched_bytes, Ordering::Relaxed);
         }
     }
 
-    /// Makes the trees of paths local.
-    pub(super) fn bring_all(
+    /// Makes the contents of paths local.
+    pub(super) fn fetch_all(
         &self,
         paths: &[StorePath],
         output: &mut dyn Output,
@@ -160,14 +162,16 @@ impl Supply<'_> {
         }
     }
 
-    /// Makes the closures of paths wholly local.
+    /// Makes the closures of paths completely local.
     pub(super) fn complete<'p>(
         &self,
         paths: impl IntoIterator<Item = &'p StorePath>,
         output: &mut dyn Output,
     ) -> Result<(), EngineError> {
         let wanted = wanted(paths);
-        wanted.iter().for_each(|(hash, _)| self.kept.add(*hash));
+        wanted
+            .iter()
+            .for_each(|(hash, _)| self.protected.add(*hash));
         match wanted.first() {
             Some((hash, _)) => self.prefetch(&hash.to_string(), wanted.clone(), true, output),
             None => Ok(()),
@@ -185,14 +189,14 @@ impl Supply<'_> {
             return self.find_missing(first, &wanted, recursive);
         };
         let runtime = self.engine.runtime()?;
-        let done = self.engine.showing(output, |progress| {
+        let done = self.engine.with_progress(output, |progress| {
             runtime.block_on(fetcher.prefetch(wanted, recursive, progress))
         })?;
         self.count(&done);
         Ok(failed(done.failures).map_err(ProfileError::from)?)
     }
 
-    /// Without anybody to ask, all must be here.
+    /// Without sources, everything must be local.
     fn find_missing(
         &self,
         first: &impl ToString,
@@ -200,7 +204,7 @@ impl Supply<'_> {
         recursive: bool,
     ) -> Result<(), EngineError> {
         let store = &self.engine.store;
-        let missing = |what: String| Err(ProfileError::from(SupplyError::Nobody(what)).into());
+        let missing = |what: String| Err(ProfileError::from(SupplyError::NoSources(what)).into());
         if !recursive {
             return missing(first.to_string());
         }
@@ -218,7 +222,7 @@ impl Supply<'_> {
         Ok(())
     }
 
-    /// Has the state know paths, without their contents.
+    /// Registers a path without its contents.
     pub(super) fn register(&self, path: &StorePath) -> Result<(), EngineError> {
         self.keep([path]);
         if self.engine.store.path_info(path.hash())?.is_some() {
@@ -231,8 +235,8 @@ impl Supply<'_> {
         Ok(failed(failures).map_err(ProfileError::from)?)
     }
 
-    /// Has the state know the closures of paths, as far as the sources do. Where there is nobody
-    /// to ask, it stays as it is. Says what could not be known, if something could not.
+    /// Registers the closures of paths, as far as the sources know them; without sources nothing
+    /// changes. Returns a warning if something remains unknown.
     pub(super) fn register_closures(
         &self,
         paths: &[StorePath],
@@ -246,7 +250,7 @@ impl Supply<'_> {
             return Ok(None);
         }
         let runtime = self.engine.runtime()?;
-        let failures = self.engine.showing(output, |progress| {
+        let failures = self.engine.with_progress(output, |progress| {
             runtime.block_on(fetcher.register(wanted(paths), true, progress))
         })?;
         let Some(first) = failures.first() else {
@@ -256,19 +260,19 @@ impl Supply<'_> {
         let path = path.map_or_else(|| first.hash.to_string(), |p| self.engine.full(p));
         Ok(Some(match failures.len() {
             1 => format!(
-                "{path} is needed and could not be looked up: {}",
+                "{path} is needed but could not be looked up: {}",
                 chain(&first.error)
             ),
             n => format!(
-                "{path} and {} more paths are needed and could not be looked up: {}",
+                "{path} and {} more paths are needed but could not be looked up: {}",
                 n - 1,
                 chain(&first.error)
             ),
         }))
     }
 
-    /// Has the state know the closures of paths, all of them, without their contents.
-    pub(in crate::engine) fn need_closures(
+    /// Registers the closures of paths completely, without their contents.
+    pub(in crate::engine) fn require_closures(
         &self,
         paths: &[StorePath],
         output: &mut dyn Output,
@@ -280,18 +284,20 @@ impl Supply<'_> {
         let Some(fetcher) = &self.fetcher else {
             let unknown = self.engine.store.unknown_of(paths)?;
             return match unknown.first() {
-                Some(path) => Err(ProfileError::from(SupplyError::Nobody(path.to_string())).into()),
+                Some(path) => {
+                    Err(ProfileError::from(SupplyError::NoSources(path.to_string())).into())
+                }
                 None => Ok(()),
             };
         };
         let runtime = self.engine.runtime()?;
-        let failures = self.engine.showing(output, |progress| {
+        let failures = self.engine.with_progress(output, |progress| {
             runtime.block_on(fetcher.register(wanted(paths), true, progress))
         })?;
         Ok(failed(failures).map_err(ProfileError::from)?)
     }
 
-    /// Whether the state knows all that paths refer to.
+    /// Whether the closures of paths are registered completely.
     fn knows_closures(&self, paths: &[StorePath]) -> Result<bool, StoreError> {
         let closure = self
             .engine

@@ -1,15 +1,15 @@
-//! Traces: what runs touch, recorded and shown.
+//! Traces: recording and listing the paths that runs access.
 
 use crate::command::{Report, TraceCommand, TraceReport};
 use crate::engine::error::EngineError;
 use crate::engine::state::Engine;
 use crate::nix::store_path::StorePath;
 
-/// Longest name of a trace, in bytes.
+/// Limit of the length of a trace name, in bytes.
 const NAME: usize = 100;
 
 impl Engine {
-    /// The traces that are being recorded.
+    /// The traces being recorded.
     pub fn recording(&self) -> Vec<TraceReport> {
         let running = self.recorder.running().into_iter();
         let reports = running.map(|(name, paths)| TraceReport {
@@ -20,11 +20,11 @@ impl Engine {
         reports.collect()
     }
 
-    /// The paths of a trace that was kept.
+    /// The paths of a saved trace.
     pub(super) fn traced(&self, name: &str) -> Result<Vec<StorePath>, EngineError> {
         self.store.trace(name)?.ok_or_else(|| {
             EngineError::Trace(format!(
-                "there is no trace {name:?}; `narfs trace list` names those that there are"
+                "there is no trace {name:?}; `narfs trace list` lists the existing ones"
             ))
         })
     }
@@ -35,11 +35,11 @@ impl Engine {
                 check_name(&name)?;
                 if !self.serving.is_mounted() {
                     return Err(EngineError::Usage(
-                        "only what goes through a mount can be recorded; mount the state first",
+                        "only accesses through a mount can be recorded; mount the state first",
                     ));
                 }
                 if !self.recorder.start(&name) {
-                    let text = format!("the trace {name:?} is being recorded already");
+                    let text = format!("the trace {name:?} is already being recorded");
                     return Err(EngineError::Trace(text));
                 }
                 if drop_caches {
@@ -84,24 +84,24 @@ impl Engine {
     }
 }
 
-/// What a user can type and find again.
+/// Checks that a name is easy to type and unambiguous in lists.
 fn check_name(name: &str) -> Result<(), EngineError> {
     let good = |c: char| c.is_ascii_alphanumeric() || "+-._".contains(c);
     if name.is_empty() || name.len() > NAME || !name.chars().all(good) {
         return Err(EngineError::Trace(format!(
-            "{name:?} is no name for a trace; give up to {NAME} letters, digits and +-._"
+            "{name:?} is not a valid trace name; use up to {NAME} letters, digits and +-._"
         )));
     }
     Ok(())
 }
 
-/// The kernel asks for nothing that it has cached. It can be told to forget for all file systems
-/// only: proc_sys_vm(5), 3 is pages and names.
+/// Drops the caches of the kernel, since it sends no requests for what it has cached. This is
+/// possible only for all file systems together: proc_sys_vm(5), 3 means pages, entries and inodes.
 fn drop_kernel_caches() -> Result<(), EngineError> {
     rustix::fs::sync();
     std::fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| {
         EngineError::Trace(format!(
-            "the kernel's caches cannot be dropped: {e}; the trace runs, and sees what is not cached"
+            "cannot drop the kernel's caches: {e}; the trace is recorded, without accesses to cached data"
         ))
     })
 }

@@ -1,8 +1,8 @@
-//! Which paths of a state running programs use.
+//! Which registered paths running programs use.
 //!
-//! Invariant: what is said is never less than what is used, as far as /proc shows it: of a process that
-//! cannot be looked at, what it was seen to use last counts, and all that came to be known, was looked
-//! up or was read since it began.
+//! Invariant: the result never misses a use that /proc shows. For a process that cannot be
+//! inspected it includes what the process was last seen to use, and everything that was registered,
+//! looked up or read since the process started.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,21 +16,21 @@ use crate::store::{Store, StoreError};
 /// What uses a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum User {
-    /// What a file in /proc or /sys tells of.
+    /// A file in /proc or /sys shows the use.
     Seen(PathBuf),
-    /// Perhaps a process that cannot be looked at, by its number.
+    /// Possibly a process that could not be inspected, by pid.
     Unseen(u32),
 }
 
-/// Paths in use, and who cannot be looked at.
+/// Paths in use, and processes that could not be inspected.
 pub(super) struct Usage {
     /// Each path once for each kind of user.
     pub(super) paths: Vec<(StorePathHash, User)>,
-    /// Processes that cannot be looked at.
+    /// Processes that could not be inspected.
     pub(super) unseen: Vec<Unseen>,
 }
 
-/// Looks for users of the paths of a state.
+/// Scans for users of the paths of a state.
 pub(super) struct Users {
     store: Arc<Store>,
     serving: Arc<Serving>,
@@ -41,11 +41,11 @@ impl Users {
         Self { store, serving }
     }
 
-    /// Looks at all processes.
+    /// Scans all processes.
     ///
     /// # Errors
-    /// There is no thread to look on, or the database failed.
-    pub(super) fn look(&self, which: Use) -> Result<Usage, StoreError> {
+    /// The thread could not be started, or the database failed.
+    pub(super) fn scan(&self, which: Use) -> Result<Usage, StoreError> {
         let mounted = self.serving.numbers();
         let superblock = mounted.map(|(superblock, _)| superblock);
         let found = in_use(which, superblock).map_err(|e| StoreError::InUse(e.into()))?;
@@ -69,21 +69,21 @@ impl Users {
         })
     }
 
-    /// Paths that a program uses or may come back to.
+    /// Paths that a program uses or may open by name later.
     ///
     /// # Errors
-    /// As of [`Users::look`].
+    /// See [`Users::scan`].
     pub(super) fn known(&self) -> Result<HashSet<StorePathHash>, StoreError> {
-        let usage = self.look(Use::Known)?;
+        let usage = self.scan(Use::Known)?;
         Ok(usage.paths.into_iter().map(|(hash, _)| hash).collect())
     }
 
     /// Paths whose contents a program uses.
     ///
     /// # Errors
-    /// As of [`Users::look`].
+    /// See [`Users::scan`].
     pub(super) fn open(&self) -> Result<HashSet<StorePathHash>, StoreError> {
-        let usage = self.look(Use::Open)?;
+        let usage = self.scan(Use::Open)?;
         Ok(usage.paths.into_iter().map(|(hash, _)| hash).collect())
     }
 }

@@ -1,4 +1,5 @@
-//! Reads what is kept, compares it with what it must be, and has what is damaged fetched again.
+//! Verification: reads stored contents, checks digests and NAR hashes, and repairs damage from
+//! sources.
 
 use crate::command::{Failure, Output, Report, SourceRequest, VerifyReport, chain};
 use crate::engine::error::EngineError;
@@ -18,7 +19,7 @@ impl Engine {
         let mut report = VerifyReport::default();
         let mut infos = Vec::new();
         if names.is_empty() {
-            // A record that cannot be read is a failure of its path, not of all.
+            // A record that cannot be read is a failure of its path only.
             for path in self.store.all_paths()? {
                 match self.store.path_info(path.hash()) {
                     Ok(info) => infos.extend(info),
@@ -43,12 +44,12 @@ impl Engine {
             output.progress(&done)?;
             let path = self.full(&info.registration.path);
             let mut found = self.check(info);
-            if found.is_err() && self.is_gone(info) {
+            if found.is_err() && self.was_collected(info) {
                 continue;
             }
             if let (Err(error), Some(request)) = (&found, &repair) {
-                tracing::warn!(path, "damaged, fetching it again: {error}");
-                found = self.mend(info, request).and_then(|()| self.check(info));
+                tracing::warn!(path, "damaged, fetching again: {error}");
+                found = self.repair(info, request).and_then(|()| self.check(info));
                 if found.is_ok() {
                     report.repaired.push(path);
                     continue;
@@ -67,7 +68,7 @@ impl Engine {
     }
 
     /// Whether a path was collected meanwhile.
-    fn is_gone(&self, info: &PathInfo) -> bool {
+    fn was_collected(&self, info: &PathInfo) -> bool {
         let there = self.store.path_info(info.registration.path.hash());
         there.is_ok_and(|there| there.is_none_or(|t| t.ordinal != info.ordinal))
     }
@@ -76,8 +77,8 @@ impl Engine {
         self.store.load_info(info.clone()).map_err(|e| chain(&e))
     }
 
-    /// Reads a path whole, past every digest, and compares its NAR; `false` if its contents are
-    /// not here.
+    /// Reads a path completely, checking every digest, and compares its NAR hash; `false` if its
+    /// contents are not local.
     pub(super) fn check(&self, info: &PathInfo) -> Result<bool, String> {
         let Some(path) = self.load(info)?.filter(LoadedPath::is_complete) else {
             return Ok(false);
@@ -85,7 +86,7 @@ impl Engine {
         let mut hasher = Sha256Writer::new(std::io::sink());
         match self.store.dump(&path, 0, &mut hasher) {
             Ok(()) => {}
-            // While it was read, to stay within the budget.
+            // Dropped during the read, to stay within the budget.
             Err(DumpError::Chunk(StoreError::Dropped { .. })) => return Ok(false),
             Err(e) => return Err(chain(&e)),
         }
@@ -99,12 +100,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// Fetches a damaged path again; the chunks that were found damaged are replaced.
-    fn mend(&self, info: &PathInfo, request: &SourceRequest) -> Result<(), String> {
+    /// Fetches a damaged path again; chunks found damaged are replaced.
+    fn repair(&self, info: &PathInfo, request: &SourceRequest) -> Result<(), String> {
         let request = request.or(&self.network.defaults);
         let trust = request.trust().map_err(|e| chain(&e))?;
         let runtime = self.runtime().map_err(|e| chain(&e))?;
-        // Where even the tree cannot be read, it is written anew.
+        // If even the tree cannot be read, it is written again.
         if let Ok(Some(path)) = self.load(info) {
             self.store.find_damage(&path);
         }

@@ -1,10 +1,10 @@
-//! All numbers by which the kernel may know a path.
+//! All inode numbers under which the kernel may know a path.
 
 use super::{Inode, Member};
 use crate::store::{Leaving, LoadedPath, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
-/// A path as it appears in the store directory and in closure views.
+/// A path with its appearances in the store directory and in closure views.
 #[derive(Debug)]
 pub struct Appearances {
     leaving: Leaving,
@@ -12,10 +12,10 @@ pub struct Appearances {
 }
 
 impl Appearances {
-    /// Where a path appears now.
+    /// The current appearances of a path.
     ///
     /// # Errors
-    /// The members of a view cannot be read.
+    /// The paths of a view cannot be read.
     pub fn of(store: &Store, leaving: Leaving) -> Result<Self, StoreError> {
         let mut members = Vec::new();
         for view in store.view_table().views() {
@@ -26,16 +26,16 @@ impl Appearances {
         Ok(Self { leaving, members })
     }
 
-    /// The numbers of its roots. The kernel knows one of them whenever it knows something that is
-    /// reached by names from there.
+    /// The inode numbers of its roots. If the kernel knows an inode that was reached by names
+    /// through such a root, it also knows the root.
     pub fn roots(&self) -> impl Iterator<Item = Inode> {
         let own = Inode::node(self.leaving.ordinal, 0);
         let in_views = self.members.iter().map(|m| Inode::member(*m, 0));
         std::iter::once(own).chain(in_views)
     }
 
-    /// The numbers of all that is in it, what a directory has before the directory; of its roots
-    /// alone if its tree is not here.
+    /// The inode numbers of everything in the path, the contents of a directory before the
+    /// directory; only its roots if the tree is not local.
     ///
     /// # Errors
     /// The database failed, or the tree is damaged.

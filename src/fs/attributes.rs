@@ -48,13 +48,13 @@ pub struct Attributes {
 
 /// What a lookup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Looked {
+pub enum Lookup {
     /// It is there.
     Found(Attributes),
     /// It is not there, and never will be.
-    NeverThere,
+    NeverExists,
     /// It is not there now.
-    NotThere,
+    Absent,
 }
 
 /// An entry of a listing.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attributes::{
-    Attributes, DIRECTORY_SIZE, EPOCH, Entry, Kind, LINKS, Looked, above_paths, expected,
+    Attributes, DIRECTORY_SIZE, EPOCH, Entry, Kind, LINKS, Lookup, above_paths, expected,
 };
 use super::errno::{FsError, NAME_MAX};
 use super::inode::{Inode, Place, Special};
@@ -39,7 +39,7 @@ impl FileSystem {
     ///
     /// # Errors
     /// `parent` is no directory, the name is too long, or the state fails.
-    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Looked, FsError> {
+    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Lookup, FsError> {
         if name.len() > NAME_MAX {
             return Err(FsError::NameTooLong);
         }
@@ -47,12 +47,12 @@ impl FileSystem {
         match name {
             b"." => {
                 self.looks_by_handle(parent)?;
-                return Ok(Looked::Found(self.attributes(parent)?));
+                return Ok(Lookup::Found(self.attributes(parent)?));
             }
             b".." => {
                 self.looks_by_handle(parent)?;
                 let above = self.parent(parent.place()?)?;
-                return Ok(Looked::Found(self.attributes(above)?));
+                return Ok(Lookup::Found(self.attributes(above)?));
             }
             _ => {}
         }
@@ -64,8 +64,8 @@ impl FileSystem {
             Place::View(id) => self.lookup_in_view(id, name),
             Place::ViewStore(id) => self.lookup_member(id, name),
             Place::Special(parent) => match parent.child(name) {
-                Some(child) => Ok(Looked::Found(self.special(child)?)),
-                None => Ok(Looked::NeverThere),
+                Some(child) => Ok(Lookup::Found(self.special(child)?)),
+                None => Ok(Lookup::NeverExists),
             },
             Place::Node(ordinal, node) => self.lookup_node(&self.path(ordinal)?, node, name),
             Place::Member(member, node) => {
@@ -90,38 +90,38 @@ impl FileSystem {
         path: &LoadedPath,
         node: NodeIndex,
         name: &[u8],
-    ) -> Result<Looked, FsError> {
+    ) -> Result<Lookup, FsError> {
         match path.tree().node(node).ok_or(FsError::Stale)?.kind {
             NodeKind::Directory { .. } => {}
             _ => return Err(FsError::NotADirectory),
         }
         match path.tree().lookup(node, name) {
-            Some(child) => Ok(Looked::Found(self.node(path, child)?)),
-            None => Ok(Looked::NeverThere),
+            Some(child) => Ok(Lookup::Found(self.node(path, child)?)),
+            None => Ok(Lookup::NeverExists),
         }
     }
 
     /// Looks up a name in the store directory. What is no store path is not asked for further.
-    pub(super) fn lookup_path(&self, name: &[u8]) -> Result<Looked, FsError> {
+    pub(super) fn lookup_path(&self, name: &[u8]) -> Result<Lookup, FsError> {
         if let Some(child) = Special::Store.child(name) {
-            return Ok(Looked::Found(self.special(child)?));
+            return Ok(Lookup::Found(self.special(child)?));
         }
         let Ok(path) = StorePath::parse_base_name(name) else {
-            return Ok(Looked::NeverThere);
+            return Ok(Lookup::NeverExists);
         };
         match self.store.look_up(path.hash())? {
             Some(info) if info.registration.path == path => match info.contents {
                 Contents::Local(_) => {
                     let path = self.path(info.ordinal)?;
-                    Ok(Looked::Found(self.node(&path, 0)?))
+                    Ok(Lookup::Found(self.node(&path, 0)?))
                 }
                 Contents::Absent(Some(RootKind::Directory)) if self.fetcher.is_some() => {
-                    Ok(Looked::Found(expected(info.ordinal)))
+                    Ok(Lookup::Found(expected(info.ordinal)))
                 }
-                Contents::Absent(_) => Ok(Looked::NotThere),
+                Contents::Absent(_) => Ok(Lookup::Absent),
             },
             // The hash is another path's: no path of this name can be true.
-            Some(_) | None => Ok(Looked::NotThere),
+            Some(_) | None => Ok(Lookup::Absent),
         }
     }
 

@@ -1,33 +1,33 @@
-//! Inode numbers are addresses: by these the kernel asks. What stat shows is another number, see
-//! [`Numbers`](super::Numbers).
+//! Inode numbers as addresses: this is how the kernel names inodes. Programs see another number,
+//! see [`Numbers`](super::Numbers).
 //!
 //! ```text
 //! 63      52 51                24 23             0
 //! |  view   |    path ordinal    |     node      |
 //! ```
 //!
-//! View 0 is the store itself. Ordinal 0 are the directories above the store paths, whose node
-//! is a [`Special`]. The kernel reserves 0 and gives 1 to the root.
+//! View 0 is the store itself. Ordinal 0 stands for the directories above the store paths; their
+//! node is a [`Special`]. The kernel reserves number 0, and assigns 1 to the root.
 //!
-//! View 1 are profiles. In place of the ordinal is the id of a profile or of a directory of
-//! profiles. The node of a directory is 0, and of the pipe `NAME.changed`; that of the link `NAME-N-link` is twice the link
-//! number of the generation; that of the link `NAME` is one more than that of the generation
-//! that it points to, or 1 where it is to be followed wherever it points to.
+//! View 1 has the profiles. In place of the ordinal is the id of a profile or of a directory of
+//! profiles. Node 0 is the directory, or the pipe `NAME.changed`. The link `NAME-N-link` has twice
+//! the link number of the generation; the link `NAME` has the number of the link to its current
+//! generation plus one, or 1 if it is to be followed wherever it points.
 //!
-//! View 2 are the temporary files of writable profiles, which have a number as long as they are
-//! there.
+//! View 2 has the temporary files of writable profiles, which keep their number while they exist.
 //!
-//! Closure views have numbers of another form. The number of a view is never used again, which 12
-//! bits would not allow for long; a view has few paths, so their places in it need but 16:
+//! Closure views use another layout. The id of a view is never reused, and 12 bits would soon be
+//! exhausted; a view has few paths, so 16 bits suffice for their places:
 //!
 //! ```text
 //! 63 61    60          40 39         24 23             0
 //! | 1 |  number of a view  |   place    |     node      |
 //! ```
 //!
-//! The place 0 are the view's own two directories. At any other place are the directories of one
-//! path, under the number of the view's list of paths. Files and links have the number that they
-//! have in the store. The highest two bits stay free: overlayfs may put its layer there.
+//! Place 0 has the two directories of the view itself. Any other place has the directories of one
+//! path, with the number of the view's list of paths in place of the view's id. Files and links
+//! have the number that they have in the store. The highest two bits stay free: overlayfs may put
+//! its layer there.
 
 use super::FsError;
 use crate::store::{PathOrdinal, ProfileDirectory};
@@ -41,25 +41,25 @@ const PROFILES: u64 = 1;
 const TEMPORARY: u64 = 2;
 /// Bits of a place in a closure view.
 const PLACE_BITS: u32 = 16;
-/// Where the number of a closure view begins.
+/// Lowest bit of the id of a closure view.
 const VIEW_SHIFT: u32 = NODE_BITS + PLACE_BITS;
-/// Where it ends.
+/// Lowest bit of the marker of closure views.
 const VIEWS_SHIFT: u32 = 61;
-/// What stands there in numbers of closure views.
+/// Marker of closure views.
 const VIEWS: u64 = 1;
 
-/// A number of a file, a directory or a link.
+/// An inode number, as an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Inode(pub u64);
 
-/// What an inode number names.
+/// What an inode number stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A directory above the store paths.
     Special(Special),
-    /// A node of a path's tree.
+    /// A node in the tree of a store path.
     Node(PathOrdinal, NodeIndex),
-    /// A directory of profiles but [`Special::Profiles`], or a link of a profile: id and node.
+    /// A directory of profiles other than [`Special::Profiles`], or a link of a profile: id and
+    /// node.
     Profile(u32, u32),
     /// The directory of a closure view, by its id.
     View(u32),
@@ -69,12 +69,12 @@ pub enum Place {
     Member(Member, NodeIndex),
 }
 
-/// A path as a closure view shows it.
+/// A path in a closure view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The number of the view's list of paths.
+    /// Number of the view's list of paths.
     pub list: u32,
-    /// The path's place in it, from 1 on.
+    /// Place of the path in that list, from 1.
     pub place: u32,
 }
 
@@ -85,7 +85,7 @@ pub enum Special {
     Root = 1,
     /// `store`.
     Store = 2,
-    /// `store/.links`: empty and not listed; Nix makes it when it opens a store.
+    /// `store/.links`: empty and not listed; Nix creates it when it opens a store.
     Links = 3,
     /// `var`.
     Var = 4,
@@ -93,20 +93,20 @@ pub enum Special {
     VarNix = 5,
     /// `var/nix/profiles`.
     Profiles = 6,
-    /// `var/nix/gcroots`: empty, like those below; Nix does not open a read-only store without.
+    /// `var/nix/gcroots`: empty, like those below; Nix does not open a read-only store without it.
     GcRoots = 7,
     /// `var/nix/gcroots/per-user`.
     GcRootsPerUser = 8,
     /// `var/nix/temproots`.
     TempRoots = 9,
-    /// `.narfs`: not listed, so that what walks through everything does not do so again for each
-    /// view.
+    /// `.narfs`: not listed, so that a program that walks the tree does not visit each view as
+    /// well.
     Narfs = 10,
-    /// `.narfs/closures`, which has the closure views.
+    /// `.narfs/closures`, the directory of the closure views.
     Closures = 11,
-    /// `.file`: the one regular file here, empty and not listed. Whoever mounts opens and closes it
-    /// once, by which the kernel learns that it need not ask for OPEN and FLUSH: what it does not
-    /// know yet when a daemon goes away, a program that closes a file waits for.
+    /// `.file`: the only regular file here, empty and not listed. It is opened and closed once
+    /// after each mount, by which the kernel learns that OPEN and FLUSH are not needed. Otherwise a
+    /// program that closes a file for the first time while no daemon is running would be blocked.
     File = 12,
 }
 
@@ -149,7 +149,7 @@ impl Special {
         }
     }
 
-    /// The directory that it is in; the root is in itself.
+    /// Its parent; the root is its own parent.
     pub fn parent(self) -> Self {
         match self {
             Root | Store | Var | Narfs | File => Root,
@@ -161,7 +161,7 @@ impl Special {
         }
     }
 
-    /// What a listing of it shows, store paths, profiles and closure views apart.
+    /// Its listed subdirectories, without store paths, profiles and closure views.
     pub fn children(self) -> &'static [Self] {
         match self {
             Root => &[Store, Var],
@@ -173,7 +173,7 @@ impl Special {
         }
     }
 
-    /// The directory in it with a name, listed or not.
+    /// Its subdirectory of this name, listed or not.
     pub fn child(self, name: &[u8]) -> Option<Self> {
         let mut all = Self::ALL.into_iter();
         all.find(|s| *s != Root && s.parent() == self && s.name().as_bytes() == name)
@@ -181,30 +181,28 @@ impl Special {
 }
 
 impl Inode {
-    /// Bits of a node, at the end of the number.
+    /// Number of bits of a node, the lowest ones.
     pub(super) const NODE_BITS: u32 = 24;
 
-    /// The number of a directory above the store paths.
     pub fn special(special: Special) -> Self {
         Self(special as u64)
     }
 
-    /// The number of a node of a path.
     pub fn node(ordinal: PathOrdinal, node: NodeIndex) -> Self {
         Self(u64::from(ordinal.0) << NODE_BITS | u64::from(node))
     }
 
-    /// The number of the directory of a closure view.
+    /// The inode of the directory of a closure view.
     pub fn view(id: u32) -> Self {
         Self::in_view(id, 0, 0)
     }
 
-    /// The number of the store directory of a closure view.
+    /// The inode of the store directory of a closure view.
     pub fn view_store(id: u32) -> Self {
         Self::in_view(id, 0, 1)
     }
 
-    /// The number of a directory of a path in a closure view.
+    /// The inode of a directory of a path in a closure view.
     pub fn member(member: Member, node: NodeIndex) -> Self {
         Self::in_view(member.list, member.place, node)
     }
@@ -214,7 +212,7 @@ impl Inode {
         Self(VIEWS << VIEWS_SHIFT | view | u64::from(node))
     }
 
-    /// The number of a directory of profiles.
+    /// The inode of a directory of profiles.
     pub fn profile_directory(id: u32) -> Self {
         match id {
             ProfileDirectory::ROOT => Self::special(Profiles),
@@ -222,17 +220,17 @@ impl Inode {
         }
     }
 
-    /// The number of the link to a generation, by its link number.
+    /// The inode of the link to a generation, by its link number.
     pub fn generation(profile: u32, link: u32) -> Self {
         Self::profile(profile, link << 1)
     }
 
-    /// The number of the link of a profile while it points to a generation.
+    /// The inode of the link of a profile while it points to a generation.
     pub fn current(profile: u32, link: u32) -> Self {
         Self::profile(profile, link << 1 | 1)
     }
 
-    /// The number of the pipe by which is told that a profile has changed.
+    /// The inode of the pipe that announces changes of a profile.
     pub fn changed(profile: u32) -> Self {
         Self::profile(profile, 0)
     }
@@ -242,28 +240,28 @@ impl Inode {
         Self(view | u64::from(id) << NODE_BITS | u64::from(node))
     }
 
-    /// The number of the link of a profile, whatever it points to.
+    /// The inode of the link of a profile, whatever it points to.
     pub(super) fn following(profile: u32) -> Self {
         Self::current(profile, 0)
     }
 
-    /// The number of a temporary file, by its own; the highest bits of that are lost.
+    /// The inode of a temporary file; the highest bits of its number are dropped.
     pub(super) fn temporary(number: u64) -> Self {
         let view = NODE_BITS + ORDINAL_BITS;
         Self(TEMPORARY << view | number & ((1 << view) - 1))
     }
 
-    /// Whether it is that of a temporary file.
+    /// Whether this is a temporary file.
     pub(super) fn is_temporary(self) -> bool {
         self.0 >> (NODE_BITS + ORDINAL_BITS) == TEMPORARY
     }
 
-    /// The number without the node: that of the path that a file is in.
+    /// The inode without the node: identifies the path that a file is in.
     pub fn path_number(self) -> u64 {
         self.0 >> NODE_BITS
     }
 
-    /// Whether it is the store directory, or that of a closure view.
+    /// Whether this is the store directory, or that of a closure view.
     pub fn is_store(self) -> bool {
         let place = self.place();
         matches!(
@@ -272,10 +270,10 @@ impl Inode {
         )
     }
 
-    /// What the number names.
+    /// Decodes the inode number.
     ///
     /// # Errors
-    /// Nothing has this number.
+    /// It is not valid.
     pub fn place(self) -> Result<Place, FsError> {
         let node = (self.0 & ((1 << NODE_BITS) - 1)) as u32;
         let ordinal = (self.0 >> NODE_BITS & ((1 << ORDINAL_BITS) - 1)) as u32;
@@ -284,7 +282,7 @@ impl Inode {
         }
         match self.0 >> (NODE_BITS + ORDINAL_BITS) {
             0 => {}
-            // The directory of all profiles has its number among those above the store paths.
+            // The top directory of profiles is a [`Special`].
             PROFILES if ordinal != ProfileDirectory::ROOT => {
                 return Ok(Place::Profile(ordinal, node));
             }

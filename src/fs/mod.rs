@@ -1,9 +1,9 @@
-//! The file system: what a lookup, a listing, a read means. No kernel here.
+//! The file system: lookups, listings and reads, without a kernel.
 //!
-//! Invariants: an inode number is an address (see [`Inode`]), so there is no table of inodes and
-//! numbers are the same after a restart; everything below a store path is immutable and may be
-//! cached for ever; a name that is not there inside a path may be cached for ever too, one that
-//! is not there in a store directory, among profiles or among views not at all.
+//! Invariants: an inode number is an address (see [`Inode`]), so there is no inode table, and
+//! numbers survive a restart; everything below a store path is immutable and may be cached for
+//! ever; a name that is absent within a path may be cached for ever as well, but not one that is
+//! absent from a store directory, the profiles or the views.
 
 mod appearances;
 mod attributes;
@@ -19,7 +19,7 @@ mod views;
 mod writable;
 
 pub use appearances::Appearances;
-pub use attributes::{Attributes, Entry, Kind, Looked};
+pub use attributes::{Attributes, Entry, Kind, Lookup};
 pub use errno::{FsError, NAME_MAX};
 pub use file_system::FileSystem;
 pub use inode::{Inode, Member, Place, Special};

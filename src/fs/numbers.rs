@@ -1,11 +1,12 @@
-//! The numbers that stat shows.
+//! The inode numbers that programs see.
 //!
-//! An [`Inode`] is an address of 64 bits. Programs of 32 bits cannot take such a number, neither from stat(2)
-//! nor from a listing, and take the error for "not there". So what is shown is another number, that
-//! fits into 32 bits wherever it can. Invariant: two inodes never show the same number, since programs that compare
-//! files by their numbers (compilers with their include guards, diff, cp) take equal ones for one
-//! file. What does not fit keeps a number of 64 bits. A directory in a closure view shows what it
-//! shows in the store: it is the same directory, in one more place.
+//! An [`Inode`] is an address of 64 bits. 32-bit programs cannot handle such numbers, neither from
+//! stat(2) nor in listings, and mistake the error for "not there". Programs therefore see another
+//! number, which fits into 32 bits where possible. Invariant: two inodes never show the same
+//! number, since programs that compare files by number (compilers with include guards, diff, cp)
+//! would take them for the same file. Inodes that do not fit keep a 64-bit number. A directory in a
+//! closure view shows the same number as in the store, since it is the same directory at another
+//! place.
 //!
 //! | from | bits of the ordinal | bits of the node | for nodes from |
 //! | --- | ---: | ---: | ---: |
@@ -15,32 +16,33 @@
 //! | 2^31 | 17 | 13 | 2^10 |
 //! | 3 · 2^30 | 14 | 16 | 2^13 |
 //!
-//! So all of a path fits that is among the first 16 of a state; of a later one, what its place in the
-//! tree allows, and the first thousand files and directories of each of the first million paths. Below 2^28
-//! is what lies above the paths. Paths are numbered in the order in which a state came to know them.
+//! Everything in the first 16 paths of a state fits; in later paths, as much as the place in the
+//! tree allows, and the first thousand files and directories of each of the first million paths.
+//! Numbers below 2^28 are for what lies above the paths. Paths are numbered in the order in which a
+//! state registered them.
 
 use super::{Attributes, Inode, Place};
 use crate::store::PathOrdinal;
 
-/// How inode numbers are shown on one connection to the kernel. They do not change while it lives: a
-/// daemon that takes it over goes on with those that it began with.
+/// Kind of visible inode numbers of a connection. It does not change during the connection: a
+/// daemon that takes it over keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
-    /// The addresses, as they are.
+    /// The addresses themselves.
     Addresses,
-    /// The short ones.
+    /// Short numbers where possible.
     Short,
 }
 
-/// Where some nodes of some paths have their numbers.
+/// A range of numbers for some nodes of some paths.
 struct Range {
     from: u64,
     ordinal_bits: u32,
     node_bits: u32,
 }
 
-/// Ordered by what nodes they are for. Each takes three bits from the ordinal for three of the node,
-/// as far as it can.
+/// Sorted by first node. Each range takes three bits from the ordinal for three bits of the node,
+/// as far as possible.
 const RANGES: [Range; 5] = [
     Range::new(1 << 30, 20, 10),
     Range::new(2 << 30, 17, 13),
@@ -49,7 +51,7 @@ const RANGES: [Range; 5] = [
     Range::new(1 << 28, 4, 24),
 ];
 
-/// The bit of what does not fit. No address has it, but for those of closure views, which fit.
+/// Marker of numbers that do not fit. Only addresses in closure views have this bit, and those fit.
 const LONG: u64 = 1 << 60;
 /// Directories of closure views and the store directories in them.
 const VIEWS: u64 = 1 << 24;
@@ -57,7 +59,7 @@ const VIEWS: u64 = 1 << 24;
 const TEMPORARY: u64 = 1 << 26;
 /// Links and directories of profiles.
 const PROFILES: u64 = 1 << 27;
-/// Bits of what is in a profile.
+/// Bits of a link within a profile.
 const LINK_BITS: u32 = 14;
 /// Bits of a profile.
 const PROFILE_BITS: u32 = 13;
@@ -76,7 +78,7 @@ impl Range {
         fits.then(|| self.from | u64::from(ordinal) << self.node_bits | u64::from(node))
     }
 
-    /// The ordinal in a number, if that is in this range.
+    /// The ordinal in a number, if the number is in this range.
     fn ordinal(&self, number: u64) -> Option<u32> {
         let in_it = number.checked_sub(self.from)?;
         let ordinal = in_it >> self.node_bits;
@@ -85,7 +87,7 @@ impl Range {
 }
 
 impl Numbers {
-    /// What stat shows of a file.
+    /// The number that programs see.
     pub fn shown(self, attributes: &Attributes) -> u64 {
         match self {
             Self::Addresses => attributes.inode.0,
@@ -93,8 +95,8 @@ impl Numbers {
         }
     }
 
-    /// The path whose file or directory shows a number, as `st_ino` or in `/proc/PID/maps`; `None`
-    /// for what lies above the paths.
+    /// The path whose file or directory has this number in `st_ino` or `/proc/PID/maps`; `None` for
+    /// what lies above the paths.
     pub fn path(self, shown: u64) -> Option<PathOrdinal> {
         let address = match self {
             Self::Addresses => shown,
@@ -124,9 +126,9 @@ fn short(inode: Inode) -> u64 {
             let fits = id >> PROFILE_BITS == 0 && node >> LINK_BITS == 0;
             fits.then(|| PROFILES | u64::from(id) << LINK_BITS | u64::from(node))
         }
-        // It is seen as what it is in the store; its address has a bit that no other has.
+        // Shown with the number in the store; the address has a bit that no other has.
         Ok(Place::Member(..)) => Some(inode.0),
-        // Who makes so many temporary files has forgotten the first one.
+        // Wraps around: by then the first temporary file is gone.
         Err(_) if inode.is_temporary() => Some(TEMPORARY | inode.0 & (TEMPORARY - 1)),
         Err(_) => None,
     };
@@ -151,7 +153,7 @@ mod tests {
         Inode::node(PathOrdinal(ordinal), node)
     }
 
-    /// Numbers at the edges of what fits.
+    /// Numbers at the limits of the ranges.
     fn edges(bits: u32) -> Vec<u32> {
         let edges = (1..=bits).flat_map(|bit| {
             let power = 1u32 << bit;

@@ -1,7 +1,8 @@
-//! What must be here before a request can be answered.
+//! Data that must be local before a request can be answered.
 //!
-//! Invariant: whoever calls is never blocked by the network. What is here is gone on with at
-//! once, on the caller's thread; what is not is fetched first, and gone on with elsewhere.
+//! Invariant: callers are never blocked by the network. If the data is local, the request continues
+//! at once, on the caller's thread; otherwise the data is fetched first, and the request continues
+//! on another thread.
 
 use std::sync::Arc;
 
@@ -10,33 +11,33 @@ use crate::fetch::{Need, Requester};
 use crate::nix::store_path::StorePath;
 use crate::store::{Contents, PathOrdinal, RootKind, StoreError};
 
-/// How often contents that were dropped between their arrival and the read are fetched again.
-/// That happens where the budget is smaller than what is read at the same time.
-const AGAIN: u32 = 3;
+/// Number of fetches when contents are dropped between their arrival and the read. This happens if
+/// the budget is smaller than what is read at the same time.
+const MAX_FETCHES: u32 = 3;
 
-/// How much of a path a request looks at.
+/// The part of a path that a request needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// Names, kinds, sizes and targets.
     Tree,
-    /// What is in files, too.
+    /// Also the contents of files.
     Contents,
 }
 
 impl FileSystem {
-    /// Goes on with `then` when the metadata of the path that `inode` is in are here.
-    pub fn when_here(
+    /// Calls `then` when the metadata of the path that contains `inode` is local.
+    pub fn when_local(
         self: &Arc<Self>,
         inode: Inode,
         requester: Requester,
         then: impl FnOnce(&Self, Result<(), FsError>) + Send + 'static,
     ) {
         let need = self.inside(inode, Part::Tree);
-        self.when_met(need, requester, |fs, met| then(fs, met));
+        self.when_satisfied(need, requester, |fs, met| then(fs, met));
     }
 
-    /// Goes on with `then` when a lookup of `name` in `parent` can be answered.
-    pub fn when_known(
+    /// Calls `then` when a lookup of `name` in `parent` can be answered.
+    pub fn when_resolvable(
         self: &Arc<Self>,
         parent: Inode,
         name: &[u8],
@@ -52,19 +53,18 @@ impl FileSystem {
             },
             _ => self.inside(parent, Part::Tree),
         };
-        self.when_met(need, requester, |fs, met| then(fs, met));
+        self.when_satisfied(need, requester, |fs, met| then(fs, met));
     }
 
-    /// Goes on with `then` and at most `length` bytes of a file, from `offset` on; fewer only at
-    /// its end.
-    pub fn read_when_here(
+    /// Calls `then` with at most `length` bytes of a file, from `offset` on; fewer only at its end.
+    pub fn read_when_local(
         self: &Arc<Self>,
         inode: Inode,
         (offset, length): (u64, u32),
         requester: Requester,
         then: impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static,
     ) {
-        self.read_again(inode, (offset, length), requester, AGAIN, then);
+        self.read_again(inode, (offset, length), requester, MAX_FETCHES, then);
     }
 
     fn read_again(
@@ -76,12 +76,12 @@ impl FileSystem {
         then: impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static,
     ) {
         let need = self.inside(inode, Part::Contents);
-        self.when_met(need, requester, move |fs, met| {
+        self.when_satisfied(need, requester, move |fs, met| {
             match met.and_then(|()| fs.read(inode, part.0, part.1)) {
                 Err(FsError::Store(StoreError::Dropped { .. }))
                     if again > 0 && fs.fetcher.is_some() =>
                 {
-                    // Boxed: a closure cannot have its own type in itself.
+                    // Boxed, since a closure cannot contain its own type.
                     let then: Box<dyn FnOnce(_) + Send> = Box::new(then);
                     fs.read_again(inode, part, requester, again - 1, then);
                 }
@@ -90,7 +90,7 @@ impl FileSystem {
         });
     }
 
-    fn when_met(
+    fn when_satisfied(
         self: &Arc<Self>,
         need: Result<Option<Need>, FsError>,
         requester: Requester,
@@ -108,7 +108,7 @@ impl FileSystem {
         }
     }
 
-    /// What a request inside a path needs.
+    /// What a request within a path needs.
     fn inside(&self, inode: Inode, part: Part) -> Result<Option<Need>, FsError> {
         let ordinal = match inode.place()? {
             Place::Node(ordinal, _) => ordinal,
@@ -134,7 +134,7 @@ impl FileSystem {
         Ok(path.is_some_and(|p| part == Part::Tree || p.is_complete()))
     }
 
-    /// Names that are no store paths are answered without asking anybody.
+    /// Names that are not store paths are answered without a query.
     fn root_needed(&self, name: &[u8]) -> Result<Option<Need>, FsError> {
         let Ok(path) = StorePath::parse_base_name(name) else {
             return Ok(None);
@@ -142,7 +142,7 @@ impl FileSystem {
         let Some(fetcher) = &self.fetcher else {
             return Ok(None);
         };
-        // From here on no removal takes it from under the answer.
+        // From here on a collection does not remove the path before the reply.
         let there = self.store.look_up(path.hash())?;
         Ok(
             match there.map(|i| (i.registration.path == path, i.contents)) {

@@ -1,20 +1,21 @@
-//! Profiles as Nix shows them: `NAME` → `NAME-N-link` → store path, and directories.
+//! Profiles in Nix's layout: `NAME` → `NAME-N-link` → store path, and directories.
 //!
-//! Beside them is, not listed, a named pipe `NAME.changed` for each profile. The kernel tells watchers of a
-//! directory (inotify(7)) what is done through a mount only, and through one that is read-only nothing can be done, but
-//! that a pipe is written to. So whoever has changed a profile writes to its pipe.
+//! Each profile also has a named pipe `NAME.changed`, which is not listed. The kernel notifies
+//! watchers of a directory (inotify(7)) only about operations through a mount, and the only one
+//! that a read-only mount allows is a write to a pipe. Commands that have changed a profile
+//! therefore write to its pipe.
 //!
-//! Invariants: a number never comes to mean another target, since the kernel keeps targets for
-//! ever, so that `NAME` has one number for each generation; whatever the kernel may keep is named
-//! by [`stale_entries`] when it changes. Only names that [`ProfileName`] allows are shown. Nothing
-//! here waits for the network.
+//! Invariants: the target of an inode number never changes, since the kernel caches targets for
+//! ever; hence `NAME` has an inode number for each generation. Whatever the kernel may have cached
+//! is reported by [`stale_entries`] when it changes. Only names that [`ProfileName`] allows are
+//! shown. Nothing here waits for the network.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::attributes::{Attributes, Entry, Kind, LINKS, Looked, above_paths};
+use super::attributes::{Attributes, Entry, Kind, LINKS, Lookup, above_paths};
 use super::{FileSystem, FsError, Inode, Special};
 use crate::profile::{GenerationNumber, ProfileEntry, ProfileName};
 use crate::store::{
@@ -22,29 +23,29 @@ use crate::store::{
     ProfilesChanged,
 };
 
-/// Ends the name of the pipe of a profile.
+/// Suffix of the name of a profile's pipe.
 pub const CHANGED: &str = ".changed";
-/// Its permission bits: whoever can write to it could tell of changes that were none.
+/// Mode of the pipe: a process that can write to it could announce changes that did not happen.
 const CHANGED_MODE: u16 = 0o600;
 
-/// Bits of ids and nodes that have short places in listings.
+/// Number of bits of ids and nodes with short offsets in listings.
 const SHORT_IDS: u32 = 16;
 const SHORT_NODES: u32 = 14;
-/// Where other places begin.
+/// First long offset.
 const LONG_PLACES: u64 = 1 << 54;
 
-/// What the kernel may remember of a directory of profiles and is no longer so.
+/// Cached entries of a directory of profiles that are stale.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleEntries {
-    /// The directory; its listing and its times are stale, too.
+    /// The directory; its listing and its times are stale as well.
     pub directory: Inode,
-    /// The directory that it is in.
+    /// Its parent.
     pub above: Inode,
-    /// Names in it.
+    /// Names of stale entries.
     pub names: Vec<String>,
 }
 
-/// What a change of profiles makes stale, what lies deeper first.
+/// The entries that a change of profiles makes stale, deepest directory first.
 pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
     let mut stale: BTreeMap<(Reverse<usize>, u32), StaleEntries> = BTreeMap::new();
     let mut add = |whole: &str, parent: ChangedIn, names: Vec<String>| {
@@ -76,17 +77,17 @@ pub fn stale_entries(changed: &ProfilesChanged) -> Vec<StaleEntries> {
     stale.filter(|s| !s.names.is_empty()).collect()
 }
 
-/// A link of a profile whose name leads to another one now, or to none.
+/// A link of a profile whose name was removed or points elsewhere now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplacedLink {
-    /// The directory that it was in.
+    /// Its directory.
     pub directory: Inode,
-    /// What it was.
+    /// Its former inode.
     pub link: Inode,
     pub name: String,
 }
 
-/// The links that a change of profiles replaces: who watches them hears that they are gone.
+/// The links that a change of profiles replaces; their watchers are notified of the deletion.
 pub fn replaced_links(changed: &ProfilesChanged) -> Vec<ReplacedLink> {
     let mut replaced = Vec::new();
     for profile in &changed.profiles {
@@ -106,9 +107,9 @@ pub fn replaced_links(changed: &ProfilesChanged) -> Vec<ReplacedLink> {
     replaced
 }
 
-/// All that the kernel may remember of profiles, whatever a daemon that is gone has not told it.
-/// Generation numbers are taken again from the highest that is there on, so that none was higher
-/// than the number of links that were made, or than what is there.
+/// Everything about profiles that the kernel may have cached, for invalidation after a daemon that
+/// ended without it. Generation numbers are reused from the highest existing one on, so none was
+/// higher than the number of links ever made, or than the existing ones.
 pub fn all_entries(table: &ProfileTable) -> Vec<StaleEntries> {
     let mut all = Vec::new();
     let mut directories = vec![(String::new(), ProfileDirectory::ROOT)];
@@ -146,17 +147,17 @@ pub fn all_entries(table: &ProfileTable) -> Vec<StaleEntries> {
             names,
         });
     }
-    // What lies deeper first.
+    // Deepest directory first.
     all.reverse();
     all
 }
 
-/// The name of the pipe of a profile, in its directory.
+/// The name of a profile's pipe, in its directory.
 fn pipe(name: &ProfileName) -> String {
     format!("{}{CHANGED}", name.link())
 }
 
-/// The links of a profile and its pipe by name, each with what a lookup says of it.
+/// The links of a profile and its pipe, by name, with what a lookup returns.
 fn links(name: &ProfileName, profile: &ProfileRecord) -> BTreeMap<String, (Inode, i64)> {
     let generations = profile.generations.iter();
     let mut links: BTreeMap<_, _> = generations
@@ -183,11 +184,11 @@ enum Link<'t> {
 }
 
 impl<'t> Link<'t> {
-    /// The link that has a node number, as long as it points where it did.
+    /// The link with a node number, while it points to the same target.
     fn find(profile: &'t ProfileRecord, node: u32) -> Option<Self> {
         if node & 1 == 1 {
             let current = profile.current_generation()?;
-            // Links are counted from 1 on, so that no link is followed under the number 0.
+            // Links are numbered from 1, so no link is followed under the number 0.
             let is_it = node >> 1 == 0 || current.link == node >> 1;
             return is_it.then_some(Self::Current(current));
         }
@@ -197,11 +198,11 @@ impl<'t> Link<'t> {
 }
 
 impl FileSystem {
-    pub(super) fn lookup_profile(&self, directory: u32, name: &[u8]) -> Result<Looked, FsError> {
+    pub(super) fn lookup_profile(&self, directory: u32, name: &[u8]) -> Result<Lookup, FsError> {
         let table = self.store.profile_table();
         let directory = directory_name(&table, directory)?;
         let Ok(name) = std::str::from_utf8(name) else {
-            return Ok(Looked::NotThere);
+            return Ok(Lookup::Absent);
         };
         let whole = |name: &str| match directory {
             "" => name.to_owned(),
@@ -229,7 +230,7 @@ impl FileSystem {
             let (_, profile) = find(&table, &whole(name.strip_suffix(CHANGED)?))?;
             Some(changed(profile))
         });
-        Ok(found.map_or(Looked::NotThere, Looked::Found))
+        Ok(found.map_or(Lookup::Absent, Lookup::Found))
     }
 
     pub(super) fn profile_attributes(&self, id: u32, node: u32) -> Result<Attributes, FsError> {
@@ -260,8 +261,8 @@ impl FileSystem {
         }
     }
 
-    /// Entries are ordered by ids and link numbers, so that a change during a listing does not
-    /// make others come twice or not at all; first those whose places are short.
+    /// Entries are ordered by ids and link numbers, so that a change during a listing does not make
+    /// others appear twice or not at all; those with short offsets come first.
     pub(super) fn list_profiles(
         &self,
         directory: u32,
@@ -298,7 +299,7 @@ impl FileSystem {
         Ok(())
     }
 
-    /// The links of a profile. `NAME` keeps its place in a listing whatever it points to.
+    /// The links of a profile. The offset of `NAME` does not depend on its target.
     fn profile_entries(
         &self,
         name: &str,
@@ -321,7 +322,7 @@ impl FileSystem {
         entries
     }
 
-    /// The directory that something with this id lies in.
+    /// The parent directory of a profile or directory with this id.
     pub(super) fn profile_parent(&self, id: u32) -> Result<Inode, FsError> {
         let table = self.store.profile_table();
         let name = table.member(id).ok_or(FsError::Stale)?.name();
@@ -337,7 +338,7 @@ impl FileSystem {
         above_paths(Inode::profile_directory(directory.id), time)
     }
 
-    /// What nix-env reads the date of a generation from, among others.
+    /// The times are those of the generation: nix-env, among others, reads its date from them.
     fn profile_link(
         &self,
         name: &ProfileName,
@@ -371,7 +372,7 @@ impl FileSystem {
     }
 }
 
-/// Where an entry stands in a listing. Places that programs of 32 bits can take have 31.
+/// The offset of an entry in a listing. Offsets for 32-bit programs have 31 bits.
 pub(super) fn place_in_listing(id: u32, node: u32) -> u64 {
     let (id, node) = (u64::from(id), u64::from(node));
     if id >> SHORT_IDS == 0 && node >> SHORT_NODES == 0 {
@@ -381,7 +382,7 @@ pub(super) fn place_in_listing(id: u32, node: u32) -> u64 {
     }
 }
 
-/// The id to begin with for entries from a place on, of those with short places or of the others.
+/// The id of the first entry from an offset on, among those with short offsets or the others.
 pub(super) fn first_listed(from: u64, long: bool) -> u32 {
     let first = match (from.checked_sub(LONG_PLACES), long) {
         (None, false) => from >> SHORT_NODES,
@@ -392,7 +393,7 @@ pub(super) fn first_listed(from: u64, long: bool) -> u32 {
     u32::try_from(first).unwrap_or(u32::MAX)
 }
 
-/// The pipe of a profile. The kernel keeps what is written to it.
+/// The pipe of a profile. The kernel itself keeps what is written to it.
 fn changed(profile: &ProfileRecord) -> Attributes {
     let inode = Inode::changed(profile.id);
     Attributes {
@@ -402,7 +403,7 @@ fn changed(profile: &ProfileRecord) -> Attributes {
         mode: CHANGED_MODE,
         size: 0,
         links: LINKS,
-        // Its times would be those of the last switch, which the kernel is not told of.
+        // Times of the last switch would have to be invalidated.
         time: UNIX_EPOCH,
         settled: true,
     }

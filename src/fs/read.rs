@@ -1,16 +1,16 @@
-//! Contents, and the size of the whole.
+//! File contents, and the free space of the file system.
 
 use super::{FileSystem, FsError, Inode, Place, Special};
 use crate::tree::NodeKind;
 
-/// What statfs shows, in bytes.
+/// Free space as in statfs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// Size of the disk that the state is on.
+    /// Size of the state's disk.
     pub total: u64,
-    /// Of it, free.
+    /// Free bytes.
     pub free: u64,
-    /// Of it, free to users.
+    /// Free bytes for unprivileged users.
     pub available: u64,
 }
 
@@ -18,7 +18,7 @@ impl FileSystem {
     /// At most `length` bytes of a file, from `offset` on; fewer only at its end.
     ///
     /// # Errors
-    /// It is no file, or its contents cannot be read.
+    /// It is not a file, or its contents cannot be read.
     pub fn read(&self, inode: Inode, offset: u64, length: u32) -> Result<Vec<u8>, FsError> {
         let (ordinal, node) = match inode.place()? {
             Place::Node(ordinal, node) => (ordinal, node),
@@ -50,12 +50,12 @@ impl FileSystem {
         }
     }
 
-    /// The room on the disk of the state.
+    /// The free space on the disk of the state.
     ///
     /// # Errors
-    /// The disk does not say.
+    /// The disk does not report it.
     pub fn space(&self) -> Result<Space, FsError> {
-        let stat = rustix::fs::statvfs(self.store.dir()).map_err(|_| FsError::NoSpaceKnown)?;
+        let stat = rustix::fs::statvfs(self.store.dir()).map_err(|_| FsError::UnknownSpace)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Space {
             total: bytes(stat.f_blocks),

@@ -88,14 +88,14 @@ fn walk(fs: &FileSystem, place: &str) -> Option<Attributes> {
     let mut at = fs.attributes(root()).unwrap();
     for name in place.split('/') {
         match fs.lookup(at.inode, name.as_bytes()).unwrap() {
-            Looked::Found(found) => at = found,
-            Looked::NeverThere | Looked::NotThere => return None,
+            Lookup::Found(found) => at = found,
+            Lookup::NeverExists | Lookup::Absent => return None,
         }
     }
     Some(at)
 }
 
-/// The names of a listing that is taken in pages of so many entries.
+/// The names of a listing, read with a limited number of entries at a time.
 fn names(fs: &FileSystem, inode: Inode, page: usize) -> Vec<String> {
     let mut all = Vec::new();
     let mut offset = 0;
@@ -165,22 +165,22 @@ fn names_that_are_not_there_are_told_apart() {
     let (_dir, fs) = file_system(1..2);
     let store = Inode::special(Special::Store);
     let look = |parent, name: &str| fs.lookup(parent, name.as_bytes()).unwrap();
-    // May come: must not be remembered for ever.
-    assert_eq!(look(store, &path(2).base_name()), Looked::NotThere);
-    // The hash is there, but under another name.
+    // It may appear later, so its absence must not be cached for ever.
+    assert_eq!(look(store, &path(2).base_name()), Lookup::Absent);
+    // The hash exists, but with another name.
     let other = StorePath::new(path(1).hash(), "other").unwrap();
-    assert_eq!(look(store, &other.base_name()), Looked::NotThere);
-    // No store path at all, or inside what never changes.
+    assert_eq!(look(store, &other.base_name()), Lookup::Absent);
+    // Not a store path, or within an immutable path.
     for name in [".git", "lost+found", "", &path(1).hash().to_string()] {
-        assert_eq!(look(store, name), Looked::NeverThere, "{name:?}");
+        assert_eq!(look(store, name), Lookup::NeverExists, "{name:?}");
     }
     let inside = walk(&fs, &format!("store/{}", path(1))).unwrap().inode;
-    assert_eq!(look(inside, "nothing"), Looked::NeverThere);
-    assert_eq!(look(inside, "dat"), Looked::NeverThere);
+    assert_eq!(look(inside, "nothing"), Lookup::NeverExists);
+    assert_eq!(look(inside, "dat"), Lookup::NeverExists);
     let file = walk(&fs, &format!("store/{}/data", path(1))).unwrap().inode;
     assert!(matches!(fs.lookup(file, b"x"), Err(FsError::NotADirectory)));
-    // Nix makes this one when it opens a store; it is there, and not listed.
-    assert!(matches!(look(store, ".links"), Looked::Found(_)));
+    // Nix creates this one when it opens a store; it exists, and is not listed.
+    assert!(matches!(look(store, ".links"), Lookup::Found(_)));
     assert!(!names(&fs, store, 100).contains(&".links".to_owned()));
 }
 
@@ -229,7 +229,7 @@ fn what_a_handle_leads_to_is_found_by_dots() {
     let (_dir, fs) = file_system(1..2);
     let dots = |inode: Inode| {
         [&b"."[..], b".."].map(|name| match fs.lookup(inode, name).unwrap() {
-            Looked::Found(found) => found.inode,
+            Lookup::Found(found) => found.inode,
             other => panic!("{other:?}"),
         })
     };
@@ -258,8 +258,8 @@ fn what_a_handle_leads_to_is_found_by_dots() {
 fn numbers_that_were_never_given_out_are_stale() {
     let (_dir, fs) = file_system(1..2);
     let beyond = Inode::node(PathOrdinal(1), 100);
-    let nobody = Inode::node(PathOrdinal(77), 0);
-    for inode in [beyond, nobody, Inode(0), Inode(u64::MAX), Inode(99)] {
+    let unassigned = Inode::node(PathOrdinal(77), 0);
+    for inode in [beyond, unassigned, Inode(0), Inode(u64::MAX), Inode(99)] {
         assert!(fs.attributes(inode).is_err(), "{inode:?}");
         assert!(fs.lookup(inode, b"x").is_err(), "{inode:?}");
         assert!(fs.read(inode, 0, 1).is_err(), "{inode:?}");

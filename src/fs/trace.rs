@@ -1,6 +1,6 @@
-//! Which paths a run touches, in the order of their first touch.
+//! Recording of the paths that a run accesses, in the order of first access.
 //!
-//! Only what the kernel asks for is seen: what it has in its caches it does not ask for.
+//! Only requests of the kernel are seen; it sends none for what it has cached.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use std::sync::{Mutex, MutexGuard};
 use crate::store::PathOrdinal;
 use crate::sync;
 
-/// The traces that are being recorded, by name.
+/// The traces being recorded, by name.
 #[derive(Debug, Default)]
 pub struct Recorder {
-    /// Whether there is any: what most requests look at.
+    /// Whether there is any; checked by most requests.
     recording: AtomicBool,
     traces: Mutex<BTreeMap<String, Trace>>,
 }
@@ -28,7 +28,7 @@ impl Recorder {
         sync::lock(&self.traces)
     }
 
-    /// Begins a trace; `false` if one of this name runs.
+    /// Starts a trace; `false` if one of this name is being recorded.
     pub fn start(&self, name: &str) -> bool {
         let mut traces = self.traces();
         if traces.contains_key(name) {
@@ -39,7 +39,7 @@ impl Recorder {
         true
     }
 
-    /// Ends a trace; what it saw, or `None` if there is none of this name.
+    /// Ends a trace and returns its paths; `None` if there is none of this name.
     pub fn stop(&self, name: &str) -> Option<Vec<PathOrdinal>> {
         let mut traces = self.traces();
         let trace = traces.remove(name);
@@ -47,14 +47,14 @@ impl Recorder {
         trace.map(|t| t.order)
     }
 
-    /// The traces that run, and how many paths each has seen.
+    /// The traces being recorded, each with its number of paths so far.
     pub fn running(&self) -> Vec<(String, usize)> {
         let traces = self.traces();
         let each = traces.iter().map(|(name, t)| (name.clone(), t.order.len()));
         each.collect()
     }
 
-    /// Something looks into a path.
+    /// Records an access to a path.
     pub(super) fn touch(&self, ordinal: PathOrdinal) {
         if !self.recording.load(Ordering::Relaxed) {
             return;

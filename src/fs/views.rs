@@ -1,15 +1,15 @@
-//! Closure views: `.narfs/closures/NAME/store` shows some paths of the store and nothing else.
+//! Closure views: `.narfs/closures/NAME/store` shows only some paths of the store.
 //!
-//! Invariants: what is not in a view is not there, for whoever asks by name or by number. Files and
-//! links have the numbers that they have in the store, and with them one page cache; a directory has
-//! one for each view, since the kernel allows it one place only. Nothing but the names of its paths
-//! is a view's own, and only a lookup of such a name, or of what lies in it, waits for the network.
+//! Invariants: whatever is not in a view is unreachable, by name or by number. Files and links have
+//! the inode numbers of the store, and thus share the page cache; a directory has a number in each
+//! view, since the kernel allows one parent only. A view itself consists only of the names of its
+//! paths, and only lookups of such a name or below it wait for the network.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::attributes::{Attributes, Entry, Kind, Looked, above_paths, expected};
+use super::attributes::{Attributes, Entry, Kind, Lookup, above_paths, expected};
 use super::profiles::since_1970;
 use super::{FileSystem, FsError, Inode, Member, Place, Special, StaleEntries};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -18,11 +18,11 @@ use crate::tree::NodeIndex;
 
 /// The only name in the directory of a view.
 const STORE: &[u8] = b"store";
-/// A name that the kernel never keeps.
+/// A name that the kernel never caches.
 const NO_NAME: &str = ".";
 
-/// What a change of views makes stale. In `.narfs/closures` nothing waits for the network; in the
-/// store directory of a view lookups do.
+/// Entries that a change of views makes stale. Requests in `.narfs/closures` never wait for the
+/// network; lookups in the store directory of a view do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StaleViews {
     /// Names of views.
@@ -31,7 +31,7 @@ pub struct StaleViews {
     pub paths: Vec<StaleEntries>,
 }
 
-/// What the kernel has to forget of views that changed.
+/// Entries that the kernel has to drop after a change of views.
 pub fn stale_views(changed: &[ChangedView]) -> StaleViews {
     let names = changed.iter().filter(|view| view.came_or_went);
     let names: BTreeSet<_> = names.map(|view| view.name.clone()).collect();
@@ -43,7 +43,7 @@ pub fn stale_views(changed: &[ChangedView]) -> StaleViews {
     let paths = changed.iter().map(|view| StaleEntries {
         directory: Inode::view_store(view.id),
         above: Inode::view(view.id),
-        // One at least, so that a listing that is under way is waited for.
+        // At least one, so that a listing in progress is waited for.
         names: match view.entries.as_slice() {
             [] => vec![NO_NAME.to_owned()],
             entries => entries.to_vec(),
@@ -56,7 +56,7 @@ pub fn stale_views(changed: &[ChangedView]) -> StaleViews {
 }
 
 impl Attributes {
-    /// The same, seen in a view.
+    /// The same, as seen in a view.
     pub(super) fn through(self, member: Member) -> Self {
         match (self.kind, self.inode.place()) {
             (Kind::Directory, Ok(Place::Node(_, node))) => Self {
@@ -68,8 +68,8 @@ impl Attributes {
     }
 }
 
-impl Looked {
-    /// The same, seen in a view.
+impl Lookup {
+    /// The same, as seen in a view.
     pub(super) fn through(self, member: Member) -> Self {
         match self {
             Self::Found(attributes) => Self::Found(attributes.through(member)),
@@ -84,7 +84,7 @@ impl FileSystem {
         table.with_id(id).cloned().ok_or(FsError::Stale)
     }
 
-    /// The path that a view shows at a place.
+    /// The path at a place of a view.
     fn hash_of(&self, member: Member) -> Result<StorePathHash, FsError> {
         let table = self.store.view_table();
         let view = table.with_list(member.list).ok_or(FsError::Stale)?;
@@ -92,8 +92,8 @@ impl FileSystem {
         members.path(member.place).ok_or(FsError::Stale)
     }
 
-    /// The ordinal of a path of a view. It is asked for each time: a path whose root turns out to
-    /// be of another kind gets a new one.
+    /// The ordinal of a path in a view. It is looked up each time: a path whose root turns out to
+    /// be of another kind gets a new ordinal.
     pub(super) fn ordinal_of(&self, member: Member) -> Result<PathOrdinal, FsError> {
         let info = self.store.path_info(self.hash_of(member)?)?;
         info.map(|info| info.ordinal).ok_or(FsError::Stale)
@@ -106,7 +106,7 @@ impl FileSystem {
         Ok(place.map(|place| Member { list, place }))
     }
 
-    /// Whether a view may show something of this name.
+    /// Whether a view may contain something of this name.
     pub(super) fn has_member(&self, id: u32, name: &[u8]) -> Result<bool, FsError> {
         match StorePath::parse_base_name(name) {
             Ok(path) => Ok(self.member(id, path.hash())?.is_some()),
@@ -114,35 +114,35 @@ impl FileSystem {
         }
     }
 
-    pub(super) fn lookup_view(&self, name: &[u8]) -> Result<Looked, FsError> {
+    pub(super) fn lookup_view(&self, name: &[u8]) -> Result<Lookup, FsError> {
         let table = self.store.view_table();
         let name = std::str::from_utf8(name).unwrap_or_default();
         match table.named(name) {
             Some(view) => {
                 let inode = Inode::view(view.record.id);
-                Ok(Looked::Found(view_directory(view, inode)))
+                Ok(Lookup::Found(view_directory(view, inode)))
             }
-            None => Ok(Looked::NotThere),
+            None => Ok(Lookup::Absent),
         }
     }
 
-    pub(super) fn lookup_in_view(&self, id: u32, name: &[u8]) -> Result<Looked, FsError> {
+    pub(super) fn lookup_in_view(&self, id: u32, name: &[u8]) -> Result<Lookup, FsError> {
         let view = self.view(id)?;
         if name != STORE {
-            return Ok(Looked::NeverThere);
+            return Ok(Lookup::NeverExists);
         }
-        Ok(Looked::Found(view_directory(&view, Inode::view_store(id))))
+        Ok(Lookup::Found(view_directory(&view, Inode::view_store(id))))
     }
 
-    pub(super) fn lookup_member(&self, id: u32, name: &[u8]) -> Result<Looked, FsError> {
+    pub(super) fn lookup_member(&self, id: u32, name: &[u8]) -> Result<Lookup, FsError> {
         let Ok(path) = StorePath::parse_base_name(name) else {
             self.view(id)?;
-            return Ok(Looked::NeverThere);
+            return Ok(Lookup::NeverExists);
         };
         match self.member(id, path.hash())? {
             Some(member) => Ok(self.lookup_path(name)?.through(member)),
-            // It may come to be in the view.
-            None => Ok(Looked::NotThere),
+            // It may be added to the view later.
+            None => Ok(Lookup::Absent),
         }
     }
 
@@ -159,7 +159,7 @@ impl FileSystem {
         let attributes = self.attributes(Inode::node(ordinal, node))?;
         match attributes.kind {
             Kind::Directory => Ok(attributes.through(member)),
-            // What was said to be a directory is none.
+            // The root was assumed to be a directory, and is none.
             Kind::File | Kind::Link | Kind::Pipe => Err(FsError::Stale),
         }
     }
@@ -174,15 +174,15 @@ impl FileSystem {
         Ok(Inode::member(member, path.tree().parent(node)))
     }
 
-    /// When a view changed last.
+    /// The time of the last change of a view.
     pub(super) fn views_changed(&self) -> SystemTime {
         let table = self.store.view_table();
         let changed = table.views().map(|view| view.record.changed).max();
         changed.map_or(self.started, since_1970)
     }
 
-    /// Views are ordered by their ids, so that a change during a listing does not make others come
-    /// twice or not at all.
+    /// Views are ordered by id, so that a change during a listing does not make others appear twice
+    /// or not at all.
     pub(super) fn list_views(
         &self,
         from: u64,
@@ -219,8 +219,8 @@ impl FileSystem {
         Ok(())
     }
 
-    /// All paths of a view, whether their contents are here or would be fetched; in the order of
-    /// their places, which they keep.
+    /// All paths of a view, whether local or to be fetched, ordered by their places, which do not
+    /// change.
     pub(super) fn list_members(
         &self,
         id: u32,
@@ -246,7 +246,7 @@ impl FileSystem {
         Ok(())
     }
 
-    /// What a listing says of a path; of what would be fetched, no more than that it is there.
+    /// The entry of a path in a listing; if it is not local, only its existence is shown.
     fn listed(&self, hash: StorePathHash) -> Result<Option<(String, Attributes)>, FsError> {
         let Some(info) = self.store.look_up(hash)? else {
             return Ok(None);
@@ -255,9 +255,9 @@ impl FileSystem {
         match info.contents {
             Contents::Local(_) => match self.attributes(Inode::node(info.ordinal, 0)) {
                 Ok(attributes) => Ok(Some((name, attributes))),
-                // One that cannot be read must not hide the others.
+                // A damaged path must not hide the others.
                 Err(e) => {
-                    tracing::warn!("{name} was left out of a listing: {e}");
+                    tracing::warn!("{name} was omitted from a listing: {e}");
                     Ok(None)
                 }
             },

@@ -1,4 +1,4 @@
-//! One method for each request of the kernel.
+//! The FUSE adapter: one method for each operation.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,25 +14,26 @@ use fuser::{
 };
 
 use super::FileHandles;
-use super::counters::{Answering, Counters, Operation};
+use super::counters::{Counters, InFlight, Operation};
 use super::entries::{Entries, Listing};
 use crate::fetch::Requester;
 use crate::fs::{
-    Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Numbers, Space,
+    Attributes, Entry, FileSystem, FsError, Inode, Kind, Lookup, NAME_MAX, Numbers, Space,
 };
 
-/// For ever, as far as the kernel is concerned: 34 years.
-const EVER: Duration = Duration::from_secs(1 << 30);
-/// An inode number is never given to something else, so that FUSE needs no generations.
+/// Validity of entries and attributes that never change: 34 years.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+/// An inode number is never reused, so FUSE generations are not needed.
 pub(super) const GENERATION: Generation = Generation(0);
-/// Read-aheads that may wait at once. fuser's 16 would let a few slow ones hold back all others.
+/// Limit of concurrent read-aheads. With fuser's default of 16, a few slow ones would block all
+/// others.
 const MAX_BACKGROUND: u16 = 1024;
-/// Bytes that `st_blksize` and statfs speak of.
+/// Block size in `st_blksize` and statfs.
 const BLOCK: u32 = 4096;
 
-/// Mounts of it may map owners (mount_setattr(2), MOUNT_ATTR_IDMAP), as for containers in user namespaces. Who
-/// asks is then often unknown, and of no interest: the kernel checks permissions itself
-/// (default_permissions). Linux 6.12 and newer.
+/// Enables id-mapped mounts (mount_setattr(2), MOUNT_ATTR_IDMAP), as for containers in user
+/// namespaces. The user of a request is then often unknown, and not needed: the kernel checks
+/// permissions itself (default_permissions). Linux 6.12 and newer.
 pub(super) const IDMAPPED: InitFlags = InitFlags::FUSE_ALLOW_IDMAP;
 
 pub(super) struct Adapter {
@@ -57,12 +58,12 @@ impl Adapter {
         }
     }
 
-    fn begin(&self, operation: Operation) -> Answering {
+    fn begin(&self, operation: Operation) -> InFlight {
         self.counters.begin(operation)
     }
 }
 
-/// Who waits for the answer.
+/// The process that waits for the reply.
 pub(super) fn requester(request: &Request) -> Requester {
     Requester::new(request.pid())
 }
@@ -78,9 +79,9 @@ fn list(
         .map_err(errno)
 }
 
-/// How long the kernel may believe attributes.
+/// How long the kernel may cache attributes.
 pub(super) fn validity(a: &Attributes) -> &'static Duration {
-    if a.settled { &EVER } else { &Duration::ZERO }
+    if a.settled { &FOREVER } else { &Duration::ZERO }
 }
 
 pub(super) fn errno(error: FsError) -> Errno {
@@ -90,7 +91,7 @@ pub(super) fn errno(error: FsError) -> Errno {
     Errno::from_i32(error.errno())
 }
 
-/// What stat shows.
+/// The attributes in FUSE's form.
 pub(super) fn attr(a: &Attributes, numbers: Numbers) -> FileAttr {
     FileAttr {
         ino: INodeNo(numbers.shown(a)),
@@ -116,7 +117,7 @@ pub(super) fn attr(a: &Attributes, numbers: Numbers) -> FileAttr {
     }
 }
 
-/// Answers with the room on a disk.
+/// Replies with the free space of a disk.
 pub(super) fn statfs(space: Result<Space, FsError>, reply: ReplyStatfs) {
     match space {
         Ok(space) => {
@@ -136,7 +137,7 @@ pub(super) fn statfs(space: Result<Space, FsError>, reply: ReplyStatfs) {
     }
 }
 
-/// An entry with the number 0 is a negative one, and is cached as such.
+/// An entry with the inode number 0 is a negative entry, which the kernel caches.
 fn nothing() -> FileAttr {
     let time = std::time::UNIX_EPOCH;
     FileAttr {
@@ -161,20 +162,21 @@ fn nothing() -> FileAttr {
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in [
-            // One slow lookup must not hold back its whole directory.
+            // One slow lookup must not block its whole directory.
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            // A listing brings the attributes, so that `find` and `ls -l` need no LOOKUPs.
+            // A listing includes attributes, so that `find` and `ls -l` need no LOOKUPs.
             InitFlags::FUSE_DO_READDIRPLUS,
             IDMAPPED,
             match self.handles {
                 FileHandles::Given => InitFlags::FUSE_EXPORT_SUPPORT,
-                // Else a container with CAP_DAC_READ_SEARCH could open by its handle whatever the
-                // kernel knows of the store, past the view that it has. Linux 6.9 and newer.
+                // Otherwise a container with CAP_DAC_READ_SEARCH could open by handle whatever the
+                // kernel knows of the store, beyond the closure view that it has. Linux 6.9 and
+                // newer.
                 FileHandles::Refused => InitFlags::FUSE_NO_EXPORT_SUPPORT,
             },
         ] {
-            // An older kernel works without.
+            // An older kernel works without it.
             let _ = config.add_capabilities(flag);
         }
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -191,11 +193,11 @@ impl Filesystem for Adapter {
             .then(|| self.counters.begin_store_lookup());
         let (entries, unique) = (self.entries.clone(), request.unique());
         self.fs
-            .when_known(parent, &looked, requester, move |fs, known| {
+            .when_resolvable(parent, &looked, requester, move |fs, known| {
                 match known.and_then(|()| fs.lookup(parent, &name)) {
-                    Ok(Looked::Found(found)) => entries.found(unique, &found, reply),
-                    Ok(Looked::NeverThere) => reply.entry(&EVER, &nothing(), GENERATION),
-                    Ok(Looked::NotThere) => reply.error(Errno::ENOENT),
+                    Ok(Lookup::Found(found)) => entries.found(unique, &found, reply),
+                    Ok(Lookup::NeverExists) => reply.entry(&FOREVER, &nothing(), GENERATION),
+                    Ok(Lookup::Absent) => reply.error(Errno::ENOENT),
                     Err(e) => reply.error(errno(e)),
                 }
                 drop((answering, in_store));
@@ -203,7 +205,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, _inode: INodeNo, _lookups: u64) {
-        // Numbers are addresses: there is nothing to forget.
+        // Inode numbers are addresses: there is no inode table.
         self.counters.count(Operation::Forget);
     }
 
@@ -225,7 +227,7 @@ impl Filesystem for Adapter {
         let answering = self.begin(Operation::Readlink);
         let inode = Inode(inode.0);
         self.fs
-            .when_here(inode, requester(request), move |fs, here| {
+            .when_local(inode, requester(request), move |fs, here| {
                 match here.and_then(|()| fs.read_link(inode)) {
                     Ok(target) => reply.data(&target),
                     Err(e) => reply.error(errno(e)),
@@ -254,7 +256,7 @@ impl Filesystem for Adapter {
         let (inode, part) = (Inode(inode.0), (offset, size));
         let reading = self.counters.begin_read(inode.path_number());
         self.fs
-            .read_when_here(inode, part, requester(request), move |read| {
+            .read_when_local(inode, part, requester(request), move |read| {
                 match read {
                     Ok(bytes) => {
                         answering.served(bytes.len());
@@ -308,7 +310,7 @@ impl Filesystem for Adapter {
         let answering = self.begin(Operation::Readdir);
         let (requester, numbers) = (requester(request), self.entries.numbers);
         self.fs
-            .when_here(Inode(inode.0), requester, move |fs, here| {
+            .when_local(Inode(inode.0), requester, move |fs, here| {
                 let listed = list(fs, here, inode, offset, |entry| {
                     let attr = attr(&entry.attributes, numbers);
                     let name = OsStr::from_bytes(&entry.name);
@@ -334,13 +336,13 @@ impl Filesystem for Adapter {
         let requester = requester(request);
         let (entries, unique) = (self.entries.clone(), request.unique());
         self.fs
-            .when_here(Inode(inode.0), requester, move |fs, here| {
+            .when_local(Inode(inode.0), requester, move |fs, here| {
                 let mut listing = Listing::new();
                 let listed = list(fs, here, inode, offset, |entry| {
                     let attr = attr(&entry.attributes, entries.numbers);
                     let name = OsStr::from_bytes(&entry.name);
-                    // fuser alone knows how much the kernel takes.
-                    let full = reply.add(attr.ino, entry.next, name, &EVER, &attr, GENERATION);
+                    // Only fuser knows when the kernel's buffer is full.
+                    let full = reply.add(attr.ino, entry.next, name, &FOREVER, &attr, GENERATION);
                     if !full {
                         listing.add(&entries, entry);
                     }
@@ -405,7 +407,7 @@ impl Filesystem for Adapter {
         _output_size: u32,
         reply: ReplyIoctl,
     ) {
-        // ENOSYS would break overlayfs above us, and Nix asks for FS_IOC_GETFLAGS.
+        // ENOSYS would break overlayfs on top, and Nix calls FS_IOC_GETFLAGS.
         let _answering = self.begin(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }
@@ -419,7 +421,7 @@ impl Filesystem for Adapter {
         _whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel's own SEEK_DATA and SEEK_HOLE, for files without holes.
+        // ENOSYS: the kernel handles SEEK_DATA and SEEK_HOLE itself, for files without holes.
         let _answering = self.begin(Operation::Lseek);
         reply.error(Errno::ENOSYS);
     }

@@ -1,4 +1,4 @@
-//! Tells whoever watches a directory of profiles that one has changed.
+//! Notification of watchers of a directory of profiles about a change.
 //!
 //! Watchers hear of what is done through a mount (inotify(7)), and of nothing that a daemon does. So a
 //! command that has changed a profile writes to the pipe that lies beside it, in each mount of the state
@@ -16,19 +16,19 @@ use narfs_mounting::{MountError, PROFILES};
 use super::mount;
 use crate::fs::CHANGED;
 
-/// Tells in all mounts of the state `state` in this mount namespace that the profile `name` has changed.
+/// Announces in all mounts of `state` in this mount namespace that the profile `name` has changed.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
 pub fn announce(state: &Path, name: &str) -> Result<(), MountError> {
     for at in mount::mounted_states(state)? {
         let profiles = at.join(PROFILES);
-        // What is refused: where only the store is mounted, or where the profile is no more.
-        for told in [
+        // Errors are expected: a mount may show only the store, or the profile may be gone.
+        for result in [
             write_to(&profiles.join(format!("{name}{CHANGED}"))),
             touch(&profiles.join(name)),
         ] {
-            if let Err(e) = told {
+            if let Err(e) = result {
                 tracing::debug!("{}: {name} was not touched: {e}", at.display());
             }
         }
@@ -36,24 +36,25 @@ pub fn announce(state: &Path, name: &str) -> Result<(), MountError> {
     Ok(())
 }
 
-/// Writes to a pipe, which nobody need read.
+/// Writes to a pipe that need not have a reader.
 fn write_to(pipe: &Path) -> io::Result<()> {
-    // Open for both, it waits for nobody, and what was written is gone when it is closed.
+    // Opened for reading and writing, it does not block, and what was written is discarded on
+    // close.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let pipe = rustix::fs::open(pipe, flags, Mode::empty())?;
     let mode = rustix::fs::fstat(&pipe)?.st_mode;
     if FileType::from_raw_mode(mode) != FileType::Fifo {
-        return Err(io::Error::other("it is no pipe"));
+        return Err(io::Error::other("it is not a pipe"));
     }
     if rustix::io::write(&pipe, b"\n") == Err(rustix::io::Errno::AGAIN) {
-        // Somebody holds it open and does not read.
+        // The pipe is full: another process holds it open and does not read.
         rustix::io::read(&pipe, &mut [0; 1])?;
         rustix::io::write(&pipe, b"\n")?;
     }
     Ok(())
 }
 
-/// Asks for the time of a link to be set, which is refused where it is read-only.
+/// Sets the time of a link; refused where profiles are read-only.
 fn touch(link: &Path) -> io::Result<()> {
     let now = Timespec {
         tv_sec: 0,

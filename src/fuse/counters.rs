@@ -1,4 +1,4 @@
-//! Counts of the kernel's requests, by operation, and how long each took to answer.
+//! Counters and latencies of FUSE requests, by operation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::measure::{Histogram, Latencies};
 use crate::sync;
 
-/// The operations that are told apart, in the kernel's words.
+/// The operations that are counted, by their FUSE names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Lookup,
@@ -57,18 +57,18 @@ const ALL: [(Operation, &str); 18] = [
     (Forget, "forget"),
 ];
 
-/// Running counts.
+/// The counters of a connection.
 #[derive(Debug, Default)]
 pub struct Counters {
     begun: [AtomicU64; ALL.len()],
     answered: [Latencies; ALL.len()],
     served_bytes: AtomicU64,
     store_lookups: AtomicU64,
-    /// Reads that are not answered yet, by what they are of.
+    /// Reads in flight, by what is read.
     reads: Mutex<HashMap<u64, u32>>,
 }
 
-/// A read of one thing, until it is answered.
+/// A read in flight.
 #[derive(Debug)]
 pub(super) struct Reading(Arc<Counters>, u64);
 
@@ -84,7 +84,7 @@ impl Drop for Reading {
     }
 }
 
-/// A lookup in a store directory, until it is answered.
+/// A lookup in a store directory, in flight.
 #[derive(Debug)]
 pub(super) struct StoreLookup(Arc<Counters>);
 
@@ -94,60 +94,58 @@ impl Drop for StoreLookup {
     }
 }
 
-/// A request that is being answered. Its time ends when this is dropped, by whatever thread.
+/// A request in flight. Its latency is recorded on drop, on whichever thread.
 #[derive(Debug)]
-pub(super) struct Answering {
+pub(super) struct InFlight {
     counters: Arc<Counters>,
     operation: Operation,
     since: Instant,
 }
 
-impl Drop for Answering {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.counters.answered[self.operation as usize].add(self.since.elapsed());
     }
 }
 
-impl Answering {
-    /// So many bytes of contents are the answer.
+impl InFlight {
+    /// Counts bytes of file contents in the reply.
     pub(super) fn served(&self, bytes: usize) {
         let served = &self.counters.served_bytes;
         served.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// How long requests took from their arrival until they were answered, at one moment.
+/// Latencies of requests at one moment, from arrival to reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RequestTimes {
-    /// By operation; only those that came.
+    /// By operation; only those that occurred.
     pub operations: BTreeMap<String, Histogram>,
-    /// Requests that are being answered.
+    /// Requests in flight.
     pub waiting: u64,
-    /// Bytes of contents that were given out.
+    /// Bytes of file contents returned.
     pub served_bytes: u64,
 }
 
-/// The counts at one moment, by operation; FORGET, which is no question, is apart.
+/// Counts of requests at one moment; FORGET, which has no reply, is separate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RequestCounts {
-    /// Requests that wait for an answer, by operation; only those that came.
+    /// Requests with a reply, by operation; only those that occurred.
     pub requests: BTreeMap<String, u64>,
-    /// Their sum.
     pub total: u64,
-    /// FORGET messages.
     pub forgets: u64,
 }
 
 impl Counters {
-    /// Counts what is no question.
+    /// Counts a message without a reply.
     pub(super) fn count(&self, operation: Operation) {
         self.begun[operation as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request, whose time begins.
-    pub(super) fn begin(self: &Arc<Self>, operation: Operation) -> Answering {
+    /// Counts a request, and starts its latency.
+    pub(super) fn begin(self: &Arc<Self>, operation: Operation) -> InFlight {
         self.count(operation);
-        Answering {
+        InFlight {
             counters: self.clone(),
             operation,
             since: Instant::now(),
@@ -158,29 +156,29 @@ impl Counters {
         sync::lock(&self.reads)
     }
 
-    /// Counts a read until it is answered; `of` is what it is of.
+    /// Counts a read until its reply; `of` identifies what is read.
     pub(super) fn begin_read(self: &Arc<Self>, of: u64) -> Reading {
         *self.reads().entry(of).or_default() += 1;
         Reading(self.clone(), of)
     }
 
-    /// Whether a read of this is not answered yet.
+    /// Whether a read of this is in flight.
     pub(super) fn is_read(&self, of: u64) -> bool {
         self.reads().contains_key(&of)
     }
 
-    /// Counts a lookup in a store directory until it is answered.
+    /// Counts a lookup in a store directory until its reply.
     pub(super) fn begin_store_lookup(self: &Arc<Self>) -> StoreLookup {
         self.store_lookups.fetch_add(1, Ordering::SeqCst);
         StoreLookup(self.clone())
     }
 
-    /// Lookups in store directories that are not answered yet.
+    /// Number of lookups in store directories that are in flight.
     pub(super) fn store_lookups(&self) -> u64 {
         self.store_lookups.load(Ordering::SeqCst)
     }
 
-    /// The times now.
+    /// The current latencies.
     pub fn times(&self) -> RequestTimes {
         let mut times = RequestTimes {
             served_bytes: self.served_bytes.load(Ordering::Relaxed),
@@ -190,7 +188,8 @@ impl Counters {
             if operation == Forget {
                 continue;
             }
-            // Before the begun ones: none is answered that has not begun.
+            // Before the counts of started requests, as no request is answered before it is
+            // started.
             let histogram = self.answered[operation as usize].snapshot();
             let begun = self.begun[operation as usize].load(Ordering::Relaxed);
             times.waiting += begun.saturating_sub(histogram.count());
@@ -201,7 +200,7 @@ impl Counters {
         times
     }
 
-    /// The counts now.
+    /// The current counts.
     pub fn snapshot(&self) -> RequestCounts {
         let mut counts = RequestCounts::default();
         for (operation, name) in ALL {

@@ -1,9 +1,11 @@
-//! Answers that tell the kernel of a file: by its address, and with the number that stat shows.
+//! Replies with entries: the inode number is the address, and the attributes have the visible
+//! number.
 //!
-//! FUSE has two fields for these, and fuser fills both with the same number. So LOOKUP and READDIRPLUS
-//! are answered here, on the connection itself. Invariant: fuser is left to answer the same request afterwards. The
-//! kernel refuses that, since no number of a request is used twice; if it had refused ours, the request ends
-//! with EIO, and nobody waits for ever.
+//! FUSE has two fields for these, and fuser fills both with the same number. LOOKUP and READDIRPLUS
+//! are therefore answered here, directly on the connection. Invariant: fuser still replies to the
+//! same request afterwards. The kernel rejects that reply, since request numbers are not reused; if
+//! it has rejected ours, fuser's reply ends the request with EIO, so that no process waits for
+//! ever.
 //!
 //! Layouts are those of `include/uapi/linux/fuse.h`.
 
@@ -15,12 +17,12 @@ use fuser::{Errno, ReplyDirectoryPlus, ReplyEntry, RequestId};
 use super::adapter::{attr, validity};
 use crate::fs::{Attributes, Entry, Kind, Numbers};
 
-/// Bytes of `struct fuse_out_header`.
+/// Size of `struct fuse_out_header`.
 const HEADER: usize = 16;
-/// What names in a listing are aligned to.
+/// Alignment of names in a listing.
 const ALIGNMENT: usize = 8;
 
-/// A connection, as far as it is told of files.
+/// A connection, for replies with entries.
 #[derive(Debug)]
 pub(super) struct Entries {
     pub(super) device: OwnedFd,
@@ -28,7 +30,7 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Answers a LOOKUP.
+    /// Replies to a LOOKUP.
     pub(super) fn found(&self, request: RequestId, found: &Attributes, reply: ReplyEntry) {
         let mut answer = begin();
         self.entry(&mut answer, found);
@@ -36,7 +38,7 @@ impl Entries {
         reply.error(Errno::EIO);
     }
 
-    /// Answers a READDIRPLUS with what was collected.
+    /// Replies to a READDIRPLUS.
     pub(super) fn listed(&self, request: RequestId, listing: Listing, reply: ReplyDirectoryPlus) {
         if listing.0.len() == HEADER {
             return reply.ok();
@@ -47,7 +49,7 @@ impl Entries {
 
     /// `struct fuse_entry_out`
     fn entry(&self, out: &mut Vec<u8>, found: &Attributes) {
-        // The number of what is not settled may become another one.
+        // The inode number may change until the kind is settled.
         let valid = validity(found);
         let generation = 0;
         for number in [found.inode.0, generation, valid.as_secs(), valid.as_secs()] {
@@ -90,19 +92,19 @@ impl Entries {
         answer[..4].copy_from_slice(&length.to_le_bytes());
         answer[8..HEADER].copy_from_slice(&request.0.to_le_bytes());
         if let Err(e) = rustix::io::write(&self.device, &answer) {
-            tracing::debug!("an answer was not taken: {e}");
+            tracing::debug!("the kernel rejected a reply: {e}");
         }
     }
 }
 
-/// An answer without an error, whose length and request are not known yet.
+/// The beginning of a successful reply; length and request are filled in later.
 fn begin() -> Vec<u8> {
     let mut answer = Vec::with_capacity(512);
     answer.resize(HEADER, 0);
     answer
 }
 
-/// The kind of a file in its mode.
+/// The file type bits of the mode.
 fn kind_bits(kind: Kind) -> u32 {
     match kind {
         Kind::Directory => libc::S_IFDIR,
@@ -112,7 +114,7 @@ fn kind_bits(kind: Kind) -> u32 {
     }
 }
 
-/// Entries of a directory.
+/// Entries of a directory, in FUSE's encoding.
 pub(super) struct Listing(Vec<u8>);
 
 impl Listing {
@@ -128,7 +130,7 @@ impl Listing {
         for number in [shown, entry.next] {
             out.extend(number.to_le_bytes());
         }
-        // A name has 255 bytes at most.
+        // A name has at most 255 bytes.
         let length = entry.name.len() as u32;
         for number in [length, kind_bits(entry.attributes.kind) >> 12] {
             out.extend(number.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What can be seen of mounts from outside: dead ones, and who sees the others.
+//! Inspection of mounts from outside: dead ones, and the propagation of others.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use narfs_mounting::{MountError, place};
 
 use super::mountinfo::mounts;
 
-/// Where in this mount namespace daemons that are gone have left mounts, the last one first.
+/// Dead mounts in this mount namespace, whose daemons are gone; the last one first.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
@@ -19,7 +19,7 @@ pub fn dead_mounts() -> Result<Vec<PathBuf>, MountError> {
     Ok(dead)
 }
 
-/// Everything that something is mounted at in this mount namespace.
+/// All mount points in this mount namespace.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
@@ -27,16 +27,17 @@ pub fn mount_points() -> Result<Vec<PathBuf>, MountError> {
     Ok(mounts()?.into_iter().map(|m| m.at).collect())
 }
 
-/// Takes the dead mount at `at` away, even while programs use it.
+/// Unmounts the dead mount at `at`, even while programs use it.
 ///
 /// # Errors
 /// It cannot be unmounted.
-pub fn take_dead_away(at: &Path) -> Result<(), MountError> {
+pub fn unmount_dead(at: &Path) -> Result<(), MountError> {
     place::detach(at)
 }
 
-/// The mount point that the mount at `at` lies on, and whether mounts made there are passed on to
-/// other mount namespaces (mount_namespaces(7)); `None` if nothing is mounted at `at`.
+/// The mount point of the parent mount of the mount at `at`, and whether the parent mount is
+/// shared, so that mounts propagate to other mount namespaces (mount_namespaces(7)); `None` if
+/// nothing is mounted at `at`.
 ///
 /// # Errors
 /// The list of mounts cannot be read.

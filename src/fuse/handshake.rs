@@ -1,10 +1,10 @@
-//! How a session gets its connection: from the kernel's first request, or from a daemon before it.
+//! The start of a session: from the kernel's INIT, or from the agreement of a previous daemon.
 //!
-//! A connection belongs to whoever holds its `/dev/fuse` descriptor. The kernel sends INIT only
-//! once, and fuser's session begins with it. So fuser always gets it through a socket, here: at
-//! first the kernel's own, which is written down as an [`Agreement`]; later one made from that.
-//! Then the descriptor takes the socket's place. Invariant: a daemon that takes a connection over
-//! is offered nothing that the first one and the kernel have not agreed on.
+//! A connection belongs to the holder of its `/dev/fuse` descriptor. The kernel sends INIT only
+//! once, and a fuser session begins with it. fuser therefore always receives it through a socket:
+//! at first the kernel's own INIT, which is recorded as an [`Agreement`]; later one generated from
+//! the agreement. Then the descriptor replaces the socket. Invariant: a daemon that takes over a
+//! connection is offered exactly what the first daemon and the kernel agreed on.
 //!
 //! Layouts are those of `include/uapi/linux/fuse.h`.
 
@@ -23,38 +23,37 @@ use crate::fs::Numbers;
 const INIT: u32 = 26;
 /// Major version of the protocol.
 const MAJOR: u32 = 7;
-/// Bytes of `struct fuse_in_header`, `fuse_out_header`.
+/// Size of `struct fuse_in_header` and `fuse_out_header`.
 const IN_HEADER: usize = 40;
 const OUT_HEADER: usize = 16;
-/// Bytes of `struct fuse_init_in`; before 7.36 it had 16.
+/// Size of `struct fuse_init_in`; 16 before 7.36.
 const INIT_IN: usize = 64;
-/// FUSE_INIT_EXT: the flags have a second half.
+/// FUSE_INIT_EXT: there are 32 more flags.
 const SECOND_HALF: u64 = 1 << 30;
-/// The numbers of /dev/fuse (MISC_MAJOR, FUSE_MINOR).
+/// Device number of /dev/fuse (MISC_MAJOR, FUSE_MINOR).
 const FUSE_DEVICE: (u32, u32) = (10, 229);
-/// The kernel refuses to read into less (FUSE_MIN_READ_BUFFER).
+/// Smallest buffer that the kernel accepts for a read (FUSE_MIN_READ_BUFFER).
 const READ_BUFFER: usize = 8192;
-/// Longest request that is read: the kernel refuses to read into less than a write of as much as fuser
-/// says that it takes at once (its `MAX_WRITE_SIZE`).
+/// Buffer size for any request: the kernel refuses a read with a buffer smaller than the largest
+/// write that fuser announces (its `MAX_WRITE_SIZE`).
 const LONGEST_REQUEST: usize = (16 << 20) + 4096;
-/// FUSE_EXPORT_SUPPORT: files can be opened by their handles.
+/// FUSE_EXPORT_SUPPORT: files can be opened by handle.
 const EXPORT_SUPPORT: u64 = 1 << 4;
-/// That inode numbers are shown as [`Numbers::Short`]: written down among the flags, where older daemons
-/// pass over it. It is none of FUSE's, and never goes to the kernel or to fuser.
+/// Flag of an agreement for [`Numbers::Short`], which older daemons ignore. It is not a FUSE flag,
+/// and is never passed to the kernel or to fuser.
 const SHORT_NUMBERS: u64 = 1 << 63;
-/// FUSE_NOTIFY_RESEND: what was read and not answered is to be sent again. Since 7.40.
+/// FUSE_NOTIFY_RESEND: requests that were read and not answered are to be sent again. Since 7.40.
 const NOTIFY_RESEND: i32 = 7;
 
-/// What the kernel and the first daemon of a connection agreed on, and of what it is.
+/// What the kernel and the first daemon of a connection agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// The superblock, by its device number (0:NUMBER), which mountinfo shows.
+    /// Device number of the superblock (0:NUMBER), as in mountinfo.
     pub superblock: u32,
     /// Minor version of the kernel's protocol.
     minor: u32,
-    /// Bytes.
     max_readahead: u32,
-    /// Of those that the kernel offers, what the daemon wanted; and [`SHORT_NUMBERS`].
+    /// Flags offered by the kernel and accepted by the daemon; also [`SHORT_NUMBERS`].
     flags: u64,
 }
 
@@ -89,14 +88,14 @@ impl FromStr for Agreement {
             };
             parts.next().is_none().then_some(agreement)
         };
-        read().ok_or_else(|| invalid(format!("{text:?} does not say how a connection was begun")))
+        read().ok_or_else(|| invalid(format!("{text:?} is not a valid FUSE agreement")))
     }
 }
 
 impl Agreement {
-    /// From the kernel's INIT and the answer to it.
+    /// From the kernel's INIT and its reply.
     fn of(request: &[u8], reply: &[u8], superblock: u32) -> io::Result<Self> {
-        let asked = request.get(IN_HEADER..).unwrap_or_default();
+        let init = request.get(IN_HEADER..).unwrap_or_default();
         let given = reply.get(OUT_HEADER..).unwrap_or_default();
         let number = |bytes: &[u8], at: usize| {
             let bytes = bytes.get(at..at + 4)?;
@@ -104,20 +103,20 @@ impl Agreement {
         };
         let read = || {
             let half = |n: u32| u64::from(n) << 32;
-            let offered = u64::from(number(asked, 12)?);
-            let offered = offered | number(asked, 16).map_or(0, half);
+            let offered = u64::from(number(init, 12)?);
+            let offered = offered | number(init, 16).map_or(0, half);
             let wanted = u64::from(number(given, 12)?);
             // After flags: max_background and congestion_threshold (2 each), max_write, time_gran
             // (4 each), max_pages, map_alignment (2 each).
             let wanted = wanted | number(given, 32).map_or(0, half);
             Some(Self {
                 superblock,
-                minor: number(asked, 4)?,
-                max_readahead: number(asked, 8)?,
+                minor: number(init, 4)?,
+                max_readahead: number(init, 8)?,
                 flags: offered & (wanted | SECOND_HALF) & !SHORT_NUMBERS | SHORT_NUMBERS,
             })
         };
-        read().ok_or_else(|| invalid("the kernel's INIT or its answer is too short".to_owned()))
+        read().ok_or_else(|| invalid("the kernel's INIT or its reply is too short".to_owned()))
     }
 
     /// An INIT that offers what was agreed on.
@@ -141,7 +140,7 @@ impl Agreement {
         request
     }
 
-    /// How inode numbers are shown on the connection.
+    /// The kind of visible inode numbers of the connection.
     pub fn numbers(&self) -> Numbers {
         if self.flags & SHORT_NUMBERS == 0 {
             Numbers::Addresses
@@ -150,7 +149,7 @@ impl Agreement {
         }
     }
 
-    /// Whether files can be opened by their handles on the connection.
+    /// Whether files can be opened by handle on the connection.
     pub fn file_handles(&self) -> FileHandles {
         if self.flags & EXPORT_SUPPORT == 0 {
             FileHandles::Refused
@@ -159,22 +158,22 @@ impl Agreement {
         }
     }
 
-    /// Whether the kernel sends again what a daemon that is gone has not answered.
+    /// Whether the kernel resends requests that a previous daemon has not answered.
     fn resends(&self) -> bool {
         self.minor >= 40
     }
 }
 
-/// How a session comes by its connection.
-pub(super) enum Beginning<'a> {
-    /// It is new, of this superblock.
+/// The origin of the connection of a session.
+pub(super) enum Origin<'a> {
+    /// A new connection, with this superblock.
     New(u32),
-    /// Another daemon has served it, and is gone.
+    /// A connection of a previous daemon.
     After(&'a Agreement),
 }
 
-impl Beginning<'_> {
-    /// How inode numbers are shown on the connection.
+impl Origin<'_> {
+    /// The kind of visible inode numbers of the connection.
     pub(super) fn numbers(&self) -> Numbers {
         match self {
             Self::New(_) => Numbers::Short,
@@ -183,19 +182,19 @@ impl Beginning<'_> {
     }
 }
 
-/// Begins a session of `adapter` on a connection. It serves when it is spawned.
+/// Starts a session of `adapter` on a connection. It serves requests once it is spawned.
 ///
 /// # Errors
-/// The kernel and fuser did not come to terms, or the connection is gone.
+/// The handshake of the kernel and fuser failed, or the connection is gone.
 pub(super) fn begin<F: fuser::Filesystem>(
     adapter: F,
     device: BorrowedFd<'_>,
-    beginning: &Beginning<'_>,
+    beginning: &Origin<'_>,
     config: fuser::Config,
 ) -> io::Result<(fuser::Session<F>, Agreement)> {
     let request = match beginning {
-        Beginning::After(agreement) => agreement.request(),
-        Beginning::New(_) => {
+        Origin::After(agreement) => agreement.request(),
+        Origin::New(_) => {
             let mut request = vec![0; READ_BUFFER];
             let length = rustix::io::retry_on_intr(|| rustix::io::read(device, &mut request))?;
             request.truncate(length);
@@ -214,22 +213,22 @@ pub(super) fn begin<F: fuser::Filesystem>(
     let mut reply = [0; 256];
     let length = rustix::io::read(&ours, &mut reply)?;
     let agreement = match *beginning {
-        Beginning::After(agreement) => *agreement,
-        Beginning::New(superblock) => {
+        Origin::After(agreement) => *agreement,
+        Origin::New(superblock) => {
             let reply = &reply[..length];
             rustix::io::write(device, reply)?;
             Agreement::of(&request, reply, superblock)?
         }
     };
-    put(device, place)?;
-    if matches!(beginning, Beginning::After(_)) && agreement.resends() {
-        have_resent(device)?;
+    replace_descriptor(device, place)?;
+    if matches!(beginning, Origin::After(_)) && agreement.resends() {
+        resend_requests(device)?;
     }
     Ok((session, agreement))
 }
 
-/// Has the kernel send again what was read and not answered.
-fn have_resent(device: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes the kernel resend requests that were read and not answered.
+fn resend_requests(device: BorrowedFd<'_>) -> io::Result<()> {
     let [length, code] = [
         (OUT_HEADER as i32).to_le_bytes(),
         NOTIFY_RESEND.to_le_bytes(),
@@ -239,18 +238,18 @@ fn have_resent(device: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers, with EIO, what the threads of a process have asked that served the connection itself
-/// and is to end. They wait for their own process, and no signal ends that: without an answer it
-/// would never be gone. What others have asked stays unanswered, for the next daemon.
+/// Answers with EIO the requests made by the threads of a process that served the connection itself
+/// and is exiting. They wait for their own process, which no signal ends: without replies it would
+/// never be gone. Requests of other processes remain for the next daemon.
 ///
 /// # Errors
 /// The connection is gone.
 pub fn release(device: &OwnedFd, threads: &[u32]) -> io::Result<()> {
-    have_resent(device.as_fd())?;
+    resend_requests(device.as_fd())?;
     let mut request = vec![0; LONGEST_REQUEST];
     while is_readable(device) {
         let length = match rustix::io::read(device, &mut request) {
-            // It was interrupted, or somebody else was faster.
+            // The request was interrupted, or another reader was faster.
             Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT | rustix::io::Errno::AGAIN) => {
                 continue;
             }
@@ -264,30 +263,30 @@ pub fn release(device: &OwnedFd, threads: &[u32]) -> io::Result<()> {
         if length >= IN_HEADER && pid.is_ok_and(|pid| threads.contains(&pid)) {
             let length = (OUT_HEADER as u32).to_le_bytes();
             let answer = [&length, &(-libc::EIO).to_le_bytes()[..], unique].concat();
-            // Whoever was waiting may have been answered already.
+            // The requester may have been answered already.
             let _ = rustix::io::write(device, &answer);
         }
     }
     Ok(())
 }
 
-/// Has the descriptor number `place` mean `device`.
-fn put(device: BorrowedFd<'_>, place: i32) -> io::Result<()> {
-    // SAFETY: both are open descriptors; the one that is replaced belongs to a session that
-    // reads from it only when it is spawned, and to which it means the connection.
-    let put = unsafe { libc::dup3(device.as_raw_fd(), place, libc::O_CLOEXEC) };
-    if put < 0 {
+/// Makes the descriptor number `place` refer to `device`.
+fn replace_descriptor(device: BorrowedFd<'_>, place: i32) -> io::Result<()> {
+    // SAFETY: both are open descriptors; the replaced one belongs to a session that reads from it
+    // only after it is spawned, and that expects the connection there.
+    let replace_descriptor = unsafe { libc::dup3(device.as_raw_fd(), place, libc::O_CLOEXEC) };
+    if replace_descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// Checks that a descriptor is a connection on which the kernel waits for its beginning: a read of
-/// another one might wait for ever, or take a request that is not for us.
+/// Checks that a descriptor is a connection with a pending INIT: a read of another descriptor might
+/// block for ever, or take a request that is not for us.
 ///
 /// # Errors
 /// It is not.
-pub(super) fn is_to_begin(device: &OwnedFd) -> io::Result<()> {
+pub(super) fn has_pending_init(device: &OwnedFd) -> io::Result<()> {
     let status = rustix::fs::fstat(device)?;
     let number = (
         rustix::fs::major(status.st_rdev),
@@ -300,11 +299,11 @@ pub(super) fn is_to_begin(device: &OwnedFd) -> io::Result<()> {
     if is_readable(device) {
         Ok(())
     } else {
-        Err(invalid("nothing was mounted with it".to_owned()))
+        Err(invalid("nothing is mounted with it".to_owned()))
     }
 }
 
-/// Whether the file system of a connection is still mounted somewhere.
+/// Whether the file system of a connection is still mounted.
 pub fn is_connected(device: &OwnedFd) -> bool {
     poll_now(device).is_some_and(|events| !events.contains(PollFlags::ERR))
 }
@@ -318,12 +317,12 @@ fn poll_now(device: &OwnedFd) -> Option<PollFlags> {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    let mut asked = [PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)];
-    let answered = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&now)));
-    // A connection that is gone can be read at once, to say so.
+    let mut fds = [PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)];
+    let answered = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)));
+    // A connection that is gone is readable, and the read fails.
     answered
         .ok()
-        .map(|_| asked[0].revents() & (PollFlags::IN | PollFlags::ERR))
+        .map(|_| fds[0].revents() & (PollFlags::IN | PollFlags::ERR))
 }
 
 fn invalid(text: String) -> io::Error {
@@ -334,7 +333,7 @@ fn invalid(text: String) -> io::Error {
 mod tests {
     use super::*;
 
-    /// As a daemon wrote it down that knew addresses only.
+    /// As written by a daemon without short numbers.
     const AGREEMENT: Agreement = Agreement {
         superblock: 98,
         minor: 45,
@@ -366,7 +365,7 @@ mod tests {
     fn only_what_both_sides_want_is_offered_again() {
         let request = AGREEMENT.request();
         assert_eq!(request.len(), IN_HEADER + INIT_IN);
-        // The answer wants one flag of the lower half that was offered, one that was not, and one
+        // The reply accepts one flag of the lower half that was offered, one that was not, and one
         // of the upper half.
         let mut reply = vec![0; OUT_HEADER];
         for number in [7, 45, 0x20000, 3u32, 0, 0, 0, 0, 2] {
@@ -374,7 +373,7 @@ mod tests {
         }
         let agreed = Agreement::of(&request, &reply, 98).unwrap();
         assert_eq!(agreed.flags, 0x2_4000_0001 | SHORT_NUMBERS);
-        // Neither the kernel nor fuser is told of it.
+        // Neither the kernel nor fuser sees it.
         assert_eq!(agreed.request()[52..60], [1, 0, 0, 0x40, 2, 0, 0, 0]);
         assert_eq!((agreed.minor, agreed.numbers()), (45, Numbers::Short));
         assert!(Agreement::of(&request, &reply[..20], 98).is_err());

@@ -1,43 +1,43 @@
-//! What the kernel has to forget when the state changes.
+//! Invalidation of the kernel's caches when the state changes.
 //!
-//! Names, attributes, targets and listings are told to the kernel as valid for ever. Invariant:
-//! when a change of the state returns, the kernel answers with nothing from before it. Who makes a
-//! change calls [`Invalidation::apply`] after the change can be seen and before it goes on.
+//! The kernel gets names, attributes, targets and listings with unlimited validity. Invariant: when
+//! a change of the state returns, the kernel answers with nothing older than the change. The thread
+//! that makes a change calls [`Invalidation::apply`] after the change is visible and before it
+//! returns.
 //!
-//! # What is on its way
+//! # Replies in flight
 //!
-//! An answer from before the change may reach the kernel's caches late, and must not stay there.
-//! For profiles, whose names change their meaning, that is so by the kernel's locks:
+//! A reply from before the change may reach the kernel's caches late, and must not stay there. For
+//! profiles, whose names change their targets, the kernel's locks ensure this:
 //!
 //! 1. The kernel sends LOOKUP, READDIR and READDIRPLUS with the directory's lock held shared, and
-//!    lets the lock go only when it has put the answer into its caches: names with their inodes,
-//!    for READDIRPLUS those of all that is listed, and the listing itself.
-//! 2. `inval_entry` takes that lock exclusively, whether it knows the name or not. So it waits for
-//!    every request that was sent before, whatever that has read and however late it is answered, and
-//!    then takes the name away. A request that is sent after it reads what is true.
-//! 3. `inval_inode` takes no such lock. It comes last in each directory, after at least one
-//!    `inval_entry`, when no old answer can fill the listing any more. Of a listing that is read in
-//!    several requests the kernel keeps nothing whose beginning is gone.
-//! 4. Attributes of a directory come with LOOKUP and READDIRPLUS in the one above it. Where its
-//!    inode is not known yet, `inval_inode` would miss them: so the lock of the one above is
-//!    taken and given back before, by `inval_entry` of a name that nothing has.
+//!    releases it only after the reply is in its caches: names with their inodes, for READDIRPLUS
+//!    those of the whole listing, and the listing itself.
+//! 2. `inval_entry` takes that lock exclusively, whether the name is cached or not. It thus
+//!    waits for every earlier request, whatever that has read and however late it is answered, and
+//!    then drops the name. A later request reads the new state.
+//! 3. `inval_inode` takes no such lock. It comes last for each directory, after at least one
+//!    `inval_entry`, when no old reply can fill the listing any more. The kernel discards a listing
+//!    that is read by several requests if its beginning was dropped.
+//! 4. Attributes of a directory come with LOOKUP and READDIRPLUS in its parent. `inval_inode`
+//!    has no effect on them if the inode is not known yet; so the lock of the parent is taken and
+//!    released before, by `inval_entry` of a name that does not exist.
 //!
-//! What is not under the directory's lock does no harm. A revalidation (after ESTALE) may
-//! confirm an entry that has just been taken away: it is unhashed, and nobody finds it again. An
-//! answer to GETATTR that was overtaken is known by the version of the attributes, which
-//! `inval_inode` and every later answer raise. A walk that has an old link in its hand goes on to
-//! where the link pointed, as if it had been there before the change: what an inode number points
-//! to never changes. Where that has been removed since, the number is stale, and the kernel walks
-//! again.
+//! Operations without the directory's lock are harmless. A revalidation (after ESTALE) may confirm
+//! an entry that has just been dropped: it is unhashed, so that no lookup finds it. An outdated
+//! reply to GETATTR is recognized by the attribute version, which `inval_inode` and every later
+//! reply increment. A path walk that has read an old link continues to its old target, as if it had
+//! been there before the change: the target of an inode number never changes. If that target has
+//! been removed, its number is stale, and the kernel repeats the walk.
 //!
-//! # What waits for what
+//! # Blocking
 //!
-//! `inval_entry` waits for requests on its directory, so it is never sent by a thread that
-//! answers requests. Those requests never wait for the network, since nothing in a directory of
-//! profiles is fetched. In a store directory, the store's own or that of a closure view, lookups do:
-//! it is invalidated by `inval_inode` alone, but where paths were removed or are in a view no more:
-//! `removed.rs` has that. Names of closure views are like names of profiles. A thread that answers requests waits
-//! for nothing here.
+//! `inval_entry` waits for requests on its directory, so a thread that answers requests never sends
+//! it. Those requests never wait for the network, since nothing in a directory of profiles is
+//! fetched. Lookups in a store directory, that of the store or of a closure view, do wait: it is
+//! invalidated by `inval_inode` alone, except when paths were removed from it, see `removed.rs`.
+//! Names of closure views are treated like names of profiles. A thread that answers requests never
+//! waits for an invalidation.
 
 use std::ffi::OsStr;
 use std::io;
@@ -53,10 +53,10 @@ use crate::fs::{
 };
 use crate::store::{Change, ChangedView, Store};
 
-/// The kernel never keeps an entry of this name.
+/// A name that the kernel never caches.
 pub(super) const NO_NAME: &str = ".";
 
-/// Tells the kernel what to forget.
+/// Sends invalidations to the kernel.
 pub(super) struct Invalidation {
     notifier: Notifier,
     forgetter: Forgetter,
@@ -71,12 +71,12 @@ impl Invalidation {
         }
     }
 
-    /// What has the kernel forget names.
+    /// The thread that drops names.
     pub(super) fn forgetter(&self) -> &Forgetter {
         &self.forgetter
     }
 
-    /// Has the kernel forget what a change made untrue.
+    /// Invalidates what a change made stale.
     pub(super) fn apply(&self, change: &Change<'_>) {
         match change {
             Change::Paths { views } => {
@@ -85,7 +85,7 @@ impl Invalidation {
                     self.listing(Inode::view_store(*id));
                 }
             }
-            // The names it has forgotten before: see `kernel_caches.rs`.
+            // The names were dropped before: see `kernel_caches.rs`.
             Change::Removed(_) => self.forgetter.forget_removed(),
             Change::Profiles(changed) => {
                 for link in replaced_links(changed) {
@@ -97,24 +97,24 @@ impl Invalidation {
         }
     }
 
-    /// Has whoever watches a link of a profile hear that it is gone (inotify(7)), as if another had been renamed
-    /// onto it. The kernel drops the name first, as for `inval_entry`, with the same lock: so nobody
-    /// finds that there is nothing of this name.
+    /// Notifies watchers of a link of a profile of its deletion (inotify(7)), as if another link
+    /// had been renamed to its name. The kernel drops the name before, with the same lock as for
+    /// `inval_entry`, so that no lookup finds the name missing.
     fn replaced(&self, link: &ReplacedLink) {
         let [directory, was] = [link.directory, link.link].map(|inode| INodeNo(inode.0));
-        let told = self.notifier.delete(directory, was, OsStr::new(&link.name));
-        report(told, "a link");
+        let result = self.notifier.delete(directory, was, OsStr::new(&link.name));
+        report(result, "a link");
     }
 
-    /// A view that is gone, and what it showed; what a view shows no more.
+    /// Invalidates deleted views, and names that are no longer in a view.
     fn views(&self, changed: &[ChangedView]) {
         let stale = stale_views(changed);
         self.entries(stale.views.as_slice());
         self.forgetter.forget_in_views(stale.paths);
     }
 
-    /// Has the kernel forget whatever may have changed without its being told: a daemon that was
-    /// killed may have made a last change.
+    /// Invalidates everything that may have changed without an invalidation: the previous daemon
+    /// may have been killed after a last change.
     pub(super) fn apply_all(&self, store: &Store) {
         self.entries(&all_entries(&store.profile_table()));
         self.listing(Inode::special(Special::Store));
@@ -126,7 +126,7 @@ impl Invalidation {
                 self.views(&untold);
                 store.views_told(&untold);
             }
-            Err(e) => tracing::warn!("the kernel may go on to show old closure views: {e}"),
+            Err(e) => tracing::warn!("the kernel may continue to show old closure views: {e}"),
         }
     }
 
@@ -141,7 +141,7 @@ impl Invalidation {
     }
 }
 
-/// Has the kernel forget names in a directory, and its listing.
+/// Drops names in a directory, and its listing.
 pub(super) fn forget_entries(notifier: &Notifier, stale: &StaleEntries) {
     for name in &stale.names {
         forget_entry(notifier, stale.directory, name);
@@ -150,22 +150,22 @@ pub(super) fn forget_entries(notifier: &Notifier, stale: &StaleEntries) {
     forget_listing(notifier, stale.directory);
 }
 
-/// A name in a directory, when what is asked about the directory now has been answered.
+/// Drops a name in a directory, after requests in flight on the directory have been answered.
 fn forget_entry(notifier: &Notifier, directory: Inode, name: &str) {
-    let told = notifier.inval_entry(INodeNo(directory.0), OsStr::new(name));
-    report(told, "an entry");
+    let result = notifier.inval_entry(INodeNo(directory.0), OsStr::new(name));
+    report(result, "an entry");
 }
 
-/// The listing and the attributes of a directory.
+/// Drops the listing and the attributes of a directory.
 pub(super) fn forget_listing(notifier: &Notifier, directory: Inode) {
-    let told = notifier.inval_inode(INodeNo(directory.0), 0, 0);
-    report(told, "a listing");
+    let result = notifier.inval_inode(INodeNo(directory.0), 0, 0);
+    report(result, "a listing");
 }
 
-/// That the kernel does not know what it should forget is no error, and is not reported as one;
-/// else the file system was unmounted.
-pub(super) fn report(told: io::Result<()>, what: &str) {
-    if let Err(e) = told {
-        tracing::debug!("{what} was not dropped by the kernel: {e}");
+/// Logs a failed invalidation. It is no failure that the kernel has not cached what it should drop;
+/// otherwise the file system was unmounted.
+pub(super) fn report(result: io::Result<()>, what: &str) {
+    if let Err(e) = result {
+        tracing::debug!("the kernel did not drop {what}: {e}");
     }
 }

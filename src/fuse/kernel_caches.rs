@@ -1,19 +1,19 @@
-//! What the kernel has of paths that may be removed, and has it drop what nobody uses.
+//! Determines which paths the kernel still uses, and makes it drop the rest before a removal.
 //!
-//! Whatever is used of a path holds the inode of the path's root: an entry holds the one above it. So
-//! when the kernel has dropped all that is merely cached, a root that it still knows says that something is
-//! in use, by whomever. Two uses hold no root: of a file that was come to through a closure view
-//! which is gone, and of one that was opened by a file handle. Where either may be, every number of the
-//! path is asked for.
+//! Whatever uses a path holds the inode of the path's root, since each entry holds its parent.
+//! After the kernel has dropped everything that is merely cached, a root that it still knows is
+//! therefore in use by some process. Two uses hold no root: of a file that was reached through a
+//! closure view that is gone, and of a file opened by handle. If either is possible, every inode
+//! number of the path is checked.
 //!
-//! From Linux 6.18 on the kernel can be told to drop entries that nobody uses and to leave others as they
-//! are. Entries that say that a name is not there stay, and hold what they are in: so what it still knows may
-//! not be in use. An older kernel cannot be told so.
+//! Since Linux 6.18 the kernel can be asked to drop only unused entries. Negative entries stay, and
+//! hold their parents, so a path that the kernel still knows may be unused. An older kernel does
+//! not support this.
 //!
-//! Every kernel can be told to forget the name of a path, and then drops all below that nobody uses.
-//! This is not for what is seen to be in use: whose working directory is the root of the path
-//! would be told that it was deleted, until somebody looks the name up again, and what is mounted
-//! over a part of the path would be unmounted.
+//! Every kernel can be told to drop the name of a path, and then drops everything unused below it.
+//! This is not done for paths that are known to be in use: a process whose working directory is the
+//! root of the path would see it as deleted until the next lookup, and mounts within the path would
+//! be unmounted.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ use super::removed::Forgetter;
 use crate::fs::{Appearances, Inode, Special};
 use crate::store::{Cached, KernelCaches, Leaving, Store};
 
-/// Time between two looks at whether lookups are under way.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Interval of the check whether lookups are in flight.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 pub(super) struct ConnectionCaches {
     notices: Notices,
@@ -54,10 +54,10 @@ impl ConnectionCaches {
     fn drop_one(&self, store: &Store, leaving: Leaving, thorough: bool) -> Cached {
         let appearances = match Appearances::of(store, leaving) {
             Ok(appearances) => appearances,
-            Err(e) => return undecided(leaving, &e),
+            Err(e) => return assume_used(leaving, &e),
         };
-        // The kernel would wait for the answers before it gives up the file, and a daemon that is killed
-        // meanwhile would wait for the next one, and that for it.
+        // The kernel would wait for the replies before it drops the file. If the daemon were killed
+        // then, it would wait for its successor, and the successor for it.
         if self
             .counters
             .is_read(Inode::node(leaving.ordinal, 0).path_number())
@@ -71,7 +71,7 @@ impl ConnectionCaches {
         }
         let all = match appearances.all(store) {
             Ok(all) => all,
-            Err(e) if was_known => return undecided(leaving, &e),
+            Err(e) if was_known => return assume_used(leaving, &e),
             // Nothing of it was ever shown.
             Err(_) => return Cached::Nothing,
         };
@@ -96,15 +96,15 @@ impl ConnectionCaches {
         each.collect()
     }
 
-    /// Waits until no lookup in a store directory is under way. The kernel's lock of such a directory is
-    /// not waited for while a lookup that waits for the network has it: whoever looks there later
-    /// would wait behind.
-    fn is_quiet(&self, until: Instant) -> bool {
+    /// Waits until no lookup in a store directory is in flight. The kernel's lock of such a
+    /// directory is not requested while a lookup that waits for the network holds it: later lookups
+    /// would queue behind the request.
+    fn wait_for_lookups(&self, until: Instant) -> bool {
         while self.counters.store_lookups() > 0 {
             if Instant::now() >= until {
                 return false;
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
         }
         true
     }
@@ -116,13 +116,16 @@ fn base_names(store: &Store, paths: &[Leaving]) -> Vec<String> {
     paths.map(|path| path.base_name()).collect()
 }
 
-/// What cannot be looked at is left alone.
-fn undecided(leaving: Leaving, e: &crate::store::StoreError) -> Cached {
-    tracing::warn!("{} counts as used: {e}", leaving.hash);
+/// A path that cannot be checked counts as used.
+fn assume_used(leaving: Leaving, e: &crate::store::StoreError) -> Cached {
+    tracing::warn!(
+        "cannot check whether {} is used; it is kept: {e}",
+        leaving.hash
+    );
     Cached::Held
 }
 
-/// The store directory and those of closure views, each with the directory above it.
+/// The store directory and those of closure views, each with its parent.
 fn directories(store: &Store) -> Vec<(Inode, Inode)> {
     let own = (
         Inode::special(Special::Store),
@@ -137,9 +140,9 @@ fn directories(store: &Store) -> Vec<(Inode, Inode)> {
 }
 
 impl KernelCaches for ConnectionCaches {
-    fn settle(&self, store: &Store, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        self.is_quiet(until) && {
+    fn settle(&self, store: &Store, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
+        self.wait_for_lookups(until) && {
             let left = until.saturating_duration_since(Instant::now());
             self.forgetter.forget(&directories(store), &[], left)
         }
@@ -149,14 +152,14 @@ impl KernelCaches for ConnectionCaches {
         self.drop_all(store, paths)
     }
 
-    fn forget(&self, store: &Store, paths: &[Leaving], patience: Duration) -> Vec<Cached> {
-        let until = Instant::now() + patience;
+    fn forget(&self, store: &Store, paths: &[Leaving], timeout: Duration) -> Vec<Cached> {
+        let until = Instant::now() + timeout;
         let names = base_names(store, paths);
-        if names.is_empty() || !self.is_quiet(until) {
+        if names.is_empty() || !self.wait_for_lookups(until) {
             return vec![Cached::Held; paths.len()];
         }
         let left = until.saturating_duration_since(Instant::now());
-        // What is not forgotten in time is still known.
+        // What is not dropped in time counts as known.
         self.forgetter.forget(&directories(store), &names, left);
         self.drop_all(store, paths)
     }

@@ -1,8 +1,8 @@
-//! The adapter from the kernel's requests to [`crate::fs`]. It translates and decides nothing.
+//! The adapter between the kernel and [`crate::fs`]. It translates and decides nothing.
 //!
-//! Invariant: everything inside a store path is told to the kernel as valid for ever, so that a
-//! warm file system costs no request; what is asked of every file and means nothing here (OPEN,
-//! FLUSH, GETXATTR, …) is answered with ENOSYS once, after which the kernel does not ask again.
+//! Invariant: everything within a store path gets unlimited validity, so that a warm file system
+//! costs no request; operations that have no effect here (OPEN, FLUSH, GETXATTR, …) are answered
+//! with ENOSYS once, after which the kernel no longer sends them.
 
 mod adapter;
 mod announcement;
@@ -27,7 +27,7 @@ use thiserror::Error;
 
 pub use announcement::announce;
 pub use counters::{Counters, RequestCounts, RequestTimes};
-pub use examination::{dead_mounts, mount_points, parent_mount, take_dead_away};
+pub use examination::{dead_mounts, mount_points, parent_mount, unmount_dead};
 pub use handshake::{Agreement, is_connected, release};
 pub use mount::{
     MountRequest, Subtree, label, mount_again, mounted_states, mountpoint, mounts_of_superblock,
@@ -41,26 +41,24 @@ use crate::fs::{FileSystem, Numbers};
 use crate::store::Store;
 use adapter::Adapter;
 use entries::Entries;
-use handshake::Beginning;
+use handshake::Origin;
 use invalidation::Invalidation;
 use kernel_caches::ConnectionCaches;
 
-/// Threads that read requests, for each core. They share one descriptor: a clone of it would
-/// lose the requests in flight with its daemon.
+/// Threads per core that read requests. They share one descriptor: requests read through a clone of
+/// it would be lost with the daemon.
 const THREADS_PER_CORE: usize = 2;
 
-/// Whether files can be opened by their handles (open_by_handle_at(2)), as servers of NFS and of virtiofs
-/// do. Whoever may do so opens what no view shows.
+/// Whether files can be opened by handle (open_by_handle_at(2)), as NFS and virtiofs servers do.
+/// Handles bypass closure views.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum FileHandles {
-    /// They cannot.
     #[default]
     Refused,
-    /// They can.
     Given,
 }
 
-/// A mounted file system that is being served.
+/// A served FUSE connection.
 #[derive(Debug)]
 pub struct Session {
     background: fuser::BackgroundSession,
@@ -69,25 +67,23 @@ pub struct Session {
     agreement: Agreement,
 }
 
-/// Why a session could not start.
 #[derive(Debug, Error)]
 pub enum SessionError {
-    /// The mount point, or the mounting.
+    /// The mount point is not usable, or mounting failed.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// The kernel and fuser did not come to terms.
+    /// The handshake of the kernel and fuser failed.
     #[error("the kernel does not accept the FUSE session at {}", at.display())]
     Handshake {
-        /// The mount point.
         at: std::path::PathBuf,
         #[source]
         source: io::Error,
     },
-    /// A connection could not be taken over.
-    #[error("the FUSE connection of the daemon before this one cannot be taken over")]
+    /// The connection cannot be taken over.
+    #[error("cannot take over the FUSE connection of the previous daemon")]
     TakeOver(#[source] io::Error),
-    /// A connection that another process has made.
-    #[error("the FUSE connection that was handed over cannot be served")]
+    /// The connection that was handed over cannot be used.
+    #[error("cannot serve the FUSE connection that was handed over")]
     Adopt(#[source] io::Error),
 }
 
@@ -105,7 +101,7 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let at = request.check(None)?;
         let new = mount::make(request, store.dir())?;
-        let beginning = Beginning::New(new.number);
+        let beginning = Origin::New(new.number);
         let session = Self::serve(store, fs, new.device, &beginning, handles);
         let session = session.map_err(|source| SessionError::Handshake {
             at: at.path.clone(),
@@ -115,28 +111,28 @@ impl Session {
         Ok(session)
     }
 
-    /// Serves a connection that another process has made, of the superblock with this device
-    /// number. That is mounted nowhere yet, or nobody has looked into it.
+    /// Serves a connection created by another process, with the superblock of this device number,
+    /// which is not mounted yet, or not used yet.
     ///
     /// # Errors
     /// See [`SessionError::Adopt`].
-    pub fn adopt(
+    pub fn accept_hand_over(
         store: &Arc<Store>,
         fs: FileSystem,
         device: OwnedFd,
         superblock: u32,
         handles: FileHandles,
     ) -> Result<Self, SessionError> {
-        handshake::is_to_begin(&device)
-            .and_then(|()| Self::serve(store, fs, device, &Beginning::New(superblock), handles))
+        handshake::has_pending_init(&device)
+            .and_then(|()| Self::serve(store, fs, device, &Origin::New(superblock), handles))
             .map_err(SessionError::Adopt)
     }
 
-    /// Goes on to serve a connection that another daemon of the same state has served before. The
-    /// other one must be gone. What it has not answered is answered now.
+    /// Takes over a connection of a previous daemon of the same state, which must be gone. Its
+    /// unanswered requests are answered now.
     ///
     /// # Errors
-    /// See [`SessionError::TakeOver`]; the connection is as it was.
+    /// See [`SessionError::TakeOver`]; the connection is unchanged.
     pub fn take_over(
         store: &Arc<Store>,
         fs: FileSystem,
@@ -144,7 +140,7 @@ impl Session {
         agreement: &Agreement,
     ) -> Result<Self, SessionError> {
         let handles = agreement.file_handles();
-        Self::serve(store, fs, device, &Beginning::After(agreement), handles)
+        Self::serve(store, fs, device, &Origin::After(agreement), handles)
             .map_err(SessionError::TakeOver)
     }
 
@@ -152,7 +148,7 @@ impl Session {
         store: &Arc<Store>,
         fs: FileSystem,
         device: OwnedFd,
-        beginning: &Beginning<'_>,
+        beginning: &Origin<'_>,
         handles: FileHandles,
     ) -> io::Result<Self> {
         let counters = Arc::new(Counters::default());
@@ -166,13 +162,13 @@ impl Session {
         config.n_threads = Some(cores * THREADS_PER_CORE);
         let (session, agreement) = handshake::begin(adapter, device.as_fd(), beginning, config)?;
         let background = session.spawn()?;
-        // Done by the thread that changes the state, before it goes on. It is never one that
+        // Called by the thread that changes the state, before it returns. It is never a thread that
         // answers requests.
         let invalidation = Invalidation::new(background.notifier(), counters.clone());
-        if matches!(beginning, Beginning::After(_)) {
+        if matches!(beginning, Origin::After(_)) {
             invalidation.apply_all(store);
         } else if let Ok(untold) = store.untold_views() {
-            // This kernel was never told anything else.
+            // This kernel has no earlier entries cached.
             store.views_told(&untold);
         }
         let forgetter = invalidation.forgetter().clone();
@@ -188,17 +184,17 @@ impl Session {
         })
     }
 
-    /// How often the kernel has asked for what.
+    /// The counters of requests.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
     }
 
-    /// How inode numbers are shown.
+    /// The kind of visible inode numbers.
     pub fn numbers(&self) -> Numbers {
         self.agreement.numbers()
     }
 
-    /// What another daemon needs to take the connection over: `/dev/fuse`, and how it was begun.
+    /// What a successor needs to take over: `/dev/fuse`, and the agreement on it.
     pub fn connection(&self) -> (BorrowedFd<'_>, Agreement) {
         (self.device.as_fd(), self.agreement)
     }
@@ -206,7 +202,7 @@ impl Session {
     /// Serves until the file system is unmounted.
     ///
     /// # Errors
-    /// The session broke.
+    /// The session failed.
     pub fn join(self) -> io::Result<()> {
         self.background.join()
     }

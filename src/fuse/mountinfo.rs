@@ -4,7 +4,7 @@ use std::path::Path;
 
 use narfs_mounting::{MountError, mountinfo};
 
-/// A mount of the list.
+/// A mount in the list.
 pub(super) type Mounted = mountinfo::Mounted<'static>;
 
 /// What is visible at `at`: of several mounts, the last.

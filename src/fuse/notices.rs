@@ -1,4 +1,4 @@
-//! Notifications that fuser does not send, or whose answer it keeps to itself.
+//! Notifications that fuser does not offer, or whose result it does not return.
 //!
 //! Layouts are those of `include/uapi/linux/fuse.h`. None of them waits for a request.
 
@@ -12,9 +12,9 @@ use crate::fs::Inode;
 const STORE: i32 = 4;
 /// FUSE_NOTIFY_PRUNE, of protocol 7.45 (Linux 6.18).
 const PRUNE: i32 = 9;
-/// Bytes of `struct fuse_out_header`.
+/// Size of `struct fuse_out_header`.
 const HEADER: usize = 16;
-/// Numbers in one notification. The kernel takes them in parts of 512.
+/// Inode numbers in one notification. The kernel processes them in batches of 512.
 const PRUNED_AT_ONCE: usize = 1 << 14;
 
 /// Notifications on one connection.
@@ -29,35 +29,35 @@ impl Notices {
             device,
             prunes: false,
         };
-        // A kernel that does not know the notification says that it is invalid.
+        // A kernel that does not know the notification returns EINVAL.
         notices.prunes = notices.prune_some(&[]).is_ok();
         notices
     }
 
-    /// Whether the kernel can be told to forget what nobody uses and to leave the rest as it is.
+    /// Whether the kernel can be asked to drop only unused inodes.
     pub(super) fn can_prune(&self) -> bool {
         self.prunes
     }
 
-    /// Whether the kernel has an inode of this number. Nothing changes by the question: it is to take
-    /// over nothing, for which it looks for the inode first (`fuse_notify_store`). One that is no
-    /// regular file is EINVAL.
+    /// Whether the kernel has an inode of this number. This changes nothing: it is an empty
+    /// `fuse_notify_store`, for which the kernel looks up the inode first. It returns EINVAL if
+    /// that is not a regular file.
     pub(super) fn is_known(&self, inode: Inode) -> bool {
         // nodeid, offset (8 each), size, padding (4 each).
         let mut body = [0; 24];
         body[..8].copy_from_slice(&inode.0.to_le_bytes());
         match self.send(STORE, &body) {
             Ok(()) => true,
-            Err(e) => !is_gone(e) && e != Errno::NOENT,
+            Err(e) => !is_unmounted(e) && e != Errno::NOENT,
         }
     }
 
-    /// Has the kernel forget the names and the inodes of these numbers that nobody uses. What is
-    /// in a directory comes before it.
+    /// Makes the kernel drop the unused ones among these inodes, with their names. The contents of
+    /// a directory come before it.
     pub(super) fn prune(&self, inodes: &[Inode]) {
         for some in inodes.chunks(PRUNED_AT_ONCE) {
             if let Err(e) = self.prune_some(some) {
-                tracing::debug!("the kernel did not forget what nobody uses: {e}");
+                tracing::debug!("the kernel did not drop unused inodes: {e}");
                 return;
             }
         }
@@ -82,8 +82,8 @@ impl Notices {
     }
 }
 
-/// Whether the file system is mounted no more.
-fn is_gone(e: Errno) -> bool {
+/// Whether the file system is no longer mounted.
+fn is_unmounted(e: Errno) -> bool {
     matches!(
         e,
         Errno::NODEV | Errno::NOTCONN | Errno::CONNABORTED | Errno::PERM

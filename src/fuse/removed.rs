@@ -1,12 +1,12 @@
-//! Has the kernel forget names in store directories: of what a closure view shows no more, and for an older
-//! kernel of what may be removed.
+//! Drops names in store directories from the kernel's caches: names that are no longer in a closure
+//! view, and for older kernels those of paths that may be removed.
 //!
-//! The kernel was told that they are valid for ever. To forget one it takes the lock of the store
-//! directory (the view's, where it is in a view), which a lookup there that waits for the network shares: so a thread of its own does
-//! it, and nobody waits for it without a bound, least of all who answers requests. Until it is
-//! done a name may still lead to what was there. It is never something else, since inode numbers are
-//! not given again. For who had it open it stays so. After it is done no answer from before can come
-//! back: see `invalidation.rs`.
+//! The kernel has cached these names with unlimited validity. To drop one it takes the lock of the
+//! store directory (that of the view, if it is in a view), which a lookup that waits for the
+//! network holds shared. A separate thread therefore does this, and waits for it are bounded;
+//! threads that answer requests never wait for it. Until it is done, a name may still refer to the
+//! old inode, but never to another one, since inode numbers are not reused. Processes that have it
+//! open keep it. Afterwards no earlier reply can restore it: see `invalidation.rs`.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -19,18 +19,17 @@ use super::invalidation::{NO_NAME, forget_entries, forget_listing};
 use crate::fs::{Inode, Special, StaleEntries};
 use crate::sync;
 
-/// Time that whoever removed paths waits, so that they are usually gone from listings when a command
-/// says so.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout for a removal of paths: usually they are gone from listings when the command returns.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The same for who changed a closure view: longer than any lookup waits for the network, so that
-/// nobody sees a path in the view that is not in it when the command returns.
-const PATIENCE_FOR_VIEWS: Duration = Duration::from_secs(15);
+/// Timeout for a change of closure views: longer than any lookup waits for the network, so that a
+/// path that was removed from the view is no longer visible when the command returns.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is to be done, and who is told when it is.
+/// The work, and the channel that reports its completion.
 struct Job(Box<dyn FnOnce() + Send>, mpsc::Sender<()>);
 
-/// The thread that has the kernel forget.
+/// The thread that drops names.
 #[derive(Clone)]
 pub(super) struct Forgetter {
     sender: mpsc::Sender<Job>,
@@ -44,12 +43,14 @@ impl Forgetter {
         let work = move || {
             for Job(job, done) in receiver {
                 job();
-                // Who has stopped waiting need not know.
+                // The receiver may have timed out.
                 let _ = done.send(());
             }
         };
         if let Err(e) = sync::spawn("narfs-forget", work) {
-            tracing::warn!("no thread to have the kernel forget names: {e}");
+            tracing::warn!(
+                "cannot start the thread that drops names from the kernel's caches: {e}"
+            );
         }
         Self {
             sender,
@@ -58,29 +59,28 @@ impl Forgetter {
         }
     }
 
-    /// Has the listing of the store directory forgotten, from which paths were removed, and waits for
-    /// it for a while.
+    /// Drops the listing of the store directory after paths were removed, with a timeout.
     pub(super) fn forget_removed(&self) {
         let directory = Inode::special(Special::Store);
         forget_listing(&self.notifier, directory);
-        // A listing that is under way is waited for, but not who waits for the network.
+        // This waits for a listing in flight, but must not wait for a lookup that waits for the
+        // network.
         if self.counters.store_lookups() == 0 {
             let above = Inode::special(Special::Root);
-            self.forget(&[(directory, above)], &[], PATIENCE);
+            self.forget(&[(directory, above)], &[], TIMEOUT);
         }
     }
 
-    /// Has names in directories forgotten, each with the directory above it, and their listings, when
-    /// everything that is asked there now has been answered. Waits for it for a while; `false` if it
-    /// is not done then.
+    /// Drops names in directories, each with its parent, and their listings, after requests in
+    /// flight there have been answered. `false` if this is not done within the timeout.
     pub(super) fn forget(
         &self,
         directories: &[(Inode, Inode)],
         names: &[String],
-        patience: Duration,
+        timeout: Duration,
     ) -> bool {
         let names = match names {
-            // One at least, whose turn comes when the answers have come.
+            // At least one, so that requests in flight are waited for.
             [] => vec![NO_NAME.to_owned()],
             names => names.to_vec(),
         };
@@ -89,30 +89,30 @@ impl Forgetter {
             above: *above,
             names: names.clone(),
         });
-        self.wait(each.collect(), patience)
+        self.wait(each.collect(), timeout)
     }
 
-    /// Has these names in closure views forgotten, and waits for it for a while.
+    /// Drops these names in closure views, with a timeout.
     pub(super) fn forget_in_views(&self, stale: Vec<StaleEntries>) {
         if !stale.is_empty() {
-            self.wait(stale, PATIENCE_FOR_VIEWS);
+            self.wait(stale, VIEW_TIMEOUT);
         }
     }
 
-    fn wait(&self, stale: Vec<StaleEntries>, patience: Duration) -> bool {
+    fn wait(&self, stale: Vec<StaleEntries>, timeout: Duration) -> bool {
         let notifier = self.notifier.clone();
         let job = move || {
             for stale in &stale {
                 forget_entries(&notifier, stale);
             }
         };
-        self.run(Box::new(job), patience)
+        self.run(Box::new(job), timeout)
     }
 
-    /// Does something that waits for the kernel's lock of a directory, and waits for it for a while; `false`
-    /// if it is not done then.
-    pub(super) fn run(&self, job: Box<dyn FnOnce() + Send>, patience: Duration) -> bool {
+    /// Runs a job that needs the kernel's lock of a directory; `false` if it is not done within the
+    /// timeout.
+    pub(super) fn run(&self, job: Box<dyn FnOnce() + Send>, timeout: Duration) -> bool {
         let (done, is_done) = mpsc::channel();
-        self.sender.send(Job(job, done)).is_ok() && is_done.recv_timeout(patience).is_ok()
+        self.sender.send(Job(job, done)).is_ok() && is_done.recv_timeout(timeout).is_ok()
     }
 }

@@ -1,4 +1,4 @@
-//! What of a state is mounted by this process, for whoever asks.
+//! The mounts of a state in this process.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -7,7 +7,7 @@ use super::{Counters, FileHandles, MountError, Session, mount};
 use crate::fs::Numbers;
 use crate::sync;
 
-/// A connection that is served.
+/// A connection being served.
 struct Served {
     counters: Arc<Counters>,
     superblock: u32,
@@ -15,16 +15,16 @@ struct Served {
     handles: FileHandles,
 }
 
-/// What is mounted of a state, of which one superblock is served at a time.
+/// The mounts of a state, which have a single superblock.
 #[derive(Default)]
 pub struct Serving {
     served: Mutex<Option<Served>>,
-    /// Whether what is mounted from now on has file handles.
+    /// Whether new mounts have file handles.
     handles: OnceLock<FileHandles>,
 }
 
 impl Serving {
-    /// Says that a session begins.
+    /// Marks the start of a session.
     pub fn begin(&self, session: &Session) {
         let agreement = session.connection().1;
         *sync::lock(&self.served) = Some(Served {
@@ -35,7 +35,7 @@ impl Serving {
         });
     }
 
-    /// Says that nothing is mounted any more.
+    /// Marks the end of the session.
     pub fn end(&self) {
         *sync::lock(&self.served) = None;
     }
@@ -44,38 +44,38 @@ impl Serving {
         sync::lock(&self.served).as_ref().map(of)
     }
 
-    /// The superblock, by its device number (0:NUMBER).
+    /// Device number of the superblock (0:NUMBER).
     pub fn superblock(&self) -> Option<u32> {
         self.served(|s| s.superblock)
     }
 
-    /// The superblock, and how inode numbers are shown there.
+    /// The superblock, and its kind of visible inode numbers.
     pub fn numbers(&self) -> Option<(u32, Numbers)> {
         self.served(|s| (s.superblock, s.numbers))
     }
 
-    /// The counts of the kernel's requests.
+    /// The counters of requests.
     pub fn counters(&self) -> Option<Arc<Counters>> {
         self.served(|s| s.counters.clone())
     }
 
-    /// Whether the kernel's requests come here.
+    /// Whether the state is mounted by this process.
     pub fn is_mounted(&self) -> bool {
         self.superblock().is_some()
     }
 
-    /// Has what is mounted from now on have file handles, or not; once.
-    pub fn decide_on_handles(&self, handles: FileHandles) {
+    /// Decides whether new mounts have file handles; to be called once.
+    pub fn set_file_handles(&self, handles: FileHandles) {
         let _ = self.handles.set(handles);
     }
 
-    /// Whether what is mounted, or will be, has file handles.
+    /// Whether the current or next mount has file handles.
     pub fn file_handles(&self) -> FileHandles {
         let wanted = || self.handles.get().copied().unwrap_or_default();
         self.served(|s| s.handles).unwrap_or_else(wanted)
     }
 
-    /// Where it is mounted, in this process's mount namespace.
+    /// The mount points, in this process's mount namespace.
     ///
     /// # Errors
     /// The list of mounts cannot be read.
@@ -84,11 +84,11 @@ impl Serving {
         superblock.map_or(Ok(Vec::new()), mount::mounts_of_superblock)
     }
 
-    /// Where all of it is mounted, not the store alone.
+    /// The mount points of the full file system, not of the store alone.
     ///
     /// # Errors
     /// The list of mounts cannot be read.
-    pub fn whole_mounts(&self) -> Result<Vec<PathBuf>, MountError> {
+    pub fn full_mounts(&self) -> Result<Vec<PathBuf>, MountError> {
         let superblock = self.superblock();
         superblock.map_or(Ok(Vec::new()), mount::mounts_of_whole)
     }

@@ -1,9 +1,9 @@
-//! The second connection: profiles that programs may change. It translates and decides nothing.
+//! The FUSE connection of writable profiles. It translates and decides nothing.
 //!
-//! Invariant: the kernel keeps nothing of what it is told here, neither names nor attributes,
-//! targets or listings, so that nothing has to be invalidated; and what changes the state, and may
-//! wait, is done by a thread of its own, so that all else goes on. Locks stay in the kernel: they are
-//! not asked for when the connection is made.
+//! Invariant: the kernel caches nothing here, neither names nor attributes, targets or listings, so
+//! that nothing has to be invalidated; changes of the state, which may block, are made on threads
+//! of their own, so that other requests are not delayed. File locks are kept by the kernel: they
+//! are not enabled in the handshake.
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,20 +24,20 @@ use narfs_mounting::{MountError, NewSuperblock, PROFILES_TYPE};
 use rustix::mount::MountFlags;
 
 use super::adapter::{GENERATION, IDMAPPED, attr, errno, requester, statfs};
-use super::handshake::{self, Agreement, Beginning};
+use super::handshake::{self, Agreement, Origin};
 use super::mount;
 use crate::fs::{Attributes, FsError, Inode, NewAttributes, Numbers, WritableProfiles};
 use crate::sync;
 
-/// How long the kernel may believe what it is told.
-const NOT_AT_ALL: Duration = Duration::ZERO;
-/// Permission bits, without the kind of file.
+/// Validity of everything on this connection.
+const UNCACHED: Duration = Duration::ZERO;
+/// Permission bits, without the file type.
 const MODE: u32 = 0o7777;
 
-/// Threads that read requests; the work that takes longer is done by others.
+/// Threads that read requests; slow work is done by others.
 const THREADS: usize = 2;
 
-/// A connection by which programs change profiles.
+/// The FUSE connection of writable profiles.
 #[derive(Debug)]
 pub struct ProfilesSession {
     device: OwnedFd,
@@ -45,12 +45,12 @@ pub struct ProfilesSession {
 }
 
 impl ProfilesSession {
-    /// Has programs change the profiles of the state in `state`, whose superblock `superblock` is
-    /// mounted at `mountpoint`: mounts `fs` over its directory of profiles. Returns once that
+    /// Makes the profiles of the state in `state` writable at `mountpoint`, where its superblock
+    /// `superblock` is mounted: mounts `fs` over its directory of profiles. Returns once that
     /// answers; it is served until it is unmounted.
     ///
     /// # Errors
-    /// See [`MountError`]; what was mounted before is as it was.
+    /// See [`MountError`]; earlier mounts are unchanged.
     pub fn start(
         fs: &Arc<WritableProfiles>,
         state: &Path,
@@ -66,7 +66,7 @@ impl ProfilesSession {
             flags: MountFlags::empty(),
         };
         let new = new.make()?;
-        let session = Self::serve(fs, new.device, &Beginning::New(new.number))
+        let session = Self::serve(fs, new.device, &Origin::New(new.number))
             .map_err(|e| MountError::call("start a FUSE session at", &at.path, e))?;
         let answered = new.mount.answers();
         answered.map_err(|e| MountError::call("get an answer from the mount at", &at.path, e))?;
@@ -74,23 +74,23 @@ impl ProfilesSession {
         Ok(session)
     }
 
-    /// Goes on to serve a connection of a daemon that is gone. What was held open there is not known
-    /// any more.
+    /// Takes over a connection of a previous daemon. Files that were open there are not known any
+    /// more.
     ///
     /// # Errors
-    /// It cannot be taken over.
+    /// The connection cannot be taken over.
     pub fn take_over(
         fs: &Arc<WritableProfiles>,
         device: OwnedFd,
         agreement: &Agreement,
     ) -> io::Result<Self> {
-        Self::serve(fs, device, &Beginning::After(agreement))
+        Self::serve(fs, device, &Origin::After(agreement))
     }
 
     fn serve(
         fs: &Arc<WritableProfiles>,
         device: OwnedFd,
-        beginning: &Beginning<'_>,
+        beginning: &Origin<'_>,
     ) -> io::Result<Self> {
         let mut config = fuser::Config::default();
         config.n_threads = Some(THREADS);
@@ -99,21 +99,21 @@ impl ProfilesSession {
             numbers: beginning.numbers(),
         };
         let (session, agreement) = handshake::begin(adapter, device.as_fd(), beginning, config)?;
-        // Nobody waits for its end: it is over when the last mount of it is gone.
+        // It ends with the last mount; no thread waits for that.
         session.spawn()?;
         Ok(Self { device, agreement })
     }
 
-    /// Shows it over the directory of profiles at one more place, so that locks count at both;
-    /// `false` if it is to be seen nowhere.
+    /// Mounts it over the directory of profiles at one more mount point, so that locks apply to
+    /// both; `false` if it is not visible anywhere.
     ///
     /// # Errors
     /// It cannot be mounted there.
-    pub fn show_again(&self, mountpoint: &Path) -> Result<bool, MountError> {
+    pub fn bind_again(&self, mountpoint: &Path) -> Result<bool, MountError> {
         mount::show_profiles_again(self.agreement.superblock, mountpoint)
     }
 
-    /// Where it is mounted.
+    /// Its mount points.
     ///
     /// # Errors
     /// The list of mounts cannot be read.
@@ -121,15 +121,15 @@ impl ProfilesSession {
         mount::mounts_of_superblock(self.agreement.superblock)
     }
 
-    /// Takes it away, wherever it is mounted.
+    /// Unmounts it everywhere.
     ///
     /// # Errors
-    /// Something cannot be unmounted.
+    /// A mount cannot be unmounted.
     pub fn detach(&self) -> Result<(), MountError> {
         mount::detach_everywhere(self.agreement.superblock)
     }
 
-    /// What another daemon needs to take it over.
+    /// What a successor needs to take it over.
     pub fn connection(&self) -> (BorrowedFd<'_>, Agreement) {
         (self.device.as_fd(), self.agreement)
     }
@@ -141,44 +141,44 @@ struct WritableAdapter {
 }
 
 impl WritableAdapter {
-    /// Answers with what was found. The number that stat shows comes with GETATTR, always.
+    /// Replies with an entry. The visible inode number comes with GETATTR, which is never cached.
     fn entry(&self, reply: ReplyEntry, found: Result<Attributes, FsError>) {
         match found {
-            Ok(found) => reply.entry(&NOT_AT_ALL, &known(&found), GENERATION),
+            Ok(found) => reply.entry(&UNCACHED, &known(&found), GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn attributes(&self, reply: ReplyAttr, found: Result<Attributes, FsError>) {
         match found {
-            Ok(found) => reply.attr(&NOT_AT_ALL, &attr(&found, self.numbers)),
+            Ok(found) => reply.attr(&UNCACHED, &attr(&found, self.numbers)),
             Err(e) => reply.error(errno(e)),
         }
     }
 
-    /// Does what may take a while, and answers.
-    fn apart(
+    /// Runs an operation that may block on another thread, and replies.
+    fn reply_later(
         &self,
         reply: ReplyEmpty,
         work: impl FnOnce(&WritableProfiles) -> Result<(), FsError> + Send + 'static,
     ) {
         let fs = self.fs.clone();
-        let answer = move || done(reply, work(&fs));
-        // The reply went with the closure, and said EIO when that was dropped.
+        let answer = move || reply_empty(reply, work(&fs));
+        // The reply is dropped with the closure, which answers EIO.
         if let Err(e) = sync::spawn("narfs-profile", answer) {
-            tracing::warn!("no thread to change a profile: {e}");
+            tracing::warn!("cannot start the thread to change a profile: {e}");
         }
     }
 }
 
-fn done(reply: ReplyEmpty, outcome: Result<(), FsError>) {
+fn reply_empty(reply: ReplyEmpty, outcome: Result<(), FsError>) {
     match outcome {
         Ok(()) => reply.ok(),
         Err(e) => reply.error(errno(e)),
     }
 }
 
-/// What the kernel knows it by.
+/// The attributes with the number that the kernel uses.
 fn known(found: &Attributes) -> FileAttr {
     attr(found, Numbers::Addresses)
 }
@@ -193,7 +193,7 @@ fn inode(number: INodeNo) -> Inode {
 
 impl Filesystem for WritableAdapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // An older kernel works without.
+        // An older kernel works without it.
         let _ = config.add_capabilities(IDMAPPED);
         Ok(())
     }
@@ -283,11 +283,11 @@ impl Filesystem for WritableAdapter {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (inode(parent), name.as_bytes().to_vec());
-        self.apart(reply, move |fs| fs.unlink(parent, &name));
+        self.reply_later(reply, move |fs| fs.unlink(parent, &name));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(
+        reply_empty(
             reply,
             self.fs.remove_directory(inode(parent), name.as_bytes()),
         );
@@ -320,12 +320,12 @@ impl Filesystem for WritableAdapter {
     ) {
         let new = flags == RenameFlags::RENAME_NOREPLACE;
         if !(new || flags.is_empty()) {
-            return done(reply, Err(FsError::NoExchange));
+            return reply_empty(reply, Err(FsError::NoExchange));
         }
         let requester = requester(request);
         let from = (inode(parent), name.as_bytes().to_vec());
         let to = (inode(new_parent), new_name.as_bytes().to_vec());
-        self.apart(reply, move |fs| {
+        self.reply_later(reply, move |fs| {
             fs.rename((from.0, &from.1), (to.0, &to.1), new, requester)
         });
     }
@@ -356,13 +356,7 @@ impl Filesystem for WritableAdapter {
         match self.fs.create(parent, name, mode(new_mode), new) {
             Ok(made) => {
                 let direct = FopenFlags::FOPEN_DIRECT_IO;
-                reply.created(
-                    &NOT_AT_ALL,
-                    &known(&made),
-                    GENERATION,
-                    FileHandle(0),
-                    direct,
-                );
+                reply.created(&UNCACHED, &known(&made), GENERATION, FileHandle(0), direct);
             }
             Err(e) => reply.error(errno(e)),
         }
@@ -405,7 +399,7 @@ impl Filesystem for WritableAdapter {
         reply: ReplyWrite,
     ) {
         match self.fs.write(inode(number), offset, data) {
-            // No request is as long as a number of 32 bits can say.
+            // The length of a request fits into 32 bits.
             Ok(()) => reply.written(data.len() as u32),
             Err(e) => reply.error(errno(e)),
         }
@@ -444,7 +438,7 @@ impl Filesystem for WritableAdapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        // What is temporary need not last, and a change of a profile does when it is answered.
+        // Temporary files need not be durable, and a change of a profile is when it is answered.
         reply.ok();
     }
 
@@ -543,7 +537,7 @@ impl Filesystem for WritableAdapter {
         _output_size: u32,
         reply: ReplyIoctl,
     ) {
-        // ENOSYS would break overlayfs above us, and Nix asks for FS_IOC_GETFLAGS.
+        // ENOSYS would break overlayfs on top, and Nix calls FS_IOC_GETFLAGS.
         reply.error(Errno::ENOTTY);
     }
 }

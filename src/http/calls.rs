@@ -1,8 +1,8 @@
-//! Calls: requests that are a path and a body, and are answered with JSON. So container engines ask
-//! their plugins.
+//! Remote calls: POST requests with a path and a body, answered with JSON. Container engines call
+//! their plugins in this way.
 //!
-//! Invariant: whatever comes, the answer is JSON that an engine can show: `{"Err": …}` where there is no
-//! call to answer.
+//! Invariant: every answer is JSON that an engine can show: `{"Err": …}` if the request is not a
+//! call.
 
 use std::sync::Arc;
 
@@ -14,18 +14,18 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::json;
 
-/// What container engines say that they send, and take.
+/// Media type that container engines send and accept.
 const PLUGIN_JSON: &str = "application/vnd.docker.plugins.v1.1+json";
 
-/// Answers each POST by `answer`, from its path and its body, with a status and JSON. `answer` may
-/// wait, and goes on when the client does not.
+/// Answers each POST with `answer`, which gets its path and body and returns a status and JSON.
+/// `answer` may block, and continues when the client disconnects.
 pub fn calls(answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static) -> Router {
     let answer = Arc::new(answer);
     Router::new().fallback(
         |method: Method, uri: Uri, body: Result<Bytes, BytesRejection>| async move {
             let body = match body {
                 _ if method != Method::POST => {
-                    let said = format!("{method} is no call; a call is a POST");
+                    let said = format!("{method} is not supported; a call is a POST");
                     return refusal(StatusCode::METHOD_NOT_ALLOWED, &said);
                 }
                 Ok(body) => body,
@@ -38,8 +38,8 @@ pub fn calls(answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'stat
                     response(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), json)
                 }
                 Err(e) => {
-                    tracing::error!("a call was not answered: {e}");
-                    let said = "narfs failed at this; its log has more";
+                    tracing::error!("a call failed: {e}");
+                    let said = "narfs failed; see its log";
                     refusal(StatusCode::INTERNAL_SERVER_ERROR, said)
                 }
             }

@@ -1,7 +1,7 @@
-//! How many connections there are, and which of them make way.
+//! Limit of the number of connections, and which of them are closed for new ones.
 //!
-//! Invariant: there are at most so many, and one that waits for a request, however slowly that
-//! comes, never keeps out a new one.
+//! Invariant: the number of connections is bounded, and a connection that is waiting for a request,
+//! however slowly that arrives, never keeps out a new one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,8 +11,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::sync;
 
-/// So long is waited for one that was asked to make way before another one is.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Time to wait for a connection that was asked to close before another one is asked.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// The connections of a server.
 #[derive(Debug)]
@@ -20,11 +20,11 @@ pub(super) struct Connections {
     most: u32,
     places: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
-    /// When the last one ended.
+    /// When the last connection ended.
     last: Mutex<Instant>,
 }
 
-/// Connections that wait for a request, in the order in which they began to.
+/// Connections waiting for a request, longest first.
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
@@ -41,7 +41,7 @@ impl Connections {
         })
     }
 
-    /// For how long there has been none.
+    /// Time since there was a connection.
     pub(super) fn idle(&self) -> Duration {
         if self.places.available_permits() < self.most as usize {
             return Duration::ZERO;
@@ -53,7 +53,7 @@ impl Connections {
         sync::lock(&self.last)
     }
 
-    /// Waits until all connections have ended. No more may be let in.
+    /// Waits until all connections have ended. No further ones may be admitted.
     pub(super) async fn all_ended(&self) {
         // The semaphore is never closed.
         let _ = self.places.acquire_many(self.most).await;
@@ -63,32 +63,33 @@ impl Connections {
         sync::lock(&self.waiting)
     }
 
-    /// A connection waits from now on.
-    fn waits(&self, makes_way: &Arc<Notify>) -> Doing {
+    /// Marks a connection as waiting for a request.
+    fn start_waiting(&self, close_request: &Arc<Notify>) -> Activity {
         let mut waiting = self.waiting();
         let turn = waiting.next;
         waiting.next += 1;
-        waiting.by_turn.insert(turn, makes_way.clone());
-        Doing::Waiting(turn)
+        waiting.by_turn.insert(turn, close_request.clone());
+        Activity::Waiting(turn)
     }
 
-    fn waits_no_longer(&self, before: Doing) {
-        if let Doing::Waiting(turn) = before {
+    fn end_waiting(&self, before: Activity) {
+        if let Activity::Waiting(turn) = before {
             self.waiting().by_turn.remove(&turn);
         }
     }
 
-    /// A place for one more; who has waited longest for a request makes way.
-    pub(super) async fn enter(self: &Arc<Self>) -> Place {
+    /// Admits a connection; if there is no place, the one that has waited longest for a request is
+    /// closed.
+    pub(super) async fn admit(self: &Arc<Self>) -> Place {
         loop {
             if let Ok(permit) = self.places.clone().try_acquire_owned() {
                 return Place::new(self.clone(), permit);
             }
             let longest = self.waiting().by_turn.pop_first();
-            if let Some((_, makes_way)) = longest {
-                makes_way.notify_one();
+            if let Some((_, close_request)) = longest {
+                close_request.notify_one();
             }
-            let free = tokio::time::timeout(AGAIN, self.places.clone().acquire_owned());
+            let free = tokio::time::timeout(RETRY, self.places.clone().acquire_owned());
             if let Ok(Ok(permit)) = free.await {
                 return Place::new(self.clone(), permit);
             }
@@ -96,80 +97,78 @@ impl Connections {
     }
 }
 
-/// A connection among others.
+/// The place of a connection.
 pub(super) struct Place {
     connections: Arc<Connections>,
-    makes_way: Arc<Notify>,
-    doing: Mutex<Doing>,
+    close_request: Arc<Notify>,
+    activity: Mutex<Activity>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// What a connection does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Doing {
-    /// It waits for a request, since this turn.
+enum Activity {
+    /// Waiting for a request, since this sequence number.
     Waiting(u64),
-    /// A request is being answered.
     Answering,
-    /// The answer is made, and is being sent.
+    /// The response is complete, and is being sent.
     Sending,
 }
 
 impl Place {
     fn new(connections: Arc<Connections>, permit: OwnedSemaphorePermit) -> Self {
-        let makes_way = Arc::default();
+        let close_request = Arc::default();
         Self {
-            doing: Mutex::new(connections.waits(&makes_way)),
+            activity: Mutex::new(connections.start_waiting(&close_request)),
             connections,
-            makes_way,
+            close_request,
             _permit: permit,
         }
     }
 
-    fn doing(&self) -> MutexGuard<'_, Doing> {
-        sync::lock(&self.doing)
+    fn activity(&self) -> MutexGuard<'_, Activity> {
+        sync::lock(&self.activity)
     }
 
-    /// A request has come; it is being answered while the result lives.
+    /// Marks the start of a request, which is being answered while the result lives.
     pub(super) fn answers(self: &Arc<Self>) -> Answering {
-        let before = std::mem::replace(&mut *self.doing(), Doing::Answering);
-        self.connections.waits_no_longer(before);
+        let before = std::mem::replace(&mut *self.activity(), Activity::Answering);
+        self.connections.end_waiting(before);
         Answering(self.clone())
     }
 
-    /// All that was to be sent is.
+    /// Marks the response as sent.
     pub(super) fn has_sent(&self) {
-        let mut doing = self.doing();
-        if *doing == Doing::Sending {
-            *doing = self.connections.waits(&self.makes_way);
+        let mut activity = self.activity();
+        if *activity == Activity::Sending {
+            *activity = self.connections.start_waiting(&self.close_request);
         }
     }
 
-    /// Whether no request has come since the last answer was sent.
+    /// Whether no request has arrived since the last response was sent.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*self.doing(), Doing::Waiting(_))
+        matches!(*self.activity(), Activity::Waiting(_))
     }
 
-    /// Waits until it must make way.
-    pub(super) async fn must_go(&self) {
-        self.makes_way.notified().await;
+    /// Waits until the connection should be closed.
+    pub(super) async fn close_requested(&self) {
+        self.close_request.notified().await;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let before = *self.doing();
-        self.connections.waits_no_longer(before);
+        let before = *self.activity();
+        self.connections.end_waiting(before);
         *self.connections.last() = Instant::now();
     }
 }
 
-/// A request that is being answered.
+/// A request being answered.
 pub(super) struct Answering(Arc<Place>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        *self.0.doing() = Doing::Sending;
+        *self.0.activity() = Activity::Sending;
     }
 }
 
@@ -188,17 +187,17 @@ mod tests {
             let connections = Connections::new(3);
             let mut places = Vec::new();
             for _ in 0..3 {
-                places.push(Arc::new(connections.enter().await));
+                places.push(Arc::new(connections.admit().await));
             }
             let answering = places[0].answers();
             let third = places.pop().unwrap();
             let second = places.pop().unwrap();
-            // The second one's turn comes, since the first one is busy.
+            // The second connection is asked next, since the first one is busy.
             let goes = async {
-                second.must_go().await;
+                second.close_requested().await;
                 drop(second);
             };
-            let (fourth, ()) = tokio::join!(connections.enter(), goes);
+            let (fourth, ()) = tokio::join!(connections.admit(), goes);
             assert!(third.is_waiting() && fourth.is_waiting());
             drop(answering);
             assert!(!places[0].is_waiting());
@@ -211,19 +210,19 @@ mod tests {
     fn while_all_are_busy_a_new_one_waits() {
         runtime().block_on(async {
             let connections = Connections::new(1);
-            let place = Arc::new(connections.enter().await);
+            let place = Arc::new(connections.admit().await);
             let answering = place.answers();
-            let waits = tokio::time::timeout(AGAIN * 2, connections.enter());
-            assert!(waits.await.is_err());
+            let start_waiting = tokio::time::timeout(RETRY * 2, connections.admit());
+            assert!(start_waiting.await.is_err());
             drop(answering);
-            let waits = tokio::time::timeout(AGAIN * 2, connections.enter());
-            assert!(waits.await.is_err());
+            let start_waiting = tokio::time::timeout(RETRY * 2, connections.admit());
+            assert!(start_waiting.await.is_err());
             place.has_sent();
             let goes = async {
-                place.must_go().await;
+                place.close_requested().await;
                 drop(place);
             };
-            tokio::join!(connections.enter(), goes);
+            tokio::join!(connections.admit(), goes);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Listening sockets, and the addresses by which users name them.
+//! Listening sockets and their addresses.
 
 use std::fmt;
 use std::io;
@@ -15,22 +15,22 @@ use thiserror::Error;
 
 use super::stream::Stream;
 
-/// What begins the address of a unix socket.
+/// Prefix of the address of a unix socket.
 const UNIX: &str = "unix:";
 
-/// Where to listen: `127.0.0.1:9464`, `[::1]:9464` or `unix:/PATH`.
+/// An address to listen at: `127.0.0.1:9464`, `[::1]:9464` or `unix:/PATH`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
-    /// An IP address and a port; 0 for any that is free.
+    /// An IP address and a port; port 0 for any free one.
     Tcp(SocketAddr),
-    /// An absolute path. Everybody may connect who may enter its directory.
+    /// An absolute path. Access is controlled by its directory; the socket itself is open to all
+    /// users.
     Unix(PathBuf),
 }
 
-/// A text that is no [`Address`].
 #[derive(Debug, Error)]
-#[error("{text:?} is no address to listen at{why}; give {example}")]
+#[error("{text:?} is not an address to listen at{why}; give {example}")]
 pub struct AddressError {
     text: String,
     why: &'static str,
@@ -58,7 +58,7 @@ impl FromStr for Address {
         }
         let port = text.strip_prefix(':').unwrap_or(text);
         if port.parse::<u16>().is_ok() {
-            // To whom it is open is too important to be left out.
+            // The interface determines who can connect, so it has no default.
             let example =
                 format!("127.0.0.1:{port} for this machine, 0.0.0.0:{port} for everybody");
             return Err(wrong(" (it does not say to whom)", example));
@@ -91,7 +91,7 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Whether a socket that listens at `actual` is what this asks for.
+    /// Whether a socket that listens at `actual` satisfies this address.
     pub fn is_met_by(&self, actual: &Self) -> bool {
         match (self, actual) {
             (Self::Tcp(wanted), Self::Tcp(actual)) => {
@@ -102,7 +102,6 @@ impl Address {
     }
 }
 
-/// A socket that listens.
 #[derive(Debug)]
 pub struct Listener(Socket);
 
@@ -127,16 +126,16 @@ impl From<UnixListener> for Listener {
 impl TryFrom<OwnedFd> for Listener {
     type Error = io::Error;
 
-    /// What another process handed over.
+    /// Takes a descriptor passed by another process.
     fn try_from(descriptor: OwnedFd) -> io::Result<Self> {
         let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
         let kind = sockopt::socket_type(&descriptor);
-        if kind.map_err(|_| wrong("it is no socket"))? != SocketType::STREAM {
-            return Err(wrong("it is no socket of streams"));
+        if kind.map_err(|_| wrong("it is not a socket"))? != SocketType::STREAM {
+            return Err(wrong("it is not a stream socket"));
         }
         if !sockopt::socket_acceptconn(&descriptor)? {
             return Err(wrong(
-                "it is a socket that does not listen (Accept=no is wanted)",
+                "it is a socket that does not listen (the unit needs Accept=no)",
             ));
         }
         match sockopt::socket_domain(&descriptor)? {
@@ -157,15 +156,15 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Listens at `address`. A unix socket that nobody serves any more is replaced.
+    /// Listens at `address`. A unix socket at which no process listens is replaced.
     ///
     /// # Errors
-    /// Somebody else listens there, or this process may not.
+    /// Another process listens there, or this process lacks permission.
     pub fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => Ok(TcpListener::bind(address)?.into()),
             Address::Unix(path) => {
-                if is_left_behind(path) {
+                if is_stale(path) {
                     std::fs::remove_file(path)?;
                 }
                 let listener = UnixListener::bind(path)?;
@@ -175,10 +174,10 @@ impl Listener {
         }
     }
 
-    /// Where it listens; `None` for a unix socket without a path.
+    /// The address; `None` for a unix socket without a path.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system does not report it.
     pub fn address(&self) -> io::Result<Option<Address>> {
         Ok(match &self.0 {
             Socket::Tcp(listener) => Some(Address::Tcp(listener.local_addr()?)),
@@ -189,7 +188,7 @@ impl Listener {
         })
     }
 
-    /// For the runtime of this thread.
+    /// Registers the socket with the runtime of this thread.
     pub(super) fn into_incoming(self) -> io::Result<Incoming> {
         Ok(match self.0 {
             Socket::Tcp(listener) => {
@@ -204,26 +203,26 @@ impl Listener {
     }
 }
 
-/// Whether a path is a socket whose process is gone.
-fn is_left_behind(path: &Path) -> bool {
+/// Whether a path is a socket at which no process listens.
+fn is_stale(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
     is_socket && UnixStream::connect(path).is_err_and(refused)
 }
 
-/// A [`Listener`] in a runtime.
+/// A [`Listener`] registered with a runtime.
 pub(super) enum Incoming {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
 impl Incoming {
-    /// The next connection.
+    /// Waits for the next connection.
     pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // Answers are written whole; waiting for more would only delay them.
+                // Responses are written in one piece; Nagle's algorithm would only delay them.
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
@@ -286,9 +285,9 @@ mod tests {
         assert_eq!(listener.address().unwrap(), Some(Address::Tcp(at)));
         let refused = |d: OwnedFd| Listener::try_from(d).unwrap_err().to_string();
         assert!(refused(connected.into()).contains("does not listen"));
-        assert!(refused(std::io::pipe().unwrap().0.into()).contains("no socket"));
+        assert!(refused(std::io::pipe().unwrap().0.into()).contains("not a socket"));
         let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(refused(datagrams.into()).contains("no socket of streams"));
+        assert!(refused(datagrams.into()).contains("not a stream socket"));
     }
 
     #[test]

@@ -1,19 +1,18 @@
-//! Serving HTTP: listening sockets, and the bounds within which strangers are answered.
+//! The HTTP server: listening sockets, and limits for untrusted clients.
 //!
-//! Invariant: whoever connects costs little, and hinders nobody: what waits for a client has a
-//! deadline, what a client sends has a limit, connections that wait for a request make way for new
-//! ones, and a handler that panics ends its own connection and nothing else. What handlers wait
-//! for themselves they bound themselves.
+//! Invariant: a client costs little and cannot block others: waiting for a client has a deadline,
+//! what it sends has a size limit, connections waiting for a request are closed for new ones, and a
+//! panic in a handler ends only its connection. Handlers bound their own waiting.
 
 mod calls;
 mod connections;
 mod listener;
-mod observation;
+mod monitoring;
 mod request_body;
 mod server;
 mod stream;
 
 pub use calls::calls;
 pub use listener::{Address, AddressError, Listener};
-pub use observation::{Watched, observation};
+pub use monitoring::{Monitored, monitoring};
 pub use server::{Limits, Server, serve};

@@ -1,4 +1,4 @@
-//! The body of a request, which must be short and arrive in time.
+//! Limits of the size and duration of a request body.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,30 +11,29 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 
-/// A body that breaks off when it is too long, or when it takes too long.
-pub(super) struct Bounded {
+/// A body that fails when it is too long or takes too long.
+pub(super) struct LimitedBody {
     body: Limited<Incoming>,
-    patience: Duration,
-    /// Runs from when it is first waited for.
+    timeout: Duration,
+    /// Starts when the body is first polled.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// It takes too long.
 #[derive(Debug, Error)]
 #[error("the body of the request did not arrive within {} s", .0.as_secs())]
-struct TooSlow(Duration);
+struct BodyTimeout(Duration);
 
-impl Bounded {
-    pub(super) fn new(body: Incoming, bytes: usize, patience: Duration) -> Self {
+impl LimitedBody {
+    pub(super) fn new(body: Incoming, bytes: usize, timeout: Duration) -> Self {
         Self {
             body: Limited::new(body, bytes),
-            patience,
+            timeout,
             deadline: None,
         }
     }
 }
 
-impl Body for Bounded {
+impl Body for LimitedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -45,12 +44,12 @@ impl Body for Bounded {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             return Poll::Ready(frame);
         }
-        let patience = self.patience;
+        let timeout = self.timeout;
         let deadline = self
             .deadline
-            .get_or_insert_with(|| Box::pin(sleep(patience)));
+            .get_or_insert_with(|| Box::pin(sleep(timeout)));
         let late = deadline.as_mut().poll(context);
-        late.map(|()| Some(Err(TooSlow(patience).into())))
+        late.map(|()| Some(Err(BodyTimeout(timeout).into())))
     }
 
     fn is_end_stream(&self) -> bool {

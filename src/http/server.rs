@@ -1,4 +1,4 @@
-//! Answers requests that come in at a listening socket, on threads of its own.
+//! The HTTP server, on threads of its own.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -21,41 +21,41 @@ use tokio::sync::{oneshot, watch};
 
 use super::connections::{Answering, Connections, Place};
 use super::listener::{Incoming, Listener};
-use super::request_body::Bounded;
-use super::stream::{Patient, Stream};
+use super::request_body::LimitedBody;
+use super::stream::{Stream, TimeoutStream};
 
 use crate::sync;
 
-/// Threads that move bytes.
+/// Threads of the asynchronous runtime.
 const WORKERS: usize = 2;
-/// Threads on which handlers may wait for something.
+/// Threads on which handlers may block.
 const BLOCKING: usize = 16;
-/// Longest head of a request, in bytes, and also what is gathered before it is written.
+/// Limit of the length of a request head, in bytes, and size of the write buffer.
 const HEAD_BYTES: usize = 32 << 10;
-/// Between two tries to accept, where the system has no descriptors or memory left.
+/// Pause between attempts to accept when the system is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client may cost.
+/// Limits of what a client may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once. Those that wait for a request make way for new ones.
+    /// Connections at once. Those waiting for a request are closed for new ones.
     pub connections: u32,
-    /// Time for the head of a request, from the connection or from the answer before on.
+    /// Timeout for the head of a request, from the connection or the previous response on.
     pub head: Duration,
-    /// Time for the body of a request.
+    /// Timeout for the body of a request.
     pub body: Duration,
-    /// Longest body of a request.
+    /// Limit of the length of a request body.
     pub body_bytes: usize,
-    /// Time in which the client must have taken some of an answer.
+    /// Timeout within which the client must accept part of a response.
     pub answer: Duration,
-    /// Time for what is being answered when the server ends.
+    /// Timeout for responses in flight when the server ends.
     pub end: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // A process that was started from a shell may have 1024 descriptors, and needs others.
+            // A process started from a shell may have only 1024 descriptors, and needs others.
             connections: 128,
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
@@ -66,7 +66,7 @@ impl Default for Limits {
     }
 }
 
-/// A server that runs until it is told to [`end`](Self::end), or the process ends.
+/// A server that runs until [`end`](Self::end), or until the process ends.
 #[derive(Debug)]
 pub struct Server {
     connections: Arc<Connections>,
@@ -75,33 +75,34 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether it still runs: it does not for long when its socket was shut down.
+    /// Whether it is still running; it stops when its socket is shut down.
     pub fn runs(&self) -> bool {
         !self.thread.is_finished()
     }
 
-    /// For how long there has been no connection.
+    /// Time since there was a connection.
     pub fn idle(&self) -> Duration {
         self.connections.idle()
     }
 
-    /// Accepts no more, and returns when what is being answered is, or at the time for that.
+    /// Stops accepting connections, and returns when responses in flight are done or have timed
+    /// out.
     pub fn end(self) {
-        // Who does not listen any more has ended, and so has a thread that panicked.
+        // The receiver is gone if the server has ended, and a panic was logged already.
         let _ = self.end.send(());
         let _ = self.thread.join();
     }
 }
 
-/// Answers by `router` what comes in at `listener`, within the default [`Limits`].
+/// Serves `router` at `listener`, within the default [`Limits`].
 ///
 /// # Errors
-/// No threads are to be had.
+/// No threads are available.
 pub fn serve(listener: Listener, router: Router) -> io::Result<Server> {
     serve_within(Limits::default(), listener, router)
 }
 
-/// The same within other limits.
+/// Serves `router` within other limits.
 ///
 /// # Errors
 /// See [`serve`].
@@ -116,14 +117,14 @@ fn serve_within(limits: Limits, listener: Listener, router: Router) -> io::Resul
         let _inside = runtime.enter();
         listener.into_incoming()?
     };
-    // What extractors take is bounded by ours.
+    // The size limit of extractors is replaced by ours.
     let router = router.layer(DefaultBodyLimit::disable());
-    let (end, told) = oneshot::channel();
+    let (end, shutdown) = oneshot::channel();
     let connections = Connections::new(limits.connections);
     let open = connections.clone();
     let thread = sync::spawn("narfs-http", move || {
-        runtime.block_on(accept(incoming, router, limits, &open, told));
-        // What did not end in time is left.
+        runtime.block_on(accept(incoming, router, limits, &open, shutdown));
+        // Tasks that did not end in time are dropped.
         runtime.shutdown_background();
     })?;
     Ok(Server {
@@ -133,54 +134,55 @@ fn serve_within(limits: Limits, listener: Listener, router: Router) -> io::Resul
     })
 }
 
-/// Accepts connections until `told` to end, and then waits for the last of them.
+/// Accepts connections until `shutdown` completes, and then waits for the last of them.
 async fn accept(
     incoming: Incoming,
     router: Router,
     limits: Limits,
     connections: &Arc<Connections>,
-    told: oneshot::Receiver<()>,
+    shutdown: oneshot::Receiver<()>,
 ) {
     let (ends, ending) = watch::channel(false);
-    let mut told = pin!(async {
-        if told.await.is_err() {
-            // Nobody will tell.
+    let mut shutdown = pin!(async {
+        if shutdown.await.is_err() {
+            // The sender was dropped without a message.
             std::future::pending::<()>().await;
         }
     });
     loop {
         let accepted = tokio::select! {
-            () = &mut told => break,
+            () = &mut shutdown => break,
             accepted = incoming.accept() => accepted,
         };
         match accepted {
             Ok(stream) => {
                 let place = tokio::select! {
-                    () = &mut told => break,
-                    place = connections.enter() => place,
+                    () = &mut shutdown => break,
+                    place = connections.admit() => place,
                 };
-                let conversation = converse(stream, place, router.clone(), limits, ending.clone());
+                let conversation =
+                    serve_connection(stream, place, router.clone(), limits, ending.clone());
                 tokio::spawn(conversation);
             }
-            // So says accept(2) of a socket that does not listen any more.
+            // accept(2) returns EINVAL for a socket that was shut down.
             Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
-                tracing::error!("nobody can connect any more: the HTTP socket was shut down");
+                tracing::error!("the HTTP socket was shut down; no more connections are possible");
                 break;
             }
             Err(e) => {
-                tracing::warn!("an HTTP connection was lost: {e}");
+                tracing::warn!("cannot accept an HTTP connection: {e}");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
     drop(incoming);
     ends.send_replace(true);
-    // What takes longer is left.
+    // Responses that take longer are dropped.
     let _ = tokio::time::timeout(limits.end, connections.all_ended()).await;
 }
 
 /// Answers the requests of a connection, until its client or the server ends it.
-async fn converse(
+async fn serve_connection(
     stream: Box<dyn Stream>,
     place: Place,
     router: Router,
@@ -188,13 +190,13 @@ async fn converse(
     mut ending: watch::Receiver<bool>,
 ) {
     let place = Arc::new(place);
-    let stream = Patient::new(stream, place.clone(), limits.answer);
+    let stream = TimeoutStream::new(stream, place.clone(), limits.answer);
     let router = TowerToHyperService::new(router);
     let answer = {
         let place = place.clone();
         move |request: Request<RequestBody>| {
             let answering = place.answers();
-            let body = |body| Body::new(Bounded::new(body, limits.body_bytes, limits.body));
+            let body = |body| Body::new(LimitedBody::new(body, limits.body_bytes, limits.body));
             let response = router.call(request.map(body));
             async move {
                 let body = |body| Answer {
@@ -216,12 +218,12 @@ async fn converse(
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(e) = ended {
-                    tracing::debug!("an HTTP connection broke off: {e}");
+                    tracing::debug!("an HTTP connection failed: {e}");
                 }
                 return;
             }
-            () = place.must_go() => {
-                // A request may have come just then; another one makes way.
+            () = place.close_requested() => {
+                // If a request has just arrived, another connection is closed instead.
                 if place.is_waiting() {
                     return;
                 }
@@ -237,7 +239,7 @@ async fn converse(
     }
 }
 
-/// The body of an answer; when it is through, the rest is to send it.
+/// A response body; when it is complete, the connection is only sending.
 struct Answer {
     body: Body,
     _answering: Answering,

@@ -1,4 +1,4 @@
-//! A connection whose other end must go on reading.
+//! A connection whose peer must keep reading.
 
 use std::io;
 use std::io::IoSlice;
@@ -12,38 +12,37 @@ use tokio::time::{Sleep, sleep};
 
 use super::connections::Place;
 
-/// The bytes of a connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// So many bytes must be taken in the time that is allowed for it, or all that there are: who takes
-/// one now and then would hold a connection for days.
-const PORTION: usize = 16 << 10;
+/// Bytes that the peer must accept within the timeout, or all that there are: a peer that accepts
+/// one byte now and then would hold a connection for days.
+const MIN_PROGRESS: usize = 16 << 10;
 
-/// A stream that breaks off when what is written is not taken in time.
-pub(super) struct Patient {
+/// A stream that fails when written data is not accepted in time.
+pub(super) struct TimeoutStream {
     stream: Box<dyn Stream>,
     place: Arc<Place>,
-    patience: Duration,
-    /// Runs while something waits to be taken.
+    timeout: Duration,
+    /// Runs while data waits to be accepted.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Bytes that were taken since.
+    /// Bytes accepted since the timeout was started.
     taken: usize,
 }
 
-impl Patient {
-    pub(super) fn new(stream: Box<dyn Stream>, place: Arc<Place>, patience: Duration) -> Self {
+impl TimeoutStream {
+    pub(super) fn new(stream: Box<dyn Stream>, place: Arc<Place>, timeout: Duration) -> Self {
         Self {
             stream,
             place,
-            patience,
+            timeout,
             deadline: None,
             taken: 0,
         }
     }
 
-    /// Has what was taken count, or the time.
+    /// Accounts for accepted bytes, or checks the timeout.
     fn written(
         &mut self,
         context: &mut Context<'_>,
@@ -51,24 +50,24 @@ impl Patient {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.taken += bytes;
-            if self.taken >= PORTION {
+            if self.taken >= MIN_PROGRESS {
                 self.deadline = None;
             }
         }
         if written.is_ready() {
             return written;
         }
-        let patience = self.patience;
+        let timeout = self.timeout;
         let deadline = self.deadline.get_or_insert_with(|| {
             self.taken = 0;
-            Box::pin(sleep(patience))
+            Box::pin(sleep(timeout))
         });
         ready!(deadline.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for TimeoutStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -78,7 +77,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for TimeoutStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -101,7 +100,7 @@ impl AsyncWrite for Patient {
         self.stream.is_write_vectored()
     }
 
-    /// Asked for when all that there was to write is written.
+    /// Called when all data has been written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.deadline = None;
         self.place.has_sent();

@@ -1,17 +1,17 @@
-//! Memory that those share who hold much of it for a moment.
+//! A budget of memory shared by short-lived buffers.
 //!
-//! Invariant: what is taken is given back when its [`Taken`] is dropped, however that happens.
+//! Invariant: what is taken is returned when its [`Taken`] is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So many bytes, for all together.
+/// A budget of bytes, shared by all holders.
 #[derive(Debug)]
 pub struct Allowance {
     left: AtomicU64,
 }
 
-/// A part of an [`Allowance`].
+/// A share of an [`Allowance`].
 #[derive(Debug)]
 pub struct Taken {
     from: Arc<Allowance>,
@@ -19,13 +19,12 @@ pub struct Taken {
 }
 
 impl Allowance {
-    /// An allowance of `total` bytes.
     pub fn new(total: u64) -> Arc<Self> {
         let left = AtomicU64::new(total);
         Arc::new(Self { left })
     }
 
-    /// Takes some, if there is enough.
+    /// Takes a share, if enough is left.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Taken> {
         let take = |left: u64| left.checked_sub(bytes);
         let order = Ordering::Relaxed;

@@ -1,8 +1,8 @@
-//! How long things take: histograms that many threads fill at once, without a lock. And how much
-//! memory they take: an [`Allowance`] that many share.
+//! Measurements: latency histograms that many threads update without locks, and an [`Allowance`] of
+//! memory that many share.
 //!
-//! Invariant: a count never goes back, and a [`Histogram`] is of one piece: its sum of counts is the
-//! number of what was measured.
+//! Invariant: counts never decrease, and a [`Histogram`] is consistent: its buckets add up to the
+//! number of measurements.
 
 mod allowance;
 
@@ -13,38 +13,37 @@ use serde::{Deserialize, Serialize};
 
 pub use allowance::{Allowance, Taken};
 
-/// The first bound: what the kernel and two switches of a thread take anyway lies below.
+/// First bound: the kernel and two context switches alone take up to this long.
 const FIRST_MICROS: u64 = 4;
-/// Bounds, each twice the one before. The last is 67 seconds: longer waits no program, for which
-/// 30 seconds are the default.
+/// Number of bounds, each twice the previous one. The last is 67 seconds, more than programs wait:
+/// their timeout is 30 seconds by default.
 const BOUNDS: usize = 25;
 
-/// The upper bounds of the buckets in microseconds, inclusive. What is longer lies in one more
-/// bucket.
+/// The inclusive upper bounds of the buckets, in microseconds. Longer times are in one more bucket.
 pub fn bounds_micros() -> impl Iterator<Item = u64> {
     (0..BOUNDS).map(|at| FIRST_MICROS << at)
 }
 
-/// Running counts of times.
+/// A latency histogram that is updated concurrently.
 #[derive(Debug, Default)]
 pub struct Latencies {
     buckets: [AtomicU64; BOUNDS + 1],
-    /// Nanoseconds: enough for 580 years.
+    /// In nanoseconds, which suffices for 580 years.
     sum: AtomicU64,
 }
 
 /// [`Latencies`] at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// How many were so long, by the bounds of [`bounds_micros`] and one more.
+    /// Counts per bucket: by the bounds of [`bounds_micros`], and one more.
     pub buckets: Vec<u64>,
-    /// All times together, in nanoseconds.
+    /// Sum of all times, in nanoseconds.
     pub sum_nanos: u64,
 }
 
-/// The bucket of a time: 4 µs and less, 8 µs and less, …
+/// The bucket of a time: up to 4 µs, up to 8 µs, …
 fn bucket(time: Duration) -> usize {
-    // Rounded up: a bound belongs to the bucket below it.
+    // Rounded up, since bounds are inclusive.
     let micros = time.as_nanos().div_ceil(1000);
     let doubled = micros.div_ceil(u128::from(FIRST_MICROS)).max(1);
     let at = u128::BITS - (doubled - 1).leading_zeros();
@@ -52,14 +51,13 @@ fn bucket(time: Duration) -> usize {
 }
 
 impl Latencies {
-    /// Counts a time. Two additions.
+    /// Counts a time, by two atomic additions.
     pub fn add(&self, time: Duration) {
         self.buckets[bucket(time)].fetch_add(1, Ordering::Relaxed);
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// The counts now.
     pub fn snapshot(&self) -> Histogram {
         let buckets = self.buckets.iter().map(|n| n.load(Ordering::Relaxed));
         Histogram {
@@ -70,12 +68,12 @@ impl Latencies {
 }
 
 impl Histogram {
-    /// How many were measured.
+    /// Number of measurements.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// What came since `before`. Where that is of another process, all of it.
+    /// The measurements after `before`; all of them if `before` is of another process.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let earlier = |at| before.buckets.get(at).copied().unwrap_or(0);
@@ -87,8 +85,8 @@ impl Histogram {
         }
     }
 
-    /// The time that a part of all, between 0 and 1, was not longer than, as far as the buckets tell
-    /// it; `None` where nothing was measured. What was longer than the last bound counts as that.
+    /// The quantile `part`, between 0 and 1, as far as the buckets resolve it; `None` without
+    /// measurements. Times beyond the last bound count as that bound.
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let count = self.count();
         let rank = (part * count as f64).max(1.0);
@@ -96,7 +94,7 @@ impl Histogram {
         for (n, upper) in self.buckets.iter().zip(bounds_micros()) {
             let n = *n as f64;
             if n > 0.0 && below + n >= rank {
-                // As if all in a bucket were evenly spread over it.
+                // Times are assumed to be evenly spread over a bucket.
                 let within = (upper - lower) as f64 * (rank - below) / n;
                 let micros = lower as f64 + within;
                 return Some(Duration::from_secs_f64(micros / 1e6));
@@ -159,7 +157,7 @@ mod tests {
         let now = latencies.snapshot();
         assert_eq!(now.since(&before).count(), 1);
         assert_eq!(micros(&now.since(&before), 0.5), 67_108_864);
-        // Another process began anew.
+        // Another process starts from zero.
         assert_eq!(before.since(&now), before);
     }
 }

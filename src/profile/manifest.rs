@@ -440,16 +440,24 @@ mod tests {
             r#"{"elements":[],"version":2}"#.to_owned(),
             r#"{"elements":{},"version":3}"#.to_owned(),
             format!(r#"{{"elements":[{{"active":true,"storePaths":["{A}","{B}"]}}],"version":2}}"#),
-            format!(
-                r#"{{"elements":[{{"active":true,"attrPath":"hello","originalUri":"flake:nixpkgs","storePaths":["{B}"],"uri":"github:NixOS/nixpkgs/abc"}}],"version":1}}"#
-            ),
-            format!(
-                r#"{{"elements":[{{"active":false,"attrPath":"hello","originalUrl":"flake:nixpkgs","outputs":null,"priority":7,"storePaths":["{B}"],"url":"github:NixOS/nixpkgs/abc"}}],"version":2}}"#
-            ),
-            format!(
-                r#"{{"elements":{{"a":{{"active":true,"priority":5,"storePaths":["{A}"]}},"hello":{{"active":true,"attrPath":"legacyPackages.x86_64-linux.hello","originalUrl":"flake:nixpkgs","outputs":["out","man"],"priority":-1,"storePaths":["{B}"],"url":"path:/ü\u0001\"\\\u007f"}}}},"version":3}}"#
-            )
-            .replace("\\u007f", "\u{7f}"),
+            r#"{"elements":[{"active":true,"attrPath":"hello","originalUri":"flake:nixpkgs","#
+                .to_owned()
+                + &format!(
+                    r#""storePaths":["{B}"],"uri":"github:NixOS/nixpkgs/abc"}}],"version":1}}"#
+                ),
+            r#"{"elements":[{"active":false,"attrPath":"hello","originalUrl":"flake:nixpkgs","#
+                .to_owned()
+                + r#""outputs":null,"priority":7,"#
+                + &format!(
+                    r#""storePaths":["{B}"],"url":"github:NixOS/nixpkgs/abc"}}],"version":2}}"#
+                ),
+            (format!(r#"{{"elements":{{"a":{{"active":true,"priority":5,"storePaths":["{A}"]}},"#)
+                + r#""hello":{"active":true,"attrPath":"legacyPackages.x86_64-linux.hello","#
+                + r#""originalUrl":"flake:nixpkgs","outputs":["out","man"],"priority":-1,"#
+                + &format!(
+                    r#""storePaths":["{B}"],"url":"path:/ü\u0001\"\\\u007f"}}}},"version":3}}"#
+                ))
+                .replace("\\u007f", "\u{7f}"),
         ] {
             assert_eq!(write(&parse(&json)), json);
         }
@@ -458,7 +466,8 @@ mod tests {
     #[test]
     fn packages_have_the_priority_of_their_element_or_the_default() {
         let json = format!(
-            r#"{{"elements":[{{"active":true,"storePaths":["{B}","{A}"]}},{{"active":false,"priority":3,"storePaths":["{B}"]}}],"version":2}}"#
+            r#"{{"elements":[{{"active":true,"storePaths":["{B}","{A}"]}},
+                {{"active":false,"priority":3,"storePaths":["{B}"]}}],"version":2}}"#
         );
         let manifest = parse(&json);
         let package = |full, active, priority| Package {

@@ -25,10 +25,12 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The directory holds something else.
-    #[error("{} is not a narfs state directory (it has no file \"format\") and is not empty; name another directory with --state", .0.display())]
+    #[error("{} is not a narfs state directory (it has no file \"format\") and is not empty; name another \
+        directory with --state", .0.display())]
     Foreign(PathBuf),
     /// The directory was written by a newer version.
-    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 3\"); use that version", dir.display())]
+    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 3\"); \
+        use that version", dir.display())]
     Newer {
         /// The state directory.
         dir: PathBuf,
@@ -36,7 +38,8 @@ pub enum StoreError {
         found: String,
     },
     /// The state is for paths of another store directory.
-    #[error("the state {} is for the store directory {found}, not {wanted}; name another state with --state", dir.display())]
+    #[error("the state {} is for the store directory {found}, not {wanted}; name another state with \
+        --state", dir.display())]
     OtherStoreDir {
         /// The state directory.
         dir: PathBuf,
@@ -68,7 +71,8 @@ pub enum StoreError {
     #[error("there is no narfs state in {}; `narfs copy` or `narfs mount` makes one", .0.display())]
     Absent(PathBuf),
     /// Too little room on the disk to go on safely.
-    #[error("only {free} bytes are free for the state {}, and narfs keeps {reserve} free so that the database stays whole; make room", dir.display())]
+    #[error("only {free} bytes are free for the state {}, and narfs keeps {reserve} free so that the \
+        database stays whole; make room", dir.display())]
     Full {
         /// The state directory.
         dir: PathBuf,
@@ -79,7 +83,8 @@ pub enum StoreError {
     },
     /// The process may open too few files.
     #[error(
-        "this process may open {limit} files at once, and narfs needs {needed}; raise the limit: `ulimit -n {needed}` or more in a shell (`ulimit -Hn` says how far it goes), LimitNOFILE= in a unit"
+        "this process may open {limit} files at once, and narfs needs {needed}; raise the limit: `ulimit -n \
+         {needed}` or more in a shell (`ulimit -Hn` says how far it goes), LimitNOFILE= in a unit"
     )]
     FewDescriptors {
         /// How many.

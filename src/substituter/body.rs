@@ -1,14 +1,14 @@
-//! The bytes of a body, from the tasks of the network to a thread that may block.
+//! Transfer of a response body from the tasks of the network to a blocking thread.
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// A piece of a body, or why no more come.
+/// Bytes of a body, or the error that ends it.
 pub(super) type Piece = io::Result<Bytes>;
 
-/// What a blocking thread reads.
+/// The blocking reader of a body.
 pub(super) struct Body {
     pieces: mpsc::Receiver<Piece>,
     current: Bytes,

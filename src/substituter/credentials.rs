@@ -1,4 +1,4 @@
-//! Names and passwords for servers: which netrc file has them, and whom they are sent to.
+//! Credentials of servers from a netrc file.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,12 +10,12 @@ use data_encoding::BASE64;
 use super::error::SourceError;
 use super::netrc::Netrc;
 
-/// Where Nix has it.
-const OF_NIX: &str = "/etc/nix/netrc";
-/// Longest file that is read, in bytes.
+/// Path of the netrc file of Nix.
+const NIX_NETRC: &str = "/etc/nix/netrc";
+/// Limit of the length of a netrc file, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// What a netrc file says, and which one it is.
+/// The entries of a netrc file, and which file it is.
 pub(super) struct Credentials {
     netrc: Netrc,
     origin: Origin,
@@ -23,14 +23,14 @@ pub(super) struct Credentials {
 
 enum Origin {
     Read(PathBuf),
-    /// It is where one is looked for, but cannot be read.
+    /// A default path that exists but cannot be read.
     Unreadable(PathBuf, io::Error),
-    Nowhere,
+    Absent,
 }
 
-/// What a request says of who asks.
+/// The credentials that a request was sent with.
 pub(super) enum Sent {
-    /// The name and password that the URL itself has.
+    /// Name and password in the URL.
     OfUrl,
     /// Those of the netrc file.
     OfNetrc,
@@ -38,11 +38,10 @@ pub(super) enum Sent {
 }
 
 impl Credentials {
-    /// Reads the file that the caller names; else the one that `NETRC` names; else `~/.netrc`, and
-    /// if there is none, the one of Nix.
+    /// Reads the given file, or else the file named by `NETRC`, or else `~/.netrc`, or that of Nix.
     ///
     /// # Errors
-    /// The caller's file cannot be read, or a file is malformed.
+    /// The given file cannot be read, or a file is malformed.
     pub(super) fn load(named: Option<&Path>) -> Result<Self, SourceError> {
         match named {
             Some(file) => match read(file) {
@@ -56,7 +55,7 @@ impl Credentials {
         }
     }
 
-    /// The first that exists. One that cannot be read may be there for others.
+    /// Reads the first file that exists. It is not an error if this user may not read it.
     fn first_of(files: &[PathBuf]) -> Result<Self, SourceError> {
         for file in files {
             match read(file) {
@@ -72,7 +71,7 @@ impl Credentials {
         }
         Ok(Self {
             netrc: Netrc::default(),
-            origin: Origin::Nowhere,
+            origin: Origin::Absent,
         })
     }
 
@@ -88,20 +87,20 @@ impl Credentials {
         })
     }
 
-    /// The value of `Authorization` for a host; with `name`, for whoever has this name there.
+    /// The value of `Authorization` for a host, optionally for the given name.
     pub(super) fn basic(&self, host: &str, name: Option<&[u8]>) -> Option<String> {
         let login = self.netrc.login(host, name)?;
         let pair = [login.name, b":", login.password].concat();
         Some(format!("Basic {}", BASE64.encode(&pair)))
     }
 
-    /// What to do when a server wants to know who asks.
+    /// Advice for a request that was refused without valid credentials.
     pub(super) fn hint(&self, sent: &Sent) -> String {
-        const WANTS: &str = "; it wants a name and a password, which a netrc file has";
+        const WANTS: &str = "; it requires a name and a password, to be set in a netrc file";
         match (sent, &self.origin) {
-            (Sent::OfUrl, _) => "; it does not take the name and the password in its URL".into(),
+            (Sent::OfUrl, _) => "; it does not accept the name and password in its URL".into(),
             (Sent::OfNetrc, Origin::Read(file)) => format!(
-                "; it does not take the name and the password that {} has for this host",
+                "; it does not accept the name and password that {} has for this host",
                 file.display()
             ),
             (_, Origin::Read(file)) => {
@@ -113,28 +112,28 @@ impl Credentials {
             (_, Origin::Unreadable(file, e)) => {
                 format!("{WANTS}: {} cannot be read: {e}", file.display())
             }
-            (_, Origin::Nowhere) => {
-                format!("{WANTS}: none was found (the one that NETRC names, ~/.netrc, {OF_NIX})")
+            (_, Origin::Absent) => {
+                format!("{WANTS}: none was found (the one that NETRC names, ~/.netrc, {NIX_NETRC})")
             }
         }
     }
 }
 
-/// Where a netrc file is looked for, the first one first.
+/// Default paths of netrc files, by precedence.
 fn candidates(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty());
     if let Some(named) = set("NETRC") {
         return vec![named.into()];
     }
     let home = set("HOME").map(|home| Path::new(&home).join(".netrc"));
-    home.into_iter().chain([OF_NIX.into()]).collect()
+    home.into_iter().chain([NIX_NETRC.into()]).collect()
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(file)?.take(LIMIT + 1).read_to_end(&mut text)?;
     if text.len() as u64 > LIMIT {
-        return Err(io::Error::other(format!("longer than {LIMIT} bytes")));
+        return Err(io::Error::other(format!("it is longer than {LIMIT} bytes")));
     }
     Ok(text)
 }
@@ -154,9 +153,9 @@ mod tests {
         };
         let paths = |p: &[&str]| p.iter().map(PathBuf::from).collect::<Vec<_>>();
         assert_eq!(env(&[("NETRC", "/n"), ("HOME", "/h")]), paths(&["/n"]));
-        let both = paths(&["/h/.netrc", OF_NIX]);
+        let both = paths(&["/h/.netrc", NIX_NETRC]);
         assert_eq!(env(&[("NETRC", ""), ("HOME", "/h")]), both);
-        assert_eq!(env(&[]), paths(&[OF_NIX]));
+        assert_eq!(env(&[]), paths(&[NIX_NETRC]));
     }
 
     #[test]

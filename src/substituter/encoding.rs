@@ -1,6 +1,6 @@
-//! `Content-Encoding`: what a server did to a file on its way, which is undone here.
+//! Decoding of `Content-Encoding`.
 //!
-//! cache.nixos.org keeps its listings in Brotli and sends them so, whatever is asked for.
+//! cache.nixos.org stores its listings in Brotli and sends them so, whatever the request accepts.
 
 use std::io::Read;
 
@@ -10,12 +10,12 @@ use super::error::SourceError;
 use super::source::Stream;
 use crate::nix::compression::Compression;
 
-/// How the bytes of an answer are encoded.
+/// Encoding of a response.
 #[derive(Debug)]
 pub(super) struct Encoding(Compression);
 
 impl Encoding {
-    /// The encoding that an answer names in its head.
+    /// The encoding named in the header of a response.
     pub(super) fn of(header: Option<&str>, url: &str) -> Result<Self, SourceError> {
         let name = header.unwrap_or_default().trim().to_ascii_lowercase();
         let method = match name.as_str() {
@@ -29,14 +29,19 @@ impl Encoding {
         })
     }
 
-    /// A short file as it was before; an error if it is longer than `limit`.
-    pub(super) fn undo(&self, text: Bytes, limit: usize, url: &str) -> Result<Bytes, SourceError> {
+    /// Decodes a short file; fails if it is longer than `limit`.
+    pub(super) fn decode(
+        &self,
+        text: Bytes,
+        limit: usize,
+        url: &str,
+    ) -> Result<Bytes, SourceError> {
         if self.0 == Compression::None {
             return Ok(text);
         }
         let broken = |source| SourceError::Unreachable {
             url: url.to_owned(),
-            what: "its Content-Encoding cannot be undone",
+            what: "its Content-Encoding cannot be decoded",
             source,
         };
         let stream = self.stream(Box::new(std::io::Cursor::new(text)), url)?;
@@ -50,7 +55,7 @@ impl Encoding {
         Ok(plain.into())
     }
 
-    /// A stream as it was before.
+    /// Decodes a stream.
     pub(super) fn stream(&self, stream: Stream, url: &str) -> Result<Stream, SourceError> {
         self.0.reader(stream).map_err(|_| SourceError::Encoding {
             url: url.to_owned(),
@@ -68,15 +73,18 @@ mod tests {
         let text = vec![b'x'; 10_000];
         let packed = Bytes::from(zstd::bulk::compress(&text, 3).unwrap());
         let of = |name| Encoding::of(Some(name), "http://h/x").unwrap();
-        let undone = of("ZSTD").undo(packed.clone(), 10_000, "u").unwrap();
+        let undone = of("ZSTD").decode(packed.clone(), 10_000, "u").unwrap();
         assert_eq!(undone, text);
-        let bomb = of("zstd").undo(packed.clone(), 9_999, "u");
+        let bomb = of("zstd").decode(packed.clone(), 9_999, "u");
         assert!(matches!(bomb, Err(SourceError::TooLong { .. })));
-        let torn = of("zstd").undo(packed.slice(..9), 10_000, "u");
+        let torn = of("zstd").decode(packed.slice(..9), 10_000, "u");
         assert!(matches!(torn, Err(SourceError::Unreachable { .. })));
-        assert_eq!(of("identity").undo(packed.clone(), 9, "u").unwrap(), packed);
+        assert_eq!(
+            of("identity").decode(packed.clone(), 9, "u").unwrap(),
+            packed
+        );
         let none = Encoding::of(None, "u").unwrap();
-        assert_eq!(none.undo(packed.clone(), 9, "u").unwrap(), packed);
+        assert_eq!(none.decode(packed.clone(), 9, "u").unwrap(), packed);
         let odd = Encoding::of(Some("rot13"), "http://h/x").unwrap_err();
         assert!(odd.to_string().contains("rot13"), "{odd}");
     }

@@ -15,7 +15,6 @@ use super::source::{Answer, LISTING_LIMIT, Stream, Substituter, TEXT_LIMIT};
 use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
-/// See the module.
 pub(super) struct FileCache {
     url: String,
     dir: PathBuf,
@@ -28,7 +27,7 @@ impl FileCache {
             url: url.to_owned(),
             what,
         };
-        // Parameters (`?priority=…`) are Nix's way to say more about a source.
+        // Parameters such as `?priority=…` are for the client.
         let plain = url.split(['?', '#']).next().unwrap_or(url);
         let path = plain.strip_prefix("file://").unwrap_or(plain);
         let path = percent_decode_str(path).decode_utf8_lossy();
@@ -62,10 +61,10 @@ impl FileCache {
         if !inside {
             return Err(SourceError::Url {
                 url: relative.display().to_string(),
-                what: format!("leads out of the binary cache {}", self.url),
+                what: format!("points outside of the binary cache {}", self.url),
             });
         }
-        // A pipe with nobody at its other end would be waited for.
+        // Otherwise opening a FIFO without a writer would block.
         let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let mut options = OpenOptions::new();
         let file = match options.read(true).custom_flags(flags).open(&path) {
@@ -79,12 +78,12 @@ impl FileCache {
         Ok(Some(file))
     }
 
-    /// Opens a file as an answer to a request.
+    /// Opens a file, and counts it as a request.
     fn answer(&self, relative: &str) -> Result<Option<File>, SourceError> {
-        let asked = Instant::now();
+        let started = Instant::now();
         let file = self.file(relative);
         if file.is_ok() {
-            self.traffic.answered(asked.elapsed());
+            self.traffic.answered(started.elapsed());
         }
         file
     }
@@ -136,7 +135,7 @@ impl FileCache {
     }
 }
 
-// A local disk does not keep a caller waiting as a network does: the answers are ready at once.
+// A local disk does not block like a network, so the futures are ready at once.
 impl Substituter for FileCache {
     fn url(&self) -> &str {
         &self.url
@@ -190,11 +189,11 @@ impl Substituter for FileCache {
     }
 }
 
-/// A NAR that is read, which counts.
+/// Reads a NAR and counts its bytes.
 struct Counted {
     file: File,
     traffic: Arc<Traffic>,
-    /// Until the first error.
+    /// `None` after the first error.
     request: Option<Request>,
 }
 
@@ -215,7 +214,7 @@ impl Read for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // Whoever reads a file ends when it has enough of it.
+        // A reader may stop before the end of a file.
         if let Some(request) = self.request.take() {
             request.succeeded();
         }
@@ -265,6 +264,6 @@ mod tests {
         assert_eq!((now.requests, now.failures, now.abandoned), (4, 1, 0));
         assert_eq!(now.received_bytes, 1021);
         assert!(now.latency_average_us.is_some());
-        assert!(now.last_failure.unwrap().text.contains("leads out"));
+        assert!(now.last_failure.unwrap().text.contains("points outside"));
     }
 }

@@ -1,10 +1,10 @@
-//! A binary cache behind HTTP; the only place that knows the HTTP client.
+//! Binary caches over HTTP; the only file that uses the HTTP client.
 //!
-//! Status codes mean what they mean to Nix: 403, 404 and 410 say that a file is not there (S3
-//! answers 403 for absent keys), 408, 429 and most of 5xx are tried again. Proxies are those of
-//! the environment (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`); certificates are
-//! checked against the system's authorities, or those of `SSL_CERT_FILE`; HTTP/2 is spoken where
-//! the server chooses it while TLS is set up.
+//! Status codes mean the same as in Nix: for 403, 404 and 410 a file is absent (S3 answers 403 for
+//! absent keys); 408, 429 and most of 5xx are retried. Proxies are taken from the environment
+//! (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`); certificates are checked against the
+//! authorities of the system, or those in `SSL_CERT_FILE`; HTTP/2 is used if the server selects it
+//! in ALPN.
 
 use std::future::Future;
 use std::io;
@@ -28,27 +28,26 @@ use super::source::{Answer, LISTING_LIMIT, Options, Stream, Substituter, TEXT_LI
 use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
-/// Time for a connection to stand, as in Nix.
+/// Timeout for establishing a connection, as in Nix.
 const CONNECT: Duration = Duration::from_secs(15);
-/// What is said of a server that sends its clients from one place to the next.
-const CIRCLE: &str = "too many redirections";
-/// What is said of a server that nobody vouches for.
-const CERTIFICATE: &str = "its certificate is not trusted (a private authority is named by \
-    SSL_CERT_FILE)";
-/// Pieces of a body that wait for their reader. With pieces of some 16 KiB a slow reader holds
-/// back the server after half a megabyte.
-const PIECES: usize = 32;
-/// What is read of a page that comes with a failure, so that its connection can be used again.
-const PAGE: usize = 16 << 10;
-/// Longest time for that: then a new connection is cheaper.
-const PAGE_TIME: Duration = Duration::from_millis(500);
+/// Error text for a redirection loop.
+const REDIRECT_LOOP: &str = "too many redirections";
+/// Error text for an untrusted certificate.
+const CERTIFICATE: &str = "its certificate is not trusted (set SSL_CERT_FILE for a private \
+    authority)";
+/// Number of buffers between the network and the reader of a body. At some 16 KiB each, a slow
+/// reader throttles the server after half a megabyte.
+const QUEUE_LENGTH: usize = 32;
+/// Bytes of an error page that are read so that the connection can be reused.
+const ERROR_PAGE: usize = 16 << 10;
+/// Timeout for reading an error page; after that a new connection is cheaper.
+const ERROR_PAGE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// See the module.
 pub(super) struct HttpCache(Arc<Shared>);
 
-/// What the cache shares with the transfers that run.
+/// State shared with running transfers.
 struct Shared {
-    /// As users named it, its password hidden.
+    /// As given by the user, with the password hidden.
     url: String,
     base: Url,
     client: Client,
@@ -57,20 +56,19 @@ struct Shared {
     traffic: Arc<Traffic>,
 }
 
-/// What a request asks for.
 struct Target {
     url: Url,
-    /// The URL as it may be shown.
+    /// The URL without secrets.
     shown: String,
     authorization: Option<HeaderValue>,
     sent: Sent,
 }
 
-/// A try that failed.
+/// A failed attempt.
 struct Failure {
     error: SourceError,
-    /// Whether another one may not.
-    again: bool,
+    /// Whether a retry may succeed.
+    retryable: bool,
 }
 
 impl HttpCache {
@@ -100,7 +98,7 @@ impl HttpCache {
 }
 
 fn client(base: &Url, stall: Duration) -> Result<Client, String> {
-    // A second source finds the provider installed, which is what it wants.
+    // A second source finds the provider installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
         Client::builder()
@@ -110,13 +108,13 @@ fn client(base: &Url, stall: Duration) -> Result<Client, String> {
             .referer(false)
     };
     match builder().build() {
-        // Where no authority is installed, servers without TLS can be used all the same.
+        // Servers without TLS need no authorities.
         Err(_) if base.scheme() == "http" => builder().tls_certs_only([]).build(),
         client => client,
     }
     .map_err(|e| {
         format!(
-            "{}; install ca-certificates, or name a file in SSL_CERT_FILE",
+            "{}; install ca-certificates, or set SSL_CERT_FILE",
             cause(&e)
         )
     })
@@ -133,7 +131,7 @@ impl Shared {
             .join(reference)
             .map_err(|e| fail(reference, e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
-            let what = format!("an address that {} may not give", self.url);
+            let what = format!("{} may not refer to this address", self.url);
             return Err(fail(url.as_str(), what));
         }
         let shown = redacted(url.as_str());
@@ -144,11 +142,12 @@ impl Shared {
             let basic = self
                 .credentials
                 .basic(url.host_str().unwrap_or_default(), name);
-            // Base64 is always a value of a header.
+            // Base64 is always a valid header value.
             authorization = basic.and_then(|b| HeaderValue::from_str(&b).ok());
             if let Some(value) = &mut authorization {
                 value.set_sensitive(true);
-                // The client would send this name by itself as well. It cannot fail with a host.
+                // Otherwise the client sends this name as well. This cannot fail for a URL with a
+                // host.
                 let _ = url.set_username("");
                 sent = Sent::OfNetrc;
             } else if name.is_none() {
@@ -163,7 +162,7 @@ impl Shared {
         })
     }
 
-    /// One try. `None` is a file that is not there; with `rest`, the rest of one is asked for.
+    /// Makes one attempt. `None` if the file is absent; with `rest`, requests the rest of a file.
     async fn send(
         &self,
         target: &Target,
@@ -180,37 +179,37 @@ impl Shared {
                 request = request.header(IF_RANGE, validator);
             }
         }
-        let asked = Instant::now();
+        let sent = Instant::now();
         let response = match request.send().await {
             Ok(response) => response,
             Err(e) => return Err(unreachable(target, &e)),
         };
-        self.traffic.answered(asked.elapsed());
+        self.traffic.answered(sent.elapsed());
         if let Some(date) =
             header(&response, "date").and_then(|d| httpdate::parse_http_date(d).ok())
         {
             let age = header(&response, "age").and_then(|a| a.parse().ok());
-            self.traffic.told_time(date, age.unwrap_or(0));
+            self.traffic.record_date(date, age.unwrap_or(0));
         }
         let status = response.status();
         if status.is_success() {
             return Ok(Some(response));
         }
-        let again = retry::is_transient(status.as_u16());
-        if again && let Some(asked) = retry_after(&response) {
-            tracing::debug!(url = %target.shown, ?asked, "the source asks to be left alone");
-            self.gate.close_for(asked);
+        let retryable = retry::is_transient(status.as_u16());
+        if retryable && let Some(delay) = retry_after(&response) {
+            tracing::debug!(url = %target.shown, ?delay, "the source asks to delay further requests");
+            self.gate.close_for(delay);
         }
         finish(response).await;
         if matches!(status.as_u16(), 403 | 404 | 410) {
             return Ok(None);
         }
         let error = self.refused(target, status);
-        Err(Failure { error, again })
+        Err(Failure { error, retryable })
     }
 
-    /// Asks with retries, and has `take` make something of the answer. `None` is a file that is
-    /// not there.
+    /// Makes a request with retries, and processes the response with `take`. `None` if the file is
+    /// absent.
     async fn ask<T, F>(
         &self,
         target: &Target,
@@ -225,18 +224,18 @@ impl Shared {
                 Ok(None) => return Ok(None),
                 Ok(Some(response)) => match take(response).await {
                     Ok(taken) => return Ok(Some(taken)),
-                    // The head was there, but the body broke off.
+                    // The header arrived, but the body was interrupted.
                     Err(failure) => failure,
                 },
                 Err(failure) => failure,
             };
-            let wait = failure.again.then(|| retries.failed()).flatten();
+            let wait = failure.retryable.then(|| retries.failed()).flatten();
             let Some(wait) = wait else {
                 return Err(failure.error);
             };
             let attempt = retries.failures();
             let error = with_cause(&failure.error);
-            tracing::debug!(url = %target.shown, attempt, ?wait, "{error}; trying again");
+            tracing::debug!(url = %target.shown, attempt, ?wait, "{error}; retrying");
             self.traffic.retried();
             tokio::time::sleep(wait).await;
         }
@@ -255,7 +254,7 @@ impl Shared {
         text
     }
 
-    /// The body of a short file.
+    /// Reads the body of a short file.
     async fn whole(
         &self,
         target: &Target,
@@ -266,7 +265,7 @@ impl Shared {
         let broken = |e| unreachable(target, &e);
         let fatal = |error| Failure {
             error,
-            again: false,
+            retryable: false,
         };
         let encoding = header(&response, "content-encoding");
         let encoding = Encoding::of(encoding, &target.shown).map_err(fatal)?;
@@ -278,18 +277,18 @@ impl Shared {
                 return Err(fatal(SourceError::TooLong { url, limit }));
             }
         }
-        let undone = encoding.undo(text.into(), limit, &target.shown);
+        let undone = encoding.decode(text.into(), limit, &target.shown);
         undone.map_err(fatal)
     }
 
     async fn nar(self: &Arc<Self>, reference: &str) -> Result<Option<Stream>, SourceError> {
         let request = self.traffic.request();
-        let asked = async {
+        let response = async {
             let target = self.target(reference)?;
             let response = self.ask(&target, |r| std::future::ready(Ok(r))).await?;
             Ok(response.map(|r| (target, r)))
         };
-        let (target, response) = match asked.await {
+        let (target, response) = match response.await {
             Ok(Some(found)) => found,
             Ok(None) => {
                 request.absent();
@@ -309,7 +308,7 @@ impl Shared {
             length: response.content_length(),
             at: 0,
         };
-        let (sender, pieces) = mpsc::channel(PIECES);
+        let (sender, pieces) = mpsc::channel(QUEUE_LENGTH);
         tokio::spawn(download.run(request, response, sender));
         let stream = encoding.stream(Box::new(Body::new(pieces)), &shown)?;
         Ok(Some(stream))
@@ -321,11 +320,13 @@ impl Shared {
             status: status.as_u16(),
             hint: match status.as_u16() {
                 401 => self.credentials.hint(&target.sent),
-                407 => "; the proxy wants a name and a password, which the URL in http_proxy, \
-                        https_proxy or all_proxy has: http://NAME:PASSWORD@HOST:PORT"
+                407 => "; the proxy requires a name and a password, set in the URL in http_proxy, \
+                        https_proxy or all_proxy: http://NAME:PASSWORD@HOST:PORT"
                     .into(),
-                429 => "; it asks for fewer requests".into(),
-                s if retry::is_transient(s) => "; it is in trouble, try again later".into(),
+                429 => "; it limits the rate of requests".into(),
+                s if retry::is_transient(s) => {
+                    "; it has a temporary problem, try again later".into()
+                }
                 _ => String::new(),
             },
         }
@@ -364,21 +365,21 @@ impl Substituter for HttpCache {
     }
 }
 
-/// The transfer of a NAR, which goes on where it broke off as long as the source offers that.
+/// The transfer of a NAR, which is resumed after interruptions as long as the source supports that.
 struct Download {
     source: Arc<Shared>,
     target: Target,
     resumption: Option<Resumption>,
-    /// Of the whole NAR, where the source says it.
+    /// Length of the whole NAR, if known.
     length: Option<u64>,
-    /// Bytes that have come.
+    /// Bytes received.
     at: u64,
 }
 
-/// Why a body did not come to its end.
-struct Break {
+/// Why a body ended early.
+struct Interruption {
     cause: String,
-    /// Whether the rest can be asked for.
+    /// Whether the rest can be requested.
     resumable: bool,
 }
 
@@ -387,7 +388,7 @@ impl Download {
         let outcome = tokio::select! {
             biased;
             outcome = self.pass_on(response, &pieces) => outcome,
-            // A reader that went away needs no more; it may have had all.
+            // The reader is gone; it may have read everything.
             () = pieces.closed() => {
                 if self.length == Some(self.at) {
                     request.succeeded();
@@ -397,7 +398,7 @@ impl Download {
         };
         request.end(&outcome);
         if let Err(broken) = outcome {
-            // Whether the reader is still there makes no difference any more.
+            // It does not matter whether the reader is still there.
             let _ = pieces.send(Err(io::Error::other(broken))).await;
         }
     }
@@ -425,13 +426,13 @@ impl Download {
         }
     }
 
-    /// Passes on the body of one response.
+    /// Passes the body of one response to the reader.
     async fn body(
         &mut self,
         mut response: Response,
         pieces: &mpsc::Sender<Piece>,
-    ) -> Result<(), Break> {
-        let broken = |cause, resumable| Err(Break { cause, resumable });
+    ) -> Result<(), Interruption> {
+        let broken = |cause, resumable| Err(Interruption { cause, resumable });
         loop {
             let piece = match response.chunk().await {
                 Ok(Some(piece)) => piece,
@@ -442,23 +443,23 @@ impl Download {
             self.source.traffic.received(piece.len());
             let end = self.at + piece.len() as u64;
             if let Some(length) = self.length.filter(|length| end > *length) {
-                return broken(format!("more than the {length} bytes that it has"), false);
+                return broken(format!("it sent more than its {length} bytes"), false);
             }
             self.at = end;
             if pieces.send(Ok(piece)).await.is_err() {
-                // Without a reader, `run` ends.
+                // The reader is gone, so `run` ends.
                 std::future::pending::<()>().await;
             }
         }
         match self.length {
             Some(length) if self.at < length => {
-                broken(format!("it ended before its {length} bytes"), true)
+                broken(format!("it ended before {length} bytes"), true)
             }
             _ => Ok(()),
         }
     }
 
-    /// Asks for the rest of what broke off because of `cause`.
+    /// Requests the rest of a transfer that was interrupted because of `cause`.
     async fn resume(
         &self,
         resumption: &Resumption,
@@ -470,7 +471,7 @@ impl Download {
                 return Err(self.broken_off(cause, true));
             };
             let (url, attempt, at) = (&self.target.shown, retries.failures(), self.at);
-            tracing::debug!(%url, attempt, ?wait, at, "broke off: {cause}; going on from there");
+            tracing::debug!(%url, attempt, ?wait, at, "interrupted: {cause}; resuming");
             self.source.traffic.retried();
             tokio::time::sleep(wait).await;
             let rest = Some((self.at, resumption));
@@ -478,11 +479,13 @@ impl Download {
                 Ok(Some(rest)) if self.continues(&rest) => return Ok(rest),
                 Ok(Some(other)) => {
                     let status = other.status().as_u16();
-                    let what = format!("{cause}; asked for the rest, it sent something else");
+                    let what = format!(
+                        "{cause}; it answered the request for the rest with something else"
+                    );
                     return Err(self.broken_off(format!("{what} ({status})"), false));
                 }
-                Ok(None) => "the rest is gone".into(),
-                Err(failure) if failure.again => {
+                Ok(None) => "the file is gone".into(),
+                Err(failure) if failure.retryable => {
                     cause = with_cause(&failure.error);
                     continue;
                 }
@@ -492,7 +495,7 @@ impl Download {
         }
     }
 
-    /// Whether a response is the rest from where we are.
+    /// Whether a response continues at the current position.
     fn continues(&self, response: &Response) -> bool {
         let range = header(response, "content-range").and_then(ContentRange::parse);
         response.status() == StatusCode::PARTIAL_CONTENT
@@ -518,20 +521,20 @@ fn retry_after(response: &Response) -> Option<Duration> {
     retry::retry_after(header(response, "retry-after")?, header(response, "date"))
 }
 
-/// Reads the page that came with a failure, if it is short: only then the connection can be used
-/// for the next request.
+/// Reads the page that comes with an error, if it is short; otherwise the connection cannot be
+/// reused.
 async fn finish(mut response: Response) {
     let page = async {
         let mut length = 0;
         while let Ok(Some(piece)) = response.chunk().await {
             length += piece.len();
-            if length > PAGE {
+            if length > ERROR_PAGE {
                 break;
             }
         }
     };
-    // What comes too late is not needed.
-    let _ = tokio::time::timeout(PAGE_TIME, page).await;
+    // If it takes too long, a new connection is used.
+    let _ = tokio::time::timeout(ERROR_PAGE_TIMEOUT, page).await;
 }
 
 fn unreachable(target: &Target, error: &reqwest::Error) -> Failure {
@@ -546,18 +549,18 @@ fn unreachable(target: &Target, error: &reqwest::Error) -> Failure {
         } else if error.is_connect() {
             "cannot connect"
         } else if circle {
-            CIRCLE
+            REDIRECT_LOOP
         } else {
             "the transfer failed"
         },
         source: io::Error::other(cause(error)),
     };
-    // Around in circles again is not worth the time, and a certificate stays what it is.
-    let again = !circle && !untrusted;
-    Failure { error, again }
+    // Redirection loops and certificate errors are not retried, as they persist.
+    let retryable = !circle && !untrusted;
+    Failure { error, retryable }
 }
 
-/// Whether the server's certificate is why there is no connection.
+/// Whether the certificate of the server is the cause.
 fn is_about_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -567,7 +570,7 @@ fn is_about_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
         ) {
             return true;
         }
-        // An I/O error is not the source of what it wraps, but stands for it.
+        // An I/O error does not return the error that it wraps as its source.
         next = match error.downcast_ref::<io::Error>().and_then(|e| e.get_ref()) {
             Some(wrapped) => Some(wrapped as &(dyn std::error::Error + 'static)),
             None => error.source(),
@@ -576,7 +579,7 @@ fn is_about_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// The innermost reason, which says more than the client's outermost sentence.
+/// The innermost cause, which is more specific than the client's own text.
 fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     let innermost = std::iter::successors(Some(error), |e| e.source()).last();
     innermost.unwrap_or(error).to_string()

@@ -1,7 +1,7 @@
-//! Where paths come from: binary caches behind `file://`, `http://` and `https://`.
+//! Substituters: binary caches at `file://`, `http://` and `https://`.
 //!
-//! Invariant: nothing that a source says is believed here. A substituter moves bytes; what they
-//! mean, and whether they may be trusted, is decided above.
+//! Invariant: nothing received from a source is trusted here. A substituter moves bytes; their
+//! meaning and trust are decided in higher layers.
 
 mod body;
 mod credentials;
@@ -32,7 +32,7 @@ pub use url::check;
 /// The source that a URL names. No server is asked yet.
 ///
 /// # Errors
-/// A URL of another kind, a netrc file that is malformed, or no directory at a `file://` URL.
+/// The URL is of another kind, the netrc file is malformed, or a `file://` URL is not a directory.
 pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, SourceError> {
     match Kind::of(url)? {
         Kind::File => Ok(Arc::new(FileCache::open(url)?)),
@@ -40,12 +40,12 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, Source
     }
 }
 
-/// The file that a `file://`, `http://` or `https://` URL names, as it is stored; `None` if there is
-/// none. A transfer that breaks off goes on where the server offers that. The stream must be read
-/// on a thread that may block.
+/// The file at a `file://`, `http://` or `https://` URL, as stored; `None` if there is none. An
+/// interrupted transfer is resumed if the server supports that. The stream must be read on a thread
+/// that may block.
 ///
 /// # Errors
-/// As [`open`], and those of the request.
+/// See [`open`]; also errors of the request.
 pub async fn file(url: &str, options: &Options) -> Result<Option<Stream>, SourceError> {
     match Kind::of(url)? {
         Kind::Http => HttpCache::open(url, options)?.nar(url).await,

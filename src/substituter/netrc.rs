@@ -1,27 +1,24 @@
-//! The netrc format, as curl and Nix read it: names and passwords by host.
+//! Parser of netrc files, as read by curl and Nix: names and passwords by host.
 //!
-//! A pure function of bytes. Invariant: no error and no debug output has anything of the file's
-//! contents in it.
+//! A pure function of bytes. Invariant: errors and debug output contain nothing of the file.
 
-/// The entries of a file, in its order.
+/// The entries of a file, in order.
 #[derive(Default)]
 pub(super) struct Netrc(Vec<Entry>);
 
 #[derive(Default)]
 struct Entry {
-    /// `None` is `default`, which is any host.
+    /// `None` is `default`, which matches any host.
     machine: Option<Vec<u8>>,
     login: Option<Vec<u8>>,
     password: Option<Vec<u8>>,
 }
 
-/// A name and a password.
 pub(super) struct Login<'a> {
     pub(super) name: &'a [u8],
     pub(super) password: &'a [u8],
 }
 
-/// What is wrong with a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NetrcError {
     /// From 1.
@@ -62,7 +59,7 @@ impl Netrc {
                 _ => {
                     return Err(fail(
                         "expected machine, default, login, password, account or macdef \
-                         (a value with spaces in it stands in double quotes)",
+                         (a value with spaces must be in double quotes)",
                     ));
                 }
             }
@@ -70,9 +67,9 @@ impl Netrc {
         Ok(Self(entries))
     }
 
-    /// The first entry for a host that has a name or a password; with `name`, that one's.
+    /// The first entry for a host with a name or a password; with `name`, the entry of that name.
     pub(super) fn login(&self, host: &str, name: Option<&[u8]>) -> Option<Login<'_>> {
-        // An IPv6 address stands in brackets in URLs only.
+        // IPv6 addresses are bracketed in URLs only.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let fits = |e: &&Entry| {
             let machine = e.machine.as_deref();
@@ -81,7 +78,7 @@ impl Netrc {
                 && name.is_none_or(|name| e.login.as_deref() == Some(name))
         };
         let entry = self.0.iter().find(fits)?;
-        // Some binary caches want a password without a name.
+        // Some binary caches expect a password without a name.
         Some(Login {
             name: entry.login.as_deref().unwrap_or_default(),
             password: entry.password.as_deref().unwrap_or_default(),
@@ -91,9 +88,9 @@ impl Netrc {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// Where a `#` begins a comment.
+    /// A `#` begins a comment.
     Keyword,
-    /// Where it may begin a password.
+    /// A `#` may begin a password.
     Value,
 }
 
@@ -120,14 +117,14 @@ impl Words<'_> {
         Ok(Some((self.line, word.to_vec())))
     }
 
-    /// What a keyword on line `line` wants.
+    /// The value of the keyword on line `line`.
     fn value(&mut self, line: usize) -> Result<Vec<u8>, NetrcError> {
         let what = "the file ends where a value is expected";
         let value = self.next(Position::Value)?;
         value.map(|(_, v)| v).ok_or(NetrcError { line, what })
     }
 
-    /// A word in double quotes, with the escapes that curl knows.
+    /// A word in double quotes, with the escapes of curl.
     fn quoted(&mut self) -> Result<(usize, Vec<u8>), NetrcError> {
         let line = self.line;
         let mut word = Vec::new();
@@ -173,7 +170,7 @@ impl Words<'_> {
         }
     }
 
-    /// Skips the body of a macro, which an empty line ends.
+    /// Skips the body of a macro, which ends at an empty line.
     fn skip_macro(&mut self) {
         self.skip_line();
         self.step();
@@ -267,7 +264,9 @@ mod tests {
         }
 
         #[test]
-        fn no_words_make_it_panic(text in "((machine|default|login|password|macdef|#|\"|\\\\|a|\n| ) ?){0,12}") {
+        fn no_words_make_it_panic(
+            text in "((machine|default|login|password|macdef|#|\"|\\\\|a|\n| ) ?){0,12}",
+        ) {
             let _ = Netrc::parse(text.as_bytes());
         }
     }

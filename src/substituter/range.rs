@@ -1,24 +1,25 @@
-//! Whether and how a body that broke off can be gone on with.
+//! Whether and how an interrupted body can be resumed.
 //!
-//! Pure functions of headers. Invariant: only what surely continues the same bytes is accepted.
+//! Pure functions of headers. Invariant: a response is accepted only if it certainly continues the
+//! same bytes.
 
-/// What a source said of a body that it can be asked for a part of.
+/// How to request the rest of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resumption {
-    /// For `If-Range`: the server sends the rest only if the file is still the same.
+    /// Value of `If-Range`: the server sends the rest only if the file is unchanged.
     pub(super) validator: Option<String>,
 }
 
 impl Resumption {
-    /// From the headers of the first answer; `None` if it offers no ranges, or if they would be
-    /// of an encoding that may be another one next time.
+    /// From the headers of the first response; `None` without support for ranges, or if they would
+    /// be ranges of an encoding that may differ the next time.
     pub(super) fn offered<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let units = header("accept-ranges")?;
         let bytes = |unit: &str| unit.trim().eq_ignore_ascii_case("bytes");
         if !units.split(',').any(bytes) || header("content-encoding").is_some() {
             return None;
         }
-        // A weak tag says that the meaning is the same, not that the bytes are.
+        // A weak tag guarantees equal meaning, not equal bytes.
         let strong = |tag: &&str| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
         let tag = header("etag").map(str::trim).filter(strong);
         let validator = tag.or_else(|| header("last-modified").map(str::trim));
@@ -33,12 +34,12 @@ impl Resumption {
 pub(super) struct ContentRange {
     pub(super) first: u64,
     pub(super) last: u64,
-    /// Not every server knows it.
+    /// `None` if the server does not know it.
     pub(super) total: Option<u64>,
 }
 
 impl ContentRange {
-    /// `None` if it is malformed or contradicts itself.
+    /// `None` if the value is malformed or inconsistent.
     pub(super) fn parse(value: &str) -> Option<Self> {
         let (unit, range) = value.trim().split_once(' ')?;
         let (range, total) = range.trim().split_once('/')?;
@@ -55,7 +56,7 @@ impl ContentRange {
         (unit.eq_ignore_ascii_case("bytes") && range.first <= range.last && whole).then_some(range)
     }
 
-    /// Whether it goes on at `at`, in a file of `length` bytes, where that is known.
+    /// Whether it continues at `at`, in a file of `length` bytes, if that is known.
     pub(super) fn continues(&self, at: u64, length: Option<u64>) -> bool {
         let same = match (length, self.total) {
             (Some(length), Some(total)) => length == total,
@@ -68,7 +69,7 @@ impl ContentRange {
 
 fn number(text: &str) -> Option<u64> {
     let text = text.trim();
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| digits && text.len() < 19)
 }

@@ -1,9 +1,9 @@
-//! URLs as they may be shown.
+//! URLs for display.
 //!
-//! Invariant: no password of a URL gets into an error, a log or a report. Where a text is no URL,
+//! Invariant: no password of a URL appears in an error, a log or a report. If a text is not a URL,
 //! too much is hidden rather than too little.
 
-/// A URL with its password replaced by `***`, and otherwise as it is.
+/// A URL with its password replaced by `***`.
 pub fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
@@ -11,7 +11,7 @@ pub fn redacted(url: &str) -> String {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let at = match rest[..end].rfind('@') {
         Some(at) => at,
-        // `user:pass/word@host` is no URL, but its password is one.
+        // `user:pass/word@host` is not a URL, but contains a password.
         None if !has_port(&rest[..end]) => match rest.rfind('@') {
             Some(at) => at,
             None => return url.to_owned(),
@@ -24,7 +24,7 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
-/// Whether what follows the first colon of a host, if there is one, can be a port.
+/// Whether the part after the first colon of a host, if any, can be a port.
 fn has_port(host: &str) -> bool {
     if host.starts_with('[') {
         return true;

@@ -1,8 +1,8 @@
-//! When a request is tried again: one policy for everything that asks a source.
+//! The retry policy of all requests to sources.
 //!
-//! Invariants: tries and waits are bounded, whatever a server says; waits are random, so that
-//! requests that failed together do not come back together; and a source that asked to be left
-//! alone is left alone by all requests, not only by the one that it told so.
+//! Invariants: attempts and waits are bounded, whatever a server says; waits are random, so that
+//! requests that failed together are not retried together; and a source that asks for a delay gets
+//! it from all requests, not only from the one that was refused.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
@@ -10,48 +10,48 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::sync;
 
-/// Tries for one request without progress, the first included; what Nix does.
-const TRIES: u32 = 5;
-/// Wait before the second try, on average; doubled for each further one. As in Nix.
+/// Attempts for one request without progress, including the first; as in Nix.
+const MAX_ATTEMPTS: u32 = 5;
+/// Average wait before the second attempt; doubled for each further one. As in Nix.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// Longest wait, and the longest `Retry-After` that is honoured: programs wait behind it.
+/// Upper limit of the wait and of `Retry-After`, since programs are waiting.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Bytes of a body that make a break a first one again. A server that lets go after every few
-/// bytes is not worth a connection for each of them.
+/// Bytes of a body that reset the count of attempts. A server that disconnects after every few
+/// bytes is not worth a new connection for each of them.
 pub(super) const PROGRESS: u64 = 64 << 10;
 
-/// The tries of one request.
+/// The attempts of one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retries {
     failures: u32,
 }
 
 impl Retries {
-    /// Counts a failed try. Gives the wait before the next one; `None` if there were enough.
+    /// Counts a failed attempt. Returns the wait before the next one; `None` if there were enough.
     pub fn failed(&mut self) -> Option<Duration> {
         self.failures += 1;
-        (self.failures < TRIES).then(|| backoff(self.failures, random()))
+        (self.failures < MAX_ATTEMPTS).then(|| backoff(self.failures, random()))
     }
 
-    /// Failed tries since there was progress.
+    /// Failed attempts since the last progress.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Something came of the last try: what fails from now on is counted anew.
+    /// The last attempt made progress: the count starts again.
     pub(super) fn progressed(&mut self) {
         self.failures = 0;
     }
 }
 
-/// Between a half and one and a half of the exponential wait after so many failures.
+/// Between a half and one and a half of the exponential back-off after so many failures.
 fn backoff(failures: u32, random: u64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let wait = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
     (wait / 2 + part(wait, random)).min(LONGEST_WAIT)
 }
 
-/// A random part of a duration that is not longer than some hours.
+/// A random part of a duration of at most some hours.
 fn part(whole: Duration, random: u64) -> Duration {
     let nanoseconds = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random % nanoseconds.max(1))
@@ -62,13 +62,13 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Whether a server may answer differently later.
+/// Whether the server may answer differently later.
 pub(super) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429) || (status >= 500 && !matches!(status, 501 | 505 | 511))
 }
 
-/// What a `Retry-After` asks for, in seconds or as a date. `date` is the server's own clock, where
-/// it told it: only the difference counts.
+/// Parses `Retry-After`, in seconds or as a date. `date` is the clock of the server, if known: only
+/// the difference counts.
 pub(super) fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -77,44 +77,44 @@ pub(super) fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     let until = httpdate::parse_http_date(value).ok()?;
     let now = date.and_then(|d| httpdate::parse_http_date(d.trim()).ok());
     let now = now.unwrap_or_else(SystemTime::now);
-    // A date that has passed asks for nothing more than the policy's own wait.
+    // A date in the past asks for nothing beyond the back-off.
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-/// How long is honoured of what a server asks for.
-pub(super) fn honoured(asked: Duration) -> Duration {
-    asked.min(LONGEST_WAIT)
+/// How much of a requested delay is honoured.
+pub(super) fn honoured(requested: Duration) -> Duration {
+    requested.min(LONGEST_WAIT)
 }
 
-/// What all requests to one source pass: it is closed while the source wants to be left alone.
+/// A gate before all requests to one source, closed while the source asks for a delay.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     closed_until: Mutex<Option<Instant>>,
 }
 
 impl Gate {
-    /// Keeps all requests back for as long as a server asked for.
-    pub(super) fn close_for(&self, asked: Duration) {
-        let until = Instant::now() + honoured(asked);
+    /// Delays all requests by as much as a server asks for.
+    pub(super) fn close_for(&self, requested: Duration) {
+        let until = Instant::now() + honoured(requested);
         let mut closed = self.lock();
         *closed = (*closed).max(Some(until));
     }
 
-    /// Waits until the source may be asked. Bounded: servers cannot keep a request back by saying
-    /// the same to others again and again.
+    /// Waits until the gate is open. Bounded: a server cannot delay a request for ever by repeated
+    /// refusals of others.
     pub(super) async fn pass(&self) {
-        let patience = Instant::now() + LONGEST_WAIT;
+        let deadline = Instant::now() + LONGEST_WAIT;
         while let Some(until) = self.closed() {
-            // Those who waited together do not come back together.
-            let until = until.min(patience) + part(FIRST_WAIT, random());
+            // Requests that waited together are spread again.
+            let until = until.min(deadline) + part(FIRST_WAIT, random());
             tokio::time::sleep_until(until.into()).await;
-            if until >= patience {
+            if until >= deadline {
                 return;
             }
         }
     }
 
-    /// Until when it is closed, if it is.
+    /// When the gate opens, if it is closed.
     fn closed(&self) -> Option<Instant> {
         let mut closed = self.lock();
         *closed = closed.filter(|until| *until > Instant::now());
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(clock("Wed, 21 Oct 2015 07:27:45 GMT"), seconds(15));
         assert_eq!(clock("Wed, 21 Oct 2015 07:28:45 GMT"), seconds(0));
         assert_eq!(clock("Wednesday, 21-Oct-15 07:27:00 GMT"), seconds(60));
-        // Without a clock of the server's, ours counts.
+        // Without a clock of the server, ours is used.
         assert_eq!(retry_after(date, None), seconds(0));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(20));
         let wait = retry_after(&soon, Some("what?")).unwrap();
@@ -206,7 +206,7 @@ mod tests {
         };
         assert!(pass() < Duration::from_millis(100));
         gate.close_for(Duration::from_millis(300));
-        // A shorter wish does not open it earlier.
+        // A shorter delay does not open the gate earlier.
         gate.close_for(Duration::from_millis(1));
         assert!(pass() >= Duration::from_millis(290));
         assert!(pass() < Duration::from_millis(100));

@@ -1,4 +1,4 @@
-//! What went on between us and a source, for whoever shows the source's health.
+//! Counters of the requests to a source, from which its health is shown.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::measure::{Histogram, Latencies};
 use crate::sync;
 
-/// The last answer counts for one part in so many of the average latency, as in TCP.
-const AVERAGED: u64 = 8;
+/// Weight of the last response in the average latency is one part in this many, as in TCP.
+const AVERAGE_WEIGHT: u64 = 8;
 
 /// Counters of one source. Times are in microseconds.
 #[derive(Debug, Default)]
@@ -22,42 +22,42 @@ pub struct Traffic {
     failures: AtomicU64,
     abandoned: AtomicU64,
     received_bytes: AtomicU64,
-    /// Of the last answer, plus one; 0 before the first one.
+    /// Latency of the last response plus one; 0 before the first one.
     latency_last: AtomicU64,
-    /// The moving average, plus one; 0 before the first answer.
+    /// The moving average plus one; 0 before the first response.
     latency_average: AtomicU64,
     latencies: Latencies,
-    /// How many seconds the source's clock is ahead of ours.
+    /// Clock of the source minus the local clock, in seconds.
     clock_ahead: AtomicI64,
-    /// Whether it has said so.
-    told_time: AtomicU64,
+    /// Whether the source has sent a date.
+    record_date: AtomicU64,
     last_failure: Mutex<Option<LastFailure>>,
 }
 
 /// [`Traffic`] at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficSnapshot {
-    /// Files that were asked for, each once, however often it was tried.
+    /// Requested files, each counted once, however many attempts it took.
     pub requests: u64,
-    /// Of these, files that it had.
+    /// Of these, files that the source had.
     #[serde(default)]
     pub found: u64,
-    /// Files that it has not got.
+    /// Files that the source does not have.
     #[serde(default)]
     pub absent: u64,
-    /// Further tries, and resumptions of what broke off.
+    /// Retries and resumed transfers.
     pub retries: u64,
-    /// Requests that failed for good. That there is no such file is an answer, not a failure.
+    /// Requests that failed for good. An absent file is not a failure.
     pub failures: u64,
-    /// Requests whose caller went away before their end, for example at its deadline.
+    /// Requests that were dropped before their end, for example at a deadline.
     pub abandoned: u64,
-    /// Bytes of bodies.
+    /// Bytes of response bodies.
     pub received_bytes: u64,
-    /// Microseconds from asking to the head of the answer, the last time; `None` before the first.
+    /// Latency of the last response header, in microseconds; `None` before the first one.
     pub latency_last_us: Option<u64>,
-    /// The moving average of that.
+    /// The moving average of the latency.
     pub latency_average_us: Option<u64>,
-    /// How many seconds the source's clock is ahead of ours, as far as the source tells the time.
+    /// Clock of the source minus the local clock, in seconds, if the source sends dates.
     #[serde(default)]
     pub clock_ahead_s: Option<i64>,
     /// The last request that failed for good.
@@ -67,14 +67,13 @@ pub struct TrafficSnapshot {
 /// A failure, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastFailure {
-    /// What happened, passwords hidden.
+    /// The error, with passwords hidden.
     pub text: String,
     /// When, in seconds since 1970.
     pub time: u64,
 }
 
 impl Traffic {
-    /// The counts now.
     pub fn snapshot(&self) -> TrafficSnapshot {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         TrafficSnapshot {
@@ -87,20 +86,20 @@ impl Traffic {
             received_bytes: get(&self.received_bytes),
             latency_last_us: get(&self.latency_last).checked_sub(1),
             latency_average_us: get(&self.latency_average).checked_sub(1),
-            clock_ahead_s: (get(&self.told_time) > 0)
+            clock_ahead_s: (get(&self.record_date) > 0)
                 .then(|| self.clock_ahead.load(Ordering::Relaxed)),
             last_failure: self.last_failure().clone(),
         }
     }
 
-    /// How long it took from asking to the heads of the answers.
+    /// Latencies of the response headers.
     pub fn latencies(&self) -> Histogram {
         self.latencies.snapshot()
     }
 
-    /// The source says that it is `date`, or that it was so `age` seconds ago. Some caches on the way
-    /// set the date anew and some do not: what is nearer to our clock counts.
-    pub(super) fn told_time(&self, date: SystemTime, age: u64) {
+    /// Records that the source sent `date`, `age` seconds ago. Some proxies update the date and
+    /// some do not: the value nearer to our clock is used.
+    pub(super) fn record_date(&self, date: SystemTime, age: u64) {
         let seconds = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
             Err(_) => 0,
@@ -113,10 +112,10 @@ impl Traffic {
             ahead
         };
         self.clock_ahead.store(ahead, Ordering::Relaxed);
-        self.told_time.store(1, Ordering::Relaxed);
+        self.record_date.store(1, Ordering::Relaxed);
     }
 
-    /// Counts a request, which is over when what is returned is.
+    /// Counts a request, which ends with the returned value.
     pub(super) fn request(self: &Arc<Self>) -> Request {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Request {
@@ -134,20 +133,20 @@ impl Traffic {
             .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The head of an answer is there.
+    /// Records the arrival of a response header.
     pub(super) fn answered(&self, after: Duration) {
         self.latencies.add(after);
-        let now = u64::try_from(after.as_micros()).unwrap_or(u64::MAX / AVERAGED);
+        let now = u64::try_from(after.as_micros()).unwrap_or(u64::MAX / AVERAGE_WEIGHT);
         self.latency_last.store(now + 1, Ordering::Relaxed);
         let average = |stored: u64| {
             Some(
                 1 + match stored.checked_sub(1) {
                     None => now,
-                    Some(old) => (old * (AVERAGED - 1)).saturating_add(now) / AVERAGED,
+                    Some(old) => (old * (AVERAGE_WEIGHT - 1)).saturating_add(now) / AVERAGE_WEIGHT,
                 },
             )
         };
-        // The closure always gives a value, so that the update cannot fail.
+        // The closure always returns a value, so the update cannot fail.
         let _ = self
             .latency_average
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, average);
@@ -158,7 +157,7 @@ impl Traffic {
     }
 }
 
-/// A request that runs. Dropped before its end, it counts as abandoned.
+/// A request in progress. Dropped before its end, it counts as abandoned.
 #[derive(Debug)]
 pub(super) struct Request {
     traffic: Arc<Traffic>,
@@ -166,19 +165,19 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// It got what it asked for.
+    /// The file was received.
     pub(super) fn succeeded(mut self) {
         self.over = true;
         self.traffic.found.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It heard that there is no such thing.
+    /// The source does not have the file.
     pub(super) fn absent(mut self) {
         self.over = true;
         self.traffic.absent.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It failed, and is not tried again.
+    /// The request failed for good.
     pub(super) fn failed(mut self, error: &dyn std::error::Error) {
         self.over = true;
         self.traffic.failures.fetch_add(1, Ordering::Relaxed);
@@ -191,7 +190,7 @@ impl Request {
         *self.traffic.last_failure() = Some(LastFailure { text, time });
     }
 
-    /// Ends it with the outcome; `None` is that there is no such thing.
+    /// Ends the request with its outcome; `None` means that the file is absent.
     pub(super) fn end_found<T, E: std::error::Error>(self, outcome: &Result<Option<T>, E>) {
         match outcome {
             Ok(None) => self.absent(),
@@ -199,7 +198,7 @@ impl Request {
         }
     }
 
-    /// Ends it with the outcome.
+    /// Ends the request with its outcome.
     pub(super) fn end<T, E: std::error::Error>(self, outcome: &Result<T, E>) {
         match outcome {
             Ok(_) => self.succeeded(),
@@ -249,14 +248,14 @@ mod tests {
         assert_eq!(ahead(), None);
         let hour = Duration::from_secs(3600);
         let near = |is: i64, wanted: i64| (is - wanted).abs() <= 2;
-        traffic.told_time(SystemTime::now() + hour, 0);
+        traffic.record_date(SystemTime::now() + hour, 0);
         assert!(near(ahead().unwrap(), 3600));
-        // An old answer of a cache on the way, and one with a new date.
-        traffic.told_time(SystemTime::now() - hour, 3600);
+        // A cached response, and one whose date was updated by a proxy.
+        traffic.record_date(SystemTime::now() - hour, 3600);
         assert!(near(ahead().unwrap(), 0));
-        traffic.told_time(SystemTime::now(), 3600);
+        traffic.record_date(SystemTime::now(), 3600);
         assert!(near(ahead().unwrap(), 0));
-        traffic.told_time(UNIX_EPOCH, 0);
+        traffic.record_date(UNIX_EPOCH, 0);
         assert!(ahead().unwrap() < -1_600_000_000);
     }
 

@@ -1,20 +1,19 @@
-//! What kinds of sources there are, by their URLs.
+//! Kinds of sources, by their URLs.
 //!
-//! Invariant: nothing is opened here. What these accept may still be absent, or no binary cache.
+//! Invariant: nothing is opened here. A URL accepted here may still be unreachable, or no binary
+//! cache.
 
 use super::error::SourceError;
 use super::redaction::redacted;
 
-/// How a source is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
-    /// A server.
     Http,
 }
 
 impl Kind {
-    /// The kind of source that `url` names.
+    /// The kind of source at `url`.
     pub(super) fn of(url: &str) -> Result<Self, SourceError> {
         if url.starts_with("file://") {
             return Ok(Self::File);
@@ -23,7 +22,7 @@ impl Kind {
             return Ok(Self::Http);
         }
         let what = if url.starts_with('/') || url.starts_with('.') {
-            "a directory is named as file:///DIRECTORY"
+            "write a directory as file:///DIRECTORY"
         } else {
             "a source is file:///DIRECTORY, http://… or https://…"
         };
@@ -38,10 +37,10 @@ fn wrong(url: &str, what: &str) -> SourceError {
     }
 }
 
-/// Whether `url` can name a source at all. The source need not be there.
+/// Whether `url` can be that of a source; the source need not exist.
 ///
 /// # Errors
-/// A URL of another kind, or one without a directory or a host.
+/// The URL is of another kind, or has no directory or host.
 pub fn check(url: &str) -> Result<(), SourceError> {
     let kind = Kind::of(url)?;
     let (_, place) = url.split_once("://").unwrap_or_default();

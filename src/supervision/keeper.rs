@@ -1,10 +1,11 @@
-//! The keeper of a mount in the background: it starts the daemon, holds what must outlive it, and
-//! starts it again.
+//! The keeper of a background mount: it starts the daemon, holds the descriptors that must outlive
+//! it, and restarts it.
 //!
-//! It is a process of its own that opens no state and no network. Invariant: as long as it lives,
-//! the connection to the kernel and the ownership of the state do, so that programs in the mount
-//! and commands wait for the next daemon. It ends with a daemon that ended well, which is one whose
-//! mount is gone. If it is killed itself, its daemon starts another one (`keeper_replacement.rs`).
+//! The keeper is a separate process that opens neither the state nor the network. Invariant: while
+//! it lives, the FUSE connection and the ownership of the state persist, so that programs in the
+//! mount and commands wait for the next daemon. It exits after a daemon that exited with status 0,
+//! which a daemon does only once its mount is gone. If the keeper itself is killed, its daemon
+//! starts a new one (`keeper_replacement.rs`).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,51 +17,55 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::held::Held;
 use super::keeper_replacement;
 use super::kept::{FUSE, REQUEST};
 use super::message::{self, Received};
-use super::supervisor::{KEEPER, detach, leave_terminal, passed};
+use super::restart_record::RestartRecord;
+use super::supervisor::{KEEPER, detach, inherited, leave_terminal};
 use crate::fuse;
 
-/// Environment variable with the number of the pipe to whoever waits for the mount.
+/// Environment variable with the descriptor number of the pipe to the process that waits for the
+/// mount.
 const STARTER: &str = "NARFS_READY_FD";
-/// Environment variable with the number of the descriptor of what the first daemon serves.
-const FIRST: &str = "NARFS_REQUEST_FD";
-/// Environment variable that tells a daemon how many there have been of its mount, itself included.
+/// Environment variable with the descriptor number of the first daemon's restart record.
+const FIRST_RECORD: &str = "NARFS_REQUEST_FD";
+/// Environment variable that tells a daemon how many daemons of its mount have been started,
+/// including itself.
 pub const STARTS: &str = "NARFS_STARTS";
-/// The program of this process, whatever lies where it was started from.
-const OURSELVES: &str = "/proc/self/exe";
-/// A daemon that was ready for less is started again only after [`PAUSE`].
-const SHORT: Duration = Duration::from_secs(1);
-/// Between a failed start and the next, at first; each one doubles it, up to [`LONGEST_PAUSE`].
+/// Executable of this process, even after its file was replaced.
+const OWN_EXECUTABLE: &str = "/proc/self/exe";
+/// Run time below which a daemon that was ready is restarted only after [`PAUSE`].
+const SHORT_RUN: Duration = Duration::from_secs(1);
+/// Back-off after the first failed start; it doubles with each further failure, up to
+/// [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
-/// So long at most.
+/// Upper limit of the back-off.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Programs wait so long for a daemon that does not come up, and then get errors: a disk that is
-/// full for a moment, or memory that is short, should not cost the mount.
-const GIVE_UP: Duration = Duration::from_secs(120);
-/// How often it is looked whether a daemon has ended and cannot be gone.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A daemon of another program must be ready within this, in one of [`TRIES`].
-const TRIAL: Duration = Duration::from_secs(30);
-/// So often is it started before the program before is gone back to.
+/// Time without a ready daemon after which the mount is given up, and programs get errors. A
+/// temporarily full disk or a shortage of memory should not cost the mount.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
+/// Interval of the check for a daemon that exits but cannot be reaped.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Time within which a daemon of another executable must be ready, in one of [`TRIES`] attempts.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Attempts to start another executable before going back to the previous one.
 const TRIES: u32 = 2;
 
-/// Starts the keeper of the state in `state`, of a daemon that serves what is held, in a session of its
-/// own, and waits until its daemon is ready. It is started anew rather than forked, since threads do
-/// not survive a fork, and at `/`, so that it keeps no directory busy.
+/// Starts the keeper of the state in `state` in a session of its own, with the restart record of
+/// the daemon to start, and waits until that daemon is ready. The keeper is executed anew rather
+/// than forked, since threads do not survive a fork, and runs in `/`, so that it keeps no directory
+/// busy.
 ///
 /// # Errors
-/// It could not be started, or the reason that the daemon gave for not being ready.
-pub fn start(state: &Path, held: &Held) -> io::Result<()> {
+/// The keeper could not be started, or the daemon reported why it is not ready.
+pub fn start(state: &Path, record: &RestartRecord) -> io::Result<()> {
     let (mut reader, writer) = io::pipe()?;
-    let held = held.seal()?;
+    let record = record.seal()?;
     let mut command = command(state);
     command.current_dir("/");
     command.env(STARTER, writer.as_raw_fd().to_string());
-    command.env(FIRST, held.as_raw_fd().to_string());
-    detach(&mut command, &[writer.as_raw_fd(), held.as_raw_fd()]);
+    command.env(FIRST_RECORD, record.as_raw_fd().to_string());
+    detach(&mut command, &[writer.as_raw_fd(), record.as_raw_fd()]);
     let mut child = command.spawn()?;
     drop(writer);
     let mut answer = String::new();
@@ -75,9 +80,9 @@ pub fn start(state: &Path, held: &Held) -> io::Result<()> {
     Err(io::Error::other(answer))
 }
 
-/// The command of a keeper.
+/// The command that starts a keeper.
 pub fn command(state: &Path) -> Command {
-    let mut command = Command::new(OURSELVES);
+    let mut command = Command::new(OWN_EXECUTABLE);
     command
         .arg0("narfs")
         .arg("--state")
@@ -87,31 +92,31 @@ pub fn command(state: &Path) -> Command {
     command
 }
 
-/// Whether this process was started to go on in the background.
+/// Whether this process is a keeper, or a daemon started by one.
 pub fn in_background() -> bool {
     std::env::var_os(KEEPER).is_some() || std::env::var_os(STARTER).is_some()
 }
 
-/// Daemons that a keeper before this one has started.
+/// Number of daemons started by the keepers before this one.
 fn starts_before() -> u64 {
     let starts = std::env::var(STARTS).ok();
     starts.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// Keeps the mount of the daemon that serves the state in `state`, until it is unmounted. What it serves
+/// Keeps the mount of the daemon of the state in `state` until it is unmounted. The restart record
 /// comes from [`start`], or from the daemon whose keeper was killed. Returns the exit status.
 ///
 /// # Errors
 /// No daemon can be started.
 pub fn keep(state: &Path) -> io::Result<u8> {
     let mut kept = keeper_replacement::inherit()?;
-    if let Some(first) = passed(FIRST) {
+    if let Some(first) = inherited(FIRST_RECORD) {
         kept.insert(REQUEST.to_owned(), first);
     }
     let keeper = Keeper {
         state: state.to_owned(),
-        program: OURSELVES.into(),
-        starter: passed(STARTER).map(File::from),
+        program: OWN_EXECUTABLE.into(),
+        starter: inherited(STARTER).map(File::from),
         starts: starts_before(),
         kept,
         previous: None,
@@ -119,50 +124,50 @@ pub fn keep(state: &Path) -> io::Result<u8> {
         reason: String::new(),
     };
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        // SAFETY: no handler is installed. The daemon gets these for itself, from a service manager
-        // that ends everything; the keeper ends with it.
+        // SAFETY: no handler is installed. A service manager that stops everything sends these
+        // signals to the daemon as well, and the keeper exits after the daemon.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // As ps(1) and top(1) show it.
+    // The name shown by ps(1) and top(1).
     let _ = rustix::thread::set_name(c"narfs-keeper");
     keeper.run()
 }
 
-/// How a daemon ended.
-struct Ended {
-    /// Its mount is gone, and it said so.
-    is_good: bool,
-    /// In words.
-    how: String,
+/// The exit of a daemon.
+struct Exit {
+    /// Whether it exited with status 0, because its mount is gone.
+    is_clean: bool,
+    /// The exit status in words.
+    status: String,
     /// How long it was ready.
     ready_for: Option<Duration>,
 }
 
-impl Ended {
-    fn before_it_began(program: &Path, error: &io::Error) -> Self {
+impl Exit {
+    fn failed_to_start(program: &Path, error: &io::Error) -> Self {
         Self {
-            is_good: false,
-            how: format!("{} cannot be started: {error}", program.display()),
+            is_clean: false,
+            status: format!("{} cannot be started: {error}", program.display()),
             ready_for: None,
         }
     }
 }
 
-/// See the module.
 struct Keeper {
     state: PathBuf,
-    /// Of the daemon. The keeper stays what it is: what the two say to each other does not change.
+    /// Executable of the daemon. The keeper itself is not replaced; the messages between the two
+    /// are stable.
     program: PathBuf,
-    /// Who waits for the first daemon.
+    /// Pipe to the process that waits for the first daemon.
     starter: Option<File>,
-    /// Daemons that were started.
+    /// Daemons started so far.
     starts: u64,
     kept: BTreeMap<String, OwnedFd>,
-    /// The program before, until a daemon of the present one is ready.
+    /// The previous executable, until a daemon of the current one is ready.
     previous: Option<PathBuf>,
-    /// What the next daemon is to be.
+    /// Executable of the next daemon.
     replacement: Option<PathBuf>,
-    /// Why the last daemon was not ready.
+    /// The last error that the daemon reported.
     reason: String,
 }
 
@@ -171,25 +176,29 @@ impl Keeper {
         let mut failures = 0;
         let mut last_ready = Instant::now();
         loop {
-            let ended = match self.attend() {
-                Ok(ended) if ended.is_good => return Ok(0),
-                Ok(ended) => ended,
-                // Of the first daemon, whoever waits for it is told.
+            let exit = match self.run_daemon() {
+                Ok(exit) if exit.is_clean => return Ok(0),
+                Ok(exit) => exit,
+                // The process that waits for the first daemon reports the error.
                 Err(e) if self.starter.is_some() => return Err(e),
-                Err(e) => Ended::before_it_began(&self.program, &e),
+                Err(e) => Exit::failed_to_start(&self.program, &e),
             };
             if let Some(starter) = &mut self.starter {
-                // Who interrupted the start does not hear it.
+                // The write fails if the starter was interrupted.
                 let _ = starter.write_all(self.reason.as_bytes());
                 return Ok(1);
             }
             if !self.is_mounted() {
                 return Ok(0);
             }
-            let pause = match ended.ready_for {
+            let pause = match exit.ready_for {
                 Some(time) => {
                     (failures, last_ready) = (0, Instant::now());
-                    if time < SHORT { PAUSE } else { Duration::ZERO }
+                    if time < SHORT_RUN {
+                        PAUSE
+                    } else {
+                        Duration::ZERO
+                    }
                 }
                 None => {
                     failures += 1;
@@ -197,26 +206,26 @@ impl Keeper {
                 }
             };
             if let Some(program) = self.replacement.take() {
-                tracing::info!("{} goes on", program.display());
+                tracing::info!("switching to {}", program.display());
                 self.previous = Some(std::mem::replace(&mut self.program, program));
                 continue;
             }
-            let (how, reason) = (&ended.how, self.because());
-            tracing::error!("the daemon ended ({how}){reason}; starting it again");
-            if failures >= TRIES && self.goes_back() {
+            let (status, reason) = (&exit.status, self.reason_suffix());
+            tracing::error!("the daemon ended ({status}){reason}; restarting it");
+            if failures >= TRIES && self.roll_back() {
                 continue;
             }
-            if last_ready.elapsed() > GIVE_UP {
-                let seconds = GIVE_UP.as_secs();
-                tracing::error!("no daemon was ready within {seconds} s; the mount is given up");
+            if last_ready.elapsed() > RESTART_TIMEOUT {
+                let seconds = RESTART_TIMEOUT.as_secs();
+                tracing::error!("no daemon was ready within {seconds} s; giving up the mount");
                 return Ok(1);
             }
             std::thread::sleep(pause);
         }
     }
 
-    /// Starts a daemon, and hears it until it ends.
-    fn attend(&mut self) -> io::Result<Ended> {
+    /// Starts a daemon, and processes its messages until it exits.
+    fn run_daemon(&mut self) -> io::Result<Exit> {
         self.reason.clear();
         let (ours, theirs) = message::pair()?;
         let mut command = Command::new(&self.program);
@@ -224,32 +233,32 @@ impl Keeper {
         command.env(KEEPER, theirs.as_raw_fd().to_string());
         self.starts += 1;
         command.env(STARTS, self.starts.to_string());
-        command.env_remove(STARTER).env_remove(FIRST);
+        command.env_remove(STARTER).env_remove(FIRST_RECORD);
         detach(&mut command, &[theirs.as_raw_fd()]);
         let mut child = command.spawn()?;
         drop(theirs);
         let mut ready = None;
         if message::send_kept(ours.as_fd(), self.kept.iter()).is_ok() {
-            self.hear(&ours, &mut child, &mut ready)?;
+            self.process_messages(&ours, &mut child, &mut ready)?;
         }
-        // The socket is closed at the end of the process.
+        // The peer's socket closes only when the process ends.
         let status = child.wait()?;
-        Ok(Ended {
-            is_good: status.success(),
-            how: status.to_string(),
+        Ok(Exit {
+            is_clean: status.success(),
+            status: status.to_string(),
             ready_for: ready.map(|since| since.elapsed()),
         })
     }
 
-    /// The arguments of the daemon, as the last one that served has held them.
+    /// The arguments of the daemon, from the restart record.
     fn arguments(&self) -> io::Result<Vec<OsString>> {
-        let held = self.kept.get(REQUEST);
-        let held = held.ok_or_else(|| io::Error::other("it is not known what is to be served"))?;
-        Ok(Held::read(held)?.arguments)
+        let record = self.kept.get(REQUEST);
+        let record = record.ok_or_else(|| io::Error::other("there is no restart record"))?;
+        Ok(RestartRecord::read(record)?.arguments)
     }
 
-    /// Does what a daemon says until its end of the socket is closed.
-    fn hear(
+    /// Processes messages until the daemon closes its end of the socket.
+    fn process_messages(
         &mut self,
         socket: &OwnedFd,
         child: &mut Child,
@@ -257,13 +266,13 @@ impl Keeper {
     ) -> io::Result<()> {
         let began = Instant::now();
         loop {
-            match message::receive(socket.as_fd(), Some(LOOK_EVERY)) {
-                Ok(Some(message)) => self.take(message, ready),
+            match message::receive(socket.as_fd(), Some(POLL_INTERVAL)) {
+                Ok(Some(message)) => self.handle(message, ready),
                 Ok(None) => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                    let on_trial = ready.is_none() && self.previous.is_some();
-                    if on_trial && began.elapsed() > TRIAL {
-                        self.reason = format!("not ready within {} s", TRIAL.as_secs());
+                    let is_trial = ready.is_none() && self.previous.is_some();
+                    if is_trial && began.elapsed() > READY_TIMEOUT {
+                        self.reason = format!("not ready within {} s", READY_TIMEOUT.as_secs());
                         child.kill()?;
                     }
                     self.release(child.id());
@@ -273,8 +282,8 @@ impl Keeper {
         }
     }
 
-    /// Lets a daemon end that waits for itself: one of its threads has asked for something in its
-    /// own mount. The main thread has ended then, and others have not.
+    /// Releases a daemon that is blocked on its own mount while it exits: the main thread is a
+    /// zombie, and another thread waits for a reply that will not come.
     fn release(&self, pid: u32) {
         let task = |file: &str| format!("/proc/{pid}/{file}");
         let stat = std::fs::read_to_string(task("stat")).unwrap_or_default();
@@ -291,12 +300,12 @@ impl Keeper {
             if name.starts_with(FUSE)
                 && let Err(e) = fuse::release(device, &threads)
             {
-                tracing::warn!("the daemon may wait for itself: {e}");
+                tracing::warn!("cannot release a daemon that may be blocked on its own mount: {e}");
             }
         }
     }
 
-    fn take(&mut self, message: Received, ready: &mut Option<Instant>) {
+    fn handle(&mut self, message: Received, ready: &mut Option<Instant>) {
         let name = message.value("FDNAME=").map(str::to_owned);
         if message.value("READY=").is_some() {
             *ready = Some(Instant::now());
@@ -305,7 +314,7 @@ impl Keeper {
                 if let Err(e) = leave_terminal(&self.state.join("narfs.log")) {
                     tracing::warn!("narfs.log cannot be written: {e}");
                 }
-                // A starter that was interrupted does not keep us from keeping.
+                // The write fails if the starter was interrupted; the mount is kept nevertheless.
                 let _ = starter.write_all(b"ready");
             }
         } else if let Some(reason) = message.value("STATUS=") {
@@ -323,24 +332,27 @@ impl Keeper {
         }
     }
 
-    /// Whether a file system that we keep is still mounted.
+    /// Whether one of the file systems is still mounted.
     fn is_mounted(&self) -> bool {
         let mut connections = self.kept.iter().filter(|(name, _)| name.starts_with(FUSE));
         connections.any(|(_, device)| fuse::is_connected(device))
     }
 
-    /// Takes the program before; `false` if this is the first.
-    fn goes_back(&mut self) -> bool {
-        let ourselves = Path::new(OURSELVES);
-        let is_other = self.program != ourselves;
+    /// Goes back to the previous executable; `false` if there is none.
+    fn roll_back(&mut self) -> bool {
+        let own = Path::new(OWN_EXECUTABLE);
+        let is_other = self.program != own;
         if is_other {
-            tracing::error!("{} does not come up; going back", self.program.display());
-            self.program = self.previous.take().unwrap_or(ourselves.to_owned());
+            tracing::error!(
+                "{} does not start; going back to the previous program",
+                self.program.display()
+            );
+            self.program = self.previous.take().unwrap_or(own.to_owned());
         }
         is_other
     }
 
-    fn because(&self) -> String {
+    fn reason_suffix(&self) -> String {
         if self.reason.is_empty() {
             String::new()
         } else {

@@ -1,8 +1,9 @@
-//! Another keeper in the place of one that was killed.
+//! Replacement of a keeper that was killed.
 //!
-//! A daemon has descriptors of all that its keeper holds. Once the keeper is gone it starts another one,
-//! gives it these, and ends, so that a daemon of the new keeper goes on: who looks after whom is as before.
-//! Invariant: a daemon ends for this only after the new keeper has said that it holds everything.
+//! A daemon has duplicates of all descriptors that its keeper holds. When the keeper dies, the
+//! daemon starts a new one, sends it the descriptors, and exits, so that a daemon started by the
+//! new keeper takes over. Invariant: the daemon exits for this only after the new keeper has
+//! confirmed that it holds everything.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,24 +15,25 @@ use std::time::Duration;
 use rustix::io::FdFlags;
 
 use super::message::{self, Message};
-use super::supervisor::{Supervisor, passed};
+use super::supervisor::{Supervisor, inherited};
 
 use crate::sync;
 
-/// Environment variable with the number of the socket to the daemon whose keeper was killed.
-const BEFORE: &str = "NARFS_BEFORE_FD";
-/// The new keeper holds everything within this.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Between a keeper that could not be started and the next.
+/// Environment variable with the descriptor number of the socket to the daemon whose keeper was
+/// killed.
+const PREDECESSOR: &str = "NARFS_BEFORE_FD";
+/// Timeout for the confirmation of the new keeper.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the next attempt to start a keeper.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How often it is looked whether the daemon before is gone.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Interval of the check whether the previous daemon has exited.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Starts another keeper, by the command `keeper`, when that of this daemon is gone, if it has one, and
-/// has the daemon `leave` then.
+/// When the keeper of this daemon is gone, starts a new one with the command `keeper`, and then
+/// calls `leave`. Does nothing without a keeper.
 ///
 /// # Errors
-/// There is no thread for it.
+/// The thread cannot be started.
 pub fn watch(
     supervisor: &Arc<Supervisor>,
     keeper: impl Fn() -> Command + Send + 'static,
@@ -43,11 +45,13 @@ pub fn watch(
     let supervisor = supervisor.clone();
     let watch = move || {
         supervisor.wait_until_gone();
-        tracing::warn!("the keeper is gone; another one takes its place");
+        tracing::warn!("the keeper is gone; starting a new one");
         loop {
-            match supervisor.with_given(|given| begin(keeper(), given)) {
+            match supervisor.with_duplicates(|given| start_keeper(keeper(), given)) {
                 Ok(()) => leave(),
-                Err(e) => tracing::error!("nobody looks after this daemon: no other keeper: {e}"),
+                Err(e) => {
+                    tracing::error!("cannot start a new keeper; this daemon is not supervised: {e}")
+                }
             }
             std::thread::sleep(PAUSE);
         }
@@ -55,17 +59,17 @@ pub fn watch(
     sync::spawn("narfs-watch", watch).map(drop)
 }
 
-/// Starts a keeper for the next daemon, which is what this process is, and gives it what is kept.
-fn begin(mut command: Command, given: &BTreeMap<String, OwnedFd>) -> io::Result<()> {
+/// Starts a keeper, and sends it the kept descriptors.
+fn start_keeper(mut command: Command, given: &BTreeMap<String, OwnedFd>) -> io::Result<()> {
     let (ours, theirs) = message::pair()?;
-    command.env(BEFORE, theirs.as_raw_fd().to_string());
-    // Nothing that needs fork(2): it would have the kernel copy the pages anew into which requests are just being
-    // read, and whoever is read from while this process ends meanwhile gets EIO.
+    command.env(PREDECESSOR, theirs.as_raw_fd().to_string());
+    // No fork(2): it would make the kernel copy the pages into which requests are just being read,
+    // and a reader whose page is copied while this process exits gets EIO.
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
     let mut child = command.spawn()?;
     drop(theirs);
     let given = message::send_kept(ours.as_fd(), given.iter());
-    let answer = given.and_then(|()| message::receive(ours.as_fd(), Some(PATIENCE)));
+    let answer = given.and_then(|()| message::receive(ours.as_fd(), Some(READY_TIMEOUT)));
     match answer {
         Ok(Some(answer)) if answer.value("READY=").is_some() => Ok(()),
         answer => {
@@ -76,20 +80,20 @@ fn begin(mut command: Command, given: &BTreeMap<String, OwnedFd>) -> io::Result<
     }
 }
 
-/// What the daemon has that this process was started by, as its new keeper, once that daemon is gone: two must not
-/// serve at once.
+/// Receives, in a new keeper, the descriptors of the daemon that started it, and waits until that
+/// daemon has exited: two daemons must not serve the mount at once.
 ///
 /// # Errors
-/// It did not give everything.
+/// The daemon did not send everything.
 pub fn inherit() -> io::Result<BTreeMap<String, OwnedFd>> {
-    let before = rustix::process::getppid();
-    let Some(socket) = passed(BEFORE) else {
+    let predecessor = rustix::process::getppid();
+    let Some(socket) = inherited(PREDECESSOR) else {
         return Ok(BTreeMap::new());
     };
     let kept = message::receive_kept(socket.as_fd())?;
     Message::new("READY=1", None).send(socket.as_fd())?;
-    while rustix::process::getppid() == before {
-        std::thread::sleep(LOOK_EVERY);
+    while rustix::process::getppid() == predecessor {
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(kept.into_iter().collect())
 }

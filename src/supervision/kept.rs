@@ -1,23 +1,23 @@
 //! The names of the descriptors that a supervisor keeps for the next daemon.
 //!
-//! A service manager shows them (`systemctl status`, FDNAME), and programs of other versions know
-//! them: none may change.
+//! A service manager shows these names (`systemctl status`, FDNAME), and other versions of narfs
+//! know them, so they must not change.
 
-/// A connection to the kernel; after this the [`Agreement`](crate::fuse::Agreement) on it.
+/// Prefix for a FUSE connection; the [`Agreement`](crate::fuse::Agreement) on it follows.
 pub const FUSE: &str = "fuse-";
-/// The connection of writable profiles; after this the agreement.
+/// Prefix for the connection of writable profiles; the agreement follows.
 pub const PROFILES: &str = "profiles-";
-/// The ownership of the state.
+/// The lock of the state.
 pub const LOCK: &str = "lock";
 /// The control socket.
 pub const CONTROL: &str = "control";
-/// The socket at which HTTP is served.
+/// The listening socket of the HTTP server.
 pub const HTTP: &str = "http";
-/// The socket for container engines, made by a daemon.
+/// The volume plugin socket, created by a daemon.
 pub const PLUGIN_SOCKET: &str = "plugin-socket";
-/// The socket for container engines, made by a service manager.
+/// The volume plugin socket, created by a service manager.
 pub const PLUGIN: &str = "plugin";
-/// What is served, as [`Held`](super::Held).
+/// The [`RestartRecord`](super::RestartRecord).
 pub const REQUEST: &str = "request";
-/// Kept while the next daemon is to read the configuration again.
+/// Present while the next daemon should read the configuration again.
 pub const REREAD: &str = "reread";

@@ -1,4 +1,4 @@
-//! Messages between a daemon and its supervisor: the words of sd_notify(3), with a descriptor.
+//! Messages between a daemon and its supervisor, in the format of sd_notify(3), with a descriptor.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,14 +8,13 @@ use narfs_mounting::passing;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Begins the line that tells the keeper which program is to go on.
+/// Prefix of the line that tells the keeper the executable of the next daemon.
 pub const REPLACE: &str = "X_NARFS_REPLACE=";
-/// Begins the line that tells a daemon how many descriptors follow.
+/// Prefix of the line that tells a daemon how many descriptors follow.
 const KEPT: &str = "X_NARFS_KEPT=";
-/// Longest message, in bytes; a reason may be long.
+/// Limit of the length of a message, in bytes; error texts may be long.
 const LIMIT: usize = 64 << 10;
 
-/// What is sent.
 pub struct Message<'m> {
     text: &'m str,
     descriptor: Option<BorrowedFd<'m>>,
@@ -26,7 +25,7 @@ impl<'m> Message<'m> {
         Self { text, descriptor }
     }
 
-    /// Sends it whole.
+    /// Sends the message in one piece.
     pub fn send(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let text = self.text.as_bytes();
         let text = &text[..text.len().min(LIMIT)];
@@ -34,7 +33,6 @@ impl<'m> Message<'m> {
     }
 }
 
-/// What was received.
 #[derive(Debug)]
 pub struct Received {
     pub text: String,
@@ -42,22 +40,22 @@ pub struct Received {
 }
 
 impl Received {
-    /// The value of a line `NAME=VALUE`; `name` has the `=`.
+    /// The value of a line `NAME=VALUE`; `name` includes the `=`.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.text.lines().find_map(|l| l.strip_prefix(name))
     }
 }
 
-/// The next message, if one comes within `patience`, or ever; `None` at the end of the
-/// connection.
+/// Receives the next message; `None` at the end of the connection. Without a `timeout` it waits
+/// indefinitely.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`], or the connection broke.
-pub fn receive(socket: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result<Option<Received>> {
-    if let Some(patience) = patience {
-        let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
-        if rustix::io::retry_on_intr(|| poll(&mut asked, Some(&patience)))? == 0 {
+/// [`io::ErrorKind::TimedOut`], or the connection failed.
+pub fn receive(socket: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<Option<Received>> {
+    if let Some(timeout) = timeout {
+        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+        let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
@@ -73,7 +71,7 @@ pub fn receive(socket: BorrowedFd<'_>, patience: Option<Duration>) -> io::Result
     }))
 }
 
-/// Sends a daemon what is kept for it.
+/// Sends a daemon the descriptors kept for it.
 pub fn send_kept<'k>(
     socket: BorrowedFd<'_>,
     kept: impl ExactSizeIterator<Item = (&'k String, &'k OwnedFd)>,
@@ -86,7 +84,7 @@ pub fn send_kept<'k>(
     Ok(())
 }
 
-/// Receives what [`send_kept`] sent.
+/// Receives the descriptors sent by [`send_kept`].
 pub fn receive_kept(socket: BorrowedFd<'_>) -> io::Result<Vec<(String, OwnedFd)>> {
     let next = || -> io::Result<Received> {
         receive(socket, None)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
@@ -102,7 +100,7 @@ pub fn receive_kept(socket: BorrowedFd<'_>) -> io::Result<Vec<(String, OwnedFd)>
     Ok(kept)
 }
 
-/// A pair of sockets for a keeper and its daemon.
+/// A connected pair of sockets for a keeper and its daemon.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     Ok(rustix::net::socketpair(
@@ -113,7 +111,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// The socket of a service manager, by the name in `NOTIFY_SOCKET`; `@` begins an abstract one.
+/// Connects to the socket of a service manager, named as in `NOTIFY_SOCKET`; a leading `@` means an
+/// abstract socket.
 pub fn connect(name: &str) -> io::Result<OwnedFd> {
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,

@@ -1,15 +1,15 @@
-//! Who starts a daemon and looks after it, and what outlives a daemon.
+//! Supervision of a daemon: its start, its restart, and what outlives it.
 
-mod held;
 mod keeper;
 mod keeper_replacement;
 pub mod kept;
 mod message;
+mod restart_record;
 mod signals;
 mod supervisor;
 
-pub use held::Held;
 pub use keeper::{STARTS, command as keeper_command, in_background, keep, start as start_keeper};
 pub use keeper_replacement::watch as watch_keeper;
-pub use signals::EndSignals;
+pub use restart_record::RestartRecord;
+pub use signals::TerminationSignals;
 pub use supervisor::{Supervisor, may_take_over};

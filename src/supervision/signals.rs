@@ -1,4 +1,4 @@
-//! Signals by which a process is told to end.
+//! Signals that ask a process to terminate.
 
 use std::io;
 use std::time::Duration;
@@ -6,19 +6,20 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT, which from now on end the process only as it wants to.
-pub struct EndSignals {
+/// Handlers of SIGTERM and SIGINT; while they exist, the signals no longer end the process by
+/// themselves.
+pub struct TerminationSignals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl EndSignals {
-    /// Takes the signals from now on.
+impl TerminationSignals {
+    /// Installs the handlers.
     ///
     /// # Errors
-    /// No pipe is to be had for them.
-    pub fn hear() -> io::Result<Self> {
+    /// The process has too many open descriptors.
+    pub fn install() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (terminate, interrupt) = {
             let _inside = runtime.enter();
@@ -34,7 +35,7 @@ impl EndSignals {
         })
     }
 
-    /// Waits for one of them.
+    /// Waits for a signal.
     pub fn wait(&mut self) {
         self.runtime.block_on(async {
             tokio::select! {
@@ -44,13 +45,13 @@ impl EndSignals {
         });
     }
 
-    /// Waits for one of them, and not longer than that; whether one came.
-    pub fn come_within(&mut self, patience: Duration) -> bool {
+    /// Waits for a signal until the timeout; whether one arrived.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> bool {
         self.runtime.block_on(async {
             tokio::select! {
                 _ = self.terminate.recv() => true,
                 _ = self.interrupt.recv() => true,
-                () = tokio::time::sleep(patience) => false,
+                () = tokio::time::sleep(timeout) => false,
             }
         })
     }

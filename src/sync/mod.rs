@@ -1,33 +1,33 @@
 //! Locks and threads.
 //!
-//! A lock whose holder panicked is taken as it is: what it guards is changed whole, or is looked at
-//! again by who takes it.
+//! A lock whose holder panicked is used as it is: the data behind it is changed in one step, or
+//! checked again by the next holder.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Takes a lock.
+/// Locks a mutex.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a lock that is shared with other readers.
+/// Locks for shared access.
 pub fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a lock alone.
+/// Locks for exclusive access.
 pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on a thread of its own, which ps(1) and top(1) show by the name. Who drops the handle does
-/// not wait for it.
+/// Runs `work` on a new thread, named for ps(1) and top(1). Dropping the handle does not wait for
+/// the thread.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The system has no more threads.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -36,8 +36,8 @@ pub fn spawn<T: Send + 'static>(
     thread.spawn(work)
 }
 
-/// Does something again and again on a thread of its own, until the process ends, with a pause before
-/// each time. Where there is no thread it is not done, which is logged.
+/// Repeats `work` on a new thread until the process ends, each time after a pause. If the thread
+/// cannot be started, that is only logged.
 pub fn every(pause: Duration, name: &str, mut work: impl FnMut() + Send + 'static) {
     let repeat = move || {
         loop {
@@ -46,6 +46,6 @@ pub fn every(pause: Duration, name: &str, mut work: impl FnMut() + Send + 'stati
         }
     };
     if let Err(e) = spawn(name, repeat) {
-        tracing::warn!("no thread {name}: {e}");
+        tracing::warn!("cannot start the thread {name}: {e}");
     }
 }

@@ -1,6 +1,6 @@
-//! Builds a tree from the events of a NAR, which come depth-first.
+//! Builder of trees from the depth-first events of a NAR.
 //!
-//! Invariant: what [`TreeBuilder::finish`] returns passes [`Tree::parse`].
+//! Invariant: the result of [`TreeBuilder::finish`] passes [`Tree::parse`].
 
 use thiserror::Error;
 
@@ -10,28 +10,24 @@ use super::format::{
 };
 use crate::chunk::{ChunkDigest, Occurrence};
 
-/// Most nodes of one path: an inode number has 24 bits for the node. The largest path seen has
-/// 16 thousand.
+/// Limit of the number of nodes of a path: an inode number has 24 bits for the node. The largest
+/// known path has 16 thousand.
 const MAX_NODES: u32 = 1 << 24;
 
-/// Most bytes of names or of targets of one path; real ones have a few megabytes.
+/// Limit of the length of all names, or of all link targets, of a path; real paths have a few
+/// megabytes.
 const MAX_TEXT: usize = 1 << 30;
 
-/// Why a tree cannot be built.
 #[derive(Debug, Error)]
 pub enum BuildError {
-    /// More nodes than an inode number can address.
     #[error(
         "the path has more than {MAX_NODES} files, directories and links, which narfs cannot number"
     )]
     TooManyNodes,
-    /// More text than a tree may hold.
     #[error("the names or link targets of the path are longer than 1 GiB together")]
     TooMuchText,
-    /// Events that do not make a tree.
     #[error("the path is malformed: {0}")]
     Malformed(&'static str),
-    /// The result does not pass its own validation.
     #[error("the tree that was built is not valid")]
     Invalid(#[from] TreeError),
 }
@@ -42,20 +38,19 @@ struct Building {
     target_length: u16,
     a: u64,
     b: u64,
-    /// For directories: the children, sorted as the NAR has them.
+    /// Children of a directory, in the order of the NAR, which is sorted.
     children: Vec<u32>,
 }
 
-/// Where the contents of a file lie.
+/// Position of the contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// At an offset of the run of small files.
+    /// Offset in the run of small files.
     Run(u64),
-    /// At an offset of the larger files, which follow the run.
+    /// Offset in the larger files, which follow the run.
     Large(u64),
 }
 
-/// Collects nodes; see the module.
 #[derive(Default)]
 pub struct TreeBuilder {
     nodes: Vec<Building>,
@@ -73,15 +68,14 @@ impl std::fmt::Debug for TreeBuilder {
 }
 
 impl TreeBuilder {
-    /// An empty builder.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Names the next node, a child of the open directory.
+    /// Sets the name of the next node, a child of the open directory.
     ///
     /// # Errors
-    /// A name that cannot stand in a tree, or out of place.
+    /// The name is not allowed, or not expected here.
     pub fn entry(&mut self, name: &[u8]) -> Result<(), BuildError> {
         let Ok(length) = u8::try_from(name.len()) else {
             return Err(BuildError::Malformed("a name is longer than 255 bytes"));
@@ -100,7 +94,7 @@ impl TreeBuilder {
     /// Opens a directory.
     ///
     /// # Errors
-    /// Too many nodes, or out of place.
+    /// There are too many nodes, or no node is expected here.
     pub fn directory(&mut self) -> Result<(), BuildError> {
         let index = self.add(DIRECTORY, 0, 0, 0)?;
         self.open.push(index);
@@ -110,7 +104,7 @@ impl TreeBuilder {
     /// Closes the open directory.
     ///
     /// # Errors
-    /// None is open.
+    /// No directory is open.
     pub fn end_directory(&mut self) -> Result<(), BuildError> {
         match self.open.pop() {
             Some(_) if self.name.is_none() => Ok(()),
@@ -121,7 +115,7 @@ impl TreeBuilder {
     /// Adds a file.
     ///
     /// # Errors
-    /// Too many nodes, or out of place.
+    /// There are too many nodes, or no node is expected here.
     pub fn file(&mut self, executable: bool, size: u64, place: Place) -> Result<(), BuildError> {
         let kind = if executable { EXECUTABLE } else { FILE };
         let offset = match place {
@@ -135,10 +129,10 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Adds a link whose (masked) target is `target`.
+    /// Adds a link with a (masked) target.
     ///
     /// # Errors
-    /// Too many nodes, or out of place.
+    /// There are too many nodes, or no node is expected here.
     pub fn link(&mut self, target: &[u8]) -> Result<(), BuildError> {
         let length = u16::try_from(target.len())
             .map_err(|_| BuildError::Malformed("a link target is too long"))?;
@@ -150,7 +144,7 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// Where the next link's target will begin among the targets.
+    /// Offset of the next link target.
     pub fn targets_length(&self) -> u64 {
         self.targets.len() as u64
     }
@@ -181,11 +175,11 @@ impl TreeBuilder {
         Ok(index)
     }
 
-    /// Ends the tree. `run` and `large` are the chunks of the run and of the larger files, with
-    /// their lengths; the occurrences are relative to the whole stream and to the targets.
+    /// Completes the tree. `run` and `large` are the chunks of the run and of the larger files,
+    /// with their lengths; occurrences are relative to the whole stream and to the link targets.
     ///
     /// # Errors
-    /// Events that did not make a whole tree.
+    /// The events do not form a complete tree.
     pub fn finish(
         mut self,
         chunks: &[(u32, ChunkDigest)],

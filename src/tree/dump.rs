@@ -1,4 +1,4 @@
-//! The NAR of a tree, bit for bit the one that it was made from.
+//! Writer of the NAR of a tree, bit for bit the NAR that the tree was made from.
 
 use std::io::Write;
 
@@ -8,22 +8,19 @@ use super::format::{ChunkEntry, NodeIndex, NodeKind, Tree};
 use crate::chunk::HASH_LEN;
 use crate::nix::nar::{NarError, Writer, sizes};
 
-/// Why a NAR could not be written.
 #[derive(Debug, Error)]
 pub enum DumpError<E: std::error::Error + Send + Sync + 'static> {
-    /// Where it goes to does not take it.
     #[error("cannot write the NAR")]
     Write(#[from] NarError),
-    /// Its contents cannot be read.
     #[error(transparent)]
     Chunk(E),
 }
 
-/// Writes the NAR of `tree`, or of the part of it below `root`, to `out`. `table` has the hashes
-/// of the path's references, `fetch` gives the chunks as for [`Tree::read`].
+/// Writes the NAR of `tree`, or of the part below `root`, to `out`. `table` has the hashes of the
+/// path's references; `fetch` supplies chunks as for [`Tree::read`].
 ///
 /// # Errors
-/// A chunk that cannot be had, or a reader that went away.
+/// A chunk cannot be read, or `out` fails.
 pub fn dump_nar<W: Write, C: AsRef<[u8]>, E: std::error::Error + Send + Sync + 'static>(
     tree: &Tree,
     root: NodeIndex,
@@ -32,7 +29,7 @@ pub fn dump_nar<W: Write, C: AsRef<[u8]>, E: std::error::Error + Send + Sync + '
     out: W,
 ) -> Result<(), DumpError<E>> {
     let mut writer = Writer::new(out);
-    // The directories that are open, each with its children that are still to come.
+    // The open directories, each with its remaining children.
     let mut open: Vec<std::ops::Range<NodeIndex>> = Vec::new();
     let mut next = Some(root);
     while let Some(index) = next {
@@ -77,7 +74,7 @@ pub fn dump_nar<W: Write, C: AsRef<[u8]>, E: std::error::Error + Send + Sync + '
     Ok(())
 }
 
-/// The size of the NAR of `tree`, in bytes, without writing it.
+/// The size of the NAR of `tree`, computed without writing it.
 pub fn nar_size(tree: &Tree) -> u64 {
     let mut size = sizes::MAGIC;
     for index in 0..tree.len() {

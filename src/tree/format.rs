@@ -1,4 +1,4 @@
-//! The encoding of a tree, its validation, and access to it.
+//! Encoding, validation and access of trees.
 //!
 //! All integers are little-endian.
 //!
@@ -31,9 +31,9 @@
 //! 16  8   directory: number of children that are directories; file: size; link: 0
 //! ```
 //!
-//! The *stream* is the chunks one after the other: the small files in NAR order, then each larger
-//! file. A side list is one pair of LEB128 numbers for each masked hash: the distance from the
-//! end of the one before, and the number of the reference. An empty file has offset 0.
+//! The *stream* is the concatenation of the chunks: the small files in NAR order, then each larger
+//! file. A side list has a pair of LEB128 numbers for each masked hash: the distance from the end
+//! of the previous one, and the number of the reference. An empty file has offset 0.
 
 use thiserror::Error;
 
@@ -51,61 +51,53 @@ pub(super) const FILE: u8 = 1;
 pub(super) const EXECUTABLE: u8 = 2;
 pub(super) const LINK: u8 = 3;
 
-/// Place of a node in its tree; 0 is the root.
+/// Index of a node in its tree; 0 is the root.
 pub type NodeIndex = u32;
 
-/// Why bytes are not a tree.
+/// Why an encoding is rejected.
 #[derive(Debug, Error)]
 pub enum TreeError {
-    /// Written by a newer version.
     #[error("the tree has format version {0}; this version of narfs knows {VERSION}")]
     Version(u32),
-    /// Anything else.
     #[error("the tree is malformed: {0}")]
     Malformed(&'static str),
 }
 
-/// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
     Directory {
-        /// Its first child.
         first: NodeIndex,
-        /// Number of its children.
         count: u32,
-        /// How many of them are directories.
+        /// Number of children that are directories.
         subdirectories: u32,
     },
     File {
-        /// Whether it has the x bits.
+        /// Whether it is executable.
         executable: bool,
-        /// Where its contents begin in the stream, in bytes.
+        /// Offset of the contents in the stream.
         offset: u64,
-        /// Its length in bytes.
         size: u64,
     },
     Link {
-        /// Where its target begins among the targets.
+        /// Offset of the target among the link targets.
         offset: u64,
-        /// Length of the target, in bytes.
         length: u16,
     },
 }
 
-/// A node of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node<'a> {
-    /// Its name in its directory; empty for the root.
+    /// Name in its directory; empty for the root.
     pub name: &'a [u8],
     pub kind: NodeKind,
 }
 
-/// A chunk as a tree names it.
+/// A chunk in the table of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkEntry {
-    /// Offset of its first byte in the stream.
+    /// Offset in the stream.
     pub start: u64,
-    /// Length, uncompressed, in bytes.
+    /// Uncompressed length.
     pub length: u32,
     pub digest: ChunkDigest,
 }
@@ -118,36 +110,36 @@ pub struct Tree {
     names_at: usize,
     targets_at: usize,
     references: u32,
-    /// End of each chunk in the stream.
+    /// End offset of each chunk in the stream.
     ends: Vec<u64>,
-    /// The directories, in the order of their nodes: their first children ascend, which gives
-    /// the parent of any node by binary search.
+    /// The directories, in node order. Their first children ascend, so that a binary search finds
+    /// the parent of a node.
     directories: Vec<NodeIndex>,
     content_masks: Vec<Occurrence>,
     target_masks: Vec<Occurrence>,
 }
 
 impl Tree {
-    /// Takes an encoded tree, after checking all of it.
+    /// Decodes a tree and validates it completely.
     ///
     /// # Errors
-    /// A newer version, or bytes that are no canonical tree.
+    /// The version is newer, or the bytes are not a canonical tree.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, TreeError> {
         let checked = Parser::new(&bytes)?.check()?;
         Ok(Self { bytes, ..checked })
     }
 
-    /// The encoding, whose digest names the tree.
+    /// The encoding; its digest identifies the tree.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The name of the tree.
+    /// Digest of the encoding.
     pub fn digest(&self) -> ChunkDigest {
         ChunkDigest::of(&self.bytes)
     }
 
-    /// Memory held, in bytes.
+    /// Memory used, in bytes.
     pub fn weight(&self) -> usize {
         self.bytes.len()
             + self.ends.len() * 8
@@ -156,27 +148,27 @@ impl Tree {
             + size_of::<Self>()
     }
 
-    /// Number of nodes; at least 1.
+    /// Number of nodes, at least 1.
     pub fn len(&self) -> u32 {
         self.nodes as u32
     }
 
-    /// Never: a tree has a root.
+    /// Always false: a tree has a root.
     pub fn is_empty(&self) -> bool {
         false
     }
 
-    /// Number of references that the path's table must have.
+    /// Number of references in the table of a path with this tree.
     pub fn references(&self) -> u32 {
         self.references
     }
 
-    /// Length of the stream, in bytes.
+    /// Length of the stream.
     pub fn stream_length(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The node at `index`, or `None` if the tree has no such node.
+    /// The node at `index`, if it exists.
     pub fn node(&self, index: NodeIndex) -> Option<Node<'_>> {
         let index = index as usize;
         (index < self.nodes).then(|| {
@@ -190,7 +182,7 @@ impl Tree {
         })
     }
 
-    /// The child of directory `directory` that has the name `name`.
+    /// The child of `directory` named `name`.
     pub fn lookup(&self, directory: NodeIndex, name: &[u8]) -> Option<NodeIndex> {
         let NodeKind::Directory { first, count, .. } = self.node(directory)?.kind else {
             return None;
@@ -207,7 +199,7 @@ impl Tree {
         None
     }
 
-    /// The directory that holds `index`; the root holds itself.
+    /// The directory that contains `index`; the root contains itself.
     pub fn parent(&self, index: NodeIndex) -> NodeIndex {
         let after = self.directories.partition_point(|d| {
             matches!(self.node(*d).map(|n| n.kind), Some(NodeKind::Directory { first, .. }) if first <= index)
@@ -219,7 +211,7 @@ impl Tree {
         }
     }
 
-    /// The target of link `index`, with the hashes of `table` put back.
+    /// The target of a link, with the hashes of `table` restored.
     pub fn target(&self, index: NodeIndex, table: &[[u8; HASH_LEN]]) -> Option<Vec<u8>> {
         let NodeKind::Link { offset, length } = self.node(index)?.kind else {
             return None;
@@ -232,7 +224,7 @@ impl Tree {
         Some(target)
     }
 
-    /// The chunks, in the order of the stream.
+    /// The chunks, in stream order.
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = ChunkEntry> + '_ {
         (0..self.ends.len()).map(|i| self.chunk(i))
     }
@@ -250,12 +242,12 @@ impl Tree {
         }
     }
 
-    /// Hands the bytes `offset..offset + length` of the stream to `emit`, hashes put back.
-    /// `fetch` gives the masked bytes of the chunk with a number (its place in
-    /// [`Tree::chunks`]); what lies beyond the stream is not handed out.
+    /// Passes the bytes `offset..offset + length` of the stream to `emit`, with hashes restored.
+    /// `fetch` supplies the masked bytes of a chunk by its index in [`Tree::chunks`]. A range
+    /// beyond the stream is cut off.
     ///
     /// # Errors
-    /// Those of `fetch` and `emit`.
+    /// Errors of `fetch` and `emit`.
     pub fn read<C: AsRef<[u8]>, E>(
         &self,
         offset: u64,
@@ -320,7 +312,7 @@ fn kind_of(raw: &[u8]) -> NodeKind {
     }
 }
 
-/// The parts of encoded bytes, lengths checked, contents not yet.
+/// The sections of an encoding, with lengths checked and contents unchecked.
 struct Parser<'a> {
     nodes: &'a [u8],
     chunks: &'a [u8],
@@ -365,7 +357,7 @@ impl<'a> Parser<'a> {
         Ok(parser)
     }
 
-    /// The tree, but for its bytes.
+    /// Validates everything, and returns the tree without its bytes.
     fn check(&self) -> Result<Tree, TreeError> {
         let mut end = 0u64;
         let mut ends = Vec::with_capacity(self.chunks.len() / CHUNK);
@@ -395,8 +387,8 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Checks every node, and that the children of the directories, taken in order, are all
-    /// nodes but the root, each once.
+    /// Checks every node, and that the children of all directories, in order, are all nodes except
+    /// the root, each once.
     fn check_nodes(&self, stream: u64) -> Result<Vec<NodeIndex>, TreeError> {
         let malformed = |what| Err(TreeError::Malformed(what));
         let count = (self.nodes.len() / NODE) as u64;
@@ -473,7 +465,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Whether a name may stand in a tree (the empty one is the root's).
+/// Whether a name is allowed in a tree; the empty name is that of the root.
 pub(super) fn legal_name(name: &[u8]) -> bool {
     name != b"." && name != b".." && !name.iter().any(|b| *b == b'/' || *b == 0)
 }
@@ -486,7 +478,7 @@ fn u64_at(b: &[u8], at: usize) -> u64 {
     u64::from(u32_at(b, at)) | u64::from(u32_at(b, at + 4)) << 32
 }
 
-/// Writes a side list; `occurrences` are sorted and do not overlap.
+/// Encodes a side list; `occurrences` are sorted and do not overlap.
 pub(super) fn write_side_list(occurrences: &[Occurrence]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut end = 0;

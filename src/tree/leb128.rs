@@ -1,6 +1,6 @@
-//! LEB128 numbers, as trees and records of the store hold them.
+//! LEB128 numbers, as in trees and records of the store.
 //!
-//! Invariant: one number has one form, so that one value has one encoding.
+//! Invariant: only the canonical encoding of a number is accepted.
 
 /// Appends `n`.
 pub fn write_number(out: &mut Vec<u8>, mut n: u64) {
@@ -11,7 +11,7 @@ pub fn write_number(out: &mut Vec<u8>, mut n: u64) {
     out.push(n as u8);
 }
 
-/// Takes a number from the front of `bytes`; `None` if there is none in canonical form.
+/// Removes a number from the front of `bytes`; `None` without a canonical one.
 pub fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     let mut n = 0u64;
     for shift in (0..64).step_by(7) {

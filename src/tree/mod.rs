@@ -1,8 +1,8 @@
 //! Trees: the metadata of a store path as one compact, immutable value.
 //!
-//! Invariants: a [`Tree`] in memory was validated whole, so its accessors need no checks; equal
-//! trees are equal bytes, so a tree is named by the digest of its encoding; nothing in a tree
-//! names the path that it belongs to (hashes are numbers into the path's table of references).
+//! Invariants: a [`Tree`] in memory has been validated, so its accessors need no checks; equal
+//! trees have equal encodings, so a tree is identified by the digest of its encoding; a tree does
+//! not contain hashes of paths, only indices into the path's table of references.
 
 mod builder;
 mod dump;

@@ -90,7 +90,7 @@ fn directory<const N: usize>(entries: [(&str, Made); N]) -> Made {
     Made::Directory(entries.map(|(n, m)| (n.as_bytes().to_vec(), m)).into())
 }
 
-/// A package whose contents, targets and large files name their references.
+/// A package whose contents, targets and large files contain its references.
 fn package(references: &[StorePath]) -> Made {
     let text = |r: &StorePath| format!("/nix/store/{r}/bin/x").into_bytes();
     let mut large = noise(1, 300_000);
@@ -210,7 +210,11 @@ proptest! {
     }
 
     #[test]
-    fn damaged_trees_are_refused_or_harmless(made in anything(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn damaged_trees_are_refused_or_harmless(
+        made in anything(),
+        at in any::<prop::sample::Index>(),
+        to in any::<u8>(),
+    ) {
         let mut chunks = Memory::default();
         let unpacked = unpack(&nar(&made), &[path(1, "a"), path(2, "b")], &mut chunks);
         let mut bytes = unpacked.tree.bytes().to_vec();
@@ -284,7 +288,8 @@ const SMALL: &[&str] = &[
     // "binemptylibnotex"
     "62696e656d7074796c69626e6f746578",
     // "/nix/store/eee…eee-library/lib"
-    "2f6e69782f73746f72652f65656565656565656565656565656565656565656565656565656565656565652d6c6962726172792f6c6962",
+    "2f6e69782f73746f72652f6565656565656565656565656565656565656565656565\
+     6565656565656565652d6c6962726172792f6c6962",
     // 13 bytes after the beginning `bash`
     "0d00",
     // 11 bytes after the beginning `library`
@@ -304,13 +309,13 @@ fn a_small_nar_has_this_tree_and_no_other() {
             unpacked.tree.digest().to_string(),
             "af5856c4e02cfbf8408077a6b1ad2961619753bd00bdd646893687b39c0d9e25"
         );
-        // By their names, as the numbers in the tree mean them.
+        // Sorted by name, as numbered in the tree.
         assert_eq!(
             unpacked.references,
             [references[1].clone(), references[0].clone()]
         );
     }
-    // What is on disk is read, whatever is written.
+    // The stored encoding is readable whatever the writer does.
     let on_disk = data_encoding::HEXLOWER.decode(SMALL.concat().as_bytes());
     let tree = Tree::parse(on_disk.unwrap()).unwrap();
     let x = tree.lookup(tree.lookup(0, b"bin").unwrap(), b"x").unwrap();
@@ -326,7 +331,7 @@ fn a_small_nar_has_this_tree_and_no_other() {
     assert_eq!(tree.target(link, &table).unwrap(), target.as_bytes());
 }
 
-/// A program with a section of 100,000 bytes and one that is too small for a cut.
+/// A program with a section of 100,000 bytes, and one too small for a cut point.
 fn program(reference: &StorePath) -> Made {
     let mut elf = vec![0; 64];
     elf[..6].copy_from_slice(b"\x7fELF\x02\x01");

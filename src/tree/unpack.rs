@@ -1,9 +1,9 @@
-//! A NAR comes in, chunks and a tree come out.
+//! Unpacking a NAR into chunks and a tree.
 //!
-//! Memory does not depend on the size of the NAR or of its files: a larger file passes through
-//! in pieces. An ELF file has its section table at its end, and we want its sections as cut
-//! points; up to [`HOLD`] it is held in memory, beyond that, and where others hold much, in an
-//! unlinked temporary file.
+//! Memory use does not depend on the size of the NAR or its files: larger files are streamed. The
+//! sections of an ELF file should be cut points, but its section table is at the end; up to
+//! [`HOLD_LIMIT`] such a file is held in memory, and beyond that, or when the shared allowance is used
+//! up, in an unlinked temporary file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,54 +22,49 @@ use crate::measure::Allowance;
 use crate::nix::nar::{Event, NarError, Reader};
 use crate::nix::store_path::StorePath;
 
-/// ELF files up to this size, in bytes, are held in memory while they are cut.
-const HOLD: u64 = 32 << 20;
-/// Bytes that are read from the NAR at once.
+/// Limit of the size of ELF files that are held in memory for cutting, in bytes.
+const HOLD_LIMIT: u64 = 32 << 20;
+/// Bytes read from the NAR at once.
 const PIECE: usize = 256 << 10;
 
-/// Takes the chunks of a path as they are cut.
+/// Receives the chunks of a path.
 pub trait ChunkSink {
-    /// What can go wrong.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Keeps `chunk` (masked, uncompressed), unless it is there already, under its name.
+    /// Stores `chunk` (masked, uncompressed) under its digest, unless it is already stored.
     ///
     /// # Errors
-    /// The chunk could not be kept.
+    /// The chunk cannot be stored.
     fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Self::Error>;
 }
 
-/// Why a NAR could not be unpacked.
 #[derive(Debug, Error)]
 pub enum UnpackError<E: std::error::Error + Send + Sync + 'static> {
-    /// The NAR is malformed, or could not be read.
     #[error(transparent)]
     Nar(#[from] NarError),
-    /// It does not fit into a tree.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The temporary file for a large program failed.
+    /// The temporary file failed.
     #[error("cannot use a temporary file in {}", dir.display())]
     Spool {
         dir: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// The chunks could not be kept.
+    /// A chunk cannot be stored.
     #[error(transparent)]
     Sink(E),
 }
 
-/// What became of a NAR.
+/// An unpacked NAR.
 #[derive(Debug)]
 pub struct Unpacked {
-    /// The metadata.
     pub tree: Tree,
-    /// The references in the order of their numbers in the tree.
+    /// References, in the order of their numbers in the tree.
     pub references: Vec<StorePath>,
 }
 
-/// Half of the stream: its chunks, its length, and the hashes masked in it.
+/// One part of the stream: its chunks, its length, and the hashes masked in it.
 #[derive(Default)]
 struct Part {
     chunker: Chunker,
@@ -123,8 +118,8 @@ impl<S: ChunkSink> std::fmt::Debug for Unpacker<'_, S> {
 }
 
 impl<'s, S: ChunkSink> Unpacker<'s, S> {
-    /// An unpacker for a path with the given references (itself among them, if it refers to
-    /// itself), that may make temporary files in `spool`.
+    /// An unpacker for a path with the given references (including itself, if it is among them),
+    /// with temporary files in `spool`.
     pub fn new(sink: &'s mut S, references: &[StorePath], spool: &Path) -> Self {
         Self {
             sink,
@@ -139,17 +134,17 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         }
     }
 
-    /// Has it share with others what it holds in memory.
+    /// Limits the memory held by a shared allowance.
     #[must_use]
     pub fn within(mut self, allowance: &Arc<Allowance>) -> Self {
         self.held = Some(allowance.clone());
         self
     }
 
-    /// Reads the NAR to its end, and that nothing follows it.
+    /// Reads the NAR, and checks that nothing follows it.
     ///
     /// # Errors
-    /// See [`UnpackError`]. Chunks that were kept until then stay in the sink.
+    /// See [`UnpackError`]. Chunks stored so far remain in the sink.
     pub fn unpack<R: Read>(mut self, nar: R) -> Result<Unpacked, UnpackError<S::Error>> {
         let mut nar = Reader::new(nar);
         while let Some(event) = nar.next()? {
@@ -197,7 +192,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
             return self.end_of_large();
         }
         let held = self.held.as_ref().map(|held| held.take(size));
-        if size <= HOLD && held.as_ref().is_none_or(Option::is_some) {
+        if size <= HOLD_LIMIT && held.as_ref().is_none_or(Option::is_some) {
             let mut bytes = head.to_vec();
             bytes.append(&mut read_all(nar, size - 4)?);
             let cuts = section_cuts(size, |at, out| {
@@ -216,7 +211,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         self.large.boundary(self.sink).map_err(UnpackError::Sink)
     }
 
-    /// A larger file that has no cut points of its own.
+    /// A larger file without cut points.
     fn stream<R: Read>(
         &mut self,
         head: &[u8],
@@ -237,7 +232,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         rest.map_err(UnpackError::Sink)
     }
 
-    /// A program too large to hold: through a temporary file.
+    /// A program too large to hold in memory, through a temporary file.
     fn spooled<R: Read>(
         &mut self,
         head: &[u8],
@@ -278,7 +273,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         Ok(())
     }
 
-    /// A program that is read from `from`, cut at `cuts`.
+    /// A program in a file, cut at `cuts`.
     fn cut(&mut self, from: &mut File, cuts: &[u64]) -> Result<(), UnpackError<S::Error>> {
         let start = self.large.length;
         let mut masker = Masker::new(start);
@@ -349,8 +344,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
     }
 }
 
-/// The rest of the contents of a file, of which `size` bytes are to come. What a NAR claims is
-/// not allocated before it arrives.
+/// Reads the remaining `size` bytes of a file. Memory is not allocated before the bytes arrive.
 fn read_all<R: Read>(nar: &mut Reader<R>, size: u64) -> Result<Vec<u8>, NarError> {
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < size {

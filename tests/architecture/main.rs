@@ -49,18 +49,21 @@ const HOMES: &[(&str, &[&str])] = &[
 /// The HTTP client: whatever talks to servers shares its limits and deadlines, so one file has it.
 const HTTP_CLIENT: &str = "reqwest";
 
-const ERRNO: &str = "E2BIG EACCES EAGAIN EBADF EBUSY ECONNABORTED ECONNREFUSED ECONNRESET EEXIST EFAULT EFBIG \
-    EINTR EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENODATA ENODEV ENOENT ENOMEM \
-    ENOSPC ENOSYS ENOTCONN ENOTDIR ENOTEMPTY ENOTSUP ENOTTY ENXIO EOPNOTSUPP EOVERFLOW EPERM \
-    EPIPE ERANGE EROFS ESTALE ETIMEDOUT EXDEV";
+const ERRNO: &str = "E2BIG EACCES EAGAIN EBADF EBUSY ECONNABORTED ECONNREFUSED ECONNRESET EEXIST EFAULT \
+    EFBIG EINTR EINVAL EIO EISDIR ELOOP EMFILE EMLINK ENAMETOOLONG ENODATA ENODEV ENOENT ENOMEM ENOSPC \
+    ENOSYS ENOTCONN ENOTDIR ENOTEMPTY ENOTSUP ENOTTY ENXIO EOPNOTSUPP EOVERFLOW EPERM EPIPE ERANGE EROFS \
+    ESTALE ETIMEDOUT EXDEV";
 
 /// Names of files that have not found their room.
 const NO_ROOM: &[&str] = &[
     "util", "utils", "common", "types", "helper", "helpers", "manager", "misc",
 ];
 
-/// What one reads in a sitting. A longer file says why: `// Long because: …`.
+/// Limit of the lines of a file before its tests. A longer file says why: `// Long because: …`.
 const LINES: usize = 600;
+
+/// Limit of the length of a line, in characters; rustfmt breaks neither strings nor comments.
+const COLUMNS: usize = 110;
 
 // ---- Cutting a source into words ----
 
@@ -475,6 +478,9 @@ fn untidy(file: &str, source: &str) -> Vec<String> {
             "{file}: {lines} lines, and no `// Long because: …`"
         ));
     }
+    let wide = source.lines().enumerate();
+    let wide = wide.filter(|(_, line)| line.chars().count() > COLUMNS);
+    found.extend(wide.map(|(n, _)| format!("{file}:{}: longer than {COLUMNS} columns", n + 1)));
     found.extend(unfinished(file, source));
     found
 }
@@ -838,6 +844,9 @@ mod checkers {
         );
         let tested = "//! X.\n#[cfg(test)]\n".to_owned() + &"\n".repeat(LINES);
         assert!(found("src/fs/mod.rs", &tested).is_empty());
+        let wide = format!("//! X.\n//{}\n", "ü".repeat(COLUMNS - 1));
+        assert!(found("tests/x.rs", &wide).contains(":2: longer than 110 columns"));
+        assert!(found("tests/x.rs", &wide.replacen('ü', "", 1)).is_empty());
         for source in [
             "fn f() { todo!() }",
             "fn f() { unimplemented!(\"x\") }",

@@ -1,8 +1,8 @@
 #!/bin/bash
-# containerd.sh CACHE: runs containers of real containerd, by ctr, on a closure view of a binary cache in a
-# directory, which has bash, python3 and curl: with a root that holds nothing but mount points,
-# and with an image of that. Needs root, containerd and runc. Prints what it found, and fails at the
-# first thing that is not as it should be.
+# containerd.sh CACHE: runs containers with real containerd, by ctr, on a closure view of a binary
+# cache in a directory that has bash, python3 and curl: with a root that contains only mount points,
+# and with an image of it. Needs root, containerd and runc. Prints the results, and stops at the
+# first failure.
 . "$(dirname "$0")/engine.sh"
 need containerd:containerd ctr:containerd runc:runc
 begin
@@ -26,7 +26,8 @@ for _ in {1..50}; do
 done
 ctr version >/dev/null || { cat "$dir/containerd/log" >&2; fail "containerd does not answer"; }
 
-# run OPTION... -- IMAGE-OR-ROOT PROGRAM...: without CPU shares, for which there may be no controller.
+# run OPTION... -- IMAGE-OR-ROOT PROGRAM...: without CPU shares, since that controller may be
+# missing.
 run() {
     local options=()
     while [ "$1" != -- ]; do options+=("$1"); shift; done
@@ -36,7 +37,7 @@ run() {
 bound=(run --mount "type=bind,src=$view,dst=/nix/store,options=rbind:ro")
 programs "a root without an image" "${bound[@]}" --rootfs -- "$image"
 
-# An image archive as `docker save` writes it: a layer, what the image is, and a list.
+# An image archive in the format of `docker save`: a layer, the image configuration, and a manifest.
 mkdir "$dir/archive"
 tar -C "$image" -cf "$dir/archive/layer.tar" .
 printf '{"architecture":"%s","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
@@ -49,4 +50,4 @@ one_page_cache "two containers" "${bound[@]}" --rootfs -- "$image"
 tried=(--mount "type=bind,src=$dir/shared,dst=/tmp,options=rbind:ro" --rootfs)
 enclosed "a container" "${bound[@]}" "${tried[@]}" -- "$image"
 with_rights "with more rights" "${bound[@]}" --cap-add CAP_DAC_READ_SEARCH "${tried[@]}" -- "$image"
-echo "all well with $(containerd --version | cut -d ' ' -f 1,3) and $(runc --version | sed -n 1p)"
+echo "ok with $(containerd --version | cut -d ' ' -f 1,3) and $(runc --version | sed -n 1p)"

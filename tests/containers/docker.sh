@@ -1,8 +1,8 @@
 #!/bin/bash
-# docker.sh CACHE: runs containers of real docker on a closure view of a binary cache in a directory, which has
-# bash, python3 and curl: by binds, and by systemd/examples/containers/compose.yaml. docker's daemon is one
-# of its own, without a network. Needs root, docker and docker-compose. Prints what it found, and
-# fails at the first thing that is not as it should be.
+# docker.sh CACHE: runs containers with real docker on a closure view of a binary cache in a
+# directory that has bash, python3 and curl: with binds, and with
+# systemd/examples/containers/compose.yaml. It starts its own docker daemon, without a network.
+# Needs root, docker and docker-compose. Prints the results, and stops at the first failure.
 . "$(dirname "$0")/engine.sh"
 need dockerd:docker.io docker:docker.io runc:runc docker-compose:docker-compose
 begin
@@ -32,7 +32,7 @@ tried=(-v "$dir/shared:/tmp:ro" empty)
 enclosed "a container" "${bound[@]}" "${tried[@]}"
 with_rights "with more rights" "${bound[@]}" --cap-add DAC_READ_SEARCH "${tried[@]}"
 
-# The example of docker compose. What its services list is what they have at /nix/store.
+# The example for docker compose. Its services list their /nix/store.
 cp "$examples"/{compose.yaml,Dockerfile} "$dir/docker/"
 export PYTHON=${python%/bin/*}
 compose=(docker-compose)
@@ -50,4 +50,4 @@ for service in "whole 8081 $nix/store" "view 8082 $view"; do
     ok "the service $name of compose.yaml lists $shown paths"
 done
 compose down -t 0 >/dev/null 2>&1 || fail "docker-compose down"
-echo "all well with docker $(docker version --format '{{.Server.Version}}') and $("${compose[@]}" version | sed -n 1p)"
+echo "ok with docker $(docker version --format '{{.Server.Version}}') and $("${compose[@]}" version | sed -n 1p)"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a container that has a closure view can reach of the rest of the store.
+"""Whether a container with a closure view can access the rest of the store.
 
-enclosed.py known STORE VIEW   on the host: names and inode numbers of all that is in the store, as JSON
-enclosed.py try KNOWN          in the container: by names, by links that lead up, by /proc, by walking through
-                               everything, and by file handles, made of every number that is known and of guesses
+enclosed.py known STORE VIEW   on the host: names and inode numbers of everything in the store, as JSON
+enclosed.py try KNOWN          in the container: by names, by links to parents, by /proc, by walking through
+                               everything, and by file handles made of all known numbers and of guesses
 
-Ends with status 1 and a list if anything outside of the view was found.
+Exits with status 1 and a list if anything outside of the view was accessible.
 """
 import ctypes
 import errno
@@ -15,12 +15,12 @@ import sys
 
 STORE = "/nix/store"
 AT_FDCWD = -100
-# What FUSE makes a file handle of: the address of a file, and a generation.
+# File handle types of FUSE: the address of a file, and a generation.
 FILEID_INO64_GEN, FILEID_INO64_GEN_PARENT = 0x81, 0x82
 
 
 def address(shown):
-    """The address of a file whose number stat shows (src/fs/numbers.rs)."""
+    """The address of a file with this visible inode number (src/fs/numbers.rs)."""
     for start, ordinal_bits, node_bits in ((1 << 30, 20, 10), (2 << 30, 17, 13), (3 << 30, 14, 16)):
         number = shown - start
         if 0 <= number < 1 << ordinal_bits + node_bits:
@@ -29,7 +29,7 @@ def address(shown):
 
 
 def known(store, view):
-    """Walks through all of the store, so that the kernel knows it, too."""
+    """Walks through the whole store, so that the kernel has cached it as well."""
     paths = {}
     for name in os.listdir(store):
         top = os.path.join(store, name)
@@ -43,7 +43,7 @@ def known(store, view):
 
 
 class Attempts:
-    """Attempts to reach something, each of which has to fail."""
+    """Attempts to access something, each of which must fail."""
 
     def __init__(self):
         self.count = 0
@@ -85,7 +85,7 @@ def by_name(attempts, inside, outside):
             f"/proc/self/cwd/nix/store/{name}",
         ):
             attempts.absent(place)
-        # From a directory that is open already.
+        # Relative to a directory that is open already.
         directory = os.open(anchor, os.O_PATH)
         attempts.refused(name, ["ENOENT"], lambda: os.stat(f"../{name}", dir_fd=directory))
         os.close(directory)
@@ -116,14 +116,14 @@ def by_walking(attempts, inside):
                 attempts.reached.append(place)
     if sorted(os.listdir(STORE)) != sorted(inside):
         attempts.reached.append(f"{STORE}: lists other paths than the view")
-    # What can be found above the view's root is the container's own.
+    # Directories above the root of the view belong to the container.
     if os.listdir("/nix") != ["store"] or os.stat(f"{STORE}/..").st_dev == os.stat(STORE).st_dev:
         attempts.reached.append("/nix: more than the view")
     print(f"{seen} names on {len(devices)} file systems by walking from /: no path but the {len(inside)} of the view")
 
 
 def mount_line():
-    """What the table of mounts tells of the host."""
+    """What the mount table reveals of the host."""
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
         lines = [line.split() for line in table]
     root, options = next((line[3], line[5]) for line in lines if line[4] == STORE)
@@ -133,7 +133,7 @@ def mount_line():
 
 
 def handle(kind, *words):
-    """struct file_handle: the length, the kind, and what the file system makes of it."""
+    """struct file_handle: the length, the type, and the data of the file system."""
     return (ctypes.c_uint32 * (2 + len(words)))(4 * len(words), kind, *words)
 
 
@@ -170,10 +170,10 @@ def by_handle(attempts, outside):
 
     capable = may_search()
     with_or_without = "with" if capable else "without"
-    # docker lets nobody ask.
+    # docker blocks this system call.
     attempts.refused("a handle of the view", ["ENOTSUP", "EPERM"], made, STORE)
     numbers = [number for known in outside.values() for number in known]
-    # Directories above the store paths, and nodes of the first paths that the state has known.
+    # Directories above the store paths, and nodes of the first registered paths.
     numbers += range(1, 65)
     numbers += [path << 24 | node for path in range(1, 257) for node in range(8)]
     # Profiles, and views with their paths.
@@ -186,7 +186,7 @@ def by_handle(attempts, outside):
     attempts.say(f"by file handles {with_or_without} CAP_DAC_READ_SEARCH")
     if not capable:
         return
-    # So that it is known what the capability does elsewhere.
+    # Checks what the capability allows elsewhere.
     disk = os.open(__file__, os.O_RDONLY)
     try:
         own = made(__file__)

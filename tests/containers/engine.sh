@@ -1,16 +1,16 @@
-# engine.sh: what the scripts beside it share. Each is called with a binary cache in a directory that
+# engine.sh: shared by the scripts beside it. Each is called with a binary cache in a directory that
 # has bash, python3 and curl, and begins with
 #
 #     . "$(dirname "$0")/engine.sh"
 #     need COMMAND:PACKAGE...
 #     begin
 #
-# After that a state is mounted at $nix, the closure view `web` of bash, python3, curl and a file of
-# 30 MB is at $view, and $image is a root that holds nothing but mount points. All that is made is
-# below $dir, in a mount namespace of its own, and gone at the end, with the daemons in $daemons.
+# Afterwards a state is mounted at $nix, the closure view `web` of bash, python3, curl and a file of
+# 30 MB is at $view, and $image is a root that contains only mount points. Everything created is
+# below $dir, in a separate mount namespace, and removed at the end, as are the daemons in $daemons.
 #
-# The checks below are given how a container is run: a command to which program and arguments are
-# added, such as `podman run --rm -v "$view:/nix/store:ro" IMAGE`.
+# The checks below take the command that runs a container; program and arguments are appended to it,
+# such as `podman run --rm -v "$view:/nix/store:ro" IMAGE`.
 # shellcheck shell=bash
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: ${0##*/} CACHE" >&2; exit 2; }
@@ -23,7 +23,7 @@ fail() { echo "FAILED: $*" >&2; [ -z "${dir:-}" ] || tail -n 20 "$dir/log" >&2; 
 ok() { echo "ok: $*"; }
 
 need() { # COMMAND:PACKAGE...
-    [ "$(id -u)" = 0 ] || fail "must be run by root, who may mount"
+    [ "$(id -u)" = 0 ] || fail "must be run by root"
     [ -x "$narfs" ] || fail "there is no $narfs: make build"
     [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || fail "there is no /dev/fuse: in a container, pass --device /dev/fuse"
     local pair missing=
@@ -33,8 +33,8 @@ need() { # COMMAND:PACKAGE...
     done
     [ -z "$missing" ] || fail "missing for ${0##*/}: apt-get install$missing"
     [ -n "${IN_NAMESPACE:-}" ] && return
-    # A mount namespace, where /sys/fs/cgroup is what crun and runc want, and mounts are shared, as systemd
-    # has them.
+    # A mount namespace with /sys/fs/cgroup as crun and runc need it, and with shared mounts, as
+    # systemd sets them up.
     export IN_NAMESPACE=1
     exec unshare -m --propagation slave bash -c \
         'umount -R -l /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup; mount --make-rshared /; exec "$@"' \
@@ -53,15 +53,15 @@ finish() {
         kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
     done
     timeout 20 "$narfs" umount "$nix" >/dev/null 2>&1 || umount -l "$nix" 2>/dev/null
-    # at_nix: a daemon lives in its mount namespace as long as something of it is mounted there.
+    # at_nix: a daemon keeps running while its file system is mounted in its mount namespace.
     ! grep -q "^$dir/state /nix " /proc/self/mounts || umount -l /nix
-    # What an engine that was killed has left mounted.
+    # Mounts left by an engine that was killed.
     grep -o " $dir/[^ ]*" /proc/self/mounts | sort -r | xargs -r -n 1 umount -l 2>/dev/null
     rm -rf --one-file-system "$dir"
     exit "$status"
 }
 
-# The full path of a package in the cache.
+# The full store path of a package in the cache.
 path() {
     cat "$cache"/*.narinfo | sed -nE "s/^StorePath: (.*\/[a-z0-9]{32}-$1-[0-9].*)/\1/p" | sed -n 1p | grep . ||
         fail "no $1 in $cache"
@@ -86,13 +86,13 @@ begin() {
     local start i
     start=$(date +%s%N)
     "$narfs" closure web "$bash" "$(path python3)" "$curl" "$big" >/dev/null
-    echo "the view was made in $(( ($(date +%s%N) - start) / 1000000 )) ms: $("$narfs" closures web | sed -n 1p)"
+    echo "the view was created in $(( ($(date +%s%N) - start) / 1000000 )) ms: $("$narfs" closures web | sed -n 1p)"
     view=$nix/.narfs/closures/web/store
-    # Debian's package python3 may be grouped with others; and the program is a link into the store.
+    # Debian's package python3 may be grouped with others, and its program is a link into the store.
     python=$(find "$view"/*python3*/bin -name python3 -print -quit 2>/dev/null) || true
     [ -n "$python" ] || fail "no python3 in the view"
     python=/nix/store/${python#"$view/"}
-    # What is in the store, known to the kernel, and not in the view.
+    # Paths in the store, known to the kernel, and not in the view.
     mkdir -p "$dir/secret/bin"
     ln -s bin/program "$dir/secret/link"
     for i in {1..20}; do
@@ -101,20 +101,20 @@ begin() {
     done
 }
 
-# As on a real host, /nix is narfs; in this namespace.
+# Mounts narfs at /nix, as on a real host; only in this namespace.
 at_nix() { mkdir -p /nix && mount --rbind "$nix" /nix; }
 
-# with_rights WHAT RUN...: as `enclosed`, of a container that has CAP_DAC_READ_SEARCH. Before Linux 6.9 a
-# file system cannot refuse all file handles.
+# with_rights WHAT RUN...: like `enclosed`, for a container with CAP_DAC_READ_SEARCH. Before Linux
+# 6.9 a file system cannot refuse all file handles.
 with_rights() {
     if [ "$(printf '%s\n' 6.9 "$(uname -r)" | sort -V | sed -n 1p)" = 6.9 ]; then
         enclosed "$@"
     else
-        echo "not tried: CAP_DAC_READ_SEARCH opens what the kernel knows of the store before Linux 6.9; here is $(uname -r)"
+        echo "skipped: before Linux 6.9, CAP_DAC_READ_SEARCH can open what the kernel knows of the store; this is $(uname -r)"
     fi
 }
 
-# programs WHAT RUN...: three programs of the view, each in a container.
+# programs WHAT RUN...: runs three programs of the view, each in a container.
 programs() {
     local what=$1 out; shift
     out=$("$@" "$bash/bin/bash" -c 'echo $((6*7)) $BASH_VERSION') || fail "$what: bash"
@@ -133,11 +133,11 @@ except OSError: pass' "${bash##*/}") || fail "$what: python3"
     case $out in *curl*) ok "$what: $out" ;; *) fail "$what: curl" ;; esac
 }
 
-# How often the kernel has asked for a part of a file since the daemon came.
+# Number of READ requests since the daemon was started.
 reads() { "$narfs" stats --json | sed -n '/"requests"/,/}/s/.*"read": \([0-9]*\).*/\1/p' | sed -n 1p; }
 
-# unread WHAT COMMAND...: a command for which the kernel asks for no part of a file, now that something
-# has run it before. Others on this machine may have the kernel drop its caches: so it is tried again.
+# unread WHAT COMMAND...: checks that a command causes no READ request after it has run before.
+# Retried, since other users of this machine may drop the kernel's caches.
 unread() {
     local what=$1 before more=1; shift
     for _ in 1 2 3 4 5; do
@@ -149,7 +149,8 @@ unread() {
     fail "$what: $more READ requests"
 }
 
-# one_page_cache WHAT RUN...: what one container has read, the next one does not ask for.
+# one_page_cache WHAT RUN...: checks that a container causes no READ requests for what another one
+# has read.
 one_page_cache() {
     local what=$1 before first; shift
     local digest=("$@" "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$big")
@@ -162,7 +163,8 @@ one_page_cache() {
     ok "$what: the first container read 30 MB by $first READ requests, the next one by 0; python3 by 0"
 }
 
-# enclosed WHAT RUN...: nothing outside of the view can be reached. RUN has $dir/shared at /tmp.
+# enclosed WHAT RUN...: checks that nothing outside of the view is accessible. RUN has $dir/shared
+# at /tmp.
 enclosed() {
     local what=$1; shift
     [ -e "$dir/shared/known.json" ] || "$here/enclosed.py" known "$nix/store" "$view" >"$dir/shared/known.json"
@@ -172,8 +174,8 @@ enclosed() {
     sed "s/^/ok: $(sed 's/[&/]/\\&/g' <<<"$what"): /" "$dir/enclosed"
 }
 
-# podman with all that it keeps below $dir, and what it needs where there is no systemd: so configured
-# that scripts call it as anybody does. It has one image, localhost/empty, of $image.
+# Sets up podman with all its data below $dir, and for use without systemd, so that scripts call it
+# as usual. It has one image, localhost/empty, made from $image.
 podman_here() {
     export CONTAINERS_CONF=$dir/containers.conf CONTAINERS_STORAGE_CONF=$dir/storage.conf
     cat >"$CONTAINERS_CONF" <<CONF

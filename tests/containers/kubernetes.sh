@@ -1,16 +1,16 @@
 #!/bin/bash
-# kubernetes.sh CACHE: runs the Kubernetes manifests of systemd/examples/containers by `podman kube play`, on a
-# binary cache in a directory, which has bash, python3 and curl; narfs at /nix is first
-# one of the host, then that of the DaemonSet. Needs root, podman, crun, catatonit and python3. Prints what it
-# found, and fails at the first thing that is not as it should be.
+# kubernetes.sh CACHE: runs the Kubernetes manifests of systemd/examples/containers with `podman
+# kube play`, on a binary cache in a directory that has bash, python3 and curl; narfs at /nix is
+# first that of the host, then that of the DaemonSet. Needs root, podman, crun, catatonit and
+# python3. Prints the results, and stops at the first failure.
 . "$(dirname "$0")/engine.sh"
 need podman:podman crun:crun catatonit:catatonit python3:python3-minimal ldd:libc-bin strip:binutils
 begin
 at_nix
 podman_here
 
-# Pods of podman 4.3 insist on cgroups, and crun wants CAP_SYS_RESOURCE for their rules. So crun is given
-# a cgroup without any.
+# Pods of podman 4.3 require cgroups, and crun needs CAP_SYS_RESOURCE for device rules. crun
+# therefore gets a cgroup without any rules.
 sed -i 's/^cgroups = .*/cgroups = "enabled"/; s/^\[engine\]/&\nruntime = "without-rules"/' "$CONTAINERS_CONF"
 printf '[engine.runtimes]\nwithout-rules = ["%s"]\n' "$dir/without-rules" >>"$CONTAINERS_CONF"
 cat >"$dir/without-rules" <<'CRUN'
@@ -30,12 +30,12 @@ exec crun "$@"
 CRUN
 chmod +x "$dir/without-rules"
 
-# The manifest with what is left to its user filled in, and what follows a sed expression.
+# The manifest with its placeholders replaced, and edited by a sed expression.
 filled() { sed -e "s#/nix/store/HASH-python3-VERSION#${python%/bin/*}#" -e "${2:-}" "$examples/$1.yaml"; }
 play() { # NAME FILE
     podman kube play --network none "$2" >"$dir/out" 2>&1 || { cat "$dir/out" >&2; fail "podman kube play of $1"; }
 }
-# lists CONTAINER STORE: what the service in a pod lists is what there is.
+# lists CONTAINER STORE: checks that the service in a pod lists the paths of the store.
 lists() {
     local shown
     for _ in {1..50}; do
@@ -56,8 +56,8 @@ lists view-web "$view"
 lists whole-store-pod-0-web "$nix/store"
 for name in view whole-store; do podman kube down "$dir/$name.yaml" >/dev/null 2>&1; done
 
-# The DaemonSet: /nix is a directory of the node's disk, and narfs comes from a pod. Its image has the program
-# with its libraries, and the binary cache in place of the one in the network.
+# The DaemonSet: /nix is a directory on the node's disk, and narfs runs in a pod. Its image contains
+# the program with its libraries, and the binary cache instead of one on the network.
 umount /nix
 mkdir -p "$dir/node" "$dir/node-state" "$dir/daemon"/{usr/local/bin,dev,proc,sys,etc,run,tmp,var/tmp}
 mount --bind "$dir/node" /nix
@@ -68,17 +68,17 @@ for program in "$narfs" /bin/sh /bin/mkdir; do
 done
 cp -r "$cache" "$dir/daemon/cache"
 tar -C "$dir/daemon" -c . | podman import --quiet - localhost/narfs >/dev/null || fail "podman import"
-# podman 4.3 plays pods; so it gets the template.
+# podman 4.3 supports pods only, so it gets the template.
 { printf 'apiVersion: v1\nkind: Pod\n'; filled kubernetes-daemonset | sed -e '1,/^  template:/d' -e 's/^    //' \
     -e 's/^metadata:/&\n  name: daemon/' -e "s#/var/lib/narfs#$dir/node-state#" \
     -e 's#https://cache.nixos.org#file:///cache --no-require-sigs#' -e "/mountPath/s#$dir/node-state#/var/lib/narfs#"
 } >"$dir/daemon.yaml"
-# What has been looked at before may be served by the kernel when narfs is gone.
+# The kernel may still serve from its caches what was accessed before.
 sees() { podman exec whole-store-pod-0-web "$python" -c 'import os, sys; os.stat(sys.argv[1])' "$1" 2>/dev/null; }
 start_daemon() {
     play daemonset "$dir/daemon.yaml"
     for _ in {1..100}; do
-        # A dead mount, too, is a mount point.
+        # A dead mount counts as a mount point as well.
         ! [ -x "${python%/bin/*}/bin" ] || return 0
         sleep 0.1
     done
@@ -96,20 +96,20 @@ start_daemon
 play whole-store "$dir/whole-store.yaml"
 lists whole-store-pod-0-web /nix/store
 ok "the pod of the DaemonSet has mounted /nix/store for the node and another pod"
-# As a kubelet ends a pod.
+# Terminated as by a kubelet.
 podman stop -t 20 daemon-narfs >/dev/null
 podman kube down "$dir/daemon.yaml" >/dev/null 2>&1
 ! mountpoint -q /nix/store || fail "/nix/store is mounted after the DaemonSet's pod has ended"
-! sees "$bash" || fail "the store is there for a pod after the DaemonSet's pod has ended"
+! sees "$bash" || fail "a pod still sees the store after the DaemonSet's pod has ended"
 start_daemon
 sees_again "$bash"
 ok "a pod that runs has the store again when the next pod of the DaemonSet has mounted it"
-# podman 4.3 kills here.
+# podman 4.3 sends SIGKILL here.
 podman kube down "$dir/daemon.yaml" >/dev/null 2>&1
-! sees "$curl" || fail "the store is there for a pod after the DaemonSet's pod was killed"
+! sees "$curl" || fail "a pod still sees the store after the DaemonSet's pod was killed"
 start_daemon
 sees_again "$curl"
 ok "and when the pod before was killed, and left a dead mount"
 podman kube down "$dir/whole-store.yaml" >/dev/null 2>&1
 podman stop -t 20 daemon-narfs >/dev/null
-echo "all well with the manifests and $(podman --version)"
+echo "ok with the manifests and $(podman --version)"

@@ -1,14 +1,14 @@
 #!/bin/bash
-# volumes.sh CACHE: has real podman make volumes of closure views of a binary cache in a directory, which
-# has bash, curl and coreutils, and run containers on them: through the volume plugin of the daemon.
-# The image holds nothing but mount points. Needs root, podman and crun. Prints what it found, and fails
-# at the first thing that is not as it should be.
+# volumes.sh CACHE: creates volumes from closure views with real podman, on a binary cache in a
+# directory that has bash, curl and coreutils, and runs containers with them, through the volume
+# plugin of the daemon. The image contains only mount points. Needs root, podman and crun. Prints
+# the results, and stops at the first failure.
 set -euo pipefail
 cache=$(realpath "$1")
 narfs=$(realpath "${NARFS:-$(dirname "$0")/../../target/release/narfs}")
 
 if [ -z "${IN_NAMESPACE:-}" ]; then
-    # A mount namespace, where /sys/fs/cgroup is what crun wants.
+    # A mount namespace with /sys/fs/cgroup as crun needs it.
     export IN_NAMESPACE=1
     exec unshare -m --propagation slave bash -c \
         'umount -R -l /sys/fs/cgroup 2>/dev/null; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"' bash "$0" "$@"
@@ -42,7 +42,7 @@ container() { podman run --rm --cgroups=disabled --network none "$@"; }
 mount_narfs() {
     "$narfs" mount "$dir/nix" --from "file://$cache" --no-require-sigs --volume-plugin "$socket" 2>/dev/null
 }
-refused() { # WHAT TEXT COMMAND...: podman must fail, and show this
+refused() { # WHAT TEXT COMMAND...: checks that podman fails with this error
     local what=$1 text=$2 said; shift 2
     if said=$(podman "$@" 2>&1); then fail "$what: podman $* succeeds"; fi
     [[ $said == *"$text"* ]] || fail "$what: $said"
@@ -60,14 +60,14 @@ podman import --quiet - localhost/empty >/dev/null < <(tar -C "$image" -c .)
 
 start=$(date +%s%N)
 podman volume create --driver narfs -o "closure=$bash:$curl" web >/dev/null
-echo "ok: a volume was made in $(( ($(date +%s%N) - start) / 1000000 )) ms: $("$narfs" closures web | head -n 1)"
+echo "ok: a volume was created in $(( ($(date +%s%N) - start) / 1000000 )) ms: $("$narfs" closures web | head -n 1)"
 view=$dir/nix/.narfs/closures/web/store
 inspected=$(podman volume inspect web)
 for text in '"Driver": "narfs"' "$bash" '"removable": true' "\"paths\": $(ls "$view" | wc -l)"; do
     [[ $inspected == *"$text"* ]] || fail "inspect does not show $text: $inspected"
 done
 [ "$(podman volume ls --format '{{.Driver}} {{.Name}}')" = 'narfs web' ] || fail "$(podman volume ls)"
-echo "ok: podman lists and shows it"
+echo "ok: podman lists and inspects it"
 
 run() { # WHAT VOLUME: programs of the volume in a container
     local out
@@ -79,12 +79,12 @@ run() { # WHAT VOLUME: programs of the volume in a container
     container -v "$2:/nix/store:ro" localhost/empty "$curl/bin/curl" --version >/dev/null || fail "$1: curl"
     echo "ok: $1: $out paths"
 }
-# coreutils must not be in the view for the test of what is absent.
+# coreutils must not be in the view for the test of absent paths.
 ! [ -e "$view/${coreutils##*/}" ] || coreutils=/nix/store/00000000000000000000000000000000-x
 run "programs run on the volume" web
 container -v web:/nix/store localhost/empty "$bash/bin/bash" -c '! { : >/nix/store/x; } 2>/dev/null' ||
     fail "a volume that is not :ro can be written to"
-echo "ok: it is read-only without :ro, too"
+echo "ok: it is read-only also without :ro"
 
 daemon() { "$narfs" status --json | sed -n 's/^ *"pid": \([0-9]*\).*/\1/p'; }
 kill -9 "$(daemon)"
@@ -95,7 +95,7 @@ kill -STOP "$keeper"; kill -9 "$(daemon)"
 run "podman waits while no daemon is there" web
 wait
 
-# A volume follows a profile, also in a container that runs.
+# A volume follows a profile, also in a running container.
 "$narfs" profile -p app install "$bash" "$curl" >/dev/null 2>&1
 podman volume create --driver narfs -o profile=app app >/dev/null
 name=narfs-volumes-$$
@@ -103,21 +103,21 @@ podman run --rm -d --name "$name" --cgroups=disabled --network none -v app:/nix/
     "$bash/bin/bash" -c 'while :; do read -t 1 <> <(:) || true; done' >/dev/null
 podman exec "$name" "$curl/bin/curl" --version >/dev/null || fail "curl of the profile"
 "$narfs" profile -p app remove curl >/dev/null 2>&1
-! podman exec "$name" "$curl/bin/curl" --version >/dev/null 2>&1 || fail "curl is there after it was removed"
+! podman exec "$name" "$curl/bin/curl" --version >/dev/null 2>&1 || fail "curl is accessible after it was removed"
 podman exec "$name" "$bash/bin/bash" -c 'echo "ok: a running container sees the generation that its volume follows"'
 refused "a volume in use is not removed" 'being used' volume rm app
 podman rm -f -t 0 "$name" >/dev/null
 
-# What narfs closure made is let go, what podman made is removed.
+# A view of narfs closure stays when its volume is removed; a view made by podman is deleted.
 "$narfs" closure theirs "$bash" "$curl" >/dev/null
 podman volume create --driver narfs theirs >/dev/null
 run "a view of narfs closure as a volume" theirs
 podman volume rm web app theirs >/dev/null
 [ "$("$narfs" closures | sed -n 's/ .*//p' | tr -d '\n')" = theirs ] || fail "left: $("$narfs" closures)"
 [ -z "$(podman volume ls --quiet)" ] || fail "podman has volumes: $(podman volume ls)"
-echo "ok: removed are the views that podman made, and no other"
+echo "ok: only the views created by podman are removed"
 
-refused "no options" 'say what it shows with -o closure=' volume create --driver narfs new
+refused "no options" 'define its contents with -o closure=' volume create --driver narfs new
 refused "an unknown option" 'a volume has no option "device"' volume create --driver narfs -o device=/x new
 refused "no such path" 00000000000000000000000000000000 \
     volume create --driver narfs -o closure=/nix/store/00000000000000000000000000000000-x new
@@ -128,6 +128,6 @@ refused "a view that was deleted" 'no closure view "theirs"' run --rm --cgroups=
     -v theirs:/nix/store:ro localhost/empty "$bash/bin/bash"
 [ -z "$("$narfs" closures)" ] || fail "left: $("$narfs" closures)"
 "$narfs" umount "$dir/nix"
-[ ! -e "$socket" ] || fail "the socket is left"
+[ ! -e "$socket" ] || fail "the socket still exists"
 refused "no daemon" "$socket" volume create --driver narfs -o "closure=$bash" new
-echo "all well with $(command podman --version)"
+echo "ok with $(command podman --version)"

@@ -199,7 +199,7 @@ fn archives_that_are_not_the_signed_ones_are_refused() {
             (empty.path(), "end-of-file"),
             (gone.path(), "the NAR is gone"),
             (directory.path(), "not a regular file"),
-            (outside.path(), "leads out of the binary cache"),
+            (outside.path(), "points outside of the binary cache"),
         ],
     );
     state.has_exactly(&[good.path()]);

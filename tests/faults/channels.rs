@@ -130,9 +130,9 @@ fn names_that_mean_nothing_or_several_paths_are_refused_with_a_choice() {
     let text = ran.stderr();
     assert!(text.find("zlib-1.3") < text.find("zlib-1.2"), "{text}");
     let ran = world.fetch("prefetch", &["helo"]);
-    ran.fails(&["\"helo\"", "channels all", "there are hello"]);
+    ran.fails(&["\"helo\"", "channels all", "similar names are hello"]);
     let ran = world.fetch("pin", &["hello-3"]);
-    ran.fails(&["hello-3", "there are hello-2.12"]);
+    ran.fails(&["hello-3", "similar names are hello-2.12"]);
     world
         .fetch("prefetch", &["hello/bin"])
         .fails(&["hello/bin"]);
@@ -218,7 +218,7 @@ fn compressed_lists_are_read_and_bombs_are_not() {
         &compress(Compression::Zstd, &vec![b'\n'; 257 << 20]),
     );
     let ran = world.channel(&["add", "bomb", bomb.to_str().unwrap()]);
-    ran.fails(&["bomb.zst", "longer than 256 MiB"]);
+    ran.fails(&["bomb.zst", "longer than the limit of 256 MiB"]);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn a_list_behind_a_server_is_fetched_again_and_stays_while_the_server_is_away() 
     world.put("torn", &list(&NAMES));
     let torn = format!("{}/torn", server.url);
     world.channel(&["add", "torn", &torn]).fails(&[&torn]);
-    let away = format!("http://{}/store-paths", Server::nobody());
+    let away = format!("http://{}/store-paths", Server::unused_address());
     let ran = world.channel(&["add", "away", "--no-update", &away]);
     ran.succeeds();
     let ran = world.channel(&["update", "away"]);

@@ -175,7 +175,7 @@ fn roots_are_listed_and_kept_and_go_with_their_links() {
     fs::write(link, "mine").unwrap();
     state
         .run(&["add-root", link, &path(1).base_name()])
-        .fails(&[link, "no link into the store"]);
+        .fails(&[link, "not a link into the store"]);
     assert_eq!(fs::read_to_string(link).unwrap(), "mine");
 }
 

@@ -101,7 +101,7 @@ fn a_server_that_wants_another_password_is_not_asked_again_and_says_where_it_com
     let wrong = world.netrc("wrong", "default login alice password secret");
     let name = wrong.display().to_string();
     let ran = world.copy(url, Some(&wrong));
-    ran.fails(&[url, "401", &name, "does not take"]);
+    ran.fails(&[url, "401", &name, "does not accept"]);
     assert!(!ran.stderr().contains("secret"));
 }
 

@@ -118,7 +118,7 @@ fn a_private_authority_is_believed_where_the_environment_names_it() {
     let (cache, offer) = cache();
     let dir = tempfile::tempdir().unwrap();
     certify(dir.path());
-    let address = Server::nobody();
+    let address = Server::unused_address();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let said = fs::File::create(dir.path().join("said")).unwrap();
     let server = Command::new("openssl")

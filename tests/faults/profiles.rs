@@ -69,7 +69,7 @@ impl Fixture {
 #[test]
 fn what_is_not_there_is_named_with_what_there_is() {
     let fixture = Fixture::new();
-    let absent = ["no profile 'absent'", "there are: default"];
+    let absent = ["no profile 'absent'", "the profiles are: default"];
     for arguments in [
         &["profile", "-p", "absent", "list"][..],
         &["profile", "-p", "absent", "history"],
@@ -125,7 +125,7 @@ fn paths_that_no_source_has_and_what_is_no_path_are_refused() {
         fixture.fetching(&["profile", "install", "hello"])
     });
     let inside = format!("/nix/store/{two}/bin");
-    fixture.refuses(&["a place in a store path"], || {
+    fixture.refuses(&["lies within a store path"], || {
         fixture.fetching(&["profile", "install", &inside])
     });
     let renamed = format!("{}-three", &fixture.base(0)[..32]);
@@ -210,7 +210,7 @@ fn a_file_with_a_mistake_changes_nothing_and_its_line_is_named() {
         (
             "[profile.default]\npackages = [\"@\", 3]\n",
             2,
-            "3 is no package",
+            "3 is not a package",
         ),
     ] {
         fs::write(&file, text.replace('@', &two)).unwrap();
@@ -229,7 +229,7 @@ fn a_file_with_a_mistake_changes_nothing_and_its_line_is_named() {
     let below = format!("[profile.\"default/x\"]\nset = \"{two}\"\n");
     for (text, word) in [
         (conflict, "have the same priority 5"),
-        (inside, "a place in a store path"),
+        (inside, "lies within a store path"),
         (gone, "none of the sources"),
         (below, "'default/x' and 'default'"),
     ] {

@@ -148,7 +148,7 @@ fn a_server_cannot_be_listed() {
     let server = Server::new(cache.dir().to_owned(), |_, _| Answer::File);
     let state = State::new();
     let ran = copy(&state, &cache, &server, &["--all"]);
-    ran.fails(&[&server.url, "cannot be listed", "name the paths"]);
+    ran.fails(&[&server.url, "cannot be listed", "give the paths"]);
     state.has_exactly(&[]);
 }
 

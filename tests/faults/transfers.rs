@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use crate::binary_cache::{Cache, Offer, file, noise, path};
 use crate::program::{Ran, State};
-use crate::server::{Answer, Asked, Ranges, Server};
+use crate::server::{Answer, Logged, Ranges, Server};
 
 /// A source without the program around it, which gives up after half a second of silence.
 struct Source {
@@ -60,7 +60,7 @@ fn server(
     (server, source)
 }
 
-fn ranges(log: &[Asked]) -> Vec<Option<&str>> {
+fn ranges(log: &[Logged]) -> Vec<Option<&str>> {
     log.iter().map(|asked| asked.header("range")).collect()
 }
 
@@ -89,7 +89,7 @@ fn copy(offer: &Offer, answer: impl Fn(usize) -> Answer + Send + Sync + 'static)
 struct Copied {
     ran: Ran,
     state: State,
-    log: Vec<Asked>,
+    log: Vec<Logged>,
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_rest_that_is_longer_than_it_may_be_is_an_error() {
     let error = source.nar().unwrap_err();
     assert!(!BrokenOff::is_final(&error));
     let text = error.to_string();
-    assert!(text.contains("more than the 300000 bytes"), "{text}");
+    assert!(text.contains("more than its 300000 bytes"), "{text}");
     assert_eq!(server.log().len(), 2);
 }
 

@@ -1,12 +1,12 @@
 #!/usr/bin/python3
-"""restarts.py [--seconds N] WORLD RESULTS WAY...: what who uses /nix notices of its daemon.
+"""restarts.py [--seconds N] WORLD RESULTS WAY...: what programs in /nix notice of its daemon.
 
-restarts.sh runs this in a system of its own, where systemd is process 1 and narfs is installed. For each
-WAY to have a daemon (fstab, mount-unit, service, keeper) /nix is mounted from an empty state, with a signed
-binary cache of WORLD behind a server that takes its time. Then four processes read, list, look and start
-programs in it without a pause, while the daemon is killed, restarted, replaced and stopped. All that they
-see is compared with the store that Nix itself made in WORLD. Figures go to the file RESULTS too; the exit
-status is 1 if anything was not as it should be.
+restarts.sh runs this in a separate system, where systemd is process 1 and narfs is installed. For each
+WAY of running a daemon (fstab, mount-unit, service, keeper) /nix is mounted from an empty state, with a signed
+binary cache of WORLD behind a slow server. Four processes then read, list, look up and start programs in it
+continuously, while the daemon is killed, restarted, replaced and stopped. Everything that they see is compared
+with the store that Nix itself created in WORLD. Results are also written to the file RESULTS; the exit status
+is 1 if anything was wrong.
 """
 
 import argparse
@@ -35,20 +35,20 @@ UNITS = "/etc/systemd/system"
 OTHER_VERSION = "/usr/local/lib/narfs-tests/other-version"
 # Waits from here on are noted one by one, in seconds.
 LONG = 0.03
-# What waits longer is named, and is too long even where the machine is busy and a fetch comes on top.
+# Durations from which a wait is reported by name, and from which it is a failure even on a busy machine with a fetch.
 NAMED, PATIENCE = 2.0, 10.0
-# What waits longer hangs.
+# Duration from which an operation counts as hanging.
 HANGS = 60.0
-# What the processes do.
+# The activities of the processes.
 PROCESSES = ["read", "list", "look", "start"]
-# A NAR is sent in so many pieces, with such a pause before each.
+# Number of pieces in which a NAR is sent, and the pause before each.
 PIECES, PAUSE = 8, 0.01
-# A service is left stopped for so long.
+# Time for which a service is stopped.
 STOPPED = 0.3
 
 
 class Wrong(Exception):
-    """Something in /nix is not what Nix has in its store."""
+    """The contents of /nix differ from the store of Nix."""
 
 
 def command(*words, may_fail=False, **options):
@@ -62,13 +62,13 @@ def wait_until(what, is_so):
     deadline = time.monotonic() + HANGS
     while not (found := is_so()):
         if time.monotonic() > deadline:
-            raise Wrong(f"waited in vain until {what}")
+            raise Wrong(f"timed out waiting until {what}")
         time.sleep(0.005)
     return found
 
 
 class Store:
-    """What Nix has: by name from /nix/store on, what lstat, read, readlink and listdir are to show."""
+    """The store of Nix: by path, the expected results of lstat, read, readlink and listdir."""
 
     def __init__(self, world):
         self.files, self.links, self.directories = {}, {}, {}
@@ -95,7 +95,7 @@ class Store:
         return next(f for f in self.files if re.fullmatch(rf"/nix/store/[^/]*/bin/{pattern}", f))
 
     def find_programs(self):
-        """Command lines with what they are to print."""
+        """Command lines with their expected output."""
         yield [self.program("hello")], "Hello, world!\n"
         yield [self.program("bash"), "-c", "echo $((6*7))"], "42\n"
         python = self.program(r"python3\.\d+")
@@ -105,7 +105,7 @@ class Store:
 
 
 class Load:
-    """The four processes: what each does over and over, and what it has seen."""
+    """The four processes: what each does repeatedly, and its results."""
 
     def __init__(self, store):
         self.store = store
@@ -115,12 +115,12 @@ class Load:
         self.bytes, self.choice = 0, None
 
     def choose(self, rng, choices):
-        """What is done next, so that it can be named."""
+        """Chooses the next object, and records it for reports."""
         self.choice = rng.choice(choices)
         return self.choice
 
     def wait_for_all(self):
-        """Until each of the processes has gone on: what takes longer than the pauses would never be done."""
+        """Waits until each process has made progress, since an operation longer than the pauses would never finish."""
         before = list(self.done)
         wait_until("the load goes on", lambda: all(now > then for now, then in zip(self.done, before)))
 
@@ -154,18 +154,18 @@ class Load:
             path = self.choose(rng, self.lists[kind])
             self.check(path, os.lstat(path))
             if kind == 1 and os.readlink(path) != self.store.links[path]:
-                raise Wrong(f"{path} leads elsewhere")
+                raise Wrong(f"{path} has another target")
             return
         path = f"{self.choose(rng, self.lists[2])}/no-such-name"
         if kind == 4 and rng.random() < 0.2:
-            # Every source is asked for this one.
+            # This causes a query to every source.
             name = "".join(rng.choices("0123456789abcdfghijklmnpqrsvwxyz", k=32))
             path = f"/nix/store/{name}-absent"
         try:
             os.lstat(path)
         except FileNotFoundError:
             return
-        raise Wrong(f"{path} is there")
+        raise Wrong(f"{path} exists")
 
     def start(self, rng):
         words, expected = self.choose(rng, self.store.programs)
@@ -205,19 +205,19 @@ class Load:
 
 
 def unsettle(rng):
-    """Now and then has contents dropped, and the kernel forget, so that not everything is there already."""
+    """Occasionally drops contents and the kernel's caches, so that not everything is local and cached."""
     if rng.random() < 0.05:
         with open("/proc/sys/vm/drop_caches", "w") as caches:
             caches.write("3")
     if rng.random() < 0.3:
         ran = command(NARFS, "evict", "--to", "20M", may_fail=True)
-        # Some of it may be.
+        # Some caches may be dropped.
         if ran.returncode and "in use" not in ran.stderr:
             raise Wrong(f"narfs evict: {ran.stderr.strip()}")
 
 
 class Server(multiprocessing.Process):
-    """Serves a binary cache; each NAR takes a while."""
+    """Serves a binary cache, with slow NARs."""
 
     def __init__(self, cache):
         super().__init__(daemon=True)
@@ -243,7 +243,7 @@ class Server(multiprocessing.Process):
                         time.sleep(PAUSE)
                         out.write(part)
                 except OSError:
-                    # Who asked is gone.
+                    # The client is gone.
                     self.close_connection = True
                 finally:
                     with sending:
@@ -253,7 +253,7 @@ class Server(multiprocessing.Process):
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def run(self):
-        # Whoever hangs up in the middle is no news.
+        # Disconnecting clients are expected.
         self.server.handle_error = lambda *_: None
         self.server.serve_forever()
 
@@ -271,7 +271,7 @@ def program_sizes():
 
 
 class Daemon:
-    """A daemon of some way; what is done to it, each until the next daemon answers."""
+    """A daemon, with the disturbances; each of them waits until the next daemon answers."""
 
     kinds = ["kill", "kill twice", "upgrade"]
 
@@ -294,7 +294,7 @@ class Daemon:
         return wait_until("the next daemon answers", lambda: self.status().get("pid", pid) != pid)
 
     def new_build(self):
-        """Puts another build into the place of the program: it has bytes more at its end."""
+        """Replaces the program by another build, with extra bytes at its end."""
         self.builds += 1
         build = f"{NARFS}.build"
         shutil.copy2(self.original, build)
@@ -305,7 +305,7 @@ class Daemon:
     def check_build(self):
         serving = os.stat(f"/proc/{self.pid()}/exe")
         if serving.st_size != os.stat(self.original).st_size + len(b"build %d\n" % self.builds):
-            raise Wrong("another build was to go on")
+            raise Wrong("the daemon is not the new build")
 
     def kill(self):
         pid = self.pid()
@@ -315,7 +315,7 @@ class Daemon:
     def kill_twice(self):
         pid = self.pid()
         os.kill(pid, signal.SIGKILL)
-        # In the middle of its start, at any point.
+        # At a random point of its start.
         again = wait_until("another process starts", lambda: self.process_after(pid))
         time.sleep(random.random() * 0.1)
         try:
@@ -384,7 +384,7 @@ class Service(Daemon):
         pid = self.pid()
         self.systemctl("restart", self.unit)
         if self.pid() == pid:
-            raise Wrong("a restart leaves the process")
+            raise Wrong("the process is the same after a restart")
 
     def exchange(self):
         self.restart()
@@ -404,7 +404,7 @@ class Service(Daemon):
         self.systemctl("start", "remote-fs.target", "nix.mount")
 
     def end(self):
-        # In the moment after a crash: systemd starts the daemon only after the unmount.
+        # Right after a crash: systemd starts the daemon only after the unmount.
         os.kill(self.pid(), signal.SIGKILL)
         began = time.monotonic()
         self.systemctl("stop", *(u for u in ("nix.automount", "nix.mount") if self.is_active(u)))
@@ -426,7 +426,7 @@ class Service(Daemon):
 
 
 class MountUnit(Service):
-    """nix.automount, which the first look starts, and nix.mount."""
+    """nix.automount, triggered by the first access, and nix.mount."""
 
     def enable(self):
         self.systemctl("enable", self.unit)
@@ -494,8 +494,8 @@ WAYS = {
 
 
 def disturb(daemon, load, server, seconds):
-    """Does all that in random order, each kind as often as the others; when each was, and whether NARs were on
-    their way at its beginning."""
+    """Applies all disturbances in random order, each kind equally often. Returns when each took place, and whether
+    NARs were in flight at its beginning."""
     done, rng, ends = [], random.Random(1), time.monotonic() + seconds
     while time.monotonic() < ends:
         for kind in rng.sample(daemon.kinds, len(daemon.kinds)):
@@ -509,7 +509,7 @@ def disturb(daemon, load, server, seconds):
 
 
 def minute(daemon, store, server, seconds):
-    """What was seen in one way."""
+    """The results of one way."""
     load, pipes = Load(store), []
     for number in range(len(PROCESSES)):
         ours, theirs = multiprocessing.Pipe(False)
@@ -533,13 +533,13 @@ def minute(daemon, store, server, seconds):
 
 
 def met(done, when):
-    """What was done at a moment."""
+    """The disturbance at a moment."""
     return next((f"{when - since:.3f} s after {kind}" for kind, since, until, _ in done if since < when < until), "?")
 
 
 def longest_waits(done, seen):
-    """By kind: how often, and the longest wait of what was under way or began while each lasted; and that of all
-    else."""
+    """By kind: the count, and the longest wait of operations that overlapped with it; also the longest wait of all
+    others."""
     waits = [wait for s in seen for wait in s["long"]]
     rounds, named = {}, set()
     for kind, since, until, sending in done:
@@ -575,7 +575,7 @@ def table(way, figures):
 
 
 def go(way, store, server, seconds):
-    """One way, from an empty state on; whether all was well."""
+    """Runs one way, from an empty state. Returns whether it succeeded."""
     shutil.rmtree(STATE, ignore_errors=True)
     daemon = WAYS[way]()
     try:

@@ -1,8 +1,8 @@
 #!/bin/bash
 # restarts.sh [--seconds N] [WAY]...
 #
-# What programs in /nix notice when its daemon is killed, restarted, replaced and stopped: for N seconds (60)
-# in each WAY to have a daemon, or in those that are named:
+# What programs in /nix notice when its daemon is killed, restarted, replaced and stopped: for N
+# seconds (60) in each WAY of running a daemon, or in the given ones:
 #
 #   fstab        /etc/fstab, mount.narfs and narfs-daemon.service
 #   mount-unit   nix.automount, nix.mount and narfs-daemon.service
@@ -27,12 +27,12 @@ dir=$PWD/target/services suite=${SUITE:-trixie}
 base=$dir/$suite root=$dir/root cgroups=$dir/cgroups
 group=$cgroups/narfs-restarts-$$
 
-# make_base: the Debian, once.
+# make_base: creates the Debian, once.
 make_base() {
     [ ! -e "$base.made" ] || return 0
     command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
     mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' | head -n 1)}
-    [ -n "$mirror" ] || die "apt knows no mirror of Debian: name one in MIRROR"
+    [ -n "$mirror" ] || die "apt has no mirror of Debian: set MIRROR"
     echo "making a Debian $suite from $mirror" >&2
     rm -rf --one-file-system "$base"
     unshare --mount --propagation private debootstrap --variant=minbase --include=systemd,python3 \
@@ -41,17 +41,17 @@ make_base() {
     touch "$base.made"
 }
 
-# boot: prepares the root in the mount namespace of this process, and becomes its systemd.
+# boot: prepares the root in the mount namespace of this process, and executes its systemd.
 boot() {
     mount -t overlay overlay -o "lowerdir=$base,upperdir=$root.upper,workdir=$root.work" "$root"
     mkdir "$root/world" "$root/results"
     mount --bind -o ro "$dir/../world/restarts" "$root/world"
     mount --bind "$dir" "$root/results"
-    # The database is not to depend on overlayfs.
+    # The database should not be on overlayfs.
     mkdir "$root.state" "$root/var/lib/narfs"
     mount --bind "$root.state" "$root/var/lib/narfs"
     mount -t proc proc "$root/proc"
-    # Nothing in there is to set up this machine.
+    # Disables units that would change this machine.
     mount --bind "$root/proc/sys/vm" "$root/mnt"
     mount --bind -o ro "$root/proc/sys" "$root/proc/sys"
     mount --move "$root/mnt" "$root/proc/sys/vm"
@@ -86,7 +86,7 @@ if [ "${1-}" = --seconds ]; then
 fi
 case $seconds/$* in *[!0-9]*/* | /* | */-*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$self" >&2; exit 2 ;; esac
 
-[ "$(id -u)" = 0 ] || die "must be run by root, who may mount"
+[ "$(id -u)" = 0 ] || die "must be run by root"
 [ -c /dev/fuse ] || die "there is no /dev/fuse: modprobe fuse; in a container, pass --device /dev/fuse"
 [ -x target/release/narfs ] && [ -x target/release/mount-narfs ] || die "target/release/narfs is missing: make build"
 if [ -z "${IN_NAMESPACE-}" ]; then
@@ -105,7 +105,7 @@ cleanup() {
     status=$?
     trap - EXIT
     set +e
-    # systemd is process 1 of what it has started: all of that ends with it.
+    # systemd is process 1 of its pid namespace, so all its processes end with it.
     if [ -n "$init" ]; then kill -KILL "$init"; wait "$booted" 2>/dev/null; fi
     for _ in $(seq 50); do
         ! [ -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || { sleep 0.1; continue; }
@@ -121,7 +121,7 @@ trap 'exit 130' INT TERM
 rm -rf --one-file-system "$root" "$root".*
 mkdir -p "$root" "$root.upper" "$root.work" "$cgroups"
 make --no-print-directory -s install DESTDIR="$root.upper" >/dev/null
-# What debuggers need is many times the program, which is copied often.
+# Debug information is many times the size of the program, which is copied often.
 strip --strip-debug "$root.upper/usr/local/bin/narfs"
 mkdir -p "$root.upper/usr/local/lib/narfs-tests"
 cp tests/services/restarts.py "$root.upper/usr/local/lib/narfs-tests/"
@@ -130,7 +130,7 @@ if [ -n "${OLD-}" ]; then
     strip --strip-debug -o "$root.upper/usr/local/lib/narfs-tests/other-version" "$OLD/narfs"
 fi
 
-# Control groups of its own: else it would be at odds with this machine's systemd.
+# A separate control group: otherwise it would interfere with this machine's systemd.
 mount -t cgroup2 cgroup2 "$cgroups"
 mkdir "$group"
 sh -c 'echo $$ >"$1/cgroup.procs"; shift; exec setpriv --pdeathsig KILL \
@@ -141,7 +141,7 @@ for _ in $(seq 300); do
     sleep 0.1
     init=$(cat "/proc/$booted/task/$booted/children" 2>/dev/null) || die "systemd did not start; see $dir/boot.log"
     init=${init%% *}
-    # Until then it is this script, and speaks of this machine.
+    # Until then the process is still this script, in the namespaces of this machine.
     [ "$(cat "/proc/$init/comm" 2>/dev/null)" = systemd ] || continue
     running=$(inside systemctl is-system-running 2>/dev/null) || true
     case $running in running | degraded) break ;; esac

@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
 """upgrade.py [--seconds N] OLD NEW DIRECTORY WORLD [CASE]...
 
-What who uses /nix notices when one version of narfs takes the place of another one. OLD and NEW are directories with
-the programs `narfs` and `mount-narfs`. In each CASE (all, if none is named) a state is mounted at /nix with a signed
-binary cache of WORLD, and processes read, list, look and start programs, which is compared with what Nix has in WORLD,
-while:
+What programs in /nix notice when one version of narfs replaces another. OLD and NEW are directories with the programs
+`narfs` and `mount-narfs`. In each CASE (by default all) a state is mounted at /nix with a signed binary cache of WORLD,
+and processes read, list, look up and start programs. The results are compared with the store of Nix in WORLD, while:
 
-  old-to-new       NEW goes on as the daemon of OLD; then no process of OLD goes on, the keeper included
-  new-to-old       OLD goes on as the daemon of NEW
+  old-to-new       NEW takes over from OLD; then no process of OLD remains, not even the keeper
+  new-to-old       OLD takes over from NEW
   there-and-back   NEW, OLD and NEW again
   keeper-killed    after each of these the keeper is killed
   crash            the daemon is killed while its keeper is of the other version
-  clients          commands, mount.narfs and `narfs serve` of each version ask a daemon of the other one
-  service-to-new   NEW takes the place of OLD under a service manager that keeps descriptors
-  service-to-old   OLD takes the place of NEW there
+  clients          commands, mount.narfs and `narfs serve` of each version use a daemon of the other one
+  service-to-new   NEW replaces OLD under a service manager that keeps descriptors
+  service-to-old   OLD replaces NEW there
 
-Who serves is judged by /proc/PID/exe. The status is 1 if something was not as it should be.
+The serving program is determined by /proc/PID/exe. The exit status is 1 if anything was wrong.
 """
 
 import argparse
@@ -39,7 +38,7 @@ def wait_until(what, is_so):
     deadline = time.monotonic() + HANGS
     while not (found := is_so()):
         if time.monotonic() > deadline:
-            raise Fault(f"waited in vain until {what}")
+            raise Fault(f"timed out waiting until {what}")
         time.sleep(0.01)
     return found
 
@@ -72,7 +71,7 @@ def parent(pid):
 
 
 class Case:
-    """A state that is mounted at /nix, and who uses it."""
+    """A state mounted at /nix, and the processes that use it."""
 
     def __init__(self, given, old, new, server, store, key):
         self.given, self.old, self.new, self.server, self.key = given, old, new, server, key
@@ -96,7 +95,7 @@ class Case:
         return wait_until("a daemon answers", self.ground.status)
 
     def settled(self, version, keeper=None):
-        """Until a daemon of this version serves, and its keeper is of that one."""
+        """Waits until a daemon of `version` serves, with a keeper of the version `keeper`."""
 
         def is_so():
             pid = self.ground.status().get("pid")
@@ -129,7 +128,7 @@ class Case:
             raise Fault("a process of the load hangs, or failed")
         return seen
 
-    # ---- What happens ----
+    # ---- Changes of version ----
 
     def old_to_new(self, kills=False):
         self.mount(self.old)
@@ -138,7 +137,7 @@ class Case:
         self.upgrade(self.new, self.new)
         self.settled(self.new)
         for process in processes_of(self.old):
-            raise Fault(f"process {process} of the old program goes on")
+            raise Fault(f"process {process} of the old program is still running")
         self.go_on()
         self.kill_keeper(kills, self.new)
 
@@ -146,7 +145,7 @@ class Case:
         self.mount(self.new)
         self.begin()
         self.go_on()
-        # The old one knows nothing of keepers of other versions.
+        # The old version does not replace keepers of other versions.
         self.upgrade(self.old, self.old)
         self.settled(self.old, self.new)
         self.go_on()
@@ -202,7 +201,7 @@ class Case:
         return bool(getattr(self, "pipes", None))
 
     def ask(self, asks):
-        """Every kind of request, by another version than that of the daemon."""
+        """Makes every kind of request with a version other than that of the daemon."""
         path = os.listdir(f"{NIX}/store")[0]
         for words in (
             ["status"], ["status", "--json"], ["metrics"], ["path-info"], ["path-info", "--json", path],
@@ -264,7 +263,7 @@ class Case:
 
 
 class Manager:
-    """What sd_notify(3) and sd_listen_fds(3) say of a service manager, for one service."""
+    """A service manager for one service, according to sd_notify(3) and sd_listen_fds(3)."""
 
     def __init__(self, case):
         self.case, self.kept, self.process = case, {}, None

@@ -1,9 +1,10 @@
 #!/bin/bash
 # upgrade.sh [--seconds N] OLD [CASE]...
 #
-# What programs in /nix notice when one version of narfs takes the place of another one, for N seconds (2) before and
-# after each change. OLD is a directory with the programs `narfs` and `mount-narfs` of the version before; NARFS is the
-# directory of the new ones [target/release]. upgrade.py says what the cases are.
+# What programs in /nix notice when one version of narfs replaces another, for N seconds (2) before
+# and after each change. OLD is a directory with the programs `narfs` and `mount-narfs` of the
+# previous version; NARFS is the directory of the new ones [target/release]. upgrade.py describes
+# the cases.
 #
 # Needs root, /dev/fuse, python3, and what tests/world/make-world.sh needs.
 set -euo pipefail
@@ -19,7 +20,7 @@ while [[ ${1-} == --seconds ]]; do
 done
 [ $# -gt 0 ] && [[ $1 != -* ]] || { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$self" >&2; exit 2; }
 old=$(realpath -m "$1") new=$(realpath -m "${NARFS:-target/release}"); shift
-[ "$(id -u)" = 0 ] || die "must be run by root, who may mount"
+[ "$(id -u)" = 0 ] || die "must be run by root"
 [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || die "there is no /dev/fuse: in a container, pass --device /dev/fuse"
 world=$PWD/target/world/torture
 tests/world/make-world.sh "$world" hello bash coreutils python3

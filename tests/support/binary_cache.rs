@@ -1,4 +1,4 @@
-//! A binary cache in a temporary directory, good or broken as a test wants it.
+//! Binary caches in a temporary directory, valid or broken as a test needs.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use narfs::nix::signature::SecretKey;
 use narfs::nix::store_path::{StoreDir, StorePath, StorePathHash};
 use tempfile::TempDir;
 
-/// A tree to archive. Entries of directories are given in their order.
+/// A tree to archive. Directory entries are in the given order.
 pub enum Tree<'a> {
     File(&'a [u8]),
     Program(&'a [u8]),
@@ -52,7 +52,7 @@ pub fn file(data: &[u8]) -> Vec<u8> {
     nar(&Tree::File(data))
 }
 
-/// Bytes that nothing compresses, the same for the same seed.
+/// Incompressible bytes, determined by the seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(length + 8);
@@ -66,8 +66,8 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
-/// A store path with a name; its hash is made from it and from the test's name, which the test's thread
-/// has: what is named in the command line of any program is in use, and must not be in that of another test.
+/// A store path with this name. Its hash is derived from the name and from the name of the test's
+/// thread: a path on the command line of any program is in use, and must not occur in another test.
 pub fn path(name: &str) -> StorePath {
     let thread = std::thread::current();
     let salted = format!("{}:{name}", thread.name().unwrap_or_default());
@@ -76,16 +76,16 @@ pub fn path(name: &str) -> StorePath {
     StorePath::new(hash, name).unwrap()
 }
 
-/// A path as a binary cache offers it: what the narinfo says and what lies behind its URL.
+/// A path offered by a binary cache: its narinfo, and the file at its URL.
 pub struct Offer {
     pub info: NarInfo,
     pub stored: Vec<u8>,
-    /// Whether the signature is made when it is put into the cache.
+    /// Whether to sign it when it is put into the cache.
     pub signed: bool,
 }
 
 impl Offer {
-    /// An honest, uncompressed one.
+    /// A valid, uncompressed offer.
     pub fn new(path: &StorePath, nar: Vec<u8>) -> Self {
         Self {
             info: NarInfo {
@@ -107,7 +107,7 @@ impl Offer {
         }
     }
 
-    /// The same under a name of its own.
+    /// A valid offer of a path with this name.
     pub fn named(name: &str, nar: Vec<u8>) -> Self {
         Self::new(&path(name), nar)
     }
@@ -133,7 +133,7 @@ impl Offer {
     }
 }
 
-/// A binary cache with a key of its own.
+/// A binary cache with its own key.
 pub struct Cache {
     dir: TempDir,
     pub key: SecretKey,
@@ -170,7 +170,7 @@ impl Cache {
         self.arguments_from(&self.url())
     }
 
-    /// The same where the cache is behind another URL.
+    /// The same arguments for another URL of the cache.
     pub fn arguments_from(&self, url: &str) -> Vec<String> {
         let key = self.key.to_public().to_string();
         let arguments = ["--from", url, "--trusted-public-key", &key];
@@ -185,7 +185,7 @@ impl Cache {
         self.dir().join(format!("{}.narinfo", path.hash()))
     }
 
-    /// The narinfo as it is written, signed if it is to be.
+    /// The text of the narinfo, signed if requested.
     pub fn text(&self, offer: &Offer) -> String {
         let mut info = offer.info.clone();
         if offer.signed {
@@ -199,7 +199,7 @@ impl Cache {
         self.put_as(offer, text.as_bytes());
     }
 
-    /// Puts a listing that says what the root is and nothing else; true or not.
+    /// Puts a listing that contains only the kind of the root, right or wrong.
     pub fn put_listing(&self, offer: &Offer, kind: &str) {
         let root = match kind {
             "directory" => r#"{"type":"directory","entries":{}}"#,
@@ -210,7 +210,7 @@ impl Cache {
         fs::write(file, format!(r#"{{"version":1,"root":{root}}}"#)).unwrap();
     }
 
-    /// Puts the NAR, and any text as its narinfo.
+    /// Puts the NAR, and an arbitrary text as its narinfo.
     pub fn put_as(&self, offer: &Offer, narinfo: &[u8]) {
         fs::write(self.nar_file(offer), &offer.stored).unwrap();
         fs::write(self.narinfo_file(offer.path()), narinfo).unwrap();

@@ -1,8 +1,8 @@
-//! The grammar of the text format of Prometheus, line by line, and what must hold between lines.
+//! A parser of the text format of Prometheus, which also checks the rules between lines.
 
 use std::collections::HashSet;
 
-/// A sample: the name of its family with the suffix, labels, value.
+/// A sample: name of the family with the suffix, labels, value.
 pub type Sample = (String, Vec<(String, String)>, f64);
 
 fn is_name(text: &str) -> bool {
@@ -11,7 +11,7 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Takes `{name="value",…}` off the beginning.
+/// Splits `{name="value",…}` off the beginning.
 fn labels(text: &str) -> (Vec<(String, String)>, &str) {
     let Some(mut rest) = text.strip_prefix('{') else {
         return (Vec::new(), text);
@@ -43,7 +43,7 @@ fn labels(text: &str) -> (Vec<(String, String)>, &str) {
     }
 }
 
-/// Checks every line; the samples in their order.
+/// Checks every line, and returns the samples in order.
 pub fn check(text: &str) -> Vec<Sample> {
     assert!(text.ends_with('\n'));
     let (mut families, mut series) = (HashSet::new(), HashSet::new());

@@ -1,4 +1,4 @@
-//! A small HTTP server that misbehaves as it is told.
+//! A small HTTP server with scripted faults.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,72 +10,72 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 /// Longer than any test.
-const FOR_EVER: Duration = Duration::from_secs(600);
+const FOREVER: Duration = Duration::from_secs(600);
 
-/// How a request is answered.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer {
-    /// With the file.
+    /// The file.
     File,
-    /// With this status and a page that says so.
+    /// This status, with a short page.
     Status(u16),
-    /// With the head and half of the file; then the connection is reset.
+    /// The header and half of the file; then the connection is reset.
     Half,
-    /// The connection is closed without a word.
+    /// The connection is closed without an answer.
     Hangup,
-    /// With so many bytes of nonsense as a success.
+    /// So many arbitrary bytes, as a success.
     Nonsense(usize),
-    /// With 429 and the wish to be asked again after a second.
+    /// 429, with a `Retry-After` of one second.
     Later,
-    /// With 503 and the wish to be asked again two to three seconds later, as a date.
+    /// 503, with a `Retry-After` date two to three seconds later.
     LaterByDate,
-    /// With the request to ask here again.
+    /// A redirection to the same URL.
     Redirect,
-    /// With the request to ask for the same at another server.
+    /// A redirection to another server.
     Elsewhere(&'static str),
-    /// With half of the file, as if it were all.
+    /// Half of the file, with a matching length.
     Truncated,
-    /// With the file, but for one byte.
+    /// The file with one byte changed.
     Flipped,
-    /// With the file, encoded for the way.
+    /// The file with a Content-Encoding.
     Encoded,
-    /// Never.
+    /// No answer.
     Stall,
-    /// With the head and half of the file; then with nothing more.
+    /// The header and half of the file; then nothing.
     HalfAndStall,
-    /// With bytes without end.
+    /// Bytes without end.
     Endless,
-    /// With the file in so many pieces, one every fifth of a second.
+    /// The file in so many pieces, one every fifth of a second.
     Slow(usize),
-    /// With the file to whoever has this name and password (in base64); else with 401.
+    /// The file if the request has this name and password (in base64); otherwise 401.
     Password(&'static str),
-    /// With what is asked for by `Range`, offering that.
+    /// The range of the request, with support for ranges announced.
     Ranges(Ranges),
-    /// With the file, by a clock that says so.
+    /// The file, with this `Date`.
     Dated(&'static str),
 }
 
-/// How parts of a file are sent.
+/// How ranges are sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Ranges {
-    /// The `ETag`; with another one in `If-Range` the whole file is sent.
+    /// The `ETag`; if `If-Range` differs, the whole file is sent.
     pub tag: &'static str,
-    /// At most so many bytes, whatever the head says.
+    /// Number of bytes sent at most, whatever the header says.
     pub send: usize,
-    /// Then: nothing more, or the end.
+    /// Afterwards: no more data, or the end.
     pub stall: bool,
-    /// Whether `Range` is heeded after all.
+    /// Whether `Range` is honoured.
     pub heeds: bool,
-    /// The part begins so many bytes early, and says so.
+    /// The range begins so many bytes early, and says so.
     pub early: usize,
-    /// The file is so much longer, by `Content-Range`.
+    /// Bytes added to the total in `Content-Range`.
     pub longer: usize,
-    /// So many bytes come after the last one of a part.
+    /// Bytes sent after the last one of a range.
     pub surplus: usize,
 }
 
 impl Ranges {
-    /// Honest ones.
+    /// Correct ranges.
     pub const GOOD: Self = Self {
         tag: "\"v1\"",
         send: usize::MAX,
@@ -86,26 +86,26 @@ impl Ranges {
         surplus: 0,
     };
 
-    /// Honest ones that end after so many bytes.
+    /// Correct ranges, interrupted after so many bytes.
     pub const fn end_after(send: usize) -> Self {
         Self { send, ..Self::GOOD }
     }
 }
 
-/// Decides from the path and from how many requests for it came before.
+/// Chooses the answer by the path and the number of earlier requests for it.
 type Script = Box<dyn Fn(&str, usize) -> Answer + Send + Sync>;
 
-/// A request, and what it got.
+/// A request, and how much was sent.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct Logged {
     pub path: String,
     /// Names are in lower case.
     pub headers: HashMap<String, String>,
-    /// Bytes of the body that were sent.
+    /// Bytes of the body sent.
     pub sent: usize,
 }
 
-impl Asked {
+impl Logged {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -114,10 +114,10 @@ impl Asked {
 struct Inner {
     root: PathBuf,
     script: Script,
-    /// Whether connections are for more than one request.
+    /// Whether connections are kept alive.
     keeps: bool,
     connections: AtomicUsize,
-    log: Mutex<Vec<Asked>>,
+    log: Mutex<Vec<Logged>>,
 }
 
 pub struct Server {
@@ -134,7 +134,7 @@ impl Server {
         Self::at(([127, 0, 0, 1], 0).into(), root, script)
     }
 
-    /// The same, with connections that are kept for the next request.
+    /// The same, with keep-alive connections.
     pub fn keeping_alive(
         root: PathBuf,
         script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
@@ -142,8 +142,8 @@ impl Server {
         Self::start(([127, 0, 0, 1], 0).into(), root, Box::new(script), true)
     }
 
-    /// An address that nobody listens at.
-    pub fn nobody() -> SocketAddr {
+    /// An address at which no process listens.
+    pub fn unused_address() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
     }
@@ -172,26 +172,26 @@ impl Server {
             for stream in listener.incoming().flatten() {
                 let inner = shared.clone();
                 inner.connections.fetch_add(1, Ordering::SeqCst);
-                // A client that goes away is no failure of the server's.
+                // A disconnecting client is no failure of the server.
                 std::thread::spawn(move || inner.serve(stream).ok());
             }
         });
         Self { url, inner }
     }
 
-    /// Everything that was asked for, in its order.
-    pub fn log(&self) -> Vec<Asked> {
+    /// All requests, in order.
+    pub fn log(&self) -> Vec<Logged> {
         self.inner.log.lock().unwrap().clone()
     }
 
-    /// What was asked for under a path, in its order.
-    pub fn log_of(&self, path: &str) -> Vec<Asked> {
+    /// The requests for a path, in order.
+    pub fn log_of(&self, path: &str) -> Vec<Logged> {
         let mut log = self.log();
         log.retain(|asked| asked.path == path);
         log
     }
 
-    /// All requests so far.
+    /// Counts of all requests.
     pub fn all_requests(&self) -> HashMap<String, usize> {
         let mut counts = HashMap::new();
         for asked in self.log() {
@@ -200,18 +200,18 @@ impl Server {
         counts
     }
 
-    /// Requests for a path, `/x`.
+    /// Number of requests for a path, `/x`.
     pub fn requests(&self, path: &str) -> usize {
         self.log_of(path).len()
     }
 
-    /// Connections so far.
+    /// Number of connections.
     pub fn connections(&self) -> usize {
         self.inner.connections.load(Ordering::SeqCst)
     }
 }
 
-/// What is sent.
+/// A response.
 struct Reply {
     status: u16,
     more: String,
@@ -235,18 +235,18 @@ impl Reply {
 
 impl Inner {
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        // The pieces of an answer are not to wait for each other.
+        // Parts of a response must not wait for each other.
         stream.set_nodelay(true)?;
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         while let Some(request) = lines.next().transpose()? {
-            // To a proxy the whole URL is said.
+            // A proxy gets the full URL.
             let path = request.split(' ').nth(1).unwrap_or("/");
             let path = path.split_once("://").map_or(path, |(_, rest)| {
                 rest.find('/').map_or("/", |at| &rest[at..])
             });
-            let mut asked = Asked {
+            let mut asked = Logged {
                 path: path.to_owned(),
-                ..Asked::default()
+                ..Logged::default()
             };
             while let Some(line) = lines.next().transpose()?.filter(|l| !l.is_empty()) {
                 if let Some((name, value)) = line.split_once(':') {
@@ -269,16 +269,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the connection can go on.
+    /// Returns whether the connection can be reused.
     fn answer(
         &self,
         stream: &mut TcpStream,
-        asked: &Asked,
+        asked: &Logged,
         answer: Answer,
         at: usize,
     ) -> std::io::Result<bool> {
         match answer {
-            Answer::Stall => sleep(FOR_EVER),
+            Answer::Stall => sleep(FOREVER),
             Answer::Hangup => return Ok(false),
             _ => {}
         }
@@ -300,7 +300,7 @@ impl Inner {
             Answer::Ranges(ranges) => ranges.send.min(reply.body.len()),
             _ => reply.body.len(),
         };
-        // Known before the client can act on it.
+        // Logged before the client can act on it.
         self.log.lock().unwrap()[at].sent = send;
         let pieces = match answer {
             Answer::Slow(pieces) => pieces,
@@ -314,9 +314,9 @@ impl Inner {
             }
         }
         match answer {
-            Answer::HalfAndStall => sleep(FOR_EVER),
-            Answer::Ranges(ranges) if ranges.stall => sleep(FOR_EVER),
-            // Until the client has had enough.
+            Answer::HalfAndStall => sleep(FOREVER),
+            Answer::Ranges(ranges) if ranges.stall => sleep(FOREVER),
+            // Until the client disconnects.
             Answer::Endless => loop {
                 stream.write_all(&[0; 4096])?;
             },
@@ -326,7 +326,7 @@ impl Inner {
     }
 }
 
-fn reply(asked: &Asked, answer: Answer, file: Option<Vec<u8>>) -> Reply {
+fn reply(asked: &Logged, answer: Answer, file: Option<Vec<u8>>) -> Reply {
     match (answer, file) {
         (Answer::Status(status), _) => Reply::new(status, "sorry\n"),
         (Answer::Later, _) => Reply::new(429, "later\n").with("Retry-After: 1\r\n".into()),
@@ -367,7 +367,7 @@ fn reply(asked: &Asked, answer: Answer, file: Option<Vec<u8>>) -> Reply {
     }
 }
 
-fn part(asked: &Asked, ranges: Ranges, body: Vec<u8>) -> Reply {
+fn part(asked: &Logged, ranges: Ranges, body: Vec<u8>) -> Reply {
     let offer = format!("Accept-Ranges: bytes\r\nETag: {}\r\n", ranges.tag);
     let first = asked
         .header("range")

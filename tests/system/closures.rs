@@ -242,7 +242,7 @@ fn a_view_follows_a_profile_and_who_has_something_open_goes_on() {
     assert_eq!(listing(&at), before);
     assert!(at.join(&first).join("manifest.json").is_file());
     let complaint = sandbox.complaint(&["closure", "x", "--profile", "absent"]);
-    assert!(complaint.contains("there are: p"), "{complaint}");
+    assert!(complaint.contains("the views are: p"), "{complaint}");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_view_that_is_deleted_while_it_is_bound_is_gone_for_everybody() {
     drop(running.stdin.take());
     assert!(running.wait().unwrap().success());
     let complaint = sandbox.complaint(&["closure", "--delete", "other"]);
-    assert!(complaint.contains("there are: app"), "{complaint}");
+    assert!(complaint.contains("the views are: app"), "{complaint}");
 }
 
 #[test]
@@ -462,7 +462,7 @@ fn a_closure_that_no_source_has_whole_is_an_error_and_changes_nothing() {
     assert!(complaint.contains(&name(&absent)), "{complaint}");
     sandbox.mount();
     let complaint = sandbox.complaint(&["closure", "app", &name(&broken)]);
-    assert!(complaint.contains("nobody is asked"), "{complaint}");
+    assert!(complaint.contains("no source is configured"), "{complaint}");
     assert_eq!(sandbox.json(&["closures"])[0]["roots"], before[0]["roots"]);
 }
 
@@ -531,7 +531,7 @@ fn views_are_offered_as_devices() {
     let file = sandbox.dir().join("cdi/narfs.json");
     let output = file.to_str().unwrap();
     let complaint = sandbox.complaint(&["cdi", "--output", output]);
-    assert!(complaint.contains("no closure view yet"), "{complaint}");
+    assert!(complaint.contains("no closure views yet"), "{complaint}");
     sandbox.narfs(&["closure", "web", hello]);
     sandbox.narfs(&["closure", "a+b", hello]);
     let complaint = sandbox.complaint(&["cdi", "--output", output]);

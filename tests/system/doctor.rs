@@ -94,7 +94,11 @@ fn wrong_states_are_named_and_left_alone() {
     let absent = config(&sandbox);
     let (findings, status) = doctor(&sandbox, &["--config", &absent], &["--fix"]);
     expect(finding(&findings, "state"), "note", &["there is none in"]);
-    expect(finding(&findings, "sources"), "note", &["none is asked"]);
+    expect(
+        finding(&findings, "sources"),
+        "note",
+        &["none is configured"],
+    );
     assert_eq!(status, 0);
     assert!(!sandbox.state.exists());
     fs::create_dir(&sandbox.state).unwrap();
@@ -134,7 +138,7 @@ fn a_state_that_others_can_write_is_closed_to_them() {
     );
     assert_eq!(mode(), 0o777);
     let (findings, _) = doctor(&sandbox, &["--config", &config], &["--fix"]);
-    expect(finding(&findings, "permissions"), "note", &["no longer"]);
+    expect(finding(&findings, "permissions"), "note", &["fixed"]);
     assert_eq!(mode(), 0o755);
 }
 
@@ -144,7 +148,10 @@ fn a_wrong_configuration_is_named_with_its_line_and_the_rest_is_looked_at() {
     let config = configuration(&sandbox, "\nfrom = 7\n");
     // Without its configuration it asks the default source: here, through a proxy that is not there.
     let mut command = sandbox.command(&["--config", &config, "doctor", "--json"]);
-    command.env("https_proxy", format!("http://{}", Server::nobody()));
+    command.env(
+        "https_proxy",
+        format!("http://{}", Server::unused_address()),
+    );
     let ran = run(&mut command, b"");
     let findings: Vec<Value> = serde_json::from_slice(&ran.stdout).unwrap();
     let status = ran.code.unwrap();
@@ -163,7 +170,7 @@ fn sources_that_are_away_or_no_binary_caches_are_named_within_the_deadline() {
     let nothing = sandbox.make_dir("nothing");
     let none = Server::new(nothing.clone(), |_, _| Answer::File);
     let stalls = Server::new(nothing.clone(), |_, _| Answer::Stall);
-    let away = format!("http://{}", Server::nobody());
+    let away = format!("http://{}", Server::unused_address());
     let other = sandbox.make_dir("other");
     fs::write(other.join("nix-cache-info"), "StoreDir: /gnu/store\n").unwrap();
     let (none, stalls, other) = (
@@ -178,7 +185,7 @@ fn sources_that_are_away_or_no_binary_caches_are_named_within_the_deadline() {
     let source = |url: &str| finding(&findings, &format!("source {url}"));
     expect(source(none), "error", &["is not a binary cache"]);
     expect(source(stalls), "error", &["no answer within 12 s"]);
-    expect(source(&away), "error", &["cannot connect", "proxies"]);
+    expect(source(&away), "error", &["cannot connect", "proxy"]);
     expect(source(&other), "error", &["/gnu/store", "/nix/store"]);
 }
 
@@ -216,7 +223,7 @@ fn without_dev_fuse_it_says_what_to_do() {
     expect(
         finding(&findings, "/dev/fuse"),
         "error",
-        &["it is not there", "modprobe fuse", "--device"],
+        &["it is missing", "modprobe fuse", "--device"],
     );
 }
 
@@ -235,7 +242,7 @@ fn a_full_disk_is_named() {
     expect(
         finding(&findings, "disk"),
         "error",
-        &["50 MiB free", "tmpfs", "96 MiB", "make room"],
+        &["50 MiB free", "tmpfs", "96 MiB", "free space"],
     );
     rustix::mount::unmount(&sandbox.state, rustix::mount::UnmountFlags::DETACH).unwrap();
 }
@@ -249,17 +256,13 @@ fn a_dead_mount_is_named_and_taken_away() {
     let (findings, status) = doctor(&sandbox, &["--config", &config], &[]);
     assert_eq!(status, 1);
     expect(finding(&findings, "dead mounts"), "error", &[&at, "--fix"]);
-    expect(
-        finding(&findings, "daemon"),
-        "note",
-        &["none serves the state"],
-    );
+    expect(finding(&findings, "daemon"), "note", &["not running"]);
     let (findings, status) = doctor(&sandbox, &["--config", &config], &["--fix"]);
     assert_eq!(status, 0, "{findings:#?}");
     expect(
         finding(&findings, "dead mounts"),
         "note",
-        &[&at, "taken away"],
+        &[&at, "unmounted"],
     );
     assert!(is_empty(&sandbox.at));
     sandbox.mount();
@@ -320,7 +323,7 @@ fn the_sources_of_the_daemon_that_runs_are_looked_at_beside_those_of_the_configu
     expect(
         finding(&findings, &format!("source {away}")),
         "warning",
-        &["the daemon that runs was started with other sources"],
+        &["the running daemon uses other sources"],
     );
     assert_eq!(status, 0, "{findings:#?}");
     sandbox.unmount();
@@ -332,7 +335,7 @@ fn the_sources_of_the_daemon_that_runs_are_looked_at_beside_those_of_the_configu
     expect(
         finding(&findings, "sources"),
         "note",
-        &["the daemon that runs asks none", "--offline"],
+        &["the running daemon has none", "--offline"],
     );
 }
 

@@ -321,8 +321,8 @@ fn status_and_stats_show_sources_and_what_is_on_its_way() {
         }
     });
     let sandbox = Sandbox::empty();
-    let nobody = format!("http://{}", Server::nobody());
-    sandbox.mount_from(&[&server.url, &nobody], &key(&cache), "");
+    let unused_address = format!("http://{}", Server::unused_address());
+    sandbox.mount_from(&[&server.url, &unused_address], &key(&cache), "");
     let source = |n: usize| sandbox.json(&["status"])["sources"][n].clone();
     assert_eq!(source(0)["state"], "not-asked");
     fs::read(file(&sandbox, &quick)).unwrap();

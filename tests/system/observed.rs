@@ -178,7 +178,10 @@ fn a_daemon_and_a_process_without_rights_beside_it_tell_the_same() {
         let (code, body) = ask(at, "GET", "/metric");
         assert!(code == 404 && body.contains("/metrics"), "{code} {body}");
         let (code, body) = ask(at, "POST", "/metrics");
-        assert!(code == 405 && body.contains("GET, HEAD"), "{code} {body}");
+        assert!(
+            code == 405 && body.contains("GET and HEAD"),
+            "{code} {body}"
+        );
         assert_eq!(ask(at, "HEAD", "/metrics"), (200, String::new()));
     }
     let shown = sandbox.narfs(&["status"]);
@@ -478,7 +481,7 @@ fn without_a_daemon_a_user_without_rights_is_told_what_is_missing() {
 }
 
 /// Does something with a connection to the control socket that somebody without rights has made.
-fn from_nobody<T: Send>(sandbox: &Sandbox, work: impl FnOnce(UnixStream) -> T + Send) -> T {
+fn from_unprivileged<T: Send>(sandbox: &Sandbox, work: impl FnOnce(UnixStream) -> T + Send) -> T {
     open_to_all(sandbox);
     let socket = sandbox.state.join("control.sock");
     std::thread::scope(|scope| {
@@ -517,13 +520,13 @@ fn mounts_are_handed_over_by_root_alone() {
         b"{\"Take\":{\"superblock\":1}}",
         b"nonsense",
     ] {
-        let (kind, text) = from_nobody(&sandbox, |stream| answer(stream, b'A', request));
+        let (kind, text) = from_unprivileged(&sandbox, |stream| answer(stream, b'A', request));
         assert_eq!(kind, b'E');
         assert!(text.starts_with("only root may"), "{text}");
     }
-    let (kind, _) = from_nobody(&sandbox, |stream| answer(stream, b'C', b"\"Status\""));
+    let (kind, _) = from_unprivileged(&sandbox, |stream| answer(stream, b'C', b"\"Status\""));
     assert_eq!(kind, b'R');
-    let (kind, text) = from_nobody(&sandbox, |stream| answer(stream, b'C', b"nonsense"));
+    let (kind, text) = from_unprivileged(&sandbox, |stream| answer(stream, b'C', b"nonsense"));
     assert!(
         kind == b'E' && text.contains("does not know this"),
         "{text}"
@@ -536,7 +539,7 @@ fn users_who_hold_connections_keep_neither_root_nor_other_users_waiting() {
     let mut held = Vec::new();
     let refused = loop {
         assert!(held.len() < 100, "there is no bound");
-        let mut stream = from_nobody(&sandbox, |stream| stream);
+        let mut stream = from_unprivileged(&sandbox, |stream| stream);
         // A request of 65,535 bytes, which never come.
         let _ = stream.write_all(b"C\xff\xff\0\0");
         // Who is one too many is told so at once.

@@ -202,7 +202,7 @@ fn a_server_that_nobody_runs_is_an_error_until_somebody_does() {
     let cache = Cache::new();
     let offer = directory("late", b"x");
     cache.put(&offer);
-    let address = Server::nobody();
+    let address = Server::unused_address();
     let sandbox = Sandbox::empty();
     sandbox.mount_from(&[&format!("http://{address}")], &key(&cache), SHORT);
     let place = sandbox.store().join(offer.path().base_name()).join("file");
@@ -237,8 +237,8 @@ fn what_one_source_cannot_give_comes_from_the_next() {
     liar.put_as(&offers[2], cache.text(&offers[3]).as_bytes());
     let bad = plain(&liar);
     let stalled = Server::new(cache.dir().to_owned(), |_, _| Answer::Stall);
-    let nobody = format!("http://{}", Server::nobody());
-    for first in [&bad.url, &nobody, &stalled.url] {
+    let unused_address = format!("http://{}", Server::unused_address());
+    for first in [&bad.url, &unused_address, &stalled.url] {
         let sandbox = Sandbox::empty();
         sandbox.mount_from(&[first, &second], &key(&cache), "lookup-timeout=4");
         for (n, offer) in offers.iter().enumerate() {

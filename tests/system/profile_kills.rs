@@ -415,8 +415,8 @@ fn end_daemon(sandbox: &Sandbox) {
     for place in sandbox.mounts().iter().rev() {
         let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
     }
-    let patience = Duration::from_secs(10);
-    assert!(control::wait_until_unmounted(&sandbox.state, patience));
+    let timeout = Duration::from_secs(10);
+    assert!(control::wait_until_unmounted(&sandbox.state, timeout));
 }
 
 impl Fixture {

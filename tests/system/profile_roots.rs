@@ -260,8 +260,8 @@ fn what_is_needed_and_not_known_to_any_source_is_a_warning() {
     }
     // With nobody who answers, what is here can be installed all the same.
     let mut run_it = sandbox.command(&["profile", "-p", "late", "install", &app]);
-    let nobody = format!("http://{}", Server::nobody());
-    let ran = run(run_it.args(cache.arguments_from(&nobody)), b"");
+    let unused_address = format!("http://{}", Server::unused_address());
+    let ran = run(run_it.args(cache.arguments_from(&unused_address)), b"");
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains(&gone.to_string()), "{}", ran.stderr);
 }

@@ -265,7 +265,7 @@ fn nobody_notices_an_upgrade() {
     under_load(10, |sandbox| {
         let keeper = sandbox.keeper();
         let said = sandbox.narfs(&["upgrade"]);
-        assert!(said.contains("goes on for process"), "{said}");
+        assert!(said.contains("took over from process"), "{said}");
         assert_eq!(sandbox.keeper(), keeper, "it goes on as the same process");
     });
 }
@@ -294,7 +294,7 @@ fn an_upgrade_to_a_program_that_fails_goes_back() {
     fs::remove_file(&program).unwrap();
     let said = sandbox.complaint(&upgrade);
     assert!(
-        said.contains("there is no program") && said.contains(place),
+        said.contains("cannot find the program") && said.contains(place),
         "{said}"
     );
     assert_eq!(sandbox.pid(), pid, "nothing was ended for it");

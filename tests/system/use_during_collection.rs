@@ -51,7 +51,8 @@ const SIZE: usize = 512 << 10;
 const MARK: &[u8] = b"CRC follows:";
 
 const BIND: &str = r#"mount --bind "$1" "$2" && cd / && exec env -i "$2/$3""#;
-const VIEW: &str = r#"mount --bind "$1" "$2/nix/store" && mount -t proc proc "$2/proc" && cd / && exec env -i "$(command -v chroot)" "$2" "$3""#;
+const VIEW: &str = r#"mount --bind "$1" "$2/nix/store" && mount -t proc proc "$2/proc" &&
+    cd / && exec env -i "$(command -v chroot)" "$2" "$3""#;
 const IMAGE: &str = r#"mount -t ext2 -o loop,ro "$1" "$2" && cd / && exec env -i "$2/late""#;
 const SCRIPT: &str = "import sys
 print('up', flush=True)

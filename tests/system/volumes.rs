@@ -213,7 +213,7 @@ fn a_volume_follows_a_profile_that_is_switched() {
         "Create",
         &json!({ "Name": "x", "Opts": { "profile": "none" } }),
     );
-    assert!(said.contains("there are: web"), "{said}");
+    assert!(said.contains("the views are: web"), "{said}");
 }
 
 #[test]
@@ -437,7 +437,7 @@ fn where_something_else_is_nothing_is_mounted() {
     let file = other.dir().join("file");
     fs::write(&file, "precious").unwrap();
     let said = mount(file.to_str().unwrap());
-    assert!(said.contains("is no socket"), "{said}");
+    assert!(said.contains("is not a socket"), "{said}");
     assert_eq!(fs::read(&file).unwrap(), b"precious");
     let said = mount(&format!("{}/x.sock", file.display()));
     assert!(said.contains("x.sock"), "{said}");
@@ -564,7 +564,7 @@ fn a_socket_that_a_service_manager_hands_over_is_the_managers() {
     let ran = run(&mut start(file.as_raw_fd()), b"");
     assert_eq!(ran.code, Some(1));
     assert!(
-        ran.stderr.contains("hands over") && ran.stderr.contains("plugin"),
+        ran.stderr.contains("from the service manager") && ran.stderr.contains("plugin"),
         "{}",
         ran.stderr
     );

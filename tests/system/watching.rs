@@ -173,7 +173,7 @@ fn top_needs_no_terminal_and_shows_what_waits() {
     let twice = shown(&["-n", "2", "--interval", "0.1"]);
     assert_eq!(twice.matches("process     ").count(), 2, "{twice}");
     assert!(
-        twice.contains("over all that time") && twice.contains("over the last 0."),
+        twice.contains("over its lifetime") && twice.contains("over the last 0."),
         "{twice}"
     );
     assert!(

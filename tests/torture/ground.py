@@ -1,8 +1,7 @@
-"""What the tortures stand on: a binary cache that is made here, a server that can go away, a state with a mount, and
-all that is started being gone at the end.
+"""Environment of the torture tests: a generated binary cache, a server that can be made unavailable, a state with a
+mount, and the cleanup of everything at the end.
 
-Everything happens in a mount namespace of its own (torture.sh makes it), on the loopback interface, and below one
-directory.
+All of it is in a separate mount namespace (created by torture.sh), on the loopback interface, and below one directory.
 """
 
 import hashlib
@@ -20,19 +19,19 @@ import zlib
 
 NIX = "/nix"
 LETTERS = "0123456789abcdfghijklmnpqrsvwxyz"
-# What takes longer hangs.
+# Duration in seconds from which an operation counts as hanging.
 HANGS = 60.0
 
 
 class Fault(Exception):
-    """Something that must not be."""
+    """A failure of the test."""
 
 
 # ---- A binary cache ----
 
 
 def nix32(data):
-    """As Nix writes hashes."""
+    """A hash in the base-32 encoding of Nix."""
     number = int.from_bytes(data, "little")
     return "".join(LETTERS[number >> 5 * n & 31] for n in reversed(range((len(data) * 8 + 4) // 5)))
 
@@ -42,11 +41,11 @@ def text(data):
 
 
 class Program(bytes):
-    """Contents of a file that can be executed."""
+    """Contents of an executable file."""
 
 
 def nar(node):
-    """The archive of a tree: bytes are files, dicts directories."""
+    """The NAR of a tree: bytes are files, dicts are directories."""
 
     def parts(node):
         yield text(b"(")
@@ -76,7 +75,7 @@ class Cache:
             info.write("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
 
     def put(self, name, tree, references=()):
-        """The base name of its store path."""
+        """Adds a path; returns the base name of the store path."""
         hash_part, archive = nix32(hashlib.sha256(name.encode()).digest()[:20]), nar(tree)
         with open(f"{self.directory}/nar/{hash_part}.nar", "wb") as file:
             file.write(archive)
@@ -93,7 +92,7 @@ class Cache:
 
 
 class Server(multiprocessing.Process):
-    """Serves binary caches. While it is away it hangs up on everybody."""
+    """Serves binary caches. While it is unavailable it closes every connection."""
 
     def __init__(self, *directories):
         super().__init__(daemon=True)
@@ -126,7 +125,7 @@ class Server(multiprocessing.Process):
             daemon_threads, request_queue_size = True, 512
 
             def handle_error(self, *_):
-                """Whoever hangs up in the middle is no news."""
+                """Disconnecting clients are expected."""
 
         self.listener = Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.listener.server_port}"
@@ -152,7 +151,7 @@ class Ground:
         os.makedirs(NIX, exist_ok=True)
 
     def run(self, *words, timeout=HANGS):
-        """A command of narfs; as subprocess says."""
+        """Runs narfs; returns the result of subprocess."""
         words = [self.program, *map(str, words)]
         try:
             return subprocess.run(
@@ -162,7 +161,7 @@ class Ground:
             return subprocess.CompletedProcess(words, 124, "", f"did not end within {timeout:.0f} s")
 
     def narfs(self, *words, **options):
-        """A command that must succeed; its output."""
+        """Runs narfs, which must succeed; returns its output."""
         ran = self.run(*words, **options)
         if ran.returncode:
             raise Fault(f"narfs {' '.join(map(str, words))}: status {ran.returncode}: {ran.stderr.strip()}")
@@ -175,12 +174,12 @@ class Ground:
         self.narfs("mount", NIX, "--from", url, *words)
 
     def status(self):
-        """{} while no daemon answers."""
+        """The status of the daemon; {} if none answers."""
         ran = self.run("status", "--json")
         return json.loads(ran.stdout) if ran.returncode == 0 else {}
 
     def blobs(self):
-        """Number and bytes of the files that contents are in."""
+        """Number and size of the blob files."""
         sizes = [size for name, size in files_of(f"{self.state}/db") if name.endswith(".blob")]
         return len(sizes), sum(sizes)
 
@@ -195,7 +194,7 @@ class Ground:
             return ""
 
     def end(self):
-        """Unmounts; whoever still serves the state is killed."""
+        """Unmounts, and kills a daemon that is left."""
         pid = self.status().get("pid")
         if os.path.ismount(NIX):
             self.run("umount", NIX, timeout=20)
@@ -213,12 +212,12 @@ class Ground:
 
 
 def remove(directory):
-    """Nothing that is mounted below it."""
+    """Removes a directory, without what is mounted below it."""
     subprocess.run(["rm", "-rf", "--one-file-system", directory], check=False)
 
 
 def files_of(directory):
-    """Names and bytes on disk."""
+    """Names and disk usage of files."""
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -237,7 +236,7 @@ def files_of(directory):
 
 
 class LatePrograms:
-    """Makes programs that read their own pages late (late.c), each with noise of its own."""
+    """Builds programs that read their own pages late (late.c), each with different noise."""
 
     MARK = b"CRC follows:"
 
@@ -261,7 +260,7 @@ class LatePrograms:
 
 
 class Repeating(threading.Thread):
-    """Does something again and again until it is told to stop; what went wrong is in `faults`."""
+    """Repeats work until it is stopped; failures are collected in `faults`."""
 
     def __init__(self, work, pause, seed=0):
         super().__init__(daemon=True)

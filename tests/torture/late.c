@@ -1,5 +1,5 @@
-/* Says "up", waits for a line, and only then reads its own pages: some MiB of noise that noise.bin brings into
- * the program. What the kernel has of them is given up first, so that each page is asked for once more. */
+/* Prints "up", waits for a line, and only then reads its own pages: some MiB of noise, included from noise.bin.
+ * Their cached pages are dropped first, so that each page is requested again. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@ __asm__(".section .rodata\n.global noise, noise_end\n.balign 4096\nnoise: .incbi
         "noise_end:\n.text\n");
 extern const unsigned char noise[], noise_end[];
 
-/* The checksum of the noise; whoever puts other noise in puts another one after the mark. */
+/* The checksum of the noise; replacing the noise requires replacing the value after the mark. */
 static const volatile struct {
     char mark[12];
     uint32_t crc;

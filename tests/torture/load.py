@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """load.py [OPTION]... NARFS DIRECTORY WORLD
 
-Lets everything happen at once to a mount whose budget is a third of its world: processes read and compare with what
-Nix has in WORLD, look, list and start programs; profiles, pins and closure views change; contents are evicted,
-verified and collected; every --disturb seconds the daemon is killed or another build goes on as the daemon; every
---away seconds the source is away for --gone seconds.
+Puts every kind of load on a mount whose budget is a third of its world: processes read, look up, list and start
+programs, and compare the results with the store of Nix in WORLD; profiles, pins and closure views change; contents are
+evicted, verified and collected; every --disturb seconds the daemon is killed or replaced by another build; every --away
+seconds the source is unavailable for --gone seconds.
 
-No byte may be wrong. While the source is there, and some seconds after it is back, nothing may fail. While it is away
-only an I/O error is allowed, and not of what is pinned. What the daemon takes of the machine is sampled; the last
-quarter must be level with the second (LEVEL says within what). Curves go to RESULTS.json and .csv. The status is 1 if
-something was not as it should be.
+No byte may be wrong. Nothing may fail while the source is available, except for some seconds after it is back. While it
+is unavailable only I/O errors are allowed, and none of pinned paths. The resource usage of the daemon is sampled; that of
+the last quarter must be level with the second (within LEVEL). Samples are written to RESULTS.json and .csv. The exit
+status is 1 if anything was wrong.
 """
 
 import argparse
@@ -34,18 +34,18 @@ from ground import HANGS, NIX, Fault, Ground, Repeating, Server, drop_caches
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../services"))
 from restarts import Load, Store, Wrong  # noqa: E402
 
-# Who reads, looks, lists and starts.
+# The activities of the processes.
 PROCESSES = ["read", "read", "read", "read pinned", "list", "look", "start"]
-# After the source is back, narfs asks it again within this time, and what waited for it ends.
+# Time after the return of the source within which narfs queries it again, and pending waits end.
 BACK = 15.0
-# A command that the daemon's end has broken off is given again.
+# Errors of commands that were interrupted by the end of the daemon, and are retried.
 AGAIN = ("broken off", "daemon", "Connection reset", "cannot reach", "refused")
 SAMPLE = 5.0
-# Curves of less than so many seconds are shown and not judged.
+# Duration in seconds below which the samples are only shown, not checked.
 JUDGED = 600
-# While the source is there nothing takes so long.
+# Upper limit of the duration of an operation while the source is available.
 PATIENCE = 30.0
-# The mean of the last quarter is at most that of the second, times the factor, and so much more.
+# Limit of the mean of the last quarter: that of the second times the factor, plus the constant.
 LEVEL = {
     "resident_kib": (1.15, 16 << 10),
     "descriptors": (1.2, 16),
@@ -58,7 +58,7 @@ LEVEL = {
 
 
 class Windows:
-    """When something was so; shared with all processes."""
+    """Periods of time, shared by all processes."""
 
     SIZE = 4096
 
@@ -80,7 +80,7 @@ class Windows:
 
 
 class Mixed(Load):
-    """What the processes do; Load has the actions and what they are compared with."""
+    """The activities of the processes; Load has the actions and the expected results."""
 
     def __init__(self, store, away, pinned):
         super().__init__(store)
@@ -96,13 +96,13 @@ class Mixed(Load):
             self.lists = lists
 
     def is_pinned(self, error):
-        """Whether what failed is pinned: the file of the error, or the program that was started."""
+        """Whether the failed file or program is pinned."""
         chosen = self.choice if isinstance(self.choice, str) else self.choice[0][0]
         place = getattr(error, "filename", None) or chosen
         return place.split("/")[3] in self.pinned_paths
 
     def go(self, number, pipe):
-        """One process, until it is told to stop."""
+        """Runs one process until it is stopped."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         what, rng = PROCESSES[number], random.Random(number)
         seen = {"what": what, "faults": [], "excused": 0, "longest": {}, "done": 0}
@@ -113,7 +113,7 @@ class Mixed(Load):
             except OSError as e:
                 trouble, excuse, error = str(e), e.errno == errno.EIO, e
             except Wrong as e:
-                # A program says in its own words that something could not be read.
+                # Programs report read errors in their own words.
                 trouble, excuse, error = str(e), what == "start" and ": status " in str(e), e
             except subprocess.SubprocessError as e:
                 trouble = str(e)
@@ -133,7 +133,7 @@ class Mixed(Load):
 
 
 class Chores:
-    """What users and timers do with commands, in turn."""
+    """The commands of users and timers, in turn."""
 
     def __init__(self, ground, paths, pinned, away, disturbed):
         self.ground, self.paths, self.away, self.disturbed = ground, paths, away, disturbed
@@ -143,7 +143,7 @@ class Chores:
         self.turn = self.taken = 0
 
     def give(self, kind, *words, may_say=()):
-        """One command; one that a disturbance breaks off is given again."""
+        """Runs a command; one that is interrupted by a disturbance is retried."""
         for _ in range(4):
             began = time.monotonic()
             ran = self.ground.run(*words, timeout=HANGS * 2)
@@ -165,14 +165,14 @@ class Chores:
         return None
 
     def change(self):
-        """What people do."""
+        """Runs a command of a user."""
         chores = [self.install, self.set, self.rollback, self.view, self.remove, self.pin, self.switch, self.look]
         chores += [self.delete_old]
         chores[self.turn % len(chores)]()
         self.turn += 1
 
     def take(self):
-        """What gives room."""
+        """Runs a command that frees space."""
         chores = [self.gc, self.evict, self.gc, self.verify]
         chores[self.taken % len(chores)]()
         self.taken += 1
@@ -220,9 +220,9 @@ class Chores:
             self.faults.append(f"verify: {json.loads(out)['failures'][:3]}")
 
     def pin(self):
-        # What is pinned all the time stays so.
+        # Permanently pinned paths stay pinned.
         path = self.rng.choice([path for path in self.paths if path != self.pinned])
-        # Within a budget a large closure does not fit, which is said.
+        # A large closure does not fit into the budget, which is reported.
         self.give("pin", "pin", path, may_say=("budget", "room"))
         self.give("pins", "pins")
         self.give("unpin", "unpin", path, may_say=("not pinned",))
@@ -236,7 +236,7 @@ class Chores:
                 os.lstat(f"{NIX}/.narfs/closures/{name}/store/{path}")
         except OSError as e:
             self.faults.append(f"view {name}: {e}")
-        # One that a disturbance breaks off may be done, and is given again.
+        # An interrupted command may have taken effect, and is retried.
         self.give("closure --delete", "closure", "--delete", name, may_say=("no closure view",))
 
     def look(self):
@@ -246,7 +246,7 @@ class Chores:
 
 
 class Disturber:
-    """Kills the daemon, or has another build go on."""
+    """Kills the daemon, or replaces it by another build."""
 
     def __init__(self, ground, disturbed):
         self.ground, self.disturbed, self.turn = ground, disturbed, 0
@@ -272,7 +272,7 @@ class Disturber:
                 self.upgrade()
             while self.pid() == pid:
                 if time.monotonic() - began > HANGS:
-                    raise Fault(f"after {kind} process {pid} goes on")
+                    raise Fault(f"after {kind} process {pid} is still running")
         finally:
             self.disturbed.end()
         self.count[kind] += 1
@@ -290,7 +290,7 @@ class Disturber:
 
 
 class Curves:
-    """What the daemon takes, again and again."""
+    """Samples of the resource usage of the daemon."""
 
     def __init__(self, ground):
         self.ground, self.rows, self.began = ground, [], time.monotonic()
@@ -353,7 +353,7 @@ def closure_of(ground, path):
 
 
 def narinfos(world):
-    """By base name: what the cache sends for a path, in bytes, and what that refers to."""
+    """By base name: the compressed size of a path, and its references."""
     infos = {}
     for name in glob.glob(f"{world}/cache/*.narinfo"):
         with open(name) as info:
@@ -363,7 +363,7 @@ def narinfos(world):
 
 
 def few(world, budget):
-    """Paths whose closures together have half of the budget: generations and pins keep their contents."""
+    """Paths whose closures together take half of the budget, for generations and pins."""
     infos, chosen, kept = narinfos(world), [], set()
 
     def closure(path):
@@ -386,7 +386,7 @@ def few(world, budget):
 
 
 def received(pipe):
-    """What a process has seen; None if it does not say so in time."""
+    """The results of a process; None if they do not arrive in time."""
     try:
         return pipe.recv() if pipe.poll(HANGS) else None
     except EOFError:
@@ -444,7 +444,7 @@ def run(ground, server, given):
 
 
 def end(ground, chores):
-    """What is there must be right, and what no root reaches must go."""
+    """Checks that the contents are right, and that garbage is collected."""
     failures = ground.json("verify")["failures"]
     for profile in ground.json("profiles"):
         ground.narfs("profile", "delete", profile["profile"])
@@ -475,7 +475,7 @@ def table(seen, chores, disturber, curves, budget, took):
     for kind, count in sorted(chores.count.items()):
         longest = [chores.longest.get((kind, k), 0) for k in ("source there", "source away")]
         yield f"  {kind:24}{count:10,}{chores.excused[kind]:9,}{longest[0]:22.2f} s{longest[1]:7.2f} s"
-    yield f"  given again after a disturbance: {sum(chores.again.values())}; left at the end: {chores.left}"
+    yield f"  retried after a disturbance: {sum(chores.again.values())}; left at the end: {chores.left}"
     yield from curves.table()
 
 

@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
 """programs.py [OPTION]... NARFS DIRECTORY
 
-Starts programs out of a mount while `narfs gc`, `narfs evict --to 0` and a budget that is too small take from the
-state whatever they may. Each program reads its own pages late (late.c), and so dies by a signal if one of them is
-gone. It runs
+Starts programs from a mount while `narfs gc`, `narfs evict --to 0` and a small budget remove whatever they may from
+the state. Each program reads its own pages late (late.c), and so is killed by a signal if one of them is gone. It runs
 
     store       from the store itself
-    bind        from a bind of a whole store path in a mount namespace of its own
+    bind        from a bind of a whole store path in a separate mount namespace
     part        from a bind of a directory inside a path
-    file        from a bind of nothing but the program
+    file        from a bind of the program alone
     view        chrooted, with a closure view as its store; the view is deleted while it runs
-    script      as a script: the interpreter lies elsewhere, and modules are imported late
-    image       from an ext2 image that lies in a store path and is loop-mounted
+    script      as a script: the interpreter is elsewhere, and modules are imported late
+    image       from a loop-mounted ext2 image in a store path
 
-First with the source there (--programs), then in groups whose source goes away when they have started (--orphans).
-At the end, when none runs, a collection must leave nothing, and the space must have come back. The status is 1 if a
-program was not started, died, or read wrong bytes, or if something is left.
+First with the source available (--programs), then in groups whose source becomes unavailable after their start
+(--orphans). At the end, when none is running, a collection must leave nothing, and the space must have been freed. The
+exit status is 1 if a program did not start, died, or read wrong bytes, or if something is left.
 """
 
 import argparse
@@ -32,18 +31,18 @@ import zlib
 from ground import HANGS, NIX, Cache, Fault, Ground, LatePrograms, Program, Repeating, Server, drop_caches
 
 KINDS = ["store", "bind", "part", "file", "view", "script", "image"]
-# Paths of each kind: few enough that each is used again and again, many enough that most are garbage.
+# Paths of each kind: few enough that each is reused, many enough that most are garbage.
 PATHS = 8
 IMAGES = 3
-# Programs that run at once.
+# Number of concurrent programs.
 AT_ONCE = 8
-# Programs of a group whose source goes away, and for how long.
+# Number of programs in a group whose source becomes unavailable, and for how many seconds.
 GROUP, AWAY = 16, 4.0
-# So long a program waits before it reads its pages.
+# Range of the delay before a program reads its pages, in seconds.
 LATE = (0.1, 2.5)
-# What a state without paths may keep: its own records and one log.
+# Limits of the size of a state without paths: its own records and one log.
 BYTES_LEFT, BLOBS_LEFT = 64 << 10, 1 << 20
-# A kernel lets a loop device go a moment after its last user.
+# Number of collections at the end, since the kernel releases a loop device shortly after its last use.
 COLLECTIONS = 5
 
 SCRIPT = b'''import sys
@@ -58,7 +57,7 @@ for n in range(8):
 print("sum is right")
 '''
 
-# Each is given the program's place, a directory of its own, and what it needs.
+# Each gets the path of the program, a separate directory, and further arguments.
 IN_A_BIND = 'mount --bind "$1" "$2" && cd / && exec env -i "$3"'
 IN_A_VIEW = 'mount --bind "$1" "$2/nix/store" && mount -t proc proc "$2/proc" && cd / && exec env -i "$(command -v chroot)" "$2" "$3"'
 IN_AN_IMAGE = 'mount -t ext2 -o loop,ro "$1" "$2" && cd / && exec env -i "$2/late"'
@@ -159,7 +158,7 @@ class Running:
         return self.namespace(IN_AN_IMAGE, f"{at}/disk", self.place)
 
     def wait_until_up(self):
-        """Whether it has started; what it says is waited for in a thread, since a pipe has no time-out."""
+        """Whether it has started; its output is read in a thread, since a pipe has no timeout."""
         if not self.trouble:
             said = []
             reader = threading.Thread(target=lambda: said.append(self.process.stdout.readline()), daemon=True)
@@ -170,7 +169,7 @@ class Running:
         return not self.trouble
 
     def go_on(self):
-        """Has it read its pages; what was wrong, or None."""
+        """Makes it read its pages; returns the failure, or None."""
         if not self.trouble:
             self.trouble = self.end("died")
         self.clear()
@@ -234,7 +233,7 @@ class Torture:
         self.note(kind, program.go_on(), "source there")
 
     def group(self, size):
-        """Programs whose source goes away when they have started."""
+        """Runs programs whose source becomes unavailable after their start."""
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as threads:
             chosen = [self.choose()[:2] for _ in range(size)]
             programs = list(threads.map(lambda c: Running(self.ground, *c), chosen))
@@ -267,13 +266,13 @@ class Torture:
 
 def evict(ground):
     ran = ground.run("evict", "--to", "0")
-    # Less than nothing but metadata cannot be had.
+    # The metadata alone may exceed the size.
     if ran.returncode and "in use" not in ran.stderr:
         raise Fault(f"narfs evict: status {ran.returncode}: {ran.stderr.strip()}")
 
 
 def what_is_left(ground, before):
-    """After all programs have ended; lines for what is left and must not be."""
+    """What is left after all programs have ended, and lines for what should not be left."""
     left = {}
     for _ in range(COLLECTIONS):
         ground.narfs("gc")
@@ -315,7 +314,7 @@ def main():
 
 
 def torture(ground, paths, server, given):
-    # A quarter of what one path of each kind has: never enough.
+    # A quarter of the size of one path of each kind: never enough.
     ground.mount(server.url, "--no-require-sigs", "-o", "budget=4M,prefetch=none")
     before, began = ground.json("stats"), time.monotonic()
     loops = {

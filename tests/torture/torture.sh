@@ -1,11 +1,12 @@
 #!/bin/bash
 # torture.sh [--seconds N] [--programs N] [--orphans N] [programs|load]...
 #
-# Both tortures, or those that are named; each says what it does (`programs.py --help`, `load.py --help`), ends by
-# itself and cleans up. The status is 1 if one of them found a fault. Figures of the load go to target/torture.
+# Runs both torture tests, or the given ones; `programs.py --help` and `load.py --help` describe
+# them. Both end by themselves and clean up. The exit status is 1 if one of them found a fault.
+# Measurements of the load go to target/torture.
 #
-# NARFS is the program [target/release/narfs]. They use /nix in a mount namespace of their own, have the kernel drop
-# its caches now and then, and are not for a machine that others measure on.
+# NARFS is the program [target/release/narfs]. The tests use /nix in their own mount namespace, drop
+# the kernel's caches now and then, and disturb other measurements on the machine.
 #
 # Needs root, /dev/fuse, cc, python3, mke2fs, loop devices, and what tests/world/make-world.sh needs.
 set -euo pipefail
@@ -28,7 +29,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 [ ${#which[@]} -gt 0 ] || which=(programs load)
-[ "$(id -u)" = 0 ] || die "must be run by root, who may mount"
+[ "$(id -u)" = 0 ] || die "must be run by root"
 [ -x "$narfs" ] || die "there is no $narfs: make build"
 [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || die "there is no /dev/fuse: in a container, pass --device /dev/fuse"
 for tool in cc python3 mke2fs unshare; do

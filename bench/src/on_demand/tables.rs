@@ -143,13 +143,14 @@ fn markdown(
         });
     format!(
         "### On demand: {} from nothing, {} store paths with {:.0} MB of NARs behind HTTP\n\n{}{missing}\n\
-         {how}; {cold} (programs and what the server sends are read back in), and the load of the machine was {load:.1}{quiet}. \
-         The clock starts with an empty store or state, before `nix copy` or `narfs mount`, and stops when the \
-         program has ended; nothing is synced. MB of 10^6 bytes and requests are counted at the server, heads included: \
-         when the program had ended, and in the end, when nothing more was fetched. narfs counted the same bytes of NARs \
-         in each run; a second run of the program asked the server for nothing{second}. The trace names {traced} paths. \
-         The slow link is a proxy on loopback: what goes one way shares one line, in turns, and arrives half a round \
-         trip later; a new connection takes a round trip; nothing is lost, and TCP's slow start is not there.\n",
+         {how}; {cold} (programs and what the server sends are read back in), and the load of the machine \
+         was {load:.1}{quiet}. The clock starts with an empty store or state, before `nix copy` or `narfs \
+         mount`, and stops when the program has ended; nothing is synced. MB of 10^6 bytes and requests are \
+         counted at the server, heads included: when the program had ended, and in the end, when nothing \
+         more was fetched. narfs counted the same bytes of NARs in each run; a second run of the program \
+         asked the server for nothing{second}. The trace names {traced} paths. The slow link is a proxy on \
+         loopback: what goes one way shares one line, in turns, and arrives half a round trip later; a new \
+         connection takes a round trip; nothing is lost, and TCP's slow start is not there.\n",
         Program::shown(),
         program.closure.len(),
         mb(program.nar_bytes),

@@ -211,14 +211,15 @@ fn markdown(contenders: &[Contender], rounds: u32, dropped: bool) -> String {
     format!(
         "### Profiles: a user environment of {LINKS} links\n\n{table}{missing}\n\
          {how}; the load of the machine was {load:.1}{quiet}. {compared}The packages are here before; one \
-         more is one of ten files. A round has {} switches, back and forth. Until the command ends, narfs syncs its \
-         database, so that a change outlasts a loss of power; Nix syncs nothing of what it writes but what SQLite does, \
-         and a switch is a rename. Until all is synced: with a sync of the whole file system afterwards. \
-         What the processes wrote is what the kernel charges to them, the daemon of narfs included; what the disk wrote is its own count, with the journal and with whatever \
-         else ran. narfs has a daemon, which is mounted and asked over a socket; nix-env evaluates an \
-         expression, and starts a builder; nix profile does neither, but makes the links twice, in a \
-         temporary directory and in the store. Reading all links is `find -printf %l` below the store \
-         path, which narfs computes from its database and Nix has on the disk.{cold}\n\n",
+         more is one of ten files. A round has {} switches, back and forth. Until the command ends, narfs \
+         syncs its database, so that a change outlasts a loss of power; Nix syncs nothing of what it writes \
+         but what SQLite does, and a switch is a rename. Until all is synced: with a sync of the whole file \
+         system afterwards. What the processes wrote is what the kernel charges to them, the daemon of \
+         narfs included; what the disk wrote is its own count, with the journal and with whatever else ran. \
+         narfs has a daemon, which is mounted and asked over a socket; nix-env evaluates an expression, and \
+         starts a builder; nix profile does neither, but makes the links twice, in a temporary directory \
+         and in the store. Reading all links is `find -printf %l` below the store path, which narfs \
+         computes from its database and Nix has on the disk.{cold}\n\n",
         2 * SWITCHES,
     )
 }
@@ -232,8 +233,9 @@ fn kept(contenders: &[Contender], optimised: Option<&Optimised>) -> String {
     let optimised = optimised.map_or(String::new(), |o| {
         let each = |n: u64| n as f64 / o.generations as f64;
         format!(
-            " ext4 takes a block of 4 KiB for a link whose target is longer than 59 bytes. `nix-store --optimise`, which makes \
-             equal links one, took {:.0} s; then each of the {} generations of Nix, which are much alike, takes {:.1} MB and {:.0} inodes.",
+            " ext4 takes a block of 4 KiB for a link whose target is longer than 59 bytes. `nix-store \
+             --optimise`, which makes equal links one, took {:.0} s; then each of the {} generations of \
+             Nix, which are much alike, takes {:.1} MB and {:.0} inodes.",
             o.seconds,
             o.generations,
             each(o.bytes) / 1e6,

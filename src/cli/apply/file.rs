@@ -1,7 +1,7 @@
-//! The file that declares profiles, read.
+//! Parser of the file that declares profiles.
 //!
-//! Invariant: as with the configuration file, it is taken as a whole or not at all, and whatever
-//! is wrong with it is said with its line and with what is expected.
+//! Invariant: as with the configuration file, a file is accepted as a whole or not at all, and
+//! every error names its line and what is expected.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::command::{DeclaredPackage, DeclaredProfile, DeclaredTarget};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::profile::ProfileName;
 
-/// Reads a file: the profiles that it declares, and what is wrong with it, from top to bottom.
+/// Parses a file: the declared profiles, and the errors from top to bottom.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<DeclaredProfile>, Vec<Mistake>) {
     let mut reader = Reader {
         path: path.into(),
@@ -26,7 +26,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> (Vec<DeclaredProfile>, Vec<Mis
         Ok(table) => reader.top(table.get_ref()),
         Err(mistakes) => reader.mistakes = mistakes,
     }
-    // Tables are in the order of their names.
+    // Tables are sorted by name, not by line.
     reader.mistakes.sort_by_key(Mistake::line);
     (reader.profiles, reader.mistakes)
 }
@@ -44,7 +44,7 @@ impl Reader<'_> {
         self.mistakes.push(mistake);
     }
 
-    /// Says that a value is of another kind than it must be.
+    /// Reports a value of the wrong type.
     fn misfit(&mut self, what: &str, value: &Value<'_>, expected: &str) {
         let found = found(value.get_ref());
         self.mistake(value.span().start, format!("{what}: {found} is {expected}"));
@@ -54,7 +54,9 @@ impl Reader<'_> {
         for (key, value) in top {
             match (&**key.get_ref(), value.get_ref()) {
                 ("profile", DeValue::Table(profiles)) => self.profiles(profiles),
-                ("profile", _) => self.misfit("profile", value, "no table; write [profile.NAME]"),
+                ("profile", _) => {
+                    self.misfit("profile", value, "not a table; write [profile.NAME]")
+                }
                 (name, _) => {
                     let text =
                         format!("{name:?} is not known; there are only tables [profile.NAME]");
@@ -84,7 +86,7 @@ impl Reader<'_> {
             }
             match value.get_ref() {
                 DeValue::Table(table) => self.profile(&name, at, table),
-                _ => self.misfit(&format!("profile {name}"), value, "no table"),
+                _ => self.misfit(&format!("profile {name}"), value, "not a table"),
             }
             names.push(name);
         }
@@ -99,9 +101,9 @@ impl Reader<'_> {
             let what = format!("profile {name}: {key_name}");
             match (key_name, value.get_ref()) {
                 ("packages", DeValue::Array(list)) => packages = Some(self.packages(&what, list)),
-                ("packages", _) => self.misfit(&what, value, "no list; write [\"HASH-NAME\"]"),
+                ("packages", _) => self.misfit(&what, value, "not a list; write [\"HASH-NAME\"]"),
                 ("set", DeValue::String(_)) => set = self.path(&what, value),
-                ("set", _) => self.misfit(&what, value, "no text; write \"HASH-NAME\""),
+                ("set", _) => self.misfit(&what, value, "not a text; write \"HASH-NAME\""),
                 (_, DeValue::Table(_)) => {
                     let text = format!(
                         "{what} is not known; a name with slashes or dots is written in quotes: \
@@ -127,7 +129,7 @@ impl Reader<'_> {
             }
             (None, None) => {
                 let text = format!(
-                    "profile {name} says nothing; write packages = [\"HASH-NAME\"], or packages = [] \
+                    "profile {name} is empty; write packages = [\"HASH-NAME\"], or packages = [] \
                      for an empty one, or set = \"HASH-NAME\""
                 );
                 return self.mistake(at, text);
@@ -151,15 +153,14 @@ impl Reader<'_> {
                 }
                 DeValue::Table(table) => self.package(what, value, table),
                 _ => {
-                    let expected =
-                        "no package; write \"HASH-NAME\" or { path = \"HASH-NAME\", priority = 5 }";
+                    let expected = "not a package; write \"HASH-NAME\" or { path = \"HASH-NAME\", priority = 5 }";
                     self.misfit(what, value, expected);
                     None
                 }
             };
             let Some(package) = package else { continue };
             if !seen.insert(hash(&package.path)) {
-                let text = format!("{what}: {:?} is there twice", package.path);
+                let text = format!("{what}: {:?} is listed twice", package.path);
                 self.mistake(value.span().start, text);
             }
             packages.push(package);
@@ -179,11 +180,11 @@ impl Reader<'_> {
             let key_name: &str = key.get_ref();
             match key_name {
                 "path" if value.get_ref().is_str() => path = self.path(what, value),
-                "path" => self.misfit(what, value, "no text; write path = \"HASH-NAME\""),
+                "path" => self.misfit(what, value, "not a text; write path = \"HASH-NAME\""),
                 "priority" => {
                     priority = whole(value);
                     if priority.is_none() {
-                        self.misfit(what, value, "no whole number; write priority = 5");
+                        self.misfit(what, value, "not a whole number; write priority = 5");
                     }
                 }
                 _ => {
@@ -199,14 +200,14 @@ impl Reader<'_> {
         path.map(|path| DeclaredPackage { path, priority })
     }
 
-    /// A text that can be a store path.
+    /// Checks that a text can be a store path.
     fn path(&mut self, what: &str, value: &Value<'_>) -> Option<String> {
         let text = value.get_ref().as_str()?;
         if hash(text).is_some() {
             return Some(text.to_owned());
         }
         let text = format!(
-            "{what}: {text:?} is no store path; write \"/nix/store/HASH-NAME\", \"HASH-NAME\" or \
+            "{what}: {text:?} is not a store path; write \"/nix/store/HASH-NAME\", \"HASH-NAME\" or \
              \"HASH\""
         );
         self.mistake(value.span().start, text);

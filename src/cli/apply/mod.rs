@@ -16,26 +16,26 @@ use crate::cli::output::print_json;
 use crate::cli::sources::Sources;
 use crate::command::{ApplyRequest, Report, Request};
 
-/// Make profiles what a file declares, all together or none
+/// Bring profiles into the state that a file declares, all together or none
 ///
 /// The file has a table [profile.NAME] for each profile (a name with slashes in quotes) with
-/// packages = ["HASH-NAME", { path = "HASH-NAME", priority = 4 }], which are all that it then has
-/// installed, or with set = "HASH-NAME". A profile that is like that already gets no new
-/// generation, and one that the file does not name is left alone.
+/// packages = ["HASH-NAME", { path = "HASH-NAME", priority = 4 }], the complete list of installed
+/// packages, or with set = "HASH-NAME". A profile that is in the declared state gets no new
+/// generation, and profiles that the file does not name are left alone.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     sources: Sources,
-    /// Fetch the whole closures first, so that nothing has to be fetched any more
+    /// Fetch the closures completely before switching
     #[arg(long)]
     prefetch: bool,
-    /// Only say what would be done; what has to be known for that is fetched all the same
+    /// Only show what would be done; path infos needed for that are fetched nevertheless
     #[arg(long)]
     dry_run: bool,
     /// Print as JSON
     #[arg(long)]
     json: bool,
-    /// TOML
+    /// The TOML file
     file: PathBuf,
 }
 
@@ -57,7 +57,7 @@ impl Arguments {
             dry_run: self.dry_run,
         });
         let Report::ProfileChanges(reports) = global.run(command, true)? else {
-            bail!("the daemon gave another report than that of profiles");
+            bail!("the daemon sent an unexpected report instead of profiles");
         };
         announce(global, &reports)?;
         if self.json {

@@ -1,4 +1,4 @@
-//! What a file that declares profiles may say.
+//! Contents of the file that declares profiles.
 
 use std::path::Path;
 
@@ -49,30 +49,30 @@ fn profiles_have_packages_or_are_set() {
 fn what_is_wrong_is_named_with_its_line() {
     for (text, line, part) in [
         ("x = 1", 1, "\"x\" is not known"),
-        ("\nprofile = 3", 2, "3 is no table"),
-        ("[profile]\na = 1", 2, "1 is no table"),
-        ("[profile.a]\n", 1, "says nothing"),
-        ("[profile.a]\npackages = 1", 2, "1 is no list"),
-        ("[profile.a]\npackages = [\n1]", 3, "1 is no package"),
+        ("\nprofile = 3", 2, "3 is not a table"),
+        ("[profile]\na = 1", 2, "1 is not a table"),
+        ("[profile.a]\n", 1, "is empty"),
+        ("[profile.a]\npackages = 1", 2, "1 is not a list"),
+        ("[profile.a]\npackages = [\n1]", 3, "1 is not a package"),
         (
             "[profile.a]\npackages = [\n\n\"hello\"]",
             4,
-            "\"hello\" is no store path",
+            "\"hello\" is not a store path",
         ),
         ("[profile.a]\npackages = [{}]", 2, "there is no path"),
-        ("[profile.a]\npackages = [{path = 1}]", 2, "1 is no text"),
+        ("[profile.a]\npackages = [{path = 1}]", 2, "1 is not a text"),
         (
             "[profile.a]\npackages = [{path = \"@\", priority = 1.5}]",
             2,
-            "1.5 is no whole number",
+            "1.5 is not a whole number",
         ),
         (
             "[profile.a]\npackages = [{path = \"@\", prio = 1}]",
             2,
             "\"prio\" is not known",
         ),
-        ("[profile.a]\npackages = [\"@\",\n\"@\"]", 3, "there twice"),
-        ("[profile.a]\nset = []", 2, "a list is no text"),
+        ("[profile.a]\npackages = [\"@\",\n\"@\"]", 3, "listed twice"),
+        ("[profile.a]\nset = []", 2, "a list is not a text"),
         (
             "[profile.a]\nset = \"@\"\npackages = []",
             1,

@@ -144,7 +144,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "from = [\"/dir\"]",
-        "/c.toml:1: from: \"/dir\" is no source: a directory is named as file:///",
+        "/c.toml:1: from: \"/dir\" is no source: write a directory as file:///",
     ),
     ("from = [\n1]", "/c.toml:2: from: 1 is no text; write ["),
     (
@@ -169,7 +169,8 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = \":9464\"",
-        "/c.toml:1: listen: \":9464\" is no address to listen at (it does not say to whom); give 127.0.0.1:9464",
+        "/c.toml:1: listen: \":9464\" is not an address to listen at (it does not say to whom); give \
+         127.0.0.1:9464",
     ),
     (
         "listen = 9464",

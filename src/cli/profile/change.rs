@@ -1,4 +1,4 @@
-//! Tells what became of a profile, in the words of Nix where it has them.
+//! Output of profile changes, in the words of Nix where it has them.
 
 use super::line;
 use crate::cli::global::Global;
@@ -6,7 +6,7 @@ use crate::cli::output::{print_json, println};
 use crate::command::{ProfileChangeReport, ProfileOutcome, chain};
 use crate::fuse;
 
-/// Tells watchers of the directories of profiles what has changed in them.
+/// Notifies watchers of the directories of profiles about the change.
 pub(in crate::cli) fn announce(
     global: &Global,
     reports: &[ProfileChangeReport],
@@ -19,7 +19,7 @@ pub(in crate::cli) fn announce(
             && let Err(e) = fuse::announce(&state, &report.profile)
         {
             eprintln!(
-                "narfs: warning: nobody is told that {} has changed: {}",
+                "narfs: warning: cannot notify watchers of {} about the change: {}",
                 report.profile,
                 chain(&e)
             );
@@ -28,7 +28,7 @@ pub(in crate::cli) fn announce(
     Ok(())
 }
 
-/// Prints what became of a profile; warnings go to stderr.
+/// Prints the change of a profile; warnings go to stderr.
 pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow::Result<()> {
     for warning in &r.warnings {
         eprintln!("narfs: warning: {warning}");
@@ -65,7 +65,7 @@ pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow
             let gone = format!("profile '{profile}'");
             line(r.dry_run, "would delete", "deleted", &gone)
         }
-        // What was deleted says enough.
+        // The deletions were printed, and nothing else changed.
         ProfileOutcome::Unchanged if !r.deleted.is_empty() => Ok(()),
         ProfileOutcome::Unchanged => println(&format!(
             "profile '{profile}' stays at version {to}: {path}"

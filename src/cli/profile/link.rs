@@ -1,7 +1,7 @@
-//! `narfs profile link`: links outside of the mount, such as `~/.nix-profile`.
+//! `narfs profile link`: symlinks outside of the mount, such as `~/.nix-profile`.
 //!
-//! Invariant: the place has the old link or the new one at any moment, and nothing but a link is
-//! ever replaced.
+//! Invariant: at any moment there is the old link or the new one, and only a symlink is ever
+//! replaced.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -21,22 +21,22 @@ use crate::profile::ProfileName;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Change nothing; fail if the link is not there or leads elsewhere
+    /// Change nothing; fail if the link is missing or has another target
     #[arg(long)]
     check: bool,
-    /// Only say what would be done
+    /// Only show what would be done
     #[arg(long, conflicts_with = "check")]
     dry_run: bool,
     /// Print as JSON
     #[arg(long)]
     json: bool,
-    /// Where the link is to be, such as ~/.nix-profile or /run/current-system
+    /// Path of the link, such as ~/.nix-profile or /run/current-system
     #[arg(value_name = "PLACE")]
     place: PathBuf,
 }
 
-/// What is at the place of a link.
-enum There {
+/// What exists at the path of a link.
+enum Existing {
     Nothing,
     Link(PathBuf),
 }
@@ -44,22 +44,22 @@ enum There {
 impl Arguments {
     pub(super) fn run(self, global: &Global, profile: &ProfileName) -> anyhow::Result<Outcome> {
         let target = target(global, profile)?;
-        // A slash at the end would have the link followed.
+        // A trailing slash would make the kernel follow the link.
         let place: PathBuf = std::path::absolute(&self.place)?.components().collect();
-        let there = look(&place)?;
-        let is_right = matches!(&there, There::Link(to) if *to == target);
+        let existing = inspect(&place)?;
+        let is_right = matches!(&existing, Existing::Link(to) if *to == target);
         let (shown, to) = (place.display(), target.display());
         if self.check && !is_right {
-            match there {
-                There::Nothing => bail!("{shown} does not exist; without --check it is made"),
-                There::Link(other) => bail!(
+            match existing {
+                Existing::Nothing => bail!("{shown} does not exist; without --check it is created"),
+                Existing::Link(other) => bail!(
                     "{shown} leads to {}, not to {to}; without --check it is replaced",
                     other.display()
                 ),
             }
         }
         if !is_right && !self.dry_run {
-            put(&place, &target)?;
+            replace_link(&place, &target)?;
         }
         if self.json {
             print_json(&json!({
@@ -79,16 +79,16 @@ impl Arguments {
     }
 }
 
-/// The profile in the mount; it must be there.
+/// The path of an existing profile in the mount.
 fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
     let state = global.state()?;
     let status = control::status(&state, None).ok();
     let mountpoints = status.map(|s| s.mountpoints).unwrap_or_default();
-    // Where only the store is mounted there are no profiles.
+    // A mount of the store alone shows no profiles.
     let shows = |at: &&PathBuf| at.join("var/nix/profiles").is_dir();
     let Some(at) = mountpoints.iter().find(shows) else {
         bail!(
-            "the state {} is not mounted where it shows profiles, so that there is nothing to link \
+            "the state {} is not mounted with its profiles, so there is nothing to link \
              to; `narfs mount` it first",
             state.display()
         );
@@ -103,31 +103,31 @@ fn target(global: &Global, profile: &ProfileName) -> anyhow::Result<PathBuf> {
     Ok(at.join("var/nix/profiles").join(profile.as_str()))
 }
 
-fn look(place: &Path) -> anyhow::Result<There> {
+fn inspect(place: &Path) -> anyhow::Result<Existing> {
     match fs::symlink_metadata(place) {
-        Ok(found) if found.is_symlink() => Ok(There::Link(fs::read_link(place)?)),
+        Ok(found) if found.is_symlink() => Ok(Existing::Link(fs::read_link(place)?)),
         Ok(_) => bail!(
-            "{} is there and is no symlink, so it is left alone; move it away",
+            "{} exists and is not a symlink, so it is not replaced; move it away",
             place.display()
         ),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(There::Nothing),
-        Err(e) => Err(e).with_context(|| format!("cannot look at {}", place.display())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Existing::Nothing),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", place.display())),
     }
 }
 
-/// Makes the link under another name, and gives it its own in one step.
-fn put(place: &Path, target: &Path) -> anyhow::Result<()> {
+/// Creates the link under a temporary name, and renames it into place.
+fn replace_link(place: &Path, target: &Path) -> anyhow::Result<()> {
     let name = place
         .file_name()
-        .with_context(|| format!("{} is no place for a link", place.display()))?;
+        .with_context(|| format!("{} is not a valid path for a link", place.display()))?;
     let mut draft_name = std::ffi::OsString::from(".");
     draft_name.push(name);
     draft_name.push(format!(".narfs-{}", std::process::id()));
     let draft = place.with_file_name(draft_name);
     let made = symlink(target, &draft);
-    made.with_context(|| format!("cannot make the link {}", draft.display()))?;
-    // A file or directory that came meanwhile: a directory would not be replaced, a file would.
-    let replaced = look(place).and_then(|_| {
+    made.with_context(|| format!("cannot create the link {}", draft.display()))?;
+    // Checked again, since rename(2) fails for a directory but would replace a file.
+    let replaced = inspect(place).and_then(|_| {
         fs::rename(&draft, place).with_context(|| format!("cannot replace {}", place.display()))
     });
     if replaced.is_err() {

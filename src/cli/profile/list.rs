@@ -1,4 +1,4 @@
-//! Tells what is in a profile.
+//! Output of the contents of a profile.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::command::{GenerationReport, ProfileDiffReport, ProfileReport};
 use crate::nix::store_path::StorePath;
 use crate::profile::{Generation, GenerationNumber, Generations};
 
-/// Prints the packages of a profile as `nix profile list` does, a block of lines for each.
+/// Prints the packages of a profile in the format of `nix profile list`.
 pub(super) fn show(r: &ProfileReport) -> anyhow::Result<()> {
     if !r.environment {
         return println(&format!("{} (set, not installed)", r.path));
@@ -44,13 +44,13 @@ pub(super) fn show(r: &ProfileReport) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the generations as `nix-env --list-generations` does.
+/// Prints the generations in the format of `nix-env --list-generations`.
 pub(super) fn show_history(reports: &[GenerationReport]) -> anyhow::Result<()> {
     let mut list = BTreeMap::new();
     for report in reports {
         let base = report.path.rsplit('/').next().unwrap_or_default();
         let target = StorePath::parse_base_name(base.as_bytes())
-            .with_context(|| format!("the daemon named {:?}", report.path))?;
+            .with_context(|| format!("the daemon sent an invalid store path {:?}", report.path))?;
         let created = report.created;
         list.insert(
             GenerationNumber(report.generation),
@@ -65,7 +65,7 @@ pub(super) fn show_history(reports: &[GenerationReport]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints how two generations differ as `nix profile diff-closures` does.
+/// Prints the difference of two generations in the format of `nix profile diff-closures`.
 pub(super) fn show_diff(r: &ProfileDiffReport, json: bool) -> anyhow::Result<()> {
     if json {
         print_json(r)?;
@@ -78,8 +78,8 @@ pub(super) fn show_diff(r: &ProfileDiffReport, json: bool) -> anyhow::Result<()>
     if let Some(first) = r.unknown.first() {
         let count = r.unknown.len();
         eprintln!(
-            "narfs: warning: of {count} paths, such as {first}, nothing is known here, nor by the \
-             sources; they are not compared"
+            "narfs: warning: neither the state nor the sources know {count} paths, such as \
+             {first}; they are not compared"
         );
     }
     Ok(())

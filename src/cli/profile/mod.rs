@@ -15,13 +15,12 @@ use crate::command::{ProfileAction, ProfileRequest, Report, Request, SourceReque
 use crate::profile::{DeleteSpec, ProfileName};
 pub(super) use change::{announce, show_change};
 
-/// Show and change profiles: what is installed, and the generations of that
+/// Show and change profiles: installed packages and their generations
 ///
-/// A profile is a list of generations, numbered from 1; each points to a user environment (links
-/// to everything in the packages) or to any store path, and one is current. Environments are
-/// computed, byte for byte as Nix builds them, and a switch takes effect at once. Only what links
-/// have to be known of is fetched, and of the rest of the closure its narinfos; the contents come
-/// when something looks inside.
+/// A profile is a list of generations, numbered from 1; each points to a user environment (links to
+/// everything in the packages) or to any store path, and one is current. Environments are computed,
+/// byte for byte as Nix builds them, and a switch takes effect at once. Only what is needed to
+/// compute the links is fetched, and the narinfos of the closure; contents are fetched on access.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Name such as default, system or per-user/ann/profile, or its path …/var/nix/profiles/NAME
@@ -34,7 +33,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Actions {
-    /// Say what is installed
+    /// List the installed packages
     List {
         #[command(flatten)]
         sources: Sources,
@@ -44,40 +43,40 @@ enum Actions {
     },
     /// Add packages: one new generation for all of them
     ///
-    /// What is installed already stays as it is; if all of it is, no generation is made.
+    /// Packages that are already installed are kept; if all are, no generation is created.
     Install {
-        /// Which package has its way where two have the same file: that with the lower number
-        /// [default: 5]; of packages that are installed already it is changed
+        /// Priority: of two packages with the same file, the one with the lower number provides it
+        /// [default: 5]; also changes the priority of packages that are already installed
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         priority: Option<i64>,
         #[command(flatten)]
         prefetch: Prefetch,
         #[command(flatten)]
-        how: How,
+        how: FetchOptions,
         /// Store paths: /nix/store/HASH-NAME, HASH-NAME or HASH; or packages of a channel: NAME or
         /// NAME-VERSION
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<String>,
     },
-    /// Take packages out: one new generation
+    /// Remove packages: one new generation
     Remove {
         #[command(flatten)]
-        how: How,
-        /// Names as `narfs profile list` has them, store paths, hashes, or names of packages
+        how: FetchOptions,
+        /// Names as in `narfs profile list`, store paths, hashes, or package names
         #[arg(value_name = "PACKAGE", required = true)]
         packages: Vec<String>,
     },
-    /// Have a new generation point to a store path, such as a whole system
+    /// Create a generation that points to a store path, such as a whole system
     Set {
         #[command(flatten)]
         prefetch: Prefetch,
         #[command(flatten)]
-        how: How,
+        how: FetchOptions,
         /// Store path: /nix/store/HASH-NAME, HASH-NAME or HASH; or a package of a channel: NAME or
         /// NAME-VERSION
         path: String,
     },
-    /// Name all generations with the times when they were made, as `nix-env --list-generations`
+    /// List all generations with their creation times, as `nix-env --list-generations`
     #[command(visible_alias = "list-generations")]
     History {
         /// Print as JSON
@@ -87,12 +86,12 @@ enum Actions {
     /// Switch to the generation before the current one
     Rollback {
         #[command(flatten)]
-        what: What,
+        what: ChangeOptions,
     },
     /// Switch to a generation
     Switch {
         #[command(flatten)]
-        what: What,
+        what: ChangeOptions,
         /// Its number
         #[arg(value_name = "N")]
         generation: u64,
@@ -100,21 +99,21 @@ enum Actions {
     /// Delete generations, never the current one
     DeleteGenerations {
         #[command(flatten)]
-        what: What,
-        /// Numbers; old: all but the current one; +K: all before the last K up to the current one;
-        /// Nd: those that were not current in the last N days
+        what: ChangeOptions,
+        /// Numbers; old: all but the current one; +K: all but the last K up to the current one; Nd:
+        /// those that were not current in the last N days
         #[arg(value_name = "SPEC", required = true)]
         spec: Vec<String>,
     },
-    /// Delete a whole profile: the current generation, and all others
+    /// Delete a profile with all its generations
     Delete {
         #[command(flatten)]
-        what: What,
-        /// Its name, or its path; there is no default
+        what: ChangeOptions,
+        /// Its name or path; there is no default
         #[arg(value_name = "PROFILE")]
         named: String,
     },
-    /// Say how the closures of two generations differ: versions, and sizes of NARs
+    /// Compare the closures of two generations: versions and NAR sizes
     Diff {
         #[command(flatten)]
         sources: Sources,
@@ -128,24 +127,24 @@ enum Actions {
         #[arg(value_name = "B")]
         second: Option<u64>,
     },
-    /// Have a symlink outside of the mount lead to the profile in it
+    /// Create a symlink outside of the mount that points to the profile in it
     ///
-    /// A symlink that is there is replaced in one step; anything else is left alone, and an error.
+    /// An existing symlink is replaced atomically; anything else is not replaced, and an error.
     Link(link::Arguments),
 }
 
-/// Whether closures are made complete.
+/// Whether to fetch closures completely.
 #[derive(Debug, Args)]
 struct Prefetch {
-    /// Fetch the whole closure first, so that nothing has to be fetched any more
+    /// Fetch the closure completely before switching
     #[arg(long)]
     prefetch: bool,
 }
 
-/// How a change is made and told.
+/// Options of a change.
 #[derive(Debug, Args)]
-struct What {
-    /// Only say what would be done
+struct ChangeOptions {
+    /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
     /// Print as JSON
@@ -153,12 +152,12 @@ struct What {
     json: bool,
 }
 
-/// The same where something may have to be fetched.
+/// Options of a change that may fetch.
 #[derive(Debug, Args)]
-struct How {
+struct FetchOptions {
     #[command(flatten)]
     sources: Sources,
-    /// Only say what would be done; what has to be known for that is fetched all the same
+    /// Only show what would be done; path infos needed for that are fetched nevertheless
     #[arg(long)]
     dry_run: bool,
     /// Print as JSON
@@ -166,15 +165,15 @@ struct How {
     json: bool,
 }
 
-/// What the daemon is asked, and how its answer is told.
-struct Asked {
+/// A request, and how its report is shown.
+struct Prepared {
     action: ProfileAction,
     sources: SourceRequest,
     dry_run: bool,
     json: bool,
 }
 
-impl Asked {
+impl Prepared {
     fn new(action: ProfileAction, json: bool) -> Self {
         Self {
             action,
@@ -184,7 +183,7 @@ impl Asked {
         }
     }
 
-    fn changing(action: ProfileAction, what: &What) -> Self {
+    fn changing(action: ProfileAction, what: &ChangeOptions) -> Self {
         let dry_run = what.dry_run;
         Self {
             dry_run,
@@ -192,7 +191,11 @@ impl Asked {
         }
     }
 
-    fn fetching(action: ProfileAction, how: &How, global: &Global) -> anyhow::Result<Self> {
+    fn fetching(
+        action: ProfileAction,
+        how: &FetchOptions,
+        global: &Global,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             sources: how.sources.request(global),
             dry_run: how.dry_run,
@@ -201,10 +204,10 @@ impl Asked {
     }
 }
 
-/// The profile that is meant if none is named.
+/// The profile if none is given.
 pub(super) const DEFAULT: &str = "default";
 
-/// The name of a profile; one that is none is misuse.
+/// Parses the name of a profile; an invalid one is a usage error.
 fn profile_name(text: &str) -> anyhow::Result<ProfileName> {
     ProfileName::parse_argument(text).map_err(|e| Usage::error(e.to_string()))
 }
@@ -213,7 +216,8 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let profile = match (&self.action, &self.profile) {
             (Actions::Delete { named, .. }, Some(other)) if named != other => {
-                let text = format!("is '{named}' to be deleted, or '{other}'? name one of them");
+                let text =
+                    format!("both '{named}' and '{other}' are given; give the one to delete");
                 return Err(Usage::error(text));
             }
             (Actions::Delete { named, .. }, _) => profile_name(named)?,
@@ -222,18 +226,18 @@ impl Arguments {
         if let Actions::Link(link) = self.action {
             return link.run(global, &profile);
         }
-        let asked = self.action.asked(global)?;
+        let prepared = self.action.prepared(global)?;
         let creates = matches!(
-            asked.action,
+            prepared.action,
             ProfileAction::Install { .. } | ProfileAction::Set { .. }
         );
         let command = Request::Profile(ProfileRequest {
             profile: profile.to_string(),
-            action: asked.action,
-            sources: asked.sources,
-            dry_run: asked.dry_run,
+            action: prepared.action,
+            sources: prepared.sources,
+            dry_run: prepared.dry_run,
         });
-        match (global.run(command, creates)?, asked.json) {
+        match (global.run(command, creates)?, prepared.json) {
             (Report::ProfileChanges(reports), json) => {
                 announce(global, &reports)?;
                 for report in &reports {
@@ -245,18 +249,18 @@ impl Arguments {
             (Report::Generations(reports), true) => print_json(&reports)?,
             (Report::Generations(reports), false) => list::show_history(&reports)?,
             (Report::ProfileDiff(report), json) => list::show_diff(&report, json)?,
-            _ => bail!("the daemon gave another report than that of a profile"),
+            _ => bail!("the daemon sent an unexpected report instead of a profile"),
         }
         Ok(Outcome::Good)
     }
 }
 
 impl Actions {
-    fn asked(self, global: &Global) -> anyhow::Result<Asked> {
+    fn prepared(self, global: &Global) -> anyhow::Result<Prepared> {
         Ok(match self {
-            Self::List { sources, json } => Asked {
+            Self::List { sources, json } => Prepared {
                 sources: sources.request(global),
-                ..Asked::new(ProfileAction::List, json)
+                ..Prepared::new(ProfileAction::List, json)
             },
             Self::Install {
                 priority,
@@ -269,41 +273,41 @@ impl Actions {
                     priority,
                     prefetch,
                 };
-                Asked::fetching(action, &how, global)?
+                Prepared::fetching(action, &how, global)?
             }
             Self::Remove { how, packages } => {
-                Asked::fetching(ProfileAction::Remove(packages), &how, global)?
+                Prepared::fetching(ProfileAction::Remove(packages), &how, global)?
             }
             Self::Set {
                 prefetch: Prefetch { prefetch },
                 how,
                 path,
-            } => Asked::fetching(ProfileAction::Set { path, prefetch }, &how, global)?,
-            Self::History { json } => Asked::new(ProfileAction::History, json),
-            Self::Rollback { what } => Asked::changing(ProfileAction::Rollback, &what),
+            } => Prepared::fetching(ProfileAction::Set { path, prefetch }, &how, global)?,
+            Self::History { json } => Prepared::new(ProfileAction::History, json),
+            Self::Rollback { what } => Prepared::changing(ProfileAction::Rollback, &what),
             Self::Switch { what, generation } => {
-                Asked::changing(ProfileAction::Switch(generation), &what)
+                Prepared::changing(ProfileAction::Switch(generation), &what)
             }
             Self::DeleteGenerations { what, spec } => {
                 DeleteSpec::parse(&spec).map_err(|e| Usage::error(e.to_string()))?;
-                Asked::changing(ProfileAction::DeleteGenerations(spec), &what)
+                Prepared::changing(ProfileAction::DeleteGenerations(spec), &what)
             }
-            Self::Delete { what, .. } => Asked::changing(ProfileAction::Delete, &what),
+            Self::Delete { what, .. } => Prepared::changing(ProfileAction::Delete, &what),
             Self::Diff {
                 sources,
                 json,
                 first: from,
                 second: to,
-            } => Asked {
+            } => Prepared {
                 sources: sources.request(global),
-                ..Asked::new(ProfileAction::Diff { from, to }, json)
+                ..Prepared::new(ProfileAction::Diff { from, to }, json)
             },
-            Self::Link(_) => bail!("a link is made here"),
+            Self::Link(_) => bail!("links are created by the command itself"),
         })
     }
 }
 
-/// A line of what would be done, or is.
+/// Prints what is done, or would be.
 fn line(dry_run: bool, would: &str, does: &str, what: &str) -> anyhow::Result<()> {
     println(&format!("{} {what}", if dry_run { would } else { does }))
 }

@@ -1,4 +1,4 @@
-//! What the figures become in the text format.
+//! The exposition, checked against the grammar of the format.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,7 +27,7 @@ fn source(url: &str, requests: u64) -> SourceReport {
     }
 }
 
-/// Figures with something in every place.
+/// A report in which every field is set.
 fn full() -> FiguresReport {
     let latencies = Latencies::default();
     for micros in [1, 5, 5000, 100_000_000] {

@@ -1,9 +1,9 @@
-//! Volumes of container engines: the volume plugin protocol of Docker, which podman speaks too.
+//! Volumes of container engines: the volume plugin protocol of Docker, which podman speaks as well.
 //!
-//! A volume is a closure view, and its mountpoint is the store directory of the view in the mount.
-//! Invariants: nothing is kept but the view, and that it was made as a volume, so that a restart of
-//! the daemon loses nothing (engines count for themselves who uses what); a view that was made
-//! otherwise is never removed; and whatever is asked, the answer is a status and JSON.
+//! A volume is a closure view; its mountpoint is the store directory of the view in the mount.
+//! Invariants: the only state is the view and its mark as a volume, so that a restart of the daemon
+//! loses nothing (engines count the users of a volume themselves); a view that was not created as a
+//! volume is never removed; and every request is answered with a status and JSON.
 
 mod options;
 pub(super) mod socket;
@@ -30,16 +30,15 @@ use crate::sync;
 use options::{Definition, OptionError};
 use socket::PluginSocket;
 
-/// Why an engine's request cannot be fulfilled.
 #[derive(Debug, Error)]
 enum VolumeError {
-    /// What was asked is not of the protocol.
+    /// The endpoint is not part of the protocol.
     #[error(
         "narfs does not know the request {0:?}; it is a volume plugin, and knows /Plugin.Activate and \
          /VolumeDriver.Create, Remove, Mount, Unmount, Path, Get, List and Capabilities"
     )]
     Unknown(String),
-    /// Its body is not what belongs to it.
+    /// The body does not match the endpoint.
     #[error(
         "{endpoint} takes a JSON object with the Name of a volume, and got something else: {source}"
     )]
@@ -47,36 +46,32 @@ enum VolumeError {
         endpoint: String,
         source: serde_json::Error,
     },
-    /// No volume can be called so.
     #[error(transparent)]
     Name(#[from] ViewNameError),
-    /// What was given with `-o`.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// It is not said what it is to be, and there is nothing of its name.
+    /// Neither options nor an existing view define the volume.
     #[error(
-        "there is no closure view {0:?} that the volume could be; say what it shows with -o \
+        "there is no closure view {0:?} for the volume; define its contents with -o \
          closure=PATH:PATH… or -o profile=PROFILE:PROFILE…, or define it with `narfs closure`"
     )]
     Undefined(String),
-    /// It is there, and something else.
+    /// A view of this name exists with another definition.
     #[error(
-        "there is a closure view {name:?} already, of {there}; give the same, or no options at all, \
-         or another name, or remove it first"
+        "the closure view {name:?} already exists, with {there}; give the same options or none, \
+         or another name, or remove the view first"
     )]
     Differs { name: String, there: Definition },
-    /// There is nothing that an engine could bind.
+    /// The mount has no directory that an engine could bind.
     #[error(
-        "the store of {0:?} can be seen nowhere, since the state is not mounted as a whole; `narfs mount \
-         MOUNTPOINT` does it"
+        "the store directory of {0:?} is not accessible, since the state is not mounted as a whole; `narfs \
+         mount MOUNTPOINT` does it"
     )]
     NotMounted(String),
-    /// The mounts cannot be told.
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What a command says that does the same.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -88,8 +83,8 @@ impl From<ClosureError> for VolumeError {
 }
 
 impl VolumeError {
-    /// Of HTTP. podman takes nothing but 200 for a success and looks at `Err` only if it is not;
-    /// Docker takes 404 for a request that a plugin need not know.
+    /// The HTTP status. podman accepts only 200 as success and reads `Err` otherwise; Docker takes
+    /// 404 as an endpoint that a plugin need not implement.
     fn status(&self) -> u16 {
         match self {
             Self::Unknown(_) => 404,
@@ -99,21 +94,21 @@ impl VolumeError {
     }
 }
 
-/// What an engine is answered.
+/// The answer to an engine.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Value,
 }
 
-/// The body of a request; who mounts (`ID`) is of no interest.
+/// A request on a named volume; the `ID` of the container is ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Named {
     name: String,
 }
 
-/// The body of a request to create; Go writes a map that there is none of as null.
+/// A request to create a volume; Go encodes an empty map as null.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Create {
@@ -122,7 +117,7 @@ struct Create {
     opts: Option<options::Options>,
 }
 
-/// What container engines see of a state.
+/// The volumes of a state.
 #[derive(Debug)]
 pub(super) struct Volumes {
     engine: Arc<Engine>,
@@ -130,12 +125,11 @@ pub(super) struct Volumes {
 }
 
 impl Volumes {
-    /// Of the state of an engine.
     pub(super) fn new(engine: Arc<Engine>, completion: Arc<Completion>) -> Self {
         Self { engine, completion }
     }
 
-    /// Answers a request of a container engine, which may take as long as its fetches do.
+    /// Answers a request, which may take as long as its fetches do.
     pub(super) fn answer(&self, endpoint: &str, body: &[u8]) -> Answer {
         match self.volume(endpoint, body) {
             Ok(body) => Answer { status: 200, body },
@@ -164,27 +158,27 @@ impl Volumes {
             "/VolumeDriver.Remove" => self.remove_volume(&named()?)?,
             "/VolumeDriver.Mount" => {
                 let name = self.volume_view(&named()?)?.name.clone();
-                let mount = self.whole_mount()?;
+                let mount = self.full_mount()?;
                 let mount = mount.ok_or_else(|| VolumeError::NotMounted(name.to_string()))?;
                 return Ok(json!({ "Mountpoint": store_directory(&mount, &name), "Err": "" }));
             }
             "/VolumeDriver.Path" => {
                 let name = self.volume_view(&named()?)?.name.clone();
                 let at = self
-                    .whole_mount()?
+                    .full_mount()?
                     .map(|mount| store_directory(&mount, &name));
                 return Ok(json!({ "Mountpoint": at.unwrap_or_default(), "Err": "" }));
             }
-            // Nobody has to know it any more, and the view may be gone.
+            // The daemon keeps no count of users, and the view may be removed already.
             "/VolumeDriver.Unmount" => drop(named()?),
             "/VolumeDriver.Get" => {
                 let view = self.volume_view(&named()?)?;
-                let mount = self.whole_mount()?;
+                let mount = self.full_mount()?;
                 let volume = self.describe_volume(&view, mount.as_deref())?;
                 return Ok(json!({ "Volume": volume, "Err": "" }));
             }
             "/VolumeDriver.List" => {
-                let (views, mount) = (self.engine.store.all_views()?, self.whole_mount()?);
+                let (views, mount) = (self.engine.store.all_views()?, self.full_mount()?);
                 let volumes = views.iter();
                 let volumes = volumes.map(|v| self.describe_volume(v, mount.as_deref()));
                 let volumes: Vec<_> = volumes.collect::<Result<_, _>>()?;
@@ -198,16 +192,16 @@ impl Volumes {
     fn create_volume(&self, request: Create) -> Result<(), VolumeError> {
         let name = ViewName::parse(&request.name)?;
         let wanted = Definition::read(&request.opts.unwrap_or_default())?;
-        let there = self.view_if_there(&name)?;
+        let there = self.find_view(&name)?;
         if wanted.is_empty() {
-            // It is left to be what it is.
+            // Without options, an existing view is used as it is.
             let there = there.map(drop);
             return there.ok_or_else(|| VolumeError::Undefined(name.to_string()));
         }
         let sources = SourceRequest::default();
         let there = match there {
             Some(view) => {
-                // No source is asked where all of it is known.
+                // No source is queried if all paths are registered.
                 let roots = self.engine.supply(&sources)?.resolve_all(&wanted.closure)?;
                 (!is_same(&view, &roots, &wanted.profiles)).then_some(view)
             }
@@ -217,7 +211,7 @@ impl Volumes {
                 &sources,
                 &mut NoOutput,
                 |roots, profiles| {
-                    // Another request may have made it meanwhile.
+                    // A concurrent request may have created it meanwhile.
                     let there = self.engine.store.make_volume(&name, roots, profiles)?;
                     Ok(there.filter(|view| !is_same(view, roots, profiles)))
                 },
@@ -236,18 +230,18 @@ impl Volumes {
         self.volume_view(name)?;
         if !self.engine.store.remove_volume(name.as_str())? {
             tracing::info!(
-                "the volume {name} is let go; its closure view stays, since `narfs closure` made it"
+                "the volume {name} is removed; its closure view stays, since `narfs closure` created it"
             );
         }
         Ok(())
     }
 
-    fn view_if_there(&self, name: &ViewName) -> Result<Option<Arc<View>>, VolumeError> {
+    fn find_view(&self, name: &ViewName) -> Result<Option<Arc<View>>, VolumeError> {
         let table = self.engine.store.view_table();
         match table.named(name.as_str()) {
             Some(view) => Ok(Some(view.clone())),
             None => {
-                // One that is damaged is not absent.
+                // A damaged view is not absent.
                 self.engine.store.all_views()?;
                 Ok(None)
             }
@@ -255,13 +249,13 @@ impl Volumes {
     }
 
     fn volume_view(&self, name: &ViewName) -> Result<Arc<View>, VolumeError> {
-        let view = self.view_if_there(name)?;
-        Ok(view.ok_or_else(|| self.engine.no_view(name.as_str()))?)
+        let view = self.find_view(name)?;
+        Ok(view.ok_or_else(|| self.engine.absent_view(name.as_str()))?)
     }
 
-    /// Where all closure views can be seen.
-    fn whole_mount(&self) -> Result<Option<PathBuf>, VolumeError> {
-        Ok(self.engine.serving.whole_mounts()?.into_iter().next())
+    /// A mount point at which all closure views are visible.
+    fn full_mount(&self) -> Result<Option<PathBuf>, VolumeError> {
+        Ok(self.engine.serving.full_mounts()?.into_iter().next())
     }
 
     fn definition(&self, view: &View) -> Definition {
@@ -298,7 +292,7 @@ impl Volumes {
     }
 }
 
-/// Reads the body of a request.
+/// Parses the body of a request.
 fn read<T: DeserializeOwned>(endpoint: &str, body: &[u8]) -> Result<T, VolumeError> {
     serde_json::from_slice(body).map_err(|source| VolumeError::Body {
         endpoint: endpoint.to_owned(),
@@ -306,7 +300,7 @@ fn read<T: DeserializeOwned>(endpoint: &str, body: &[u8]) -> Result<T, VolumeErr
     })
 }
 
-/// Whether a view is of this definition, whatever the order.
+/// Whether a view has this definition, in any order.
 fn is_same(view: &View, roots: &[StorePath], profiles: &[String]) -> bool {
     fn is_same_set<T: Eq + Hash>(a: &[T], b: &[T]) -> bool {
         HashSet::<_>::from_iter(a) == HashSet::from_iter(b)
@@ -314,18 +308,18 @@ fn is_same(view: &View, roots: &[StorePath], profiles: &[String]) -> bool {
     is_same_set(&view.record.roots, roots) && is_same_set(&view.record.profiles, profiles)
 }
 
-/// A time in seconds since 1970 in the form of RFC 3339, which Go reads.
+/// A time in seconds since 1970 as RFC 3339, the format of Go.
 fn timestamp(seconds: i64) -> String {
     let time = jiff::Timestamp::from_second(seconds.max(0));
     time.unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 impl Daemon {
-    /// Answers container engines from now on.
+    /// Starts to answer container engines.
     ///
     /// # Errors
-    /// No threads are to be had.
-    pub(super) fn answer_engines(&self, mut socket: PluginSocket) -> io::Result<()> {
+    /// No threads are available.
+    pub(super) fn serve_plugin(&self, mut socket: PluginSocket) -> io::Result<()> {
         let volumes = Volumes::new(self.engine.clone(), self.completion.clone());
         let answer = move |endpoint: &str, body: &[u8]| {
             let answer = volumes.answer(endpoint, body);
@@ -336,7 +330,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Says that this daemon is the last.
+    /// Removes the plugin socket, as there will be no next daemon.
     pub(super) fn end_plugin(&self) {
         if let Some(socket) = sync::lock(&self.plugin).take() {
             socket.end(&self.supervisor);

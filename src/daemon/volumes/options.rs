@@ -1,32 +1,28 @@
-//! The options with which an engine has a volume made: `-o closure=A:B -o profile=P`.
+//! Options of a volume: `-o closure=A:B -o profile=P`.
 //!
-//! Invariant: an option that is not understood is an error. A volume that shows less than was
-//! meant would be noticed late.
+//! Invariant: an unknown option is an error, since a volume with fewer paths than intended would be
+//! noticed late.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use thiserror::Error;
 
-/// What an engine was given, by name.
+/// Options by name.
 pub(super) type Options = BTreeMap<String, String>;
 
-/// Between the values of an option: neither store paths nor packages have it in their names.
+/// Separator of the values of an option; neither store paths nor package names contain it.
 const SEPARATOR: char = ':';
 
-/// Why options make no sense.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(super) enum OptionError {
-    /// There is no such option.
     #[error(
-        "a volume has no option {0:?}; there are closure=PATH:PATH…, whose closures it shows, and \
+        "a volume has no option {0:?}; the options are closure=PATH:PATH…, whose closures it shows, and \
          profile=PROFILE:PROFILE…, which it follows"
     )]
     Unknown(String),
-    /// Nothing at all, or nothing between two separators.
-    #[error(
-        "the option {name}={value} names nothing somewhere; give {example}, separated by colons"
-    )]
+    /// The value is empty, or has an empty part.
+    #[error("the option {name}={value} has an empty value; give {example}, separated by colons")]
     Empty {
         name: String,
         value: String,
@@ -34,7 +30,7 @@ pub(super) enum OptionError {
     },
 }
 
-/// What a volume is to show.
+/// The definition of a volume.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Definition {
     /// Store paths or hashes, or packages of channels.
@@ -44,7 +40,6 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// Reads options.
     pub(super) fn read(options: &Options) -> Result<Self, OptionError> {
         let mut definition = Self::default();
         for (name, value) in options {
@@ -70,7 +65,7 @@ impl Definition {
     }
 }
 
-/// As the options that mean it.
+/// Formatted as the options that define it.
 impl fmt::Display for Definition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [("closure", &self.closure), ("profile", &self.profiles)];

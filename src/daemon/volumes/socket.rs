@@ -1,8 +1,8 @@
-//! The socket at which container engines ask.
+//! The socket of the volume plugin.
 //!
-//! Invariant: what lies at its place and is no socket, or is one at which somebody listens, is left
-//! alone. A socket that a daemon has made outlives it, for the next one, and is removed at the end of the
-//! last; one that a service manager hands over is the manager's.
+//! Invariant: a file at its path that is not a socket, or a socket at which another process
+//! listens, is left alone. A socket created by a daemon outlives it for the next one and is removed
+//! at the end of the last; a socket from a service manager belongs to the manager.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,55 +18,52 @@ use crate::http::{self, Address, Listener};
 use crate::supervision::Supervisor;
 use crate::supervision::kept::{PLUGIN, PLUGIN_SOCKET};
 
-/// Why nobody can listen for container engines.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// Something else is there.
     #[error(
-        "{} is no socket, so that container engines cannot be listened for there; remove it, or name \
-         another place with --volume-plugin",
+        "{} is not a socket, so the volume plugin cannot listen there; remove it, or give \
+         another path with --volume-plugin",
         .0.display()
     )]
     NotASocket(PathBuf),
-    /// It is another's.
+    /// Another process uses the socket.
     #[error(
-        "another process listens at {}; end it, or name another place with --volume-plugin (none: do \
+        "another process listens at {}; end it, or give another path with --volume-plugin (none: do \
          without)",
         .0.display()
     )]
     Taken(PathBuf),
-    /// The system does not allow it.
     #[error("cannot listen for container engines at {}", path.display())]
     Listen {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// A descriptor that is not what its name says.
+    /// The descriptor is not a listening unix socket.
     #[error(
-        "the service manager hands over something as {PLUGIN:?} at which container engines cannot be \
-         listened for; it must be a unix socket that listens (ListenStream=/PATH)"
+        "the descriptor {PLUGIN:?} from the service manager is not usable for the volume plugin; it must be \
+         a listening unix socket (ListenStream=/PATH)"
     )]
     Handed(#[source] io::Error),
 }
 
-/// A socket for container engines.
 #[derive(Debug)]
 pub(in crate::daemon) struct PluginSocket {
     path: PathBuf,
     listener: Option<Listener>,
-    /// Not a service manager's.
+    /// Created by a daemon, not by a service manager.
     is_ours: bool,
-    /// Nobody goes on with it: it is removed with this value.
+    /// Not yet kept for a next daemon; the socket file is removed on drop.
     is_new: bool,
 }
 
 impl PluginSocket {
-    /// The socket that is handed over, or one at the place that is `wanted`, where the daemon before
-    /// may have left one.
+    /// The socket from the service manager, or the one at `wanted`, where the previous daemon may
+    /// have left it.
     ///
     /// # Errors
-    /// Nobody can listen there, and no mount is `at_stake` that would end with this daemon.
+    /// The socket cannot be created. Only a warning if a mount is `at_stake` that would end with
+    /// this daemon.
     pub(in crate::daemon) fn find(
         supervisor: &Supervisor,
         wanted: Option<&Path>,
@@ -95,7 +92,7 @@ impl PluginSocket {
             Some((path, _)) => {
                 if let Some(other) = wanted.filter(|w| w != path) {
                     let (path, other) = (path.display(), other.display());
-                    tracing::warn!("the service manager has made {path}; {other} is not made");
+                    tracing::warn!("the service manager has created {path}; ignoring {other}");
                 }
                 Some(path.clone())
             }
@@ -130,10 +127,10 @@ impl PluginSocket {
         }
     }
 
-    /// Answers engines from now on, and has the socket kept for the next daemon.
+    /// Starts to answer engines, and has the socket kept for the next daemon.
     ///
     /// # Errors
-    /// No threads are to be had.
+    /// No threads are available.
     pub(in crate::daemon) fn serve(
         &mut self,
         answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static,
@@ -151,12 +148,11 @@ impl PluginSocket {
         Ok(())
     }
 
-    /// Where it is.
     pub(in crate::daemon) fn path(&self) -> PathBuf {
         self.path.clone()
     }
 
-    /// Says that no daemon comes that would go on with it.
+    /// Removes the socket, as there will be no next daemon.
     pub(in crate::daemon) fn end(mut self, supervisor: &Supervisor) {
         if self.is_ours {
             supervisor.forget(PLUGIN_SOCKET);
@@ -173,12 +169,12 @@ impl Drop for PluginSocket {
     }
 }
 
-/// A listening unix socket, and where it is.
+/// A listening unix socket and its path.
 fn at_path(descriptor: OwnedFd) -> io::Result<(PathBuf, Listener)> {
     let listener = Listener::try_from(descriptor)?;
     match listener.address()? {
         Some(Address::Unix(path)) => Ok((path, listener)),
-        _ => Err(io::Error::other("it is no unix socket with a path")),
+        _ => Err(io::Error::other("it is not a unix socket with a path")),
     }
 }
 
@@ -186,12 +182,12 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
-/// Removes a socket that a daemon of ours made.
+/// Removes a socket that a daemon has created.
 fn remove(path: &Path) {
     if is_socket(path)
         && let Err(e) = std::fs::remove_file(path)
     {
-        tracing::warn!("the socket {} stays behind: {e}", path.display());
+        tracing::warn!("cannot remove the socket {}: {e}", path.display());
     }
 }
 
@@ -209,20 +205,20 @@ fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         Ok(_) if is_listened_at(path).map_err(failed)? => {
             return Err(SocketError::Taken(path.to_owned()));
         }
-        // Its daemon is gone.
+        // No process listens there any more.
         Ok(_) => std::fs::remove_file(path).map_err(failed)?,
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // Who may have containers made may do as root does.
+    // Whoever can create containers has the rights of root.
     let mode = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, mode).map_err(failed)?;
     Ok(listener)
 }
 
-/// Whether a socket has a process. Who has too much to do to accept us is not waited for.
+/// Whether a process listens at a socket, determined without waiting for a busy one to accept.
 fn is_listened_at(path: &Path) -> io::Result<bool> {
     let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -249,7 +245,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let taken = bind(&path).unwrap_err();
         assert!(matches!(taken, SocketError::Taken(_)), "{taken}");
-        // Also where its process is too busy to accept anybody.
+        // Also when the process is too busy to accept.
         let queue: Vec<_> = std::iter::from_fn(|| is_busy_after_one_more(&path)).collect();
         let taken = bind(&path).unwrap_err();
         assert!(matches!(taken, SocketError::Taken(_)), "{taken}");
@@ -259,7 +255,7 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         let said = bind(&path).unwrap_err().to_string();
         assert!(
-            said.contains("is no socket") && said.contains("narfs.sock"),
+            said.contains("is not a socket") && said.contains("narfs.sock"),
             "{said}"
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
@@ -269,7 +265,7 @@ mod tests {
         assert!(matches!(bind(&long), Err(SocketError::Listen { .. })));
     }
 
-    /// One more connection that waits to be accepted; `None` when there is no room for more.
+    /// Opens one more connection that waits to be accepted; `None` when the queue is full.
     fn is_busy_after_one_more(path: &Path) -> Option<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);

@@ -1,4 +1,4 @@
-//! What engines ask, in whatever form, and what they are answered; without HTTP and without a mount.
+//! Requests of container engines and their answers, without HTTP and without a mount.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::fetch;
 use crate::store::{ProfileChange, Registration, Store, StoreOptions};
 
-/// A daemon's engine, whose state has two paths.
+/// An engine with two registered paths.
 struct State {
     dir: tempfile::TempDir,
     volumes: Volumes,
@@ -15,7 +15,7 @@ struct State {
 }
 
 impl State {
-    /// With nobody to ask.
+    /// Without sources.
     fn new() -> Self {
         Self::with_sources(|_| Vec::new())
     }
@@ -70,7 +70,7 @@ impl State {
         self.volumes.engine.full(path)
     }
 
-    /// What is said of a request that fails with this status.
+    /// The error text of a request that fails with this status.
     #[track_caller]
     fn said((status, body): (u16, Value), expected: u16) -> String {
         assert_eq!(status, expected, "{body}");
@@ -135,7 +135,8 @@ fn a_volume_is_made_used_and_removed() {
 
     let nowhere = json!({ "Mountpoint": "", "Err": "" });
     assert_eq!(state.named("Path", "v"), (200, nowhere));
-    let mount = json!({ "Name": "v", "ID": "b87d7442095999a92b65b3d9691e697b61713829cc0ffd1bb72e4ccd51aa4d6c" });
+    let id = "b87d7442095999a92b65b3d9691e697b61713829cc0ffd1bb72e4ccd51aa4d6c";
+    let mount = json!({ "Name": "v", "ID": id });
     let said = State::said(state.ask("Mount", &mount), 500);
     assert!(said.contains("narfs mount MOUNTPOINT"), "{said}");
     assert_done(state.ask("Unmount", &mount));
@@ -163,7 +164,7 @@ fn a_volume_is_made_once() {
         .named("v")
         .unwrap()
         .clone();
-    // The same in other words, or left to be what it is.
+    // The same definition in other words, or no definition.
     assert_done(state.create("v", &both));
     assert_done(state.create("v", &json!({ "closure": format!("{}:{b}:{a}", state.b) })));
     for none in [json!({}), json!(null)] {
@@ -230,7 +231,7 @@ fn a_view_that_was_there_is_adopted_and_only_let_go() {
     assert_eq!(got["Volume"]["Status"]["removable"], false);
     assert_done(state.named("Remove", "web"));
     assert!(store.view_table().named("web").is_some());
-    // What the plugin has made it removes, whoever has defined it again since.
+    // Volumes created by the plugin are removed by it, even if they were redefined since.
     let a = state.full(&state.a);
     assert_done(state.create("made", &json!({ "closure": a })));
     let name = ViewName::parse("made").unwrap();
@@ -270,7 +271,7 @@ fn a_volume_follows_profiles_that_are_there() {
     assert_eq!(got["Volume"]["Status"]["paths"], 2);
     assert_done(state.create("v", &options));
     assert_eq!(got["Volume"]["Status"]["incomplete"], false);
-    // What nobody has told of a closure is said.
+    // Paths that no source knows are reported.
     let [c, unknown] = ["c", "d"].map(|letter| {
         let text = format!("{}-name", letter.repeat(32));
         StorePath::parse_base_name(text.as_bytes()).unwrap()
@@ -294,7 +295,7 @@ fn a_volume_follows_profiles_that_are_there() {
         ("none", "there is no profile 'none'"),
         ("off", "no current generation"),
         ("/p", "begins or ends with '/'"),
-        ("p::q", "names nothing"),
+        ("p::q", "has an empty value"),
     ] {
         let answer = state.create("w", &json!({ "profile": profile }));
         let status = if profile == "p::q" { 400 } else { 500 };
@@ -358,11 +359,11 @@ fn options_and_endpoints_that_there_are_not_are_answered_with_those_that_there_a
         State::said(state.create("v", &options), 400);
     }
     for (options, expected) in [
-        (json!({ "closure": "" }), "closure= names nothing"),
-        (json!({ "closure": format!("{a}:") }), "names nothing"),
+        (json!({ "closure": "" }), "closure= has an empty value"),
+        (json!({ "closure": format!("{a}:") }), "has an empty value"),
         (
             json!({ "device": a }),
-            "no option \"device\"; there are closure=PATH",
+            "no option \"device\"; the options are closure=PATH",
         ),
     ] {
         let said = State::said(state.create("v", &options), 400);
@@ -394,7 +395,7 @@ fn what_cannot_be_shown_is_named() {
     let state = State::new();
     let absent = "/nix/store/00000000000000000000000000000000-x";
     for (closure, expected) in [
-        (absent, "nobody is asked for it"),
+        (absent, "no source is configured"),
         ("/etc", "is not a store path"),
         ("no-such-package", "no-such-package"),
         (&format!("{}/bin", state.full(&state.a)), "/bin"),
@@ -410,11 +411,11 @@ fn what_cannot_be_shown_is_named() {
     });
     let said = State::said(empty.create("v", &json!({ "closure": absent })), 500);
     assert!(said.contains("00000000000000000000000000000000"), "{said}");
-    // Nobody listens there.
+    // No process listens there.
     let away = State::with_sources(|_| vec!["http://127.0.0.1:9".to_owned()]);
     let said = State::said(away.create("v", &json!({ "closure": absent })), 500);
     assert!(said.contains("127.0.0.1:9"), "{said}");
-    // What is here needs no source.
+    // Local paths need no source.
     assert_done(away.create("v", &json!({ "closure": away.full(&away.a) })));
     for state in [&state, &empty] {
         assert!(state.volumes.engine.store.all_views().unwrap().is_empty());

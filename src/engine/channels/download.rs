@@ -1,6 +1,6 @@
-//! Reads the list of a channel from where it lies, into the state.
+//! Fetches the package list of a channel into the state.
 //!
-//! Invariant: what the channel has stays in force until the new list was read to its end.
+//! Invariant: the previous list stays in effect until the new one has been read completely.
 
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::profile::channel::{ListError, read_list};
 use crate::store::{ChannelName, ChannelWriter, Store};
 use crate::substituter::{self, BrokenOff, Options, Retries, Stream, redacted};
 
-/// Most bytes of a list as it is stored, if it is compressed: ten times a large one of nixpkgs.
+/// Limit of the length of a compressed list, in bytes: ten times a large list of nixpkgs.
 const PACKED: u64 = 64 << 20;
-/// Most bytes of a list.
+/// Limit of the length of a decompressed list, in bytes.
 const PLAIN: u64 = 256 << 20;
-/// A server that sends nothing for this long has failed.
+/// Time without data after which a server counts as failed.
 pub(super) const STALL: Duration = Duration::from_secs(30);
 
-/// A reader that fails where its input is longer than it may be.
+/// A reader that fails when its input exceeds a limit.
 struct Limited<R> {
     input: R,
     left: u64,
@@ -42,21 +42,21 @@ impl<R: Read> Read for Limited<R> {
                 Ok(read)
             }
             None => Err(io::Error::other(format!(
-                "it is longer than {} MiB",
+                "it is longer than the limit of {} MiB",
                 self.limit >> 20
             ))),
         }
     }
 }
 
-/// How a list is compressed, by the ending of the file that a URL names.
+/// The compression, by the file name extension of the URL.
 fn method(url: &str) -> Compression {
     let plain = url.split(['?', '#']).next().unwrap_or(url);
     Compression::of_file_name(plain.rsplit('/').next().unwrap_or(plain))
 }
 
-/// A list as it is before compression. Some servers decompress a file on its way, or say that
-/// its compression is a Content-Encoding: what begins like a list is one already.
+/// The decompressed list. Some servers decompress a file in transit, or declare its compression as
+/// a Content-Encoding; data that begins like a list is therefore taken as it is.
 fn plain(
     mut stream: Stream,
     url: &str,
@@ -89,7 +89,7 @@ fn plain(
     Ok(Box::new(Limited::new(decoded, PLAIN)))
 }
 
-/// Reads the list at `url`, to be committed by the caller. What breaks off is tried again.
+/// Fetches the list at `url`; the caller commits it. Interrupted transfers are retried.
 pub(super) fn download<'s>(
     store: &'s Store,
     runtime: &tokio::runtime::Runtime,
@@ -116,7 +116,7 @@ pub(super) fn download<'s>(
         let Some(wait) = again.flatten() else {
             return Err(error);
         };
-        tracing::debug!(channel = %name, ?wait, "{source}; trying again");
+        tracing::debug!(channel = %name, ?wait, "{source}; retrying");
         std::thread::sleep(wait);
     }
 }
@@ -129,7 +129,7 @@ fn read<'s>(
 ) -> Result<ChannelWriter<'s>, ChannelError> {
     let plain = plain(stream, url, store.store_dir())?;
     let mut writer = store.write_channel(name, url)?;
-    /// What is wrong with the list, or with the state.
+    /// An error in the list, or in the state.
     enum Wrong {
         List(ListError),
         State(ChannelError),

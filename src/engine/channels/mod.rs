@@ -1,7 +1,7 @@
-//! Channels: added, updated, removed, and asked for packages.
+//! Channels: adding, updating, removing, and package lookup.
 //!
-//! Invariant: a channel says which store path a name means, and nothing more: what it names is
-//! verified like any other path before it is served.
+//! Invariant: a channel only maps names to store paths; the paths are verified like any others
+//! before they become visible.
 
 mod download;
 
@@ -18,7 +18,7 @@ use crate::store::{Channel, ChannelName, Replaces};
 use crate::substituter::{self, Options, redacted};
 use download::{STALL, download};
 
-/// Candidates that are told, at most.
+/// Number of candidates in an error message.
 const SHOWN: usize = 10;
 
 impl Engine {
@@ -42,18 +42,18 @@ impl Engine {
             ChannelCommand::Remove { name } => {
                 let name = ChannelName::parse(&name).map_err(ChannelError::from)?;
                 if !self.store.remove_channel(&name)? {
-                    return Err(self.no_channel(name)?.into());
+                    return Err(self.absent_channel(name)?.into());
                 }
                 Ok(Report::Done)
             }
         }
     }
 
-    fn no_channel(&self, name: ChannelName) -> Result<ChannelError, EngineError> {
+    fn absent_channel(&self, name: ChannelName) -> Result<ChannelError, EngineError> {
         let channels = self.store.channels()?;
         let there = match channels.as_slice() {
-            [] => "there is none yet, and `narfs channel add` adds one".to_owned(),
-            channels => format!("there are: {}", names_of(channels)),
+            [] => "there are none yet; `narfs channel add` adds one".to_owned(),
+            channels => format!("the channels are: {}", names_of(channels)),
         };
         Ok(ChannelError::Absent { name, there })
     }
@@ -72,7 +72,7 @@ impl Engine {
         };
         let there = self.store.channel(name)?;
         let replaces = match there {
-            // The same again is no mistake.
+            // Adding the same channel again is no error.
             Some(there) if there.url == url => Replaces::Old,
             Some(there) => return Err(present(there).into()),
             None => Replaces::Nothing,
@@ -104,7 +104,7 @@ impl Engine {
             match self.store.channel(&name)? {
                 Some(channel) if channels.contains(&channel) => {}
                 Some(channel) => channels.push(channel),
-                None => return Err(self.no_channel(name)?.into()),
+                None => return Err(self.absent_channel(name)?.into()),
             }
         }
         if names.is_empty() {
@@ -145,7 +145,7 @@ impl Engine {
         }
     }
 
-    /// The path that a user named: a store path, a hash, or a package of the channels.
+    /// The path that the user means: a store path, a hash, or a package of a channel.
     pub(super) fn named(&self, text: &str) -> Result<Named, EngineError> {
         match location::parse(&self.store, text) {
             Err(LocationError::NotAPath { .. }) if location::may_be_package(text) => {
@@ -162,13 +162,13 @@ impl Engine {
         }
     }
 
-    /// The store path of a package of the channels.
+    /// The store path of a package.
     fn package(&self, text: &str) -> Result<StorePath, ChannelError> {
         let mut channels = self.store.channels()?;
         let without_list = match channels.first() {
-            None => "there are no channels, and `narfs channel add NAME URL` adds one".to_owned(),
+            None => "there are no channels; `narfs channel add NAME URL` adds one".to_owned(),
             Some(_) => format!(
-                "the channels {} have no lists yet, and `narfs channel update` fetches them",
+                "the channels {} have no lists yet; `narfs channel update` fetches them",
                 names_of(&channels)
             ),
         };
@@ -189,7 +189,7 @@ impl Engine {
             Found::One(one) => Ok(one.path),
             Found::Several(candidates) => Err(ChannelError::Ambiguous {
                 text: text.to_owned(),
-                candidates: self.tell(&candidates),
+                candidates: self.list_candidates(&candidates),
             }),
             Found::Nothing => {
                 let mut nearest = Nearest::new(text);
@@ -202,14 +202,14 @@ impl Engine {
                     channels: names_of(&channels),
                     near: match nearest.as_slice() {
                         [] => "; `narfs channel update` fetches newer lists".to_owned(),
-                        names => format!("; there are {}", names.join(", ")),
+                        names => format!("; similar names are {}", names.join(", ")),
                     },
                 })
             }
         }
     }
 
-    fn tell(&self, candidates: &[Candidate]) -> String {
+    fn list_candidates(&self, candidates: &[Candidate]) -> String {
         let shown = candidates.iter().take(SHOWN);
         let shown = shown.map(|c| format!("{} (of {})", self.full(&c.path), c.channel));
         let shown: Vec<_> = shown.collect();

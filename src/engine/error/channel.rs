@@ -1,4 +1,4 @@
-//! Why a channel cannot be changed, or does not lead to a path.
+//! Errors of channels.
 
 use thiserror::Error;
 
@@ -7,82 +7,73 @@ use crate::profile::channel::ListError;
 use crate::store::{ChannelName, ChannelNameError, StoreError};
 use crate::substituter::SourceError;
 
-/// Why a channel cannot be changed, or does not lead to a path.
 #[derive(Debug, Error)]
 pub enum ChannelError {
-    /// Its name is none.
     #[error(transparent)]
     Name(#[from] ChannelNameError),
-    /// There is none of this name.
     #[error("there is no channel {name}; {there}")]
     Absent { name: ChannelName, there: String },
-    /// There is one of this name already.
-    #[error("there is a channel {name} already, of {url}; give another name, or remove it first")]
+    #[error("the channel {name} already exists, for {url}; give another name, or remove it first")]
     Present {
         name: ChannelName,
-        /// Where its list comes from.
+        /// URL of its list.
         url: String,
     },
-    /// Somebody else changed it while its list was read.
-    #[error("the channel {0} was changed meanwhile by another command; nothing was done")]
+    /// The channel was changed concurrently.
+    #[error("another command changed the channel {0} concurrently; nothing was done")]
     Changed(ChannelName),
-    /// A channel is not added whose list cannot be read.
+    /// The list cannot be read, so the channel is not added.
     #[error("the channel {name} was not added (--no-update adds it without a list)")]
     NotAdded {
         name: ChannelName,
         #[source]
         source: Box<ChannelError>,
     },
-    /// No threads or sockets to be had.
+    /// No threads or sockets are available.
     #[error("cannot start the network runtime")]
     Network,
-    /// The file of the list.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// There is no such file.
     #[error("{0}: there is no such file")]
     NoFile(String),
-    /// The list is compressed in a way that is not known.
     #[error("{url}: {source}")]
     Compression {
-        /// Where it comes from.
+        /// URL of the list.
         url: String,
         source: CompressionError,
     },
-    /// The list is not one.
+    /// The file is not a package list.
     #[error("{url}")]
     List {
-        /// Where it comes from.
+        /// URL of the list.
         url: String,
         #[source]
         source: ListError,
     },
-    /// What is neither a path nor a hash, where there are no channels.
+    /// Neither a path nor a hash, and there are no channels.
     #[error(
         "{text:?} is neither a store path ({example}, HASH-NAME or HASH), nor can it be looked up \
          as the name of a package: {reason}"
     )]
     NoChannels {
         text: String,
-        /// What a path looks like.
+        /// An example of a store path.
         example: String,
-        /// Why it cannot.
+        /// Why it cannot be looked up as a package.
         reason: String,
     },
-    /// No channel has such a package.
     #[error("no package {text:?} is in the channels {channels}{near}")]
     NoPackage {
         text: String,
-        /// Those that were searched.
+        /// The channels that were searched.
         channels: String,
-        /// Names that may have been meant.
+        /// Similar package names.
         near: String,
     },
-    /// Several paths have such a name.
     #[error("{text:?} is ambiguous: it may be {candidates}; give the version, or the store path")]
     Ambiguous {
         text: String,
-        /// Paths, each with its channel, the newest first.
+        /// The paths with their channels, newest first.
         candidates: String,
     },
     #[error(transparent)]

@@ -1,35 +1,32 @@
-//! Why a closure view cannot be shown or changed.
+//! Errors of closure views.
 
 use thiserror::Error;
 
 use crate::profile::ProfileName;
 use crate::store::ViewNameError;
 
-/// Why a closure view cannot be shown or changed.
 #[derive(Debug, Error)]
 pub enum ClosureError {
-    /// Its name is none.
     #[error(transparent)]
     Name(#[from] ViewNameError),
-    /// There is none of this name.
     #[error("there is no closure view {name:?}; {there}")]
     Absent { name: String, there: String },
-    /// Views would be no bound.
+    /// File handles are enabled, so a view would not restrict access.
     #[error(
-        "the state is mounted with -o file-handles, by which programs reach what a closure view does not \
-         show; mount it without, to have views and volumes"
+        "the state is mounted with -o file-handles, which give programs access beyond a closure \
+         view; mount it without, to use views and volumes"
     )]
     Unbounded,
-    /// There are views already.
+    /// File handles cannot be enabled while views exist.
     #[error(
-        "with -o file-handles programs reach what a closure view does not show, and there is the view \
+        "-o file-handles give programs access beyond a closure view, and there is the view \
          {view:?}; remove all views with `narfs closure --delete`, or mount without file-handles"
     )]
     Handles {
-        /// The name of one.
+        /// The name of one view.
         view: String,
     },
-    /// A profile that leads nowhere.
+    /// A profile without a current generation.
     #[error(
         "the profile {0} has no current generation that a closure view could follow; `narfs profile \
          switch` makes one current"

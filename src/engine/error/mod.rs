@@ -1,4 +1,4 @@
-//! Why a request failed.
+//! Errors of the engine.
 
 mod channel;
 mod closure;
@@ -25,68 +25,56 @@ use crate::nix::store_path::StorePath;
 use crate::store::StoreError;
 use crate::tree::DumpError;
 
-/// Why a request failed as a whole.
 #[derive(Debug, Error)]
 pub enum EngineError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// A path that is not here, or not a path.
+    /// The path is absent or invalid.
     #[error(transparent)]
     Location(#[from] LocationError),
-    /// Roots that cannot be found or made.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// A local tree.
     #[error("cannot add {}", from.display())]
     Add {
-        /// What was to be added.
         from: PathBuf,
         #[source]
         source: AddError,
     },
-    /// A key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A NAR that cannot be given out.
     #[error(transparent)]
     Dump(#[from] DumpError<StoreError>),
-    /// Mounting.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// Whoever asked does not listen any more.
+    /// The requester has closed the connection.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
-    /// No threads or sockets to be had.
+    /// No threads or sockets are available.
     #[error("cannot start the network runtime")]
     Runtime(#[source] io::Error),
-    /// The command needs what is not given.
+    /// An argument is missing.
     #[error("{0}")]
     Usage(&'static str),
-    /// Contents that were dropped, and that cannot be had now.
+    /// The contents were dropped and cannot be fetched at the moment.
     #[error("the contents of {path} were dropped to save space, and could not be fetched again")]
     Contents {
         path: StorePath,
         #[source]
         source: FetchError,
     },
-    /// There are no sources.
-    #[error("nobody is asked: {}; name a source with --from", no_sources(.0.as_deref()))]
+    #[error("no source is configured: {}; give one with --from", no_sources(.0.as_deref()))]
     NoSource(Option<String>),
-    /// A trace that is not there, or is.
+    /// The trace does not exist, or exists already.
     #[error("{0}")]
     Trace(String),
-    /// A profile.
     #[error(transparent)]
     Profile(Box<ProfileError>),
-    /// A channel.
     #[error(transparent)]
     Channel(Box<ChannelError>),
-    /// A closure view.
     #[error(transparent)]
     Closure(#[from] ClosureError),
-    /// Nobody serves the state.
     #[error("no daemon serves the state {}; `narfs mount` starts one", .0.display())]
     NoDaemon(PathBuf),
 }
@@ -111,12 +99,11 @@ impl From<ChannelError> for EngineError {
 }
 
 impl EngineError {
-    /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSource(_) => ErrorKind::NoSource,
             Self::Profile(e) => match **e {
-                ProfileError::Supply(SupplyError::Nobody(_)) => ErrorKind::NoSource,
+                ProfileError::Supply(SupplyError::NoSources(_)) => ErrorKind::NoSource,
                 ProfileError::Supply(_) => ErrorKind::Source,
                 ProfileError::Absent { .. } => ErrorKind::Absent,
                 _ => ErrorKind::Other,

@@ -1,4 +1,4 @@
-//! Why a profile cannot be shown or changed. Where Nix has a text for it, it is the beginning.
+//! Errors of profiles. Where Nix has an error text, ours begins with it.
 
 use thiserror::Error;
 
@@ -10,36 +10,31 @@ use crate::profile::{
 };
 use crate::store::StoreError;
 
-/// Why a profile cannot be shown or changed.
 #[derive(Debug, Error)]
 pub enum ProfileError {
-    /// Its name is none.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// There is none of this name.
     #[error("there is no profile '{name}'; {there}")]
     Absent { name: ProfileName, there: String },
-    /// It has generations, and none of them is current.
     #[error(
         "profile '{0}' has no current generation; `narfs profile switch` makes one of its \
          generations current"
     )]
     NoCurrent(ProfileName),
-    /// A name that lies below another, or above.
+    /// One name lies below the other.
     #[error("there cannot be profiles '{new}' and '{old}': one would be a directory and a link")]
     Conflict {
-        /// The profile that was to be made.
+        /// The profile to be created.
         new: ProfileName,
-        /// The profile that is there.
+        /// The existing profile.
         old: ProfileName,
     },
-    /// Generations.
     #[error(transparent)]
     Generation(#[from] GenerationError),
-    /// Which generations to delete.
+    /// The specification of generations to delete is invalid.
     #[error(transparent)]
     DeleteSpec(#[from] DeleteSpecError),
-    /// The current generation is no environment of packages.
+    /// The current generation is not a user environment.
     #[error(
         "profile '{profile}' is incompatible with installing and removing packages: its version \
          {number} is {target}, which has no manifest.json; use `narfs profile set` instead, or \
@@ -47,47 +42,42 @@ pub enum ProfileError {
     )]
     NoManifest {
         profile: ProfileName,
-        /// Its current generation.
         number: GenerationNumber,
-        /// What that points to.
         target: StorePath,
     },
-    /// The manifest of a generation cannot be understood.
+    /// The manifest cannot be parsed.
     #[error("{path}/manifest.json")]
     Manifest {
-        /// What the generation points to.
+        /// Target of the generation.
         path: StorePath,
         #[source]
         source: ManifestError,
     },
-    /// Nothing installed has this name.
     #[error("profile '{profile}' has no package {named}; it has {there}")]
     NoElement {
         profile: ProfileName,
-        /// What was named, in quotes.
+        /// The given names, quoted.
         named: String,
-        /// What is installed.
+        /// The installed packages.
         there: String,
     },
-    /// A path is declared twice.
     #[error("profile '{profile}' names {path} twice")]
     Twice {
         profile: ProfileName,
         path: StorePath,
     },
-    /// A file in a store path, where the path is needed.
-    #[error("{0:?} is a place in a store path; name the store path itself")]
+    /// A path within a store path, where a store path is needed.
+    #[error("{0:?} lies within a store path; give the store path itself")]
     Place(String),
-    /// The packages make no environment.
+    /// The packages do not form an environment.
     #[error(transparent)]
     Environment(#[from] EnvironmentError<StoredPackagesError<SupplyError>>),
-    /// A store path cannot be looked into.
+    /// A package cannot be read.
     #[error(transparent)]
     Packages(#[from] StoredPackagesError<SupplyError>),
-    /// The environment does not become a store path.
+    /// The environment cannot be turned into a store path.
     #[error(transparent)]
     Tree(#[from] ProfileTreeError<StoreError>),
-    /// Something is not here.
     #[error(transparent)]
     Supply(#[from] SupplyError),
 }

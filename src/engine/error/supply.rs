@@ -1,28 +1,24 @@
-//! Why something is not here.
+//! Errors of missing paths.
 
 use thiserror::Error;
 
 use crate::fetch::FetchError;
 
-/// Why something is not here.
 #[derive(Debug, Error)]
 pub enum SupplyError {
-    /// It is not here, and there is nobody to ask.
+    /// The path is absent, and there are no sources.
     #[error(
-        "{0} is not in the state, and nobody is asked for it; name a source with --from, or bring \
+        "{0} is not in the state, and no source is configured; give one with --from, or add \
          it with `narfs copy`"
     )]
-    Nobody(String),
+    NoSources(String),
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Some of what is needed could not be had.
     #[error("{path} could not be fetched{more}")]
     Failed {
-        /// The first path.
         path: String,
-        /// How many more.
+        /// Text about further paths.
         more: String,
-        /// Why the first one.
         #[source]
         source: FetchError,
     },

@@ -1,8 +1,8 @@
-//! What proc(5) says that one process uses.
+//! Inspection of one process through proc(5).
 //!
-//! Invariant: no file system is asked anything, least of all our own: a daemon that waits for its own
-//! answer could not even be killed. So links in /proc are looked at with `AT_STATX_DONT_SYNC`, which
-//! shows what the kernel has.
+//! Invariant: no file system receives a request, least of all our own: a daemon that waits for its
+//! own reply could not even be killed. Links in /proc are therefore read with `AT_STATX_DONT_SYNC`,
+//! which returns what the kernel has cached.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -15,30 +15,29 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use crate::nix::store_path::StorePathHash;
 
-/// Length of a hash in text.
+/// Length of a hash in characters.
 const HASH: usize = 32;
 
-/// Links in /proc/PID that are a use, besides those of open files.
-/// The type of an overlay, which holds what lies below it.
+/// File system type of an overlay, which uses what lies below it.
 const OVERLAY: &str = "overlay";
 const LINKS: [&str; 3] = ["exe", "cwd", "root"];
 
 /// What counts as a use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::engine) enum Use {
-    /// That a process has it open, mapped, mounted or on its command line: its contents are to stay.
+    /// A process has it open, mapped, mounted or on its command line; its contents must stay.
     Open,
-    /// Also that a process has it in its environment, or that the kernel may start it: whoever
-    /// knows the name may come back for it.
+    /// Also: a process has it in its environment, or the kernel may start it; it may be opened by
+    /// name later.
     Known,
 }
 
-/// Things in use, each with a file in /proc or /sys that says so.
+/// Uses found, each with the file in /proc or /sys that shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// By the hashes in their names.
+    /// Store path hashes.
     pub(super) hashes: HashMap<StorePathHash, PathBuf>,
-    /// By their inode numbers in our file system.
+    /// Inode numbers in our file system.
     pub(super) inodes: HashMap<u64, PathBuf>,
 }
 
@@ -56,14 +55,14 @@ impl Found {
         }
     }
 
-    /// Takes in the hashes in a text.
+    /// Adds the hashes in a text.
     pub(super) fn read(&mut self, from: &Path, text: &[u8]) {
         find(text, |hash| {
             self.hashes.entry(hash).or_insert_with(|| from.to_owned());
         });
     }
 
-    /// The same of a file, if it can be read.
+    /// Adds the hashes in a file, if it can be read.
     pub(super) fn read_file(&mut self, file: &Path) {
         if let Ok(text) = fs::read(file) {
             self.read(file, &text);
@@ -71,23 +70,23 @@ impl Found {
     }
 }
 
-/// The mounts that processes see, each list once: most processes share one.
+/// The mounts of processes, by mount namespace and root: most processes share one.
 #[derive(Default)]
 pub(super) struct Mounts {
     seen: HashMap<(PathBuf, u64, u64), Vec<PathBuf>>,
 }
 
-/// Looks at processes.
-pub(super) struct Looker {
+/// Inspects processes.
+pub(super) struct Inspector {
     pub(super) which: Use,
-    /// Our file system, by its device number.
+    /// Device number of our file system.
     pub(super) superblock: Option<u32>,
     pub(super) mounts: Mounts,
 }
 
-impl Looker {
-    /// What can be told without a lock of the process's memory; never waits.
-    pub(super) fn look_quickly(&mut self, process: &Path) -> Found {
+impl Inspector {
+    /// Inspects what needs no lock of the process's memory; never blocks.
+    pub(super) fn inspect_unlocked(&mut self, process: &Path) -> Found {
         let mut found = Found::default();
         let links = LINKS.map(|link| process.join(link));
         let open = fs::read_dir(process.join("fd")).into_iter().flatten();
@@ -100,13 +99,13 @@ impl Looker {
                 found.inodes.entry(inode).or_insert(link);
             }
         }
-        self.look_at_mounts(process, &mut found);
+        self.inspect_mounts(process, &mut found);
         found
     }
 
-    /// What is told with the lock of the process's memory held: waits as long as that process waits
-    /// for a page of a file while it holds the lock itself, as in the middle of execve(2).
-    pub(super) fn look_inside(&mut self, process: &Path) -> Found {
+    /// Inspects what needs the lock of the process's memory; blocks while the process waits for a
+    /// page of a file with the lock held, as in the middle of execve(2).
+    pub(super) fn inspect_locked(&mut self, process: &Path) -> Found {
         let mut found = Found::default();
         let maps = process.join("maps");
         if let Ok(text) = fs::read(&maps) {
@@ -117,10 +116,10 @@ impl Looker {
         }
         let file = process.join("cmdline");
         if let Ok(arguments) = fs::read(&file) {
-            let key = place_of(process);
+            let key = mount_list_key(process);
             let prefixes = key.and_then(|key| self.mounts.seen.get(&key));
             for argument in arguments.split(|b| *b == 0) {
-                let names = prefixes.is_some_and(|all| names_something_in(argument, all));
+                let names = prefixes.is_some_and(|all| is_path_below(argument, all));
                 if names {
                     found.read(&file, argument);
                 }
@@ -132,12 +131,12 @@ impl Looker {
         found
     }
 
-    /// The number of what a link in /proc leads to, if it is in our file system.
+    /// The inode number of the target of a link in /proc, if that is in our file system.
     fn our_inode(&self, link: &Path) -> Option<u64> {
         let superblock = self.superblock?;
-        let asked = rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
-        let ours = (asked.stx_dev_major, asked.stx_dev_minor) == (0, superblock);
-        ours.then_some(asked.stx_ino)
+        let stat = rustix::fs::statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+        let ours = (stat.stx_dev_major, stat.stx_dev_minor) == (0, superblock);
+        ours.then_some(stat.stx_ino)
     }
 
     /// `FROM-TO FLAGS OFFSET MAJOR:MINOR INODE PATH`, the device in hexadecimal digits.
@@ -150,10 +149,10 @@ impl Looker {
         is_ours.then(|| text()?.parse().ok()).flatten()
     }
 
-    /// What is mounted for a process: parts of store paths, overlays above them, and what lies over
-    /// something in them.
-    fn look_at_mounts(&mut self, process: &Path, found: &mut Found) {
-        let (Some(superblock), Some(key)) = (self.superblock, place_of(process)) else {
+    /// Inspects the mounts of a process: parts of store paths, overlays above them, and mounts
+    /// within them.
+    fn inspect_mounts(&mut self, process: &Path, found: &mut Found) {
+        let (Some(superblock), Some(key)) = (self.superblock, mount_list_key(process)) else {
             return;
         };
         if self.mounts.seen.contains_key(&key) {
@@ -168,7 +167,8 @@ impl Looker {
         let mut prefixes = Vec::new();
         for mount in mounts {
             let leads_here = is_ours(&mount) || mount.kind == OVERLAY;
-            // The root of the mount, a lower directory of the overlay, or what it lies over.
+            // The root of the mount, a lower directory of the overlay, or the directory that is
+            // mounted over.
             if leads_here || ours.contains(&mount.parent) {
                 found.read(&file, &mountinfo::unescape(&mount.line));
             }
@@ -180,9 +180,8 @@ impl Looker {
     }
 }
 
-/// What a list of mounts depends on: the mount namespace, and the root below which mounts are
-/// shown.
-fn place_of(process: &Path) -> Option<(PathBuf, u64, u64)> {
+/// Identifies a list of mounts: by the mount namespace, and the root below which mounts are shown.
+fn mount_list_key(process: &Path) -> Option<(PathBuf, u64, u64)> {
     let namespace = fs::read_link(process.join("ns/mnt")).ok()?;
     let flags = AtFlags::STATX_DONT_SYNC;
     let root = rustix::fs::statx(CWD, process.join("root"), flags, StatxFlags::INO).ok()?;
@@ -190,9 +189,9 @@ fn place_of(process: &Path) -> Option<(PathBuf, u64, u64)> {
     Some((namespace, device, root.stx_ino))
 }
 
-/// Whether an argument of a command line is, as a whole or after a `=`, the path of something below
-/// one of some mount points.
-fn names_something_in(argument: &[u8], mount_points: &[PathBuf]) -> bool {
+/// Whether a command line argument, or its part after a `=`, is a path below one of the mount
+/// points.
+fn is_path_below(argument: &[u8], mount_points: &[PathBuf]) -> bool {
     let parts = argument.splitn(2, |b| *b == b'=');
     let mut paths = parts.filter(|p| p.first() == Some(&b'/') && !p.contains(&b' '));
     paths.any(|path| {
@@ -201,7 +200,7 @@ fn names_something_in(argument: &[u8], mount_points: &[PathBuf]) -> bool {
     })
 }
 
-/// Names of store paths: `/HASH-`.
+/// Finds names of store paths: `/HASH-`.
 pub(super) fn find(text: &[u8], mut each: impl FnMut(StorePathHash)) {
     for part in text.split(|b| *b == b'/').skip(1) {
         if part.get(HASH) == Some(&b'-')

@@ -1,4 +1,4 @@
-//! What is found of real processes, and what becomes of those that cannot be looked at.
+//! Uses by real processes, and processes that cannot be inspected.
 
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +12,7 @@ fn hash(digit: &str) -> (String, StorePathHash) {
     (text, hash)
 }
 
-/// A process that is ended with the test.
+/// A process that is killed at the end of the test.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -72,12 +72,12 @@ fn what_a_process_has_in_its_environment_is_known_but_not_open() {
     assert_eq!(found(Use::Known).get(&hash), Some(&environ.into()));
 }
 
-/// Looks that see `hash` at each process, and hang at `hangs` until what they wait for is gone.
-fn seeing(hash: StorePathHash, hangs: Option<(Process, Receiver<()>)>) -> Looks {
+/// Inspections that find `hash` in each process, and hang at `hangs` until its channel closes.
+fn seeing(hash: StorePathHash, hangs: Option<(Process, Receiver<()>)>) -> Inspect {
     let hangs = hangs.map(|(at, wait)| (at, Mutex::new(wait)));
-    Arc::new(move |tasks: Vec<Task>, sender: &Sender<Saw>| {
+    Arc::new(move |tasks: Vec<Task>, sender: &Sender<Inspected>| {
         for Task { process, inside } in tasks {
-            let _ = sender.send(Saw::Outside(Found::default()));
+            let _ = sender.send(Inspected::Outside(Found::default()));
             if inside {
                 if let Some((at, wait)) = &hangs
                     && *at == process
@@ -86,7 +86,7 @@ fn seeing(hash: StorePathHash, hangs: Option<(Process, Receiver<()>)>) -> Looks 
                 }
                 let mut all = Found::default();
                 all.hashes.insert(hash, "x".into());
-                let _ = sender.send(Saw::All(all));
+                let _ = sender.send(Inspected::All(all));
             }
         }
     })
@@ -102,9 +102,9 @@ fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are
     let (own, first) = (process(std::process::id()), process(1));
     let ((_, before), (_, now)) = (hash("5"), hash("6"));
     let mut memory = Memory::default();
-    let mut look = |processes: &[Process], looks: &Looks, patience| {
-        let (processes, looks) = (processes.to_vec(), looks.clone());
-        let seen = memory.look(Use::Open, processes, Found::default(), &looks, patience);
+    let mut scan = |processes: &[Process], inspect: &Inspect, timeout| {
+        let (processes, inspect) = (processes.to_vec(), inspect.clone());
+        let seen = memory.scan(Use::Open, processes, Found::default(), &inspect, timeout);
         let seen = seen.unwrap();
         let mut hashes: Vec<_> = seen.hashes.into_keys().collect();
         hashes.sort();
@@ -115,7 +115,7 @@ fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are
         (hashes, unseen.collect::<Vec<_>>())
     };
     assert_eq!(
-        look(&[own], &seeing(before, None), LONG),
+        scan(&[own], &seeing(before, None), LONG),
         (vec![before], vec![])
     );
     let (go_on, wait) = mpsc::channel();
@@ -124,11 +124,11 @@ fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are
     both.sort();
     let expected = (both, vec![own.number]);
     let short = Duration::from_millis(50);
-    assert_eq!(look(&[own, first], &hanging, short), expected);
-    // It is not waited for again.
-    assert_eq!(look(&[own, first], &hanging, LONG), expected);
+    assert_eq!(scan(&[own, first], &hanging, short), expected);
+    // A process that hangs is not waited for again.
+    assert_eq!(scan(&[own, first], &hanging, LONG), expected);
     drop(go_on);
-    while look(&[own], &seeing(now, None), LONG) != (vec![now], vec![]) {
+    while scan(&[own], &seeing(now, None), LONG) != (vec![now], vec![]) {
         thread::yield_now();
     }
 }

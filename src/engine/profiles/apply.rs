@@ -1,9 +1,8 @@
-//! Profiles as a file declares them.
+//! Declared profiles.
 //!
-//! Invariant: what is declared already is not changed, so that to apply a file twice is to apply
-//! it once.
+//! Invariant: `apply` is idempotent: a profile that already is as declared is not changed.
 
-use super::packages::{Made, element};
+use super::packages::{Built, element};
 use crate::command::{
     ApplyRequest, DeclaredPackage, DeclaredTarget, Output, ProfileOutcome, Report,
 };
@@ -14,7 +13,7 @@ use crate::engine::supply::Supply;
 use crate::nix::store_path::StorePath;
 use crate::profile::{Generations, Manifest, ManifestVersion, ProfileName};
 
-/// What a profile is to point to.
+/// Target of a profile.
 enum Target {
     Environment(Manifest),
     Path(StorePath),
@@ -39,7 +38,7 @@ impl Engine {
             Target::Path(_) => Vec::new(),
         });
         let packages: Vec<_> = packages.collect();
-        supply.bring_all(&packages, output)?;
+        supply.fetch_all(&packages, output)?;
         let mut unknown = None;
         if !request.prefetch && !request.dry_run {
             let set = targets.iter().filter_map(|target| match target {
@@ -77,7 +76,7 @@ impl Engine {
     ) -> Result<Plan, EngineError> {
         let made = match target {
             Target::Environment(manifest) => self.make(manifest, supply, !request.dry_run)?,
-            Target::Path(path) => Made {
+            Target::Path(path) => Built {
                 path: path.clone(),
                 publication: None,
                 warnings: Vec::new(),
@@ -101,7 +100,7 @@ impl Engine {
     }
 }
 
-/// Finds what is declared; a path that is to be pointed to is known afterwards.
+/// Resolves a declared target; the closure of a store path is registered afterwards.
 fn declared_target(
     name: &ProfileName,
     target: &DeclaredTarget,

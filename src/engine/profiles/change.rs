@@ -1,7 +1,7 @@
-//! Changes of profiles: planned on what was read, and made if that is still true.
+//! Changes of profiles: planned on what was read, and committed if that is still current.
 //!
-//! Invariants: changes come one after the other, and each is one write of the store, before which
-//! nothing has changed that anybody sees.
+//! Invariants: changes are serialised, and each is one write of the store, before which nothing is
+//! visible.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,16 +15,16 @@ use crate::profile::{Advance, DeleteSpec, Generation, GenerationNumber, Generati
 use crate::store::{ProfileChange, ProfileRecord, Publication, StoreError};
 use crate::sync;
 
-/// What is to become of a profile.
+/// The planned change of a profile.
 pub(in crate::engine) struct Plan {
     pub(in crate::engine) generations: Generations,
-    /// The environment that the new generation points to, if it was made.
+    /// The environment that the new generation points to, if it is a new one.
     pub(in crate::engine) publication: Option<Publication>,
     pub(in crate::engine) report: ProfileChangeReport,
 }
 
 /// A change of one profile.
-pub(in crate::engine) struct Changing<'e> {
+pub(in crate::engine) struct ProfileChanger<'e> {
     pub(in crate::engine) engine: &'e Engine,
     pub(in crate::engine) name: &'e ProfileName,
     pub(in crate::engine) supply: &'e Supply<'e>,
@@ -32,7 +32,7 @@ pub(in crate::engine) struct Changing<'e> {
 }
 
 impl Engine {
-    /// The generations of a profile; none if there is no such profile.
+    /// The generations of a profile; empty if there is no such profile.
     pub(in crate::engine) fn generations(
         &self,
         name: &ProfileName,
@@ -41,7 +41,7 @@ impl Engine {
         Ok(record.map_or_else(Generations::new, |record| from_record(&record)))
     }
 
-    /// The generations of a profile that must be there.
+    /// The generations of an existing profile.
     pub(in crate::engine) fn generations_of(
         &self,
         name: &ProfileName,
@@ -57,15 +57,15 @@ impl Engine {
         let there = self.store.profiles()?;
         let there: Vec<_> = there.iter().map(|(name, _)| name.as_str()).collect();
         let there = match there.as_slice() {
-            [] => "there is none yet, and `narfs profile install` makes one".to_owned(),
-            names => format!("there are: {}", names.join(", ")),
+            [] => "there are none yet; `narfs profile install` creates one".to_owned(),
+            names => format!("the profiles are: {}", names.join(", ")),
         };
         let name = name.clone();
         Ok(ProfileError::Absent { name, there })
     }
 
-    /// Plans changes of profiles and makes them, all together or none. A plan that is out of date
-    /// when it is ready is made again.
+    /// Plans changes of profiles and commits them in one transaction. A plan that is outdated when
+    /// it is ready is made again.
     pub(in crate::engine) fn change_profiles(
         &self,
         names: &[&ProfileName],
@@ -89,9 +89,9 @@ impl Engine {
             if dry_run || changes.is_empty() {
                 return Ok(reports);
             }
-            let _changing = sync::lock(&self.changing_profiles);
+            let _changing = sync::lock(&self.profile_lock);
             if self.read_all(names)? != before {
-                tracing::info!("a profile changed while a change was planned; planning again");
+                tracing::info!("a profile was changed concurrently; planning the change again");
                 continue;
             }
             self.check_new(names)?;
@@ -110,7 +110,7 @@ impl Engine {
         names.iter().map(|name| self.generations(name)).collect()
     }
 
-    /// Whether all of these can be profiles at once, with those that there are.
+    /// Checks that these profiles can exist beside each other and the existing ones.
     pub(in crate::engine) fn check_new(&self, names: &[&ProfileName]) -> Result<(), EngineError> {
         let there = self.store.profiles()?;
         let there: Vec<_> = there
@@ -127,7 +127,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes `target` current by Nix's rules, with a report of that.
+    /// Makes `target` current by the rules of Nix.
     pub(in crate::engine) fn advance(
         &self,
         name: &ProfileName,
@@ -159,7 +159,7 @@ impl Engine {
         })
     }
 
-    /// A plan that leaves a profile as it is.
+    /// A plan that leaves a profile unchanged.
     pub(in crate::engine) fn unchanged(&self, name: &ProfileName, before: &Generations) -> Plan {
         let current = before.current().map(|n| n.0);
         let target = before.current_generation().map(|g| &g.target);
@@ -177,8 +177,8 @@ impl Engine {
     }
 }
 
-impl Changing<'_> {
-    /// Plans and makes the change.
+impl ProfileChanger<'_> {
+    /// Plans and commits a change.
     pub(super) fn change(
         &self,
         mut plan: impl FnMut(&Generations) -> Result<Plan, EngineError>,
@@ -213,7 +213,7 @@ impl Changing<'_> {
         })
     }
 
-    /// Has the state know what paths that were named need, unless nothing is to be done.
+    /// Registers the closures of the given paths, unless this is a dry run.
     pub(super) fn register_closures(
         &self,
         paths: &[StorePath],
@@ -225,7 +225,7 @@ impl Changing<'_> {
         self.supply.register_closures(paths, output)
     }
 
-    /// Switches to a generation; to the one before the current one if none is named.
+    /// Switches to a generation, by default to the one before the current one.
     pub(super) fn switch(
         &self,
         to: Option<GenerationNumber>,
@@ -245,7 +245,7 @@ impl Changing<'_> {
         })
     }
 
-    /// Deletes the profile itself, with all generations.
+    /// Deletes the profile with all its generations.
     pub(super) fn delete(&self) -> Result<ProfileChangeReport, EngineError> {
         self.engine.generations_of(self.name)?;
         self.change(|before| {

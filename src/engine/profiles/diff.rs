@@ -1,4 +1,4 @@
-//! How the closures of two generations differ.
+//! Comparison of the closures of two generations.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::profile::{
     ClosurePart, GenerationError, GenerationNumber, Generations, ProfileName, compare_closures,
 };
 
-/// A closure as far as it is known, and the references of which nothing is.
+/// A closure as far as it is known, and its references whose path info is unknown.
 struct Closure {
     parts: Vec<ClosurePart>,
     unknown: BTreeSet<StorePath>,
@@ -33,7 +33,7 @@ impl Engine {
             None => Err(ProfileError::from(GenerationError::Absent(number))),
         };
         let targets = [target(from)?, target(to)?];
-        // What stays unknown is in the report.
+        // What remains unknown is in the report.
         supply.register_closures(&targets, output)?;
         let [before, after] = targets.map(|target| self.known_closure(&target));
         let (before, mut after) = (before?, after?);

@@ -1,7 +1,7 @@
-//! Changes of profiles that programs make by links.
+//! Changes of profiles that programs make through symlinks.
 //!
-//! Invariant: such a change is made as those of requests are: one after the other, each on what is
-//! true when it is made, in one write of the store.
+//! Invariant: such a change is made like that of a request: serialised, based on the current state,
+//! in one write of the store.
 
 use super::change::now;
 use crate::command::chain;
@@ -11,10 +11,10 @@ use crate::fs::FsError;
 use crate::profile::{LinkChange, ProfileName};
 
 impl Engine {
-    /// Makes the change of a profile that a change of its links means.
+    /// Makes the change of a profile that corresponds to a change of its links.
     ///
     /// # Errors
-    /// The change makes no sense, or the state failed.
+    /// The change is not valid, or the state failed.
     pub fn change_by_link(&self, name: &ProfileName, change: &LinkChange) -> Result<(), FsError> {
         let made = self.change_profiles(&[name], false, |before| {
             let after = before.iter().map(|before| {

@@ -1,4 +1,4 @@
-//! Profiles: shown, changed, and made what a file declares.
+//! Requests on profiles.
 
 mod apply;
 pub(super) mod change;
@@ -10,7 +10,7 @@ use crate::command::{
     GenerationReport, Output, ProfileAction, ProfileRequest, ProfileSummary, Report,
 };
 use crate::engine::error::{EngineError, ProfileError};
-use crate::engine::profiles::change::Changing;
+use crate::engine::profiles::change::ProfileChanger;
 use crate::engine::state::Engine;
 use crate::profile::{GenerationNumber, ProfileName};
 
@@ -23,7 +23,7 @@ impl Engine {
         let name = ProfileName::parse(&request.profile).map_err(ProfileError::from)?;
         let supply = self.supply(&request.sources)?;
         let dry_run = request.dry_run;
-        let mut change = Changing {
+        let mut change = ProfileChanger {
             engine: self,
             name: &name,
             supply: &supply,

@@ -1,4 +1,4 @@
-//! Environments of packages: what is installed in a profile, and how that changes.
+//! User environments: the packages of a profile, and their changes.
 //!
 //! Invariant: manifests are written in version 2, which every Nix with `nix profile` reads.
 
@@ -8,7 +8,7 @@ use crate::chunk::ChunkDigest;
 use crate::command::{ElementReport, Output, ProfileChangeReport, ProfileReport, Report};
 use crate::engine::error::{EngineError, ProfileError, SupplyError};
 use crate::engine::location;
-use crate::engine::profiles::change::{Changing, Plan};
+use crate::engine::profiles::change::{Plan, ProfileChanger};
 use crate::engine::state::Engine;
 use crate::engine::supply::Supply;
 use crate::nix::store_path::StorePath;
@@ -21,20 +21,20 @@ use crate::tree::ChunkSink;
 
 const MANIFEST: &[u8] = b"manifest.json";
 
-/// An environment that was made of packages.
-pub(super) struct Made {
+/// A user environment that was built.
+pub(super) struct Built {
     pub(super) path: StorePath,
-    /// What is to be published; `None` where that was not wanted.
+    /// What to publish; `None` if only the path is needed.
     pub(super) publication: Option<Publication>,
     pub(super) warnings: Vec<String>,
-    /// What it leads to: its packages, and where else its links go.
+    /// What it refers to: its packages, and other targets of its links.
     pub(super) needs: BTreeSet<StorePath>,
 }
 
-/// Keeps no chunks: only the path is wanted.
-struct Nowhere;
+/// Discards chunks, if only the path is needed.
+struct DiscardChunks;
 
-impl ChunkSink for Nowhere {
+impl ChunkSink for DiscardChunks {
     type Error = StoreError;
 
     fn put(&mut self, _: ChunkDigest, _: &[u8]) -> Result<(), StoreError> {
@@ -42,7 +42,7 @@ impl ChunkSink for Nowhere {
     }
 }
 
-/// An element as it is installed; the default priority is not said, as Nix 2.8 has none to say.
+/// An element as installed; the default priority is omitted, as Nix 2.8 does not write one.
 pub(super) fn element(path: StorePath, priority: Option<i64>) -> Element {
     Element {
         priority: priority.filter(|p| *p != DEFAULT_PRIORITY),
@@ -70,9 +70,9 @@ impl Engine {
     ) -> Result<Option<Manifest>, ProfileError> {
         let target = &generation.target;
         supply.keep([target]);
-        let packages = StoredPackages::new(&self.store, |path: &StorePath| supply.bring(path));
+        let packages = StoredPackages::new(&self.store, |path: &StorePath| supply.fetch(path));
         let Some(package) = packages.find(target)? else {
-            let source = SupplyError::Nobody(target.to_string());
+            let source = SupplyError::NoSources(target.to_string());
             return Err(source.into());
         };
         let Some(file) = package.tree().lookup(0, MANIFEST) else {
@@ -88,7 +88,7 @@ impl Engine {
         Ok(Some(manifest))
     }
 
-    /// The manifest of the current generation, to be changed; an empty one if there is none yet.
+    /// The manifest of the current generation, or an empty one if there is no generation.
     fn manifest_to_change(
         &self,
         name: &ProfileName,
@@ -108,16 +108,16 @@ impl Engine {
         })
     }
 
-    /// Makes the environment of a manifest, and keeps its chunks if `keep`.
+    /// Builds the environment of a manifest, with its chunks if `keep`.
     pub(super) fn make(
         &self,
         manifest: &Manifest,
         supply: &Supply<'_>,
         keep: bool,
-    ) -> Result<Made, EngineError> {
+    ) -> Result<Built, EngineError> {
         let store_dir = self.store.store_dir();
         supply.keep(&manifest.references());
-        let packages = StoredPackages::new(&self.store, |path: &StorePath| supply.bring(path));
+        let packages = StoredPackages::new(&self.store, |path: &StorePath| supply.fetch(path));
         let environment = synthesize(&manifest.packages(), store_dir, &packages);
         let environment = environment.map_err(ProfileError::from)?;
         let (root, spool) = (&environment.root, self.store.spool());
@@ -126,7 +126,7 @@ impl Engine {
             let tree = realise_profile(root, manifest, store_dir, &mut writer, &spool);
             (tree, Some(writer.finish()))
         } else {
-            let tree = realise_profile(root, manifest, store_dir, &mut Nowhere, &spool);
+            let tree = realise_profile(root, manifest, store_dir, &mut DiscardChunks, &spool);
             (tree, None)
         };
         let ProfileTree {
@@ -155,7 +155,7 @@ impl Engine {
             hold,
         });
         let warnings = environment.warnings.iter().map(ToString::to_string);
-        Ok(Made {
+        Ok(Built {
             path,
             publication,
             warnings: warnings.collect(),
@@ -200,7 +200,7 @@ impl Engine {
     }
 }
 
-impl Changing<'_> {
+impl ProfileChanger<'_> {
     pub(super) fn install(
         &self,
         texts: &[String],
@@ -212,7 +212,7 @@ impl Changing<'_> {
             return Err(EngineError::Usage("name store paths to install"));
         }
         let paths = self.supply.resolve_all(texts)?;
-        self.supply.bring_all(&paths, output)?;
+        self.supply.fetch_all(&paths, output)?;
         let unknown = match prefetch {
             true => None,
             false => self.register_closures(&paths, output)?,
@@ -297,8 +297,8 @@ impl Changing<'_> {
         })
     }
 
-    /// The elements that a user means: the one of this name, else those with this store path or
-    /// hash, else those with a package of this name.
+    /// The elements that the user means: the one of this name, or else those with this store path
+    /// or hash, or else those with a package of this name.
     fn matching(&self, elements: &[Element], text: &str) -> Vec<usize> {
         let find = |is_meant: &dyn Fn(&Element) -> bool| {
             let meant = elements.iter().enumerate().filter(|(_, e)| is_meant(e));
@@ -308,12 +308,15 @@ impl Changing<'_> {
         if !by_name.is_empty() {
             return by_name;
         }
-        if let Ok(asked) = location::parse(&self.engine.store, text)
-            && asked.place.is_empty()
+        if let Ok(named_path) = location::parse(&self.engine.store, text)
+            && named_path.place.is_empty()
         {
             let is_asked = |path: &StorePath| {
-                let same_name = asked.path.as_ref().is_none_or(|asked| asked == path);
-                path.hash() == asked.hash && same_name
+                let same_name = named_path
+                    .path
+                    .as_ref()
+                    .is_none_or(|named_path| named_path == path);
+                path.hash() == named_path.hash && same_name
             };
             return find(&|element| element.store_paths.iter().any(is_asked));
         }

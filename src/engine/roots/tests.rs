@@ -1,4 +1,4 @@
-//! Roots of every kind, in a directory that is laid out as Nix lays it out.
+//! Roots of every kind, in a directory laid out by Nix's rules.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,7 +9,7 @@ use super::*;
 use crate::fetch;
 use crate::store::StoreOptions;
 
-/// A state with two paths, and a directory for what is outside of it.
+/// A state with two paths, and a directory outside of it.
 struct State {
     dir: tempfile::TempDir,
     store: Store,
@@ -48,7 +48,7 @@ impl State {
         path.to_full(self.store.store_dir())
     }
 
-    /// Paths and places of all roots, sorted, and stale links.
+    /// Paths and origins of all roots, sorted, and stale links.
     fn look(&self) -> (Vec<(StorePath, String)>, Vec<PathBuf>) {
         let links = links(&self.store).unwrap();
         let roots = links.roots.into_iter().map(|r| (r.path, r.from));
@@ -77,7 +77,7 @@ fn links_into_the_store_are_roots_however_deep_they_point_and_lie() {
     symlink(state.full(&state.a), state.at("direct")).unwrap();
     let deep = format!("{}/share/doc", state.full(&state.b));
     symlink(deep, state.at("x/y/z/deep")).unwrap();
-    // As the mount is seen elsewhere, also from where the link lies.
+    // Through mount points elsewhere, also relative to the link.
     symlink(format!("/mnt/n/store/{}", state.b), state.at("mounted")).unwrap();
     symlink(format!("../../nix/store/{}", state.a), state.at("x/near")).unwrap();
     let expected = [
@@ -98,7 +98,7 @@ fn a_link_to_a_link_outside_is_a_root_named_by_that_link() {
     symlink(state.full(&state.a), &result).unwrap();
     symlink(&result, state.at("auto/by-name")).unwrap();
     symlink("../../../result", state.at("auto/relative")).unwrap();
-    // A link to a link to a link is none, as in Nix; nor is a link to a file or a directory.
+    // A link to a link to a link is no root, as in Nix; nor is a link to a file or a directory.
     let further = state.outside("further");
     symlink(&result, &further).unwrap();
     symlink(&further, state.at("further")).unwrap();
@@ -122,9 +122,9 @@ fn links_in_auto_are_stale_when_their_links_are_gone_and_others_never_are() {
     for name in ["auto/gone", "gone"] {
         symlink(&gone, state.at(name)).unwrap();
     }
-    // Below a file nothing is either.
+    // A path below a regular file does not exist either.
     symlink(state.outside("a").join("x"), state.at("auto/below-a-file")).unwrap();
-    // What is in the store is not looked for outside.
+    // A link into the store is not treated as one elsewhere.
     let unknown = format!("/nix/store/{}-unknown", "7".repeat(32));
     symlink(unknown, state.at("auto/unknown")).unwrap();
     let (roots, mut stale) = state.look();
@@ -134,7 +134,7 @@ fn links_in_auto_are_stale_when_their_links_are_gone_and_others_never_are() {
         stale,
         [state.at("auto/below-a-file"), state.at("auto/gone")]
     );
-    // A look changes nothing.
+    // A scan changes nothing.
     assert_eq!(state.look().1.len(), 2);
 }
 
@@ -192,7 +192,7 @@ fn a_root_that_cannot_be_looked_at_is_an_error() {
     let long = "x".repeat(300);
     symlink(format!("/tmp/{long}"), state.at("auto/long")).unwrap();
     let Err(RootsError::Look { at, .. }) = links(&state.store) else {
-        panic!("it was looked at");
+        panic!("the root was accepted");
     };
     assert_eq!(at, Path::new("/tmp").join(long));
 }
@@ -203,11 +203,11 @@ fn a_root_that_is_made_is_found_and_is_stale_when_its_link_is_removed() {
     let link = state.outside("result");
     make(&state.store, &link, &state.full(&state.a)).unwrap();
     assert_eq!(state.look(), (vec![(state.a.clone(), text(&link))], vec![]));
-    // Once more, to another path: one link, one root.
+    // The same link to another path: one link, one root.
     make(&state.store, &link, &state.full(&state.b)).unwrap();
     assert_eq!(state.look(), (vec![(state.b.clone(), text(&link))], vec![]));
     assert_eq!(fs::read_dir(state.at("auto")).unwrap().count(), 1);
-    // Named as Nix names it.
+    // The name is the one that Nix uses.
     let name = Hash::of(HashAlgo::Sha1, link.as_os_str().as_bytes());
     let name = nix32::encode(name.as_bytes());
     assert_eq!(fs::read_link(state.at("auto").join(&name)).unwrap(), link);

@@ -75,9 +75,9 @@ fn names_that_may_come_are_not_said_to_be_absent_for_ever() {
         "a\u{1}",
     ] {
         let looked = fs.lookup(all, name.as_bytes()).unwrap();
-        assert_eq!(looked, Looked::NotThere, "{name:?}");
+        assert_eq!(looked, Lookup::Absent, "{name:?}");
     }
-    assert_eq!(fs.lookup(all, b"\xff").unwrap(), Looked::NotThere);
+    assert_eq!(fs.lookup(all, b"\xff").unwrap(), Lookup::Absent);
     assert!(matches!(fs.lookup(link, b"x"), Err(FsError::NotADirectory)));
     assert!(matches!(fs.read(link, 0, 1), Err(FsError::NotAFile)));
     assert!(matches!(fs.read(all, 0, 1), Err(FsError::IsADirectory)));
@@ -142,7 +142,7 @@ fn listings_agree_with_lookups_whatever_the_size_of_their_pages() {
             match &entry.name[..] {
                 b"." => assert_eq!(a.inode, own),
                 b".." => assert_eq!(a.inode, expected),
-                name => assert_eq!(fs.lookup(own, name).unwrap(), Looked::Found(a)),
+                name => assert_eq!(fs.lookup(own, name).unwrap(), Lookup::Found(a)),
             }
             assert_eq!(fs.attributes(a.inode).unwrap(), a);
             false
@@ -205,7 +205,7 @@ fn a_link_that_changes_gets_another_number_and_the_old_one_is_stale() {
     assert_eq!(target(&fs, "system"), "system-1-link");
     assert!(matches!(fs.attributes(second), Err(FsError::Stale)));
     assert!(matches!(fs.read_link(second), Err(FsError::Stale)));
-    // The same target, so the same number.
+    // The same target, so the same inode.
     switch(2);
     assert_eq!(inode(&fs, "system"), second);
     assert_eq!(
@@ -277,8 +277,8 @@ fn profiles_that_are_gone_leave_stale_numbers() {
 #[test]
 fn what_a_change_makes_stale_is_named() {
     let (_dir, fs) = with_profiles();
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = told.clone();
+    let reported = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = reported.clone();
     fs.store.observe(move |change| {
         if let Change::Profiles(changed) = change {
             log.lock().unwrap().push(stale_entries(changed));
@@ -289,9 +289,9 @@ fn what_a_change_makes_stale_is_named() {
     let ann = inode(&fs, "per-user/ann");
     let stale = |changes: &[ProfileChange]| -> Vec<(Inode, String)> {
         fs.store.change_profiles(changes).unwrap();
-        let stale: Vec<StaleEntries> = told.lock().unwrap().pop().unwrap();
+        let stale: Vec<StaleEntries> = reported.lock().unwrap().pop().unwrap();
         for s in &stale {
-            // Unless it is gone.
+            // Unless it was removed.
             let _ = fs.list(s.directory, 0, &mut |entry| {
                 assert!(entry.name != b".." || entry.attributes.inode == s.above);
                 false
@@ -300,7 +300,7 @@ fn what_a_change_makes_stale_is_named() {
         let names = stale.into_iter().map(|s| (s.directory, s.names.join(" ")));
         names.collect()
     };
-    // A switch: the name and nothing else.
+    // A switch: only the name.
     let switched = stale(&[change("system", 1, &[(1, 1), (2, 2)])]);
     assert_eq!(switched, [(all, "system".to_owned())]);
     let added = stale(&[change("system", 3, &[(1, 1), (2, 2), (3, 1)])]);
@@ -329,8 +329,8 @@ fn what_a_change_makes_stale_is_named() {
 #[test]
 fn links_that_are_replaced_are_named_with_what_they_were() {
     let (_dir, fs) = with_profiles();
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = told.clone();
+    let reported = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = reported.clone();
     fs.store.observe(move |change| {
         if let Change::Profiles(changed) = change {
             log.lock().unwrap().extend(replaced_links(changed));
@@ -340,7 +340,7 @@ fn links_that_are_replaced_are_named_with_what_they_were() {
     let [name, second] = ["system", "system-2-link"].map(|place| inode(&fs, place));
     let replaced = |changes: &[ProfileChange]| -> Vec<(String, Inode)> {
         fs.store.change_profiles(changes).unwrap();
-        let replaced = std::mem::take(&mut *told.lock().unwrap()).into_iter();
+        let replaced = std::mem::take(&mut *reported.lock().unwrap()).into_iter();
         let replaced = replaced.inspect(|r| assert_eq!(r.directory, all));
         replaced.map(|r| (r.name, r.link)).collect()
     };
@@ -369,9 +369,9 @@ fn a_profile_has_a_pipe_that_is_not_listed() {
     assert_eq!(names(&fs, ann, 9), [".", "..", "profile", "profile-1-link"]);
     for name in ["other.changed", "profile-1-link.changed", ".changed"] {
         let looked = fs.lookup(ann, name.as_bytes()).unwrap();
-        assert_eq!(looked, Looked::NotThere, "{name}");
+        assert_eq!(looked, Lookup::Absent, "{name}");
     }
-    // A profile of that name goes before it.
+    // A profile of that name takes precedence.
     let changes = [change("per-user/ann/profile.changed", 1, &[(1, 1)])];
     fs.store.change_profiles(&changes).unwrap();
     let link = walk(&fs, "var/nix/profiles/per-user/ann/profile.changed").unwrap();

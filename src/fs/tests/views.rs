@@ -45,16 +45,16 @@ fn a_view_shows_its_paths_and_nothing_else() {
     }
     let look = |parent: Attributes, name: &str| fs.lookup(parent.inode, name.as_bytes()).unwrap();
     for seed in 3..7 {
-        // It may come to be shown.
-        assert_eq!(look(store, &path(seed).base_name()), Looked::NotThere);
+        // It may be added to the view later.
+        assert_eq!(look(store, &path(seed).base_name()), Lookup::Absent);
     }
     let other = StorePath::new(path(1).hash(), "other").unwrap();
-    assert_eq!(look(store, &other.base_name()), Looked::NotThere);
+    assert_eq!(look(store, &other.base_name()), Lookup::Absent);
     for name in [".links", "store", "x", ""] {
-        assert_eq!(look(store, name), Looked::NeverThere, "{name}");
+        assert_eq!(look(store, name), Lookup::NeverExists, "{name}");
     }
-    assert_eq!(look(v, "var"), Looked::NeverThere);
-    assert_eq!(look(closures, "x"), Looked::NotThere);
+    assert_eq!(look(v, "var"), Lookup::NeverExists);
+    assert_eq!(look(closures, "x"), Lookup::Absent);
     assert!(matches!(
         fs.read(store.inode, 0, 1),
         Err(FsError::IsADirectory)
@@ -105,7 +105,7 @@ fn files_have_the_number_of_the_store_and_directories_their_own() {
     assert_eq!(entries(top.inode)[1], ("..".to_owned(), v));
 }
 
-/// Every number of a view that could be guessed, and what stat says there.
+/// Every number of a view that could be guessed, with its attributes.
 fn guesses(fs: &FileSystem) -> Vec<(Inode, Attributes)> {
     let numbers = (0..20).flat_map(|list| (0..10).map(move |place| Member { list, place }));
     let inodes = numbers.flat_map(|member| (0..10).map(move |node| Inode::member(member, node)));
@@ -140,7 +140,7 @@ fn guessed_numbers_lead_to_what_is_shown_only() {
         assert!(matches!(fs.lookup(inode, b"x"), Err(FsError::Stale)));
         assert!(fs.list(inode, 0, &mut |_| true).is_err());
     }
-    // Made again, nothing of the old one is reachable.
+    // In the new view, nothing of the old one is reachable.
     define(&fs, "v", &[2]);
     assert!(at(&fs, "v", "").unwrap().inode != store);
     assert!(fs.attributes(stays.inode).is_err());
@@ -178,6 +178,6 @@ fn what_the_kernel_has_to_forget_of_a_view_is_named() {
     let views = stale.views.unwrap();
     assert_eq!(views.directory, Inode::special(Special::Closures));
     assert_eq!(views.names, ["a", "b"]);
-    // A listing that is under way is waited for.
+    // A listing in progress is waited for.
     assert_eq!(stale.paths[0].names, ["."]);
 }

@@ -5,7 +5,7 @@ use crate::fetch::Requester;
 use crate::profile::{Generation, GenerationNumber, Generations};
 use crate::store::ProfileChange;
 
-/// A state with the store paths 1 to 3, whose profiles can be changed.
+/// A state with the store paths 1 to 3, and writable profiles.
 fn writable() -> (TempDir, Arc<Store>, WritableProfiles) {
     let (dir, fs) = file_system(1..4);
     let store = fs.store.clone();
@@ -146,10 +146,10 @@ fn what_nix_env_does_with_links_are_changes_of_the_profile() {
         assert!(at.target(profile).unwrap().ends_with("-1-link"));
         at.take_away(&format!("{profile}-2-link")).unwrap();
         assert_eq!(generations(&store, profile), (Some(1), vec![(1, path(1))]));
-        // The drafts are gone.
+        // The draft links are gone.
         let draft = format!("{profile}-1-link.tmp-7-8");
-        assert_eq!(errno(at.at(&draft)), FsError::NotThere.errno());
-        // A link that is there already is replaced, as on any file system.
+        assert_eq!(errno(at.at(&draft)), FsError::NotFound.errno());
+        // An existing link is replaced, as on any file system.
         at.link(&draft, &full(3)).unwrap();
         at.move_to(&draft, &format!("{profile}-1-link")).unwrap();
         assert_eq!(generations(&store, profile), (Some(1), vec![(1, path(3))]));
@@ -160,7 +160,7 @@ fn what_nix_env_does_with_links_are_changes_of_the_profile() {
 fn a_lock_file_serves_who_waits_for_it_after_it_was_removed() {
     let (_dir, _store, at) = writable();
     let lock = at.touch("default.lock").unwrap();
-    // Another one waits for the same file.
+    // Another process waits for the same file.
     assert_eq!(at.touch("default.lock").unwrap(), lock);
     let (directory, name) = at.in_directory("default.lock");
     assert_eq!(
@@ -180,7 +180,7 @@ fn a_lock_file_serves_who_waits_for_it_after_it_was_removed() {
     assert_eq!(errno(at.read(lock, 0, 9)), FsError::Stale.errno());
 }
 
-/// A profile leads to a generation of its own, that to a store path.
+/// A profile points to one of its generations, a generation to a store path.
 fn links_lead_only_where_nix_has_them_lead(at: &WritableProfiles) {
     let targets = [
         full(1),
@@ -219,7 +219,7 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     at.link(draft, &full(3)).unwrap();
     at.touch("file").unwrap_err();
     at.touch("a.lock").unwrap();
-    // Names of profiles are nobody's.
+    // Names of profiles are not available for files.
     for name in ["new", "default", "default-1-link", "default-9-link"] {
         assert_eq!(errno(at.touch(name)), FsError::ReadOnly.errno(), "{name}");
         let (directory, name) = at.in_directory(name);
@@ -231,13 +231,13 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     links_lead_only_where_nix_has_them_lead(&at);
     at.link(".x", &full(9)).unwrap();
     let unknown = at.move_to(".x", "default-3-link");
-    assert_eq!(errno(unknown), FsError::NotThere.errno());
+    assert_eq!(errno(unknown), FsError::NotFound.errno());
     at.link(".y", "default-7-link").unwrap();
     assert_eq!(
         errno(at.move_to(".y", "default")),
-        FsError::NotThere.errno()
+        FsError::NotFound.errno()
     );
-    // Files are no links, and what is shown is not moved.
+    // Files cannot become links, and links of profiles cannot be moved.
     assert_eq!(
         errno(at.move_to("a.lock", "default-3-link")),
         FsError::ReadOnly.errno()
@@ -256,12 +256,12 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     );
     assert_eq!(
         errno(at.move_to("none", "default")),
-        FsError::NotThere.errno()
+        FsError::NotFound.errno()
     );
     let (from, to) = (at.in_directory(draft), at.in_directory("default-2-link"));
     let moved = at.rename(from, to, true, Requester::default());
     assert_eq!(errno(moved), FsError::Exists.errno());
-    // Nor removed.
+    // They cannot be removed either.
     let current = at.take_away("default-2-link").unwrap_err();
     assert!(
         current
@@ -275,7 +275,7 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     );
     assert_eq!(
         errno(at.take_away("default-3-link")),
-        FsError::NotThere.errno()
+        FsError::NotFound.errno()
     );
     assert_eq!(store.profile("default").unwrap(), before);
 }
@@ -316,7 +316,7 @@ fn attributes_of_profiles_do_not_change() {
             "{place}"
         );
     }
-    // Watchers hear of it; nothing has changed.
+    // Watchers are notified; nothing has changed.
     let touched = NewAttributes {
         time: Some(SystemTime::now()),
         is_now: true,
@@ -330,7 +330,7 @@ fn attributes_of_profiles_do_not_change() {
     };
     assert_eq!(errno(set("default", dated)), FsError::ReadOnly.errno());
     assert_eq!(errno(set("per-user", touched)), FsError::ReadOnly.errno());
-    // Nix sees to it whenever it opens a state.
+    // Nix does this whenever it opens a state.
     let as_it_is = NewAttributes {
         mode: Some(0o755),
         owner: Some(0),
@@ -361,7 +361,7 @@ fn the_link_of_a_profile_is_one_inode_that_leads_where_it_leads_now() {
     assert_eq!(at.read_link(link.inode).unwrap(), b"default-2-link");
     assert_eq!(at.at("default").unwrap().inode, link.inode);
     assert_eq!(at.attributes(link.inode).unwrap().inode, link.inode);
-    // By a command.
+    // Changed by a command.
     store
         .change_profiles(&[ProfileChange {
             name: "default".into(),
@@ -419,7 +419,7 @@ fn a_listing_has_profiles_and_directories_and_nothing_temporary() {
     );
     at.take_away("per-user/bob/.x").unwrap();
     at.remove_directory(directory, b"bob").unwrap();
-    assert_eq!(errno(at.at("per-user/bob")), FsError::NotThere.errno());
+    assert_eq!(errno(at.at("per-user/bob")), FsError::NotFound.errno());
     for name in ["directory", "per-user-x", ".d", "x.lock"] {
         let (directory, name) = at.in_directory(name);
         let made = at.make_directory(directory, name);
@@ -445,6 +445,6 @@ fn numbers_of_what_is_not_here_name_nothing() {
         errno(at.lookup(root(), &[b'x'; 256])),
         FsError::NameTooLong.errno()
     );
-    assert_eq!(errno(at.lookup(root(), b"\xff")), FsError::NotThere.errno());
+    assert_eq!(errno(at.lookup(root(), b"\xff")), FsError::NotFound.errno());
     at.touch(".\u{fffd}").unwrap();
 }

@@ -1,15 +1,15 @@
-//! Profiles that programs may change by their links, as `nix-env` does. No kernel here.
+//! Profiles that programs may change through their links, as `nix-env` does; without a kernel.
 //!
-//! Names that profiles have are shown as the read-only file system shows them; any other name may be
-//! given to a temporary file or link. Renaming a temporary link onto a name of a profile, and
-//! removing the link of a generation, are changes of the profile. All else is refused as on a
-//! read-only file system.
+//! Names of profiles are shown as in the read-only file system; any other name may be given to a
+//! temporary file or link. Renaming a temporary link to the name of a profile, and removing the
+//! link of a generation, change the profile. Everything else is refused as on a read-only file
+//! system.
 //!
-//! Invariants: a name of a profile never leads to anything but what the state says; what lies in a
-//! directory is looked up by the directory's name, so that a directory that was made for a user is
-//! the same one when it gets its first profile. Only [`WritableProfiles::rename`] and
-//! [`WritableProfiles::unlink`] change the state, and only they may wait, no longer than a lookup of
-//! a store path would.
+//! Invariants: the name of a profile never points to anything but what the state says; the contents
+//! of a directory are found by the directory's name, so that a directory created for a user remains
+//! the same when it gets its first profile. Only [`WritableProfiles::rename`] and
+//! [`WritableProfiles::unlink`] change the state, and only they may block, no longer than a lookup
+//! of a store path.
 
 mod temporaries;
 
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::{
-    Attributes, Entry, FileSystem, FsError, Inode, Kind, Looked, NAME_MAX, Place, Space, Special,
+    Attributes, Entry, FileSystem, FsError, Inode, Kind, Lookup, NAME_MAX, Place, Space, Special,
 };
 use crate::fetch::Requester;
 use crate::nix::store_path::StorePath;
@@ -28,14 +28,14 @@ use crate::store::{ProfileDirectory, ProfileMember};
 use crate::sync;
 use temporaries::{Content, Name, Temporaries};
 
-/// Where a listing goes on with temporary directories.
+/// Offset of temporary directories in a listing.
 const TEMPORARY: u64 = 1 << 60;
 
-/// Makes a change of a profile, as commands make theirs.
+/// Changes a profile, in the same way as commands.
 pub type ChangeProfile =
     Box<dyn Fn(&ProfileName, &LinkChange) -> Result<(), FsError> + Send + Sync>;
 
-/// The profiles of a state, which can be changed by their links.
+/// The profiles of a state, which can be changed through their links.
 pub struct WritableProfiles {
     fs: Arc<FileSystem>,
     change: ChangeProfile,
@@ -48,34 +48,30 @@ impl fmt::Debug for WritableProfiles {
     }
 }
 
-/// What is to become of something's attributes; `None` leaves one as it is.
+/// New values of attributes; `None` leaves one unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NewAttributes {
     /// Permission bits.
     pub mode: Option<u16>,
-    /// Owner.
     pub owner: Option<u32>,
-    /// Group.
     pub group: Option<u32>,
-    /// Bytes.
     pub size: Option<u64>,
-    /// mtime.
     pub time: Option<SystemTime>,
-    /// Whether that is the present, as touch(1) asks for.
+    /// Whether the time is the current time, as set by touch(1).
     pub is_now: bool,
 }
 
-/// The whole name of something in a directory of profiles.
-fn whole(directory: &str, name: &str) -> String {
+/// The full name of an entry of a directory of profiles.
+fn full_name(directory: &str, name: &str) -> String {
     match directory {
         "" => name.to_owned(),
         directory => format!("{directory}/{name}"),
     }
 }
 
-/// Whether something temporary may have this name. A program that names its links otherwise than
-/// Nix does today may do so, as long as no profile can have that name; what ends in `.tmp-N-N` or
-/// `.tmp-N` is nobody's profile.
+/// Whether a temporary file may have this name. Any name is allowed that cannot be that of a
+/// profile, since programs may choose names other than those of Nix today; names that end in
+/// `.tmp-N-N` or `.tmp-N` are never profiles.
 fn is_temporary_name(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else {
         return true;
@@ -86,16 +82,16 @@ fn is_temporary_name(name: &[u8]) -> bool {
         || numbers.is_some_and(|n| n.split('-').count() <= 2 && n.split('-').all(is_number))
 }
 
-/// Whether Nix or NixOS makes a directory of this whole name before there is a profile in it.
+/// Whether Nix or NixOS creates a directory of this full name before it contains a profile.
 fn is_directory_name(name: &str) -> bool {
     let user = name.strip_prefix("per-user/");
     let is_user = user.is_some_and(|u| !u.contains('/') && ProfileName::parse(name).is_ok());
     is_user || name == "system-profiles"
 }
 
-/// The number that the kernel knows something by: 1 is the root, and the link of a profile has one
-/// number, since its target is never kept.
-fn outward(attributes: Attributes) -> Attributes {
+/// Translates an inode number for the kernel: 1 is the root, and the link of a profile has one
+/// number, since its target is never cached.
+fn to_kernel(attributes: Attributes) -> Attributes {
     let inode = match attributes.inode.place() {
         Ok(Place::Special(_)) => Inode::special(Special::Root),
         Ok(Place::Profile(id, node)) if node & 1 == 1 => Inode::following(id),
@@ -108,8 +104,8 @@ fn outward(attributes: Attributes) -> Attributes {
     }
 }
 
-/// The other way: of what is above the store paths, only the profiles are here.
-fn inward(inode: Inode) -> Result<Inode, FsError> {
+/// The inverse translation: of the directories above the store paths, only the profiles exist here.
+fn from_kernel(inode: Inode) -> Result<Inode, FsError> {
     match inode.place()? {
         Place::Special(Special::Root) => Ok(Inode::special(Special::Profiles)),
         Place::Profile(..) => Ok(inode),
@@ -118,8 +114,8 @@ fn inward(inode: Inode) -> Result<Inode, FsError> {
 }
 
 impl WritableProfiles {
-    /// The profiles of the state of `fs`, which are changed by `change`; store paths that are not
-    /// known are looked for as a lookup in `fs` does.
+    /// The profiles of the state of `fs`, which are changed by `change`; unknown store paths are
+    /// looked up as in `fs`.
     pub fn new(fs: Arc<FileSystem>, change: ChangeProfile) -> Self {
         Self {
             fs,
@@ -132,12 +128,12 @@ impl WritableProfiles {
         sync::lock(&self.temporaries)
     }
 
-    /// The whole name of a directory.
+    /// The full name of a directory.
     fn directory(&self, inode: Inode) -> Result<String, FsError> {
         if inode.is_temporary() {
             return self.temporaries().directory(inode);
         }
-        let id = match inward(inode)?.place()? {
+        let id = match from_kernel(inode)?.place()? {
             Place::Profile(id, _) => id,
             _ => ProfileDirectory::ROOT,
         };
@@ -148,13 +144,13 @@ impl WritableProfiles {
         }
     }
 
-    /// The number of a directory that the state knows.
+    /// The inode of a directory that exists in the state.
     fn known(&self, directory: &str) -> Option<Inode> {
         let known = self.fs.store.profile_table().directory(directory);
         known.map(|known| Inode::profile_directory(known.id))
     }
 
-    /// What the state has of a name.
+    /// The entry in the state of this name.
     fn in_state(&self, directory: &str, name: &[u8]) -> Result<Option<Attributes>, FsError> {
         if name.len() > NAME_MAX {
             return Err(FsError::NameTooLong);
@@ -163,15 +159,15 @@ impl WritableProfiles {
             return Ok(None);
         };
         match self.fs.lookup(directory, name)? {
-            Looked::Found(found) => Ok(Some(outward(found))),
-            Looked::NotThere | Looked::NeverThere => Ok(None),
+            Lookup::Found(found) => Ok(Some(to_kernel(found))),
+            Lookup::Absent | Lookup::NeverExists => Ok(None),
         }
     }
 
-    /// Looks up `name` in directory `parent`.
+    /// Looks up `name` in the directory `parent`.
     ///
     /// # Errors
-    /// `parent` is no directory, nothing has the name or can have it, or the state fails.
+    /// `parent` is not a directory, the name does not exist or is not allowed, or the state fails.
     pub fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Attributes, FsError> {
         let directory = self.directory(parent)?;
         if let Some(found) = self.in_state(&directory, name)? {
@@ -179,26 +175,26 @@ impl WritableProfiles {
         }
         let mut temporaries = self.temporaries();
         let found = temporaries.find(&(directory, name.to_owned()));
-        temporaries.attributes(found.ok_or(FsError::NotThere)?)
+        temporaries.attributes(found.ok_or(FsError::NotFound)?)
     }
 
-    /// What stat shows of an inode.
+    /// The attributes of an inode.
     ///
     /// # Errors
-    /// There is no such inode, or the state fails.
+    /// The inode does not exist, or the state fails.
     pub fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
         if inode.is_temporary() {
             return self.temporaries().attributes(inode);
         }
-        Ok(outward(self.fs.attributes(inward(inode)?)?))
+        Ok(to_kernel(self.fs.attributes(from_kernel(inode)?)?))
     }
 
-    /// Changes attributes of something temporary: its size and its time. Of all else nothing
-    /// changes; what is so already may be asked for. So may that a link of a profile is touched, which it is not:
-    /// watchers hear of it.
+    /// Sets size and time of a temporary file. For anything else, only a request that changes
+    /// nothing succeeds. Touching the link of a profile succeeds without effect: it is for
+    /// notifying watchers.
     ///
     /// # Errors
-    /// That cannot be changed, or there is no such inode.
+    /// The attribute cannot be changed, or the inode does not exist.
     pub fn set_attributes(&self, inode: Inode, new: NewAttributes) -> Result<Attributes, FsError> {
         let own = self.attributes(inode)?;
         let differs = new.mode.is_some_and(|mode| mode != own.mode)
@@ -225,7 +221,7 @@ impl WritableProfiles {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// It is no link, or the state fails.
+    /// It is not a link, or the state fails.
     pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>, FsError> {
         if inode.is_temporary() {
             return match &self.temporaries().get(inode)?.content {
@@ -233,15 +229,15 @@ impl WritableProfiles {
                 _ => Err(FsError::NotALink),
             };
         }
-        self.fs.read_link(inward(inode)?)
+        self.fs.read_link(from_kernel(inode)?)
     }
 
-    /// Hands the entries of a directory from `offset` on to `take`, until it says that it is full.
-    /// Temporary files and links are not listed: Nix takes every name that begins like the link
-    /// of a generation for one.
+    /// Passes the entries of a directory, from `offset` on, to `take` until it returns that it is
+    /// full. Temporary files and links are not listed: Nix takes every name that begins like the
+    /// link of a generation for one.
     ///
     /// # Errors
-    /// It is no directory, or the state fails.
+    /// It is not a directory, or the state fails.
     pub fn list(
         &self,
         inode: Inode,
@@ -254,7 +250,7 @@ impl WritableProfiles {
         match known {
             Some(known) if offset < TEMPORARY => {
                 self.fs.list(known, offset, &mut |entry| {
-                    let attributes = outward(entry.attributes);
+                    let attributes = to_kernel(entry.attributes);
                     full = take(Entry {
                         attributes,
                         ..entry
@@ -263,7 +259,7 @@ impl WritableProfiles {
                 })?;
             }
             Some(_) => {}
-            // The kernel knows itself what is above.
+            // The kernel knows the parent by itself.
             None => {
                 let own = self.attributes(inode)?;
                 for (next, name) in (1..).zip([&b"."[..], b".."]).skip(offset as usize) {
@@ -284,7 +280,7 @@ impl WritableProfiles {
         let temporaries = self.temporaries();
         for (name, inode) in temporaries.directories(&directory, from) {
             let last = String::from_utf8_lossy(&name);
-            if self.known(&whole(&directory, &last)).is_some() {
+            if self.known(&full_name(&directory, &last)).is_some() {
                 continue;
             }
             let entry = Entry {
@@ -299,7 +295,7 @@ impl WritableProfiles {
         Ok(())
     }
 
-    /// A place for something temporary of this name.
+    /// Checks that a temporary file may have this name.
     fn place(&self, parent: Inode, name: &[u8]) -> Result<Name, FsError> {
         let directory = self.directory(parent)?;
         if self.in_state(&directory, name)?.is_some() {
@@ -311,10 +307,10 @@ impl WritableProfiles {
         Ok((directory, name.to_owned()))
     }
 
-    /// Makes and opens a temporary file; one that is there is opened, unless it is to be new.
+    /// Creates and opens a temporary file; an existing one is opened unless `new`.
     ///
     /// # Errors
-    /// It is there, or cannot be.
+    /// It exists, or the name is not allowed.
     pub fn create(
         &self,
         parent: Inode,
@@ -350,7 +346,7 @@ impl WritableProfiles {
         temporaries.open(inode)
     }
 
-    /// The other end of [`Self::create`] and [`Self::open`].
+    /// The counterpart of [`Self::create`] and [`Self::open`].
     pub fn release(&self, inode: Inode) {
         self.temporaries().close(inode);
     }
@@ -369,18 +365,18 @@ impl WritableProfiles {
         Ok(bytes[start..end].to_vec())
     }
 
-    /// Writes into a temporary file.
+    /// Writes to a temporary file.
     ///
     /// # Errors
-    /// There is no such file, or it would become too long.
+    /// There is no such file, or it would become too large.
     pub fn write(&self, inode: Inode, offset: u64, data: &[u8]) -> Result<(), FsError> {
         self.temporaries().write(inode, offset, data)
     }
 
-    /// Makes a temporary link.
+    /// Creates a temporary link.
     ///
     /// # Errors
-    /// Something has the name, or no temporary link can have it.
+    /// The name exists, or is not allowed for a temporary link.
     pub fn symlink(
         &self,
         parent: Inode,
@@ -393,17 +389,17 @@ impl WritableProfiles {
         temporaries.attributes(inode)
     }
 
-    /// Makes a directory for profiles that are still to come.
+    /// Creates a directory for future profiles.
     ///
     /// # Errors
-    /// Something has the name, or Nix makes no directory of this name.
+    /// The name exists, or Nix does not create a directory of this name.
     pub fn make_directory(&self, parent: Inode, name: &[u8]) -> Result<Attributes, FsError> {
         let directory = self.directory(parent)?;
         if self.in_state(&directory, name)?.is_some() {
             return Err(FsError::Exists);
         }
         let last = std::str::from_utf8(name).map_err(|_| FsError::ReadOnly)?;
-        if !is_directory_name(&whole(&directory, last)) {
+        if !is_directory_name(&full_name(&directory, last)) {
             return Err(FsError::ReadOnly);
         }
         let name = (directory, name.to_owned());
@@ -412,10 +408,10 @@ impl WritableProfiles {
         temporaries.attributes(inode)
     }
 
-    /// Removes a directory that was made and not used.
+    /// Removes a directory that was created and not used.
     ///
     /// # Errors
-    /// It is another one, is no directory, or something is in it.
+    /// It exists in the state, is not a directory, or is not empty.
     pub fn remove_directory(&self, parent: Inode, name: &[u8]) -> Result<(), FsError> {
         let found = self.lookup(parent, name)?;
         let directory = self.directory(found.inode)?;
@@ -431,10 +427,10 @@ impl WritableProfiles {
         Ok(())
     }
 
-    /// Removes something temporary, or a generation by its link.
+    /// Removes a temporary file, or a generation by its link.
     ///
     /// # Errors
-    /// Nothing has the name, it is a directory or the link of a profile, or the generation is the
+    /// The name does not exist, is a directory or the link of a profile, or the generation is the
     /// current one.
     pub fn unlink(&self, parent: Inode, name: &[u8]) -> Result<(), FsError> {
         let found = self.lookup(parent, name)?;
@@ -452,12 +448,12 @@ impl WritableProfiles {
         (self.change)(&profile, &LinkChange::Removal(number))
     }
 
-    /// Gives something temporary another name. A link that gets a name of a profile is a change of
-    /// that profile, and is gone then. `new` says that nothing may have the name.
+    /// Renames a temporary file. Renaming a link to the name of a profile changes that profile, and
+    /// consumes the link. With `new` the name must not exist.
     ///
     /// # Errors
-    /// Nothing has the old name, something cannot have the new one, or the profile cannot be
-    /// changed like this; nothing has changed then.
+    /// The old name does not exist, the new one is not allowed, or the profile cannot be changed in
+    /// this way; then nothing has changed.
     pub fn rename(
         &self,
         (parent, name): (Inode, &[u8]),
@@ -469,7 +465,7 @@ impl WritableProfiles {
         let to = (self.directory(new_parent)?, new_name.to_owned());
         let moved = self.lookup(parent, name)?;
         let there = match self.lookup(new_parent, new_name) {
-            Err(FsError::NotThere) => None,
+            Err(FsError::NotFound) => None,
             there => Some(there?),
         };
         if !moved.inode.is_temporary() || moved.kind == Kind::Directory {
@@ -489,12 +485,12 @@ impl WritableProfiles {
             Err(FsError::NotALink) => return Err(FsError::ReadOnly),
             target => target?,
         };
-        let (profile, change) = self.meaning(&to, &target).ok_or_else(|| {
+        let (profile, change) = self.profile_change(&to, &target).ok_or_else(|| {
             let (directory, target) = (&to.0, String::from_utf8_lossy(&target));
             let name = String::from_utf8_lossy(new_name);
             tracing::warn!(
-                "refused to have {name:?} in the directory {directory:?} of profiles lead to \
-                 {target:?}: a profile leads to NAME-N-link, and that to a store path"
+                "refused to point {name:?} in the directory {directory:?} of profiles to \
+                 {target:?}: a profile points to NAME-N-link, and that to a store path"
             );
             FsError::ReadOnly
         })?;
@@ -504,13 +500,13 @@ impl WritableProfiles {
             })?;
         }
         (self.change)(&profile, &change)?;
-        // Nobody else had the name: the kernel holds the directory's lock meanwhile.
+        // No other process had the name: the kernel holds the lock of the directory.
         self.temporaries().remove(&from);
         Ok(())
     }
 
-    /// What it means that a link with this target gets a name.
-    fn meaning(
+    /// The change of a profile that corresponds to a link with this name and target.
+    fn profile_change(
         &self,
         (directory, name): &Name,
         target: &[u8],
@@ -523,13 +519,13 @@ impl WritableProfiles {
             let target = StorePath::parse_base_name(base_name).ok()?;
             return Some((profile, LinkChange::Generation { number, target }));
         }
-        let name = whole(directory, std::str::from_utf8(name).ok()?);
+        let name = full_name(directory, std::str::from_utf8(name).ok()?);
         let profile = ProfileName::parse(&name).ok()?;
         let (of, number) = generation(directory, target)?;
         (of == profile).then_some((profile, LinkChange::Current(number)))
     }
 
-    /// Has the state know a store path.
+    /// Registers a store path.
     fn find(&self, path: &StorePath, requester: Requester) -> Result<(), FsError> {
         let is_known = || {
             let info = self.fs.store.path_info(path.hash())?;
@@ -542,30 +538,30 @@ impl WritableProfiles {
         let name = path.base_name();
         let store = Inode::special(Special::Store);
         self.fs
-            .when_known(store, name.as_bytes(), requester, move |_, known| {
-                // Who asked is still there.
+            .when_resolvable(store, name.as_bytes(), requester, move |_, known| {
+                // The receiver is still waiting.
                 let _ = sender.send(known);
             });
-        // Whoever fetches answers in time. It goes without an answer only when the daemon ends.
+        // The fetcher answers in time; there is no answer only when the daemon ends.
         let unknown = || FsError::Unknown(path.clone());
         answer.recv().unwrap_or_else(|_| Err(unknown()))?;
         if is_known()? { Ok(()) } else { Err(unknown()) }
     }
 
-    /// The room on the disk of the state.
+    /// The free space on the disk of the state.
     ///
     /// # Errors
-    /// The disk does not say.
+    /// The disk does not report it.
     pub fn space(&self) -> Result<Space, FsError> {
         self.fs.space()
     }
 }
 
-/// The profile and the number of a generation, by the name of its link.
+/// The profile and generation whose link has this name.
 fn generation(directory: &str, name: &[u8]) -> Option<(ProfileName, GenerationNumber)> {
     match ProfileEntry::parse(std::str::from_utf8(name).ok()?)? {
         ProfileEntry::Generation { profile, number } => {
-            let profile = ProfileName::parse(&whole(directory, profile)).ok()?;
+            let profile = ProfileName::parse(&full_name(directory, profile)).ok()?;
             Some((profile, number))
         }
         ProfileEntry::Link(_) => None,

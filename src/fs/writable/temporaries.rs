@@ -1,8 +1,8 @@
-//! What programs put beside the links of a profile while they change it: lock files, links that are
-//! about to be renamed, the directory of a user who has no profile yet.
+//! Temporary files that programs create beside the links of a profile while they change it: lock
+//! files, links about to be renamed, and the directory of a user without a profile.
 //!
-//! Invariant: all of it is in memory, bounded in number and size, and goes when nobody has used it
-//! for [`AGE`]. What was removed stays for who has it open. A number is never given again.
+//! Invariant: all of it is in memory, limited in number and size, and removed after it was not used
+//! for [`MAX_AGE`]. A removed file stays until it is closed. A number is never reused.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::fs::attributes::{Attributes, DIRECTORY_SIZE, Kind};
 use crate::fs::{FsError, Inode};
 
-/// So many there may be: a program makes two or three at a time.
-const MOST: usize = 1024;
-/// Longest contents of a file, in bytes. Nix writes one byte into a lock file.
-const LONGEST: usize = 4096;
-/// What nobody has open or used for so long was left behind by a program that was killed.
-const AGE: Duration = Duration::from_secs(600);
+/// Limit of their number; a program creates two or three at a time.
+const MAX_FILES: usize = 1024;
+/// Limit of the length of a file, in bytes. Nix writes one byte into a lock file.
+const MAX_LENGTH: usize = 4096;
+/// Age after which something that is neither open nor used was left behind by a program that was
+/// killed.
+const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// What something temporary is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Directory,
@@ -25,14 +25,14 @@ pub(super) enum Content {
     Link(Vec<u8>),
 }
 
-/// The whole name of a directory of profiles, and a name in it.
+/// The full name of a directory of profiles, and a name in it.
 pub(super) type Name = (String, Vec<u8>);
 
-/// Something temporary.
+/// A temporary file, link or directory.
 #[derive(Debug)]
 pub(super) struct Temporary {
     pub(super) content: Content,
-    /// `None` when it was removed and somebody has it open.
+    /// `None` after the removal of an open file.
     name: Option<Name>,
     mode: u16,
     time: SystemTime,
@@ -40,7 +40,7 @@ pub(super) struct Temporary {
     open: u32,
 }
 
-/// Everything temporary.
+/// All temporary files of a daemon.
 #[derive(Debug)]
 pub(super) struct Temporaries {
     next: u64,
@@ -49,8 +49,8 @@ pub(super) struct Temporaries {
 }
 
 impl Temporaries {
-    /// Nothing yet. Numbers go on from the time, so that those of another daemon, which the kernel
-    /// may still know, are not given again.
+    /// An empty set. Numbers start from the current time, so that numbers of an earlier daemon,
+    /// which the kernel may still know, are not reused.
     pub(super) fn new() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
@@ -60,7 +60,7 @@ impl Temporaries {
         }
     }
 
-    /// The inode number of what has a name.
+    /// The inode of a name.
     pub(super) fn find(&mut self, name: &Name) -> Option<Inode> {
         let number = *self.by_name.get(name)?;
         if let Some(found) = self.by_number.get_mut(&number) {
@@ -69,7 +69,7 @@ impl Temporaries {
         Some(Inode::temporary(number))
     }
 
-    /// What has an inode number.
+    /// The temporary file with this inode number.
     pub(super) fn get(&self, inode: Inode) -> Result<&Temporary, FsError> {
         let found = self.by_number.get(&number(inode));
         found.ok_or(FsError::Stale)
@@ -80,7 +80,7 @@ impl Temporaries {
         found.ok_or(FsError::Stale)
     }
 
-    /// The whole name of a directory.
+    /// The full name of a directory.
     pub(super) fn directory(&self, inode: Inode) -> Result<String, FsError> {
         let found = self.get(inode)?;
         if found.content != Content::Directory {
@@ -88,10 +88,10 @@ impl Temporaries {
         }
         let (above, name) = found.name.as_ref().ok_or(FsError::Stale)?;
         let name = std::str::from_utf8(name).map_err(|_| FsError::Stale)?;
-        Ok(super::whole(above, name))
+        Ok(super::full_name(above, name))
     }
 
-    /// What stat shows of it.
+    /// Its attributes.
     pub(super) fn attributes(&self, inode: Inode) -> Result<Attributes, FsError> {
         let found = self.get(inode)?;
         let (kind, size) = match &found.content {
@@ -111,10 +111,10 @@ impl Temporaries {
         })
     }
 
-    /// Makes something of a name that nothing temporary has.
+    /// Adds a temporary file under an unused name.
     ///
     /// # Errors
-    /// Something has it, or there is too much.
+    /// The name exists, or there are too many.
     pub(super) fn add(
         &mut self,
         name: Name,
@@ -125,7 +125,7 @@ impl Temporaries {
         if self.by_name.contains_key(&name) {
             return Err(FsError::Exists);
         }
-        if self.by_number.len() >= MOST {
+        if self.by_number.len() >= MAX_FILES {
             return Err(FsError::Full);
         }
         let number = number(Inode::temporary(self.next));
@@ -143,7 +143,7 @@ impl Temporaries {
         Ok(Inode::temporary(number))
     }
 
-    /// Takes a name away; what had it stays for who has it open.
+    /// Removes a name; an open file stays until it is closed.
     pub(super) fn remove(&mut self, name: &Name) {
         let Some(number) = self.by_name.remove(name) else {
             return;
@@ -156,7 +156,7 @@ impl Temporaries {
         }
     }
 
-    /// Gives something another name; what had that is removed.
+    /// Renames a temporary file, replacing an existing one.
     pub(super) fn rename(&mut self, from: &Name, to: Name) {
         if *from == to {
             return;
@@ -170,14 +170,14 @@ impl Temporaries {
         }
     }
 
-    /// Has a file stay as long as it is open.
+    /// Keeps a file while it is open.
     pub(super) fn open(&mut self, inode: Inode) -> Result<(), FsError> {
         let found = self.get_mut(inode)?;
         found.open += 1;
         Ok(())
     }
 
-    /// The other end of [`Self::open`].
+    /// The counterpart of [`Self::open`].
     pub(super) fn close(&mut self, inode: Inode) {
         if let Ok(found) = self.get_mut(inode) {
             found.open = found.open.saturating_sub(1);
@@ -188,7 +188,7 @@ impl Temporaries {
         }
     }
 
-    /// The contents of a file, to be changed.
+    /// The contents of a file.
     pub(super) fn file(&mut self, inode: Inode) -> Result<&mut Vec<u8>, FsError> {
         let found = self.get_mut(inode)?;
         found.used = Instant::now();
@@ -199,15 +199,15 @@ impl Temporaries {
         }
     }
 
-    /// Writes into a file.
+    /// Writes to a file.
     ///
     /// # Errors
-    /// It would become too long.
+    /// It would become too large.
     pub(super) fn write(&mut self, inode: Inode, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let bytes = self.file(inode)?;
         let start = usize::try_from(offset).map_err(|_| FsError::ReadOnly)?;
         let end = start.saturating_add(data.len());
-        if end > LONGEST {
+        if end > MAX_LENGTH {
             return Err(FsError::ReadOnly);
         }
         if bytes.len() < end {
@@ -219,29 +219,31 @@ impl Temporaries {
         self.set_time(inode, SystemTime::now())
     }
 
-    /// Makes a file longer or shorter.
+    /// Changes the length of a file.
     ///
     /// # Errors
-    /// It would become too long.
+    /// It would become too large.
     pub(super) fn resize(&mut self, inode: Inode, size: u64) -> Result<(), FsError> {
-        let size = usize::try_from(size).ok().filter(|size| *size <= LONGEST);
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| *size <= MAX_LENGTH);
         let size = size.ok_or(FsError::ReadOnly)?;
         self.file(inode)?.resize(size, 0);
         self.set_time(inode, SystemTime::now())
     }
 
-    /// Says when it was changed.
+    /// Sets the modification time.
     pub(super) fn set_time(&mut self, inode: Inode, time: SystemTime) -> Result<(), FsError> {
         self.get_mut(inode)?.time = time;
         Ok(())
     }
 
-    /// Whether something is in a directory.
+    /// Whether a directory is not empty.
     pub(super) fn is_used(&self, directory: &str) -> bool {
         self.by_name.keys().any(|(above, _)| above == directory)
     }
 
-    /// The directories in one, from a number on, in the order of their numbers.
+    /// The subdirectories of a directory, from an inode on, in order of inodes.
     pub(super) fn directories(&self, above: &str, from: Inode) -> Vec<(Vec<u8>, Inode)> {
         let all = self.by_number.range(number(from)..);
         let directories = all.filter(|(_, t)| t.content == Content::Directory);
@@ -252,14 +254,14 @@ impl Temporaries {
             .collect()
     }
 
-    /// Forgets what nobody uses. A directory is used by what is in it.
+    /// Removes what is unused. A directory is used by its contents.
     fn forget_old(&mut self, now: Instant) {
-        let is_old = |t: &Temporary| t.open == 0 && now.duration_since(t.used) >= AGE;
+        let is_old = |t: &Temporary| t.open == 0 && now.duration_since(t.used) >= MAX_AGE;
         let old = self.by_number.values().filter(|t| is_old(t));
         let names: Vec<_> = old.filter_map(|t| t.name.clone()).collect();
         for name in names {
             let directory = std::str::from_utf8(&name.1);
-            let directory = directory.map(|last| super::whole(&name.0, last));
+            let directory = directory.map(|last| super::full_name(&name.0, last));
             if !directory.is_ok_and(|directory| self.is_used(&directory)) {
                 self.remove(&name);
             }
@@ -267,7 +269,7 @@ impl Temporaries {
     }
 }
 
-/// The part of an inode number that is the file's own.
+/// The number of the file in an inode number.
 fn number(inode: Inode) -> u64 {
     inode.0 & !(Inode::temporary(0).0)
 }
@@ -312,15 +314,15 @@ mod tests {
         assert!(matches!(all.resize(file, 4097), Err(FsError::ReadOnly)));
         all.resize(file, 1).unwrap();
         assert_eq!(all.file(file).unwrap().as_slice(), [0]);
-        for n in 1..MOST {
+        for n in 1..MAX_FILES {
             let link = Content::Link(b"x".to_vec());
             all.add(name(&n.to_string()), link, 0o777).unwrap();
         }
         let more = all.add(name("more"), Content::Directory, 0o755);
         assert!(matches!(more, Err(FsError::Full)));
-        // Later there is room, but for what is open.
+        // Later there is room again, except for open files.
         all.open(file).unwrap();
-        all.forget_old(Instant::now() + AGE);
+        all.forget_old(Instant::now() + MAX_AGE);
         assert_eq!(all.by_number.len(), 1);
         all.add(name("more"), Content::Directory, 0o755).unwrap();
     }
@@ -338,12 +340,12 @@ mod tests {
         let lock = ("per-user/ann".to_owned(), b"p.lock".to_vec());
         let file = all.add(lock, Content::File(Vec::new()), 0o600).unwrap();
         all.open(file).unwrap();
-        all.forget_old(Instant::now() + AGE);
+        all.forget_old(Instant::now() + MAX_AGE);
         assert!(all.directory(directory).is_ok());
         assert_eq!(all.directories("per-user", Inode::temporary(0)).len(), 1);
         all.close(file);
-        all.forget_old(Instant::now() + AGE);
-        all.forget_old(Instant::now() + AGE);
+        all.forget_old(Instant::now() + MAX_AGE);
+        all.forget_old(Instant::now() + MAX_AGE);
         assert!(all.directory(directory).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! Clients that do what they should, and others.
+//! Well-behaved clients, and others.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use super::*;
 use crate::http::Address;
 
-/// Bytes that no socket takes at once.
+/// A response too large for any socket buffer.
 const LARGE: usize = 64 << 20;
 
 fn router() -> Router {
@@ -51,15 +51,15 @@ fn start(limits: Limits) -> (SocketAddr, Server) {
     (at, serve_within(limits, listener.into(), router()).unwrap())
 }
 
-/// A connection on which a test never waits long.
+/// A connection whose reads time out.
 fn connect(at: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(at).unwrap();
-    let patience = Some(Duration::from_secs(10));
-    stream.set_read_timeout(patience).unwrap();
+    let timeout = Some(Duration::from_secs(10));
+    stream.set_read_timeout(timeout).unwrap();
     stream
 }
 
-/// All that comes until the other end closes, or breaks off.
+/// Reads until the peer closes or resets the connection.
 fn read_all(mut stream: impl Read) -> String {
     let (mut all, mut part) = (Vec::new(), [0; 4096]);
     while let Ok(length) = stream.read(&mut part) {
@@ -183,7 +183,7 @@ fn who_takes_no_answer_is_let_go() {
             .unwrap();
         streams.push(stream);
     }
-    // All places are taken by them; and yet:
+    // They take all places, and a new client is served nevertheless.
     assert!(ask(at, "/").ends_with("it serves"));
     std::thread::sleep(Duration::from_secs(1));
     for stream in streams {
@@ -219,7 +219,7 @@ fn connections_that_wait_for_a_request_do_not_keep_out_others() {
 #[test]
 fn what_is_being_answered_at_the_end_is_answered() {
     let (at, server) = start(short());
-    let asking = std::thread::spawn(move || ask(at, "/slow"));
+    let client = std::thread::spawn(move || ask(at, "/slow"));
     let kept = {
         let mut stream = connect(at);
         stream
@@ -231,7 +231,7 @@ fn what_is_being_answered_at_the_end_is_answered() {
     let began = Instant::now();
     server.end();
     assert!(began.elapsed() < Duration::from_secs(1));
-    assert!(asking.join().unwrap().ends_with("at last"));
+    assert!(client.join().unwrap().ends_with("at last"));
     assert!(read_all(kept).ends_with("it serves"));
 }
 
@@ -241,10 +241,10 @@ fn a_socket_that_is_shut_down_ends_its_server_and_no_answer() {
     let at = listener.local_addr().unwrap();
     let same = listener.try_clone().unwrap();
     let server = serve_within(short(), listener.into(), router()).unwrap();
-    let asking = std::thread::spawn(move || ask(at, "/slow"));
+    let client = std::thread::spawn(move || ask(at, "/slow"));
     std::thread::sleep(Duration::from_millis(200));
     rustix::net::shutdown(&same, rustix::net::Shutdown::Both).unwrap();
-    assert!(asking.join().unwrap().ends_with("at last"));
+    assert!(client.join().unwrap().ends_with("at last"));
     let began = Instant::now();
     while server.runs() {
         assert!(began.elapsed() < Duration::from_secs(5));

@@ -1,10 +1,11 @@
 #!/bin/bash
-# three.sh PYTHON: one service in three containers of podman that share one store, and what each of them
-# costs. PYTHON is the store path of a python3, /nix/store/HASH-python3-VERSION; narfs is mounted as a
-# whole (`narfs mount /nix`). Needs root, podman and curl. What it makes, it takes away at the end.
+# three.sh PYTHON: runs a service in three podman containers that share one store, and shows their
+# cost. PYTHON is the store path of a python3, /nix/store/HASH-python3-VERSION; narfs must be
+# mounted as a whole (`narfs mount /nix`). Needs root, podman and curl. Cleans up at the end.
 #
-# The second and third ask for nothing that the first has read, and fetch nothing. What is left of requests
-# is Python's: it asks of each file that it opens whether it is a terminal, and that the kernel hands on.
+# The second and third container send no read requests for what the first one has read, and fetch
+# nothing. The remaining requests are Python's: it checks whether each file that it opens is a
+# terminal, which the kernel passes on.
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: three.sh /nix/store/HASH-python3-VERSION" >&2; exit 2; }
 python=$1 name=narfs-three shared=$(mktemp -d)
@@ -16,15 +17,15 @@ finish() {
 }
 trap finish EXIT
 
-# The containers see the closure of python3 at /nix/store, and nothing else of the store.
+# The containers see only the closure of python3 at /nix/store.
 narfs closure "$name" "$python" | sed -n 1p
 store=$(narfs closures --json "$name" | sed -n 's/^ *"store": "\(.*\)".*/\1/p')
 
-# The image has nothing but mount points.
+# The image contains only mount points.
 mkdir -p "$shared"/image/{nix/store,run,proc,sys,dev,etc,tmp,var/tmp}
 tar -C "$shared/image" -c . | podman import --quiet - "$name" >/dev/null
 
-# The service tells how it is. It listens on a socket in a directory that host and containers share.
+# The service listens on a socket in a directory shared by host and containers.
 cat >"$shared/service.py" <<'PYTHON'
 import http.server, json, os, socketserver, ssl, sys
 
@@ -42,7 +43,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 socketserver.ThreadingUnixStreamServer(f"/run/{sys.argv[1]}.socket", Page).serve_forever()
 PYTHON
 
-# What the daemon has been asked and has fetched so far: requests, READ requests among them, bytes.
+# Counters of the daemon: requests, READ requests among them, bytes fetched.
 figures() {
     narfs metrics | awk '/^narfs_fuse_requests_total/ { all += $2 } /^narfs_fuse_requests_total.*"read"/ { reads = $2 }
         /^narfs_fetched_bytes_total/ { bytes = $2 } END { print all + 0, reads + 0, bytes + 0 }'
@@ -61,7 +62,7 @@ for i in 1 2 3; do
     cost[i]="$((after[0] - before[0])) $((after[1] - before[1])) $((after[2] - before[2]))"
 done
 
-# Memory, now that all three run: what a container has for itself, and what it shares with the others.
+# Memory while all three run: private to each container, and shared with the others.
 echo
 printf '%-12s %10s %6s %14s %12s %12s\n' container requests READs 'bytes fetched' 'own KiB' 'shared KiB'
 for i in 1 2 3; do

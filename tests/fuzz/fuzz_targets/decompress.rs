@@ -1,4 +1,5 @@
-//! No decoder panics, hangs, or says different things for different cuts of its input. The first byte chooses the method.
+//! No decoder panics, hangs, or says different things for different cuts of its input. The first
+//! byte chooses the method.
 #![no_main]
 
 use std::io::{Cursor, Read, Take};

@@ -313,7 +313,8 @@ fn depth_is_limited_for_reader_and_writer_alike() {
 #[test]
 fn every_truncation_is_noticed() {
     let nar = words(
-        "( type directory entry ( name f node ( type regular executable _ contents x ) ) entry ( name l node ( type symlink target t ) ) )",
+        "( type directory entry ( name f node ( type regular executable _ contents x ) ) entry ( name l node \
+         ( type symlink target t ) ) )",
     );
     assert!(read_all(&nar[..]).is_ok());
     for length in 0..nar.len() {

@@ -1,5 +1,5 @@
-//! What is served, as data that outlives a daemon: a sealed file in memory, which nobody can change and
-//! which only who has its descriptor can read.
+//! The restart record: how to start the next daemon and what it serves, in a sealed memfd. The
+//! memfd outlives the daemon, cannot be modified, and is readable only through its descriptor.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,22 +10,22 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 
-/// How a daemon is started again, and what it serves.
+/// How to start the next daemon, and what it serves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Held {
-    /// Arguments of narfs that start a daemon, without secrets.
+pub struct RestartRecord {
+    /// Command line of narfs that starts a daemon, without secrets.
     pub arguments: Vec<OsString>,
-    /// The same with secrets, for a daemon that reads the configuration again.
+    /// The same command line with secrets, for a daemon that reads the configuration again.
     pub flags: Vec<OsString>,
-    /// What is served; only daemons know what is in it.
+    /// The serve request; opaque outside the daemon.
     pub request: serde_json::Value,
 }
 
-impl Held {
-    /// Writes it to a file in memory that nobody can change.
+impl RestartRecord {
+    /// Writes the record to a sealed memfd.
     ///
     /// # Errors
-    /// The kernel has no memory for it.
+    /// The kernel is out of memory.
     pub fn seal(&self) -> io::Result<OwnedFd> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let mut file = File::from(rustix::fs::memfd_create("narfs-request", flags)?);
@@ -35,10 +35,10 @@ impl Held {
         Ok(file.into())
     }
 
-    /// Reads what was sealed.
+    /// Reads a sealed record.
     ///
     /// # Errors
-    /// It is something else, or of a version that this one does not know.
+    /// The descriptor holds something else, or a record of an unknown version.
     pub fn read(descriptor: impl AsFd) -> io::Result<Self> {
         let file = File::from(descriptor.as_fd().try_clone_to_owned()?);
         let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
@@ -53,18 +53,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_read_often_and_changed_by_nobody() {
-        let held = Held {
+    fn a_sealed_record_can_be_read_again_and_not_modified() {
+        let record = RestartRecord {
             arguments: vec!["mount".into(), "/nix".into()],
             flags: vec!["mount".into(), "/nix".into(), "--from=https://u:p@h".into()],
             request: serde_json::json!({"a": [1, 2]}),
         };
-        let descriptor = held.seal().unwrap();
+        let descriptor = record.seal().unwrap();
         for _ in 0..2 {
-            assert_eq!(Held::read(&descriptor).unwrap(), held);
+            assert_eq!(RestartRecord::read(&descriptor).unwrap(), record);
         }
         let file = File::from(descriptor);
         assert!((&file).write_all(b"x").is_err() && file.set_len(0).is_err());
-        assert!(Held::read(io::pipe().unwrap().0).is_err());
+        assert!(RestartRecord::read(io::pipe().unwrap().0).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What clients are told, and what it costs the daemon.
+//! Answers to clients, and their cost to the daemon.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,26 +7,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::http::{Server, serve};
 
-/// A daemon that is well or not, and takes its time.
+/// A daemon that is healthy or not, and answers slowly.
 #[derive(Default)]
 struct Daemon {
-    asked: AtomicU64,
+    queries: AtomicU64,
     away: bool,
     pause: Duration,
 }
 
 impl Daemon {
     fn answer(&self, text: &str) -> Result<String, String> {
-        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        let queries = self.queries.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.pause);
         if self.away {
             return Err("no daemon serves the state /x".to_owned());
         }
-        Ok(format!("{text} {asked}\n"))
+        Ok(format!("{text} {queries}\n"))
     }
 }
 
-impl Watched for Daemon {
+impl Monitored for Daemon {
     fn metrics(&self) -> Result<String, String> {
         self.answer("narfs_x")
     }
@@ -44,7 +44,7 @@ fn start(daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let daemon = Arc::new(daemon);
-    let server = serve(listener.into(), observation(daemon.clone())).unwrap();
+    let server = serve(listener.into(), monitoring(daemon.clone())).unwrap();
     (at, daemon, server)
 }
 
@@ -83,7 +83,7 @@ fn whoever_asks_is_told_what_there_is() {
     for method in ["POST", "DELETE", "PUT", "OPTIONS"] {
         let said = ask(at, method, "/metrics");
         assert!(
-            said.starts_with("HTTP/1.1 405") && said.contains("GET, HEAD"),
+            said.starts_with("HTTP/1.1 405") && said.contains("GET and HEAD"),
             "{said}"
         );
     }
@@ -101,7 +101,7 @@ fn a_daemon_that_is_away_is_service_unavailable_with_the_reason() {
         assert!(said.starts_with("HTTP/1.1 503"), "{said}");
         assert!(said.ends_with("no daemon serves the state /x\n"), "{said}");
     }
-    // It panics here, and the server goes on.
+    // The handler panics, and the server continues.
     assert!(ask(at, "GET", "/status").starts_with("HTTP/1.1 503"));
     assert!(ask(at, "GET", "/").starts_with("HTTP/1.1 200"));
 }
@@ -113,7 +113,7 @@ fn many_who_ask_at_once_cost_one_question() {
         ..Daemon::default()
     };
     let (at, daemon, _server) = start(slow);
-    // Somebody who goes away again.
+    // A client that disconnects.
     let mut gone = TcpStream::connect(at).unwrap();
     gone.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
@@ -124,7 +124,7 @@ fn many_who_ask_at_once_cost_one_question() {
             scope.spawn(|| assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 0\n")));
         }
     });
-    assert_eq!(daemon.asked.load(Ordering::SeqCst), 1);
-    std::thread::sleep(FRESH);
+    assert_eq!(daemon.queries.load(Ordering::SeqCst), 1);
+    std::thread::sleep(LIFETIME);
     assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 1\n"));
 }

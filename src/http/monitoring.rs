@@ -1,0 +1,152 @@
+//! Monitoring endpoints: `/metrics`, `/status` and `/healthz`.
+//!
+//! Invariant: however many clients ask, there is one query of each kind at a time, no more often
+//! than answers expire; and every client gets an answer in time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::Mutex;
+
+/// Lifetime of a cached answer. Monitoring systems scrape every few seconds at most, and do not
+/// notice.
+const LIFETIME: Duration = Duration::from_millis(500);
+/// Timeout for an answer. The daemon answers sooner, or reports why it cannot.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Media type of the text format of Prometheus, in the version that [`Monitored::metrics`] produces.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+const LIST: &str = "/metrics   metrics in the text format of Prometheus\n\
+                    /status    the daemon, its sources and what it is fetching, as JSON\n\
+                    /healthz   200 if the daemon answers, else 503 with the reason\n";
+
+/// A monitored daemon. Each method may block for some seconds; no method is called concurrently
+/// with itself.
+pub trait Monitored: Send + Sync + 'static {
+    /// The metrics, in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// The reason for the failure, as text.
+    fn metrics(&self) -> Result<String, String>;
+
+    /// The status, as JSON.
+    ///
+    /// # Errors
+    /// The reason for the failure, as text.
+    fn status(&self) -> Result<String, String>;
+
+    /// Checks whether the daemon is healthy.
+    ///
+    /// # Errors
+    /// The reason why it is not, as text.
+    fn health(&self) -> Result<(), String>;
+}
+
+/// A query and its cached answer.
+struct Query {
+    ask: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
+    last: Mutex<Option<(Instant, Answer)>>,
+}
+
+type Answer = Result<Arc<str>, Arc<str>>;
+
+impl Query {
+    fn new(ask: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Arc<Self> {
+        let ask = Box::new(ask);
+        let last = Mutex::new(None);
+        Arc::new(Self { ask, last })
+    }
+
+    /// An answer that is not expired.
+    async fn answer(self: Arc<Self>) -> Answer {
+        // A separate task completes the query even if the client disconnects, so that there never
+        // are two at a time.
+        let query_task = tokio::spawn(async move {
+            let mut last = self.last.lock().await;
+            if let Some((when, answer)) = &*last
+                && when.elapsed() < LIFETIME
+            {
+                return answer.clone();
+            }
+            let query = self.clone();
+            let answer = tokio::task::spawn_blocking(move || (query.ask)());
+            let answer = match answer.await {
+                Ok(Ok(text)) => Ok(text.into()),
+                Ok(Err(reason)) => Err(reason.into()),
+                Err(_) => Err("the answer could not be produced; see the log".into()),
+            };
+            *last = Some((Instant::now(), Answer::clone(&answer)));
+            answer
+        });
+        match tokio::time::timeout(TIMEOUT, query_task).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err(format!("no answer within {} s", TIMEOUT.as_secs()).into()),
+        }
+    }
+}
+
+/// The endpoints, as a router.
+pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
+    let (metrics, status) = (monitored.clone(), monitored.clone());
+    let query = |query, kind| {
+        get(move |State(query): State<Arc<Query>>| respond(query, kind)).with_state(query)
+    };
+    Router::new()
+        .route("/", get(|| async { text(StatusCode::OK, TEXT, LIST) }))
+        .route(
+            "/metrics",
+            query(Query::new(move || metrics.metrics()), EXPOSITION),
+        )
+        .route("/status", query(Query::new(move || status.status()), JSON))
+        .route(
+            "/healthz",
+            query(
+                Query::new(move || monitored.health().map(|()| "ok\n".to_owned())),
+                TEXT,
+            ),
+        )
+        .fallback(|uri: Uri| async move {
+            let said = format!("there is no {}; the endpoints are\n{LIST}", uri.path());
+            text(StatusCode::NOT_FOUND, TEXT, said)
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let said = format!("{} supports GET and HEAD, not {method}\n", uri.path());
+            text(StatusCode::METHOD_NOT_ALLOWED, TEXT, said)
+        })
+}
+
+async fn respond(query: Arc<Query>, kind: &'static str) -> Response {
+    match query.answer().await {
+        Ok(answer) => text(StatusCode::OK, kind, answer.to_string()),
+        Err(reason) => {
+            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n"));
+            // A daemon that was killed has been restarted by then.
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+    }
+}
+
+fn text(status: StatusCode, kind: &'static str, text: impl IntoResponse) -> Response {
+    let headers = [
+        (CONTENT_TYPE, kind),
+        // Answers expire at once, and none is HTML.
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (status, headers, text).into_response()
+}
+
+#[cfg(test)]
+mod tests;
