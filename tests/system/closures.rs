@@ -242,7 +242,7 @@ fn a_view_follows_a_profile_and_who_has_something_open_goes_on() {
     assert_eq!(listing(&at), before);
     assert!(at.join(&first).join("manifest.json").is_file());
     let complaint = sandbox.complaint(&["closure", "x", "--profile", "absent"]);
-    assert!(complaint.contains("the views are: p"), "{complaint}");
+    assert!(complaint.contains("the profiles are: p"), "{complaint}");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn a_volume_follows_a_profile_that_is_switched() {
         "Create",
         &json!({ "Name": "x", "Opts": { "profile": "none" } }),
     );
-    assert!(said.contains("the views are: web"), "{said}");
+    assert!(said.contains("the profiles are: web"), "{said}");
 }
 
 #[test]
