@@ -16,7 +16,7 @@ use super::description::{
 };
 use super::origin::{Origin, Setting};
 use super::shown::Shown;
-use super::toml_value::{self, Value, Wrong};
+use super::toml_value::{Value, Wrong, bare, bare_or_text, list, text};
 use super::value::{self, utf8};
 use crate::cli::size::Size;
 use crate::fetch::{CACHE_NIXOS_ORG, Deadlines, PrefetchPolicy};
@@ -70,7 +70,7 @@ macro_rules! settings {
         $(#[doc = $about:literal])*
         $place:ident $field:ident: $type:ty = $default:expr;
         $name:literal, $described:expr;
-        $toml:path, $text:expr, $show:expr $(, $both:expr)?;
+        $toml:expr, $text:expr, $show:expr $(, $both:expr)?;
     )*) => {
         /// What one origin chooses; `None` is left to the next.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,53 +187,57 @@ settings! {
     /// Directory with the database; one process owns it at a time.
     Top state: PathBuf = STATE.into();
     "state", valued("DIR").flag(EVERY, "state").environment("NARFS_STATE");
-    toml_value::path, value::absolute, |path| Shown::text(path);
+    text(value::path, "write /DIRECTORY/… in quotes"), value::absolute, |path| Shown::text(path);
 
     /// Store directory of the paths, for a new state; a state keeps the one that it was made for.
     Top store_dir: Option<StoreDir> = None;
     "store-dir", valued("DIR").flag(EVERY, "store-dir");
-    toml_value::store_dir, utf8(value::store_dir),
+    text(value::store_dir, "write one such as \"/nix/store\""), utf8(value::store_dir),
     |dir| dir.as_ref().map_or(Shown::Unset, |dir| Shown::text(dir.as_str()));
 
     /// Bound of the daemon's memory, in MiB; from 32 to what the machine has.
     Top memory: u32 = MEMORY;
     "memory", valued("MIB").flag(EVERY, "memory").environment("NARFS_MEMORY");
-    toml_value::memory, utf8(value::memory), |memory| Shown::Number((*memory).into());
+    bare(value::memory), utf8(value::memory), |memory| Shown::Number((*memory).into());
 
     /// Binary caches, as file:///DIRECTORY, http://… or https://…, tried by their priority. An empty list
     /// asks no source: a mount shows what the state has.
     Top from: Vec<String> = vec![CACHE_NIXOS_ORG.to_owned()];
     "from", valued("URL").flag(FETCHING, "from");
-    toml_value::sources, utf8(value::one), |from| Shown::Texts(from.clone()), value::joined;
+    list(value::source, "write [\"https://cache.nixos.org\"], or [] to ask nobody"), utf8(value::one),
+    |from| Shown::Texts(from.clone()), value::joined;
 
     /// Keys whose signatures count besides that of cache.nixos.org, as NAME:BASE64; those of the command line
     /// and of the configuration file add up.
     Top trusted_public_keys: Vec<String> = Vec::new();
     "trusted-public-keys", valued("KEY").flag(FETCHING, "trusted-public-key");
-    toml_value::keys, utf8(value::one), |keys| Shown::Texts(keys.clone()), value::joined;
+    list(value::public_key, "write [\"NAME:BASE64\"]"), utf8(value::one),
+    |keys| Shown::Texts(keys.clone()), value::joined;
 
     /// Demand for each path a signature by a trusted key, or a content address: without, whoever controls a
     /// source, or the way to it, decides what your programs are.
     Top require_sigs: bool = true;
     "require-sigs", switch().flag(FETCHING, "no-require-sigs");
-    toml_value::yes_or_no, utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
+    bare(value::yes_or_no), utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
 
     /// File with names and passwords for sources, in the form of netrc(5).
     Top netrc_file: Option<PathBuf> = None;
     "netrc-file", valued("FILE").flag(FETCHING | LISTING, "netrc-file");
-    toml_value::path_or_none, |text: &OsStr| value::absolute(text).map(Some),
+    text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"),
+    |text: &OsStr| value::absolute(text).map(Some),
     |path| Shown::or_none(path.as_ref());
 
     /// NARs that `narfs copy` unpacks at once; 0 for one for each core.
     Top jobs: usize = 0;
     "jobs", valued("N").flag(COPYING, "jobs");
-    toml_value::jobs, utf8(value::jobs), |jobs| Shown::Number(*jobs as u64);
+    bare(value::jobs), utf8(value::jobs), |jobs| Shown::Number(*jobs as u64);
 
     /// Where a daemon serves metrics for Prometheus (/metrics), its status and its health over HTTP, to
     /// everybody who can connect: 127.0.0.1:9464, [::1]:9464, unix:/PATH or none.
     Top listen: Option<Address> = None;
     "listen", valued("ADDRESS").flag(SERVING, "listen");
-    toml_value::listen, utf8(value::listen), |at| Shown::or_none(at.as_ref().map(Address::to_string));
+    text(value::listen, "write ADDRESS:PORT or none, in quotes"), utf8(value::listen),
+    |at| Shown::or_none(at.as_ref().map(Address::to_string));
 
     /// Unix socket at which a daemon answers podman and docker: with `volume create --driver narfs -o
     /// closure=PATH:PATH… NAME`, or `-o profile=PROFILE`, they have closure views as volumes. docker looks
@@ -241,46 +245,48 @@ settings! {
     /// this.
     Top volume_plugin: Option<PathBuf> = None;
     "volume-plugin", valued("SOCKET").flag(SERVING, "volume-plugin");
-    toml_value::path_or_none, value::absolute_or_none, |path| Shown::or_none(path.as_ref());
+    text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"), value::absolute_or_none,
+    |path| Shown::or_none(path.as_ref());
 
     /// Seconds that a lookup of a store path waits for the sources.
     Mount lookup_timeout: Duration = Deadlines::default().lookup;
     "lookup-timeout", valued("SECONDS");
-    toml_value::seconds, utf8(value::seconds), |time| Shown::Number(time.as_secs());
+    bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
     /// Seconds that a program waits inside of a path without any of it arriving.
     Mount contents_timeout: Duration = Deadlines::default().contents;
     "contents-timeout", valued("SECONDS");
-    toml_value::seconds, utf8(value::seconds), |time| Shown::Number(time.as_secs());
+    bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
     /// Seconds for which it is remembered that no source has a path.
     Mount absent_ttl: Duration = Deadlines::default().absent;
     "absent-ttl", valued("SECONDS");
-    toml_value::seconds, utf8(value::seconds), |time| Shown::Number(time.as_secs());
+    bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
     /// What is fetched that nobody has asked for: none, or closure, which is what a path refers to, once
     /// something looks inside the path.
     Mount prefetch: PrefetchPolicy = PrefetchPolicy::None;
     "prefetch", valued("none|closure");
-    toml_value::prefetch, utf8(value::prefetch), |policy| Shown::text(policy.name());
+    bare_or_text(value::prefetch), utf8(value::prefetch), |policy| Shown::text(policy.name());
 
     /// How much fetched contents may take: 500M, 20G, 1T (powers of 1024), a number of bytes, or none for no
     /// bound.
     Mount budget: Option<Size> = None;
     "budget", valued("SIZE");
-    toml_value::budget, utf8(value::budget), |size| Shown::or_none(size.map(|s| s.to_string()));
+    bare_or_text(value::budget), utf8(value::budget),
+    |size| Shown::or_none(size.map(|s| s.to_string()));
 
     /// Let programs such as nix-env change profiles by their links, in a mount of their own over
     /// var/nix/profiles.
     Mount writable_profiles: bool = false;
     "writable-profiles", switch().of_each_mount();
-    toml_value::yes_or_no, utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
+    bare(value::yes_or_no), utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
 
     /// Let files be opened by their handles, as servers of NFS and of virtiofs do. Then there are no closure
     /// views, which a program with CAP_DAC_READ_SEARCH could leave.
     Mount file_handles: bool = false;
     "file-handles", switch();
-    toml_value::yes_or_no, utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
+    bare(value::yes_or_no), utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
 }
 
 /// The settings in a place.

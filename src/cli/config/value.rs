@@ -1,6 +1,6 @@
 //! What values options may have; the same in a configuration file and on the command line.
 //!
-//! Invariant: an error says what was found and what is expected, and nothing of where.
+//! Invariant: an error says what was found, quoted by `{:?}`, and what is expected, and nothing of where.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,6 @@ fn most_memory() -> u64 {
     (system.totalram * u64::from(system.mem_unit)) >> 20
 }
 
-/// Whether the machine has so many MiB, and they are enough.
-pub(super) fn is_memory(mebibytes: u32) -> bool {
-    mebibytes >= LEAST_MEMORY && u64::from(mebibytes) <= most_memory()
-}
-
 /// Reads a text that is UTF-8.
 pub(super) fn utf8<T>(read: fn(&str) -> Result<T, String>) -> impl Fn(&OsStr) -> Result<T, String> {
     move |text| match text.to_str() {
@@ -35,10 +30,16 @@ pub(super) fn utf8<T>(read: fn(&str) -> Result<T, String>) -> impl Fn(&OsStr) ->
     }
 }
 
-/// The number of MiB that a text says.
+/// A number of MiB that the machine has, and that is enough.
 pub(super) fn memory(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|n| is_memory(*n));
-    number.ok_or_else(|| no_memory(&format!("{text:?}")))
+    let (least, most) = (LEAST_MEMORY, most_memory());
+    let number = text.parse().ok();
+    let number = number.filter(|n| *n >= least && u64::from(*n) <= most);
+    number.ok_or_else(|| {
+        format!(
+            "{text:?} is no number of MiB; give {least} or more, and at most the {most} of this machine"
+        )
+    })
 }
 
 /// A path of the command line or the environment, which may be relative.
@@ -120,44 +121,23 @@ pub(super) fn public_key(text: &str) -> Result<String, String> {
     }
 }
 
-/// What is said of a memory that is too small, too large, or no number.
-pub(super) fn no_memory(found: &str) -> String {
-    let (least, most) = (LEAST_MEMORY, most_memory());
-    format!(
-        "{found} is no number of MiB; give {least} or more, and at most the {most} of this machine"
-    )
-}
-
 pub(super) fn jobs(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| no_jobs(&format!("{text:?}")))
-}
-
-/// What is said of what is no number of jobs.
-pub(super) fn no_jobs(found: &str) -> String {
-    format!("{found} is no number of jobs; give 1 or more, or 0 for one each core")
+    text.parse().map_err(|_| {
+        format!("{text:?} is no number of jobs; give 1 or more, or 0 for one each core")
+    })
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
-        _ => Err(no_seconds(&format!("{text:?}"))),
+        _ => Err(format!("{text:?} is no number of seconds; give 1 or more")),
     }
-}
-
-/// What is said of what is no number of seconds.
-pub(super) fn no_seconds(found: &str) -> String {
-    format!("{found} is no number of seconds; give 1 or more")
 }
 
 pub(super) fn prefetch(text: &str) -> Result<PrefetchPolicy, String> {
     let policies = [PrefetchPolicy::None, PrefetchPolicy::Closure];
     let found = policies.into_iter().find(|p| p.name() == text);
-    found.ok_or_else(|| no_prefetch(&format!("{text:?}")))
-}
-
-/// What is said of what is no policy.
-pub(super) fn no_prefetch(found: &str) -> String {
-    format!("{found} is no policy; write none or closure")
+    found.ok_or_else(|| format!("{text:?} is no policy; write none or closure"))
 }
 
 pub(super) fn budget(text: &str) -> Result<Option<Size>, String> {
@@ -165,13 +145,8 @@ pub(super) fn budget(text: &str) -> Result<Option<Size>, String> {
         _ if text == "none" => Ok(None),
         // With nothing at all to keep contents in, there would be no reading them.
         Ok(size) if size > Size(0) => Ok(Some(size)),
-        _ => Err(no_budget(&format!("{text:?}"))),
+        _ => Err(format!("{text:?} is no size; write 500M, 20G or none")),
     }
-}
-
-/// What is said of what is no size.
-pub(super) fn no_budget(found: &str) -> String {
-    format!("{found} is no size; write 500M, 20G or none")
 }
 
 pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
