@@ -184,65 +184,65 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Directory with the database; one process owns it at a time.
+    /// Directory of the database; one process owns it at a time.
     Top state: PathBuf = STATE.into();
     "state", valued("DIR").flag(EVERY, "state").environment("NARFS_STATE");
     text(value::path, "write /DIRECTORY/… in quotes"), value::absolute, |path| Shown::text(path);
 
-    /// Store directory of the paths, for a new state; a state keeps the one that it was made for.
+    /// Store directory of a new state; an existing state keeps its own.
     Top store_dir: Option<StoreDir> = None;
     "store-dir", valued("DIR").flag(EVERY, "store-dir");
     text(value::store_dir, "write one such as \"/nix/store\""), utf8(value::store_dir),
     |dir| dir.as_ref().map_or(Shown::Unset, |dir| Shown::text(dir.as_str()));
 
-    /// Bound of the daemon's memory, in MiB; from 32 to what the machine has.
+    /// Limit of the daemon's memory, in MiB; from 32 to the memory of the machine.
     Top memory: u32 = MEMORY;
     "memory", valued("MIB").flag(EVERY, "memory").environment("NARFS_MEMORY");
     bare(value::memory), utf8(value::memory), |memory| Shown::Number((*memory).into());
 
-    /// Binary caches, as file:///DIRECTORY, http://… or https://…, tried by their priority. An empty list
-    /// asks no source: a mount shows what the state has.
+    /// Binary caches, as file:///DIRECTORY, http://… or https://…, used by their priority. An empty list
+    /// uses none: a mount shows only what the state has.
     Top from: Vec<String> = vec![CACHE_NIXOS_ORG.to_owned()];
     "from", valued("URL").flag(FETCHING, "from");
     list(value::source, "write [\"https://cache.nixos.org\"], or [] to ask nobody"), utf8(value::one),
     |from| Shown::Texts(from.clone()), value::joined;
 
-    /// Keys whose signatures count besides that of cache.nixos.org, as NAME:BASE64; those of the command line
-    /// and of the configuration file add up.
+    /// Trusted keys besides that of cache.nixos.org, as NAME:BASE64; those of the command line are added
+    /// to those of the configuration file.
     Top trusted_public_keys: Vec<String> = Vec::new();
     "trusted-public-keys", valued("KEY").flag(FETCHING, "trusted-public-key");
     list(value::public_key, "write [\"NAME:BASE64\"]"), utf8(value::one),
     |keys| Shown::Texts(keys.clone()), value::joined;
 
-    /// Demand for each path a signature by a trusted key, or a content address: without, whoever controls a
-    /// source, or the way to it, decides what your programs are.
+    /// Require a signature by a trusted key, or a content address, for each path. Without, whoever
+    /// controls a source, or the connection to it, decides which programs you run.
     Top require_sigs: bool = true;
     "require-sigs", switch().flag(FETCHING, "no-require-sigs");
     bare(value::yes_or_no), utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
 
-    /// File with names and passwords for sources, in the form of netrc(5).
+    /// File with names and passwords for sources, in the format of netrc(5).
     Top netrc_file: Option<PathBuf> = None;
     "netrc-file", valued("FILE").flag(FETCHING | LISTING, "netrc-file");
     text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"),
     |text: &OsStr| value::absolute(text).map(Some),
     |path| Shown::or_none(path.as_ref());
 
-    /// NARs that `narfs copy` unpacks at once; 0 for one for each core.
+    /// NARs that `narfs copy` unpacks in parallel; 0 for one per core.
     Top jobs: usize = 0;
     "jobs", valued("N").flag(COPYING, "jobs");
     bare(value::jobs), utf8(value::jobs), |jobs| Shown::Number(*jobs as u64);
 
-    /// Where a daemon serves metrics for Prometheus (/metrics), its status and its health over HTTP, to
-    /// everybody who can connect: 127.0.0.1:9464, [::1]:9464, unix:/PATH or none.
+    /// Address at which a daemon serves metrics for Prometheus (/metrics), its status and its health over
+    /// HTTP, to everybody who can connect: 127.0.0.1:9464, [::1]:9464, unix:/PATH or none.
     Top listen: Option<Address> = None;
     "listen", valued("ADDRESS").flag(SERVING, "listen");
     text(value::listen, "write ADDRESS:PORT or none, in quotes"), utf8(value::listen),
     |at| Shown::or_none(at.as_ref().map(Address::to_string));
 
-    /// Unix socket at which a daemon answers podman and docker: with `volume create --driver narfs -o
-    /// closure=PATH:PATH… NAME`, or `-o profile=PROFILE`, they have closure views as volumes. docker looks
-    /// for /run/docker/plugins/narfs.sock; none for no socket. The unit narfs-plugin.socket makes it without
-    /// this.
+    /// Unix socket of the volume plugin, through which podman and docker use closure views as volumes:
+    /// `volume create --driver narfs -o closure=PATH:PATH… NAME`, or `-o profile=PROFILE`. docker looks
+    /// for /run/docker/plugins/narfs.sock; none for no socket. Not needed with the unit
+    /// narfs-plugin.socket.
     Top volume_plugin: Option<PathBuf> = None;
     "volume-plugin", valued("SOCKET").flag(SERVING, "volume-plugin");
     text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"), value::absolute_or_none,
@@ -253,37 +253,37 @@ settings! {
     "lookup-timeout", valued("SECONDS");
     bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
-    /// Seconds that a program waits inside of a path without any of it arriving.
+    /// Seconds that a program waits inside a path while none of it arrives.
     Mount contents_timeout: Duration = Deadlines::default().contents;
     "contents-timeout", valued("SECONDS");
     bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
-    /// Seconds for which it is remembered that no source has a path.
+    /// Seconds for which the absence of a path from all sources is cached.
     Mount absent_ttl: Duration = Deadlines::default().absent;
     "absent-ttl", valued("SECONDS");
     bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
-    /// What is fetched that nobody has asked for: none, or closure, which is what a path refers to, once
-    /// something looks inside the path.
+    /// Paths that are fetched ahead: none, or closure, the closure of a path once something looks inside
+    /// the path.
     Mount prefetch: PrefetchPolicy = PrefetchPolicy::None;
     "prefetch", valued("none|closure");
     bare_or_text(value::prefetch), utf8(value::prefetch), |policy| Shown::text(policy.name());
 
-    /// How much fetched contents may take: 500M, 20G, 1T (powers of 1024), a number of bytes, or none for no
-    /// bound.
+    /// Limit of stored contents that were fetched: 500M, 20G, 1T (powers of 1024), a number of bytes, or
+    /// none.
     Mount budget: Option<Size> = None;
     "budget", valued("SIZE");
     bare_or_text(value::budget), utf8(value::budget),
     |size| Shown::or_none(size.map(|s| s.to_string()));
 
-    /// Let programs such as nix-env change profiles by their links, in a mount of their own over
+    /// Allow programs such as nix-env to change profiles through their links, in a separate mount over
     /// var/nix/profiles.
     Mount writable_profiles: bool = false;
     "writable-profiles", switch().of_each_mount();
     bare(value::yes_or_no), utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
 
-    /// Let files be opened by their handles, as servers of NFS and of virtiofs do. Then there are no closure
-    /// views, which a program with CAP_DAC_READ_SEARCH could leave.
+    /// Allow files to be opened by handle, as NFS and virtiofs servers do. Closure views are not
+    /// available then, since a program with CAP_DAC_READ_SEARCH could escape from them.
     Mount file_handles: bool = false;
     "file-handles", switch();
     bare(value::yes_or_no), utf8(value::yes_or_no), |wanted| Shown::YesNo(*wanted);
