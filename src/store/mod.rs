@@ -42,7 +42,9 @@ use std::sync::{Arc, Mutex, RwLock};
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 
-pub use channels::{Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Replaces};
+pub use channels::{
+    Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Channels, Replaces,
+};
 pub use chunks::ChunkWriter;
 pub use collection::{Collected, Collection};
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
@@ -210,6 +212,7 @@ pub struct Store {
     lookups: Lookups,
     profiles: Profiles,
     views: Views,
+    channels: Channels,
     size: Size,
     held: Arc<Held>,
     // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
@@ -293,6 +296,7 @@ impl Store {
             lookups: Lookups::default(),
             profiles,
             views,
+            channels: Channels::new(dir),
             size: Size::default(),
             held,
             collecting: Mutex::default(),
@@ -353,6 +357,11 @@ impl Store {
     /// The store directory of the paths, usually `/nix/store`.
     pub fn store_dir(&self) -> &StoreDir {
         self.directory.store_dir()
+    }
+
+    /// The channels.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// How often the caches in memory had what was needed.
