@@ -1,6 +1,6 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
-use super::records::{Batch, Durability, Family, Records};
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
 use super::{Hold, Store, StoreError, enter, lock};
 use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
 use crate::tree::ChunkSink;
@@ -18,22 +18,22 @@ pub(super) struct Located {
 }
 
 impl Located {
-    fn encode(self) -> [u8; 16] {
-        let mut out = [0; 16];
-        out[..8].copy_from_slice(&self.number.to_le_bytes());
-        out[8..12].copy_from_slice(&self.raw_length.to_le_bytes());
-        out[12..].copy_from_slice(&self.stored_length.to_le_bytes());
-        out
+    fn encode(self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.u64(self.number);
+        out.u32(self.raw_length);
+        out.u32(self.stored_length);
+        out.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (number, rest) = bytes.split_first_chunk()?;
-        let (raw, rest) = rest.split_first_chunk()?;
-        Some(Self {
-            number: u64::from_le_bytes(*number),
-            raw_length: u32::from_le_bytes(*raw),
-            stored_length: u32::from_le_bytes(rest.try_into().ok()?),
-        })
+    pub(super) fn decode(record: &[u8]) -> Option<Self> {
+        let mut fields = Reader::new(record);
+        let located = Self {
+            number: fields.u64()?,
+            raw_length: fields.u32()?,
+            stored_length: fields.u32()?,
+        };
+        fields.is_at_end().then_some(located)
     }
 }
 

@@ -8,10 +8,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::records::{Batch, Durability, Family};
+use super::records::{Batch, Durability, Family, Reader, Writer};
 use super::{Store, StoreError};
 use crate::nix::store_path::StorePath;
-use crate::tree::{read_number, write_number};
 
 const KEY: &[u8] = b"linked-roots";
 const VERSION: u8 = 1;
@@ -28,41 +27,32 @@ pub struct LinkedRoot {
 /// All of them, by the links in the state that point to them.
 pub type LinkedRoots = BTreeMap<PathBuf, LinkedRoot>;
 
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    write_number(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn take<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
-    let length = usize::try_from(read_number(rest)?).ok()?;
-    let (taken, left) = rest.split_at_checked(length)?;
-    *rest = left;
-    Some(taken)
-}
-
 fn encode(all: &LinkedRoots) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    let mut out = Writer::versioned(VERSION);
     for (link, root) in all {
-        put(&mut out, link.as_os_str().as_bytes());
-        put(&mut out, root.path.base_name().as_bytes());
-        put(&mut out, root.mount_point.as_os_str().as_bytes());
+        out.string(link.as_os_str().as_bytes());
+        out.string(root.path.base_name());
+        out.string(root.mount_point.as_os_str().as_bytes());
     }
-    out
+    out.finish()
 }
 
-fn decode(bytes: &[u8]) -> Option<LinkedRoots> {
+fn decode(record: &[u8]) -> Result<LinkedRoots, StoreError> {
     let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
-    let mut rest = bytes.strip_prefix(&[VERSION])?;
-    let mut all = LinkedRoots::new();
-    while !rest.is_empty() {
-        let link = path(take(&mut rest)?);
-        let root = LinkedRoot {
-            path: StorePath::parse_base_name(take(&mut rest)?).ok()?,
-            mount_point: path(take(&mut rest)?),
-        };
-        all.insert(link, root);
-    }
-    Some(all)
+    let what = || "what links outside of the state pointed to".into();
+    Reader::whole(record, what, |fields| {
+        fields.version(VERSION)?;
+        let mut all = LinkedRoots::new();
+        while !fields.is_at_end() {
+            let link = path(fields.byte_string()?);
+            let root = LinkedRoot {
+                path: StorePath::parse_base_name(fields.byte_string()?).ok()?,
+                mount_point: path(fields.byte_string()?),
+            };
+            all.insert(link, root);
+        }
+        Some(all)
+    })
 }
 
 impl Store {
@@ -74,9 +64,7 @@ impl Store {
         let Some(record) = self.records.get(Family::Meta, KEY)? else {
             return Ok(LinkedRoots::new());
         };
-        decode(&record).ok_or_else(|| StoreError::Damaged {
-            what: "what links outside of the state pointed to".into(),
-        })
+        decode(&record)
     }
 
     /// Keeps what is seen now; durable when it returns.
@@ -108,9 +96,9 @@ mod tests {
         };
         let all = LinkedRoots::from([(odd, root.clone()), ("/b".into(), root)]);
         let record = encode(&all);
-        assert_eq!(decode(&record), Some(all));
-        assert_eq!(decode(&record[..record.len() - 1]), None);
-        assert_eq!(decode(&[VERSION]), Some(LinkedRoots::new()));
-        assert_eq!(decode(&[2]), None);
+        assert_eq!(decode(&record).ok(), Some(all));
+        assert_eq!(decode(&record[..record.len() - 1]).ok(), None);
+        assert_eq!(decode(&[VERSION]).ok(), Some(LinkedRoots::new()));
+        assert_eq!(decode(&[2]).ok(), None);
     }
 }

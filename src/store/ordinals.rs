@@ -4,7 +4,7 @@
 //! have a number of it: the kernel, an overlay above, a file handle. So a number is set apart on disk before
 //! it is given, and a path that was removed and comes back with the same NAR has its old one again.
 
-use super::records::{Batch, Durability, Family, Records};
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
 use super::{PathInfo, PathOrdinal, Store, StoreError};
 use crate::nix::hash::NarHash;
 use crate::nix::store_path::StorePathHash;
@@ -30,12 +30,7 @@ impl Ordinals {
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
         let next = match records.get(Family::Meta, NEXT)? {
             None => 1,
-            Some(value) => {
-                let value = value.as_ref().try_into();
-                u32::from_le_bytes(value.map_err(|_| StoreError::Damaged {
-                    what: "next-ordinal".into(),
-                })?)
-            }
+            Some(record) => Reader::whole(&record, || "next-ordinal".into(), Reader::u32)?,
         };
         Ok(Self { next, end: next })
     }
@@ -85,15 +80,14 @@ impl Store {
     ) -> Result<PathOrdinal, StoreError> {
         let key = key(hash);
         let former = self.records.get(Family::Meta, &key)?;
-        let former = former
-            .as_deref()
-            .and_then(|value| value.split_first_chunk());
-        let Some((ordinal, before)) = former else {
+        let mut former = former.as_deref().map(Reader::new);
+        let Some((former, before)) = former.as_mut().and_then(|f| Some((f.u32()?, f.rest())))
+        else {
             return ordinals.give();
         };
         writes.delete(Family::Meta, key);
         if *before == nar.as_bytes()[..NAR] {
-            Ok(PathOrdinal(u32::from_le_bytes(*ordinal)))
+            Ok(PathOrdinal(former))
         } else {
             ordinals.give()
         }
@@ -102,10 +96,11 @@ impl Store {
     /// Keeps the ordinal of a path that is removed for its return.
     pub(super) fn keep_ordinal(&self, writes: &mut Batch, info: &PathInfo) {
         let registration = &info.registration;
-        let nar = &registration.nar_hash.as_bytes()[..NAR];
-        let value = [&info.ordinal.0.to_le_bytes()[..], nar].concat();
+        let mut record = Writer::default();
+        record.u32(info.ordinal.0);
+        record.bytes(&registration.nar_hash.as_bytes()[..NAR]);
         let meta = Family::Meta;
-        writes.put(meta, key(registration.path.hash()), value);
+        writes.put(meta, key(registration.path.hash()), record.finish());
     }
 
     /// Gives back the numbers that were set apart and not given.

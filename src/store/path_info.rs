@@ -4,10 +4,10 @@
 //! byte for byte.
 
 use super::StoreError;
+use super::records::{Reader, Writer};
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::hash::NarHash;
 use crate::nix::store_path::{ContentAddress, StorePath, StorePathHash};
-use crate::tree::{read_number, write_number};
 
 /// A path's part of an inode number; from 1, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,135 +109,80 @@ impl PathInfo {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let r = &self.registration;
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.ordinal.0.to_le_bytes());
-        out.extend_from_slice(r.nar_hash.as_bytes());
-        out.extend_from_slice(&r.nar_size.to_le_bytes());
-        out.extend_from_slice(&self.registered.to_le_bytes());
-        out.push(self.origin as u8);
+        let mut out = Writer::versioned(VERSION);
+        out.u32(self.ordinal.0);
+        out.bytes(r.nar_hash.as_bytes());
+        out.u64(r.nar_size);
+        out.u64(self.registered);
+        out.byte(self.origin as u8);
         match self.contents {
             Contents::Local(tree) => {
-                out.push(LOCAL);
-                out.extend_from_slice(&tree.0);
+                out.byte(LOCAL);
+                out.bytes(&tree.0);
             }
-            Contents::Absent(kind) => out.push(kind.map_or(UNKNOWN, |k| k as u8)),
+            Contents::Absent(kind) => out.byte(kind.map_or(UNKNOWN, |k| k as u8)),
         }
-        string(&mut out, r.path.name());
-        string(
-            &mut out,
-            &r.deriver
-                .as_ref()
-                .map_or_else(String::new, StorePath::base_name),
-        );
-        string(
-            &mut out,
-            &r.ca.as_ref().map_or_else(String::new, ToString::to_string),
-        );
-        write_number(&mut out, r.signatures.len() as u64);
-        for s in &r.signatures {
-            string(&mut out, s);
-        }
-        write_number(&mut out, r.references.len() as u64);
-        for reference in &r.references {
-            out.extend_from_slice(reference.hash().as_bytes());
-            string(&mut out, reference.name());
-        }
-        out
+        let deriver = r.deriver.as_ref().map(StorePath::base_name);
+        let ca = r.ca.as_ref().map(ToString::to_string);
+        out.string(r.path.name());
+        out.string(deriver.unwrap_or_default());
+        out.string(ca.unwrap_or_default());
+        out.list(&r.signatures, |out, signature| out.string(signature));
+        out.list(&r.references, Writer::path);
+        out.finish()
     }
 
-    pub(super) fn decode(hash: StorePathHash, bytes: &[u8]) -> Result<Self, StoreError> {
-        Fields(bytes)
-            .path_info(hash)
-            .ok_or_else(|| StoreError::Damaged {
-                what: format!("the path info of {hash}"),
-            })
-    }
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    write_number(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Reads the fields of a record from the front; `None` is a record that ends early or does not
-/// make sense.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (part, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(part)
+    pub(super) fn decode(hash: StorePathHash, record: &[u8]) -> Result<Self, StoreError> {
+        let what = || format!("the path info of {hash}");
+        Reader::whole(record, what, |fields| Self::read(hash, fields))
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        read_number(&mut self.0)
-    }
-
-    fn string(&mut self) -> Option<&'a str> {
-        let n = usize::try_from(self.number()?).ok()?;
-        std::str::from_utf8(self.take(n)?).ok()
-    }
-
-    fn path_info(mut self, hash: StorePathHash) -> Option<PathInfo> {
-        let [version] = self.array::<1>()?;
+    fn read(hash: StorePathHash, fields: &mut Reader<'_>) -> Option<Self> {
+        let version = fields.byte()?;
         if !matches!(version, WITHOUT_ORIGIN | VERSION) {
             return None;
         }
-        let ordinal = PathOrdinal(u32::from_le_bytes(self.array()?));
-        let nar_hash = NarHash::from_bytes(self.array()?);
-        let nar_size = u64::from_le_bytes(self.array()?);
-        let registered = u64::from_le_bytes(self.array()?);
+        let ordinal = PathOrdinal(fields.u32()?);
+        let nar_hash = NarHash::from_bytes(fields.array()?);
+        let nar_size = fields.u64()?;
+        let registered = fields.u64()?;
         let origin = match version {
             WITHOUT_ORIGIN => None,
-            _ => match self.array()? {
-                [0] => Some(Origin::Added),
-                [1] => Some(Origin::Fetched),
+            _ => match fields.byte()? {
+                0 => Some(Origin::Added),
+                1 => Some(Origin::Fetched),
                 _ => return None,
             },
         };
-        let [contents] = self.array::<1>()?;
-        let contents = match contents {
-            LOCAL => Contents::Local(ChunkDigest(self.array()?)),
+        let contents = match fields.byte()? {
+            LOCAL => Contents::Local(ChunkDigest(fields.array()?)),
             UNKNOWN => Contents::Absent(None),
             1 => Contents::Absent(Some(RootKind::Directory)),
             2 => Contents::Absent(Some(RootKind::File)),
             3 => Contents::Absent(Some(RootKind::Link)),
             _ => return None,
         };
-        let path = StorePath::new(hash, self.string()?).ok()?;
-        let deriver = match self.string()? {
+        let path = StorePath::new(hash, fields.string()?).ok()?;
+        let deriver = match fields.string()? {
             "" => None,
             text => Some(text.parse().ok()?),
         };
-        let ca = match self.string()? {
+        let ca = match fields.string()? {
             "" => None,
             text => Some(ContentAddress::parse(text).ok()?),
         };
-        let signatures = (0..self.number()?)
-            .map(|_| self.string().map(str::to_owned))
-            .collect::<Option<Vec<_>>>()?;
+        let signatures = fields.list(|f| f.string().map(str::to_owned))?;
         let local = matches!(contents, Contents::Local(_));
         let origin = origin.unwrap_or(match signatures.is_empty() && local {
             true => Origin::Added,
             false => Origin::Fetched,
         });
-        let references = (0..self.number()?)
-            .map(|_| {
-                let hash = StorePathHash::from_bytes(self.array()?);
-                StorePath::new(hash, self.string()?).ok()
-            })
-            .collect::<Option<_>>()?;
-        self.0.is_empty().then_some(PathInfo {
+        Some(Self {
             registration: Registration {
                 path,
                 nar_hash,
                 nar_size,
-                references,
+                references: fields.list(Reader::path)?,
                 deriver,
                 signatures,
                 ca,

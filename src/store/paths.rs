@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::publish::CHANGED;
-use super::records::Family;
+use super::records::{Family, Reader};
 use super::trees::StoredTree;
 use super::{PathInfo, PathOrdinal, Store, StoreError};
 use crate::chunk::{ChunkDigest, HASH_LEN};
@@ -165,9 +165,9 @@ impl Store {
     pub fn changed(&self) -> Result<SystemTime, StoreError> {
         let value = self.records.get(Family::Meta, CHANGED)?;
         let time = value.and_then(|v| {
-            let (seconds, rest) = v.split_first_chunk()?;
-            let nanos = u32::from_le_bytes(rest.try_into().ok()?);
-            Some(Duration::new(u64::from_le_bytes(*seconds), nanos))
+            let mut fields = Reader::new(&v);
+            let time = Duration::new(fields.u64()?, fields.u32()?);
+            fields.is_at_end().then_some(time)
         });
         Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
     }
@@ -213,14 +213,10 @@ impl Store {
 
 /// What is here of the path with an ordinal, and its name.
 fn named_path(ordinal: PathOrdinal, record: &[u8]) -> Result<(u8, StorePath), StoreError> {
-    let parse = || {
-        let (state, named) = record.split_first()?;
-        let (hash, name) = named.split_first_chunk()?;
-        let name = std::str::from_utf8(name).ok()?;
-        let path = StorePath::new(StorePathHash::from_bytes(*hash), name).ok()?;
-        Some((*state, path))
-    };
-    parse().ok_or_else(|| StoreError::Damaged {
-        what: format!("the record of ordinal {}", ordinal.0),
+    let what = || format!("the record of ordinal {}", ordinal.0);
+    Reader::whole(record, what, |fields| {
+        let (state, hash) = (fields.byte()?, fields.hash()?);
+        let name = std::str::from_utf8(fields.rest()).ok()?;
+        Some((state, StorePath::new(hash, name).ok()?))
     })
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::records::{Batch, Durability, Family};
+use super::records::{Batch, Durability, Family, Reader, Writer};
 use super::{PathInfo, Store, StoreError, lock, uses};
 use crate::nix::store_path::{StorePath, StorePathHash};
 
@@ -29,21 +29,20 @@ fn key(path: &StorePath) -> [u8; 21] {
 
 impl Pin {
     fn encode(&self) -> Vec<u8> {
-        let mut out = self.since.to_le_bytes().to_vec();
-        out.extend_from_slice(self.path.name().as_bytes());
-        out
+        let mut out = Writer::default();
+        out.u64(self.since);
+        out.bytes(self.path.name().as_bytes());
+        out.finish()
     }
 
-    fn decode(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
-        let parse = || {
+    fn decode(key: &[u8], record: &[u8]) -> Result<Self, StoreError> {
+        let what = || "the record of a pin".into();
+        Reader::whole(record, what, |fields| {
             let hash = StorePathHash::from_bytes(key.get(1..)?.try_into().ok()?);
-            let (since, name) = value.split_first_chunk()?;
-            let path = StorePath::new(hash, std::str::from_utf8(name).ok()?).ok()?;
-            let since = u64::from_le_bytes(*since);
+            let since = fields.u64()?;
+            let name = std::str::from_utf8(fields.rest()).ok()?;
+            let path = StorePath::new(hash, name).ok()?;
             Some(Self { path, since })
-        };
-        parse().ok_or_else(|| StoreError::Damaged {
-            what: "the record of a pin".into(),
         })
     }
 }

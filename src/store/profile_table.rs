@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::StoreError;
-use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::tree::{read_number, write_number};
+use super::records::{Reader, Writer};
+use crate::nix::store_path::StorePath;
 
 /// One generation of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,52 +57,40 @@ impl ProfileRecord {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.id.to_le_bytes());
-        out.extend_from_slice(&self.next_link.to_le_bytes());
-        out.extend_from_slice(&self.switched.to_le_bytes());
-        out.push(u8::from(self.current.is_some()));
-        out.extend_from_slice(&self.current.unwrap_or(0).to_le_bytes());
-        write_number(&mut out, self.generations.len() as u64);
-        for generation in &self.generations {
-            out.extend_from_slice(&generation.number.to_le_bytes());
-            out.extend_from_slice(&generation.created.to_le_bytes());
-            out.extend_from_slice(&generation.link.to_le_bytes());
-            out.extend_from_slice(generation.path.hash().as_bytes());
-            write_number(&mut out, generation.path.name().len() as u64);
-            out.extend_from_slice(generation.path.name().as_bytes());
-        }
-        out
+        let mut out = Writer::versioned(VERSION);
+        out.u32(self.id);
+        out.u32(self.next_link);
+        out.i64(self.switched);
+        out.byte(u8::from(self.current.is_some()));
+        out.u64(self.current.unwrap_or(0));
+        out.list(&self.generations, |out, generation| {
+            out.u64(generation.number);
+            out.i64(generation.created);
+            out.u32(generation.link);
+            out.path(&generation.path);
+        });
+        out.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[VERSION])?;
-        let mut record = Self {
-            id: u32::from_le_bytes(take(&mut rest)?),
-            next_link: u32::from_le_bytes(take(&mut rest)?),
-            switched: i64::from_le_bytes(take(&mut rest)?),
-            current: None,
-            generations: Vec::new(),
-        };
-        let [is_set] = take(&mut rest)?;
-        let current = u64::from_le_bytes(take(&mut rest)?);
-        record.current = (is_set == 1).then_some(current);
-        for _ in 0..read_number(&mut rest)? {
-            let number = u64::from_le_bytes(take(&mut rest)?);
-            let created = i64::from_le_bytes(take(&mut rest)?);
-            let link = u32::from_le_bytes(take(&mut rest)?);
-            let hash = StorePathHash::from_bytes(take(&mut rest)?);
-            let length = usize::try_from(read_number(&mut rest)?).ok()?;
-            let (name, after) = rest.split_at_checked(length)?;
-            rest = after;
-            record.generations.push(GenerationRecord {
-                number,
-                path: StorePath::new(hash, std::str::from_utf8(name).ok()?).ok()?,
-                created,
-                link,
-            });
-        }
-        rest.is_empty().then_some(record)
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        fields.version(VERSION)?;
+        let (id, next_link, switched) = (fields.u32()?, fields.u32()?, fields.i64()?);
+        let (is_set, current) = (fields.byte()?, fields.u64()?);
+        let generations = fields.list(|fields| {
+            Some(GenerationRecord {
+                number: fields.u64()?,
+                created: fields.i64()?,
+                link: fields.u32()?,
+                path: fields.path()?,
+            })
+        });
+        Some(Self {
+            id,
+            current: (is_set == 1).then_some(current),
+            switched,
+            generations: generations?,
+            next_link,
+        })
     }
 }
 
@@ -124,21 +112,20 @@ impl ProfileDirectory {
     const PER_USER: u32 = 1;
 
     pub(super) fn encode(self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.id.to_le_bytes());
-        out.extend_from_slice(&self.created.to_le_bytes());
-        out.extend_from_slice(&self.changed.to_le_bytes());
-        out
+        let mut out = Writer::versioned(VERSION);
+        out.u32(self.id);
+        out.i64(self.created);
+        out.i64(self.changed);
+        out.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[VERSION])?;
-        let directory = Self {
-            id: u32::from_le_bytes(take(&mut rest)?),
-            created: i64::from_le_bytes(take(&mut rest)?),
-            changed: i64::from_le_bytes(take(&mut rest)?),
-        };
-        rest.is_empty().then_some(directory)
+    fn read(fields: &mut Reader<'_>) -> Option<Self> {
+        fields.version(VERSION)?;
+        Some(Self {
+            id: fields.u32()?,
+            created: fields.i64()?,
+            changed: fields.i64()?,
+        })
     }
 }
 
@@ -154,12 +141,6 @@ pub(super) const DIRECTORY: u8 = 2;
 pub(super) const FIRST_ID: u32 = 16;
 /// The last one: it has to fit into 28 bits.
 pub(super) const LAST_ID: u32 = (1 << 28) - 1;
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*first)
-}
 
 /// What has an id.
 #[derive(Clone, Copy, Debug)]
@@ -222,11 +203,14 @@ impl ProfileTable {
     /// Takes in a record of the database.
     pub(super) fn load(&mut self, key: &[u8], value: &[u8]) {
         let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default());
+        let mut fields = Reader::new(value);
         let known = match key.first() {
-            Some(&PROFILE) => ProfileRecord::decode(value).map(|p| self.put_profile(&name, p)),
-            Some(&DIRECTORY) => ProfileDirectory::decode(value).map(|d| {
-                self.put_directory(&name, d);
-            }),
+            Some(&PROFILE) => ProfileRecord::read(&mut fields)
+                .filter(|_| fields.is_at_end())
+                .map(|p| self.put_profile(&name, p)),
+            Some(&DIRECTORY) => ProfileDirectory::read(&mut fields)
+                .filter(|_| fields.is_at_end())
+                .map(|d| self.put_directory(&name, d)),
             _ => None,
         };
         if known.is_none() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::profile_table::{DIRECTORY, FIRST_ID, PROFILE, directory_of};
-use super::records::{Batch, Durability, Family, Records};
+use super::records::{Batch, Durability, Family, Reader, Records};
 use super::{Change, Store, StoreError, lock, uses};
 use super::{GenerationRecord, ProfileDirectory, ProfileRecord, ProfileTable};
 use crate::nix::store_path::StorePath;
@@ -91,12 +91,7 @@ impl Profiles {
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
         let next_id = match records.get(Family::Meta, NEXT_ID)? {
             None => FIRST_ID,
-            Some(value) => {
-                let value = value.as_ref().try_into();
-                u32::from_le_bytes(value.map_err(|_| StoreError::Damaged {
-                    what: "next-profile".into(),
-                })?)
-            }
+            Some(record) => Reader::whole(&record, || "next-profile".into(), Reader::u32)?,
         };
         let mut table = ProfileTable::new(next_id);
         records.scan(Family::Profiles, &[], |key, value| {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::ordinals::Ordinals;
 use super::path_info::{Contents, Origin, RootKind};
 use super::paths;
-use super::records::{Batch, Durability, Family};
+use super::records::{Batch, Durability, Family, Writer};
 use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
@@ -74,9 +74,10 @@ impl Publishing {
     /// Says that the set of paths changes.
     pub(super) fn set_changed(writes: &mut Batch) {
         let now = since_1970();
-        let mut changed = now.as_secs().to_le_bytes().to_vec();
-        changed.extend_from_slice(&now.subsec_nanos().to_le_bytes());
-        writes.put(Family::Meta, CHANGED, changed);
+        let mut changed = Writer::default();
+        changed.u64(now.as_secs());
+        changed.u32(now.subsec_nanos());
+        writes.put(Family::Meta, CHANGED, changed.finish());
     }
 }
 
@@ -287,16 +288,17 @@ impl Store {
     ) {
         self.put_record(batch, info, there);
         let hash = info.registration.path.hash();
-        let mut named = vec![match (info.tree(), root) {
+        let mut named = Writer::default();
+        named.byte(match (info.tree(), root) {
             (None, _) => paths::NOT_HERE,
             (Some(_), Some(RootKind::Directory)) => paths::DIRECTORY_HERE,
             (Some(_), _) => paths::HERE,
-        }];
-        named.extend_from_slice(hash.as_bytes());
-        named.extend_from_slice(info.registration.path.name().as_bytes());
+        });
+        named.bytes(hash.as_bytes());
+        named.bytes(info.registration.path.name().as_bytes());
         let ordinals = Family::Ordinals;
         let key = info.ordinal.0.to_be_bytes();
-        batch.writes.put(ordinals, key, named);
+        batch.writes.put(ordinals, key, named.finish());
         batch.changes.push(info.ordinal);
     }
 

@@ -1,40 +1,17 @@
 //! Traces: named lists of paths in the order in which something used them.
 
-use super::records::{Batch, Durability, Family};
+use super::records::{Batch, Durability, Family, Reader, Writer};
 use super::{Store, StoreError, lock};
-use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::tree::{read_number, write_number};
+use crate::nix::store_path::StorePath;
 
 fn encode(paths: &[StorePath]) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_number(&mut out, paths.len() as u64);
-    for path in paths {
-        out.extend_from_slice(path.hash().as_bytes());
-        write_number(&mut out, path.name().len() as u64);
-        out.extend_from_slice(path.name().as_bytes());
-    }
-    out
+    let mut out = Writer::default();
+    out.list(paths, Writer::path);
+    out.finish()
 }
 
-fn decode(mut bytes: &[u8]) -> Option<Vec<StorePath>> {
-    let count = read_number(&mut bytes)?;
-    let mut paths = Vec::new();
-    for _ in 0..count {
-        let (hash, rest) = bytes.split_first_chunk()?;
-        bytes = rest;
-        let length = usize::try_from(read_number(&mut bytes)?).ok()?;
-        let (name, rest) = bytes.split_at_checked(length)?;
-        bytes = rest;
-        let hash = StorePathHash::from_bytes(*hash);
-        paths.push(StorePath::new(hash, std::str::from_utf8(name).ok()?).ok()?);
-    }
-    bytes.is_empty().then_some(paths)
-}
-
-fn damaged(name: &str) -> StoreError {
-    StoreError::Damaged {
-        what: format!("the trace {name:?}"),
-    }
+fn name_of(trace: &str) -> String {
+    format!("the trace {trace:?}")
 }
 
 impl Store {
@@ -57,7 +34,10 @@ impl Store {
     /// The database failed or the record is damaged.
     pub fn trace(&self, name: &str) -> Result<Option<Vec<StorePath>>, StoreError> {
         match self.records.get(Family::Traces, name.as_bytes())? {
-            Some(record) => decode(&record).map(Some).ok_or_else(|| damaged(name)),
+            Some(record) => {
+                let read = |fields: &mut Reader<'_>| fields.list(Reader::path);
+                Reader::whole(&record, || name_of(name), read).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -70,8 +50,10 @@ impl Store {
         let mut traces = Vec::new();
         self.records.scan(Family::Traces, &[], |key, value| {
             let name = String::from_utf8_lossy(key).into_owned();
-            let count = read_number(&mut &*value).and_then(|n| usize::try_from(n).ok());
-            let count = count.ok_or_else(|| damaged(&name))?;
+            let count = Reader::new(value).number();
+            let count = count.ok_or_else(|| StoreError::Damaged {
+                what: name_of(&name),
+            })?;
             traces.push((name, count));
             Ok(true)
         })?;

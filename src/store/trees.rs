@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use super::paths::PathRecord;
 use super::publish::Publishing;
-use super::records::Family;
+use super::records::{Family, Reader, Writer};
 use super::{LoadedPath, PathInfo, Store, StoreError};
 use crate::chunk::ChunkDigest;
 use crate::tree::Tree;
 
 /// Codec of a tree record: zstd.
 const ZSTD: u8 = 1;
-const HEADER: usize = 9;
 /// Trees are small and read whole: worth a higher level than chunks.
 const LEVEL: i32 = 9;
 /// Longest encoded tree that is read: [`crate::tree::MAX_NODES`] nodes with their text.
@@ -49,18 +48,16 @@ pub(super) struct TreeRecord<'a> {
 
 impl<'a> TreeRecord<'a> {
     pub(super) fn parse(record: &'a [u8]) -> Option<Self> {
-        let (header, rest) = record.split_first_chunk::<HEADER>()?;
-        let [codec, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        let chunks = u32::from_le_bytes([c0, c1, c2, c3]) as usize;
+        let mut fields = Reader::new(record);
+        let codec = fields.byte()?;
+        let (length, chunks) = (fields.u32()? as usize, fields.u32()? as usize);
         if codec != ZSTD || length > LIMIT {
             return None;
         }
-        let (numbers, packed) = rest.split_at_checked(chunks.checked_mul(8)?)?;
         Some(Self {
             length,
-            numbers: numbers.as_chunks().0,
-            packed,
+            numbers: fields.bytes(chunks.checked_mul(8)?)?.as_chunks().0,
+            packed: fields.rest(),
         })
     }
 
@@ -80,14 +77,14 @@ impl<'a> TreeRecord<'a> {
 }
 
 fn encode(length: usize, numbers: &[u64], packed: &[u8]) -> Vec<u8> {
-    let mut record = vec![ZSTD];
-    record.extend_from_slice(&(length as u32).to_le_bytes());
-    record.extend_from_slice(&(numbers.len() as u32).to_le_bytes());
+    let mut record = Writer::versioned(ZSTD);
+    record.u32(length as u32);
+    record.u32(numbers.len() as u32);
     for number in numbers {
-        record.extend_from_slice(&number.to_le_bytes());
+        record.u64(*number);
     }
-    record.extend_from_slice(packed);
-    record
+    record.bytes(packed);
+    record.finish()
 }
 
 fn damaged(digest: ChunkDigest) -> StoreError {

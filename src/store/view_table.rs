@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 use thiserror::Error;
 
 use super::StoreError;
+use super::records::{Reader, Writer};
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::tree::{read_number, write_number};
 
 /// Longest name, in bytes.
 const NAME: usize = 128;
@@ -83,63 +83,31 @@ const VERSION: u8 = 1;
 
 impl ViewRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.id.to_le_bytes());
-        out.extend_from_slice(&self.list.to_le_bytes());
-        out.extend_from_slice(&self.created.to_le_bytes());
-        out.extend_from_slice(&self.changed.to_le_bytes());
-        write_number(&mut out, self.roots.len() as u64);
-        for root in &self.roots {
-            out.extend_from_slice(root.hash().as_bytes());
-            write_string(&mut out, root.name());
-        }
-        write_number(&mut out, self.profiles.len() as u64);
-        for profile in &self.profiles {
-            write_string(&mut out, profile);
-        }
-        out
+        let mut out = Writer::versioned(VERSION);
+        out.u32(self.id);
+        out.u32(self.list);
+        out.i64(self.created);
+        out.i64(self.changed);
+        out.list(&self.roots, Writer::path);
+        out.list(&self.profiles, |out, profile| out.string(profile));
+        out.finish()
     }
 
-    fn decode(bytes: &[u8], volumes: &BTreeSet<u32>) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[VERSION])?;
-        let mut record = Self {
-            id: u32::from_le_bytes(take(&mut rest)?),
-            list: u32::from_le_bytes(take(&mut rest)?),
-            created: i64::from_le_bytes(take(&mut rest)?),
-            changed: i64::from_le_bytes(take(&mut rest)?),
-            roots: Vec::new(),
-            profiles: Vec::new(),
-            is_volume: false,
+    fn decode(record: &[u8], volumes: &BTreeSet<u32>) -> Option<Self> {
+        let mut fields = Reader::new(record);
+        fields.version(VERSION)?;
+        let id = fields.u32()?;
+        let record = Self {
+            id,
+            list: fields.u32()?,
+            created: fields.i64()?,
+            changed: fields.i64()?,
+            roots: fields.list(Reader::path)?,
+            profiles: fields.list(|f| f.string().map(str::to_owned))?,
+            is_volume: volumes.contains(&id),
         };
-        record.is_volume = volumes.contains(&record.id);
-        for _ in 0..read_number(&mut rest)? {
-            let hash = StorePathHash::from_bytes(take(&mut rest)?);
-            let path = StorePath::new(hash, read_string(&mut rest)?).ok()?;
-            record.roots.push(path);
-        }
-        for _ in 0..read_number(&mut rest)? {
-            record.profiles.push(read_string(&mut rest)?.to_owned());
-        }
-        rest.is_empty().then_some(record)
+        fields.is_at_end().then_some(record)
     }
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*first)
-}
-
-pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
-    write_number(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
-}
-
-pub(super) fn read_string<'b>(bytes: &mut &'b [u8]) -> Option<&'b str> {
-    let length = usize::try_from(read_number(bytes)?).ok()?;
-    let (text, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    std::str::from_utf8(text).ok()
 }
 
 /// The paths of a view: each has a place, from 1 on.
@@ -206,23 +174,22 @@ impl ViewMembers {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        write_number(&mut out, self.places.len() as u64);
-        for (hash, is_shown) in &self.places {
-            out.push(u8::from(*is_shown));
-            out.extend_from_slice(hash.as_bytes());
-        }
-        out
+        let mut out = Writer::versioned(VERSION);
+        out.list(&self.places, |out, (hash, is_shown)| {
+            out.byte(u8::from(*is_shown));
+            out.bytes(hash.as_bytes());
+        });
+        out.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes.strip_prefix(&[VERSION])?;
-        let mut places = Vec::new();
-        for _ in 0..read_number(&mut rest)? {
-            let [is_shown] = take(&mut rest)?;
-            places.push((StorePathHash::from_bytes(take(&mut rest)?), is_shown != 0));
-        }
-        rest.is_empty().then_some(places).and_then(Self::new)
+    pub(super) fn decode(record: &[u8]) -> Option<Self> {
+        let mut fields = Reader::new(record);
+        fields.version(VERSION)?;
+        let places = fields.list(|f| {
+            let is_shown = f.byte()? != 0;
+            Some((f.hash()?, is_shown))
+        })?;
+        fields.is_at_end().then_some(places).and_then(Self::new)
     }
 }
 

@@ -9,14 +9,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, RwLock};
 
-use super::records::{Batch, Durability, Family, Records};
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
 use super::view_completion::Reach;
-use super::view_table::{read_string, write_string};
 use super::{Change, ProfileTable, Store, StoreError, lock, uses};
 use super::{View, ViewMembers, ViewName, ViewRecord, ViewTable};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::sync;
-use crate::tree::{read_number, write_number};
 
 const NEXT: &[u8] = b"next-view";
 /// First byte of the key of a view.
@@ -43,28 +41,21 @@ pub struct ChangedView {
 
 impl ChangedView {
     fn encode(&self) -> Vec<u8> {
-        let mut out = vec![u8::from(self.came_or_went)];
-        write_string(&mut out, &self.name);
-        write_number(&mut out, self.entries.len() as u64);
-        for entry in &self.entries {
-            write_string(&mut out, entry);
-        }
-        out
+        let mut out = Writer::default();
+        out.byte(u8::from(self.came_or_went));
+        out.string(&self.name);
+        out.list(&self.entries, |out, entry| out.string(entry));
+        out.finish()
     }
 
-    fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+    fn decode(key: &[u8], record: &[u8]) -> Option<Self> {
         let id = u32::from_be_bytes(key.get(1..)?.try_into().ok()?);
-        let (came_or_went, mut rest) = value.split_first()?;
-        let name = read_string(&mut rest)?.to_owned();
-        let mut entries = Vec::new();
-        for _ in 0..read_number(&mut rest)? {
-            entries.push(read_string(&mut rest)?.to_owned());
-        }
+        let mut fields = Reader::new(record);
         Some(Self {
             id,
-            name,
-            came_or_went: *came_or_went != 0,
-            entries,
+            came_or_went: fields.byte()? != 0,
+            name: fields.string()?.to_owned(),
+            entries: fields.list(|f| f.string().map(str::to_owned))?,
         })
     }
 }
@@ -77,12 +68,7 @@ impl Views {
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
         let next = match records.get(Family::Meta, NEXT)? {
             None => ViewTable::FIRST,
-            Some(value) => {
-                let value = value.as_ref().try_into();
-                u32::from_le_bytes(value.map_err(|_| StoreError::Damaged {
-                    what: "next-view".into(),
-                })?)
-            }
+            Some(record) => Reader::whole(&record, || "next-view".into(), Reader::u32)?,
         };
         let mut volumes = BTreeSet::new();
         records.scan(Family::Views, &[VOLUME], |key, _| {

@@ -6,6 +6,7 @@
 
 mod backend;
 mod blob_files;
+mod codec;
 mod family;
 #[cfg(test)]
 mod memory;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use backend::BackendError;
 pub(super) use backend::{Batch, Durability, Record};
 pub(super) use blob_files::{BlobFile, OVERHEAD};
+pub(super) use codec::{Reader, Writer};
 pub(super) use family::Family;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
