@@ -41,7 +41,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use fuser::{INodeNo, Notifier};
 
@@ -58,14 +58,17 @@ pub(super) const NO_NAME: &str = ".";
 
 /// Tells the kernel what to forget.
 pub(super) struct Invalidation {
+    /// The state that is shown, which holds this as its observer.
+    store: Weak<Store>,
     notifier: Notifier,
     forgetter: Forgetter,
 }
 
 impl Invalidation {
-    pub(super) fn new(notifier: Notifier, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(store: &Arc<Store>, notifier: Notifier, counters: Arc<Counters>) -> Self {
         let forgetter = Forgetter::start(notifier.clone(), counters);
         Self {
+            store: Arc::downgrade(store),
             notifier,
             forgetter,
         }
@@ -79,10 +82,9 @@ impl Invalidation {
     /// Has the kernel forget what a change made untrue.
     pub(super) fn apply(&self, change: &Change<'_>) {
         match change {
-            Change::Paths { views } => {
-                self.listing(Inode::special(Special::Store));
-                for id in *views {
-                    self.listing(Inode::view_store(*id));
+            Change::Paths => {
+                if let Some(store) = self.store.upgrade() {
+                    self.listings(&store);
                 }
             }
             // The names it has forgotten before: see `kernel_caches.rs`.
@@ -117,10 +119,7 @@ impl Invalidation {
     /// killed may have made a last change.
     pub(super) fn apply_all(&self, store: &Store) {
         self.entries(&all_entries(&store.profile_table()));
-        self.listing(Inode::special(Special::Store));
-        for view in store.view_table().views() {
-            self.listing(Inode::view_store(view.record.id));
-        }
+        self.listings(store);
         match store.untold_views() {
             Ok(untold) => {
                 self.views(&untold);
@@ -133,6 +132,14 @@ impl Invalidation {
     fn entries(&self, all: &[StaleEntries]) {
         for stale in all {
             forget_entries(&self.notifier, stale);
+        }
+    }
+
+    /// The store directory and those of closure views.
+    fn listings(&self, store: &Store) {
+        self.listing(Inode::special(Special::Store));
+        for view in store.view_table().views() {
+            self.listing(Inode::view_store(view.record.id));
         }
     }
 

@@ -16,7 +16,7 @@
 //! over a part of the path would be unmounted.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::FileHandles;
@@ -30,6 +30,8 @@ use crate::store::{Cached, KernelCaches, Leaving, Store};
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct ConnectionCaches {
+    /// The state that is shown, which asks this.
+    store: Weak<Store>,
     notices: Notices,
     counters: Arc<Counters>,
     forgetter: Forgetter,
@@ -38,12 +40,14 @@ pub(super) struct ConnectionCaches {
 
 impl ConnectionCaches {
     pub(super) fn new(
+        store: &Arc<Store>,
         device: OwnedFd,
         counters: Arc<Counters>,
         forgetter: Forgetter,
         handles: FileHandles,
     ) -> Self {
         Self {
+            store: Arc::downgrade(store),
             notices: Notices::new(device),
             counters,
             forgetter,
@@ -137,27 +141,37 @@ fn directories(store: &Store) -> Vec<(Inode, Inode)> {
 }
 
 impl KernelCaches for ConnectionCaches {
-    fn settle(&self, store: &Store, patience: Duration) -> bool {
+    fn settle(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
-        self.is_quiet(until) && {
-            let left = until.saturating_duration_since(Instant::now());
-            self.forgetter.forget(&directories(store), &[], left)
+        let store = self.store.upgrade();
+        store.is_some_and(|store| {
+            self.is_quiet(until) && {
+                let left = until.saturating_duration_since(Instant::now());
+                self.forgetter.forget(&directories(&store), &[], left)
+            }
+        })
+    }
+
+    fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached> {
+        match self.store.upgrade() {
+            Some(store) => self.drop_all(&store, paths),
+            None => vec![Cached::Held; paths.len()],
         }
     }
 
-    fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
-        self.drop_all(store, paths)
-    }
-
-    fn forget(&self, store: &Store, paths: &[Leaving], patience: Duration) -> Vec<Cached> {
+    fn forget(&self, paths: &[Leaving], patience: Duration) -> Vec<Cached> {
         let until = Instant::now() + patience;
-        let names = base_names(store, paths);
+        let all_held = || vec![Cached::Held; paths.len()];
+        let Some(store) = self.store.upgrade() else {
+            return all_held();
+        };
+        let names = base_names(&store, paths);
         if names.is_empty() || !self.is_quiet(until) {
-            return vec![Cached::Held; paths.len()];
+            return all_held();
         }
         let left = until.saturating_duration_since(Instant::now());
         // What is not forgotten in time is still known.
-        self.forgetter.forget(&directories(store), &names, left);
-        self.drop_all(store, paths)
+        self.forgetter.forget(&directories(&store), &names, left);
+        self.drop_all(&store, paths)
     }
 }

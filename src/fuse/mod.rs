@@ -168,7 +168,7 @@ impl Session {
         let background = session.spawn()?;
         // Done by the thread that changes the state, before it goes on. It is never one that
         // answers requests.
-        let invalidation = Invalidation::new(background.notifier(), counters.clone());
+        let invalidation = Invalidation::new(store, background.notifier(), counters.clone());
         if matches!(beginning, Beginning::After(_)) {
             invalidation.apply_all(store);
         } else if let Ok(untold) = store.untold_views() {
@@ -176,8 +176,13 @@ impl Session {
             store.views_told(&untold);
         }
         let forgetter = invalidation.forgetter().clone();
-        let caches =
-            ConnectionCaches::new(device.try_clone()?, counters.clone(), forgetter, handles);
+        let caches = ConnectionCaches::new(
+            store,
+            device.try_clone()?,
+            counters.clone(),
+            forgetter,
+            handles,
+        );
         store.set_kernel_caches(Arc::new(caches));
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {

@@ -220,7 +220,7 @@ impl Collection<'_> {
         drop(self);
         let gone = [&*collected.paths, &*collected.registered].concat();
         if !gone.is_empty() {
-            store.tell(&Change::Removed(&gone));
+            store.observers.tell(&Change::Removed(&gone));
         }
         outcome.map(|()| collected)
     }
@@ -256,8 +256,8 @@ impl Removing<'_> {
                 return Ok(());
             };
             // Held until the path is gone, so that who looks for it later does not find it.
-            let mut relied = lock(&store.relied);
-            for root in relied.take_news() {
+            let mut temporary = store.temporary_roots.lock();
+            for root in temporary.take_news() {
                 // One that came since is not in the graph.
                 if let Some(info) = store.path_info(root)? {
                     graph.reach(needs(&info), &mut reached);
@@ -276,7 +276,7 @@ impl Removing<'_> {
                 graph.reach([hash], &mut reached);
                 continue;
             };
-            drop((relied, publishing));
+            drop((temporary, publishing));
             if let (Some(freed), Some(found)) = (freed?, graph.paths.get(&hash)) {
                 self.collected.bytes += freed;
                 self.collected.add(found);
@@ -296,7 +296,7 @@ impl Store {
         let one = lock(&self.collecting);
         Collection {
             store: self,
-            _listening: self.listen_for_roots(),
+            _listening: self.temporary_roots.listen(),
             _one: one,
         }
     }

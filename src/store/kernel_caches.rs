@@ -63,15 +63,15 @@ pub enum Cached {
 pub trait KernelCaches: Send + Sync {
     /// Waits until the kernel has taken in every answer to a lookup of a store path that was given
     /// before; `false` if it has not in this time.
-    fn settle(&self, store: &Store, patience: Duration) -> bool;
+    fn settle(&self, patience: Duration) -> bool;
 
     /// Has the kernel drop what it has cached of each path and nobody uses. What is [`Cached::Held`] may
     /// still be cached only.
-    fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached>;
+    fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached>;
 
     /// Has the kernel forget the names of paths, and all below that nobody uses. What is
     /// [`Cached::Held`] is in use, or could not be forgotten in this time.
-    fn forget(&self, store: &Store, paths: &[Leaving], patience: Duration) -> Vec<Cached>;
+    fn forget(&self, paths: &[Leaving], patience: Duration) -> Vec<Cached>;
 }
 
 /// Says which paths are in use by what can be seen of running programs.
@@ -124,7 +124,7 @@ impl Watch {
         let since = store.lookups.now();
         let settled = match store.lookups.kernel() {
             None => true,
-            Some(kernel) => kernel.settle(store, PATIENCE),
+            Some(kernel) => kernel.settle(PATIENCE),
         };
         Self {
             since,
@@ -142,7 +142,7 @@ impl Watch {
         let Some(kernel) = store.lookups.kernel() else {
             return Ok(HashSet::new());
         };
-        let cached = kernel.drop_cached(store, paths);
+        let cached = kernel.drop_cached(paths);
         let mut used = HashSet::new();
         if cached.iter().any(|c| *c != Cached::Nothing) {
             used.extend(users(in_use)?);
@@ -166,7 +166,7 @@ impl Watch {
         if held.is_empty() {
             return Ok(used);
         }
-        let cached = kernel.forget(store, &held, PATIENCE);
+        let cached = kernel.forget(&held, PATIENCE);
         if cached.iter().any(|c| *c != Cached::Held) {
             used.extend(users(in_use)?);
         }

@@ -4,6 +4,7 @@
 //! after everything that it needs is durable, so whoever sees a path can read all of it; a
 //! digest never names a chunk that is not there.
 
+mod changes;
 mod channels;
 mod chunks;
 mod collection;
@@ -42,6 +43,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 
+pub use changes::Change;
 pub use channels::{
     Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Channels, Replaces,
 };
@@ -69,8 +71,9 @@ pub use views::ChangedView;
 
 use crate::chunk::ChunkDigest;
 use crate::measure::Allowance;
-use crate::nix::store_path::{StoreDir, StorePath};
-use crate::sync::{self, lock, read as enter, write as shut};
+use crate::nix::store_path::StoreDir;
+use crate::sync::{lock, read as enter, write as shut};
+use changes::Observers;
 use directory::Directory;
 use eviction::Removal;
 use holds::Held;
@@ -81,7 +84,7 @@ use profiles::Profiles;
 use reclaim::KnownFiles;
 use records::Records;
 use size::Size;
-use temporary_roots::TemporaryHashes;
+use temporary_roots::AllTemporaryRoots;
 use trees::StoredTree;
 use uses::Uses;
 use views::Views;
@@ -164,22 +167,6 @@ struct Writing {
     unflushed: u64,
 }
 
-/// What has changed in a state.
-#[derive(Clone, Copy, Debug)]
-pub enum Change<'c> {
-    /// The set of paths: there are more.
-    Paths {
-        /// Ids of the closure views that there are: they may show more, too.
-        views: &'c [u32],
-    },
-    /// These paths are there no more.
-    Removed(&'c [StorePath]),
-    /// Profiles and their directories.
-    Profiles(&'c ProfilesChanged),
-    /// Closure views.
-    Views(&'c [ChangedView]),
-}
-
 /// How often the caches in memory had what was needed so far, and how much is in them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CacheCounts {
@@ -197,12 +184,9 @@ pub struct CacheCounts {
     pub tree_bytes: u64,
 }
 
-/// Called after every change.
-type Observer = Arc<dyn Fn(&Change<'_>) + Send + Sync>;
-
 /// An open state.
 pub struct Store {
-    records: Records,
+    records: Arc<Records>,
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
@@ -223,8 +207,7 @@ pub struct Store {
     /// Held while paths are published and while contents are dropped; what a running removal must
     /// know of publications.
     publishing: Mutex<Option<Removal>>,
-    /// What commands count on. Held while a path is collected.
-    relied: Arc<Mutex<TemporaryHashes>>,
+    temporary_roots: AllTemporaryRoots,
     /// The ordinals that the next new paths get. Held while path infos are written.
     next_ordinal: Mutex<Ordinals>,
     /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
@@ -241,7 +224,7 @@ pub struct Store {
     changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
-    observer: RwLock<Option<Observer>>,
+    observers: Arc<Observers>,
     // Last: the lock goes after the database is closed.
     directory: Directory,
 }
@@ -276,7 +259,7 @@ impl Store {
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
         let open_files = descriptors::for_database(descriptors);
-        let records = Records::open(dir, parts.database, open_files)?;
+        let records = Arc::new(Records::open(dir, parts.database, open_files)?);
         let next_chunk = chunks::next_number(&records)?;
         let next_ordinal = Ordinals::open(&records)?;
         let uses = Uses::open(&records)?;
@@ -302,7 +285,7 @@ impl Store {
             collecting: Mutex::default(),
             removing: Mutex::default(),
             publishing: Mutex::default(),
-            relied: Arc::default(),
+            temporary_roots: AllTemporaryRoots::default(),
             next_ordinal: Mutex::new(next_ordinal),
             flushing: Mutex::default(),
             gate: RwLock::default(),
@@ -313,9 +296,14 @@ impl Store {
             reclaiming: Mutex::default(),
             changing_roots: Mutex::default(),
             damaged: Mutex::default(),
-            observer: RwLock::default(),
+            observers: Arc::default(),
             directory,
         })
+    }
+
+    /// Temporary roots for one more command; none yet.
+    pub fn temporary_roots(&self) -> TemporaryRoots {
+        self.temporary_roots.begin()
     }
 
     /// Memory that transfers may hold together.
@@ -379,18 +367,7 @@ impl Store {
     /// Has `observer` called after each change of the set of paths, of profiles or of views, by the
     /// thread that made the change and before it goes on. There is one; a second takes its place.
     pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
-        let mut place = sync::write(&self.observer);
-        *place = Some(Arc::new(observer));
-    }
-
-    /// Whether there is anybody to tell.
-    fn tell(&self, change: &Change<'_>) -> bool {
-        // It may take long, and another one may take its place meanwhile.
-        let observer = sync::read(&self.observer).clone();
-        if let Some(observer) = &observer {
-            observer(change);
-        }
-        observer.is_some()
+        self.observers.set(observer);
     }
 }
 

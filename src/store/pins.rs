@@ -55,7 +55,7 @@ impl Store {
     /// The database failed.
     pub fn pin(&self, paths: &[StorePath]) -> Result<(), StoreError> {
         let _changing = lock(&self.changing_roots);
-        self.note_roots(paths.iter().map(StorePath::hash));
+        self.temporary_roots.note(paths.iter().map(StorePath::hash));
         let mut batch = Batch::default();
         let since = uses::now() / 1000;
         for path in paths {

@@ -187,7 +187,8 @@ impl Store {
         }
         edit.fit_directories()?;
         let generations = changes.iter().flat_map(|c| &c.generations);
-        self.note_roots(generations.map(|(_, path, _)| path.hash()));
+        self.temporary_roots
+            .note(generations.map(|(_, path, _)| path.hash()));
         let (changed, mut batch) = edit.finish();
         if changed.profiles.is_empty() && !edit.mends() {
             return Ok(());
@@ -201,7 +202,7 @@ impl Store {
         self.profiles.replace(edit.table);
         let views = views.map(|views| self.replace_views(views));
         drop(changing);
-        self.tell(&Change::Profiles(&changed));
+        self.observers.tell(&Change::Profiles(&changed));
         if let Some(views) = views {
             self.tell_views(&views);
         }

@@ -106,7 +106,7 @@ impl Store {
             }
         }
         // A collection learns of them before it removes one more path: it needs the lock above.
-        self.note_roots(batch.seen.iter().copied());
+        self.temporary_roots.note(batch.seen.iter().copied());
         let is_new = !batch.changes.is_empty();
         if is_new {
             Publishing::set_changed(&mut batch.writes);
@@ -140,9 +140,7 @@ impl Store {
             self.path_cache.remove(&ordinal);
         }
         if is_new {
-            let views = self.view_table();
-            let views: Vec<_> = views.views().map(|v| v.record.id).collect();
-            self.tell(&Change::Paths { views: &views });
+            self.observers.tell(&Change::Paths);
         }
         Ok(())
     }

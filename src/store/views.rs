@@ -205,7 +205,7 @@ impl Store {
             profiles: profiles.to_vec(),
             is_volume: before.as_ref().map_or(new_volume, |v| v.record.is_volume),
         };
-        self.note_roots(roots.iter().map(StorePath::hash));
+        self.temporary_roots.note(roots.iter().map(StorePath::hash));
         let profiles = self.profile_table();
         self.show(
             &mut edit,
@@ -425,7 +425,7 @@ impl Store {
 
     /// Tells the observer; then it need not be told again.
     pub(super) fn tell_views(&self, changed: &[ChangedView]) {
-        if self.tell(&Change::Views(changed)) {
+        if self.observers.tell(&Change::Views(changed)) {
             self.views_told(changed);
         }
     }

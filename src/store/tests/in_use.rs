@@ -12,7 +12,7 @@ struct Kernel {
     /// What it holds no more when it has forgotten the name.
     forgotten: HashSet<StorePathHash>,
     settles: bool,
-    meanwhile: Box<dyn Fn(&Store) + Send + Sync>,
+    meanwhile: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Kernel {
@@ -21,24 +21,24 @@ impl Kernel {
             has: has.iter().map(|(n, c)| (path(*n).hash(), *c)).collect(),
             forgotten: HashSet::new(),
             settles: true,
-            meanwhile: Box::new(|_| ()),
+            meanwhile: Box::new(|| ()),
         }
     }
 }
 
 impl KernelCaches for Kernel {
-    fn settle(&self, _: &Store, _: Duration) -> bool {
+    fn settle(&self, _: Duration) -> bool {
         self.settles
     }
 
-    fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
-        (self.meanwhile)(store);
+    fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached> {
+        (self.meanwhile)();
         let hashes = paths.iter().map(|p| p.hash);
         let has = |hash| self.has.get(&hash).copied().unwrap_or(Cached::Nothing);
         hashes.map(has).collect()
     }
 
-    fn forget(&self, _: &Store, paths: &[Leaving], _: Duration) -> Vec<Cached> {
+    fn forget(&self, paths: &[Leaving], _: Duration) -> Vec<Cached> {
         let cached = |path: &Leaving| match self.forgotten.contains(&path.hash) {
             true => Cached::Dropped,
             false => Cached::Held,
@@ -108,16 +108,19 @@ fn what_is_in_use_by_name_is_asked_for_when_the_kernel_has_dropped_something() {
 #[test]
 fn what_is_looked_up_while_a_removal_runs_stays() {
     let (_dir, store) = store();
+    let store = Arc::new(store);
     five(&store);
-    let look = |store: &Store| {
+    let looks = store.clone();
+    let look = move || {
+        let store = &looks;
         store.look_up(path(5).hash()).unwrap().unwrap();
         store.look_up_from(PathOrdinal(2), 1).unwrap();
     };
     // What was looked up before is no use by itself.
-    look(&store);
+    look();
     std::thread::sleep(Duration::from_millis(3));
     let kernel = || Kernel {
-        meanwhile: Box::new(look),
+        meanwhile: Box::new(look.clone()),
         ..Kernel::that_has(&[])
     };
     store.set_kernel_caches(Arc::new(kernel()));
@@ -156,7 +159,7 @@ fn where_a_fetch_waits_the_kernel_is_not_asked() {
         Ok(HashSet::from([path(1).hash()]))
     };
     let kernel = Kernel {
-        meanwhile: Box::new(|_| panic!("it was asked to drop what it has")),
+        meanwhile: Box::new(|| panic!("it was asked to drop what it has")),
         ..Kernel::that_has(&[2, 4, 5].map(|n| (n, Cached::Held)))
     };
     store.set_kernel_caches(Arc::new(kernel));
