@@ -63,7 +63,7 @@ impl Engine {
             engine: self,
             fetcher,
             is_own: self.is_own(sources),
-            kept: self.store.temporary_roots(),
+            kept: self.store.roots().temporary(),
         })
     }
 }

@@ -7,6 +7,7 @@
 mod changes;
 mod channels;
 mod chunks;
+mod closure;
 mod collection;
 mod descriptors;
 mod directory;
@@ -14,26 +15,23 @@ mod error;
 mod eviction;
 mod holds;
 mod kernel_caches;
-mod linked_roots;
 mod ordinals;
 mod path_info;
 mod paths;
-mod pins;
-mod profile_table;
 mod profiles;
 mod publish;
 mod reading;
 mod reclaim;
 mod records;
+mod roots;
 mod said_again;
 mod size;
 mod statistics;
+mod tables;
 mod temporary_roots;
 mod traces;
 mod trees;
 mod uses;
-mod view_completion;
-mod view_table;
 mod views;
 
 use std::collections::HashSet;
@@ -54,20 +52,21 @@ pub use error::StoreError;
 pub use eviction::Eviction;
 pub use holds::Hold;
 pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
-pub use linked_roots::{LinkedRoot, LinkedRoots};
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use paths::LoadedPath;
-pub use pins::Pin;
-pub use profile_table::{
-    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+pub use profiles::{
+    ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
+    ProfileMember, ProfileRecord, ProfileTable, Profiles, ProfilesChanged,
 };
-pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
 pub use publish::Publication;
+pub use roots::{LinkedRoot, LinkedRoots, Pin, Roots};
 pub use size::{Ingested, Stored};
 pub use statistics::{PathStatistics, Statistics};
 pub use temporary_roots::TemporaryRoots;
-pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};
-pub use views::ChangedView;
+pub use traces::Traces;
+pub use views::{
+    ChangedView, View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable, Views,
+};
 
 use crate::chunk::ChunkDigest;
 use crate::measure::Allowance;
@@ -80,14 +79,13 @@ use holds::Held;
 use kernel_caches::Lookups;
 use ordinals::Ordinals;
 use paths::PathRecord;
-use profiles::Profiles;
 use reclaim::KnownFiles;
 use records::Records;
 use size::Size;
+use tables::Tables;
 use temporary_roots::AllTemporaryRoots;
 use trees::StoredTree;
 use uses::Uses;
-use views::Views;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -197,6 +195,8 @@ pub struct Store {
     profiles: Profiles,
     views: Views,
     channels: Channels,
+    roots: Roots,
+    traces: Traces,
     size: Size,
     held: Arc<Held>,
     // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
@@ -220,8 +220,6 @@ pub struct Store {
     writing: Mutex<Writing>,
     /// Held while space is given back; what is known of the blob files.
     reclaiming: Mutex<KnownFiles>,
-    /// Held while pins, traces and channels change.
-    changing_roots: Mutex<()>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
     observers: Arc<Observers>,
@@ -263,13 +261,18 @@ impl Store {
         let next_chunk = chunks::next_number(&records)?;
         let next_ordinal = Ordinals::open(&records)?;
         let uses = Uses::open(&records)?;
-        let profiles = Profiles::open(&records)?;
-        let views = Views::open(&records)?;
+        let observers = Arc::new(Observers::default());
+        let tables = Arc::new(Tables::open(records.clone(), observers.clone())?);
+        let temporary = AllTemporaryRoots::default();
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
         held.note_litter();
         let chunks = parts.chunks as usize / AVERAGE_ITEM;
         Ok(Self {
+            profiles: Profiles::new(tables.clone(), temporary.clone()),
+            views: Views::new(records.clone(), tables, temporary.clone()),
+            roots: Roots::new(records.clone(), temporary.clone()),
+            traces: Traces::new(records.clone()),
             records,
             chunk_cache: Cache::with_weighter(chunks, parts.chunks, Weight),
             tree_cache: tree_cache(parts.trees),
@@ -277,15 +280,13 @@ impl Store {
             transfers: Allowance::new(parts.transfers),
             uses,
             lookups: Lookups::default(),
-            profiles,
-            views,
             channels: Channels::new(dir),
             size: Size::default(),
             held,
             collecting: Mutex::default(),
             removing: Mutex::default(),
             publishing: Mutex::default(),
-            temporary_roots: AllTemporaryRoots::default(),
+            temporary_roots: temporary,
             next_ordinal: Mutex::new(next_ordinal),
             flushing: Mutex::default(),
             gate: RwLock::default(),
@@ -294,16 +295,10 @@ impl Store {
                 unflushed: 0,
             }),
             reclaiming: Mutex::default(),
-            changing_roots: Mutex::default(),
             damaged: Mutex::default(),
-            observers: Arc::default(),
+            observers,
             directory,
         })
-    }
-
-    /// Temporary roots for one more command; none yet.
-    pub fn temporary_roots(&self) -> TemporaryRoots {
-        self.temporary_roots.begin()
     }
 
     /// Memory that transfers may hold together.
@@ -345,6 +340,26 @@ impl Store {
     /// The store directory of the paths, usually `/nix/store`.
     pub fn store_dir(&self) -> &StoreDir {
         self.directory.store_dir()
+    }
+
+    /// The profiles.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// The closure views.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// The pins and other roots.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// The channels.

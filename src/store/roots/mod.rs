@@ -1,13 +1,21 @@
-//! Pins: paths that the user wants to keep, whatever else is dropped or collected.
+//! Roots that are neither generations nor closure views: pins, links outside of the state, and temporary roots.
 //!
-//! They lie in the column family of all roots; the first byte of a key says of what kind a root
-//! is.
+//! Pins and links are records. Pins are in the family of all roots, where the first byte of a key says of what
+//! kind a root is.
 
-use std::collections::{HashSet, VecDeque};
+mod linked;
 
-use super::records::{Batch, Durability, Family, Reader, Writer};
-use super::{PathInfo, Store, StoreError, lock, uses};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+pub use linked::{LinkedRoot, LinkedRoots};
+
+use super::error::StoreError;
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
+use super::temporary_roots::{AllTemporaryRoots, TemporaryRoots};
+use super::uses;
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::sync::lock;
 
 /// First byte of the key of a pin.
 const PIN: u8 = 1;
@@ -47,15 +55,36 @@ impl Pin {
     }
 }
 
-impl Store {
-    /// Pins paths, which need not be known yet. A path that is pinned already stays pinned since
-    /// when it was. Durable when it returns.
+/// The roots of a state that are neither generations nor closure views.
+pub struct Roots {
+    records: Arc<Records>,
+    temporary: AllTemporaryRoots,
+    /// Held while pins change.
+    changing: Mutex<()>,
+}
+
+impl Roots {
+    pub(super) fn new(records: Arc<Records>, temporary: AllTemporaryRoots) -> Self {
+        Self {
+            records,
+            temporary,
+            changing: Mutex::default(),
+        }
+    }
+
+    /// Temporary roots for one more command; none yet. They do not outlive the process.
+    pub fn temporary(&self) -> TemporaryRoots {
+        self.temporary.begin()
+    }
+
+    /// Pins paths, all together, which need not be known yet. A path that is pinned already stays pinned
+    /// since when it was. Survives a power loss when it returns.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed; nothing has changed then.
     pub fn pin(&self, paths: &[StorePath]) -> Result<(), StoreError> {
-        let _changing = lock(&self.changing_roots);
-        self.temporary_roots.note(paths.iter().map(StorePath::hash));
+        let _changing = lock(&self.changing);
+        self.temporary.note(paths.iter().map(StorePath::hash));
         let mut batch = Batch::default();
         let since = uses::now() / 1000;
         for path in paths {
@@ -69,12 +98,13 @@ impl Store {
             .write(batch, Durability::Power, "a pin was written")
     }
 
-    /// Takes pins away. Returns those of `paths` that were pinned.
+    /// Takes pins away, all together. Returns those of `paths` that were pinned. Survives a power loss when
+    /// it returns.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed; nothing has changed then.
     pub fn unpin(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
-        let _changing = lock(&self.changing_roots);
+        let _changing = lock(&self.changing);
         let mut batch = Batch::default();
         let mut seen = HashSet::new();
         let mut pinned = Vec::new();
@@ -105,34 +135,22 @@ impl Store {
         Ok(pins)
     }
 
-    /// The registered paths among `roots`, and what they refer to, as far as that is registered:
-    /// the nearer, the earlier, each once.
+    /// What links outside of the state pointed to when they could be looked at last.
     ///
     /// # Errors
-    /// The database failed or a record is damaged.
-    pub fn closure(
-        &self,
-        roots: impl IntoIterator<Item = StorePathHash>,
-    ) -> Result<Vec<PathInfo>, StoreError> {
-        let mut seen = HashSet::new();
-        let mut queue = VecDeque::new();
-        for root in roots {
-            if seen.insert(root) {
-                queue.push_back(root);
-            }
+    /// The database failed, or the record is damaged.
+    pub fn linked(&self) -> Result<LinkedRoots, StoreError> {
+        linked::read(&self.records)
+    }
+
+    /// Keeps what such links point to now. Survives a power loss when it returns.
+    ///
+    /// # Errors
+    /// The database failed; nothing has changed then.
+    pub fn set_linked(&self, all: &LinkedRoots) -> Result<(), StoreError> {
+        if self.linked().is_ok_and(|before| before == *all) {
+            return Ok(());
         }
-        let mut closure = Vec::new();
-        while let Some(hash) = queue.pop_front() {
-            let Some(info) = self.path_info(hash)? else {
-                continue;
-            };
-            for reference in info.sorted_references() {
-                if seen.insert(reference.hash()) {
-                    queue.push_back(reference.hash());
-                }
-            }
-            closure.push(info);
-        }
-        Ok(closure)
+        linked::write(&self.records, all)
     }
 }
