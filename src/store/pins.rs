@@ -3,10 +3,10 @@
 //! They lie in the column family of all roots; the first byte of a key says of what kind a root
 //! is.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use super::records::{Batch, Durability, Family, Reader, Writer};
-use super::{PathInfo, Store, StoreError, lock, uses};
+use super::{Store, StoreError, lock, uses};
 use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// First byte of the key of a pin.
@@ -103,36 +103,5 @@ impl Store {
             Ok(true)
         })?;
         Ok(pins)
-    }
-
-    /// The registered paths among `roots`, and what they refer to, as far as that is registered:
-    /// the nearer, the earlier, each once.
-    ///
-    /// # Errors
-    /// The database failed or a record is damaged.
-    pub fn closure(
-        &self,
-        roots: impl IntoIterator<Item = StorePathHash>,
-    ) -> Result<Vec<PathInfo>, StoreError> {
-        let mut seen = HashSet::new();
-        let mut queue = VecDeque::new();
-        for root in roots {
-            if seen.insert(root) {
-                queue.push_back(root);
-            }
-        }
-        let mut closure = Vec::new();
-        while let Some(hash) = queue.pop_front() {
-            let Some(info) = self.path_info(hash)? else {
-                continue;
-            };
-            for reference in info.sorted_references() {
-                if seen.insert(reference.hash()) {
-                    queue.push_back(reference.hash());
-                }
-            }
-            closure.push(info);
-        }
-        Ok(closure)
     }
 }

@@ -38,7 +38,7 @@ impl Store {
                 continue;
             }
             reach.shown.push(path.hash());
-            match self.path_info(path.hash())? {
+            match self.paths.info(path.hash())? {
                 Some(info) => queue.extend(info.registration.references),
                 None => reach.unknown.push(path),
             }

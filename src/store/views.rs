@@ -374,7 +374,7 @@ impl Store {
         &self,
         hashes: impl IntoIterator<Item = StorePathHash>,
     ) -> Result<Vec<String>, StoreError> {
-        let infos = hashes.into_iter().map(|hash| self.path_info(hash));
+        let infos = hashes.into_iter().map(|hash| self.paths.info(hash));
         let names = infos.filter_map(|info| {
             let name = |i: super::PathInfo| i.registration.path.base_name();
             info.map(|i| i.map(name)).transpose()

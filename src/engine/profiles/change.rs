@@ -96,7 +96,7 @@ impl Engine {
             }
             self.check_new(names)?;
             if !publications.is_empty() {
-                self.store.publish(&publications)?;
+                self.store.paths().publish(&publications)?;
             }
             self.store.change_profiles(&changes)?;
             return Ok(reports);

@@ -1,15 +1,17 @@
-//! Paths: finding and listing them.
+//! Finding and listing paths, for whoever asks and for the kernel.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::Paths;
+use super::loaded::{LoadedPath, PathRecord};
+use super::path_info::{PathInfo, PathOrdinal};
 use super::publish::CHANGED;
-use super::records::{Family, Reader};
-use super::trees::StoredTree;
-use super::{PathInfo, PathOrdinal, Store, StoreError};
-use crate::chunk::{ChunkDigest, HASH_LEN};
+use super::uses::now;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::tree::{NodeIndex, Tree};
+use crate::store::error::StoreError;
+use crate::store::records::{Family, Reader};
 
 /// State of an ordinal: the tree of its path is not here.
 pub(super) const NOT_HERE: u8 = 0;
@@ -18,74 +20,12 @@ pub(super) const HERE: u8 = 1;
 /// The tree is here, and its root is a directory.
 pub(super) const DIRECTORY_HERE: u8 = 2;
 
-/// What is a path's own: all but its tree, which other paths may share.
-#[derive(Debug)]
-pub(super) struct PathRecord {
-    pub(super) info: PathInfo,
-    pub(super) tree: ChunkDigest,
-    pub(super) table: Vec<[u8; HASH_LEN]>,
-}
-
-impl PathRecord {
-    /// `None` if the path's contents were never here.
-    fn new(info: PathInfo) -> Option<Arc<Self>> {
-        let tree = info.tree()?;
-        let table = info.table();
-        Some(Arc::new(Self { info, tree, table }))
-    }
-
-    /// Memory held, in bytes.
-    pub(super) fn weight(&self) -> usize {
-        let text = self.info.registration.references.len() * 64;
-        self.table.len() * HASH_LEN + text + 512
-    }
-}
-
-/// A path ready to be read.
-#[derive(Clone, Debug)]
-pub struct LoadedPath {
-    pub(super) record: Arc<PathRecord>,
-    pub(super) stored: Arc<StoredTree>,
-}
-
-impl LoadedPath {
-    /// What is registered.
-    pub fn info(&self) -> &PathInfo {
-        &self.record.info
-    }
-
-    /// The name of its tree.
-    pub fn tree_digest(&self) -> ChunkDigest {
-        self.record.tree
-    }
-
-    /// The metadata.
-    pub fn tree(&self) -> &Tree {
-        &self.stored.tree
-    }
-
-    /// Whether its chunks were here when it was loaded; if not, it can be looked at, but not read.
-    pub fn is_complete(&self) -> bool {
-        self.stored.is_complete()
-    }
-
-    /// The numbers of the chunks, in the order of the stream; none if they were dropped.
-    pub(super) fn numbers(&self) -> &[u64] {
-        &self.stored.numbers
-    }
-
-    /// The target of link `node`.
-    pub fn target(&self, node: NodeIndex) -> Option<Vec<u8>> {
-        self.tree().target(node, &self.record.table)
-    }
-}
-
-impl Store {
+impl Paths {
     /// What is registered under a hash.
     ///
     /// # Errors
     /// The database failed or the record is damaged.
-    pub fn path_info(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
+    pub fn info(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
         match self.records.get(Family::Paths, hash.as_bytes())? {
             Some(record) => PathInfo::decode(hash, &record).map(Some),
             None => Ok(None),
@@ -96,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or the record is damaged.
-    pub fn path_of(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
+    pub fn with_ordinal(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
         match self
             .records
             .get(Family::Ordinals, &ordinal.0.to_be_bytes())?
@@ -140,7 +80,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or a record is damaged.
-    pub fn all_paths(&self) -> Result<Vec<StorePath>, StoreError> {
+    pub fn all(&self) -> Result<Vec<StorePath>, StoreError> {
         let listed = self.list(PathOrdinal(0), usize::MAX)?;
         Ok(listed.into_iter().map(|(_, path, _)| path).collect())
     }
@@ -149,7 +89,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub fn count_paths(&self) -> Result<u64, StoreError> {
+    pub fn count(&self) -> Result<u64, StoreError> {
         let mut count = 0;
         self.records.scan(Family::Ordinals, &[], |_, value| {
             count += u64::from(value.first().is_some_and(|state| *state != NOT_HERE));
@@ -179,7 +119,7 @@ impl Store {
     /// The database failed, or the record or the tree is damaged.
     pub fn load(&self, ordinal: PathOrdinal) -> Result<Option<LoadedPath>, StoreError> {
         // As with trees: what is written while it is read here takes its place in the cache away.
-        let record = self.path_cache.get_or_insert_with(&ordinal, || {
+        let record = self.cache.get_or_insert_with(&ordinal, || {
             let record = self.read_path(ordinal).transpose();
             record.unwrap_or(Err(None))
         });
@@ -194,11 +134,21 @@ impl Store {
         &self,
         ordinal: PathOrdinal,
     ) -> Result<Option<Arc<PathRecord>>, Option<StoreError>> {
-        let Some(path) = self.path_of(ordinal)? else {
+        let Some(path) = self.with_ordinal(ordinal)? else {
             return Ok(None);
         };
-        let info = self.path_info(path.hash())?;
+        let info = self.info(path.hash())?;
         Ok(info.and_then(PathRecord::new))
+    }
+
+    fn with_tree(&self, record: Arc<PathRecord>) -> Result<LoadedPath, StoreError> {
+        let stored = self.contents.tree(record.tree)?;
+        if stored.tree.references() as usize != record.table.len() {
+            return Err(StoreError::Damaged {
+                what: format!("the references of {}", record.info.registration.path),
+            });
+        }
+        Ok(LoadedPath { record, stored })
     }
 
     /// The same for a path info at hand.
@@ -208,6 +158,103 @@ impl Store {
     pub fn load_info(&self, info: PathInfo) -> Result<Option<LoadedPath>, StoreError> {
         let record = PathRecord::new(info);
         record.map(|record| self.with_tree(record)).transpose()
+    }
+
+    /// The registered paths among `roots`, and what they refer to, as far as that is registered:
+    /// the nearer, the earlier, each once.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn closure(
+        &self,
+        roots: impl IntoIterator<Item = StorePathHash>,
+    ) -> Result<Vec<PathInfo>, StoreError> {
+        let mut seen = HashSet::new();
+        let mut queue = VecDeque::new();
+        for root in roots {
+            if seen.insert(root) {
+                queue.push_back(root);
+            }
+        }
+        let mut closure = Vec::new();
+        while let Some(hash) = queue.pop_front() {
+            let Some(info) = self.info(hash)? else {
+                continue;
+            };
+            for reference in info.sorted_references() {
+                if seen.insert(reference.hash()) {
+                    queue.push_back(reference.hash());
+                }
+            }
+            closure.push(info);
+        }
+        Ok(closure)
+    }
+
+    /// Whether the contents of a path are here, chunks included: false if they were never here,
+    /// or if they were dropped.
+    ///
+    /// # Errors
+    /// The database failed or the record of the tree is damaged.
+    pub fn has_contents(&self, info: &PathInfo) -> Result<bool, StoreError> {
+        match info.tree() {
+            Some(tree) => self.contents.is_complete(tree),
+            None => Ok(false),
+        }
+    }
+
+    /// Paths that were registered, looked up or read at this time or later, in seconds since 1970.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn newer_than(&self, since: u64) -> Result<HashSet<StorePathHash>, StoreError> {
+        let age = now().saturating_sub(since * 1000);
+        let mut newer = HashSet::new();
+        self.records.scan(Family::Paths, &[], |key, record| {
+            let info = PathInfo::scanned(key, record)?;
+            if info.registered >= since
+                || self.uses.last(info.ordinal) >= since * 1000
+                || self.lookups.is_newer(info.ordinal, age)
+            {
+                newer.insert(info.registration.path.hash());
+            }
+            Ok(true)
+        })?;
+        Ok(newer)
+    }
+
+    /// What is registered under a hash, for an answer after which the kernel knows the path: a
+    /// removal that is under way leaves it alone.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn look_up(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
+        let ordinal = |info: &Option<PathInfo>| info.iter().map(|i| i.ordinal).collect();
+        self.lookups.look_up(|| self.info(hash), ordinal)
+    }
+
+    /// The path with an ordinal, for an answer after which the kernel knows it.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn look_up_number(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
+        let find = || self.with_ordinal(ordinal);
+        self.lookups
+            .look_up(find, |path| path.iter().map(|_| ordinal).collect())
+    }
+
+    /// As [`Paths::list`], for an answer after which the kernel knows the paths.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn look_up_from(
+        &self,
+        ordinal: PathOrdinal,
+        limit: usize,
+    ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
+        let find = || self.list(ordinal, limit);
+        self.lookups
+            .look_up(find, |found| found.iter().map(|(o, ..)| *o).collect())
     }
 }
 
