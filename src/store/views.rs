@@ -347,6 +347,7 @@ impl Store {
                 let members = members.ok_or_else(|| StoreError::TooLargeView {
                     name: name.to_owned(),
                     paths: shown.len(),
+                    most: ViewMembers::MAX,
                 })?;
                 (members, gone.collect())
             }

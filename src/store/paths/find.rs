@@ -2,23 +2,15 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Paths;
 use super::loaded::{LoadedPath, PathRecord};
+use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path};
 use super::path_info::{PathInfo, PathOrdinal};
-use super::publish::CHANGED;
 use super::uses::now;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;
-use crate::store::records::{Family, Reader};
-
-/// State of an ordinal: the tree of its path is not here.
-pub(super) const NOT_HERE: u8 = 0;
-/// The tree is here, and says what the root is.
-pub(super) const HERE: u8 = 1;
-/// The tree is here, and its root is a directory.
-pub(super) const DIRECTORY_HERE: u8 = 2;
+use crate::store::records::Family;
 
 impl Paths {
     /// What is registered under a hash.
@@ -96,20 +88,6 @@ impl Paths {
             Ok(true)
         })?;
         Ok(count)
-    }
-
-    /// When the set of paths last changed: the mtime of the store directory.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub fn changed(&self) -> Result<SystemTime, StoreError> {
-        let value = self.records.get(Family::Meta, CHANGED)?;
-        let time = value.and_then(|v| {
-            let mut fields = Reader::new(&v);
-            let time = Duration::new(fields.u64()?, fields.u32()?);
-            fields.is_at_end().then_some(time)
-        });
-        Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
     }
 
     /// A path with its tree, ready to be read; `None` if there is no such path or its contents
@@ -256,14 +234,4 @@ impl Paths {
         self.lookups
             .look_up(find, |found| found.iter().map(|(o, ..)| *o).collect())
     }
-}
-
-/// What is here of the path with an ordinal, and its name.
-fn named_path(ordinal: PathOrdinal, record: &[u8]) -> Result<(u8, StorePath), StoreError> {
-    let what = || format!("the record of ordinal {}", ordinal.0);
-    Reader::whole(record, what, |fields| {
-        let (state, hash) = (fields.byte()?, fields.hash()?);
-        let name = std::str::from_utf8(fields.rest()).ok()?;
-        Some((state, StorePath::new(hash, name).ok()?))
-    })
 }

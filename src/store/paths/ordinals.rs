@@ -6,7 +6,7 @@
 
 use super::path_info::{PathInfo, PathOrdinal};
 use crate::nix::hash::NarHash;
-use crate::nix::store_path::StorePathHash;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family, Reader, Records, Writer};
 
@@ -101,4 +101,33 @@ pub(super) fn keep(writes: &mut Batch, info: &PathInfo) {
     record.bytes(&registration.nar_hash.as_bytes()[..NAR]);
     let meta = Family::Meta;
     writes.put(meta, key(registration.path.hash()), record.finish());
+}
+
+/// State of an ordinal: the tree of its path is not here.
+pub(super) const NOT_HERE: u8 = 0;
+/// The tree is here, and says what the root is.
+pub(super) const HERE: u8 = 1;
+/// The tree is here, and its root is a directory.
+pub(super) const DIRECTORY_HERE: u8 = 2;
+
+/// The record of an ordinal: what is here of its path, and the name.
+pub(super) fn name_path(state: u8, path: &StorePath) -> Vec<u8> {
+    let mut record = Writer::default();
+    record.byte(state);
+    record.bytes(path.hash().as_bytes());
+    record.bytes(path.name().as_bytes());
+    record.finish()
+}
+
+/// What is here of the path with an ordinal, and its name.
+pub(super) fn named_path(
+    ordinal: PathOrdinal,
+    record: &[u8],
+) -> Result<(u8, StorePath), StoreError> {
+    let what = || format!("the record of ordinal {}", ordinal.0);
+    Reader::whole(record, what, |fields| {
+        let (state, hash) = (fields.byte()?, fields.hash()?);
+        let name = std::str::from_utf8(fields.rest()).ok()?;
+        Some((state, StorePath::new(hash, name).ok()?))
+    })
 }

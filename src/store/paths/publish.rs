@@ -7,19 +7,18 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Paths;
-use super::find;
-use super::ordinals::Ordinals;
+use super::ordinals::{self, Ordinals};
 use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::changes::Change;
 use crate::store::contents::{Hold, Writes};
 use crate::store::error::StoreError;
-use crate::store::records::{Batch, Durability, Family, Writer};
+use crate::store::records::{Batch, Durability, Family, Reader, Writer};
 use crate::sync::lock;
 use crate::tree::{NodeKind, Tree};
 
-pub(super) const CHANGED: &[u8] = b"changed";
+const CHANGED: &[u8] = b"changed";
 
 /// A path whose chunks are kept, ready to be published.
 #[derive(Debug)]
@@ -83,6 +82,20 @@ fn since_1970() -> Duration {
 }
 
 impl Paths {
+    /// When the set of paths last changed: the mtime of the store directory.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn changed(&self) -> Result<SystemTime, StoreError> {
+        let value = self.records.get(Family::Meta, CHANGED)?;
+        let time = value.and_then(|v| {
+            let mut fields = Reader::new(&v);
+            let time = Duration::new(fields.u64()?, fields.u32()?);
+            fields.is_at_end().then_some(time)
+        });
+        Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
+    }
+
     /// Publishes paths, in one batch: first all chunks are made durable, then the trees, path
     /// infos and ordinals are written. What becomes of a path that is there already
     /// is said in `merge.rs`; where its contents were dropped, they are here again.
@@ -276,18 +289,14 @@ impl Paths {
         there: Option<&PathInfo>,
     ) {
         self.put_record(batch, info, there);
-        let hash = info.registration.path.hash();
-        let mut named = Writer::default();
-        named.byte(match (info.tree(), root) {
-            (None, _) => find::NOT_HERE,
-            (Some(_), Some(RootKind::Directory)) => find::DIRECTORY_HERE,
-            (Some(_), _) => find::HERE,
-        });
-        named.bytes(hash.as_bytes());
-        named.bytes(info.registration.path.name().as_bytes());
-        let ordinals = Family::Ordinals;
+        let state = match (info.tree(), root) {
+            (None, _) => ordinals::NOT_HERE,
+            (Some(_), Some(RootKind::Directory)) => ordinals::DIRECTORY_HERE,
+            (Some(_), _) => ordinals::HERE,
+        };
+        let named = ordinals::name_path(state, &info.registration.path);
         let key = info.ordinal.0.to_be_bytes();
-        batch.writes.batch.put(ordinals, key, named.finish());
+        batch.writes.batch.put(Family::Ordinals, key, named);
         batch.changes.push(info.ordinal);
     }
 
