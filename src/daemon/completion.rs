@@ -209,6 +209,6 @@ impl Task {
 
     fn is_news(&self, unknown: &[StorePath]) -> bool {
         let mut each = unknown.iter();
-        each.any(|path| matches!(self.store.path_info(path.hash()), Ok(Some(_))))
+        each.any(|path| matches!(self.store.paths().info(path.hash()), Ok(Some(_))))
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn end_when_told(daemon: &Arc<Daemon>) -> io::Result<()> {
 /// Ends the process at once: what waits for an answer gets it from the next daemon, if there is
 /// one. Whatever was published is durable. Nothing is torn down under threads that still run.
 pub(super) fn leave(store: &Store, status: i32) -> ! {
-    if let Err(e) = store.save_uses() {
+    if let Err(e) = store.paths().save_uses() {
         tracing::warn!("it was not kept when what was used: {e}");
     }
     // SAFETY: it does not return, and runs nothing of ours.

@@ -54,7 +54,7 @@ pub fn serve(
             let ended = ended.map_err(ServeError::Broken);
             supervisor.stopping();
             daemon.is_last();
-            if let Err(e) = daemon.store().save_uses() {
+            if let Err(e) = daemon.store().paths().save_uses() {
                 tracing::warn!("it was not kept when what was used: {e}");
             }
             ended

@@ -138,9 +138,9 @@ impl Engine {
         };
         for (_, hash) in self.store.views().members(view)?.from(1) {
             report.paths += 1;
-            if let Some(info) = self.store.path_info(hash)? {
+            if let Some(info) = self.store.paths().info(hash)? {
                 report.size += info.registration.nar_size;
-                report.missing += u64::from(!self.store.has_contents(&info)?);
+                report.missing += u64::from(!self.store.paths().has_contents(&info)?);
             }
         }
         let unknown = self.store.views().unknown(view)?;

@@ -72,14 +72,14 @@ impl Engine {
             if let Some(fetcher) = self.fetcher() {
                 fetcher.removed(&collected.paths);
             }
-            report.reclaimed_bytes = self.store.reclaim_after_collection(&stop)?;
+            report.reclaimed_bytes = self.store.upkeep().reclaim_after_collection(&stop)?;
         } else if !request.dry_run {
             // Of what was removed before: it may have been interrupted.
-            report.reclaimed_bytes = self.store.reclaim_all(&stop)?;
+            report.reclaimed_bytes = self.store.upkeep().reclaim_all(&stop)?;
         }
         report.paths = collected.paths.iter().map(|p| self.full(p)).collect();
         report.freed_bytes = collected.bytes;
-        report.stored_bytes = self.store.stored_bytes()?;
+        report.stored_bytes = self.store.upkeep().stored_bytes()?;
         Ok(Report::Gc(report))
     }
 
@@ -125,10 +125,9 @@ impl Engine {
             }
             Ok(changes)
         };
-        let profiles = self.store.profiles();
         match dry_run {
-            true => drop(plan(&profiles.table())?),
-            false => profiles.change(plan)?,
+            true => drop(plan(&self.store.profiles().table())?),
+            false => self.store.profiles().change(plan)?,
         }
         let mut profile = "";
         for old in &deleted {
@@ -160,7 +159,7 @@ impl Engine {
         let unseen = names(&unseen);
         unseen.iter().try_for_each(|u| lines.say(&left_alone(u)))?;
         let live = roots.iter().map(|r| r.path.hash()).collect();
-        let collected = self.store.collectable(&live)?;
+        let collected = self.store.upkeep().collectable(&live)?;
         for path in &collected.paths {
             lines.say(&format!("would delete '{}'", self.full(path)))?;
         }
@@ -193,7 +192,7 @@ impl Engine {
     ) -> Result<(Collected, Vec<String>), EngineError> {
         let say = |line: String| lines.send(line).is_ok();
         say("finding garbage collector roots...".into());
-        let collection = self.store.begin_collection();
+        let collection = self.store.upkeep().begin_collection();
         let mut roots = self.recorded_roots(|_, _| false)?;
         let links = links(&self.store)?;
         links.keep(&self.store)?;

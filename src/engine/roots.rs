@@ -173,7 +173,7 @@ impl Links {
         let before = self.roots.len();
         for part in target.split(|b| *b == b'/') {
             if let Ok(path) = StorePath::parse_base_name(part)
-                && let Some(there) = store.path_info(path.hash())?
+                && let Some(there) = store.paths().info(path.hash())?
                 && there.registration.path == path
             {
                 self.roots.push(Root {
@@ -274,7 +274,7 @@ impl Engine {
         let usage = self.users.look(Use::Known)?;
         let mut roots = Vec::new();
         for (hash, user) in usage.paths {
-            if let Some(info) = self.store.path_info(hash)? {
+            if let Some(info) = self.store.paths().info(hash)? {
                 roots.push(Root {
                     path: info.registration.path,
                     kind: RootKind::Process,

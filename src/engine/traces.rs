@@ -53,7 +53,7 @@ impl Engine {
                 })?;
                 let mut paths = Vec::new();
                 for ordinal in seen {
-                    paths.extend(self.store.path_of(ordinal)?);
+                    paths.extend(self.store.paths().with_ordinal(ordinal)?);
                 }
                 self.store.traces().put(&name, &paths)?;
                 Ok(Report::Trace(paths.iter().map(|p| self.full(p)).collect()))

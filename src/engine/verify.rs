@@ -19,8 +19,8 @@ impl Engine {
         let mut infos = Vec::new();
         if names.is_empty() {
             // A record that cannot be read is a failure of its path, not of all.
-            for path in self.store.all_paths()? {
-                match self.store.path_info(path.hash()) {
+            for path in self.store.paths().all()? {
+                match self.store.paths().info(path.hash()) {
                     Ok(info) => infos.extend(info),
                     Err(e) => report.failures.push(Failure {
                         path: self.full(&path),
@@ -68,12 +68,15 @@ impl Engine {
 
     /// Whether a path was collected meanwhile.
     fn is_gone(&self, info: &PathInfo) -> bool {
-        let there = self.store.path_info(info.registration.path.hash());
+        let there = self.store.paths().info(info.registration.path.hash());
         there.is_ok_and(|there| there.is_none_or(|t| t.ordinal != info.ordinal))
     }
 
     fn load(&self, info: &PathInfo) -> Result<Option<LoadedPath>, String> {
-        self.store.load_info(info.clone()).map_err(|e| chain(&e))
+        self.store
+            .paths()
+            .load_info(info.clone())
+            .map_err(|e| chain(&e))
     }
 
     /// Reads a path whole, past every digest, and compares its NAR; `false` if its contents are
@@ -83,7 +86,7 @@ impl Engine {
             return Ok(false);
         };
         let mut hasher = Sha256Writer::new(std::io::sink());
-        match self.store.dump(&path, 0, &mut hasher) {
+        match self.store.contents().dump(path.contents(), 0, &mut hasher) {
             Ok(()) => {}
             // While it was read, to stay within the budget.
             Err(DumpError::Chunk(StoreError::Dropped { .. })) => return Ok(false),
@@ -106,7 +109,7 @@ impl Engine {
         let runtime = self.runtime().map_err(|e| chain(&e))?;
         // Where even the tree cannot be read, it is written anew.
         if let Ok(Some(path)) = self.load(info) {
-            self.store.find_damage(&path);
+            self.store.contents().find_damage(path.contents());
         }
         let mended = runtime
             .block_on(self.sources(&request))

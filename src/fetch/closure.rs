@@ -51,7 +51,7 @@ impl Fetcher {
                     kept.add(hash);
                     if let Some((since, error)) = &silent
                         && since.elapsed() > HOPE
-                        && self.0.store.path_info(hash)?.is_none()
+                        && self.0.store.paths().info(hash)?.is_none()
                     {
                         let error = error.clone().into();
                         failures.push(CopyFailure { hash, path, error });
@@ -93,7 +93,7 @@ async fn register_one(
     hash: StorePathHash,
     path: Option<&StorePath>,
 ) -> Result<Vec<StorePath>, FetchError> {
-    if let Some(there) = inner.store.path_info(hash)? {
+    if let Some(there) = inner.store.paths().info(hash)? {
         let registered = there.registration;
         if path.is_some_and(|asked| *asked != registered.path) {
             return Err(FetchError::OtherName(registered.path));
@@ -103,6 +103,6 @@ async fn register_one(
     let offer = inner.offer(hash, path).await?;
     let registration = registration(&offer);
     let references = registration.references.clone();
-    inner.store.register(&[(registration, None)])?;
+    inner.store.paths().register(&[(registration, None)])?;
     Ok(references)
 }

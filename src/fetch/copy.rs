@@ -170,8 +170,8 @@ pub fn repair(
         pace: Pace::default(),
     };
     let publication = transfer.fetch(&offer)?;
-    store.flush()?;
-    store.restore_tree(&publication.tree)?;
+    store.contents().flush()?;
+    store.paths().restore_tree(&publication.tree)?;
     Ok(())
 }
 
@@ -338,14 +338,14 @@ impl Publisher<'_> {
             self.unpublished.remove(&ready);
             self.group.extend(self.waiting.remove(&ready));
         }
-        if self.store.unflushed() >= GROUP_BYTES || self.last.elapsed() >= GROUP_TIME {
+        if self.store.contents().unflushed() >= GROUP_BYTES || self.last.elapsed() >= GROUP_TIME {
             self.publish()?;
         }
         Ok(())
     }
 
     fn publish(&mut self) -> Result<(), StoreError> {
-        self.store.publish(&self.group)?;
+        self.store.paths().publish(&self.group)?;
         for p in self.group.drain(..) {
             self.copied += 1;
             self.nar_bytes += p.registration.nar_size;

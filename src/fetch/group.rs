@@ -48,7 +48,7 @@ impl Publisher {
         let (sender, mut published) = oneshot::channel();
         sync::lock(&self.waiting).push((publication, sender));
         let more = !urgency.is_raised() && !urgency.is_alone();
-        if more && self.store.unflushed() < BYTES {
+        if more && self.store.contents().unflushed() < BYTES {
             tokio::select! {
                 outcome = &mut published => return outcome.unwrap_or(Err(FetchError::Stopped)),
                 () = urgency.raised() => {}
@@ -60,7 +60,8 @@ impl Publisher {
         let (group, senders): (Vec<_>, Vec<_>) = self.take().into_iter().unzip();
         if !group.is_empty() {
             let store = self.store.clone();
-            let publishing = tokio::task::spawn_blocking(move || store.publish(&group)).await;
+            let publishing =
+                tokio::task::spawn_blocking(move || store.paths().publish(&group)).await;
             let outcome = match publishing {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(e)) => Err(Arc::new(FetchError::Store(e))),

@@ -416,7 +416,7 @@ impl Inner {
             (Need::Root(_), Contents::Local(_) | Contents::Absent(Some(RootKind::Directory))) => {
                 true
             }
-            (Need::Contents(_), Contents::Local(_)) => self.store.has_contents(there)?,
+            (Need::Contents(_), Contents::Local(_)) => self.store.paths().has_contents(there)?,
             (_, Contents::Absent(_)) => false,
         })
     }
@@ -428,7 +428,7 @@ impl Inner {
         urgency: &Arc<Urgency>,
     ) -> Result<(), FetchError> {
         let path = need.path();
-        if let Some(there) = self.store.path_info(path.hash())?
+        if let Some(there) = self.store.paths().info(path.hash())?
             && self.is_met(need, &there)?
         {
             return Ok(());
@@ -441,7 +441,7 @@ impl Inner {
             if self.says_directory(&offer).await {
                 let registration = registration(&offer);
                 let kind = Some(RootKind::Directory);
-                return Ok(self.store.register(&[(registration, kind)])?);
+                return Ok(self.store.paths().register(&[(registration, kind)])?);
             }
             // The tree says it; who else wants the contents shares the transfer.
             let (sender, met) = oneshot::channel();
@@ -559,14 +559,17 @@ impl Inner {
             let (inner, path) = (self.clone(), path.clone());
             self.runtime.spawn(async move {
                 if inner.offers.get(&path.hash()).is_some()
-                    || !matches!(inner.store.path_info(path.hash()), Ok(None))
+                    || !matches!(inner.store.paths().info(path.hash()), Ok(None))
                 {
                     return;
                 }
                 let _permit = inner.background.acquire().await;
                 match inner.offer(path.hash(), Some(&path)).await {
                     Ok(offer) => {
-                        let registered = inner.store.register(&[(registration(&offer), None)]);
+                        let registered = inner
+                            .store
+                            .paths()
+                            .register(&[(registration(&offer), None)]);
                         if let Err(e) = registered {
                             tracing::warn!(%path, "not registered: {e}");
                         }

@@ -54,10 +54,10 @@ pub(super) async fn plan(
             }
             kept.add(hash);
             let path = names.get(&hash).cloned();
-            let known = store.path_info(hash)?;
+            let known = store.paths().info(hash)?;
             let here = match &known {
                 // A record that cannot be read is for `verify` to mend.
-                Some(info) => store.has_contents(info).unwrap_or(true),
+                Some(info) => store.paths().has_contents(info).unwrap_or(true),
                 None => false,
             };
             if let Some(local) = known.filter(|_| here) {

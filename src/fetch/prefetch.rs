@@ -244,15 +244,15 @@ async fn know(
     hash: StorePathHash,
     path: Option<&StorePath>,
 ) -> Result<Known, FetchError> {
-    if let Some(there) = inner.store.path_info(hash)? {
-        let here = inner.store.has_contents(&there)?;
+    if let Some(there) = inner.store.paths().info(hash)? {
+        let here = inner.store.paths().has_contents(&there)?;
         let registered = there.registration;
         if path.is_some_and(|asked| *asked != registered.path) {
             return Err(FetchError::OtherName(registered.path));
         }
         if here {
             // Or it would be the first to go for what comes after it.
-            inner.store.touch(there.ordinal);
+            inner.store.paths().touch(there.ordinal);
         }
         return Ok(Known {
             references: registered.references.iter().map(StorePath::hash).collect(),
@@ -263,7 +263,10 @@ async fn know(
     }
     let offer = inner.offer(hash, path).await?;
     // So that what a pin keeps is known before it arrives: the closure is walked from its root.
-    inner.store.register(&[(registration(&offer), None)])?;
+    inner
+        .store
+        .paths()
+        .register(&[(registration(&offer), None)])?;
     Ok(Known {
         path: offer.info.store_path.clone(),
         references: offer.info.references.iter().map(StorePath::hash).collect(),

@@ -40,7 +40,7 @@ impl Appearances {
     /// # Errors
     /// The database failed, or the tree is damaged.
     pub fn all(&self, store: &Store) -> Result<Vec<Inode>, StoreError> {
-        match store.load(self.leaving.ordinal)? {
+        match store.paths().load(self.leaving.ordinal)? {
             Some(path) => Ok(self.inside(&path)),
             None => Ok(self.roots().collect()),
         }

@@ -97,7 +97,7 @@ impl FileSystem {
     /// The ordinal of a path of a view. It is asked for each time: a path whose root turns out to
     /// be of another kind gets a new one.
     pub(super) fn ordinal_of(&self, member: Member) -> Result<PathOrdinal, FsError> {
-        let info = self.store.path_info(self.hash_of(member)?)?;
+        let info = self.store.paths().info(self.hash_of(member)?)?;
         info.map(|info| info.ordinal).ok_or(FsError::Stale)
     }
 
@@ -250,7 +250,7 @@ impl FileSystem {
 
     /// What a listing says of a path; of what would be fetched, no more than that it is there.
     fn listed(&self, hash: StorePathHash) -> Result<Option<(String, Attributes)>, FsError> {
-        let Some(info) = self.store.look_up(hash)? else {
+        let Some(info) = self.store.paths().look_up(hash)? else {
             return Ok(None);
         };
         let name = info.registration.path.base_name();

@@ -115,7 +115,7 @@ impl ConnectionCaches {
 }
 
 fn base_names(store: &Store, paths: &[Leaving]) -> Vec<String> {
-    let path = |leaving: &Leaving| store.path_of(leaving.ordinal).ok().flatten();
+    let path = |leaving: &Leaving| store.paths().with_ordinal(leaving.ordinal).ok().flatten();
     let paths = paths.iter().filter_map(path);
     paths.map(|path| path.base_name()).collect()
 }

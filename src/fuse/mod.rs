@@ -183,7 +183,7 @@ impl Session {
             forgetter,
             handles,
         );
-        store.set_kernel_caches(Arc::new(caches));
+        store.paths().set_kernel_caches(Arc::new(caches));
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {
             background,

@@ -10,15 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use super::changes::{Change, Observers};
 use super::error::StoreError;
+use super::paths::{self, Paths};
 use super::profiles::{ProfileTable, ProfileUpdate};
 use super::records::{Batch, Durability, Records};
-use super::uses;
+use super::temporary_roots::AllTemporaryRoots;
 use super::views::{ViewEdit, ViewTable, ViewUpdate, set_told};
+use crate::nix::store_path::StorePath;
 use crate::sync::{self, lock};
 
 /// The tables of profiles and of views.
 pub(super) struct Tables {
-    records: Arc<Records>,
+    pub(super) records: Arc<Records>,
+    pub(super) paths: Arc<Paths>,
+    temporary_roots: AllTemporaryRoots,
     observers: Arc<Observers>,
     /// Held while profiles or views change.
     changing: Mutex<()>,
@@ -43,6 +47,8 @@ pub(super) struct Changing<'t> {
 impl Tables {
     pub(super) fn open(
         records: Arc<Records>,
+        paths: Arc<Paths>,
+        temporary_roots: AllTemporaryRoots,
         observers: Arc<Observers>,
     ) -> Result<Self, StoreError> {
         let seen = Seen {
@@ -51,6 +57,8 @@ impl Tables {
         };
         Ok(Self {
             records,
+            paths,
+            temporary_roots,
             observers,
             changing: Mutex::default(),
             seen: RwLock::new(seen),
@@ -79,9 +87,14 @@ impl Tables {
 }
 
 impl<'t> Changing<'t> {
+    /// Has a collection that runs leave alone what becomes a root with this change.
+    pub(super) fn note_roots<'p>(&self, roots: impl Iterator<Item = &'p StorePath>) {
+        self.tables.temporary_roots.note(roots.map(StorePath::hash));
+    }
+
     /// Begins to edit views.
     pub(super) fn edit_views(&self) -> ViewEdit<'t> {
-        ViewEdit::new(&self.tables.records, &self.views)
+        ViewEdit::new(&self.tables.records, &self.tables.paths, &self.views)
     }
 
     /// Makes the change. When this returns, it survives a power loss, can be seen, and the observer has
@@ -135,5 +148,5 @@ impl<'t> Changing<'t> {
 
 /// Seconds since 1970.
 pub(super) fn now() -> i64 {
-    i64::try_from(uses::now() / 1000).unwrap_or(i64::MAX)
+    i64::try_from(paths::now() / 1000).unwrap_or(i64::MAX)
 }

@@ -81,16 +81,19 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
     }
     // What generations lead to is here with all that it needs.
     let roots = store.profiles().roots().unwrap();
-    let closure = store.closure(roots.iter().map(|p| p.hash())).unwrap();
+    let closure = store
+        .paths()
+        .closure(roots.iter().map(|p| p.hash()))
+        .unwrap();
     let known: BTreeSet<_> = closure.iter().map(|i| &i.registration.path).collect();
     assert!(roots.iter().all(|p| known.contains(p)), "{what}: {roots:?}");
     for info in &closure {
         let path = &info.registration.path;
-        assert!(store.has_contents(info).unwrap(), "{what}: {path}");
+        assert!(store.paths().has_contents(info).unwrap(), "{what}: {path}");
         let mut references = info.registration.references.iter();
         assert!(references.all(|r| known.contains(r)), "{what}: {path}");
     }
-    let paths = store.all_paths().unwrap();
+    let paths = store.paths().all().unwrap();
     let paths: BTreeSet<_> = paths.iter().map(ToString::to_string).collect();
     let verify = Request::Verify {
         paths: Vec::new(),
@@ -114,7 +117,7 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
     Seen {
         profiles: profiles.collect(),
         paths,
-        stored_bytes: store.stored_bytes().unwrap(),
+        stored_bytes: store.upkeep().stored_bytes().unwrap(),
     }
 }
 

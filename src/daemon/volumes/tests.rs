@@ -62,7 +62,7 @@ impl State {
     }
 
     fn registration(&self, path: &StorePath) -> Registration {
-        let info = self.volumes.engine.store.path_info(path.hash()).unwrap();
+        let info = self.volumes.engine.store.paths().info(path.hash()).unwrap();
         info.unwrap().registration
     }
 
@@ -299,6 +299,7 @@ fn a_volume_follows_profiles_that_are_there() {
         .volumes
         .engine
         .store
+        .paths()
         .register(&[(registration, None)])
         .unwrap();
     set("p", 1, &c);

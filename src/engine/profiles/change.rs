@@ -91,7 +91,7 @@ impl Engine {
             }
             // What a change points to is there before it; if none is made, the next collection takes it.
             if !publications.is_empty() {
-                self.store.publish(&publications)?;
+                self.store.paths().publish(&publications)?;
             }
             let mut is_true = Ok(false);
             self.store.profiles().change(|now| {

@@ -532,7 +532,7 @@ impl WritableProfiles {
     /// Has the state know a store path.
     fn find(&self, path: &StorePath, requester: Requester) -> Result<(), FsError> {
         let is_known = || {
-            let info = self.fs.store.path_info(path.hash())?;
+            let info = self.fs.store.paths().info(path.hash())?;
             Ok::<_, FsError>(info.is_some_and(|info| info.registration.path == *path))
         };
         if is_known()? {

@@ -15,23 +15,19 @@ pub use table::{GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord
 
 use super::error::StoreError;
 use super::tables::{Tables, now};
-use super::temporary_roots::AllTemporaryRoots;
 use crate::nix::store_path::StorePath;
 
 /// The profiles of a state.
-pub struct Profiles {
-    tables: Arc<Tables>,
-    temporary: AllTemporaryRoots,
-}
+pub struct Profiles(Arc<Tables>);
 
 impl Profiles {
-    pub(super) fn new(tables: Arc<Tables>, temporary: AllTemporaryRoots) -> Self {
-        Self { tables, temporary }
+    pub(super) fn new(tables: Arc<Tables>) -> Self {
+        Self(tables)
     }
 
     /// All profiles as they are now, whatever changes later. What is in it survives a power loss.
     pub fn table(&self) -> Arc<ProfileTable> {
-        self.tables.profiles()
+        self.0.profiles()
     }
 
     /// A profile.
@@ -81,14 +77,13 @@ impl Profiles {
         &self,
         plan: impl FnOnce(&ProfileTable) -> Result<Vec<ProfileChange>, StoreError>,
     ) -> Result<(), StoreError> {
-        let changing = self.tables.begin();
+        let changing = self.0.begin();
         let changes = plan(&changing.profiles)?;
         if changes.is_empty() {
             return Ok(());
         }
         let generations = changes.iter().flat_map(|change| &change.generations);
-        self.temporary
-            .note(generations.map(|(_, path, _)| path.hash()));
+        changing.note_roots(generations.map(|(_, path, _)| path));
         let now = now();
         let Some(changed) = change::changed(&changing.profiles, &changes, now)? else {
             return Ok(());

@@ -24,7 +24,7 @@ pub(super) use family::Family;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
 
-use super::directory::{check_room, free};
+use super::directory::{RESERVE, check_room, free};
 use super::error::StoreError;
 use backend::{Backend, End, View};
 use rocks::{OpenError, RocksDb};
@@ -143,6 +143,11 @@ impl Records {
     pub(super) fn free_to_write(&self) -> Result<u64, StoreError> {
         let free = free(&self.state)?;
         Ok(free.saturating_sub(LEAST_FREE + self.unwritten()))
+    }
+
+    /// An error when the disk is nearly full for chunks, which are written without the log.
+    pub(super) fn check_reserve(&self) -> Result<(), StoreError> {
+        check_room(&self.state, RESERVE, self.unwritten())
     }
 
     /// Bytes of batches that are not in a file yet, the log apart.

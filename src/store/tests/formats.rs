@@ -41,14 +41,14 @@ fn a_state_of_format_1_is_upgraded_and_works() {
     let contents = noise(1, 300_000);
     let mut signed = kept(&store, &path(1), &contents);
     signed.registration.signatures.push("k-1:AAAA".into());
-    store.publish(&[signed]).unwrap();
+    store.paths().publish(&[signed]).unwrap();
     publish(&store, &path(2), &noise(3, 300_000));
     drop(store);
     make_old(dir.path());
     let store = open(dir.path()).unwrap();
     assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
     assert!(dump(&store, &path(1)).unwrap() == contents);
-    let origin = |n| store.path_info(path(n).hash()).unwrap().unwrap().origin;
+    let origin = |n| store.paths().info(path(n).hash()).unwrap().unwrap().origin;
     assert_eq!((origin(1), origin(2)), (Origin::Fetched, Origin::Added));
     assert_sound(&store);
     let evicted = evict(&store, 0, &HashSet::new()).unwrap();

@@ -27,10 +27,10 @@ fn a_closure_has_what_is_registered_once() {
     for (seed, references) in [(1, vec![2, 1]), (2, vec![3, 9]), (3, vec![1]), (4, vec![])] {
         let mut publication = kept(&store, &path(seed), &[seed; 10]);
         publication.registration.references = references.into_iter().map(path).collect();
-        store.publish(&[publication]).unwrap();
+        store.paths().publish(&[publication]).unwrap();
     }
     let closure = |roots: &[u8]| -> Vec<_> {
-        let closure = store.closure(roots.iter().map(|r| path(*r).hash()));
+        let closure = store.paths().closure(roots.iter().map(|r| path(*r).hash()));
         let closure = closure.unwrap().into_iter();
         closure.map(|i| i.registration.path).collect()
     };

@@ -19,7 +19,7 @@ fn register(store: &Store, path: &StorePath, references: &[StorePath]) {
         signatures: Vec::new(),
         ca: None,
     };
-    store.register(&[(registration, None)]).unwrap();
+    store.paths().register(&[(registration, None)]).unwrap();
 }
 
 /// 1 refers to 2 and 3, 4 to 3 and 5, all registered; 6 refers to what is not.

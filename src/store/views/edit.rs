@@ -7,15 +7,15 @@ use super::changed::{ChangedView, add_untold};
 use super::members::{self, ViewMembers};
 use super::table::{self, View, ViewRecord, ViewTable};
 use crate::nix::store_path::StorePathHash;
-use crate::store::closure::{Reach, path_info, reach};
 use crate::store::error::StoreError;
-use crate::store::path_info::PathInfo;
+use crate::store::paths::{PathInfo, Paths, Reach};
 use crate::store::profiles::ProfileTable;
 use crate::store::records::{Batch, Family, Records};
 
 /// A change of views in the making.
 pub(in crate::store) struct ViewEdit<'r> {
     records: &'r Records,
+    paths: &'r Paths,
     pub(super) table: ViewTable,
     writes: Batch,
     changed: Vec<ChangedView>,
@@ -30,19 +30,24 @@ pub(in crate::store) struct ViewUpdate {
 
 /// What a view shows when profiles are as `profiles` says.
 pub(super) fn reach_of(
-    records: &Records,
+    paths: &Paths,
     view: &ViewRecord,
     profiles: &ProfileTable,
 ) -> Result<Reach, StoreError> {
     let followed = view.profiles.iter().filter_map(|p| profiles.profile(p));
     let current = followed.filter_map(|p| Some(p.current_generation()?.path.clone()));
-    reach(records, view.roots.iter().cloned().chain(current))
+    paths.reach(view.roots.iter().cloned().chain(current))
 }
 
 impl<'r> ViewEdit<'r> {
-    pub(in crate::store) fn new(records: &'r Records, before: &ViewTable) -> Self {
+    pub(in crate::store) fn new(
+        records: &'r Records,
+        paths: &'r Paths,
+        before: &ViewTable,
+    ) -> Self {
         Self {
             records,
+            paths,
             table: before.clone(),
             writes: Batch::default(),
             changed: Vec::new(),
@@ -57,11 +62,11 @@ impl<'r> ViewEdit<'r> {
         before: Option<&View>,
         profiles: &ProfileTable,
     ) -> Result<(), StoreError> {
-        let Reach { shown, unknown } = reach_of(self.records, &record, profiles)?;
+        let Reach { all, unknown } = reach_of(self.paths, &record, profiles)?;
         let there = before.map(|view| view.members(self.records)).transpose()?;
         let there = there.unwrap_or_default();
         let gone = there.from(1).map(|(_, hash)| hash);
-        let (members, gone) = match there.showing(&shown).filter(|_| before.is_some()) {
+        let (members, gone) = match there.showing(&all).filter(|_| before.is_some()) {
             Some(members) => {
                 let gone = gone.filter(|hash| members.place(*hash).is_none());
                 let gone: Vec<_> = gone.collect();
@@ -71,10 +76,11 @@ impl<'r> ViewEdit<'r> {
             None => {
                 self.writes.delete(Family::Views, members::key(record.list));
                 record.list = self.table.number()?;
-                let members = ViewMembers::default().showing(&shown);
+                let members = ViewMembers::default().showing(&all);
                 let members = members.ok_or_else(|| StoreError::TooLargeView {
                     name: name.to_owned(),
-                    paths: shown.len(),
+                    paths: all.len(),
+                    most: ViewMembers::MAX,
                 })?;
                 (members, gone.collect())
             }
@@ -103,7 +109,7 @@ impl<'r> ViewEdit<'r> {
         &self,
         hashes: impl IntoIterator<Item = StorePathHash>,
     ) -> Result<Vec<String>, StoreError> {
-        let infos = hashes.into_iter().map(|hash| path_info(self.records, hash));
+        let infos = hashes.into_iter().map(|hash| self.paths.info(hash));
         let names = infos.filter_map(|info| {
             let name = |i: PathInfo| i.registration.path.base_name();
             info.map(|i| i.map(name)).transpose()

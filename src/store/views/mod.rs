@@ -21,11 +21,9 @@ pub use members::ViewMembers;
 pub use name::{ViewName, ViewNameError};
 pub use table::{View, ViewRecord, ViewTable};
 
-use super::closure::Reach;
 use super::error::StoreError;
-use super::records::Records;
+use super::paths::Reach;
 use super::tables::{Tables, now};
-use super::temporary_roots::AllTemporaryRoots;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use edit::reach_of;
 
@@ -34,28 +32,16 @@ use edit::reach_of;
 /// A method that changes views does as [`Profiles::change`](super::Profiles::change) does: when it returns,
 /// the change survives a power loss, can be seen, and the observer has been told; after a crash before it is
 /// there whole or not at all.
-pub struct Views {
-    records: Arc<Records>,
-    tables: Arc<Tables>,
-    temporary: AllTemporaryRoots,
-}
+pub struct Views(Arc<Tables>);
 
 impl Views {
-    pub(super) fn new(
-        records: Arc<Records>,
-        tables: Arc<Tables>,
-        temporary: AllTemporaryRoots,
-    ) -> Self {
-        Self {
-            records,
-            tables,
-            temporary,
-        }
+    pub(super) fn new(tables: Arc<Tables>) -> Self {
+        Self(tables)
     }
 
     /// All views as they are now, whatever changes later. What is in it survives a power loss.
     pub fn table(&self) -> Arc<ViewTable> {
-        self.tables.views()
+        self.0.views()
     }
 
     /// All views, in the order of their names.
@@ -73,7 +59,7 @@ impl Views {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn members(&self, view: &View) -> Result<Arc<ViewMembers>, StoreError> {
-        view.members(&self.records)
+        view.members(&self.0.records)
     }
 
     /// What views name, each with the name of the view.
@@ -94,8 +80,8 @@ impl Views {
     /// # Errors
     /// The database failed or a record is damaged.
     pub fn unknown(&self, view: &View) -> Result<Vec<StorePath>, StoreError> {
-        let profiles = self.tables.profiles();
-        Ok(reach_of(&self.records, &view.record, &profiles)?.unknown)
+        let profiles = self.0.profiles();
+        Ok(reach_of(&self.0.paths, &view.record, &profiles)?.unknown)
     }
 
     /// Makes a view, or makes it what it is to be: the closures of paths and of the current
@@ -134,7 +120,7 @@ impl Views {
         profiles: &[String],
         new_volume: bool,
     ) -> Result<Option<Arc<View>>, StoreError> {
-        let changing = self.tables.begin();
+        let changing = self.0.begin();
         let before = changing.views.named(name.as_str()).cloned();
         if before.is_some() && new_volume {
             return Ok(before);
@@ -153,7 +139,7 @@ impl Views {
             profiles: profiles.to_vec(),
             is_volume: before.as_ref().map_or(new_volume, |v| v.record.is_volume),
         };
-        self.temporary.note(roots.iter().map(StorePath::hash));
+        changing.note_roots(roots.iter());
         let (before, profiles) = (before.as_deref(), &changing.profiles);
         edit.show(name.as_str(), record, before, profiles)?;
         changing.commit(None, Some(edit.finish()?))?;
@@ -182,7 +168,7 @@ impl Views {
         name: &str,
         is_meant: impl FnOnce(Option<&View>) -> bool,
     ) -> Result<bool, StoreError> {
-        let changing = self.tables.begin();
+        let changing = self.0.begin();
         let before = changing.views.named(name).map(|view| &**view);
         let is_there = before.is_some() || changing.views.is_damaged(name);
         if !is_there || !is_meant(before) {
@@ -211,16 +197,16 @@ impl Views {
     }
 
     fn complete_one(&self, name: &str) -> Result<Vec<StorePath>, StoreError> {
-        let changing = self.tables.begin();
+        let changing = self.0.begin();
         let Some(view) = changing.views.named(name) else {
             return Ok(Vec::new());
         };
         let profiles = &changing.profiles;
-        let Reach { shown, unknown } = reach_of(&self.records, &view.record, profiles)?;
+        let Reach { all, unknown } = reach_of(&self.0.paths, &view.record, profiles)?;
         if view.unknown.as_deref() == Some(unknown.as_slice()) {
             return Ok(unknown);
         }
-        let is_shown = is_all(self.members(view)?.as_ref(), &shown);
+        let is_shown = is_all(self.members(view)?.as_ref(), &all);
         // Then nothing is to be written; whether names have become known is for listings to tell.
         let is_recorded = is_shown && view.unknown.is_none();
         let mut record = view.record.clone();
@@ -242,13 +228,13 @@ impl Views {
     /// # Errors
     /// The database failed.
     pub fn untold(&self) -> Result<Vec<ChangedView>, StoreError> {
-        changed::untold(&self.records)
+        changed::untold(&self.0.records)
     }
 
     /// Notes that the kernel knows these changes; survives a kill, and after a power loss the kernel is told
     /// again. What was changed once more meanwhile stays noted; that it is told twice does no harm.
     pub fn told(&self, changed: &[ChangedView]) {
-        set_told(&self.records, changed);
+        set_told(&self.0.records, changed);
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! 1. Keys meet their deletions: a compaction of the whole family, which moves no blob. It rewrites
 //!    some 30 bytes for each chunk, and the files of which nothing is left are deleted.
-//! 2. The files are looked into (`blob_files.rs`): which chunks each has, and what of these is
+//! 2. The files are looked into (`survey.rs`, `records/blob_files.rs`): which chunks each has, and what of these is
 //!    needed. A chunk that was moved is in several; what counts is the last one.
 //! 3. From the files of which the least is needed, that is written anew as if it had just come,
 //!    some megabytes at a time, and the keys meet those that they replace, until enough is given back.
@@ -20,22 +20,22 @@
 //! nothing else is written. A crash before the next flush leaves it where it was: its old file goes
 //! with a compaction, which comes after the flush.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::chunks::Located;
-use super::records::{Batch, BlobFile, Durability, Family, OVERHEAD};
-use super::{Store, StoreError, enter, lock};
+use super::Upkeep;
+use super::survey::{KnownFiles, Surveyed, survey};
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family, OVERHEAD};
+use crate::sync::lock;
 
 /// What garbage is worth moving something for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Worth {
+pub(in crate::store) struct Worth {
     /// At least so many bytes of garbage …
-    pub(super) least: u64,
+    pub(in crate::store) least: u64,
     /// … and at least one of so many bytes, of all and of the file that is emptied.
-    pub(super) part: u64,
+    pub(in crate::store) part: u64,
 }
 
 impl Worth {
@@ -72,55 +72,9 @@ const METADATA: [Family; 5] = [
     Family::Uses,
 ];
 
-/// What is known of blob files: ranges of the numbers of the chunks in each.
-pub(super) type KnownFiles = BTreeMap<u64, Vec<Range<u64>>>;
-
-/// A blob file, and what of it is needed.
-struct Surveyed {
-    file: BlobFile,
-    /// Bytes of what is needed.
-    live: u64,
-    /// Numbers of chunks that are in no later file.
-    last: Vec<Range<u64>>,
-}
-
-impl Surveyed {
-    fn garbage(&self) -> u64 {
-        self.file.size.saturating_sub(self.live)
-    }
-}
-
-/// Which file a chunk is in: for the start of each range of numbers, its end and the file.
-#[derive(Default)]
-struct Owners(BTreeMap<u64, (u64, usize)>);
-
-impl Owners {
-    /// Notes what is in a file, as far as no file that was noted before has it.
-    fn add(&mut self, range: &Range<u64>, file: usize) {
-        let mut at = range.start;
-        if let Some((_, (end, _))) = self.0.range(..=at).next_back() {
-            at = at.max(*end);
-        }
-        while at < range.end {
-            let next = self.0.range(at..range.end).next();
-            let next = next.map(|(start, (end, _))| (*start, *end));
-            let end = next.map_or(range.end, |(start, _)| start);
-            if at < end {
-                self.0.insert(at, (end, file));
-            }
-            at = next.map_or(range.end, |(_, end)| end);
-        }
-    }
-
-    fn of(&self, number: u64) -> Option<usize> {
-        let (_, (end, file)) = self.0.range(..=number).next_back()?;
-        (number < *end).then_some(*file)
-    }
-}
-
 /// A reclamation that runs.
 struct Reclaiming<'s> {
-    store: &'s Store,
+    upkeep: &'s Upkeep,
     worth: Worth,
     stop: &'s AtomicBool,
     /// How often a file was emptied, and was there after that.
@@ -141,13 +95,13 @@ impl Reclaiming<'_> {
     /// Moves what is needed of the files that have the most garbage, until there is little enough.
     fn run(&mut self, known: &mut KnownFiles) -> Result<(), StoreError> {
         for _ in 0..ROUNDS {
-            let files = self.store.survey(known)?;
+            let files = survey(&self.upkeep.records, known)?;
             let chosen = self.dirtiest(files);
             if chosen.is_empty() || self.is_stopped() {
                 break;
             }
             self.empty(&chosen)?;
-            let left: HashSet<_> = self.store.blob_numbers()?;
+            let left: HashSet<_> = self.upkeep.blob_numbers()?;
             let stay = chosen.iter().map(|f| f.file.number);
             for number in stay.filter(|n| left.contains(n)) {
                 *self.emptied.entry(number).or_default() += 1;
@@ -197,7 +151,7 @@ impl Reclaiming<'_> {
                 waiting = 0;
             }
             // What waits is counted as not yet written.
-            if self.store.records.free_to_write()? < file.live * 2 {
+            if self.upkeep.records.free_to_write()? < file.live * 2 {
                 self.no_room = true;
                 continue;
             }
@@ -205,7 +159,7 @@ impl Reclaiming<'_> {
                 if self.is_stopped() {
                     break;
                 }
-                match self.store.write_anew(number) {
+                match self.upkeep.contents.write_anew(number) {
                     Ok(bytes) => {
                         self.moved += bytes;
                         waiting += bytes;
@@ -223,17 +177,17 @@ impl Reclaiming<'_> {
 
     /// Has what was moved leave its old place.
     fn give_back(&self) -> Result<(), StoreError> {
-        self.store.flush()?;
-        self.store.merge_deletions()
+        self.upkeep.contents.flush()?;
+        self.upkeep.merge_deletions()
     }
 
     /// Says why more is left than should be.
     fn explain(&self) -> Result<(), StoreError> {
-        let (garbage, total) = self.store.garbage()?;
+        let (garbage, total) = self.upkeep.garbage()?;
         if self.is_stopped() || !self.worth.is_given(garbage, total) {
             return Ok(());
         }
-        let snapshots = self.store.records.snapshots()?;
+        let snapshots = self.upkeep.records.snapshots()?;
         let (damaged, no_room) = (self.damaged, self.no_room);
         if damaged > 0 {
             tracing::warn!(
@@ -260,7 +214,7 @@ impl Reclaiming<'_> {
     }
 }
 
-impl Store {
+impl Upkeep {
     /// Bytes of files that hold no chunk any more, as far as is known.
     ///
     /// # Errors
@@ -269,7 +223,7 @@ impl Store {
         Ok(self.garbage()?.0)
     }
 
-    /// Whether [`Store::reclaim`] has something to do.
+    /// Whether [`Upkeep::reclaim`] has something to do.
     ///
     /// # Errors
     /// The database failed.
@@ -314,7 +268,11 @@ impl Store {
         self.reclaim_all(stop)
     }
 
-    pub(super) fn reclaim_worth(&self, worth: Worth, stop: &AtomicBool) -> Result<u64, StoreError> {
+    pub(in crate::store) fn reclaim_worth(
+        &self,
+        worth: Worth,
+        stop: &AtomicBool,
+    ) -> Result<u64, StoreError> {
         let mut known = lock(&self.reclaiming);
         let (garbage, total) = self.garbage()?;
         if !worth.is_given(garbage, total) {
@@ -324,7 +282,7 @@ impl Store {
         self.forget_buckets()?;
         self.merge_deletions()?;
         let mut reclaiming = Reclaiming {
-            store: self,
+            upkeep: self,
             worth,
             stop,
             emptied: HashMap::new(),
@@ -356,54 +314,6 @@ impl Store {
             .write(batch, Durability::Process, "space was reclaimed")
     }
 
-    /// Looks into the blob files.
-    fn survey(&self, known: &mut KnownFiles) -> Result<Vec<Surveyed>, StoreError> {
-        let files = self.records.blob_files()?;
-        let there: HashSet<_> = files.iter().map(|f| f.number).collect();
-        known.retain(|number, _| there.contains(number));
-        let mut surveyed = Vec::new();
-        let mut owners = Owners::default();
-        // The latest first.
-        for file in files.into_iter().rev() {
-            let numbers = match known.entry(file.number) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(unknown) => {
-                    let numbers = file.chunk_numbers();
-                    let fail = self.records.directory_error("a file was read");
-                    let Some(numbers) = numbers.map_err(fail)? else {
-                        continue;
-                    };
-                    unknown.insert(numbers)
-                }
-            };
-            for range in numbers.iter() {
-                owners.add(range, surveyed.len());
-            }
-            surveyed.push(Surveyed {
-                file,
-                live: 0,
-                last: Vec::new(),
-            });
-        }
-        self.records
-            .snapshot()
-            .scan(Family::Digests, &[], |_, value| {
-                if let Some(chunk) = Located::decode(value)
-                    && let Some(file) = owners.of(chunk.number)
-                    && let Some(file) = surveyed.get_mut(file)
-                {
-                    file.live += u64::from(chunk.stored_length) + OVERHEAD;
-                }
-                Ok(true)
-            })?;
-        for (start, (end, file)) in owners.0 {
-            if let Some(file) = surveyed.get_mut(file) {
-                file.last.push(start..end);
-            }
-        }
-        Ok(surveyed)
-    }
-
     /// Has keys meet their deletions, and what they replace, without moving a blob.
     fn merge_deletions(&self) -> Result<(), StoreError> {
         self.records.merge(Family::Chunks, false)?;
@@ -413,57 +323,5 @@ impl Store {
             self.records.merge(Family::Chunks, true)?;
         }
         Ok(())
-    }
-
-    /// Writes a chunk anew as it is, if it is still there. Returns its length.
-    pub(super) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
-        let key = number.to_be_bytes();
-        // The disk is waited for while nobody else is held up.
-        if self.records.get(Family::Chunks, &key)?.is_none() {
-            return Ok(0);
-        }
-        let _gate = enter(&self.gate);
-        let mut writing = lock(&self.writing);
-        let Some(record) = self.records.get(Family::Chunks, &key)? else {
-            return Ok(0);
-        };
-        let bytes = record.len() as u64;
-        let mut batch = Batch::default();
-        batch.put(Family::Chunks, key, &*record);
-        drop(record);
-        self.records
-            .write(batch, Durability::Flush, "a chunk was written")?;
-        writing.unflushed += bytes;
-        Ok(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chunk_is_in_the_last_file_that_has_it() {
-        let mut owners = Owners::default();
-        // The latest first.
-        for (file, range) in [
-            (0, 10..12),
-            (0, 20..21),
-            (1, 5..11),
-            (1, 12..20),
-            (2, 0..30),
-            (3, 10..12),
-            (3, 29..31),
-        ] {
-            owners.add(&range, file);
-        }
-        let of: Vec<_> = (0..32).map(|n| owners.of(n)).collect();
-        let mut expected = vec![Some(2); 30];
-        expected[5..10].fill(Some(1));
-        expected[10..12].fill(Some(0));
-        expected[12..20].fill(Some(1));
-        expected[20] = Some(0);
-        expected.extend([Some(3), None]);
-        assert_eq!(of, expected);
     }
 }

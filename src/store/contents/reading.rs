@@ -10,21 +10,42 @@ use std::io::Write;
 
 use bytes::Bytes;
 
+use super::StoredContents;
 use super::chunks::ChunkFault;
-use super::{LoadedPath, Store, StoreError};
-use crate::tree::{ChunkEntry, DumpError, NodeIndex, dump_nar};
+use super::stored_tree::StoredTree;
+use crate::chunk::{ChunkDigest, HASH_LEN};
+use crate::nix::store_path::StorePath;
+use crate::store::error::StoreError;
+use crate::tree::{ChunkEntry, DumpError, NodeIndex, Tree, dump_nar};
 
-impl Store {
+/// The contents of a path, for [`StoredContents::read`] and the like.
+#[derive(Clone, Copy, Debug)]
+pub struct PathContents<'p> {
+    /// For errors.
+    pub(in crate::store) path: &'p StorePath,
+    pub(in crate::store) digest: ChunkDigest,
+    pub(in crate::store) stored: &'p StoredTree,
+    /// What stands where the bytes were masked.
+    pub(in crate::store) table: &'p [[u8; HASH_LEN]],
+}
+
+impl<'p> PathContents<'p> {
+    fn tree(self) -> &'p Tree {
+        &self.stored.tree
+    }
+}
+
+impl StoredContents {
     /// The masked bytes of a chunk of a path: from memory if they are there, or, if `fresh`, from
     /// the database in any case.
     fn chunk_of(
         &self,
-        path: &LoadedPath,
+        path: PathContents<'_>,
         index: usize,
         entry: &ChunkEntry,
         fresh: bool,
     ) -> Result<Bytes, StoreError> {
-        let mut number = path.numbers().get(index).copied();
+        let mut number = path.stored.numbers.get(index).copied();
         let fault = loop {
             let read = match number {
                 Some(number) if fresh => self.read_chunk(number, &entry.digest),
@@ -38,9 +59,9 @@ impl Store {
                 Err(ChunkFault::Missing) => {}
                 Err(fault) => break fault,
             }
-            let now = self.current_number(path.tree_digest(), index)?;
+            let now = self.current_number(path.digest, index)?;
             if now.is_none() {
-                let path = path.info().registration.path.clone();
+                let path = path.path.clone();
                 return Err(StoreError::Dropped { path });
             }
             if now == number {
@@ -55,18 +76,18 @@ impl Store {
         };
         self.mark_damaged(entry.digest);
         let error = StoreError::Chunk {
-            path: path.record.info.registration.path.clone(),
+            path: path.path.clone(),
             digest: entry.digest,
             what,
             source,
         };
-        tracing::error!(path = %path.record.info.registration.path, chunk = %entry.digest, "{error}");
+        tracing::error!(path = %path.path, chunk = %entry.digest, "{error}");
         Err(error)
     }
 
     /// Reads every chunk of a path, and has the next ingest replace those that cannot be read.
     /// Returns how many these are. What was dropped is not damaged.
-    pub fn find_damage(&self, path: &LoadedPath) -> usize {
+    pub fn find_damage(&self, path: PathContents<'_>) -> usize {
         let is_damaged = |(index, entry): &(usize, ChunkEntry)| {
             let read = self.chunk_of(path, *index, entry, true);
             read.is_err_and(|e| !matches!(e, StoreError::Dropped { .. }))
@@ -78,9 +99,9 @@ impl Store {
     ///
     /// # Errors
     /// A chunk is missing or damaged, or the contents were dropped; `out` is of no use then.
-    pub fn read_stream(
+    pub fn read(
         &self,
-        path: &LoadedPath,
+        path: PathContents<'_>,
         offset: u64,
         length: u64,
         out: &mut Vec<u8>,
@@ -88,7 +109,7 @@ impl Store {
         path.tree().read(
             offset,
             length,
-            &path.record.table,
+            path.table,
             |index, entry| self.chunk_of(path, index, entry, false),
             |bytes| {
                 out.extend_from_slice(bytes);
@@ -104,7 +125,7 @@ impl Store {
     /// A chunk that cannot be read, or a writer that fails.
     pub fn dump<W: Write>(
         &self,
-        path: &LoadedPath,
+        path: PathContents<'_>,
         node: NodeIndex,
         out: W,
     ) -> Result<(), DumpError<StoreError>> {
@@ -118,6 +139,6 @@ impl Store {
             last = Some((index, bytes.clone()));
             Ok(bytes)
         };
-        dump_nar(path.tree(), node, &path.record.table, fetch, out)
+        dump_nar(path.tree(), node, path.table, fetch, out)
     }
 }

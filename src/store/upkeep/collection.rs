@@ -1,7 +1,7 @@
 //! Removing paths that nothing needs any more: path info, ordinal, tree and chunks.
 //!
 //! Invariants: a path goes before what it refers to, so that what is left is closed whenever it
-//! ends; what was published since it began, pinned, or is a [temporary root](super::TemporaryRoots)
+//! ends; what was published since it began, pinned, or is a [temporary root](crate::store::TemporaryRoots)
 //! stays, with all that it refers to; ordinals are never given again. `eviction.rs` says why no
 //! chunk goes that somebody needs.
 //!
@@ -10,16 +10,16 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::MutexGuard;
 
-use super::chunks::Located;
-use super::eviction::{ChunkUses, Deletion, Removal, Running};
-use super::kernel_caches::{InUse, Leaving, Watch};
-use super::publish::Publishing;
-use super::records::{Family, Snapshot};
-use super::temporary_roots::Listening;
-use super::trees::TreeRecord;
-use super::{Change, PathInfo, PathOrdinal, Store, StoreError, lock, shut};
+use super::{Upkeep, litter};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::changes::Change;
+use crate::store::contents::{ChunkUses, Located, TreeRecord};
+use crate::store::error::StoreError;
+use crate::store::paths::{InUse, Leaving, PathInfo, PathOrdinal, Removal, RunningRemoval, Watch};
+use crate::store::records::{Family, Snapshot};
+use crate::store::temporary_roots::Listening;
+use crate::sync::lock;
 
 /// What a collection removed, or would.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,13 +67,13 @@ struct Graph {
 }
 
 impl Graph {
-    fn read(store: &Store, snapshot: &Snapshot<'_>) -> Result<Self, StoreError> {
+    fn read(snapshot: &Snapshot<'_>) -> Result<Self, StoreError> {
         let mut graph = Self {
             paths: HashMap::new(),
             sharing: HashMap::new(),
         };
         snapshot.scan(Family::Paths, &[], |key, record| {
-            let info = store.scanned_info(key, record)?;
+            let info = PathInfo::scanned(key, record)?;
             let tree = info.tree();
             if let Some(tree) = tree {
                 *graph.sharing.entry(tree).or_default() += 1;
@@ -171,14 +171,14 @@ impl Collected {
 /// A collection that has begun. What is published, pinned or becomes a generation from now on it
 /// leaves alone; so roots are looked for after it has begun.
 pub struct Collection<'s> {
-    store: &'s Store,
+    upkeep: &'s Upkeep,
     _listening: Listening,
     _one: MutexGuard<'s, ()>,
 }
 
 impl std::fmt::Debug for Collection<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Collection({:?})", self.store)
+        write!(f, "Collection({:?})", self.upkeep)
     }
 }
 
@@ -189,7 +189,7 @@ impl Collection<'_> {
     /// with all that it needs. Each path that was here is told to `removed` when it is gone, which must
     /// not wait, and says whether to go on.
     ///
-    /// The space comes back with [`Store::reclaim_after_collection`].
+    /// The space comes back with [`Upkeep::reclaim_after_collection`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was removed until then is.
@@ -200,27 +200,27 @@ impl Collection<'_> {
         in_use: InUse<'_>,
         removed: &mut dyn FnMut(&StorePath) -> bool,
     ) -> Result<Collected, StoreError> {
-        let store = self.store;
+        let upkeep = self.upkeep;
         let mut removing = Removing {
             live,
             limit: limit.unwrap_or(u64::MAX),
             in_use,
             removed,
             // Before the lock: fetches wait for that, and lookups for fetches.
-            watch: Watch::begin(store),
+            watch: upkeep.paths.watch(),
             collected: Collected::default(),
         };
         let outcome = {
-            let _removing = lock(&store.removing);
-            let running = store.begin_removal()?;
-            removing.run(store, &running)
+            let _removing = lock(&upkeep.removing);
+            let running = upkeep.paths.begin_removal()?;
+            removing.run(upkeep, &running)
         };
         let collected = removing.collected;
         // Who is told may wait for somebody who waits for a removal.
         drop(self);
         let gone = [&*collected.paths, &*collected.registered].concat();
         if !gone.is_empty() {
-            store.observers.tell(&Change::Removed(&gone));
+            upkeep.observers.tell(&Change::Removed(&gone));
         }
         outcome.map(|()| collected)
     }
@@ -232,34 +232,34 @@ struct Removing<'r> {
     limit: u64,
     in_use: InUse<'r>,
     removed: &'r mut dyn FnMut(&StorePath) -> bool,
-    watch: Watch,
+    watch: Watch<'r>,
     collected: Collected,
 }
 
 impl Removing<'_> {
-    fn run(&mut self, store: &Store, running: &Running<'_>) -> Result<(), StoreError> {
+    fn run(&mut self, upkeep: &Upkeep, running: &RunningRemoval<'_>) -> Result<(), StoreError> {
         let snapshot = &running.snapshot;
-        let mut graph = Graph::read(store, snapshot)?;
-        let all_read = store.count_uses(snapshot, |_| false)?;
-        self.collected.bytes += store.remove_litter(all_read)?;
+        let mut graph = Graph::read(snapshot)?;
+        let all_read = litter::count_uses(running, |_| false)?;
+        self.collected.bytes += upkeep.remove_litter(running, all_read)?;
         let mut reached = HashSet::new();
         graph.reach(self.live.iter().copied(), &mut reached);
         let dead = graph.dead(&reached);
-        let used = self.watch.used(store, &graph.leaving(&dead), self.in_use)?;
+        let used = self.watch.used(&graph.leaving(&dead), self.in_use)?;
         graph.reach(used, &mut reached);
         for hash in dead {
             if self.collected.bytes >= self.limit {
                 return Ok(());
             }
-            let mut publishing = lock(&store.publishing);
+            let mut publishing = running.lock();
             let Some(removal) = publishing.as_mut() else {
                 return Ok(());
             };
             // Held until the path is gone, so that who looks for it later does not find it.
-            let mut temporary = store.temporary_roots.lock();
+            let mut temporary = upkeep.temporary_roots.lock();
             for root in temporary.take_news() {
                 // One that came since is not in the graph.
-                if let Some(info) = store.path_info(root)? {
+                if let Some(info) = upkeep.paths.info(root)? {
                     graph.reach(needs(&info), &mut reached);
                 }
                 graph.reach([root], &mut reached);
@@ -268,11 +268,8 @@ impl Removing<'_> {
                 continue;
             }
             let ordinal = graph.paths.get(&hash).map(|found| found.ordinal);
-            let remove = || store.remove_path(removal, &mut graph, hash);
-            let Some(freed) = self
-                .watch
-                .unless_looked_up(store, ordinal.into_iter(), remove)
-            else {
+            let remove = || upkeep.remove_path(removal, &mut graph, hash);
+            let Some(freed) = self.watch.unless_looked_up(ordinal.into_iter(), remove) else {
                 graph.reach([hash], &mut reached);
                 continue;
             };
@@ -285,17 +282,17 @@ impl Removing<'_> {
                 }
             }
         }
-        self.collected.bytes += store.remove_orphans(snapshot, &graph)?;
+        self.collected.bytes += upkeep.remove_orphans(running, &graph)?;
         Ok(())
     }
 }
 
-impl Store {
+impl Upkeep {
     /// Begins a collection; waits for one that runs.
     pub fn begin_collection(&self) -> Collection<'_> {
         let one = lock(&self.collecting);
         Collection {
-            store: self,
+            upkeep: self,
             _listening: self.temporary_roots.listen(),
             _one: one,
         }
@@ -307,7 +304,7 @@ impl Store {
     /// The database failed or a record is damaged.
     pub fn collectable(&self, live: &HashSet<StorePathHash>) -> Result<Collected, StoreError> {
         let snapshot = self.records.snapshot();
-        let graph = Graph::read(self, &snapshot)?;
+        let graph = Graph::read(&snapshot)?;
         let mut reached = HashSet::new();
         graph.reach(live.iter().copied(), &mut reached);
         let mut collected = Collected::default();
@@ -331,7 +328,8 @@ impl Store {
         })?;
         snapshot.scan(Family::Digests, &[], |_, value| {
             let chunk = Located::decode(value);
-            let gone = |c: &Located| !uses.is_used(c.number) && !self.held.contains(c.number);
+            let gone =
+                |c: &Located| !uses.is_used(c.number) && !self.contents.held().contains(c.number);
             let freed = chunk.filter(gone).map_or(0, |c| c.stored_length);
             collected.bytes += u64::from(freed);
             Ok(true)
@@ -349,86 +347,42 @@ impl Store {
         let Some(found) = graph.paths.get(&hash) else {
             return Ok(None);
         };
-        let next = lock(&self.next_ordinal);
-        let there = self.path_info(hash)?;
-        let Some(info) = there.filter(|i| i.ordinal == found.ordinal && i.tree() == found.tree)
-        else {
-            return Ok(None);
-        };
-        let mut deletion = Deletion::default();
-        let record = self.records.get(Family::Paths, hash.as_bytes())?;
-        deletion.freed += record.map_or(0, |r| r.len() as u64);
-        let key = info.ordinal.0.to_be_bytes();
-        deletion.writes.delete(Family::Paths, hash.as_bytes());
-        deletion.writes.delete(Family::Ordinals, key);
-        deletion.writes.delete(Family::Uses, key);
-        self.keep_ordinal(&mut deletion.writes, &info);
-        Publishing::set_changed(&mut deletion.writes);
-        let _shut = shut(&self.gate);
-        if let Some(tree) = found.tree {
-            let sharing = graph.sharing.entry(tree).or_default();
+        let sharing = &mut graph.sharing;
+        let path = (hash, found.ordinal, found.tree);
+        self.paths.remove(path, |deletion| {
+            let Some(tree) = found.tree else {
+                return Ok(());
+            };
+            let sharing = sharing.entry(tree).or_default();
             *sharing = sharing.saturating_sub(1);
-            if *sharing == 0 {
-                self.remove_tree(&mut deletion, removal, tree)?;
+            match *sharing == 0 && !removal.trees.contains(&tree) {
+                true => deletion.tree(&mut removal.uses, tree),
+                // Another path has it, or it was published since.
+                false => Ok(()),
             }
-        }
-        let freed = self.delete(deletion)?;
-        drop(next);
-        self.path_cache.remove(&info.ordinal);
-        self.uses.clear(info.ordinal);
-        if let Some(tree) = found.tree {
-            self.tree_cache.remove(&tree);
-        }
-        Ok(Some(freed))
-    }
-
-    /// Adds a tree to a deletion, with the chunks that nobody else needs, unless it was published
-    /// since. The gate is shut.
-    fn remove_tree(
-        &self,
-        deletion: &mut Deletion,
-        removal: &mut Removal,
-        digest: ChunkDigest,
-    ) -> Result<(), StoreError> {
-        if removal.trees.contains(&digest) {
-            return Ok(());
-        }
-        match self.read_tree(digest) {
-            Ok(stored) => {
-                for number in &stored.numbers {
-                    removal.uses.remove(*number);
-                }
-                self.delete_chunks(deletion, &removal.uses, &stored)?;
-            }
-            Err(e) => {
-                tracing::warn!("its chunks are looked for later: {e}");
-                self.held.note_litter();
-            }
-        }
-        let record = self.records.get(Family::Trees, &digest.0)?;
-        deletion.freed += record.map_or(0, |r| r.len() as u64);
-        let trees = Family::Trees;
-        deletion.writes.delete(trees, digest.0);
-        Ok(())
+        })
     }
 
     /// Removes the trees that no path had when the collection began.
-    fn remove_orphans(&self, snapshot: &Snapshot<'_>, graph: &Graph) -> Result<u64, StoreError> {
+    fn remove_orphans(
+        &self,
+        running: &RunningRemoval<'_>,
+        graph: &Graph,
+    ) -> Result<u64, StoreError> {
         let mut orphans = Vec::new();
-        snapshot.scan(Family::Trees, &[], |key, _| {
+        running.snapshot.scan(Family::Trees, &[], |key, _| {
             let tree = key.try_into().map(ChunkDigest).ok();
             orphans.extend(tree.filter(|t| !graph.sharing.contains_key(t)));
             Ok(true)
         })?;
         let mut freed = 0;
         for tree in orphans {
-            let mut publishing = lock(&self.publishing);
-            if let Some(removal) = publishing.as_mut() {
-                let _shut = shut(&self.gate);
-                let mut deletion = Deletion::default();
-                self.remove_tree(&mut deletion, removal, tree)?;
-                freed += self.delete(deletion)?;
-                self.tree_cache.remove(&tree);
+            if let Some(removal) = running.lock().as_mut()
+                && !removal.trees.contains(&tree)
+            {
+                let mut deletion = self.contents.begin_deletion();
+                deletion.tree(&mut removal.uses, tree)?;
+                freed += deletion.commit()?;
             }
         }
         Ok(freed)

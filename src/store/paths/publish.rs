@@ -6,16 +6,19 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::ordinals::Ordinals;
-use super::path_info::{Contents, Origin, RootKind};
-use super::paths;
-use super::records::{Batch, Durability, Family, Writer};
-use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
+use super::Paths;
+use super::ordinals::{self, Ordinals};
+use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
+use crate::store::changes::Change;
+use crate::store::contents::{Hold, Writes};
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family, Reader, Writer};
+use crate::sync::lock;
 use crate::tree::{NodeKind, Tree};
 
-pub(super) const CHANGED: &[u8] = b"changed";
+const CHANGED: &[u8] = b"changed";
 
 /// A path whose chunks are kept, ready to be published.
 #[derive(Debug)]
@@ -26,19 +29,13 @@ pub struct Publication {
     pub origin: Origin,
     /// Its tree.
     pub tree: Tree,
-    /// Keeps its chunks until it is published; from [`super::ChunkWriter::finish`].
+    /// Keeps its chunks until it is published; from [`ChunkWriter::finish`](crate::store::ChunkWriter::finish).
     pub hold: Hold,
 }
 
 /// Paths that are about to be written together.
-pub(super) struct Publishing {
-    pub(super) writes: Batch,
-    /// What the records of trees and path infos grow by, in bytes.
-    pub(super) grown: i64,
-    /// Trees that were looked at.
-    pub(super) trees: HashSet<ChunkDigest>,
-    /// Trees that become complete, with their chunk numbers.
-    pub(super) completed: Vec<(ChunkDigest, Vec<u64>)>,
+struct Publishing {
+    writes: Writes,
     now: Duration,
     ordinals: Ordinals,
     seen: HashSet<StorePathHash>,
@@ -53,10 +50,7 @@ pub(super) struct Publishing {
 impl Publishing {
     fn new(ordinals: Ordinals) -> Self {
         Self {
-            writes: Batch::default(),
-            grown: 0,
-            trees: HashSet::new(),
-            completed: Vec::new(),
+            writes: Writes::default(),
             now: since_1970(),
             ordinals,
             seen: HashSet::new(),
@@ -66,19 +60,20 @@ impl Publishing {
         }
     }
 
-    fn give_ordinal(&mut self, store: &Store, r: &Registration) -> Result<PathOrdinal, StoreError> {
+    fn give_ordinal(&mut self, paths: &Paths, r: &Registration) -> Result<PathOrdinal, StoreError> {
         let path = (r.path.hash(), &r.nar_hash);
-        store.give_ordinal(&mut self.writes, &mut self.ordinals, path)
+        self.ordinals
+            .give_to(&paths.records, &mut self.writes.batch, path)
     }
+}
 
-    /// Says that the set of paths changes.
-    pub(super) fn set_changed(writes: &mut Batch) {
-        let now = since_1970();
-        let mut changed = Writer::default();
-        changed.u64(now.as_secs());
-        changed.u32(now.subsec_nanos());
-        writes.put(Family::Meta, CHANGED, changed.finish());
-    }
+/// Says that the set of paths changes.
+pub(super) fn set_changed(batch: &mut Batch) {
+    let now = since_1970();
+    let mut changed = Writer::default();
+    changed.u64(now.as_secs());
+    changed.u32(now.subsec_nanos());
+    batch.put(Family::Meta, CHANGED, changed.finish());
 }
 
 fn since_1970() -> Duration {
@@ -86,58 +81,69 @@ fn since_1970() -> Duration {
     now.unwrap_or(Duration::ZERO)
 }
 
-impl Store {
-    /// Publishes paths, in one batch: first all chunks are made durable, then the trees, path
-    /// infos and ordinals are written and synced. What becomes of a path that is there already
-    /// is said in `said_again.rs`; where its contents were dropped, they are here again.
-    /// After it returns, the paths can be seen, listings included.
+impl Paths {
+    /// When the set of paths last changed: the mtime of the store directory.
     ///
     /// # Errors
-    /// The database failed, or there is no number left; nothing of the batch is published then.
+    /// The database failed.
+    pub fn changed(&self) -> Result<SystemTime, StoreError> {
+        let value = self.records.get(Family::Meta, CHANGED)?;
+        let time = value.and_then(|v| {
+            let mut fields = Reader::new(&v);
+            let time = Duration::new(fields.u64()?, fields.u32()?);
+            fields.is_at_end().then_some(time)
+        });
+        Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
+    }
+
+    /// Publishes paths, in one batch: first all chunks are made durable, then the trees, path
+    /// infos and ordinals are written. What becomes of a path that is there already
+    /// is said in `merge.rs`; where its contents were dropped, they are here again.
+    /// When it returns, all of it survives a power loss, and the paths can be seen, listings included. A
+    /// crash before leaves each path as it was.
+    ///
+    /// # Errors
+    /// The database failed, the disk is full, or there is no number left; nothing is published then.
     pub fn publish(&self, publications: &[Publication]) -> Result<(), StoreError> {
         let mut publishing = lock(&self.publishing);
-        self.flush()?;
+        self.contents.flush()?;
         let mut next = lock(&self.next_ordinal);
         let mut batch = Publishing::new(*next);
         let digests: Vec<_> = publications.iter().map(|p| p.tree.digest()).collect();
         for (p, digest) in publications.iter().zip(&digests) {
             if self.add_local(&mut batch, p, *digest)? {
-                self.put_tree(&mut batch, &p.tree, *digest)?;
+                self.contents
+                    .put_tree(&mut batch.writes, &p.tree, *digest)?;
             }
         }
         // A collection learns of them before it removes one more path: it needs the lock above.
         self.temporary_roots.note(batch.seen.iter().copied());
         let is_new = !batch.changes.is_empty();
         if is_new {
-            Publishing::set_changed(&mut batch.writes);
-            batch.ordinals.set_apart(&mut batch.writes);
+            set_changed(&mut batch.writes.batch);
+            batch.ordinals.set_apart(&mut batch.writes.batch);
         }
-        if is_new || !batch.amended.is_empty() || !batch.completed.is_empty() {
-            let _gate = enter(&self.gate);
-            let writes = std::mem::take(&mut batch.writes);
-            self.records
-                .write(writes, Durability::Power, "a path was published")?;
-            self.size.grow(batch.grown);
+        if is_new || !batch.amended.is_empty() || !batch.writes.completed.is_empty() {
+            let durability = Durability::Power;
+            self.contents
+                .write(&mut batch.writes, durability, "a path was published")?;
         }
         *next = batch.ordinals;
         drop(next);
         if let Some(removal) = publishing.as_mut() {
-            removal.published(&batch.trees, &batch.completed);
+            removal.published(&batch.writes);
         }
         drop(publishing);
         for (p, digest) in publications.iter().zip(&digests) {
-            if batch.trees.contains(digest) {
+            if batch.writes.trees.contains(digest) {
                 p.hold.set_published();
             }
-        }
-        for (digest, _) in batch.completed {
-            self.tree_cache.remove(&digest);
         }
         for ordinal in batch.used {
             self.touch(ordinal);
         }
         for ordinal in batch.changes.into_iter().chain(batch.amended) {
-            self.path_cache.remove(&ordinal);
+            self.cache.remove(&ordinal);
         }
         if is_new {
             self.observers.tell(&Change::Paths);
@@ -146,10 +152,11 @@ impl Store {
     }
 
     /// Registers paths whose contents are not here: what their narinfo says, and the kind of
-    /// their roots as far as it is known. What is known already is left as it is.
+    /// their roots as far as it is known. What is known already is left as it is. When it returns, it
+    /// survives a kill; a power loss may take it, and its numbers are given to nothing else then.
     ///
     /// # Errors
-    /// The database failed, or there is no number left.
+    /// The database failed, the disk is full, or there is no number left; nothing is registered then.
     pub fn register(
         &self,
         registrations: &[(Registration, Option<RootKind>)],
@@ -162,16 +169,13 @@ impl Store {
         if batch.changes.is_empty() {
             return Ok(());
         }
-        let is_first = batch.ordinals.set_apart(&mut batch.writes);
-        let _gate = enter(&self.gate);
         // A power loss takes only what can be looked up again. Its numbers are given to nothing else.
-        let durability = match is_first {
+        let durability = match batch.ordinals.set_apart(&mut batch.writes.batch) {
             true => Durability::Power,
             false => Durability::Process,
         };
-        self.records
-            .write(batch.writes, durability, "a path was registered")?;
-        self.size.grow(batch.grown);
+        self.contents
+            .write(&mut batch.writes, durability, "a path was registered")?;
         *next = batch.ordinals;
         Ok(())
     }
@@ -186,7 +190,7 @@ impl Store {
         if !batch.seen.insert(hash) {
             return Ok(());
         }
-        let (there, now) = (self.path_info(hash)?, batch.now.as_secs());
+        let (there, now) = (self.info(hash)?, batch.now.as_secs());
         let info = match &there {
             None => PathInfo {
                 registration: registration.clone(),
@@ -225,7 +229,7 @@ impl Store {
             origin: publication.origin,
             contents: Contents::Local(tree),
         };
-        let Some(there) = self.path_info(hash)? else {
+        let Some(there) = self.info(hash)? else {
             info.ordinal = batch.give_ordinal(self, &info.registration)?;
             batch.used.push(info.ordinal);
             self.put_info(batch, &info, root, None);
@@ -244,7 +248,7 @@ impl Store {
             }
             if kept != tree {
                 // As with one that is written: an eviction that runs leaves it alone.
-                batch.trees.insert(kept);
+                batch.writes.trees.insert(kept);
             }
             return Ok(kept == tree);
         }
@@ -267,7 +271,7 @@ impl Store {
             // Who asks for the old number learns that it is stale, and looks again.
             let ordinals = Family::Ordinals;
             let stale = there.ordinal.0.to_be_bytes();
-            batch.writes.delete(ordinals, stale);
+            batch.writes.batch.delete(ordinals, stale);
             batch.used.retain(|used| *used != info.ordinal);
             info.ordinal = batch.ordinals.give()?;
             batch.used.push(info.ordinal);
@@ -285,18 +289,14 @@ impl Store {
         there: Option<&PathInfo>,
     ) {
         self.put_record(batch, info, there);
-        let hash = info.registration.path.hash();
-        let mut named = Writer::default();
-        named.byte(match (info.tree(), root) {
-            (None, _) => paths::NOT_HERE,
-            (Some(_), Some(RootKind::Directory)) => paths::DIRECTORY_HERE,
-            (Some(_), _) => paths::HERE,
-        });
-        named.bytes(hash.as_bytes());
-        named.bytes(info.registration.path.name().as_bytes());
-        let ordinals = Family::Ordinals;
+        let state = match (info.tree(), root) {
+            (None, _) => ordinals::NOT_HERE,
+            (Some(_), Some(RootKind::Directory)) => ordinals::DIRECTORY_HERE,
+            (Some(_), _) => ordinals::HERE,
+        };
+        let named = ordinals::name_path(state, &info.registration.path);
         let key = info.ordinal.0.to_be_bytes();
-        batch.writes.put(ordinals, key, named.finish());
+        batch.writes.batch.put(Family::Ordinals, key, named);
         batch.changes.push(info.ordinal);
     }
 
@@ -310,36 +310,30 @@ impl Store {
                 .ok()
                 .flatten()
         });
-        batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
+        batch.writes.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
         let paths = Family::Paths;
-        batch.writes.put(paths, hash.as_bytes(), record);
+        batch.writes.batch.put(paths, hash.as_bytes(), record);
     }
 
     /// Writes the record of `tree` again, if it cannot be read or its contents were dropped; its
-    /// chunks are kept and held.
+    /// chunks are kept and held. When it returns, it survives a power loss.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed or the disk is full; nothing has changed then.
     pub fn restore_tree(&self, tree: &Tree) -> Result<(), StoreError> {
         let mut publishing = lock(&self.publishing);
-        self.flush()?;
-        let mut batch = Publishing::new(*lock(&self.next_ordinal));
-        self.put_tree(&mut batch, tree, tree.digest())?;
-        if batch.completed.is_empty() {
+        self.contents.flush()?;
+        let mut writes = Writes::default();
+        self.contents.put_tree(&mut writes, tree, tree.digest())?;
+        if writes.completed.is_empty() {
             return Ok(());
         }
-        {
-            let _gate = enter(&self.gate);
-            let writes = std::mem::take(&mut batch.writes);
-            self.records
-                .write(writes, Durability::Power, "a tree was restored")?;
-            self.size.grow(batch.grown);
-        }
+        let durability = Durability::Power;
+        self.contents
+            .write(&mut writes, durability, "a tree was restored")?;
         if let Some(removal) = publishing.as_mut() {
-            removal.published(&batch.trees, &batch.completed);
+            removal.published(&writes);
         }
-        drop(publishing);
-        self.tree_cache.remove(&tree.digest());
         Ok(())
     }
 }

@@ -9,8 +9,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::records::{Batch, Durability, Family, Records};
-use super::{PathOrdinal, Store, StoreError};
+use super::path_info::PathOrdinal;
+use crate::store::error::StoreError;
+use crate::store::records::{Family, Records};
 
 /// Ordinals in one part of the table: 128 KiB of it.
 const PART: usize = 1 << 14;
@@ -87,52 +88,48 @@ impl Uses {
             entry.store(0, Ordering::Relaxed);
         }
     }
-}
 
-/// Milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |d| d.as_millis() as u64)
-}
-
-impl Store {
-    /// Notes that a path is used now. Cheap enough for every read.
-    pub fn touch(&self, ordinal: PathOrdinal) {
-        self.uses.set(ordinal, now());
-    }
-
-    /// Writes the uses that were noted since the last time to the database.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub fn save_uses(&self) -> Result<(), StoreError> {
-        let mut batch = Batch::default();
-        let family = Family::Uses;
-        let mut saved = Vec::new();
-        for (index, part) in self.uses.0.iter().enumerate() {
+    /// The uses that are not in the database yet.
+    pub(super) fn unsaved(&self) -> Unsaved<'_> {
+        let mut unsaved = Vec::new();
+        for (index, part) in self.0.iter().enumerate() {
             for (at, entry) in part.get().into_iter().flatten().enumerate() {
                 let value = entry.load(Ordering::Relaxed);
                 if value & UNSAVED != 0 {
-                    let ordinal = (index * PART + at) as u32;
-                    batch.put(family, ordinal.to_be_bytes(), (value >> 1).to_le_bytes());
-                    saved.push((entry, value));
+                    unsaved.push(((index * PART + at) as u32, entry, value));
                 }
             }
         }
-        if saved.is_empty() {
-            return Ok(());
-        }
-        self.records
-            .write(batch, Durability::Process, "last uses were written")?;
-        for (entry, value) in saved {
-            // One that was used again meanwhile stays unsaved.
-            let _ = entry.compare_exchange(
-                value,
-                value & !UNSAVED,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-        }
-        Ok(())
+        Unsaved(unsaved)
     }
+}
+
+/// Uses that are to be written: the ordinal, the entry of the table, and what it was.
+pub(super) struct Unsaved<'u>(Vec<(u32, &'u AtomicU64, u64)>);
+
+impl Unsaved<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Ordinals, each with milliseconds since 1970.
+    pub(super) fn records(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.0
+            .iter()
+            .map(|(ordinal, _, value)| (*ordinal, value >> 1))
+    }
+
+    /// Says that they are in the database. One that was used again meanwhile stays unsaved.
+    pub(super) fn set_saved(self) {
+        let order = Ordering::Relaxed;
+        for (_, entry, value) in self.0 {
+            let _ = entry.compare_exchange(value, value & !UNSAVED, order, order);
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(in crate::store) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| d.as_millis() as u64)
 }

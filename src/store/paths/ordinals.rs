@@ -4,10 +4,11 @@
 //! have a number of it: the kernel, an overlay above, a file handle. So a number is set apart on disk before
 //! it is given, and a path that was removed and comes back with the same NAR has its old one again.
 
-use super::records::{Batch, Durability, Family, Reader, Records, Writer};
-use super::{PathInfo, PathOrdinal, Store, StoreError};
+use super::path_info::{PathInfo, PathOrdinal};
 use crate::nix::hash::NarHash;
-use crate::nix::store_path::StorePathHash;
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family, Reader, Records, Writer};
 
 const NEXT: &[u8] = b"next-ordinal";
 /// First bytes of the key that has the ordinal of a path that was removed.
@@ -54,8 +55,8 @@ impl Ordinals {
         true
     }
 
-    /// Gives back what was set apart and not given.
-    fn close(&mut self, records: &Records) -> Result<(), StoreError> {
+    /// Gives back what was set apart and not given; it survives a kill.
+    pub(super) fn close(&mut self, records: &Records) -> Result<(), StoreError> {
         if self.next == self.end {
             return Ok(());
         }
@@ -64,50 +65,69 @@ impl Ordinals {
         self.end = self.next;
         records.write(writes, Durability::Process, "path numbers were given back")
     }
+
+    /// The ordinal of a path that is new here: the one that it had before with this NAR, or another.
+    pub(super) fn give_to(
+        &mut self,
+        records: &Records,
+        writes: &mut Batch,
+        (hash, nar): (StorePathHash, &NarHash),
+    ) -> Result<PathOrdinal, StoreError> {
+        let key = key(hash);
+        let former = records.get(Family::Meta, &key)?;
+        let mut former = former.as_deref().map(Reader::new);
+        let Some((former, before)) = former.as_mut().and_then(|f| Some((f.u32()?, f.rest())))
+        else {
+            return self.give();
+        };
+        writes.delete(Family::Meta, key);
+        if *before == nar.as_bytes()[..NAR] {
+            Ok(PathOrdinal(former))
+        } else {
+            self.give()
+        }
+    }
 }
 
 fn key(hash: StorePathHash) -> Vec<u8> {
     [FORMER, hash.as_bytes()].concat()
 }
 
-impl Store {
-    /// The ordinal of a path that is new here: the one that it had before with this NAR, or another.
-    pub(super) fn give_ordinal(
-        &self,
-        writes: &mut Batch,
-        ordinals: &mut Ordinals,
-        (hash, nar): (StorePathHash, &NarHash),
-    ) -> Result<PathOrdinal, StoreError> {
-        let key = key(hash);
-        let former = self.records.get(Family::Meta, &key)?;
-        let mut former = former.as_deref().map(Reader::new);
-        let Some((former, before)) = former.as_mut().and_then(|f| Some((f.u32()?, f.rest())))
-        else {
-            return ordinals.give();
-        };
-        writes.delete(Family::Meta, key);
-        if *before == nar.as_bytes()[..NAR] {
-            Ok(PathOrdinal(former))
-        } else {
-            ordinals.give()
-        }
-    }
+/// Keeps the ordinal of a path that is removed for its return.
+pub(super) fn keep(writes: &mut Batch, info: &PathInfo) {
+    let registration = &info.registration;
+    let mut record = Writer::default();
+    record.u32(info.ordinal.0);
+    record.bytes(&registration.nar_hash.as_bytes()[..NAR]);
+    let meta = Family::Meta;
+    writes.put(meta, key(registration.path.hash()), record.finish());
+}
 
-    /// Keeps the ordinal of a path that is removed for its return.
-    pub(super) fn keep_ordinal(&self, writes: &mut Batch, info: &PathInfo) {
-        let registration = &info.registration;
-        let mut record = Writer::default();
-        record.u32(info.ordinal.0);
-        record.bytes(&registration.nar_hash.as_bytes()[..NAR]);
-        let meta = Family::Meta;
-        writes.put(meta, key(registration.path.hash()), record.finish());
-    }
+/// State of an ordinal: the tree of its path is not here.
+pub(super) const NOT_HERE: u8 = 0;
+/// The tree is here, and says what the root is.
+pub(super) const HERE: u8 = 1;
+/// The tree is here, and its root is a directory.
+pub(super) const DIRECTORY_HERE: u8 = 2;
 
-    /// Gives back the numbers that were set apart and not given.
-    pub(super) fn close_ordinals(&self) {
-        let closed = super::lock(&self.next_ordinal).close(&self.records);
-        if let Err(e) = closed {
-            tracing::warn!("path numbers are left out: {e}");
-        }
-    }
+/// The record of an ordinal: what is here of its path, and the name.
+pub(super) fn name_path(state: u8, path: &StorePath) -> Vec<u8> {
+    let mut record = Writer::default();
+    record.byte(state);
+    record.bytes(path.hash().as_bytes());
+    record.bytes(path.name().as_bytes());
+    record.finish()
+}
+
+/// What is here of the path with an ordinal, and its name.
+pub(super) fn named_path(
+    ordinal: PathOrdinal,
+    record: &[u8],
+) -> Result<(u8, StorePath), StoreError> {
+    let what = || format!("the record of ordinal {}", ordinal.0);
+    Reader::whole(record, what, |fields| {
+        let (state, hash) = (fields.byte()?, fields.hash()?);
+        let name = std::str::from_utf8(fields.rest()).ok()?;
+        Some((state, StorePath::new(hash, name).ok()?))
+    })
 }

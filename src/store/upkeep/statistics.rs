@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::size::Lengths;
-use super::{LoadedPath, PathOrdinal, Store, StoreError};
+use super::Upkeep;
+use super::lengths::Lengths;
 use crate::chunk::ChunkDigest;
+use crate::store::error::StoreError;
+use crate::store::paths::{LoadedPath, PathOrdinal};
 use crate::tree::NodeKind;
 
 /// Sums over a state.
@@ -58,7 +60,7 @@ pub struct PathStatistics {
     pub sharing_tree: u64,
 }
 
-impl Store {
+impl Upkeep {
     /// Counts the whole state. Reads every tree once.
     ///
     /// # Errors
@@ -75,8 +77,8 @@ impl Store {
             stored_bytes: lengths.total(),
             ..Statistics::default()
         };
-        for (ordinal, ..) in self.list(PathOrdinal(0), usize::MAX)? {
-            let Some(path) = self.load(ordinal)? else {
+        for (ordinal, ..) in self.paths.list(PathOrdinal(0), usize::MAX)? {
+            let Some(path) = self.paths.load(ordinal)? else {
                 continue;
             };
             s.paths += 1;
@@ -102,8 +104,8 @@ impl Store {
         // For each chunk the tree that uses it, or `None` for several.
         let mut user: HashMap<u64, Option<ChunkDigest>> = HashMap::new();
         let mut sharing: HashMap<_, u64> = HashMap::new();
-        for (ordinal, ..) in self.list(PathOrdinal(0), usize::MAX)? {
-            let Some(path) = self.load(ordinal)? else {
+        for (ordinal, ..) in self.paths.list(PathOrdinal(0), usize::MAX)? {
+            let Some(path) = self.paths.load(ordinal)? else {
                 continue;
             };
             let tree = path.tree_digest();
@@ -118,7 +120,7 @@ impl Store {
         for path in paths {
             let mut seen = HashSet::new();
             let mut s = PathStatistics {
-                path: path.info().registration.path.to_full(self.store_dir()),
+                path: path.info().registration.path.to_full(&self.store_dir),
                 nar_bytes: path.info().registration.nar_size,
                 sharing_tree: sharing.get(&path.tree_digest()).copied().unwrap_or(0),
                 ..PathStatistics::default()
@@ -128,6 +130,7 @@ impl Store {
                     continue;
                 }
                 let stored = self
+                    .contents
                     .locate(&entry.digest)?
                     .map_or(0, |l| u64::from(l.stored_length));
                 s.chunks += 1;

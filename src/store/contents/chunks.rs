@@ -1,53 +1,18 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
-use super::records::{Batch, Durability, Family, Reader, Records, Writer};
-use super::{Hold, Store, StoreError, enter, lock};
-use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
-use crate::tree::ChunkSink;
 use bytes::Bytes;
+
+use super::StoredContents;
+use super::holds::Hold;
+use super::stored_tree::Located;
+use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family};
+use crate::sync::{lock, read as enter};
+use crate::tree::ChunkSink;
 
 /// After this many bytes of new chunks an ingest looks whether the disk is full.
 const CHECK_ROOM_EVERY: u64 = 16 << 20;
-
-/// Where a chunk is and how long it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Located {
-    pub(super) number: u64,
-    pub(super) raw_length: u32,
-    pub(super) stored_length: u32,
-}
-
-impl Located {
-    fn encode(self) -> Vec<u8> {
-        let mut out = Writer::default();
-        out.u64(self.number);
-        out.u32(self.raw_length);
-        out.u32(self.stored_length);
-        out.finish()
-    }
-
-    pub(super) fn decode(record: &[u8]) -> Option<Self> {
-        let mut fields = Reader::new(record);
-        let located = Self {
-            number: fields.u64()?,
-            raw_length: fields.u32()?,
-            stored_length: fields.u32()?,
-        };
-        fields.is_at_end().then_some(located)
-    }
-}
-
-/// The number after the last chunk that ever was, as far as chunks were deleted.
-pub(super) const NEXT_CHUNK: &[u8] = b"next-chunk";
-
-/// The number of the next new chunk: none is given twice, even where the last ones were deleted.
-pub(super) fn next_number(records: &Records) -> Result<u64, StoreError> {
-    let last = records.last_key(Family::Chunks)?;
-    let last = last.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
-    let noted = records.get(Family::Meta, NEXT_CHUNK)?;
-    let noted = noted.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?)));
-    Ok(last.map_or(0, |n| n + 1).max(noted.unwrap_or(0)))
-}
 
 /// Why a chunk cannot be read, before it is known for which path.
 pub(super) enum ChunkFault {
@@ -56,8 +21,12 @@ pub(super) enum ChunkFault {
     Database(StoreError),
 }
 
-impl Store {
-    pub(super) fn locate(&self, digest: &ChunkDigest) -> Result<Option<Located>, StoreError> {
+impl StoredContents {
+    /// Where the chunk of a digest is.
+    pub(in crate::store) fn locate(
+        &self,
+        digest: &ChunkDigest,
+    ) -> Result<Option<Located>, StoreError> {
         let Some(value) = self.records.get(Family::Digests, &digest.0)? else {
             return Ok(None);
         };
@@ -103,15 +72,16 @@ impl Store {
         lock(&self.damaged).contains(digest)
     }
 
-    /// Bytes of chunks that wait for the flush that a publication makes.
+    /// Bytes of chunks that wait for the flush that a publication makes, and that a kill would lose.
     pub fn unflushed(&self) -> u64 {
         lock(&self.writing).unflushed
     }
 
-    /// Makes all chunks durable that were kept so far.
+    /// Has all chunks that were kept so far survive a power loss. Without it a kill loses them, which is
+    /// no damage: they are fetched again.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed, or the disk is full.
     pub fn flush(&self) -> Result<(), StoreError> {
         let _flushing = lock(&self.flushing);
         // Whatever is counted is written: both happen under the lock. What is written while the
@@ -124,13 +94,37 @@ impl Store {
         Ok(())
     }
 
-    /// A sink for the chunks of one path.
+    /// Writes a chunk anew as it is, to memory as a new one, if it is still there. A kill before the
+    /// next flush leaves it where it was. Returns its length in bytes.
+    pub(in crate::store) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
+        let key = number.to_be_bytes();
+        // The disk is waited for while nobody else is held up.
+        if self.records.get(Family::Chunks, &key)?.is_none() {
+            return Ok(0);
+        }
+        let _gate = enter(&self.gate);
+        let mut writing = lock(&self.writing);
+        let Some(record) = self.records.get(Family::Chunks, &key)? else {
+            return Ok(0);
+        };
+        let bytes = record.len() as u64;
+        let mut batch = Batch::default();
+        batch.put(Family::Chunks, key, &*record);
+        drop(record);
+        self.records
+            .write(batch, Durability::Flush, "a chunk was written")?;
+        writing.unflushed += bytes;
+        Ok(bytes)
+    }
+
+    /// A sink for the chunks of one path. A chunk is written to memory; a publication, or
+    /// [`StoredContents::flush`], has it survive a kill and a power loss.
     ///
     /// # Errors
     /// No memory for a compressor.
     pub fn chunk_writer(&self) -> Result<ChunkWriter<'_>, StoreError> {
         Ok(ChunkWriter {
-            store: self,
+            contents: self,
             encoder: Encoder::new().map_err(StoreError::Compress)?,
             unchecked: CHECK_ROOM_EVERY,
             hold: Hold::new(self.held.clone()),
@@ -141,8 +135,8 @@ impl Store {
 /// Keeps the chunks of one path, and holds them: none of them is deleted before the path is
 /// published or given up.
 #[derive(Debug)]
-pub struct ChunkWriter<'s> {
-    store: &'s Store,
+pub struct ChunkWriter<'c> {
+    contents: &'c StoredContents,
     encoder: Encoder,
     /// Bytes written since the last look at the disk.
     unchecked: u64,
@@ -157,9 +151,9 @@ impl ChunkWriter<'_> {
 
     /// Holds the chunk if it is there and can be read.
     fn reuse(&mut self, digest: &ChunkDigest) -> Result<bool, StoreError> {
-        let _gate = enter(&self.store.gate);
-        let found = self.store.locate(digest)?;
-        let found = found.filter(|_| !self.store.is_damaged(digest));
+        let _gate = enter(&self.contents.gate);
+        let found = self.contents.locate(digest)?;
+        let found = found.filter(|_| !self.contents.is_damaged(digest));
         if let Some(found) = found {
             self.hold.add(found.number);
         }
@@ -171,28 +165,28 @@ impl ChunkSink for ChunkWriter<'_> {
     type Error = StoreError;
 
     fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), StoreError> {
-        let store = self.store;
+        let contents = self.contents;
         if self.reuse(&digest)? {
-            store.size.brought(chunk.len(), true);
+            contents.size.count_ingested(chunk.len(), true);
             return Ok(());
         }
         if self.unchecked >= CHECK_ROOM_EVERY {
-            store.directory.check_room(store.records.unwritten())?;
+            contents.records.check_reserve()?;
             self.unchecked = 0;
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
         self.unchecked += record.len() as u64;
-        let _gate = enter(&store.gate);
-        let mut writing = lock(&store.writing);
+        let _gate = enter(&contents.gate);
+        let mut writing = lock(&contents.writing);
         // Another ingest may have brought it while this one compressed. A damaged record is
         // replaced where it is: trees know it by that number.
-        let found = store.locate(&digest)?;
+        let found = contents.locate(&digest)?;
         let number = match found {
             None => writing.next_chunk,
-            Some(found) if store.is_damaged(&digest) => found.number,
+            Some(found) if contents.is_damaged(&digest) => found.number,
             Some(found) => {
                 self.hold.add(found.number);
-                store.size.brought(chunk.len(), true);
+                contents.size.count_ingested(chunk.len(), true);
                 return Ok(());
             }
         };
@@ -205,17 +199,17 @@ impl ChunkSink for ChunkWriter<'_> {
         let length = record.len();
         batch.put(Family::Chunks, located.number.to_be_bytes(), record);
         batch.put(Family::Digests, digest.0, located.encode());
-        store
+        contents
             .records
             .write(batch, Durability::Flush, "a chunk was written")?;
         let before = found.map_or(0, |f| i64::from(f.stored_length));
-        store.size.grow_chunks(length as i64 - before);
+        contents.size.grow_chunks(length as i64 - before);
         if found.is_none() {
-            store.size.grow_unique(1, chunk.len() as i64);
+            contents.size.grow_unique(1, chunk.len() as i64);
         }
-        store.size.brought(chunk.len(), false);
+        contents.size.count_ingested(chunk.len(), false);
         self.hold.add(number);
-        lock(&store.damaged).remove(&digest);
+        lock(&contents.damaged).remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);
         writing.unflushed += length as u64;
         Ok(())

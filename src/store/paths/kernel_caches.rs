@@ -4,7 +4,7 @@
 //! user is either known to the kernel (an open file, a mapping, a directory that is worked in, a
 //! mount of a part of it, an overlay above it, a watch), or has yet to look the name up:
 //!
-//! 1. The removal begins: from this moment on it knows of every [lookup](Store::look_up).
+//! 1. The removal begins: from this moment on it knows of every [lookup](super::Paths::look_up).
 //! 2. It waits until the kernel has taken in all answers from before ([`KernelCaches::settle`]). Where
 //!    that takes too long, a path that was looked up a moment ago and that the kernel does not know
 //!    yet counts as used: the answer may be on its way.
@@ -26,11 +26,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use super::records::Family;
-use super::uses::{Uses, now};
-use super::{PathInfo, PathOrdinal, Store, StoreError, enter, shut};
-use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::sync;
+use super::path_info::PathOrdinal;
+use super::uses::Uses;
+use crate::nix::store_path::StorePathHash;
+use crate::store::error::StoreError;
+use crate::sync::{self, read as enter, write as shut};
 
 /// Time in which the kernel takes in an answer to a lookup, many times over.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
@@ -104,6 +104,31 @@ impl Lookups {
         self.began.elapsed().as_millis() as u64 + 1
     }
 
+    pub(super) fn set_kernel(&self, kernel: Arc<dyn KernelCaches>) {
+        *sync::write(&self.kernel) = Some(kernel);
+    }
+
+    /// Finds paths for an answer after which the kernel knows them, and notes that. No path is removed
+    /// meanwhile.
+    pub(super) fn look_up<T>(
+        &self,
+        find: impl FnOnce() -> Result<T, StoreError>,
+        ordinals: impl Fn(&T) -> Vec<PathOrdinal>,
+    ) -> Result<T, StoreError> {
+        let _shared = enter(&self.gate);
+        let found = find()?;
+        let now = self.now();
+        for ordinal in ordinals(&found) {
+            self.last.set(ordinal, now);
+        }
+        Ok(found)
+    }
+
+    /// Whether a path was looked up in the last so many milliseconds.
+    pub(super) fn is_newer(&self, ordinal: PathOrdinal, age: u64) -> bool {
+        self.last.last(ordinal) > self.now().saturating_sub(age)
+    }
+
     fn kernel(&self) -> Option<Arc<dyn KernelCaches>> {
         sync::read(&self.kernel).clone()
     }
@@ -111,35 +136,36 @@ impl Lookups {
 
 /// A removal that knows of lookups. No fetch may wait for it: the kernel may wait for a lookup, and that for
 /// the fetch.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Watch {
+#[derive(Clone, Copy)]
+pub(in crate::store) struct Watch<'l> {
+    lookups: &'l Lookups,
     since: u64,
     /// Whether answers to lookups from before may still be on their way.
     unsettled: bool,
 }
 
-impl Watch {
+impl<'l> Watch<'l> {
     /// Begins, when the kernel has taken in what was answered before.
-    pub(super) fn begin(store: &Store) -> Self {
-        let since = store.lookups.now();
-        let settled = match store.lookups.kernel() {
+    pub(super) fn begin(lookups: &'l Lookups) -> Self {
+        let since = lookups.now();
+        let settled = match lookups.kernel() {
             None => true,
             Some(kernel) => kernel.settle(PATIENCE),
         };
         Self {
+            lookups,
             since,
             unsettled: !settled,
         }
     }
 
     /// Those of some paths that are in use: steps 3 to 5.
-    pub(super) fn used(
+    pub(in crate::store) fn used(
         &self,
-        store: &Store,
         paths: &[Leaving],
         in_use: InUse<'_>,
     ) -> Result<HashSet<StorePathHash>, StoreError> {
-        let Some(kernel) = store.lookups.kernel() else {
+        let Some(kernel) = self.lookups.kernel() else {
             return Ok(HashSet::new());
         };
         let cached = kernel.drop_cached(paths);
@@ -150,13 +176,13 @@ impl Watch {
         let mut held = Vec::new();
         for (path, cached) in paths.iter().zip(cached) {
             match cached {
-                Cached::Nothing if self.unsettled && self.is_on_its_way(store, *path) => {
+                Cached::Nothing if self.unsettled && self.is_on_its_way(*path) => {
                     used.insert(path.hash);
                 }
                 Cached::Nothing => {}
                 // The answer had come.
                 Cached::Dropped => {
-                    let looks = &store.lookups.last;
+                    let looks = &self.lookups.last;
                     looks.clear_before(path.ordinal, self.since);
                 }
                 Cached::Held if used.contains(&path.hash) => {}
@@ -175,21 +201,20 @@ impl Watch {
         Ok(used)
     }
 
-    fn is_on_its_way(&self, store: &Store, path: Leaving) -> bool {
-        let last = store.lookups.last.last(path.ordinal);
+    fn is_on_its_way(&self, path: Leaving) -> bool {
+        let last = self.lookups.last.last(path.ordinal);
         last > 0 && last + ON_ITS_WAY.as_millis() as u64 >= self.since
     }
 
     /// Does something with a path that nobody looks up meanwhile, unless somebody has since this
     /// began; `None` then.
-    pub(super) fn unless_looked_up<T>(
+    pub(in crate::store) fn unless_looked_up<T>(
         &self,
-        store: &Store,
         mut ordinals: impl Iterator<Item = PathOrdinal>,
         work: impl FnOnce() -> T,
     ) -> Option<T> {
-        let _alone = shut(&store.lookups.gate);
-        let looked_up = |ordinal| store.lookups.last.last(ordinal) >= self.since;
+        let _alone = shut(&self.lookups.gate);
+        let looked_up = |ordinal| self.lookups.last.last(ordinal) >= self.since;
         (!ordinals.any(looked_up)).then(work)
     }
 }
@@ -197,77 +222,4 @@ impl Watch {
 fn users(in_use: InUse<'_>) -> Result<HashSet<StorePathHash>, StoreError> {
     std::thread::sleep(GRACE);
     in_use()
-}
-
-impl Store {
-    /// Has removals ask `kernel` what is in use. There is one; a second takes its place.
-    pub fn set_kernel_caches(&self, kernel: Arc<dyn KernelCaches>) {
-        *sync::write(&self.lookups.kernel) = Some(kernel);
-    }
-
-    /// What is registered under a hash, for an answer after which the kernel knows the path: a
-    /// removal that is under way leaves it alone.
-    ///
-    /// # Errors
-    /// The database failed or the record is damaged.
-    pub fn look_up(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
-        let _shared = enter(&self.lookups.gate);
-        let info = self.path_info(hash)?;
-        if let Some(info) = &info {
-            self.lookups.last.set(info.ordinal, self.lookups.now());
-        }
-        Ok(info)
-    }
-
-    /// Paths that were registered, looked up or read at this time or later, in seconds since 1970.
-    ///
-    /// # Errors
-    /// The database failed or a record is damaged.
-    pub fn newer_than(&self, since: u64) -> Result<HashSet<StorePathHash>, StoreError> {
-        let age = now().saturating_sub(since * 1000);
-        let looked_up = self.lookups.now().saturating_sub(age);
-        let mut newer = HashSet::new();
-        self.records.scan(Family::Paths, &[], |key, record| {
-            let info = self.scanned_info(key, record)?;
-            if info.registered >= since
-                || self.uses.last(info.ordinal) >= since * 1000
-                || self.lookups.last.last(info.ordinal) > looked_up
-            {
-                newer.insert(info.registration.path.hash());
-            }
-            Ok(true)
-        })?;
-        Ok(newer)
-    }
-
-    /// The path with an ordinal, for an answer after which the kernel knows it.
-    ///
-    /// # Errors
-    /// The database failed or the record is damaged.
-    pub fn look_up_number(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
-        let _shared = enter(&self.lookups.gate);
-        let path = self.path_of(ordinal)?;
-        if path.is_some() {
-            self.lookups.last.set(ordinal, self.lookups.now());
-        }
-        Ok(path)
-    }
-
-    /// As [`Store::list`], for an answer after which the kernel knows the paths.
-    ///
-    /// # Errors
-    /// The database failed or a record is damaged.
-    pub fn look_up_from(
-        &self,
-        ordinal: PathOrdinal,
-        limit: usize,
-    ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
-        let _shared = enter(&self.lookups.gate);
-        let found = self.list(ordinal, limit)?;
-        let now = self.lookups.now();
-        for (ordinal, _, _) in &found {
-            self.lookups.last.set(*ordinal, now);
-        }
-        Ok(found)
-    }
 }

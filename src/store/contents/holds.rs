@@ -1,18 +1,18 @@
 //! Chunks that ingests in flight rely on.
 //!
 //! Invariant: a chunk that a living [`Hold`] names is not deleted. A hold is taken under the gate
-//! (see `eviction.rs`) in the same breath in which the chunk was found or written, and it is given
+//! (see `upkeep/eviction.rs`) in the same breath in which the chunk was found or written, and it is given
 //! up after the path that needs the chunk is published, when the tree of that path names it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::lock;
+use crate::sync::lock;
 
 /// What all holds of a state hold.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(in crate::store) struct Held {
     /// For each chunk number, how many times it is held.
     counts: Mutex<HashMap<u64, u32>>,
     /// Whether there may be chunks that no tree names and nobody holds.
@@ -20,17 +20,17 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn contains(&self, number: u64) -> bool {
+    pub(in crate::store) fn contains(&self, number: u64) -> bool {
         lock(&self.counts).contains_key(&number)
     }
 
     /// Says that there may be chunks that no tree names.
-    pub(super) fn note_litter(&self) {
+    pub(in crate::store) fn note_litter(&self) {
         self.litter.store(true, Ordering::Release);
     }
 
     /// Whether there may be chunks that no tree names; asks once.
-    pub(super) fn take_litter(&self) -> bool {
+    pub(in crate::store) fn take_litter(&self) -> bool {
         self.litter.swap(false, Ordering::AcqRel)
     }
 }
@@ -64,7 +64,7 @@ impl Hold {
     }
 
     /// Says that a tree names the chunks now, so that giving them up leaves nothing behind.
-    pub(super) fn set_published(&self) {
+    pub(in crate::store) fn set_published(&self) {
         self.published.store(true, Ordering::Release);
     }
 }

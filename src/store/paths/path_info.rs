@@ -3,11 +3,11 @@
 //! Invariant: what is signed (path, NarHash, NarSize, references) and the signatures are kept
 //! byte for byte.
 
-use super::StoreError;
-use super::records::{Reader, Writer};
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::hash::NarHash;
 use crate::nix::store_path::{ContentAddress, StorePath, StorePathHash};
+use crate::store::error::StoreError;
+use crate::store::records::{Reader, Writer};
 
 /// A path's part of an inode number; from 1, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ pub enum Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
     /// It is, under this name. Its chunks are here as well, unless they were dropped: see
-    /// [`super::Store::has_contents`].
+    /// [`super::Paths::has_contents`].
     Local(ChunkDigest),
     /// Nothing is; the root is said to be of this kind, if anything was said.
     Absent(Option<RootKind>),
@@ -107,7 +107,7 @@ impl PathInfo {
         }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let r = &self.registration;
         let mut out = Writer::versioned(VERSION);
         out.u32(self.ordinal.0);
@@ -132,9 +132,18 @@ impl PathInfo {
         out.finish()
     }
 
-    pub(super) fn decode(hash: StorePathHash, record: &[u8]) -> Result<Self, StoreError> {
+    pub(in crate::store) fn decode(hash: StorePathHash, record: &[u8]) -> Result<Self, StoreError> {
         let what = || format!("the path info of {hash}");
         Reader::whole(record, what, |fields| Self::read(hash, fields))
+    }
+
+    /// The path info of a record with its key.
+    pub(in crate::store) fn scanned(key: &[u8], record: &[u8]) -> Result<Self, StoreError> {
+        let hash = key.try_into().map(StorePathHash::from_bytes);
+        let hash = hash.map_err(|_| StoreError::Damaged {
+            what: "the key of a path info".into(),
+        })?;
+        Self::decode(hash, record)
     }
 
     fn read(hash: StorePathHash, fields: &mut Reader<'_>) -> Option<Self> {

@@ -16,8 +16,7 @@
 
 use std::collections::BTreeSet;
 
-use super::path_info::{Contents, Origin, RootKind};
-use super::{PathInfo, Registration};
+use super::path_info::{Contents, Origin, PathInfo, Registration, RootKind};
 
 /// Whether a signature of one would be right for the other.
 fn is_same_statement(a: &Registration, b: &Registration) -> bool {
