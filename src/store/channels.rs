@@ -100,8 +100,8 @@ pub enum Replaces {
 
 /// The channels of a state.
 ///
-/// Whatever changes a list is on the disk when the method returns: it survives a power loss. After a crash
-/// within the method the list is the old or the new one, whole.
+/// Whatever changes a list is on the disk when the method returns: it survives a power loss. After a
+/// crash within the method the list is the old or the new one, whole.
 #[derive(Debug)]
 pub struct Channels {
     /// The state directory.
@@ -270,8 +270,8 @@ impl Channels {
         })
     }
 
-    /// Adds a channel that has no list yet; `false` if there is one of this name. Survives a power loss when
-    /// it returns.
+    /// Adds a channel that has no list yet; `false` if there is one of this name. Survives a power loss
+    /// when it returns.
     ///
     /// # Errors
     /// Its file cannot be written.

@@ -1,10 +1,15 @@
 //! Profiles and closure views as readers see them, and how both change.
 //!
 //! Invariants: changes come one after the other, each made of what is true until it is made. A change of
-//! profiles is one batch with the change of the views that follow them, so after a crash it is there whole
-//! or not at all; it can be seen when it survives a power loss, all at once. The observer is told after the
-//! lock is released, by the thread that made the change. The records are the truth; what readers see are
-//! tables in memory that each change replaces.
+//! profiles is one batch with the change of the views that follow them, so after a crash it is there
+//! whole or not at all; it can be seen when it survives a power loss, all at once. The observer is told
+//! after the lock is released, by the thread that made the change. The records are the truth; what
+//! readers see are tables in memory that each change replaces.
+//!
+//! # Locks
+//!
+//! `changing`, held from before a change is planned until it is seen, is taken before the lock of the
+//! temporary roots and with no other; the observer is called with none.
 
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 

@@ -36,8 +36,7 @@ impl Engine {
         &self,
         name: &ProfileName,
     ) -> Result<Generations, StoreError> {
-        let record = self.store.profiles().get(name.as_str())?;
-        Ok(record.map_or_else(Generations::new, |record| from_record(&record)))
+        generations_in(&self.store.profiles().table(), name)
     }
 
     /// The generations of a profile that must be there.
@@ -257,12 +256,14 @@ impl Changing<'_> {
     }
 }
 
-/// The generations of profiles; none of a profile that is not there.
+/// The generations of a profile; none if there is no such profile.
+fn generations_in(table: &ProfileTable, name: &ProfileName) -> Result<Generations, StoreError> {
+    let record = table.checked(name.as_str())?;
+    Ok(record.map_or_else(Generations::new, |record| from_record(record)))
+}
+
 fn read_all(table: &ProfileTable, names: &[&ProfileName]) -> Result<Vec<Generations>, StoreError> {
-    let each = names.iter().map(|name| {
-        let record = table.checked(name.as_str())?;
-        Ok(record.map_or_else(Generations::new, |record| from_record(record)))
-    });
+    let each = names.iter().map(|name| generations_in(table, name));
     each.collect()
 }
 
@@ -282,7 +283,7 @@ fn check_new(table: &ProfileTable, names: &[&ProfileName]) -> Result<(), EngineE
     Ok(())
 }
 
-/// Whether these profiles are what a change was planned on.
+/// Whether these profiles are still what a change was planned on.
 fn is_still(
     table: &ProfileTable,
     names: &[&ProfileName],

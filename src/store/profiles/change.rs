@@ -1,7 +1,7 @@
 //! Changes of profiles: what is asked for, what becomes of it, and the rules.
 //!
-//! Pure: from one table to the next, with the records that say the same. Invariant: a generation that stays
-//! keeps its link number, and a directory is there as long as a profile lies in it.
+//! Pure: from one table to the next, with the records that say the same. Invariant: a generation that
+//! stays keeps its link number, and a directory is there as long as a profile lies in it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -83,7 +83,8 @@ pub(in crate::store) struct ProfileUpdate {
     pub(in crate::store) writes: Batch,
 }
 
-/// Makes profiles what they are to be; `None` where they are that already. `now` is in seconds since 1970.
+/// Makes profiles what they are to be; `None` where they are that already. `now` is in seconds since
+/// 1970.
 pub(super) fn changed(
     before: &Arc<ProfileTable>,
     changes: &[ProfileChange],

@@ -62,13 +62,13 @@ impl Profiles {
         Ok(paths.into_iter().cloned().collect())
     }
 
-    /// Makes profiles what `plan` says that they are to be, all together, with the closure views that follow
-    /// them. `plan` sees what is true until the change is made: no other change comes between, so it must
-    /// be quick, and change nothing itself. A generation that is there already, with the same number, path
-    /// and time, keeps its link number.
+    /// Makes profiles what `plan` says that they are to be, all together, with the closure views that
+    /// follow them. `plan` sees what is true until the change is made: no other change comes between, so
+    /// it must be quick, and change nothing itself. A generation that is there already, with the same
+    /// number, path and time, keeps its link number.
     ///
-    /// When this returns, the change survives a power loss, can be seen, and the observer has been told; after
-    /// a crash before it is there whole or not at all.
+    /// When this returns, the change survives a power loss, can be seen, and the observer has been told;
+    /// after a crash before it is there whole or not at all.
     ///
     /// # Errors
     /// Those of `plan`; the database failed, numbers are used up, or a profile would have the name of a

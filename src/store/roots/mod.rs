@@ -1,7 +1,8 @@
-//! Roots that are neither generations nor closure views: pins, links outside of the state, and temporary roots.
+//! Roots that are neither generations nor closure views: pins, links outside of the state, and temporary
+//! roots.
 //!
-//! Pins and links are records. Pins are in the family of all roots, where the first byte of a key says of what
-//! kind a root is.
+//! Pins and links are records. Pins are in the family of all roots, where the first byte of a key says
+//! of what kind a root is.
 
 mod linked;
 
@@ -98,8 +99,8 @@ impl Roots {
             .write(batch, Durability::Power, "a pin was written")
     }
 
-    /// Takes pins away, all together. Returns those of `paths` that were pinned. Survives a power loss when
-    /// it returns.
+    /// Takes pins away, all together. Returns those of `paths` that were pinned. Survives a power loss
+    /// when it returns.
     ///
     /// # Errors
     /// The database failed; nothing has changed then.

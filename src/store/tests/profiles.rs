@@ -248,3 +248,50 @@ fn a_damaged_profile_does_not_look_absent() {
         1
     );
 }
+
+#[test]
+fn changes_that_are_planned_on_what_is_there_lose_nothing_of_each_other() {
+    let (_dir, store) = store();
+    let add = |seed: u8| {
+        store.profiles().change(|now| {
+            let there = now.profile("p");
+            let there = there.into_iter().flat_map(|p| &p.generations);
+            let mut generations: Vec<_> = there
+                .map(|g| (g.number, g.path.clone(), g.created))
+                .collect();
+            let number = generations.len() as u64 + 1;
+            generations.push((number, path(seed), 1000));
+            Ok(vec![ProfileChange {
+                name: "p".into(),
+                current: Some(number),
+                generations,
+            }])
+        })
+    };
+    std::thread::scope(|scope| {
+        for first in [10, 20, 30, 40] {
+            scope.spawn(move || (first..first + 10).for_each(|seed| add(seed).unwrap()));
+        }
+    });
+    let record = profile(&store, "p");
+    let numbers: Vec<_> = record.generations.iter().map(|g| g.number).collect();
+    assert_eq!(numbers, (1..=40).collect::<Vec<_>>());
+    assert_eq!(record.current, Some(40));
+    let targets: HashSet<_> = record.generations.iter().map(|g| &g.path).collect();
+    assert_eq!(targets.len(), 40);
+}
+
+#[test]
+fn a_plan_that_fails_or_plans_nothing_changes_nothing() {
+    let (_dir, store) = store();
+    let failed = store
+        .profiles()
+        .change(|_| Err(StoreError::TooManyProfiles));
+    assert!(matches!(failed, Err(StoreError::TooManyProfiles)));
+    store.profiles().change(|_| Ok(Vec::new())).unwrap();
+    assert!(store.profiles().list().unwrap().is_empty());
+    // The lock is free again.
+    let changes = [change("p", 1, &[(1, 1)])];
+    store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
+    assert_eq!(profile(&store, "p").current, Some(1));
+}

@@ -1,7 +1,7 @@
 //! What became of closure views, and what of it the kernel was not told yet.
 //!
-//! Invariant: what the kernel has to forget is written with the change and taken away when it was told, so
-//! that a daemon that takes a mount over after a crash knows it.
+//! Invariant: what the kernel has to forget is written with the change and taken away when it was told,
+//! so that a daemon that takes a mount over after a crash knows it.
 
 use std::collections::BTreeMap;
 
@@ -81,8 +81,8 @@ pub(super) fn add_untold(
     Ok(())
 }
 
-/// Notes that the kernel knows these changes. What was changed once more meanwhile stays noted; that it is
-/// told twice does no harm.
+/// Notes that the kernel knows these changes. What was changed once more meanwhile stays noted; that it
+/// is told twice does no harm.
 pub(in crate::store) fn set_told(records: &Records, changed: &[ChangedView]) {
     let mut batch = Batch::default();
     for changed in changed {

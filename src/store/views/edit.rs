@@ -139,8 +139,8 @@ impl<'r> ViewEdit<'r> {
         Ok(())
     }
 
-    /// What becomes of the views that follow profiles of these names, when profiles are as `profiles` says;
-    /// `None` if there are none. `now` is in seconds since 1970.
+    /// What becomes of the views that follow profiles of these names, when profiles are as `profiles`
+    /// says; `None` if there are none. `now` is in seconds since 1970.
     pub(in crate::store) fn follow(
         mut self,
         names: &HashSet<&str>,

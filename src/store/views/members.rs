@@ -1,7 +1,7 @@
 //! The paths that a closure view shows.
 //!
-//! Invariant: a path that leaves a view keeps its place, as one that is not shown, since inode numbers of
-//! directories are made of places.
+//! Invariant: a path that leaves a view keeps its place, as one that is not shown, since inode numbers
+//! of directories are made of places.
 
 use std::collections::HashSet;
 

@@ -1,10 +1,10 @@
 //! Closure views: which paths a container sees, and what keeps these.
 //!
-//! A view shows what is known of its closures when it is made, or when a profile that it follows is switched.
-//! Invariants: the paths that a view names are roots; the profiles that it follows have roots of their own. A
-//! view that was made as a volume is one for as long as it is there. What a view lacks is noted with it in
-//! memory, so that a look for what has become known costs nothing where nothing is missing; after a start
-//! each view is looked at once. `tables.rs` says what a change is.
+//! A view shows what is known of its closures when it is made, or when a profile that it follows is
+//! switched. Invariants: the paths that a view names are roots; the profiles that it follows have roots
+//! of their own. A view that was made as a volume is one for as long as it is there. What a view lacks
+//! is noted with it in memory, so that a look for what has become known costs nothing where nothing is
+//! missing; after a start each view is looked at once. `tables.rs` says what a change is.
 
 mod changed;
 mod edit;
@@ -29,9 +29,9 @@ use edit::reach_of;
 
 /// The closure views of a state.
 ///
-/// A method that changes views does as [`Profiles::change`](super::Profiles::change) does: when it returns,
-/// the change survives a power loss, can be seen, and the observer has been told; after a crash before it is
-/// there whole or not at all.
+/// A method that changes views does as [`Profiles::change`](super::Profiles::change) does: when it
+/// returns, the change survives a power loss, can be seen, and the observer has been told; after a crash
+/// before it is there whole or not at all.
 pub struct Views(Arc<Tables>);
 
 impl Views {
@@ -180,8 +180,8 @@ impl Views {
         Ok(true)
     }
 
-    /// Has views show what has become known of their closures, one after the other. Returns what is still
-    /// not registered, in order.
+    /// Has views show what has become known of their closures, one after the other. Returns what is
+    /// still not registered, in order.
     ///
     /// # Errors
     /// The database failed, a record is damaged, or numbers are used up.
@@ -223,7 +223,7 @@ impl Views {
         Ok(unknown)
     }
 
-    /// What was changed and the kernel may not know yet.
+    /// What was changed and the kernel may not know yet, also before a crash.
     ///
     /// # Errors
     /// The database failed.
@@ -231,8 +231,8 @@ impl Views {
         changed::untold(&self.0.records)
     }
 
-    /// Notes that the kernel knows these changes; survives a kill, and after a power loss the kernel is told
-    /// again. What was changed once more meanwhile stays noted; that it is told twice does no harm.
+    /// Notes that the kernel knows these changes. Survives a kill, but not a power loss, which ends the
+    /// kernel too. What was changed once more meanwhile stays noted; that it is told twice does no harm.
     pub fn told(&self, changed: &[ChangedView]) {
         set_told(&self.0.records, changed);
     }

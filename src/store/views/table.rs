@@ -1,7 +1,7 @@
 //! All closure views at one moment: a value that readers share and changes replace.
 //!
-//! Invariant: a number names one view, or one list of members, for ever, since inode numbers of directories
-//! are made of them.
+//! Invariant: a number names one view, or one list of members, for ever, since inode numbers of
+//! directories are made of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
