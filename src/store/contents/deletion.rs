@@ -1,6 +1,7 @@
 //! Deleting chunks, trees and what goes with them.
 //!
-//! Invariant: a tree changes in one batch with the chunks that go with it, while the gate is shut.
+//! Invariant: a tree changes in one batch with the chunks that go with it, under the
+//! deletion lock.
 
 use std::collections::HashSet;
 use std::sync::RwLockWriteGuard;
@@ -12,9 +13,10 @@ use super::writing::NEXT_CHUNK;
 use crate::chunk::ChunkDigest;
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family};
-use crate::sync::{lock, write as shut};
+use crate::sync::{lock, write};
 
-/// A deletion in the making. The gate is shut until it is committed or given up.
+/// A deletion in the making. Until it is committed or dropped, it holds the deletion lock alone: nobody
+/// finds or writes a chunk meanwhile.
 pub(in crate::store) struct Deletion<'c> {
     contents: &'c StoredContents,
     writes: Batch,
@@ -26,7 +28,7 @@ pub(in crate::store) struct Deletion<'c> {
     freed_unique: (u64, u64),
     /// Trees whose records it changes.
     trees: Vec<ChunkDigest>,
-    _gate: RwLockWriteGuard<'c, ()>,
+    _alone: RwLockWriteGuard<'c, ()>,
 }
 
 impl StoredContents {
@@ -39,7 +41,7 @@ impl StoredContents {
             freed_chunks: 0,
             freed_unique: (0, 0),
             trees: Vec::new(),
-            _gate: shut(&self.gate),
+            _alone: write(&self.deleting),
         }
     }
 }
@@ -128,7 +130,7 @@ impl Deletion<'_> {
             Ok(stored) => self.chunks(uses, &stored)?,
             Err(e) => {
                 tracing::warn!("its chunks are looked for later: {e}");
-                self.contents.held.note_litter();
+                self.contents.held.note_unreferenced();
             }
         }
         self.trees.push(digest);

@@ -9,8 +9,8 @@
 //! before these.
 //!
 //! 1. `flushing`: held while chunks are flushed, so that each flush takes off what it has flushed itself.
-//! 2. The gate: entered to find, hold or write chunks, and to write trees and path infos; shut while
-//!    chunks are deleted.
+//! 2. The deletion lock, `deleting`: shared to find, hold or write chunks, and to write trees and path
+//!    infos; held alone to delete chunks.
 //! 3. `writing`: held while a chunk is written, so that two ingests of the same chunk write it once, and
 //!    so that what is counted as unflushed is written.
 //! 4. `damaged`, and the counts of holds: held for a moment.
@@ -44,7 +44,7 @@ pub(super) use trees::Writes;
 use super::error::StoreError;
 use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
-use crate::sync::write as shut;
+use crate::sync::write;
 use holds::Held;
 use size::Size;
 use writing::Writing;
@@ -59,7 +59,7 @@ pub struct StoredContents {
     size: Size,
     held: Arc<Held>,
     flushing: Mutex<()>,
-    gate: RwLock<()>,
+    deleting: RwLock<()>,
     writing: Mutex<Writing>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
@@ -113,7 +113,7 @@ impl StoredContents {
         let writing = Mutex::new(Writing::open(&records)?);
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
-        held.note_litter();
+        held.note_unreferenced();
         let chunks = chunk_bytes as usize / crate::chunk::AVERAGE;
         Ok(Self {
             records,
@@ -122,7 +122,7 @@ impl StoredContents {
             size: Size::default(),
             held,
             flushing: Mutex::default(),
-            gate: RwLock::default(),
+            deleting: RwLock::default(),
             writing,
             damaged: Mutex::default(),
         })
@@ -157,7 +157,7 @@ impl StoredContents {
 
     /// The records as they are now, with what they grew by: each change is in both or in neither.
     pub(super) fn snapshot(&self) -> (Snapshot<'_>, Growth) {
-        let _shut = shut(&self.gate);
+        let _alone = write(&self.deleting);
         (self.records.snapshot(), self.size.growth())
     }
 

@@ -1,7 +1,7 @@
 //! What the records of a state grow by, counted as they are written.
 //!
-//! Invariant: whoever writes records counts what they grew by before it leaves the gate (see
-//! `upkeep/eviction.rs`). So what is counted while the gate is shut is what was written.
+//! Invariant: what records grow by is counted before the deletion lock is given back under which they
+//! were written. So what is counted while somebody holds the lock alone is what was written.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -21,18 +21,18 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// Trees and path infos grew. The caller is inside the gate.
+    /// Trees and path infos grew. The caller has the deletion lock.
     pub(super) fn grow(&self, by: i64) {
         self.grown.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// Chunks grew. The caller is inside the gate.
+    /// Chunks grew. The caller has the deletion lock.
     pub(super) fn grow_chunks(&self, by: i64) {
         self.grown.fetch_add(by, Ordering::Relaxed);
         self.chunks_grown.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// There are so many chunks more, of so many bytes uncompressed. The caller is inside the gate.
+    /// There are so many chunks more, of so many bytes uncompressed. The caller has the deletion lock.
     pub(super) fn grow_unique(&self, chunks: i64, bytes: i64) {
         self.count_grown.fetch_add(chunks, Ordering::Relaxed);
         self.unique_grown.fetch_add(bytes, Ordering::Relaxed);

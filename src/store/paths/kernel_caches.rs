@@ -30,7 +30,7 @@ use super::path_info::PathOrdinal;
 use super::uses::Uses;
 use crate::nix::store_path::StorePathHash;
 use crate::store::error::StoreError;
-use crate::sync::{self, read as enter, write as shut};
+use crate::sync;
 
 /// Time in which the kernel takes in an answer to a lookup, many times over.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
@@ -83,7 +83,7 @@ pub(super) struct Lookups {
     last: Uses,
     began: Instant,
     /// Shared by lookups, and held alone while a path is removed.
-    gate: RwLock<()>,
+    removing: RwLock<()>,
     kernel: RwLock<Option<Arc<dyn KernelCaches>>>,
 }
 
@@ -92,7 +92,7 @@ impl Default for Lookups {
         Self {
             last: Uses::new(),
             began: Instant::now(),
-            gate: RwLock::default(),
+            removing: RwLock::default(),
             kernel: RwLock::default(),
         }
     }
@@ -115,7 +115,7 @@ impl Lookups {
         find: impl FnOnce() -> Result<T, StoreError>,
         ordinals: impl Fn(&T) -> Vec<PathOrdinal>,
     ) -> Result<T, StoreError> {
-        let _shared = enter(&self.gate);
+        let _shared = sync::read(&self.removing);
         let found = find()?;
         let now = self.now();
         for ordinal in ordinals(&found) {
@@ -213,7 +213,7 @@ impl<'l> Watch<'l> {
         mut ordinals: impl Iterator<Item = PathOrdinal>,
         work: impl FnOnce() -> T,
     ) -> Option<T> {
-        let _alone = shut(&self.lookups.gate);
+        let _alone = sync::write(&self.lookups.removing);
         let looked_up = |ordinal| self.lookups.last.last(ordinal) >= self.since;
         (!ordinals.any(looked_up)).then(work)
     }

@@ -12,7 +12,7 @@
 //!    must know of publications.
 //! 2. The temporary roots: held while a path is removed, so that whoever looks for it later does not find
 //!    it.
-//! 3. The gate of lookups (`kernel_caches.rs`): shared by lookups, held alone while a path or its contents
+//! 3. The lock of lookups (`kernel_caches.rs`): shared by lookups, held alone while a path or its contents
 //!    are removed.
 //! 4. `next_ordinal`: held while path infos are written.
 

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::MutexGuard;
 
-use super::{Upkeep, litter};
+use super::{Upkeep, unreferenced};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::changes::Change;
@@ -240,8 +240,8 @@ impl Removing<'_> {
     fn run(&mut self, upkeep: &Upkeep, running: &RunningRemoval<'_>) -> Result<(), StoreError> {
         let snapshot = &running.snapshot;
         let mut graph = Graph::read(snapshot)?;
-        let all_read = litter::count_uses(running, |_| false)?;
-        self.collected.bytes += upkeep.remove_litter(running, all_read)?;
+        let all_read = unreferenced::count_uses(running, |_| false)?;
+        self.collected.bytes += upkeep.remove_unreferenced(running, all_read)?;
         let mut reached = HashSet::new();
         graph.reach(self.live.iter().copied(), &mut reached);
         let dead = graph.dead(&reached);

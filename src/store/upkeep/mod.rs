@@ -15,11 +15,11 @@
 mod collection;
 mod eviction;
 mod lengths;
-mod litter;
 mod reclaim;
 mod sizes;
 mod statistics;
 mod survey;
+mod unreferenced;
 
 use std::sync::{Arc, Mutex, OnceLock};
 

@@ -16,7 +16,7 @@
 //! is said in the log why not. It follows from the files themselves, so that neither a kill at any
 //! moment nor what another version has left behind leaves garbage that is never found.
 //!
-//! A chunk is written anew under its number and as it is, while nothing can be deleted (the gate) and
+//! A chunk is written anew under its number and as it is, while nothing can be deleted and
 //! nothing else is written. A crash before the next flush leaves it where it was: its old file goes
 //! with a compaction, which comes after the flush.
 
