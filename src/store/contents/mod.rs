@@ -49,7 +49,7 @@ use holds::Held;
 use size::Size;
 use writing::Writing;
 
-/// The contents of the paths of a state.
+/// The contents of the paths of a state. Methods that say nothing of a crash write nothing.
 pub struct StoredContents {
     records: Arc<Records>,
     /// Masked chunks, decompressed and checked. They are named by their digests, and so are right whether
@@ -133,7 +133,7 @@ impl StoredContents {
         self.chunk_cache.clear();
     }
 
-    /// How often the caches in memory had what was needed since the state was opened; bytes and counts.
+    /// How often the caches in memory had what was needed since the state was opened, and their bytes.
     pub fn cache_counts(&self) -> CacheCounts {
         CacheCounts {
             chunk_hits: self.chunk_cache.hits(),

@@ -1,6 +1,6 @@
 //! What the kernel has of paths that a removal may take.
 //!
-//! Invariant: no removal takes a path, or its contents, from whoever has come to it by its name. A
+//! Invariant: no removal takes a path, or its contents, from a user that has come to it by its name. A
 //! user is either known to the kernel (an open file, a mapping, a directory that is worked in, a
 //! mount of a part of it, an overlay above it, a watch), or has yet to look the name up:
 //!
@@ -10,20 +10,20 @@
 //!    yet counts as used: the answer may be on its way.
 //! 3. The kernel drops what it has cached of the paths and nobody uses, as far as that disturbs nobody
 //!    ([`KernelCaches::drop_cached`]). What it still knows then may be in use.
-//! 4. What can be seen of running programs tells which paths are in use: this finds also who knows a
+//! 4. What can be seen of running programs tells which paths are in use: this also finds users that know a
 //!    path by its name only, as an interpreter knows the script that it runs.
 //! 5. Of the rest the kernel forgets the names, and what it still knows then
 //!    ([`KernelCaches::forget`]) is in use by somebody who cannot be seen. If it knew anything, step 4 comes
 //!    once more: somebody may have let a file go meanwhile, to come back by the name.
 //! 6. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
-//!    whoever begins with it after step 3 or 5 has to.
+//!    a user that begins with it after step 3 or 5 has to look it up.
 //!
 //! Where a fetch waits for the removal, which then takes contents only, there is no more than step 4: the
-//! kernel keeps what it has cached, and contents of which it has no more are fetched once more by whoever
-//! begins with them meanwhile, or has them open where nobody can see it, as in a socket.
+//! kernel keeps what it has cached, and contents of which it has no more are fetched once more for a user
+//! that begins with them meanwhile, or has them open where that cannot be seen, as in a socket.
 
 use std::collections::HashSet;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use super::path_info::PathOrdinal;
@@ -37,7 +37,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// Time that somebody who has just let a file go gets to come back to its path by its name: the
 /// kernel lets a script go before the interpreter of it looks for it.
 const GRACE: Duration = Duration::from_millis(100);
-/// Longest time that a removal waits for the kernel.
+/// Time that a removal waits for the kernel at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A path that may be removed, or whose contents may.
@@ -53,7 +53,7 @@ pub struct Leaving {
 pub enum Cached {
     /// Nothing.
     Nothing,
-    /// Something that nobody used; it is dropped.
+    /// Something that was not in use; it is dropped.
     Dropped,
     /// Something that is in use.
     Held,
@@ -108,20 +108,12 @@ impl Lookups {
         *sync::write(&self.kernel) = Some(kernel);
     }
 
-    /// Finds paths for an answer after which the kernel knows them, and notes that. No path is removed
-    /// meanwhile.
-    pub(super) fn look_up<T>(
-        &self,
-        find: impl FnOnce() -> Result<T, StoreError>,
-        ordinals: impl Fn(&T) -> Vec<PathOrdinal>,
-    ) -> Result<T, StoreError> {
-        let _shared = sync::read(&self.removing);
-        let found = find()?;
-        let now = self.now();
-        for ordinal in ordinals(&found) {
-            self.last.set(ordinal, now);
+    /// Begins to look something up.
+    pub(super) fn begin(&self) -> Lookup<'_> {
+        Lookup {
+            lookups: self,
+            _shared: sync::read(&self.removing),
         }
-        Ok(found)
     }
 
     /// Whether a path was looked up in the last so many milliseconds.
@@ -131,6 +123,19 @@ impl Lookups {
 
     fn kernel(&self) -> Option<Arc<dyn KernelCaches>> {
         sync::read(&self.kernel).clone()
+    }
+}
+
+/// A lookup. No path is removed meanwhile.
+pub(super) struct Lookup<'l> {
+    lookups: &'l Lookups,
+    _shared: RwLockReadGuard<'l, ()>,
+}
+
+impl Lookup<'_> {
+    /// Notes a path that was found: the kernel knows it after the answer.
+    pub(super) fn found(&self, ordinal: PathOrdinal) {
+        self.lookups.last.set(ordinal, self.lookups.now());
     }
 }
 

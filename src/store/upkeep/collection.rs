@@ -185,11 +185,13 @@ impl std::fmt::Debug for Collection<'_> {
 impl Collection<'_> {
     /// Removes the registered paths that are neither in `live` nor needed by what is, until
     /// `limit` bytes of stored records are freed, if there is a limit. Chunks that no path has go
-    /// first. What is in use (`kernel_caches.rs`; `in_use` is asked where the kernel had something) stays,
-    /// with all that it needs. Each path that was here is told to `removed` when it is gone, which must
-    /// not wait, and says whether to go on.
+    /// first. What is in use (`paths/kernel_caches.rs`; `in_use` is asked where the kernel had something)
+    /// stays, with all that it needs. Each path that was here is told to `removed` when it is gone, which
+    /// must not wait, and says whether to go on.
     ///
-    /// The space comes back with [`Upkeep::reclaim_after_collection`].
+    /// Each path goes whole or not at all. What is gone stays so after a kill; a power loss may bring paths
+    /// back, whole, with all that they refer to. The space comes back with
+    /// [`Upkeep::reclaim_after_collection`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was removed until then is.
@@ -216,7 +218,7 @@ impl Collection<'_> {
             removing.run(upkeep, &running)
         };
         let collected = removing.collected;
-        // Who is told may wait for somebody who waits for a removal.
+        // The observer may wait for a thread that waits for a removal.
         drop(self);
         let gone = [&*collected.paths, &*collected.registered].concat();
         if !gone.is_empty() {
@@ -255,7 +257,7 @@ impl Removing<'_> {
             let Some(removal) = publishing.as_mut() else {
                 return Ok(());
             };
-            // Held until the path is gone, so that who looks for it later does not find it.
+            // Held until the path is gone, so that a command that looks for it later does not find it.
             let mut temporary = upkeep.temporary_roots.lock();
             for root in temporary.take_news() {
                 // One that came since is not in the graph.
@@ -298,7 +300,8 @@ impl Upkeep {
         }
     }
 
-    /// What a collection would remove now, if nothing but `live` and what that needs is live.
+    /// What a collection would remove now, if nothing but `live` and what that needs is live: paths, and
+    /// bytes of stored records.
     ///
     /// # Errors
     /// The database failed or a record is damaged.

@@ -135,11 +135,12 @@ impl Oldest {
 impl Upkeep {
     /// Drops contents of paths that were fetched, the least recently used first, until the state
     /// stores at most `to` bytes ([`Upkeep::stored_bytes`]) or nothing more can be dropped. What is
-    /// in `keep` stays, what is in use (`kernel_caches.rs`), and what shares its tree. Chunks that no path
-    /// has go first. Only who is not waited for by a fetch may be `patient`; another one takes what
-    /// `in_use` says for all that is in use.
+    /// in `keep` stays, what is in use (`paths/kernel_caches.rs`), and what shares its tree. Chunks that no
+    /// path has go first. A caller for which a fetch waits must not be `patient`: what `in_use` says is then
+    /// all that counts as in use.
     ///
-    /// The space comes back with [`Upkeep::reclaim`].
+    /// Each tree is dropped whole or not at all. What was dropped stays so after a kill; a power loss may
+    /// bring contents back, whole. The space comes back with [`Upkeep::reclaim`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was dropped until then is.

@@ -40,7 +40,7 @@ use super::temporary_roots::AllTemporaryRoots;
 use crate::nix::store_path::StoreDir;
 use survey::KnownFiles;
 
-/// What keeps a state small.
+/// What keeps a state small. Methods that say nothing of a crash write nothing.
 pub struct Upkeep {
     records: Arc<Records>,
     contents: Arc<StoredContents>,

@@ -44,7 +44,7 @@ impl Worth {
         least: 16 << 20,
         part: 5,
     };
-    /// Who asks for a collection or an eviction wants the space.
+    /// A user who asks for a collection or an eviction wants the space.
     const ASKED: Self = Self {
         least: 1 << 20,
         part: 16,
@@ -55,13 +55,13 @@ impl Worth {
     }
 }
 
-/// So much is moved before what that frees is given back, or one of [`STEPS`] of all if that is
-/// more: for a moment it is there twice.
+/// Bytes that are moved before what that frees is given back, or one of [`STEPS`] of all if that is
+/// more: for a moment they are there twice.
 const STEP: u64 = 32 << 20;
 const STEPS: u64 = 64;
 
-/// So often the files are looked into: what is moved makes a new file, of which something may be
-/// deleted meanwhile.
+/// Times that the files are looked into at most: what is moved makes a new file, of which something may
+/// be deleted meanwhile.
 const ROUNDS: u32 = 8;
 /// Families besides that of chunks from which much is deleted.
 const METADATA: [Family; 5] = [
@@ -215,7 +215,7 @@ impl Reclaiming<'_> {
 }
 
 impl Upkeep {
-    /// Bytes of files that hold no chunk any more, as far as is known.
+    /// Bytes of the chunks' files that are not needed any more, as far as is known.
     ///
     /// # Errors
     /// The database failed.
@@ -241,7 +241,8 @@ impl Upkeep {
 
     /// Gives the space of deleted chunks back to the disk, if it is worth it: at least 16 MiB, and a
     /// fifth of all. May take long; ingests, readers and evictions go on meanwhile. Ends early when
-    /// `stop` is set. Returns the bytes that were given back.
+    /// `stop` is set. A kill or a power loss at any moment loses no record; the rest of the space comes back
+    /// the next time. Returns the bytes that were given back.
     ///
     /// # Errors
     /// The database failed, or the disk is full.
@@ -249,7 +250,7 @@ impl Upkeep {
         self.reclaim_worth(Worth::EVICTED, stop)
     }
 
-    /// The same for who asks for it: also where it is 1 MiB or a sixteenth.
+    /// As [`Upkeep::reclaim`], where a user asks for it: also where it is only 1 MiB or a sixteenth.
     ///
     /// # Errors
     /// The database failed, or the disk is full.
@@ -257,7 +258,7 @@ impl Upkeep {
         self.reclaim_worth(Worth::ASKED, stop)
     }
 
-    /// The same with the space of metadata.
+    /// As [`Upkeep::reclaim_all`], with the space of metadata.
     ///
     /// # Errors
     /// The database failed, or the disk is full.
