@@ -98,7 +98,7 @@ impl StoredContents {
     /// next flush leaves it where it was. Returns its length in bytes.
     pub(in crate::store) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
         let key = number.to_be_bytes();
-        // The disk is waited for while nobody else is held up.
+        // The wait for the disk holds up no one else here.
         if self.records.get(Family::Chunks, &key)?.is_none() {
             return Ok(0);
         }

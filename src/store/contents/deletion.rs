@@ -15,8 +15,8 @@ use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family};
 use crate::sync::{lock, write};
 
-/// A deletion in the making. Until it is committed or dropped, it holds the deletion lock alone: nobody
-/// finds or writes a chunk meanwhile.
+/// A deletion in the making. Until it is committed or dropped, it holds the deletion lock alone: no
+/// chunk is found or written meanwhile.
 pub(in crate::store) struct Deletion<'c> {
     contents: &'c StoredContents,
     writes: Batch,
@@ -86,7 +86,7 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Deletes the chunks of a tree that nobody else needs.
+    /// Deletes the chunks of a tree that nothing else needs.
     fn chunks(&mut self, uses: &mut ChunkUses, stored: &StoredTree) -> Result<(), StoreError> {
         for number in &stored.numbers {
             uses.remove(*number);
@@ -100,7 +100,8 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Drops the contents of a tree: deletes the chunks that nobody else needs, and has the tree say so.
+    /// Drops the contents of a tree: deletes the chunks that nothing else needs, and has the tree say
+    /// so.
     pub(in crate::store) fn contents(
         &mut self,
         uses: &mut ChunkUses,
@@ -120,7 +121,7 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Deletes a tree, with the chunks that nobody else needs.
+    /// Deletes a tree, with the chunks that nothing else needs.
     pub(in crate::store) fn tree(
         &mut self,
         uses: &mut ChunkUses,

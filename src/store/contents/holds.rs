@@ -1,8 +1,9 @@
 //! Chunks that ingests in flight rely on.
 //!
-//! Invariant: a chunk that a living [`Hold`] names is not deleted. A hold is taken under the
-//! deletion lock (see `upkeep/eviction.rs`), which is not given back between finding or writing the chunk
-//! and holding it; it is given up after the path that needs the chunk is published, when the tree of that path names it.
+//! Invariant: a chunk that a living [`Hold`] names is not deleted. A hold is taken under the deletion
+//! lock (see `upkeep/eviction.rs`), which is not given back between finding or writing the chunk and
+//! holding it; it is given up after the path that needs the chunk is published, when the tree of that
+//! path names it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use crate::sync::lock;
 pub(in crate::store) struct Held {
     /// For each chunk number, how many times it is held.
     counts: Mutex<HashMap<u64, u32>>,
-    /// Whether there may be chunks that no tree names and nobody holds.
+    /// Whether there may be chunks that no tree names and no ingest holds.
     unreferenced: AtomicBool,
 }
 

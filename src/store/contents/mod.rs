@@ -8,7 +8,8 @@
 //! In the order in which they are taken; `upkeep/eviction.rs` has the reasons, and the locks that come
 //! before these.
 //!
-//! 1. `flushing`: held while chunks are flushed, so that each flush takes off what it has flushed itself.
+//! 1. `flushing`: held while chunks are flushed, so that each flush takes off what it has flushed
+//!    itself.
 //! 2. The deletion lock, `deleting`: shared to find, hold or write chunks, and to write trees and path
 //!    infos; held alone to delete chunks.
 //! 3. `writing`: held while a chunk is written, so that two ingests of the same chunk write it once, and
@@ -52,8 +53,8 @@ use writing::Writing;
 /// The contents of the paths of a state. Methods that say nothing of a crash write nothing.
 pub struct StoredContents {
     records: Arc<Records>,
-    /// Masked chunks, decompressed and checked. They are named by their digests, and so are right whether
-    /// they are on disk or not.
+    /// Masked chunks, decompressed and checked. They are named by their digests, and so are right
+    /// whether they are on disk or not.
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     size: Size,
@@ -104,7 +105,8 @@ impl std::fmt::Debug for StoredContents {
 }
 
 impl StoredContents {
-    /// The contents in `records`, with caches of so many bytes of chunks and of trees.
+    /// The contents in `records`, with caches of `chunk_bytes` bytes of chunks and `tree_bytes` of
+    /// trees.
     pub(super) fn open(
         records: Arc<Records>,
         chunk_bytes: u64,

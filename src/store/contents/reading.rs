@@ -95,8 +95,8 @@ impl StoredContents {
         path.tree().chunks().enumerate().filter(is_damaged).count()
     }
 
-    /// Appends the bytes `offset..offset + length` of the stream of `path` to `out`, from memory where its
-    /// chunks are there. Every byte was checked against its digest.
+    /// Appends the bytes `offset..offset + length` of the stream of `path` to `out`, from memory where
+    /// its chunks are there. Every byte was checked against its digest.
     ///
     /// # Errors
     /// A chunk is missing or damaged, or the contents were dropped; `out` is of no use then.
@@ -119,8 +119,8 @@ impl StoredContents {
         )
     }
 
-    /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory, so
-    /// that what is stored is verified, and what a mount reads stays in memory.
+    /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory,
+    /// so that what is stored is verified, and what a mount reads stays in memory.
     ///
     /// # Errors
     /// A chunk that cannot be read, or a writer that fails.

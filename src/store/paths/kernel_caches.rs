@@ -8,19 +8,19 @@
 //! 2. It waits until the kernel has taken in all answers from before ([`KernelCaches::settle`]). Where
 //!    that takes too long, a path that was looked up a moment ago and that the kernel does not know
 //!    yet counts as used: the answer may be on its way.
-//! 3. The kernel drops what it has cached of the paths and nobody uses, as far as that disturbs nobody
-//!    ([`KernelCaches::drop_cached`]). What it still knows then may be in use.
-//! 4. What can be seen of running programs tells which paths are in use: this also finds users that know a
-//!    path by its name only, as an interpreter knows the script that it runs.
-//! 5. Of the rest the kernel forgets the names, and what it still knows then
-//!    ([`KernelCaches::forget`]) is in use by somebody who cannot be seen. If it knew anything, step 4 comes
-//!    once more: somebody may have let a file go meanwhile, to come back by the name.
+//! 3. The kernel drops what it has cached of the paths and is not in use, as far as that disturbs no
+//!    user ([`KernelCaches::drop_cached`]). What it still knows then may be in use.
+//! 4. What can be seen of running programs tells which paths are in use: this also finds users that know
+//!    a path by its name only, as an interpreter knows the script that it runs.
+//! 5. Of the rest the kernel forgets the names, and what it still knows then ([`KernelCaches::forget`])
+//!    is in use by a program that cannot be seen. If it knew anything, step 4 comes once more: a program
+//!    may have let a file go meanwhile, to come back by the name.
 //! 6. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
 //!    a user that begins with it after step 3 or 5 has to look it up.
 //!
-//! Where a fetch waits for the removal, which then takes contents only, there is no more than step 4: the
-//! kernel keeps what it has cached, and contents of which it has no more are fetched once more for a user
-//! that begins with them meanwhile, or has them open where that cannot be seen, as in a socket.
+//! Where a fetch waits for the removal, which then takes contents only, there is no more than step 4:
+//! the kernel keeps what it has cached, and contents of which it has no more are fetched once more for a
+//! user that begins with them meanwhile, or has them open where that cannot be seen, as in a socket.
 
 use std::collections::HashSet;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
@@ -34,7 +34,7 @@ use crate::sync;
 
 /// Time in which the kernel takes in an answer to a lookup, many times over.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
-/// Time that somebody who has just let a file go gets to come back to its path by its name: the
+/// Time that a program that has just let a file go gets to come back to its path by its name: the
 /// kernel lets a script go before the interpreter of it looks for it.
 const GRACE: Duration = Duration::from_millis(100);
 /// Time that a removal waits for the kernel at most.
@@ -65,11 +65,11 @@ pub trait KernelCaches: Send + Sync {
     /// before; `false` if it has not in this time.
     fn settle(&self, patience: Duration) -> bool;
 
-    /// Has the kernel drop what it has cached of each path and nobody uses. What is [`Cached::Held`] may
-    /// still be cached only.
+    /// Has the kernel drop what it has cached of each path and is not in use. What is [`Cached::Held`]
+    /// may still be cached only.
     fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached>;
 
-    /// Has the kernel forget the names of paths, and all below that nobody uses. What is
+    /// Has the kernel forget the names of paths, and all below that is not in use. What is
     /// [`Cached::Held`] is in use, or could not be forgotten in this time.
     fn forget(&self, paths: &[Leaving], patience: Duration) -> Vec<Cached>;
 }
@@ -116,7 +116,7 @@ impl Lookups {
         }
     }
 
-    /// Whether a path was looked up in the last so many milliseconds.
+    /// Whether a path was looked up in the last `age` milliseconds.
     pub(super) fn is_newer(&self, ordinal: PathOrdinal, age: u64) -> bool {
         self.last.last(ordinal) > self.now().saturating_sub(age)
     }
@@ -139,8 +139,8 @@ impl Lookup<'_> {
     }
 }
 
-/// A removal that knows of lookups. No fetch may wait for it: the kernel may wait for a lookup, and that for
-/// the fetch.
+/// A removal that knows of lookups. No fetch may wait for it: the kernel may wait for a lookup, and that
+/// for the fetch.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Watch<'l> {
     lookups: &'l Lookups,
@@ -211,8 +211,8 @@ impl<'l> Watch<'l> {
         last > 0 && last + ON_ITS_WAY.as_millis() as u64 >= self.since
     }
 
-    /// Does something with a path that nobody looks up meanwhile, unless somebody has since this
-    /// began; `None` then.
+    /// Does something with a path that is not looked up meanwhile; `None` if it was looked up since this
+    /// began.
     pub(in crate::store) fn unless_looked_up<T>(
         &self,
         mut ordinals: impl Iterator<Item = PathOrdinal>,

@@ -1,9 +1,9 @@
 //! Removing paths that nothing needs any more: path info, ordinal, tree and chunks.
 //!
-//! Invariants: a path goes before what it refers to, so that what is left is closed whenever it
-//! ends; what was published since it began, pinned, or is a [temporary root](crate::store::TemporaryRoots)
-//! stays, with all that it refers to; ordinals are never given again. `eviction.rs` says why no
-//! chunk goes that somebody needs.
+//! Invariants: a path goes before what it refers to, so that what is left is closed whenever it ends;
+//! what was published since it began, pinned, or is a [temporary root](crate::store::TemporaryRoots)
+//! stays, with all that it refers to; ordinals are never given again. `eviction.rs` says why no chunk
+//! goes that is needed.
 //!
 //! As in Nix, the derivation of a live path is live too, where it is there.
 
@@ -183,14 +183,14 @@ impl std::fmt::Debug for Collection<'_> {
 }
 
 impl Collection<'_> {
-    /// Removes the registered paths that are neither in `live` nor needed by what is, until
-    /// `limit` bytes of stored records are freed, if there is a limit. Chunks that no path has go
-    /// first. What is in use (`paths/kernel_caches.rs`; `in_use` is asked where the kernel had something)
-    /// stays, with all that it needs. Each path that was here is told to `removed` when it is gone, which
-    /// must not wait, and says whether to go on.
+    /// Removes the registered paths that are neither in `live` nor needed by what is, until `limit`
+    /// bytes of stored records are freed, if there is a limit. Chunks that no path has go first. What is
+    /// in use (`paths/kernel_caches.rs`; `in_use` is asked where the kernel had something) stays, with
+    /// all that it needs. Each path that was here is told to `removed` when it is gone, which must not
+    /// wait, and says whether to go on.
     ///
-    /// Each path goes whole or not at all. What is gone stays so after a kill; a power loss may bring paths
-    /// back, whole, with all that they refer to. The space comes back with
+    /// Each path goes whole or not at all. What is gone stays so after a kill; a power loss may bring
+    /// paths back, whole, with all that they refer to. The space comes back with
     /// [`Upkeep::reclaim_after_collection`].
     ///
     /// # Errors

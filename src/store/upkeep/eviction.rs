@@ -5,22 +5,22 @@
 //! is as young as the youngest of its paths. A chunk goes with the last complete tree that names
 //! it.
 //!
-//! # Why nothing is deleted that somebody needs
+//! # Why nothing is deleted that is needed
 //!
 //! Four things stand between a chunk and its deletion, and they are locks in this order:
 //!
 //! 1. `removing`: one removal (eviction or collection) at a time.
-//! 2. `publishing`: a removal counts how often complete trees name each chunk, from a snapshot
-//!    that it takes under this lock, and leaves a [`Removal`](crate::store::paths::Removal) behind the lock. A
-//!    publication, under the same lock, adds to it what its trees name. So under the lock the counts are those
-//!    of the database, although paths are published while a removal runs. The lock is held for
-//!    one victim at a time; publications come in between.
+//! 2. `publishing`: a removal counts how often complete trees name each chunk, from a snapshot that it
+//!    takes under this lock, and leaves a [`Removal`](crate::store::paths::Removal) behind the lock. A
+//!    publication, under the same lock, adds to it what its trees name. So under the lock the counts are
+//!    those of the database, although paths are published while a removal runs. The lock is held for one
+//!    victim at a time; publications come in between.
 //! 3. The deletion lock: shared to find, hold or write a chunk, held alone to delete chunks.
 //! 4. Holds: what an ingest has been told it may use, or has written, is held from under
 //!    the deletion lock on until its path is published or given up.
 //!
 //! A removal deletes a chunk in one batch with its digest and the numbers in the tree that named
-//! it, under `publishing` and the deletion lock, if its count is 0 and nobody holds it:
+//! it, under `publishing` and the deletion lock, if its count is 0 and no ingest holds it:
 //!
 //! - *put (chunk is there), then removal*: the put holds the chunk before it gives the deletion
 //!   lock back under which it found it, so the removal sees the hold.
@@ -133,14 +133,14 @@ impl Oldest {
 }
 
 impl Upkeep {
-    /// Drops contents of paths that were fetched, the least recently used first, until the state
-    /// stores at most `to` bytes ([`Upkeep::stored_bytes`]) or nothing more can be dropped. What is
-    /// in `keep` stays, what is in use (`paths/kernel_caches.rs`), and what shares its tree. Chunks that no
-    /// path has go first. A caller for which a fetch waits must not be `patient`: what `in_use` says is then
+    /// Drops contents of paths that were fetched, the least recently used first, until the state stores
+    /// at most `to` bytes ([`Upkeep::stored_bytes`]) or nothing more can be dropped. What is in `keep`
+    /// stays, what is in use (`paths/kernel_caches.rs`), and what shares its tree. Chunks that no path
+    /// has go first. A caller for which a fetch waits must not be `patient`: what `in_use` says is then
     /// all that counts as in use.
     ///
-    /// Each tree is dropped whole or not at all. What was dropped stays so after a kill; a power loss may
-    /// bring contents back, whole. The space comes back with [`Upkeep::reclaim`].
+    /// Each tree is dropped whole or not at all. What was dropped stays so after a kill; a power loss
+    /// may bring contents back, whole. The space comes back with [`Upkeep::reclaim`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was dropped until then is.

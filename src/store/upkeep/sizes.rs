@@ -23,8 +23,8 @@ pub struct Stored {
 
 impl Upkeep {
     /// The sum of the lengths of all records of chunks, trees and path infos in bytes, as
-    /// [`crate::store::Statistics`] counts it, and as the state would be after a crash that loses nothing.
-    /// Costs a scan when first asked for, and nothing after that.
+    /// [`crate::store::Statistics`] counts it, and as the state would be after a crash that loses
+    /// nothing. Costs a scan when first asked for, and nothing after that.
     ///
     /// # Errors
     /// The database failed.

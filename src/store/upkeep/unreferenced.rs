@@ -34,7 +34,7 @@ pub(super) fn count_uses(
 }
 
 impl Upkeep {
-    /// Deletes the chunks that no tree names and nobody holds, if there may be any. Returns the
+    /// Deletes the chunks that no tree names and no ingest holds, if there may be any. Returns the
     /// bytes that this freed.
     pub(super) fn remove_unreferenced(
         &self,
