@@ -49,7 +49,7 @@ struct State {
 impl Completion {
     /// Has the views of an engine completed, by its sources.
     pub(super) fn begin(self: &Arc<Self>, engine: &Engine) {
-        let table = engine.store.view_table();
+        let table = engine.store.views().table();
         if !table.views().any(|view| view.may_be_incomplete()) {
             return;
         }
@@ -156,7 +156,7 @@ impl Task {
     async fn complete(&self) -> Result<Vec<StorePath>, StoreError> {
         self.completion.state().is_behind = false;
         let store = self.store.clone();
-        let completing = tokio::task::spawn_blocking(move || store.complete_views());
+        let completing = tokio::task::spawn_blocking(move || store.views().complete());
         completing.await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 

@@ -237,7 +237,7 @@ fn decide_on_handles(
     handles: FileHandles,
     goes_on: bool,
 ) -> Result<(), ServeError> {
-    let table = engine.store.view_table();
+    let table = engine.store.views().table();
     if handles == FileHandles::Given
         && let Some(view) = table.views().next()
     {

@@ -17,8 +17,7 @@ use crate::engine::roots::{Root, links};
 use crate::engine::state::Engine;
 use crate::nix::store_path::StorePath;
 use crate::profile::{DeleteSpec, GenerationNumber, ProfileName};
-use crate::store::{Collected, ProfileChange};
-use crate::sync;
+use crate::store::{Collected, ProfileChange, ProfileTable};
 
 /// Where lines go, if they are wanted.
 struct Lines<'o> {
@@ -95,34 +94,40 @@ impl Engine {
             OldGenerations::All => DeleteSpec::Old,
             OldGenerations::Days(days) => DeleteSpec::Days(days),
         };
-        let _changing = sync::lock(&self.changing_profiles);
         let now = now();
-        let (mut changes, mut deleted) = (Vec::new(), Vec::new());
-        for (name, record) in self.store.profiles()? {
-            let known = from_record(&record);
-            let profile = ProfileName::parse(&name);
-            // Only numbers that a user names can be wrong.
-            let old = profile.map(|p| known.select(&p, &spec, now));
-            let Ok(Ok(old)) = old else {
-                continue;
-            };
-            if old.is_empty() {
-                continue;
+        let mut deleted = Vec::new();
+        let mut plan = |table: &ProfileTable| {
+            let mut changes = Vec::new();
+            for (name, record) in table.profiles()? {
+                let known = from_record(record);
+                let profile = ProfileName::parse(name);
+                // Only numbers that a user names can be wrong.
+                let old = profile.map(|p| known.select(&p, &spec, now));
+                let Ok(Ok(old)) = old else {
+                    continue;
+                };
+                if old.is_empty() {
+                    continue;
+                }
+                deleted.extend(old.iter().map(|n| OldGeneration {
+                    profile: name.to_owned(),
+                    generation: n.0,
+                }));
+                let kept = record.generations.iter();
+                let kept = kept.filter(|g| !old.contains(&GenerationNumber(g.number)));
+                changes.push(ProfileChange {
+                    name: name.to_owned(),
+                    current: record.current,
+                    generations: kept
+                        .map(|g| (g.number, g.path.clone(), g.created))
+                        .collect(),
+                });
             }
-            deleted.extend(old.iter().map(|n| OldGeneration {
-                profile: name.clone(),
-                generation: n.0,
-            }));
-            let kept = record.generations.into_iter();
-            let kept = kept.filter(|g| !old.contains(&GenerationNumber(g.number)));
-            changes.push(ProfileChange {
-                name,
-                current: record.current,
-                generations: kept.map(|g| (g.number, g.path, g.created)).collect(),
-            });
-        }
-        if !dry_run && !changes.is_empty() {
-            self.store.change_profiles(&changes)?;
+            Ok(changes)
+        };
+        match dry_run {
+            true => drop(plan(&self.store.profiles().table())?),
+            false => self.store.profiles().change(plan)?,
         }
         let mut profile = "";
         for old in &deleted {

@@ -43,7 +43,7 @@ impl Engine {
             });
             let pinned: Vec<_> = pinned.collect::<Result<_, EngineError>>()?;
             // First, so that nothing of them is dropped on the way.
-            self.store.pin(&pinned)?;
+            self.store.roots().pin(&pinned)?;
         }
         let alone: Vec<_> = traced.iter().map(StorePath::hash).collect();
         let recursive = request.recursive;
@@ -130,13 +130,13 @@ impl Engine {
     }
 
     pub(super) fn unpin(&self, paths: &[String]) -> Result<Report, EngineError> {
-        let pins = self.store.pins()?;
+        let pins = self.store.roots().pins()?;
         let mut unpinned = Vec::new();
         for text in paths {
             let pin = self.pinned(&pins, text)?;
             unpinned.extend(pin.map(|p| p.path.clone()));
         }
-        let gone = self.store.unpin(&unpinned)?;
+        let gone = self.store.roots().unpin(&unpinned)?;
         Ok(Report::Unpinned(
             gone.iter().map(|p| self.full(p)).collect(),
         ))
@@ -170,7 +170,7 @@ impl Engine {
     }
 
     pub(super) fn pins(&self) -> Result<Report, EngineError> {
-        let pins = self.store.pins()?;
+        let pins = self.store.roots().pins()?;
         let reports = pins.into_iter().map(|pin| {
             let closure = self.store.paths().closure([pin.path.hash()])?;
             let mut missing = 0;

@@ -56,7 +56,7 @@ pub(super) struct Links {
 pub(super) fn links(store: &Store) -> Result<Links, RootsError> {
     let top = store.dir().join(DIRECTORY);
     let mut links = Links {
-        before: store.linked_roots()?,
+        before: store.roots().linked()?,
         mounts: fuse::mount_points()?,
         ..Links::default()
     };
@@ -164,7 +164,7 @@ impl Links {
 
     /// Keeps what was seen for a time when it is away.
     pub(super) fn keep(&self, store: &Store) -> Result<(), StoreError> {
-        store.set_linked_roots(&self.seen)
+        store.roots().set_linked(&self.seen)
     }
 
     /// Adds what a target names, wherever the store is mounted: the parts of it that are names of
@@ -245,13 +245,13 @@ impl Engine {
         &self,
         is_old: impl Fn(&str, u64) -> bool,
     ) -> Result<Vec<Root>, StoreError> {
-        let pins = self.store.pins()?.into_iter().map(|pin| Root {
+        let pins = self.store.roots().pins()?.into_iter().map(|pin| Root {
             path: pin.path,
             kind: RootKind::Pin,
             from: "pin".into(),
         });
         let mut roots: Vec<_> = pins.collect();
-        for (name, profile) in self.store.profiles()? {
+        for (name, profile) in self.store.profiles().list()? {
             let generations = profile.generations.into_iter();
             let generations = generations.filter(|g| !is_old(&name, g.number));
             roots.extend(generations.map(|g| Root {
@@ -260,7 +260,7 @@ impl Engine {
                 from: format!("profile {name}, generation {}", g.number),
             }));
         }
-        let named = self.store.view_roots()?.into_iter();
+        let named = self.store.views().roots()?.into_iter();
         roots.extend(named.map(|(view, path)| Root {
             path,
             kind: RootKind::Closure,
@@ -305,7 +305,7 @@ impl Engine {
     }
 
     pub(super) fn add_root(&self, link: &Path, text: &str) -> Result<Report, EngineError> {
-        let kept = self.store.temporary_roots();
+        let kept = self.store.roots().temporary();
         kept.add(location::parse(&self.store, text)?.hash);
         let info = location::info(&self.store, text)?;
         let path = self.full(&info.registration.path);

@@ -27,8 +27,6 @@ pub struct Engine {
     pub(crate) recorder: Arc<Recorder>,
     /// What of the state is mounted.
     pub(crate) serving: Arc<Serving>,
-    /// Held while profiles are changed, from the last look at them on.
-    pub(super) changing_profiles: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
 }
 
@@ -46,9 +44,9 @@ impl Engine {
         let users = Arc::new(Users::of(store.clone(), serving.clone()));
         let (rooted, looked) = (store.clone(), users.clone());
         let rooted = move || {
-            let pins = rooted.pins()?;
+            let pins = rooted.roots().pins()?;
             let mut roots: Vec<_> = pins.iter().map(|p| p.path.hash()).collect();
-            let generations = rooted.generation_roots()?;
+            let generations = rooted.profiles().roots()?;
             roots.extend(generations.iter().map(StorePath::hash));
             let closure = rooted.paths().closure(roots)?;
             let hashes = closure.iter().map(|i| i.registration.path.hash());
@@ -68,7 +66,6 @@ impl Engine {
             },
             recorder: Arc::default(),
             serving,
-            changing_profiles: Mutex::default(),
             running: Mutex::default(),
         }
     }

@@ -63,7 +63,7 @@ impl Engine {
             engine: self,
             fetcher,
             is_own: self.is_own(sources),
-            kept: self.store.temporary_roots(),
+            kept: self.store.roots().temporary(),
         })
     }
 }
@@ -280,7 +280,7 @@ impl Supply<'_> {
             return Ok(());
         }
         let Some(fetcher) = &self.fetcher else {
-            let unknown = self.engine.store.unknown_of(paths)?;
+            let unknown = self.engine.store.paths().unknown_of(paths)?;
             return match unknown.first() {
                 Some(path) => Err(ProfileError::from(SupplyError::Nobody(path.to_string())).into()),
                 None => Ok(()),

@@ -39,7 +39,7 @@ impl Fetcher {
         let mut asking: JoinSet<(Wanted, Result<Vec<StorePath>, FetchError>)> = JoinSet::new();
         let mut failures = Vec::new();
         let mut silent: Option<(Instant, Arc<FetchError>)> = None;
-        let kept = self.0.store.temporary_roots();
+        let kept = self.0.store.roots().temporary();
         loop {
             if progress.stopped() {
                 return Err(FetchError::Stopped);

@@ -73,7 +73,7 @@ pub fn copy(
     progress: &Arc<Progress>,
 ) -> Result<CopySummary, FetchError> {
     // What is here already, and what is published before what refers to it, must not be collected.
-    let kept = store.temporary_roots();
+    let kept = store.roots().temporary();
     let recursive = options.recursive;
     let planned = plan((store, &kept), sources, trust, wanted, recursive, progress);
     let Plan {

@@ -383,7 +383,7 @@ impl Inner {
 
     async fn fly(self: Arc<Self>, need: Need, progress: &Arc<Progress>, urgency: Arc<Urgency>) {
         // The kernel knows the number that it has by its registration: a collection leaves it.
-        let kept = self.store.temporary_roots();
+        let kept = self.store.roots().temporary();
         kept.add(need.path().hash());
         let since = Instant::now();
         let work = {

@@ -101,7 +101,7 @@ impl Fetcher {
                 .filter_map(|(hash, path)| Some((hash, path?)))
                 .collect(),
             seen: HashSet::new(),
-            kept: self.0.store.temporary_roots(),
+            kept: self.0.store.roots().temporary(),
             asking: JoinSet::new(),
             ready: VecDeque::new(),
             fetching: JoinSet::new(),

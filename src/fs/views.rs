@@ -82,15 +82,15 @@ impl Looked {
 
 impl FileSystem {
     fn view(&self, id: u32) -> Result<Arc<View>, FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         table.with_id(id).cloned().ok_or(FsError::Stale)
     }
 
     /// The path that a view shows at a place.
     fn hash_of(&self, member: Member) -> Result<StorePathHash, FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let view = table.with_list(member.list).ok_or(FsError::Stale)?;
-        let members = self.store.view_members(view)?;
+        let members = self.store.views().members(view)?;
         members.path(member.place).ok_or(FsError::Stale)
     }
 
@@ -103,7 +103,7 @@ impl FileSystem {
 
     fn member(&self, id: u32, hash: StorePathHash) -> Result<Option<Member>, FsError> {
         let view = self.view(id)?;
-        let place = self.store.view_members(&view)?.place(hash);
+        let place = self.store.views().members(&view)?.place(hash);
         let list = view.record.list;
         Ok(place.map(|place| Member { list, place }))
     }
@@ -117,7 +117,7 @@ impl FileSystem {
     }
 
     pub(super) fn lookup_view(&self, name: &[u8]) -> Result<Looked, FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let name = std::str::from_utf8(name).unwrap_or_default();
         match table.named(name) {
             Some(view) => {
@@ -168,7 +168,7 @@ impl FileSystem {
 
     pub(super) fn member_parent(&self, member: Member, node: NodeIndex) -> Result<Inode, FsError> {
         if node == 0 {
-            let table = self.store.view_table();
+            let table = self.store.views().table();
             let view = table.with_list(member.list).ok_or(FsError::Stale)?;
             return Ok(Inode::view_store(view.record.id));
         }
@@ -178,7 +178,7 @@ impl FileSystem {
 
     /// When a view changed last.
     pub(super) fn views_changed(&self) -> SystemTime {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let changed = table.views().map(|view| view.record.changed).max();
         changed.map_or(self.started, since_1970)
     }
@@ -190,7 +190,7 @@ impl FileSystem {
         from: u64,
         take: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<(), FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         for view in table.from_id(u32::try_from(from).unwrap_or(u32::MAX)) {
             let id = view.record.id;
             if take(Entry {
@@ -231,7 +231,7 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let view = self.view(id)?;
         let list = view.record.list;
-        let members = self.store.view_members(&view)?;
+        let members = self.store.views().members(&view)?;
         for (place, hash) in members.from(u32::try_from(from).unwrap_or(u32::MAX)) {
             let member = Member { list, place };
             let Some((name, attributes)) = self.listed(hash)? else {

@@ -118,12 +118,12 @@ impl Invalidation {
     /// Has the kernel forget whatever may have changed without its being told: a daemon that was
     /// killed may have made a last change.
     pub(super) fn apply_all(&self, store: &Store) {
-        self.entries(&all_entries(&store.profile_table()));
+        self.entries(&all_entries(&store.profiles().table()));
         self.listings(store);
-        match store.untold_views() {
+        match store.views().untold() {
             Ok(untold) => {
                 self.views(&untold);
-                store.views_told(&untold);
+                store.views().told(&untold);
             }
             Err(e) => tracing::warn!("the kernel may go on to show old closure views: {e}"),
         }
@@ -138,7 +138,7 @@ impl Invalidation {
     /// The store directory and those of closure views.
     fn listings(&self, store: &Store) {
         self.listing(Inode::special(Special::Store));
-        for view in store.view_table().views() {
+        for view in store.views().table().views() {
             self.listing(Inode::view_store(view.record.id));
         }
     }

@@ -95,7 +95,7 @@ impl ConnectionCaches {
 
     fn drop_all(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
         let by_handle = self.handles == FileHandles::Given;
-        let thorough = by_handle || store.view_table().has_given_numbers();
+        let thorough = by_handle || store.views().table().has_given_numbers();
         let each = paths.iter().map(|l| self.drop_one(store, *l, thorough));
         each.collect()
     }
@@ -132,7 +132,7 @@ fn directories(store: &Store) -> Vec<(Inode, Inode)> {
         Inode::special(Special::Store),
         Inode::special(Special::Root),
     );
-    let table = store.view_table();
+    let table = store.views().table();
     let views = table.views().map(|view| {
         let id = view.record.id;
         (Inode::view_store(id), Inode::view(id))

@@ -171,9 +171,9 @@ impl Session {
         let invalidation = Invalidation::new(store, background.notifier(), counters.clone());
         if matches!(beginning, Beginning::After(_)) {
             invalidation.apply_all(store);
-        } else if let Ok(untold) = store.untold_views() {
+        } else if let Ok(untold) = store.views().untold() {
             // This kernel was never told anything else.
-            store.views_told(&untold);
+            store.views().told(&untold);
         }
         let forgetter = invalidation.forgetter().clone();
         let caches = ConnectionCaches::new(

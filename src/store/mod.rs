@@ -10,52 +10,49 @@ mod contents;
 mod descriptors;
 mod directory;
 mod error;
-mod linked_roots;
 mod paths;
-mod pins;
-mod profile_table;
 mod profiles;
 mod records;
+mod roots;
+mod tables;
 mod temporary_roots;
 mod traces;
 mod upkeep;
-mod view_completion;
-mod view_table;
 mod views;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 pub use changes::Change;
-pub use channels::{Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Replaces};
+pub use channels::{
+    Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Channels, Replaces,
+};
 pub use contents::{CacheCounts, ChunkWriter, Hold, Ingested, PathContents, StoredContents};
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub use error::StoreError;
-pub use linked_roots::{LinkedRoot, LinkedRoots};
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{
     Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration, RootKind,
 };
-pub use pins::Pin;
-pub use profile_table::{
-    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+pub use profiles::{
+    ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
+    ProfileMember, ProfileRecord, ProfileTable, Profiles, ProfilesChanged,
 };
-pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
+pub use roots::{LinkedRoot, LinkedRoots, Pin, Roots};
 pub use temporary_roots::TemporaryRoots;
+pub use traces::Traces;
 pub use upkeep::{Collected, Collection, Eviction, PathStatistics, Statistics, Stored, Upkeep};
-pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};
-pub use views::ChangedView;
+pub use views::{
+    ChangedView, View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable, Views,
+};
 
 use crate::measure::Allowance;
 use crate::nix::store_path::StoreDir;
-use crate::sync::lock;
 use changes::Observers;
 use directory::Directory;
-use paths as uses;
-use profiles::Profiles;
 use records::Records;
+use tables::Tables;
 use temporary_roots::AllTemporaryRoots;
-use views::Views;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -115,10 +112,10 @@ pub struct Store {
     transfers: Arc<Allowance>,
     profiles: Profiles,
     views: Views,
-    temporary_roots: AllTemporaryRoots,
+    channels: Channels,
+    roots: Roots,
+    traces: Traces,
     observers: Arc<Observers>,
-    /// Held while pins, traces and channels change.
-    changing_roots: Mutex<()>,
     // Last: the lock goes after the database is closed.
     directory: Directory,
 }
@@ -165,6 +162,12 @@ impl Store {
             observers.clone(),
             parts.paths,
         )?);
+        let tables = Arc::new(Tables::open(
+            records.clone(),
+            paths.clone(),
+            temporary_roots.clone(),
+            observers.clone(),
+        )?);
         let upkeep = Upkeep::new(
             records.clone(),
             contents.clone(),
@@ -173,16 +176,17 @@ impl Store {
             directory.store_dir().clone(),
         );
         Ok(Self {
-            profiles: Profiles::open(&records)?,
-            views: Views::open(&records)?,
+            profiles: Profiles::new(tables.clone()),
+            views: Views::new(tables),
+            channels: Channels::new(dir),
+            roots: Roots::new(records.clone(), temporary_roots),
+            traces: Traces::new(records.clone()),
             records,
             contents,
             paths,
             upkeep,
             transfers: Allowance::new(parts.transfers),
-            temporary_roots,
             observers,
-            changing_roots: Mutex::default(),
             directory,
         })
     }
@@ -197,14 +201,34 @@ impl Store {
         &self.paths
     }
 
+    /// Profiles, with their generations.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// Closure views.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Channels.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Pins, links outside of the state, and temporary roots.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// Collection, eviction, reclaiming, and what is counted.
     pub fn upkeep(&self) -> &Upkeep {
         &self.upkeep
-    }
-
-    /// Temporary roots for one more command; none yet.
-    pub fn temporary_roots(&self) -> TemporaryRoots {
-        self.temporary_roots.begin()
     }
 
     /// Memory that transfers may hold together.

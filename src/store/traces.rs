@@ -1,8 +1,11 @@
 //! Traces: named lists of paths in the order in which something used them.
 
-use super::records::{Batch, Durability, Family, Reader, Writer};
-use super::{Store, StoreError, lock};
+use std::sync::{Arc, Mutex};
+
+use super::error::StoreError;
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
 use crate::nix::store_path::StorePath;
+use crate::sync::lock;
 
 fn encode(paths: &[StorePath]) -> Vec<u8> {
     let mut out = Writer::default();
@@ -14,13 +17,30 @@ fn name_of(trace: &str) -> String {
     format!("the trace {trace:?}")
 }
 
-impl Store {
+/// The traces of a state.
+///
+/// A method that changes one survives a power loss when it returns; after a crash within it the trace is the
+/// old or the new one.
+pub struct Traces {
+    records: Arc<Records>,
+    /// Held while a trace is deleted, so that of two who delete it one did.
+    changing: Mutex<()>,
+}
+
+impl Traces {
+    pub(super) fn new(records: Arc<Records>) -> Self {
+        Self {
+            records,
+            changing: Mutex::default(),
+        }
+    }
+
     /// Keeps a list of paths under a name, in place of what was there.
     ///
     /// # Errors
     /// The database failed.
-    pub fn put_trace(&self, name: &str, paths: &[StorePath]) -> Result<(), StoreError> {
-        let _changing = lock(&self.changing_roots);
+    pub fn put(&self, name: &str, paths: &[StorePath]) -> Result<(), StoreError> {
+        let _changing = lock(&self.changing);
         let mut batch = Batch::default();
         let family = Family::Traces;
         batch.put(family, name.as_bytes(), encode(paths));
@@ -32,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or the record is damaged.
-    pub fn trace(&self, name: &str) -> Result<Option<Vec<StorePath>>, StoreError> {
+    pub fn get(&self, name: &str) -> Result<Option<Vec<StorePath>>, StoreError> {
         match self.records.get(Family::Traces, name.as_bytes())? {
             Some(record) => {
                 let read = |fields: &mut Reader<'_>| fields.list(Reader::path);
@@ -46,7 +66,7 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or a record is damaged.
-    pub fn traces(&self) -> Result<Vec<(String, usize)>, StoreError> {
+    pub fn list(&self) -> Result<Vec<(String, usize)>, StoreError> {
         let mut traces = Vec::new();
         self.records.scan(Family::Traces, &[], |key, value| {
             let name = String::from_utf8_lossy(key).into_owned();
@@ -64,8 +84,8 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub fn delete_trace(&self, name: &str) -> Result<bool, StoreError> {
-        let _changing = lock(&self.changing_roots);
+    pub fn delete(&self, name: &str) -> Result<bool, StoreError> {
+        let _changing = lock(&self.changing);
         if self.records.get(Family::Traces, name.as_bytes())?.is_none() {
             return Ok(false);
         }

@@ -80,7 +80,7 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
         execute(Request::Gc(GcRequest::default()));
     }
     // What generations lead to is here with all that it needs.
-    let roots = store.generation_roots().unwrap();
+    let roots = store.profiles().roots().unwrap();
     let closure = store
         .paths()
         .closure(roots.iter().map(|p| p.hash()))
@@ -104,11 +104,16 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
     };
     assert!(verified.failures.is_empty(), "{what}: {verified:?}");
     assert_eq!(verified.good, paths.len() as u64, "{what}");
-    let profiles = store.profiles().unwrap().into_iter().map(|(name, record)| {
-        let generations = record.generations.iter();
-        let generations = generations.map(|g| (g.number, g.path.to_string()));
-        (name, (record.current, generations.collect()))
-    });
+    let profiles = store
+        .profiles()
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|(name, record)| {
+            let generations = record.generations.iter();
+            let generations = generations.map(|g| (g.number, g.path.to_string()));
+            (name, (record.current, generations.collect()))
+        });
     Seen {
         profiles: profiles.collect(),
         paths,

@@ -128,7 +128,7 @@ fn read<'s>(
     stream: Stream,
 ) -> Result<ChannelWriter<'s>, ChannelError> {
     let plain = plain(stream, url, store.store_dir())?;
-    let mut writer = store.write_channel(name, url)?;
+    let mut writer = store.channels().write(name, url)?;
     /// What is wrong with the list, or with the state.
     enum Wrong {
         List(ListError),

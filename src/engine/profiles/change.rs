@@ -12,8 +12,7 @@ use crate::engine::state::Engine;
 use crate::engine::supply::Supply;
 use crate::nix::store_path::StorePath;
 use crate::profile::{Advance, DeleteSpec, Generation, GenerationNumber, Generations, ProfileName};
-use crate::store::{ProfileChange, ProfileRecord, Publication, StoreError};
-use crate::sync;
+use crate::store::{ProfileChange, ProfileRecord, ProfileTable, Publication, StoreError};
 
 /// What is to become of a profile.
 pub(in crate::engine) struct Plan {
@@ -37,7 +36,7 @@ impl Engine {
         &self,
         name: &ProfileName,
     ) -> Result<Generations, StoreError> {
-        let record = self.store.profile(name.as_str())?;
+        let record = self.store.profiles().get(name.as_str())?;
         Ok(record.map_or_else(Generations::new, |record| from_record(&record)))
     }
 
@@ -54,7 +53,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn absent(&self, name: &ProfileName) -> Result<ProfileError, StoreError> {
-        let there = self.store.profiles()?;
+        let there = self.store.profiles().list()?;
         let there: Vec<_> = there.iter().map(|(name, _)| name.as_str()).collect();
         let there = match there.as_slice() {
             [] => "there is none yet, and `narfs profile install` makes one".to_owned(),
@@ -73,8 +72,9 @@ impl Engine {
         mut plan: impl FnMut(&[Generations]) -> Result<Vec<Plan>, EngineError>,
     ) -> Result<Vec<ProfileChangeReport>, EngineError> {
         loop {
-            self.check_new(names)?;
-            let before = self.read_all(names)?;
+            let table = self.store.profiles().table();
+            check_new(&table, names)?;
+            let before = read_all(&table, names)?;
             let plans = plan(&before)?;
             let mut publications = Vec::new();
             let mut changes = Vec::new();
@@ -89,42 +89,23 @@ impl Engine {
             if dry_run || changes.is_empty() {
                 return Ok(reports);
             }
-            let _changing = sync::lock(&self.changing_profiles);
-            if self.read_all(names)? != before {
-                tracing::info!("a profile changed while a change was planned; planning again");
-                continue;
-            }
-            self.check_new(names)?;
+            // What a change points to is there before it; if none is made, the next collection takes it.
             if !publications.is_empty() {
                 self.store.paths().publish(&publications)?;
             }
-            self.store.change_profiles(&changes)?;
-            return Ok(reports);
-        }
-    }
-
-    pub(in crate::engine) fn read_all(
-        &self,
-        names: &[&ProfileName],
-    ) -> Result<Vec<Generations>, StoreError> {
-        names.iter().map(|name| self.generations(name)).collect()
-    }
-
-    /// Whether all of these can be profiles at once, with those that there are.
-    pub(in crate::engine) fn check_new(&self, names: &[&ProfileName]) -> Result<(), EngineError> {
-        let there = self.store.profiles()?;
-        let there: Vec<_> = there
-            .iter()
-            .filter_map(|(n, _)| ProfileName::parse(n).ok())
-            .collect();
-        for new in names {
-            let mut others = there.iter().chain(names.iter().copied());
-            if let Some(old) = others.find(|old| old.conflicts_with(new)) {
-                let (new, old) = ((*new).clone(), old.clone());
-                return Err(ProfileError::Conflict { new, old }.into());
+            let mut is_true = Ok(false);
+            self.store.profiles().change(|now| {
+                is_true = is_still(now, names, &before);
+                Ok(match is_true {
+                    Ok(true) => changes,
+                    _ => Vec::new(),
+                })
+            })?;
+            if is_true? {
+                return Ok(reports);
             }
+            tracing::info!("a profile changed while a change was planned; planning again");
         }
-        Ok(())
     }
 
     /// Makes `target` current by Nix's rules, with a report of that.
@@ -274,6 +255,44 @@ impl Changing<'_> {
             Ok(plan)
         })
     }
+}
+
+/// The generations of profiles; none of a profile that is not there.
+fn read_all(table: &ProfileTable, names: &[&ProfileName]) -> Result<Vec<Generations>, StoreError> {
+    let each = names.iter().map(|name| {
+        let record = table.checked(name.as_str())?;
+        Ok(record.map_or_else(Generations::new, |record| from_record(record)))
+    });
+    each.collect()
+}
+
+/// Fails unless all of these can be profiles at once, with those that there are.
+fn check_new(table: &ProfileTable, names: &[&ProfileName]) -> Result<(), EngineError> {
+    let there = table.profiles()?;
+    let there: Vec<_> = there
+        .filter_map(|(name, _)| ProfileName::parse(name).ok())
+        .collect();
+    for new in names {
+        let mut others = there.iter().chain(names.iter().copied());
+        if let Some(old) = others.find(|old| old.conflicts_with(new)) {
+            let (new, old) = ((*new).clone(), old.clone());
+            return Err(ProfileError::Conflict { new, old }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether these profiles are what a change was planned on.
+fn is_still(
+    table: &ProfileTable,
+    names: &[&ProfileName],
+    before: &[Generations],
+) -> Result<bool, EngineError> {
+    let is_still = read_all(table, names)? == before;
+    if is_still {
+        check_new(table, names)?;
+    }
+    Ok(is_still)
 }
 
 pub(in crate::engine) fn from_record(record: &ProfileRecord) -> Generations {

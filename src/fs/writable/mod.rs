@@ -141,7 +141,7 @@ impl WritableProfiles {
             Place::Profile(id, _) => id,
             _ => ProfileDirectory::ROOT,
         };
-        match self.fs.store.profile_table().member(id) {
+        match self.fs.store.profiles().table().member(id) {
             Some(ProfileMember::Directory(name, _)) => Ok(name.to_owned()),
             Some(ProfileMember::Profile(..)) => Err(FsError::NotADirectory),
             None => Err(FsError::Stale),
@@ -150,7 +150,7 @@ impl WritableProfiles {
 
     /// The number of a directory that the state knows.
     fn known(&self, directory: &str) -> Option<Inode> {
-        let known = self.fs.store.profile_table().directory(directory);
+        let known = self.fs.store.profiles().table().directory(directory);
         known.map(|known| Inode::profile_directory(known.id))
     }
 

@@ -1,6 +1,6 @@
 //! Finding and listing paths, for this process and for the kernel.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Paths;
@@ -136,37 +136,6 @@ impl Paths {
     pub fn load_info(&self, info: PathInfo) -> Result<Option<LoadedPath>, StoreError> {
         let record = PathRecord::new(info);
         record.map(|record| self.with_tree(record)).transpose()
-    }
-
-    /// The registered paths among `roots`, and what they refer to, as far as that is registered:
-    /// the nearer, the earlier, each once.
-    ///
-    /// # Errors
-    /// The database failed or a record is damaged.
-    pub fn closure(
-        &self,
-        roots: impl IntoIterator<Item = StorePathHash>,
-    ) -> Result<Vec<PathInfo>, StoreError> {
-        let mut seen = HashSet::new();
-        let mut queue = VecDeque::new();
-        for root in roots {
-            if seen.insert(root) {
-                queue.push_back(root);
-            }
-        }
-        let mut closure = Vec::new();
-        while let Some(hash) = queue.pop_front() {
-            let Some(info) = self.info(hash)? else {
-                continue;
-            };
-            for reference in info.sorted_references() {
-                if seen.insert(reference.hash()) {
-                    queue.push_back(reference.hash());
-                }
-            }
-            closure.push(info);
-        }
-        Ok(closure)
     }
 
     /// Whether the contents of a path are here, chunks included: false if they were never here,

@@ -17,6 +17,7 @@
 //!    contents are removed.
 //! 4. `next_ordinal`: held while path infos are written.
 
+mod closure;
 mod find;
 mod kernel_caches;
 mod loaded;
@@ -32,6 +33,7 @@ use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
 
+pub(super) use closure::Reach;
 pub(super) use kernel_caches::Watch;
 pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
 pub use loaded::LoadedPath;

@@ -130,21 +130,21 @@ fn a_collection_leaves_what_commands_count_on_and_what_that_needs() {
     for seed in [7, 8] {
         with_references(&store, seed, &[]);
     }
-    let command = store.temporary_roots();
+    let command = store.roots().temporary();
     command.add(path(2).hash());
     let collection = store.upkeep().begin_collection();
     // While roots are looked for: a command that counts on something and is done already, a pin
     // and a generation of what is here, and something that arrives and refers to what is here.
-    let short = store.temporary_roots();
+    let short = store.roots().temporary();
     short.add(path(4).hash());
     drop(short);
-    store.pin(&[path(6)]).unwrap();
+    store.roots().pin(&[path(6)]).unwrap();
     let change = ProfileChange {
         name: "p".into(),
         current: None,
         generations: vec![(1, path(7), 0)],
     };
-    store.change_profiles(&[change]).unwrap();
+    store.profiles().change(|_| Ok(vec![change])).unwrap();
     with_references(&store, 9, &[8]);
     let mut told = Vec::new();
     let none = HashSet::new();

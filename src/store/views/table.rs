@@ -1,61 +1,32 @@
 //! All closure views at one moment: a value that readers share and changes replace.
 //!
-//! Invariant: a number names one view, or one list of members, for ever, and a place in such a list
-//! one path, since inode numbers of directories are made of them. A path that leaves a view keeps its
-//! place, as one that is not shown.
+//! Invariant: a number names one view, or one list of members, for ever, since inode numbers of directories
+//! are made of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use thiserror::Error;
+use super::members::ViewMembers;
+use crate::nix::store_path::StorePath;
+use crate::store::error::StoreError;
+use crate::store::records::{Family, Reader, Records, Writer};
 
-use super::StoreError;
-use super::records::{Reader, Writer};
-use crate::nix::store_path::{StorePath, StorePathHash};
+/// The key of the number that the next new view or list gets, among what is said of the state.
+pub(super) const NEXT: &[u8] = b"next-view";
+/// First byte of the key of a view.
+const VIEW: u8 = 1;
+/// First byte of the key that says of an id that its view was made as a volume. Ids are not given
+/// again, so that it says it of no other view.
+const VOLUME: u8 = 4;
 
-/// Longest name, in bytes.
-const NAME: usize = 128;
-
-/// A text that cannot be the name of a closure view.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{0:?} is no name for a closure view; give up to {NAME} letters, digits and +-._=@, beginning \
-     with a letter or a digit"
-)]
-pub struct ViewNameError(String);
-
-/// What a closure view is called. It is the name of a directory too, and may be that of a volume.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ViewName(String);
-
-impl ViewName {
-    /// Reads a name.
-    ///
-    /// # Errors
-    /// It has other characters than letters, digits and `+-._=@`, begins with one of these, is
-    /// empty or too long.
-    pub fn parse(text: &str) -> Result<Self, ViewNameError> {
-        let good = |b: u8| b.is_ascii_alphanumeric() || b"+-._=@".contains(&b);
-        let first = text.bytes().next();
-        let begins_well = first.is_some_and(|b| b.is_ascii_alphanumeric());
-        if !begins_well || text.len() > NAME || !text.bytes().all(good) {
-            return Err(ViewNameError(text.to_owned()));
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// The key of a view.
+pub(super) fn key(name: &str) -> Vec<u8> {
+    [&[VIEW], name.as_bytes()].concat()
 }
 
-impl fmt::Display for ViewName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// The key that is there if the view with this id was made as a volume.
+pub(super) fn volume_key(id: u32) -> Vec<u8> {
+    [&[VOLUME], &id.to_be_bytes()[..]].concat()
 }
 
 /// What a closure view is.
@@ -78,7 +49,7 @@ pub struct ViewRecord {
     pub is_volume: bool,
 }
 
-/// Of the records of views and of their members.
+/// Of the record of a view.
 const VERSION: u8 = 1;
 
 impl ViewRecord {
@@ -110,102 +81,31 @@ impl ViewRecord {
     }
 }
 
-/// The paths of a view: each has a place, from 1 on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ViewMembers {
-    /// By place: the path, and whether it is shown.
-    places: Vec<(StorePathHash, bool)>,
-    /// Indexes into `places` in the order of hashes.
-    sorted: Vec<u16>,
-}
-
-impl ViewMembers {
-    /// Most paths that have a place: it has to fit into 16 bits, and 0 is not one.
-    pub const MAX: usize = (1 << 16) - 1;
-
-    /// `None` if they are more than have a place.
-    fn new(places: Vec<(StorePathHash, bool)>) -> Option<Self> {
-        if places.len() > Self::MAX {
-            return None;
-        }
-        let mut sorted: Vec<_> = (0..places.len() as u16).collect();
-        sorted.sort_unstable_by_key(|at| places[usize::from(*at)].0);
-        Some(Self { places, sorted })
-    }
-
-    /// Those that show exactly `shown`. Who had a place keeps it. `None` if there is no place left.
-    pub(super) fn showing(&self, shown: &[StorePathHash]) -> Option<Self> {
-        let wanted: HashSet<_> = shown.iter().collect();
-        let mut places = self.places.clone();
-        let mut had = HashSet::new();
-        for (hash, is_shown) in &mut places {
-            *is_shown = wanted.contains(hash);
-            had.insert(*hash);
-        }
-        let new = shown.iter().filter(|hash| had.insert(**hash));
-        places.extend(new.map(|hash| (*hash, true)));
-        Self::new(places)
-    }
-
-    fn at(&self, hash: StorePathHash) -> Option<usize> {
-        let found = self
-            .sorted
-            .binary_search_by_key(&hash, |at| self.places[usize::from(*at)].0);
-        Some(usize::from(self.sorted[found.ok()?]))
-    }
-
-    /// The place of a path that is shown.
-    pub fn place(&self, hash: StorePathHash) -> Option<u32> {
-        let at = self.at(hash)?;
-        self.places[at].1.then_some(at as u32 + 1)
-    }
-
-    /// The path at a place, if it is shown.
-    pub fn path(&self, place: u32) -> Option<StorePathHash> {
-        let (hash, is_shown) = self.places.get(place.checked_sub(1)? as usize)?;
-        is_shown.then_some(*hash)
-    }
-
-    /// What is shown from a place on, in the order of places.
-    pub fn from(&self, place: u32) -> impl Iterator<Item = (u32, StorePathHash)> {
-        let places = (1..).zip(&self.places).skip(place.max(1) as usize - 1);
-        let shown = places.filter(|(_, (_, is_shown))| *is_shown);
-        shown.map(|(place, (hash, _))| (place, *hash))
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::versioned(VERSION);
-        out.list(&self.places, |out, (hash, is_shown)| {
-            out.byte(u8::from(*is_shown));
-            out.bytes(hash.as_bytes());
-        });
-        out.finish()
-    }
-
-    pub(super) fn decode(record: &[u8]) -> Option<Self> {
-        let mut fields = Reader::new(record);
-        fields.version(VERSION)?;
-        let places = fields.list(|f| {
-            let is_shown = f.byte()? != 0;
-            Some((f.hash()?, is_shown))
-        })?;
-        fields.is_at_end().then_some(places).and_then(Self::new)
-    }
-}
-
 /// A closure view.
 #[derive(Debug)]
 pub struct View {
     pub name: Arc<str>,
     pub record: ViewRecord,
     /// Its paths, when they were needed for the first time.
-    pub(super) members: OnceLock<Arc<ViewMembers>>,
+    members: OnceLock<Arc<ViewMembers>>,
     /// What was referred to and not registered when it was shown last; `None` if that was not
     /// looked at since the state was opened.
     pub(super) unknown: Option<Arc<[StorePath]>>,
 }
 
 impl View {
+    /// The paths that it shows.
+    pub(super) fn members(&self, records: &Records) -> Result<Arc<ViewMembers>, StoreError> {
+        if let Some(members) = self.members.get() {
+            return Ok(members.clone());
+        }
+        let members = ViewMembers::read(records, self.record.list)?;
+        let members = members.ok_or_else(|| StoreError::Damaged {
+            what: format!("the list of paths of the closure view {:?}", self.name),
+        })?;
+        Ok(self.members.get_or_init(|| Arc::new(members)).clone())
+    }
+
     /// Whether something that it refers to may not be known.
     pub fn may_be_incomplete(&self) -> bool {
         self.unknown.as_ref().is_none_or(|u| !u.is_empty())
@@ -225,11 +125,39 @@ pub struct ViewTable {
 
 impl ViewTable {
     /// The last number: it has to fit into 21 bits.
-    pub(super) const LAST: u32 = (1 << 21) - 1;
+    const LAST: u32 = (1 << 21) - 1;
     /// The first number that is given out.
-    pub(super) const FIRST: u32 = 1;
+    const FIRST: u32 = 1;
 
-    pub(super) fn new(next: u32) -> Self {
+    /// The views that are recorded.
+    pub(in crate::store) fn read(records: &Records) -> Result<Self, StoreError> {
+        let next = match records.get(Family::Meta, NEXT)? {
+            None => Self::FIRST,
+            Some(record) => Reader::whole(&record, || "next-view".into(), Reader::u32)?,
+        };
+        let mut volumes = BTreeSet::new();
+        records.scan(Family::Views, &[VOLUME], |key, _| {
+            let Some((&VOLUME, id)) = key.split_first() else {
+                return Ok(false);
+            };
+            volumes.extend(id.try_into().map(u32::from_be_bytes));
+            Ok(true)
+        })?;
+        let mut table = Self::new(next);
+        records.scan(Family::Views, &[VIEW], |key, value| {
+            let Some((&VIEW, name)) = key.split_first() else {
+                return Ok(false);
+            };
+            table.load(name, value, &volumes);
+            Ok(true)
+        })?;
+        if let Err(e) = table.check() {
+            tracing::warn!("a closure view is not shown: {e}");
+        }
+        Ok(table)
+    }
+
+    fn new(next: u32) -> Self {
         Self {
             views: BTreeMap::new(),
             by_number: BTreeMap::new(),
@@ -239,7 +167,7 @@ impl ViewTable {
     }
 
     /// Takes in a record of the database; `volumes` are the ids of views that are volumes.
-    pub(super) fn load(&mut self, name: &[u8], value: &[u8], volumes: &BTreeSet<u32>) {
+    fn load(&mut self, name: &[u8], value: &[u8], volumes: &BTreeSet<u32>) {
         let name = String::from_utf8_lossy(name);
         match ViewRecord::decode(value, volumes) {
             Some(record) => self.put(&name, record, None, None),
@@ -268,12 +196,12 @@ impl ViewTable {
         self.views.insert(view.name.clone(), view);
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(super) fn remove(&mut self, name: &str) -> Option<Arc<View>> {
         self.damaged.remove(name);
-        if let Some(view) = self.views.remove(name) {
-            self.by_number.remove(&view.record.id);
-            self.by_number.remove(&view.record.list);
-        }
+        let view = self.views.remove(name)?;
+        self.by_number.remove(&view.record.id);
+        self.by_number.remove(&view.record.list);
+        Some(view)
     }
 
     pub(super) fn number(&mut self) -> Result<u32, StoreError> {

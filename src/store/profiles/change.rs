@@ -1,20 +1,18 @@
-//! Profiles: generations, which are roots, and the directories that profiles lie in.
+//! Changes of profiles: what is asked for, what becomes of it, and the rules.
 //!
-//! Invariants: a change of any number of profiles is one synced batch, so after a crash it is
-//! there whole or not at all; it can be seen when it is durable, all at once. The database is the
-//! truth; what readers see is a table in memory that each change replaces.
+//! Pure: from one table to the next, with the records that say the same. Invariant: a generation that stays
+//! keeps its link number, and a directory is there as long as a profile lies in it.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
-use super::profile_table::{DIRECTORY, FIRST_ID, PROFILE, directory_of};
-use super::records::{Batch, Durability, Family, Reader, Records};
-use super::{Change, Store, StoreError, lock, uses};
-use super::{GenerationRecord, ProfileDirectory, ProfileRecord, ProfileTable};
+use super::table::{
+    DIRECTORY, FIRST_ID, GenerationRecord, NEXT_ID, PROFILE, ProfileDirectory, ProfileRecord,
+    ProfileTable, directory_of,
+};
 use crate::nix::store_path::StorePath;
-use crate::sync;
-
-const NEXT_ID: &[u8] = b"next-profile";
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Family};
 
 /// What a profile is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +35,7 @@ pub struct ProfilesChanged {
 
 impl ProfilesChanged {
     /// Profiles that lead to another path now, or to none.
-    fn switched(&self) -> HashSet<&str> {
+    pub(super) fn switched(&self) -> HashSet<&str> {
         let target = |p: &Option<Arc<ProfileRecord>>| {
             let current = p.as_ref()?.current_generation()?;
             Some(current.path.clone())
@@ -78,136 +76,38 @@ pub struct ChangedDirectory {
     pub id: u32,
 }
 
-/// What readers and changes of profiles share.
-#[derive(Debug)]
-pub(super) struct Profiles {
-    /// Held while profiles or closure views change, so that none is built on what is no longer
-    /// true.
-    pub(super) changing: Mutex<()>,
-    table: RwLock<Arc<ProfileTable>>,
+/// A change that is made: a table, what has changed in it, and the records.
+pub(in crate::store) struct ProfileUpdate {
+    pub(in crate::store) table: ProfileTable,
+    pub(in crate::store) changed: ProfilesChanged,
+    pub(in crate::store) writes: Batch,
 }
 
-impl Profiles {
-    pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
-        let next_id = match records.get(Family::Meta, NEXT_ID)? {
-            None => FIRST_ID,
-            Some(record) => Reader::whole(&record, || "next-profile".into(), Reader::u32)?,
-        };
-        let mut table = ProfileTable::new(next_id);
-        records.scan(Family::Profiles, &[], |key, value| {
-            table.load(key, value);
-            Ok(true)
-        })?;
-        if let Err(e) = table.check() {
-            tracing::warn!("a profile is not shown: {e}");
-        }
-        Ok(Self {
-            changing: Mutex::default(),
-            table: RwLock::new(Arc::new(table)),
-        })
+/// Makes profiles what they are to be; `None` where they are that already. `now` is in seconds since 1970.
+pub(super) fn changed(
+    before: &Arc<ProfileTable>,
+    changes: &[ProfileChange],
+    now: i64,
+) -> Result<Option<ProfileUpdate>, StoreError> {
+    let mut edit = Edit {
+        before: before.clone(),
+        table: ProfileTable::clone(before),
+        now,
+        touched: BTreeSet::new(),
+    };
+    for change in changes {
+        edit.apply(change)?;
     }
-
-    fn table(&self) -> Arc<ProfileTable> {
-        sync::read(&self.table).clone()
+    edit.fit_directories()?;
+    let changed = edit.changed();
+    if changed.profiles.is_empty() && !edit.mends() {
+        return Ok(None);
     }
-
-    fn replace(&self, table: ProfileTable) {
-        let table = Arc::new(table);
-        let mut seen = sync::write(&self.table);
-        *seen = table;
-    }
-}
-
-impl Store {
-    /// A profile.
-    ///
-    /// # Errors
-    /// Its record is damaged.
-    pub fn profile(&self, name: &str) -> Result<Option<ProfileRecord>, StoreError> {
-        let table = self.profiles.table();
-        table.check_one(name)?;
-        Ok(table.profile(name).map(|p| ProfileRecord::clone(p)))
-    }
-
-    /// All profiles, in the order of their names.
-    ///
-    /// # Errors
-    /// A record is damaged.
-    pub fn profiles(&self) -> Result<Vec<(String, ProfileRecord)>, StoreError> {
-        let table = self.profiles.table();
-        table.check()?;
-        let profiles = table.profiles.iter();
-        let owned = profiles.map(|(name, p)| (name.to_string(), ProfileRecord::clone(p)));
-        Ok(owned.collect())
-    }
-
-    /// All directories of profiles, in the order of their names. That of all profiles has the
-    /// name "".
-    pub fn profile_directories(&self) -> Vec<(String, ProfileDirectory)> {
-        let table = self.profiles.table();
-        let directories = table.directories.iter();
-        directories.map(|(n, d)| (n.to_string(), *d)).collect()
-    }
-
-    /// What every generation of every profile points to, each once.
-    ///
-    /// # Errors
-    /// A record is damaged.
-    pub fn generation_roots(&self) -> Result<Vec<StorePath>, StoreError> {
-        let table = self.profiles.table();
-        table.check()?;
-        let generations = table.profiles.values().flat_map(|p| &p.generations);
-        let paths: BTreeSet<_> = generations.map(|g| &g.path).collect();
-        Ok(paths.into_iter().cloned().collect())
-    }
-
-    /// All profiles as they are now, whatever changes later.
-    pub fn profile_table(&self) -> Arc<ProfileTable> {
-        self.profiles.table()
-    }
-
-    /// Makes profiles what they are to be, all together, and the closure views that follow them. A
-    /// generation that is there already, with
-    /// the same number, path and time, keeps its link number. When it returns, the change is
-    /// durable, can be seen, and the observer has been told.
-    ///
-    /// # Errors
-    /// The database failed, numbers are used up, or a profile would have the name of a directory
-    /// of profiles; nothing has changed then.
-    pub fn change_profiles(&self, changes: &[ProfileChange]) -> Result<(), StoreError> {
-        let changing = lock(&self.profiles.changing);
-        let mut edit = Edit {
-            before: self.profiles.table(),
-            table: ProfileTable::clone(&self.profiles.table()),
-            now: i64::try_from(uses::now() / 1000).unwrap_or(i64::MAX),
-            touched: BTreeSet::new(),
-        };
-        for change in changes {
-            edit.apply(change)?;
-        }
-        edit.fit_directories()?;
-        let generations = changes.iter().flat_map(|c| &c.generations);
-        self.temporary_roots
-            .note(generations.map(|(_, path, _)| path.hash()));
-        let (changed, mut batch) = edit.finish();
-        if changed.profiles.is_empty() && !edit.mends() {
-            return Ok(());
-        }
-        let views = self.follow(&changed.switched(), &edit.table)?;
-        if let Some(views) = &views {
-            self.add_views(views, &mut batch)?;
-        }
-        self.records
-            .write(batch, Durability::Power, "profiles were written")?;
-        self.profiles.replace(edit.table);
-        let views = views.map(|views| self.replace_views(views));
-        drop(changing);
-        self.observers.tell(&Change::Profiles(&changed));
-        if let Some(views) = views {
-            self.tell_views(&views);
-        }
-        Ok(())
-    }
+    Ok(Some(ProfileUpdate {
+        writes: edit.writes(),
+        table: edit.table,
+        changed,
+    }))
 }
 
 /// A change of the table in the making.
@@ -226,8 +126,7 @@ impl Edit {
             self.table.remove_profile(&change.name);
             return Ok(());
         }
-        self.table.check_one(&change.name)?;
-        let there = self.table.profile(&change.name).cloned();
+        let there = self.table.checked(&change.name)?.cloned();
         let mut record = match &there {
             Some(there) => ProfileRecord::clone(there),
             None => ProfileRecord {
@@ -310,8 +209,8 @@ impl Edit {
         self.table.damaged != self.before.damaged
     }
 
-    /// What has become of everything, and what to write of it.
-    fn finish(&mut self) -> (ProfilesChanged, Batch) {
+    /// What has become of everything; directories in which something changed say when.
+    fn changed(&mut self) -> ProfilesChanged {
         let mut changed = ProfilesChanged::default();
         let mut stirred = BTreeSet::new();
         for name in &self.touched {
@@ -346,8 +245,7 @@ impl Edit {
                 self.table.put_directory(&name, directory);
             }
         }
-        let batch = self.writes();
-        (changed, batch)
+        changed
     }
 
     fn parent_of(&self, name: &str) -> ChangedIn {

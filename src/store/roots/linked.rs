@@ -8,9 +8,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::records::{Batch, Durability, Family, Reader, Writer};
-use super::{Store, StoreError};
 use crate::nix::store_path::StorePath;
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family, Reader, Records, Writer};
 
 const KEY: &[u8] = b"linked-roots";
 const VERSION: u8 = 1;
@@ -55,31 +55,17 @@ fn decode(record: &[u8]) -> Result<LinkedRoots, StoreError> {
     })
 }
 
-impl Store {
-    /// What was seen last.
-    ///
-    /// # Errors
-    /// The database failed, or the record is damaged.
-    pub fn linked_roots(&self) -> Result<LinkedRoots, StoreError> {
-        let Some(record) = self.records.get(Family::Meta, KEY)? else {
-            return Ok(LinkedRoots::new());
-        };
-        decode(&record)
+pub(super) fn read(records: &Records) -> Result<LinkedRoots, StoreError> {
+    match records.get(Family::Meta, KEY)? {
+        Some(record) => decode(&record),
+        None => Ok(LinkedRoots::new()),
     }
+}
 
-    /// Keeps what is seen now; durable when it returns.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub fn set_linked_roots(&self, all: &LinkedRoots) -> Result<(), StoreError> {
-        if self.linked_roots().is_ok_and(|before| before == *all) {
-            return Ok(());
-        }
-        let mut writes = Batch::default();
-        writes.put(Family::Meta, KEY, encode(all));
-        self.records
-            .write(writes, Durability::Power, "roots were noted")
-    }
+pub(super) fn write(records: &Records, all: &LinkedRoots) -> Result<(), StoreError> {
+    let mut writes = Batch::default();
+    writes.put(Family::Meta, KEY, encode(all));
+    records.write(writes, Durability::Power, "roots were noted")
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::StoreError;
-use super::records::{Reader, Writer};
 use crate::nix::store_path::StorePath;
+use crate::store::error::StoreError;
+use crate::store::records::{Family, Reader, Records, Writer};
 
 /// One generation of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +132,8 @@ impl ProfileDirectory {
 /// Of the records of profiles and directories.
 const VERSION: u8 = 1;
 
+/// The key of the id that the next new profile or directory gets, among what is said of the state.
+pub(super) const NEXT_ID: &[u8] = b"next-profile";
 /// First byte of the key of a profile.
 pub(super) const PROFILE: u8 = 1;
 /// First byte of the key of a directory.
@@ -169,7 +171,7 @@ pub(super) fn directory_of(name: &str) -> &str {
 #[derive(Clone, Debug)]
 pub struct ProfileTable {
     pub(super) profiles: BTreeMap<Arc<str>, Arc<ProfileRecord>>,
-    pub(super) directories: BTreeMap<Arc<str>, ProfileDirectory>,
+    pub(in crate::store) directories: BTreeMap<Arc<str>, ProfileDirectory>,
     by_id: BTreeMap<u32, Arc<str>>,
     /// Names of profiles whose records cannot be understood.
     pub(super) damaged: BTreeSet<String>,
@@ -177,7 +179,24 @@ pub struct ProfileTable {
 }
 
 impl ProfileTable {
-    pub(super) fn new(next_id: u32) -> Self {
+    /// The profiles that are recorded.
+    pub(in crate::store) fn read(records: &Records) -> Result<Self, StoreError> {
+        let next_id = match records.get(Family::Meta, NEXT_ID)? {
+            None => FIRST_ID,
+            Some(record) => Reader::whole(&record, || "next-profile".into(), Reader::u32)?,
+        };
+        let mut table = Self::new(next_id);
+        records.scan(Family::Profiles, &[], |key, value| {
+            table.load(key, value);
+            Ok(true)
+        })?;
+        if let Err(e) = table.check() {
+            tracing::warn!("a profile is not shown: {e}");
+        }
+        Ok(table)
+    }
+
+    fn new(next_id: u32) -> Self {
         let mut table = Self {
             profiles: BTreeMap::new(),
             directories: BTreeMap::new(),
@@ -201,7 +220,7 @@ impl ProfileTable {
     }
 
     /// Takes in a record of the database.
-    pub(super) fn load(&mut self, key: &[u8], value: &[u8]) {
+    fn load(&mut self, key: &[u8], value: &[u8]) {
         let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default());
         let mut fields = Reader::new(value);
         let known = match key.first() {
@@ -252,22 +271,34 @@ impl ProfileTable {
     }
 
     /// Fails if something is there that cannot be understood: it must not look like absent.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    fn check(&self) -> Result<(), StoreError> {
         match self.damaged.first() {
             Some(name) => Err(damaged(name)),
             None => Ok(()),
         }
     }
 
-    /// The same for one profile.
-    pub(super) fn check_one(&self, name: &str) -> Result<(), StoreError> {
+    /// A profile by its whole name.
+    ///
+    /// # Errors
+    /// Its record is damaged.
+    pub fn checked(&self, name: &str) -> Result<Option<&Arc<ProfileRecord>>, StoreError> {
         if self.damaged.contains(name) {
             return Err(damaged(name));
         }
-        Ok(())
+        Ok(self.profile(name))
     }
 
-    /// A profile by its whole name.
+    /// All profiles, in the order of their names.
+    ///
+    /// # Errors
+    /// A record is damaged.
+    pub fn profiles(&self) -> Result<impl Iterator<Item = (&str, &ProfileRecord)>, StoreError> {
+        self.check()?;
+        Ok(self.profiles.iter().map(|(name, p)| (&**name, &**p)))
+    }
+
+    /// A profile by its whole name; one that is damaged is none.
     pub fn profile(&self, name: &str) -> Option<&Arc<ProfileRecord>> {
         self.profiles.get(name)
     }

@@ -1,13 +1,21 @@
-//! Pins: paths that the user wants to keep, whatever else is dropped or collected.
+//! Roots that are neither generations nor closure views: pins, links outside of the state, and temporary roots.
 //!
-//! They lie in the column family of all roots; the first byte of a key says of what kind a root
-//! is.
+//! Pins and links are records. Pins are in the family of all roots, where the first byte of a key says of what
+//! kind a root is.
+
+mod linked;
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
-use super::records::{Batch, Durability, Family, Reader, Writer};
-use super::{Store, StoreError, lock, uses};
+pub use linked::{LinkedRoot, LinkedRoots};
+
+use super::error::StoreError;
+use super::paths::now;
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
+use super::temporary_roots::{AllTemporaryRoots, TemporaryRoots};
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::sync::lock;
 
 /// First byte of the key of a pin.
 const PIN: u8 = 1;
@@ -47,17 +55,38 @@ impl Pin {
     }
 }
 
-impl Store {
-    /// Pins paths, which need not be known yet. A path that is pinned already stays pinned since
-    /// when it was. Durable when it returns.
+/// The roots of a state that are neither generations nor closure views.
+pub struct Roots {
+    records: Arc<Records>,
+    temporary: AllTemporaryRoots,
+    /// Held while pins change.
+    changing: Mutex<()>,
+}
+
+impl Roots {
+    pub(super) fn new(records: Arc<Records>, temporary: AllTemporaryRoots) -> Self {
+        Self {
+            records,
+            temporary,
+            changing: Mutex::default(),
+        }
+    }
+
+    /// Temporary roots for one more command; none yet. They do not outlive the process.
+    pub fn temporary(&self) -> TemporaryRoots {
+        self.temporary.begin()
+    }
+
+    /// Pins paths, all together, which need not be known yet. A path that is pinned already stays pinned
+    /// since when it was. Survives a power loss when it returns.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed; nothing has changed then.
     pub fn pin(&self, paths: &[StorePath]) -> Result<(), StoreError> {
-        let _changing = lock(&self.changing_roots);
-        self.temporary_roots.note(paths.iter().map(StorePath::hash));
+        let _changing = lock(&self.changing);
+        self.temporary.note(paths.iter().map(StorePath::hash));
         let mut batch = Batch::default();
-        let since = uses::now() / 1000;
+        let since = now() / 1000;
         for path in paths {
             if self.records.get(Family::Roots, &key(path))?.is_none() {
                 let path = path.clone();
@@ -69,12 +98,13 @@ impl Store {
             .write(batch, Durability::Power, "a pin was written")
     }
 
-    /// Takes pins away. Returns those of `paths` that were pinned.
+    /// Takes pins away, all together. Returns those of `paths` that were pinned. Survives a power loss when
+    /// it returns.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed; nothing has changed then.
     pub fn unpin(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
-        let _changing = lock(&self.changing_roots);
+        let _changing = lock(&self.changing);
         let mut batch = Batch::default();
         let mut seen = HashSet::new();
         let mut pinned = Vec::new();
@@ -103,5 +133,24 @@ impl Store {
             Ok(true)
         })?;
         Ok(pins)
+    }
+
+    /// What links outside of the state pointed to when they could be looked at last.
+    ///
+    /// # Errors
+    /// The database failed, or the record is damaged.
+    pub fn linked(&self) -> Result<LinkedRoots, StoreError> {
+        linked::read(&self.records)
+    }
+
+    /// Keeps what such links point to now. Survives a power loss when it returns.
+    ///
+    /// # Errors
+    /// The database failed; nothing has changed then.
+    pub fn set_linked(&self, all: &LinkedRoots) -> Result<(), StoreError> {
+        if self.linked().is_ok_and(|before| before == *all) {
+            return Ok(());
+        }
+        linked::write(&self.records, all)
     }
 }
