@@ -1,4 +1,4 @@
-//! What has changed in a state, and who is told of it.
+//! What has changed in a state, and the observer that is told of it.
 
 use std::sync::{Arc, RwLock};
 
@@ -21,7 +21,7 @@ pub enum Change<'c> {
 
 type Observer = dyn Fn(&Change<'_>) + Send + Sync;
 
-/// Who is told of each change, by the thread that made it and before it goes on.
+/// The observer, which is told of each change by the thread that made it and before that goes on.
 #[derive(Default)]
 pub(super) struct Observers(RwLock<Option<Arc<Observer>>>);
 

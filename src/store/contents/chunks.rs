@@ -8,7 +8,7 @@ use super::stored_tree::Located;
 use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family};
-use crate::sync::{lock, read as enter};
+use crate::sync::{lock, read};
 use crate::tree::ChunkSink;
 
 /// After this many bytes of new chunks an ingest looks whether the disk is full.
@@ -98,11 +98,11 @@ impl StoredContents {
     /// next flush leaves it where it was. Returns its length in bytes.
     pub(in crate::store) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
         let key = number.to_be_bytes();
-        // The disk is waited for while nobody else is held up.
+        // The wait for the disk holds up no one else here.
         if self.records.get(Family::Chunks, &key)?.is_none() {
             return Ok(0);
         }
-        let _gate = enter(&self.gate);
+        let _shared = read(&self.deleting);
         let mut writing = lock(&self.writing);
         let Some(record) = self.records.get(Family::Chunks, &key)? else {
             return Ok(0);
@@ -151,7 +151,7 @@ impl ChunkWriter<'_> {
 
     /// Holds the chunk if it is there and can be read.
     fn reuse(&mut self, digest: &ChunkDigest) -> Result<bool, StoreError> {
-        let _gate = enter(&self.contents.gate);
+        let _shared = read(&self.contents.deleting);
         let found = self.contents.locate(digest)?;
         let found = found.filter(|_| !self.contents.is_damaged(digest));
         if let Some(found) = found {
@@ -176,9 +176,9 @@ impl ChunkSink for ChunkWriter<'_> {
         }
         let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
         self.unchecked += record.len() as u64;
-        let _gate = enter(&contents.gate);
+        let _shared = read(&contents.deleting);
         let mut writing = lock(&contents.writing);
-        // Another ingest may have brought it while this one compressed. A damaged record is
+        // Another ingest may have written it while this one compressed. A damaged record is
         // replaced where it is: trees know it by that number.
         let found = contents.locate(&digest)?;
         let number = match found {

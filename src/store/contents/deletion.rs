@@ -1,6 +1,7 @@
 //! Deleting chunks, trees and what goes with them.
 //!
-//! Invariant: a tree changes in one batch with the chunks that go with it, while the gate is shut.
+//! Invariant: a tree changes in one batch with the chunks that go with it, under the
+//! deletion lock.
 
 use std::collections::HashSet;
 use std::sync::RwLockWriteGuard;
@@ -12,9 +13,10 @@ use super::writing::NEXT_CHUNK;
 use crate::chunk::ChunkDigest;
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family};
-use crate::sync::{lock, write as shut};
+use crate::sync::{lock, write};
 
-/// A deletion in the making. The gate is shut until it is committed or given up.
+/// A deletion in the making. Until it is committed or dropped, it holds the deletion lock alone: no
+/// chunk is found or written meanwhile.
 pub(in crate::store) struct Deletion<'c> {
     contents: &'c StoredContents,
     writes: Batch,
@@ -26,7 +28,7 @@ pub(in crate::store) struct Deletion<'c> {
     freed_unique: (u64, u64),
     /// Trees whose records it changes.
     trees: Vec<ChunkDigest>,
-    _gate: RwLockWriteGuard<'c, ()>,
+    _alone: RwLockWriteGuard<'c, ()>,
 }
 
 impl StoredContents {
@@ -39,7 +41,7 @@ impl StoredContents {
             freed_chunks: 0,
             freed_unique: (0, 0),
             trees: Vec::new(),
-            _gate: shut(&self.gate),
+            _alone: write(&self.deleting),
         }
     }
 }
@@ -84,7 +86,7 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Deletes the chunks of a tree that nobody else needs.
+    /// Deletes the chunks of a tree that nothing else needs.
     fn chunks(&mut self, uses: &mut ChunkUses, stored: &StoredTree) -> Result<(), StoreError> {
         for number in &stored.numbers {
             uses.remove(*number);
@@ -98,7 +100,8 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Drops the contents of a tree: deletes the chunks that nobody else needs, and has the tree say so.
+    /// Drops the contents of a tree: deletes the chunks that nothing else needs, and has the tree say
+    /// so.
     pub(in crate::store) fn contents(
         &mut self,
         uses: &mut ChunkUses,
@@ -118,7 +121,7 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Deletes a tree, with the chunks that nobody else needs.
+    /// Deletes a tree, with the chunks that nothing else needs.
     pub(in crate::store) fn tree(
         &mut self,
         uses: &mut ChunkUses,
@@ -128,7 +131,7 @@ impl Deletion<'_> {
             Ok(stored) => self.chunks(uses, &stored)?,
             Err(e) => {
                 tracing::warn!("its chunks are looked for later: {e}");
-                self.contents.held.note_litter();
+                self.contents.held.note_unreferenced();
             }
         }
         self.trees.push(digest);

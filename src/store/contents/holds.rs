@@ -1,8 +1,9 @@
 //! Chunks that ingests in flight rely on.
 //!
-//! Invariant: a chunk that a living [`Hold`] names is not deleted. A hold is taken under the gate
-//! (see `upkeep/eviction.rs`) in the same breath in which the chunk was found or written, and it is given
-//! up after the path that needs the chunk is published, when the tree of that path names it.
+//! Invariant: a chunk that a living [`Hold`] names is not deleted. A hold is taken under the deletion
+//! lock (see `upkeep/eviction.rs`), which is not given back between finding or writing the chunk and
+//! holding it; it is given up after the path that needs the chunk is published, when the tree of that
+//! path names it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +16,8 @@ use crate::sync::lock;
 pub(in crate::store) struct Held {
     /// For each chunk number, how many times it is held.
     counts: Mutex<HashMap<u64, u32>>,
-    /// Whether there may be chunks that no tree names and nobody holds.
-    litter: AtomicBool,
+    /// Whether there may be chunks that no tree names and no ingest holds.
+    unreferenced: AtomicBool,
 }
 
 impl Held {
@@ -25,13 +26,13 @@ impl Held {
     }
 
     /// Says that there may be chunks that no tree names.
-    pub(in crate::store) fn note_litter(&self) {
-        self.litter.store(true, Ordering::Release);
+    pub(in crate::store) fn note_unreferenced(&self) {
+        self.unreferenced.store(true, Ordering::Release);
     }
 
     /// Whether there may be chunks that no tree names; asks once.
-    pub(in crate::store) fn take_litter(&self) -> bool {
-        self.litter.swap(false, Ordering::AcqRel)
+    pub(in crate::store) fn take_unreferenced(&self) -> bool {
+        self.unreferenced.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -57,7 +58,7 @@ impl Hold {
         }
     }
 
-    /// Holds one more chunk. The caller is inside the gate.
+    /// Holds one more chunk. The caller shares the deletion lock.
     pub(super) fn add(&mut self, number: u64) {
         *lock(&self.held.counts).entry(number).or_default() += 1;
         self.numbers.push(number);
@@ -86,7 +87,7 @@ impl Drop for Hold {
         drop(counts);
         // After they are given up: an eviction that asks in between finds them held, and is told.
         if !self.published.load(Ordering::Acquire) {
-            self.held.note_litter();
+            self.held.note_unreferenced();
         }
     }
 }

@@ -8,9 +8,10 @@
 //! In the order in which they are taken; `upkeep/eviction.rs` has the reasons, and the locks that come
 //! before these.
 //!
-//! 1. `flushing`: held while chunks are flushed, so that each flush takes off what it has flushed itself.
-//! 2. The gate: entered to find, hold or write chunks, and to write trees and path infos; shut while
-//!    chunks are deleted.
+//! 1. `flushing`: held while chunks are flushed, so that each flush takes off what it has flushed
+//!    itself.
+//! 2. The deletion lock, `deleting`: shared to find, hold or write chunks, and to write trees and path
+//!    infos; held alone to delete chunks.
 //! 3. `writing`: held while a chunk is written, so that two ingests of the same chunk write it once, and
 //!    so that what is counted as unflushed is written.
 //! 4. `damaged`, and the counts of holds: held for a moment.
@@ -44,22 +45,22 @@ pub(super) use trees::Writes;
 use super::error::StoreError;
 use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
-use crate::sync::write as shut;
+use crate::sync::write;
 use holds::Held;
 use size::Size;
 use writing::Writing;
 
-/// The contents of the paths of a state.
+/// The contents of the paths of a state. Methods that say nothing of a crash write nothing.
 pub struct StoredContents {
     records: Arc<Records>,
-    /// Masked chunks, decompressed and checked. They are named by their digests, and so are right whether
-    /// they are on disk or not.
+    /// Masked chunks, decompressed and checked. They are named by their digests, and so are right
+    /// whether they are on disk or not.
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
     size: Size,
     held: Arc<Held>,
     flushing: Mutex<()>,
-    gate: RwLock<()>,
+    deleting: RwLock<()>,
     writing: Mutex<Writing>,
     /// Chunks whose records were found missing or damaged.
     damaged: Mutex<HashSet<ChunkDigest>>,
@@ -104,7 +105,8 @@ impl std::fmt::Debug for StoredContents {
 }
 
 impl StoredContents {
-    /// The contents in `records`, with caches of so many bytes of chunks and of trees.
+    /// The contents in `records`, with caches of `chunk_bytes` bytes of chunks and `tree_bytes` of
+    /// trees.
     pub(super) fn open(
         records: Arc<Records>,
         chunk_bytes: u64,
@@ -113,7 +115,7 @@ impl StoredContents {
         let writing = Mutex::new(Writing::open(&records)?);
         let held = Arc::new(Held::default());
         // A crash may have left chunks behind that no tree names.
-        held.note_litter();
+        held.note_unreferenced();
         let chunks = chunk_bytes as usize / crate::chunk::AVERAGE;
         Ok(Self {
             records,
@@ -122,7 +124,7 @@ impl StoredContents {
             size: Size::default(),
             held,
             flushing: Mutex::default(),
-            gate: RwLock::default(),
+            deleting: RwLock::default(),
             writing,
             damaged: Mutex::default(),
         })
@@ -133,7 +135,7 @@ impl StoredContents {
         self.chunk_cache.clear();
     }
 
-    /// How often the caches in memory had what was needed since the state was opened; bytes and counts.
+    /// How often the caches in memory had what was needed since the state was opened, and their bytes.
     pub fn cache_counts(&self) -> CacheCounts {
         CacheCounts {
             chunk_hits: self.chunk_cache.hits(),
@@ -157,7 +159,7 @@ impl StoredContents {
 
     /// The records as they are now, with what they grew by: each change is in both or in neither.
     pub(super) fn snapshot(&self) -> (Snapshot<'_>, Growth) {
-        let _shut = shut(&self.gate);
+        let _alone = write(&self.deleting);
         (self.records.snapshot(), self.size.growth())
     }
 

@@ -1,6 +1,6 @@
 //! Reading the contents of paths.
 //!
-//! Whoever reads has the chunk numbers that its tree had when it was loaded. They may be out of
+//! A reader has the chunk numbers that its tree had when it was loaded. They may be out of
 //! date: contents are dropped, and fetched again under new numbers, while a path is read. So where
 //! a chunk is not there, the record of the tree is asked again. It changes in one batch with the
 //! chunks, and numbers are never given twice, so it says which of three it is: the contents were
@@ -85,8 +85,8 @@ impl StoredContents {
         Err(error)
     }
 
-    /// Reads every chunk of a path, and has the next ingest replace those that cannot be read.
-    /// Returns how many these are. What was dropped is not damaged.
+    /// Reads every chunk of a path, and has the next ingest in this process replace those that cannot be
+    /// read. Returns how many these are. What was dropped is not damaged.
     pub fn find_damage(&self, path: PathContents<'_>) -> usize {
         let is_damaged = |(index, entry): &(usize, ChunkEntry)| {
             let read = self.chunk_of(path, *index, entry, true);
@@ -95,7 +95,8 @@ impl StoredContents {
         path.tree().chunks().enumerate().filter(is_damaged).count()
     }
 
-    /// Appends the bytes `offset..offset + length` of the stream of `path` to `out`.
+    /// Appends the bytes `offset..offset + length` of the stream of `path` to `out`, from memory where
+    /// its chunks are there. Every byte was checked against its digest.
     ///
     /// # Errors
     /// A chunk is missing or damaged, or the contents were dropped; `out` is of no use then.
@@ -118,8 +119,8 @@ impl StoredContents {
         )
     }
 
-    /// Writes the NAR of what lies at `node` of `path`. Reads from disk whatever is in memory, so
-    /// that it verifies what is stored, and does not push out what a mount reads.
+    /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory,
+    /// so that what is stored is verified, and what a mount reads stays in memory.
     ///
     /// # Errors
     /// A chunk that cannot be read, or a writer that fails.

@@ -1,7 +1,7 @@
 //! What the records of a state grow by, counted as they are written.
 //!
-//! Invariant: whoever writes records counts what they grew by before it leaves the gate (see
-//! `upkeep/eviction.rs`). So what is counted while the gate is shut is what was written.
+//! Invariant: what records grow by is counted before the deletion lock is given back under which they
+//! were written. So what is counted while the lock is held alone is what was written.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -21,24 +21,24 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// Trees and path infos grew. The caller is inside the gate.
+    /// Trees and path infos grew. The caller has the deletion lock.
     pub(super) fn grow(&self, by: i64) {
         self.grown.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// Chunks grew. The caller is inside the gate.
+    /// Chunks grew. The caller has the deletion lock.
     pub(super) fn grow_chunks(&self, by: i64) {
         self.grown.fetch_add(by, Ordering::Relaxed);
         self.chunks_grown.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// There are so many chunks more, of so many bytes uncompressed. The caller is inside the gate.
+    /// There are `chunks` more chunks, of `bytes` bytes uncompressed. The caller has the deletion lock.
     pub(super) fn grow_unique(&self, chunks: i64, bytes: i64) {
         self.count_grown.fetch_add(chunks, Ordering::Relaxed);
         self.unique_grown.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A chunk was ingested, uncompressed of so many bytes.
+    /// A chunk of `bytes` bytes, uncompressed, was ingested.
     pub(super) fn count_ingested(&self, bytes: usize, was_known: bool) {
         self.ingested.fetch_add(bytes as u64, Ordering::Relaxed);
         if was_known {

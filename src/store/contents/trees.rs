@@ -8,7 +8,7 @@ use super::stored_tree::{StoredTree, TreeRecord, encode};
 use crate::chunk::ChunkDigest;
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family};
-use crate::sync::read as enter;
+use crate::sync::read;
 use crate::tree::Tree;
 
 /// Trees are small and read whole: worth a higher level than chunks.
@@ -35,9 +35,9 @@ fn damaged(digest: ChunkDigest) -> StoreError {
 impl StoredContents {
     /// A tree, from memory if it is there.
     ///
-    /// The cache is never behind the database: whoever writes a tree record takes the tree out of
-    /// the cache after that, and with it the place of whoever is just reading it, so that what
-    /// was read before does not get in.
+    /// The cache is never behind the database: a tree is taken out of the cache after its record was
+    /// written, and with it the place that a reader of the old record has reserved, so that what was
+    /// read before does not get in.
     pub(in crate::store) fn tree(
         &self,
         digest: ChunkDigest,
@@ -134,6 +134,7 @@ impl StoredContents {
         writes.completed.push((digest, numbers));
         Ok(())
     }
+
     /// Writes trees and path infos, all or nothing, which survive what `durability` says when this
     /// returns. `what` says what was done, should it fail.
     pub(in crate::store) fn write(
@@ -143,7 +144,7 @@ impl StoredContents {
         what: &'static str,
     ) -> Result<(), StoreError> {
         {
-            let _gate = enter(&self.gate);
+            let _shared = read(&self.deleting);
             let batch = std::mem::take(&mut writes.batch);
             self.records.write(batch, durability, what)?;
             self.size.grow(writes.grown);

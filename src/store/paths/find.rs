@@ -1,4 +1,4 @@
-//! Finding and listing paths, for whoever asks and for the kernel.
+//! Finding and listing paths, for this process and for the kernel.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl Paths {
     /// # Errors
     /// The database failed, or the record or the tree is damaged.
     pub fn load(&self, ordinal: PathOrdinal) -> Result<Option<LoadedPath>, StoreError> {
-        // As with trees: what is written while it is read here takes its place in the cache away.
+        // As with trees: a write that comes while this is read takes the place in the cache away.
         let record = self.cache.get_or_insert_with(&ordinal, || {
             let record = self.read_path(ordinal).transpose();
             record.unwrap_or(Err(None))
@@ -176,8 +176,12 @@ impl Paths {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn look_up(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
-        let ordinal = |info: &Option<PathInfo>| info.iter().map(|i| i.ordinal).collect();
-        self.lookups.look_up(|| self.info(hash), ordinal)
+        let lookup = self.lookups.begin();
+        let info = self.info(hash)?;
+        if let Some(info) = &info {
+            lookup.found(info.ordinal);
+        }
+        Ok(info)
     }
 
     /// The path with an ordinal, for an answer after which the kernel knows it.
@@ -185,9 +189,12 @@ impl Paths {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn look_up_number(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
-        let find = || self.with_ordinal(ordinal);
-        self.lookups
-            .look_up(find, |path| path.iter().map(|_| ordinal).collect())
+        let lookup = self.lookups.begin();
+        let path = self.with_ordinal(ordinal)?;
+        if path.is_some() {
+            lookup.found(ordinal);
+        }
+        Ok(path)
     }
 
     /// As [`Paths::list`], for an answer after which the kernel knows the paths.
@@ -199,8 +206,11 @@ impl Paths {
         ordinal: PathOrdinal,
         limit: usize,
     ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
-        let find = || self.list(ordinal, limit);
-        self.lookups
-            .look_up(find, |found| found.iter().map(|(o, ..)| *o).collect())
+        let lookup = self.lookups.begin();
+        let found = self.list(ordinal, limit)?;
+        for (ordinal, ..) in &found {
+            lookup.found(*ordinal);
+        }
+        Ok(found)
     }
 }

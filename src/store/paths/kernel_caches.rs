@@ -1,6 +1,6 @@
 //! What the kernel has of paths that a removal may take.
 //!
-//! Invariant: no removal takes a path, or its contents, from whoever has come to it by its name. A
+//! Invariant: no removal takes a path, or its contents, from a user that has come to it by its name. A
 //! user is either known to the kernel (an open file, a mapping, a directory that is worked in, a
 //! mount of a part of it, an overlay above it, a watch), or has yet to look the name up:
 //!
@@ -8,36 +8,36 @@
 //! 2. It waits until the kernel has taken in all answers from before ([`KernelCaches::settle`]). Where
 //!    that takes too long, a path that was looked up a moment ago and that the kernel does not know
 //!    yet counts as used: the answer may be on its way.
-//! 3. The kernel drops what it has cached of the paths and nobody uses, as far as that disturbs nobody
-//!    ([`KernelCaches::drop_cached`]). What it still knows then may be in use.
-//! 4. What can be seen of running programs tells which paths are in use: this finds also who knows a
-//!    path by its name only, as an interpreter knows the script that it runs.
-//! 5. Of the rest the kernel forgets the names, and what it still knows then
-//!    ([`KernelCaches::forget`]) is in use by somebody who cannot be seen. If it knew anything, step 4 comes
-//!    once more: somebody may have let a file go meanwhile, to come back by the name.
+//! 3. The kernel drops what it has cached of the paths and is not in use, as far as that disturbs no
+//!    user ([`KernelCaches::drop_cached`]). What it still knows then may be in use.
+//! 4. What can be seen of running programs tells which paths are in use: this also finds users that know
+//!    a path by its name only, as an interpreter knows the script that it runs.
+//! 5. Of the rest the kernel forgets the names, and what it still knows then ([`KernelCaches::forget`])
+//!    is in use by a program that cannot be seen. If it knew anything, step 4 comes once more: a program
+//!    may have let a file go meanwhile, to come back by the name.
 //! 6. A path is removed, under the lock that lookups share, unless it was looked up since step 1:
-//!    whoever begins with it after step 3 or 5 has to.
+//!    a user that begins with it after step 3 or 5 has to look it up.
 //!
-//! Where a fetch waits for the removal, which then takes contents only, there is no more than step 4: the
-//! kernel keeps what it has cached, and contents of which it has no more are fetched once more by whoever
-//! begins with them meanwhile, or has them open where nobody can see it, as in a socket.
+//! Where a fetch waits for the removal, which then takes contents only, there is no more than step 4:
+//! the kernel keeps what it has cached, and contents of which it has no more are fetched once more for a
+//! user that begins with them meanwhile, or has them open where that cannot be seen, as in a socket.
 
 use std::collections::HashSet;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use super::path_info::PathOrdinal;
 use super::uses::Uses;
 use crate::nix::store_path::StorePathHash;
 use crate::store::error::StoreError;
-use crate::sync::{self, read as enter, write as shut};
+use crate::sync;
 
 /// Time in which the kernel takes in an answer to a lookup, many times over.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
-/// Time that somebody who has just let a file go gets to come back to its path by its name: the
+/// Time that a program that has just let a file go gets to come back to its path by its name: the
 /// kernel lets a script go before the interpreter of it looks for it.
 const GRACE: Duration = Duration::from_millis(100);
-/// Longest time that a removal waits for the kernel.
+/// Time that a removal waits for the kernel at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A path that may be removed, or whose contents may.
@@ -53,7 +53,7 @@ pub struct Leaving {
 pub enum Cached {
     /// Nothing.
     Nothing,
-    /// Something that nobody used; it is dropped.
+    /// Something that was not in use; it is dropped.
     Dropped,
     /// Something that is in use.
     Held,
@@ -65,11 +65,11 @@ pub trait KernelCaches: Send + Sync {
     /// before; `false` if it has not in this time.
     fn settle(&self, patience: Duration) -> bool;
 
-    /// Has the kernel drop what it has cached of each path and nobody uses. What is [`Cached::Held`] may
-    /// still be cached only.
+    /// Has the kernel drop what it has cached of each path and is not in use. What is [`Cached::Held`]
+    /// may still be cached only.
     fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached>;
 
-    /// Has the kernel forget the names of paths, and all below that nobody uses. What is
+    /// Has the kernel forget the names of paths, and all below that is not in use. What is
     /// [`Cached::Held`] is in use, or could not be forgotten in this time.
     fn forget(&self, paths: &[Leaving], patience: Duration) -> Vec<Cached>;
 }
@@ -83,7 +83,7 @@ pub(super) struct Lookups {
     last: Uses,
     began: Instant,
     /// Shared by lookups, and held alone while a path is removed.
-    gate: RwLock<()>,
+    removing: RwLock<()>,
     kernel: RwLock<Option<Arc<dyn KernelCaches>>>,
 }
 
@@ -92,7 +92,7 @@ impl Default for Lookups {
         Self {
             last: Uses::new(),
             began: Instant::now(),
-            gate: RwLock::default(),
+            removing: RwLock::default(),
             kernel: RwLock::default(),
         }
     }
@@ -108,23 +108,15 @@ impl Lookups {
         *sync::write(&self.kernel) = Some(kernel);
     }
 
-    /// Finds paths for an answer after which the kernel knows them, and notes that. No path is removed
-    /// meanwhile.
-    pub(super) fn look_up<T>(
-        &self,
-        find: impl FnOnce() -> Result<T, StoreError>,
-        ordinals: impl Fn(&T) -> Vec<PathOrdinal>,
-    ) -> Result<T, StoreError> {
-        let _shared = enter(&self.gate);
-        let found = find()?;
-        let now = self.now();
-        for ordinal in ordinals(&found) {
-            self.last.set(ordinal, now);
+    /// Begins to look something up.
+    pub(super) fn begin(&self) -> Lookup<'_> {
+        Lookup {
+            lookups: self,
+            _shared: sync::read(&self.removing),
         }
-        Ok(found)
     }
 
-    /// Whether a path was looked up in the last so many milliseconds.
+    /// Whether a path was looked up in the last `age` milliseconds.
     pub(super) fn is_newer(&self, ordinal: PathOrdinal, age: u64) -> bool {
         self.last.last(ordinal) > self.now().saturating_sub(age)
     }
@@ -134,8 +126,21 @@ impl Lookups {
     }
 }
 
-/// A removal that knows of lookups. No fetch may wait for it: the kernel may wait for a lookup, and that for
-/// the fetch.
+/// A lookup. No path is removed meanwhile.
+pub(super) struct Lookup<'l> {
+    lookups: &'l Lookups,
+    _shared: RwLockReadGuard<'l, ()>,
+}
+
+impl Lookup<'_> {
+    /// Notes a path that was found: the kernel knows it after the answer.
+    pub(super) fn found(&self, ordinal: PathOrdinal) {
+        self.lookups.last.set(ordinal, self.lookups.now());
+    }
+}
+
+/// A removal that knows of lookups. No fetch may wait for it: the kernel may wait for a lookup, and that
+/// for the fetch.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Watch<'l> {
     lookups: &'l Lookups,
@@ -206,14 +211,14 @@ impl<'l> Watch<'l> {
         last > 0 && last + ON_ITS_WAY.as_millis() as u64 >= self.since
     }
 
-    /// Does something with a path that nobody looks up meanwhile, unless somebody has since this
-    /// began; `None` then.
+    /// Does something with a path that is not looked up meanwhile; `None` if it was looked up since this
+    /// began.
     pub(in crate::store) fn unless_looked_up<T>(
         &self,
         mut ordinals: impl Iterator<Item = PathOrdinal>,
         work: impl FnOnce() -> T,
     ) -> Option<T> {
-        let _alone = shut(&self.lookups.gate);
+        let _alone = sync::write(&self.lookups.removing);
         let looked_up = |ordinal| self.lookups.last.last(ordinal) >= self.since;
         (!ordinals.any(looked_up)).then(work)
     }

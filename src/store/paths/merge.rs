@@ -2,17 +2,20 @@
 //!
 //! Invariant: one rule for each field, stated here and nowhere else.
 //!
-//! | field | rule |
-//! | --- | --- |
-//! | path | never changes: what has the same hash and another name is left alone |
-//! | NarHash, NarSize, references | what the last registration says, until contents come; from then on what these are. Another NAR is left alone for good. References are numbered as the tree has them, so that another tree of the same NAR brings its own |
-//! | deriver | the first that is said stays |
-//! | signatures | those for the same path, NarHash, NarSize and references are gathered: none goes, none comes twice, new ones come last |
-//! | CA | what `add` has computed, else the first that is said |
-//! | origin | fetched becomes added when the same contents are added here, and added stays added, whoever brings them once more |
-//! | time of registration | when contents came for the first time |
-//! | ordinal | stays, unless the kernel was told another kind of root |
-//! | contents | absent, then here; a tree that is complete stays, one whose contents were dropped gives way to the one that brings them |
+//! - **path**: never changes: what has the same hash and another name is left alone.
+//! - **NarHash, NarSize, references**: what the last registration says, until contents come; from
+//!   then on what these are. Another NAR is left alone for good. References are numbered as the tree
+//!   has them, so that another tree of the same NAR brings its own.
+//! - **deriver**: the first that is said stays.
+//! - **signatures**: those for the same path, NarHash, NarSize and references are gathered: none
+//!   goes, none comes twice, new ones come last.
+//! - **CA**: what `add` has computed, else the first that is said.
+//! - **origin**: fetched becomes added when the same contents are added here, and added stays added,
+//!   whatever brings them once more.
+//! - **time of registration**: when contents came for the first time.
+//! - **ordinal**: stays, unless the kernel was told another kind of root.
+//! - **contents**: absent, then here; a tree that is complete stays, one whose contents were dropped
+//!   gives way to the one that brings them.
 
 use std::collections::BTreeSet;
 

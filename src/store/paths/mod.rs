@@ -1,19 +1,20 @@
 //! The paths of a state: what is registered, found, published and looked up.
 //!
-//! Invariants: a path is published after everything that it needs is durable, so whoever sees it can read
-//! all of it; a path number (ordinal) means one path with one NAR for ever.
+//! Invariants: a path is published after everything that it needs survives a power loss, so that all of
+//! a path that can be seen can be read; an ordinal, its part of inode numbers, means one path with one
+//! NAR for ever.
 //!
 //! # Locks
 //!
 //! In the order in which they are taken, before those of `contents/`; `upkeep/eviction.rs` has the
 //! reasons, and the locks that come before these.
 //!
-//! 1. `publishing`: held while paths are published and while something is removed; what a running removal
-//!    must know of publications.
-//! 2. The temporary roots: held while a path is removed, so that whoever looks for it later does not find
-//!    it.
-//! 3. The gate of lookups (`kernel_caches.rs`): shared by lookups, held alone while a path or its contents
-//!    are removed.
+//! 1. `publishing`: held while paths are published and while something is removed; what a running
+//!    removal must know of publications.
+//! 2. The temporary roots: held while a path is removed, so that a command that looks for it later does
+//!    not find it.
+//! 3. The lock of lookups (`kernel_caches.rs`): shared by lookups, held alone while a path or its
+//!    contents are removed.
 //! 4. `next_ordinal`: held while path infos are written.
 
 mod closure;
@@ -53,13 +54,13 @@ use loaded::PathRecord;
 use ordinals::Ordinals;
 use uses::Uses;
 
-/// The paths of a state.
+/// The paths of a state. Methods that say nothing of a crash write nothing to the database.
 pub struct Paths {
     records: Arc<Records>,
     contents: Arc<StoredContents>,
     temporary_roots: AllTemporaryRoots,
     observers: Arc<Observers>,
-    /// What was read of paths. Whoever writes a path info takes the path out after that.
+    /// What was read of paths. A path is taken out after its path info was written.
     cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
     uses: Uses,
     lookups: Lookups,
@@ -84,7 +85,7 @@ impl std::fmt::Debug for Paths {
 }
 
 impl Paths {
-    /// The paths in `records`, with a cache of so many bytes.
+    /// The paths in `records`, with `cache` bytes for what was read of them.
     pub(super) fn open(
         records: Arc<Records>,
         contents: Arc<StoredContents>,
@@ -107,19 +108,20 @@ impl Paths {
         })
     }
 
-    /// Has removals ask `kernel` what is in use. There is one; a second takes its place. Kept in memory.
+    /// Has removals ask `kernel` what is in use, as long as this process runs. There is one; a second
+    /// takes its place.
     pub fn set_kernel_caches(&self, kernel: Arc<dyn KernelCaches>) {
         self.lookups.set_kernel(kernel);
     }
 
-    /// Notes in memory that a path is used now. Cheap enough for every read; [`Paths::save_uses`] has it
+    /// Notes in memory that a path is used now. Cheap enough for every read. [`Paths::save_uses`] has it
     /// survive a kill.
     pub fn touch(&self, ordinal: PathOrdinal) {
         self.uses.set(ordinal, now());
     }
 
-    /// Writes the uses that were noted since the last time. They survive a kill, and mostly a power loss;
-    /// only the order of eviction depends on them.
+    /// Writes the uses that were noted since the last time. They survive a kill; a power loss may take
+    /// them. Only the order of eviction depends on them.
     ///
     /// # Errors
     /// The database failed.

@@ -1,8 +1,9 @@
 //! Ordinals of paths: their part of inode numbers.
 //!
-//! Invariant: an ordinal means one path with one NAR for ever, whatever crashes, since somebody may
-//! have a number of it: the kernel, an overlay above, a file handle. So a number is set apart on disk before
-//! it is given, and a path that was removed and comes back with the same NAR has its old one again.
+//! Invariant: an ordinal means one path with one NAR for ever, whatever crashes, since its numbers may
+//! be known elsewhere: to the kernel, in an overlay above, in a file handle. So a number is set apart on
+//! disk before it is given, and a path that was removed and comes back with the same NAR has its old one
+//! again.
 
 use super::path_info::{PathInfo, PathOrdinal};
 use crate::nix::hash::NarHash;

@@ -29,7 +29,8 @@ pub struct Publication {
     pub origin: Origin,
     /// Its tree.
     pub tree: Tree,
-    /// Keeps its chunks until it is published; from [`ChunkWriter::finish`](crate::store::ChunkWriter::finish).
+    /// Keeps its chunks until it is published; from
+    /// [`ChunkWriter::finish`](crate::store::ChunkWriter::finish).
     pub hold: Hold,
 }
 
@@ -268,7 +269,7 @@ impl Paths {
             && told.is_some()
             && told != root
         {
-            // Who asks for the old number learns that it is stale, and looks again.
+            // The kernel learns that the old number is stale, and looks again.
             let ordinals = Family::Ordinals;
             let stale = there.ordinal.0.to_be_bytes();
             batch.writes.batch.delete(ordinals, stale);

@@ -29,7 +29,7 @@ use super::error::StoreError;
 use backend::{Backend, End, View};
 use rocks::{OpenError, RocksDb};
 
-/// Below so many free bytes nothing is written, neither to the log nor to files: after one write that
+/// Free bytes below which nothing is written, neither to the log nor to files: after one write that
 /// finds no room RocksDB refuses all others until it is opened anew.
 const LEAST_FREE: u64 = 16 << 20;
 

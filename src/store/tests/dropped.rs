@@ -232,7 +232,7 @@ fn chunks_of_an_ingest_in_flight_stay() {
     assert!(dump(&store, &path(2)).unwrap() == noise(1, SIZE));
     assert!(dump(&store, &path(3)).unwrap() == noise(7, SIZE));
     assert_sound(&store);
-    // What was given up is litter, and goes before anything else.
+    // No tree names what was given up, and it goes before anything else.
     drop(failed);
     let now = store.upkeep().stored_bytes().unwrap();
     let evicted = evict(&store, now - SIZE as u64, &none()).unwrap();

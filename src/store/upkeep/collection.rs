@@ -1,16 +1,16 @@
 //! Removing paths that nothing needs any more: path info, ordinal, tree and chunks.
 //!
-//! Invariants: a path goes before what it refers to, so that what is left is closed whenever it
-//! ends; what was published since it began, pinned, or is a [temporary root](crate::store::TemporaryRoots)
-//! stays, with all that it refers to; ordinals are never given again. `eviction.rs` says why no
-//! chunk goes that somebody needs.
+//! Invariants: a path goes before what it refers to, so that what is left is closed whenever it ends;
+//! what was published since it began, pinned, or is a [temporary root](crate::store::TemporaryRoots)
+//! stays, with all that it refers to; ordinals are never given again. `eviction.rs` says why no chunk
+//! goes that is needed.
 //!
 //! As in Nix, the derivation of a live path is live too, where it is there.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::MutexGuard;
 
-use super::{Upkeep, litter};
+use super::{Upkeep, unreferenced};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::changes::Change;
@@ -183,13 +183,15 @@ impl std::fmt::Debug for Collection<'_> {
 }
 
 impl Collection<'_> {
-    /// Removes the registered paths that are neither in `live` nor needed by what is, until
-    /// `limit` bytes of stored records are freed, if there is a limit. Chunks that no path has go
-    /// first. What is in use (`kernel_caches.rs`; `in_use` is asked where the kernel had something) stays,
-    /// with all that it needs. Each path that was here is told to `removed` when it is gone, which must
-    /// not wait, and says whether to go on.
+    /// Removes the registered paths that are neither in `live` nor needed by what is, until `limit`
+    /// bytes of stored records are freed, if there is a limit. Chunks that no path has go first. What is
+    /// in use (`paths/kernel_caches.rs`; `in_use` is asked where the kernel had something) stays, with
+    /// all that it needs. Each path that was here is told to `removed` when it is gone, which must not
+    /// wait, and says whether to go on.
     ///
-    /// The space comes back with [`Upkeep::reclaim_after_collection`].
+    /// Each path goes whole or not at all. What is gone stays so after a kill; a power loss may bring
+    /// paths back, whole, with all that they refer to. The space comes back with
+    /// [`Upkeep::reclaim_after_collection`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was removed until then is.
@@ -216,7 +218,7 @@ impl Collection<'_> {
             removing.run(upkeep, &running)
         };
         let collected = removing.collected;
-        // Who is told may wait for somebody who waits for a removal.
+        // The observer may wait for a thread that waits for a removal.
         drop(self);
         let gone = [&*collected.paths, &*collected.registered].concat();
         if !gone.is_empty() {
@@ -240,8 +242,8 @@ impl Removing<'_> {
     fn run(&mut self, upkeep: &Upkeep, running: &RunningRemoval<'_>) -> Result<(), StoreError> {
         let snapshot = &running.snapshot;
         let mut graph = Graph::read(snapshot)?;
-        let all_read = litter::count_uses(running, |_| false)?;
-        self.collected.bytes += upkeep.remove_litter(running, all_read)?;
+        let all_read = unreferenced::count_uses(running, |_| false)?;
+        self.collected.bytes += upkeep.remove_unreferenced(running, all_read)?;
         let mut reached = HashSet::new();
         graph.reach(self.live.iter().copied(), &mut reached);
         let dead = graph.dead(&reached);
@@ -255,7 +257,7 @@ impl Removing<'_> {
             let Some(removal) = publishing.as_mut() else {
                 return Ok(());
             };
-            // Held until the path is gone, so that who looks for it later does not find it.
+            // Held until the path is gone, so that a command that looks for it later does not find it.
             let mut temporary = upkeep.temporary_roots.lock();
             for root in temporary.take_news() {
                 // One that came since is not in the graph.
@@ -298,7 +300,8 @@ impl Upkeep {
         }
     }
 
-    /// What a collection would remove now, if nothing but `live` and what that needs is live.
+    /// What a collection would remove now, if nothing but `live` and what that needs is live: paths, and
+    /// bytes of stored records.
     ///
     /// # Errors
     /// The database failed or a record is damaged.

@@ -5,28 +5,27 @@
 //! is as young as the youngest of its paths. A chunk goes with the last complete tree that names
 //! it.
 //!
-//! # Why nothing is deleted that somebody needs
+//! # Why nothing is deleted that is needed
 //!
 //! Four things stand between a chunk and its deletion, and they are locks in this order:
 //!
 //! 1. `removing`: one removal (eviction or collection) at a time.
-//! 2. `publishing`: a removal counts how often complete trees name each chunk, from a snapshot
-//!    that it takes under this lock, and leaves a [`Removal`] behind the lock. Whoever publishes,
-//!    under the same lock, adds to it what its trees name. So under the lock the counts are those
-//!    of the database, although paths are published while a removal runs. The lock is held for
-//!    one victim at a time; publications come in between.
-//! 3. The gate, entered by whoever finds, holds or writes a chunk, and shut while chunks are
-//!    deleted.
-//! 4. Holds: what an ingest has been told it may use, or has written, is held from inside the
-//!    gate until its path is published or given up.
+//! 2. `publishing`: a removal counts how often complete trees name each chunk, from a snapshot that it
+//!    takes under this lock, and leaves a [`Removal`](crate::store::paths::Removal) behind the lock. A
+//!    publication, under the same lock, adds to it what its trees name. So under the lock the counts are
+//!    those of the database, although paths are published while a removal runs. The lock is held for one
+//!    victim at a time; publications come in between.
+//! 3. The deletion lock: shared to find, hold or write a chunk, held alone to delete chunks.
+//! 4. Holds: what an ingest has been told it may use, or has written, is held from under
+//!    the deletion lock on until its path is published or given up.
 //!
 //! A removal deletes a chunk in one batch with its digest and the numbers in the tree that named
-//! it, under `publishing` and with the gate shut, if its count is 0 and nobody holds it:
+//! it, under `publishing` and the deletion lock, if its count is 0 and no ingest holds it:
 //!
-//! - *put (chunk is there), then removal*: the put holds the chunk in the same entry of the gate
-//!   in which it found it, so the removal sees the hold.
+//! - *put (chunk is there), then removal*: the put holds the chunk before it gives the deletion
+//!   lock back under which it found it, so the removal sees the hold.
 //! - *Removal, then put*: the put finds no digest, and writes the chunk under a new number.
-//! - *put (chunk is new), then removal*: it is held before the gate is left, as above. Two puts
+//! - *put (chunk is new), then removal*: it is held under the same lock, as above. Two puts
 //!   of one chunk exclude each other under `writing`; the later one finds it, and holds it.
 //! - *Publication*: its chunks are held until it has returned, when the count has them: a chunk
 //!   is never neither held nor counted. A publication of a tree that is there and complete
@@ -34,8 +33,8 @@
 //!   `publishing`, and the batch is written under the same lock, so that the tree stays complete
 //!   until then. After that the removal knows the tree as just published, and leaves it alone.
 //! - *put of a damaged chunk* replaces it under its number; it is held as well.
-//! - *A chunk that is held when its last tree is dropped* stays, and is litter if the ingest
-//!   fails: the hold says so when it is given up, and the next eviction looks for it.
+//! - *A chunk that is held when its last tree is dropped* stays, and is unreferenced if the
+//!   ingest fails: the hold says so when it is given up, and the next removal looks for it.
 //! - *Read*: nothing keeps a chunk from being deleted under a reader. It then finds what became of
 //!   it in the tree record (see `reading.rs`).
 //! - *Crash*: the batch is atomic and in the log, so that a tree is complete or dropped, and a
@@ -50,7 +49,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use super::{Upkeep, litter};
+use super::{Upkeep, unreferenced};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;
@@ -134,13 +133,14 @@ impl Oldest {
 }
 
 impl Upkeep {
-    /// Drops contents of paths that were fetched, the least recently used first, until the state
-    /// stores at most `to` bytes ([`Upkeep::stored_bytes`]) or nothing more can be dropped. What is
-    /// in `keep` stays, what is in use (`kernel_caches.rs`), and what shares its tree. Chunks that no path
-    /// has go first. Only who is not waited for by a fetch may be `patient`; another one takes what
-    /// `in_use` says for all that is in use.
+    /// Drops contents of paths that were fetched, the least recently used first, until the state stores
+    /// at most `to` bytes ([`Upkeep::stored_bytes`]) or nothing more can be dropped. What is in `keep`
+    /// stays, what is in use (`paths/kernel_caches.rs`), and what shares its tree. Chunks that no path
+    /// has go first. A caller for which a fetch waits must not be `patient`: what `in_use` says is then
+    /// all that counts as in use.
     ///
-    /// The space comes back with [`Upkeep::reclaim`].
+    /// Each tree is dropped whole or not at all. What was dropped stays so after a kill; a power loss
+    /// may bring contents back, whole. The space comes back with [`Upkeep::reclaim`].
     ///
     /// # Errors
     /// The database failed or a record is damaged; what was dropped until then is.
@@ -165,8 +165,8 @@ impl Upkeep {
         let running = self.paths.begin_removal()?;
         let mut candidates = self.candidates(&running.snapshot, keep)?;
         let kept = |tree: &ChunkDigest| candidates.get(tree).is_none_or(|c: &Candidate| c.kept);
-        let all_read = litter::count_uses(&running, kept)?;
-        eviction.bytes += self.remove_litter(&running, all_read)?;
+        let all_read = unreferenced::count_uses(&running, kept)?;
+        eviction.bytes += self.remove_unreferenced(&running, all_read)?;
         candidates.retain(|_, c| !c.kept);
         let ages = candidates.values().map(|c| Reverse((c.last_use, c.tree)));
         let mut oldest = Oldest {

@@ -1,6 +1,6 @@
 //! Keeping a state small: collection, eviction, giving space back, and what is counted for them.
 //!
-//! Invariant: nothing is removed that somebody needs; `eviction.rs` says why.
+//! Invariant: nothing is removed that is needed; `eviction.rs` says why.
 //!
 //! # Locks
 //!
@@ -9,17 +9,17 @@
 //! 1. `collecting`: held by a collection, from before roots are looked for: one at a time.
 //! 2. `removing`: held by what drops or collects contents: one at a time.
 //!
-//! `reclaiming`, held while space is given back, and `counting`, held while the state is counted, are taken
-//! with none of these.
+//! `reclaiming`, held while space is given back, is taken with none of these. `counting`, held while the
+//! state is counted for the first time, is taken after any of them.
 
 mod collection;
 mod eviction;
 mod lengths;
-mod litter;
 mod reclaim;
 mod sizes;
 mod statistics;
 mod survey;
+mod unreferenced;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -40,7 +40,7 @@ use super::temporary_roots::AllTemporaryRoots;
 use crate::nix::store_path::StoreDir;
 use survey::KnownFiles;
 
-/// What keeps a state small.
+/// What keeps a state small. Methods that say nothing of a crash write nothing.
 pub struct Upkeep {
     records: Arc<Records>,
     contents: Arc<StoredContents>,

@@ -7,16 +7,16 @@
 //!
 //! 1. Keys meet their deletions: a compaction of the whole family, which moves no blob. It rewrites
 //!    some 30 bytes for each chunk, and the files of which nothing is left are deleted.
-//! 2. The files are looked into (`survey.rs`, `records/blob_files.rs`): which chunks each has, and what of these is
-//!    needed. A chunk that was moved is in several; what counts is the last one.
+//! 2. The files are looked into (`survey.rs`, `records/blob_files.rs`): which chunks each has, and what
+//!    of these is needed. A chunk that was moved is in several; what counts is the last one.
 //! 3. From the files of which the least is needed, that is written anew as if it had just come,
 //!    some megabytes at a time, and the keys meet those that they replace, until enough is given back.
 //!
-//! Invariant: when it ends, and nothing was deleted meanwhile, garbage is at most what [`Worth`] says, or it
-//! is said in the log why not. It follows from the files themselves, so that neither a kill at any
+//! Invariant: when it ends, and nothing was deleted meanwhile, garbage is at most what [`Worth`] says,
+//! or it is said in the log why not. It follows from the files themselves, so that neither a kill at any
 //! moment nor what another version has left behind leaves garbage that is never found.
 //!
-//! A chunk is written anew under its number and as it is, while nothing can be deleted (the gate) and
+//! A chunk is written anew under its number and as it is, while nothing can be deleted and
 //! nothing else is written. A crash before the next flush leaves it where it was: its old file goes
 //! with a compaction, which comes after the flush.
 
@@ -32,9 +32,10 @@ use crate::sync::lock;
 /// What garbage is worth moving something for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct Worth {
-    /// At least so many bytes of garbage …
+    /// Bytes of garbage, at least …
     pub(in crate::store) least: u64,
-    /// … and at least one of so many bytes, of all and of the file that is emptied.
+    /// … and the part that garbage is, at least: one byte of so many, of all files and of the one that
+    /// is emptied.
     pub(in crate::store) part: u64,
 }
 
@@ -44,7 +45,7 @@ impl Worth {
         least: 16 << 20,
         part: 5,
     };
-    /// Who asks for a collection or an eviction wants the space.
+    /// A user who asks for a collection or an eviction wants the space.
     const ASKED: Self = Self {
         least: 1 << 20,
         part: 16,
@@ -55,13 +56,13 @@ impl Worth {
     }
 }
 
-/// So much is moved before what that frees is given back, or one of [`STEPS`] of all if that is
-/// more: for a moment it is there twice.
+/// Bytes that are moved before what that frees is given back, or one of [`STEPS`] of all if that is
+/// more: for a moment they are there twice.
 const STEP: u64 = 32 << 20;
 const STEPS: u64 = 64;
 
-/// So often the files are looked into: what is moved makes a new file, of which something may be
-/// deleted meanwhile.
+/// Times that the files are looked into at most: what is moved makes a new file, of which something may
+/// be deleted meanwhile.
 const ROUNDS: u32 = 8;
 /// Families besides that of chunks from which much is deleted.
 const METADATA: [Family; 5] = [
@@ -137,7 +138,7 @@ impl Reclaiming<'_> {
         chosen
     }
 
-    /// Moves what is needed of the chosen files, so much at a time that there is room for it.
+    /// Moves what is needed of the chosen files, in steps for which there is room.
     fn empty(&mut self, chosen: &[Surveyed]) -> Result<(), StoreError> {
         let all: u64 = chosen.iter().map(|f| f.file.size).sum();
         let step = STEP.max(all / STEPS);
@@ -215,7 +216,7 @@ impl Reclaiming<'_> {
 }
 
 impl Upkeep {
-    /// Bytes of files that hold no chunk any more, as far as is known.
+    /// Bytes of the chunks' files that are not needed any more, as far as is known.
     ///
     /// # Errors
     /// The database failed.
@@ -241,7 +242,8 @@ impl Upkeep {
 
     /// Gives the space of deleted chunks back to the disk, if it is worth it: at least 16 MiB, and a
     /// fifth of all. May take long; ingests, readers and evictions go on meanwhile. Ends early when
-    /// `stop` is set. Returns the bytes that were given back.
+    /// `stop` is set. A kill or a power loss at any moment loses no record; the rest of the space comes
+    /// back the next time. Returns the bytes that were given back.
     ///
     /// # Errors
     /// The database failed, or the disk is full.
@@ -249,7 +251,7 @@ impl Upkeep {
         self.reclaim_worth(Worth::EVICTED, stop)
     }
 
-    /// The same for who asks for it: also where it is 1 MiB or a sixteenth.
+    /// As [`Upkeep::reclaim`], where a user asks for it: also where it is only 1 MiB or a sixteenth.
     ///
     /// # Errors
     /// The database failed, or the disk is full.
@@ -257,7 +259,7 @@ impl Upkeep {
         self.reclaim_worth(Worth::ASKED, stop)
     }
 
-    /// The same with the space of metadata.
+    /// As [`Upkeep::reclaim_all`], with the space of metadata.
     ///
     /// # Errors
     /// The database failed, or the disk is full.

@@ -1,8 +1,8 @@
 //! How many bytes the state stores, at no cost.
 //!
 //! Counted once from a snapshot, and then kept up to date with what records grow by
-//! (`contents/size.rs`). The snapshot is taken while the gate is shut, so that every change is either in
-//! the snapshot or in what is added to it.
+//! (`contents/size.rs`). The snapshot is taken under the deletion lock, so that every change is
+//! either in the snapshot or in what is added to it.
 
 use super::Upkeep;
 use super::lengths::Lengths;
@@ -23,8 +23,8 @@ pub struct Stored {
 
 impl Upkeep {
     /// The sum of the lengths of all records of chunks, trees and path infos in bytes, as
-    /// [`crate::store::Statistics`] counts it, and as the state would be after a crash that loses nothing.
-    /// Costs a scan when first asked for, and nothing after that.
+    /// [`crate::store::Statistics`] counts it, and as the state would be after a crash that loses
+    /// nothing. Costs a scan when first asked for, and nothing after that.
     ///
     /// # Errors
     /// The database failed.

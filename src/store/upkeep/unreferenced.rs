@@ -1,4 +1,4 @@
-//! Chunks that no tree names, and counting what trees name.
+//! Chunks that no tree names: counting what trees name, and deleting the rest.
 
 use super::Upkeep;
 use crate::chunk::ChunkDigest;
@@ -7,8 +7,8 @@ use crate::store::error::StoreError;
 use crate::store::paths::RunningRemoval;
 use crate::store::records::Family;
 
-/// Chunks that no tree names are deleted so many at once: the gate is shut meanwhile.
-const LITTER_BATCH: usize = 1000;
+/// Chunks that are deleted under one hold of the deletion lock, for which ingests wait.
+const BATCH: usize = 1000;
 
 /// Counts what all trees of the snapshot name. Returns whether all of them could be read.
 pub(super) fn count_uses(
@@ -34,14 +34,14 @@ pub(super) fn count_uses(
 }
 
 impl Upkeep {
-    /// Deletes the chunks that no tree names and nobody holds, if there may be any. Returns the
+    /// Deletes the chunks that no tree names and no ingest holds, if there may be any. Returns the
     /// bytes that this freed.
-    pub(super) fn remove_litter(
+    pub(super) fn remove_unreferenced(
         &self,
         running: &RunningRemoval<'_>,
         all_read: bool,
     ) -> Result<u64, StoreError> {
-        if !self.contents.held().take_litter() {
+        if !self.contents.held().take_unreferenced() {
             return Ok(0);
         }
         let removed = match all_read {
@@ -50,7 +50,7 @@ impl Upkeep {
             false => Ok(0),
         };
         if removed.is_err() || !all_read {
-            self.contents.held().note_litter();
+            self.contents.held().note_unreferenced();
         }
         removed
     }
@@ -70,7 +70,7 @@ impl Upkeep {
             Ok(true)
         })?;
         let mut freed = 0;
-        for some in unused.chunks(LITTER_BATCH) {
+        for some in unused.chunks(BATCH) {
             let publishing = running.lock();
             let Some(removal) = publishing.as_ref() else {
                 break;
