@@ -48,7 +48,7 @@ struct State {
 impl Completion {
     /// Starts the task for the views of an engine, unless it is running.
     pub(super) fn begin(self: &Arc<Self>, engine: &Engine) {
-        let table = engine.store.view_table();
+        let table = engine.store.views().table();
         if !table.views().any(|view| view.may_be_incomplete()) {
             return;
         }
@@ -160,7 +160,7 @@ impl Task {
     async fn complete(&self) -> Result<Vec<StorePath>, StoreError> {
         self.completion.state().is_outdated = false;
         let store = self.store.clone();
-        let completing = tokio::task::spawn_blocking(move || store.complete_views());
+        let completing = tokio::task::spawn_blocking(move || store.views().complete());
         completing.await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
@@ -213,6 +213,6 @@ impl Task {
 
     fn any_became_known(&self, unknown: &[StorePath]) -> bool {
         let mut each = unknown.iter();
-        each.any(|path| matches!(self.store.path_info(path.hash()), Ok(Some(_))))
+        each.any(|path| matches!(self.store.paths().info(path.hash()), Ok(Some(_))))
     }
 }

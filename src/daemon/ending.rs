@@ -80,7 +80,7 @@ pub(super) fn end_on_signal(daemon: &Arc<Daemon>) -> io::Result<()> {
 /// Exits at once, without running destructors under running threads. Requests in flight are
 /// answered by the next daemon, if there is one. Whatever was published is durable.
 pub(super) fn leave(store: &Store, status: i32) -> ! {
-    if let Err(e) = store.save_uses() {
+    if let Err(e) = store.paths().save_uses() {
         tracing::warn!("cannot save access times: {e}");
     }
     // SAFETY: `_exit` does not return and runs no code of this process.

@@ -52,11 +52,11 @@ impl Daemon {
             fetched_bytes: engine.fetched_bytes(),
             commands: engine.running_commands(),
             stored: self.stored(),
-            brought: store.brought(),
+            brought: store.upkeep().ingested(),
             budget: engine.budget.budget(),
             evicted_paths: engine.budget.evicted(),
             evicted_bytes: engine.budget.evicted_bytes(),
-            caches: store.cache_counts(),
+            caches: store.contents().cache_counts(),
             disk_free_bytes: free.ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize)),
             process: of_this_process(),
         }
@@ -74,11 +74,11 @@ impl Daemon {
     fn stored(&self) -> Option<Stored> {
         static COUNTING: AtomicBool = AtomicBool::new(false);
         let store = self.store();
-        let stored = store.stored_so_far();
+        let stored = store.upkeep().stored_so_far();
         if stored.is_none() && !COUNTING.swap(true, Ordering::SeqCst) {
             let store = store.clone();
             let count = move || {
-                if let Err(e) = store.stored_bytes() {
+                if let Err(e) = store.upkeep().stored_bytes() {
                     tracing::warn!("cannot compute the size of the state: {e}");
                     COUNTING.store(false, Ordering::SeqCst);
                 }

@@ -44,7 +44,7 @@ impl Bound {
         }
         trim();
         if resident() > eighth * FORGET {
-            store.forget_chunks();
+            store.contents().forget_chunks();
             trim();
         }
         self.after = resident();

@@ -54,7 +54,7 @@ pub fn serve(
             let ended = ended.map_err(ServeError::Broken);
             supervisor.stopping();
             daemon.release_kept();
-            if let Err(e) = daemon.store().save_uses() {
+            if let Err(e) = daemon.store().paths().save_uses() {
                 tracing::warn!("cannot save access times: {e}");
             }
             ended
@@ -239,7 +239,7 @@ fn configure_file_handles(
     handles: FileHandles,
     is_takeover: bool,
 ) -> Result<(), ServeError> {
-    let table = engine.store.view_table();
+    let table = engine.store.views().table();
     if handles == FileHandles::Given
         && let Some(view) = table.views().next()
     {

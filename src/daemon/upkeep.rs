@@ -36,7 +36,7 @@ pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, 
     let store = daemon.store();
     let saved = store.clone();
     every(SAVE_INTERVAL, "narfs-uses", move || {
-        if let Err(e) = saved.save_uses() {
+        if let Err(e) = saved.paths().save_uses() {
             tracing::warn!("cannot save access times: {e}");
         }
     });

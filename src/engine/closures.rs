@@ -40,13 +40,13 @@ impl Engine {
             } => {
                 let name = ViewName::parse(name).map_err(ClosureError::from)?;
                 self.with_closure(paths, profiles, sources, output, |roots, followed| {
-                    self.store.define_view(&name, roots, followed)
+                    self.store.views().define(&name, roots, followed)
                 })?;
                 self.describe(&[name.to_string()])
             }
             ClosureRequest::List { names } => self.describe(names),
             ClosureRequest::Delete { name } => {
-                if !self.store.remove_view(name)? {
+                if !self.store.views().remove(name)? {
                     return Err(self.absent_view(name).into());
                 }
                 Ok(Report::Done)
@@ -76,7 +76,7 @@ impl Engine {
         let mut needed = Vec::new();
         for text in profiles {
             let profile = ProfileName::parse(text).map_err(ProfileError::from)?;
-            let Some(record) = self.store.profile(profile.as_str())? else {
+            let Some(record) = self.store.profiles().get(profile.as_str())? else {
                 return Err(self.absent(&profile)?.into());
             };
             let Some(current) = record.current_generation() else {
@@ -98,8 +98,8 @@ impl Engine {
 
     /// Reports on the given views, or on all.
     fn describe(&self, names: &[String]) -> Result<Report, EngineError> {
-        self.store.complete_views()?;
-        let all = self.store.all_views()?;
+        self.store.views().complete()?;
+        let all = self.store.views().list()?;
         let mut chosen = Vec::new();
         for name in names {
             let there = all.iter().find(|view| *view.name == **name);
@@ -136,14 +136,14 @@ impl Engine {
             changed: record.changed,
             store: mount.map(|at| store_directory(at, &view.name)),
         };
-        for (_, hash) in self.store.view_members(view)?.from(1) {
+        for (_, hash) in self.store.views().members(view)?.from(1) {
             report.paths += 1;
-            if let Some(info) = self.store.path_info(hash)? {
+            if let Some(info) = self.store.paths().info(hash)? {
                 report.size += info.registration.nar_size;
-                report.missing += u64::from(!self.store.has_contents(&info)?);
+                report.missing += u64::from(!self.store.paths().has_contents(&info)?);
             }
         }
-        let unknown = self.store.unknown_in(view)?;
+        let unknown = self.store.views().unknown(view)?;
         report.incomplete = !unknown.is_empty();
         report.unknown = unknown.len() as u64;
         report.unknown_paths = self.unknown_paths(&unknown);
@@ -161,7 +161,7 @@ impl Engine {
 
     /// The error that there is no such view, with the names of those that exist.
     pub fn absent_view(&self, name: &str) -> ClosureError {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let there: Vec<_> = table.views().map(|view| &*view.name).collect();
         ClosureError::Absent {
             name: name.to_owned(),

@@ -17,8 +17,7 @@ use crate::engine::roots::{Root, links};
 use crate::engine::state::Engine;
 use crate::nix::store_path::StorePath;
 use crate::profile::{DeleteSpec, GenerationNumber, ProfileName};
-use crate::store::{Collected, ProfileChange};
-use crate::sync;
+use crate::store::{Collected, ProfileChange, ProfileTable};
 
 /// Progress lines, if requested.
 struct Lines<'o> {
@@ -74,14 +73,14 @@ impl Engine {
             if let Some(fetcher) = self.fetcher() {
                 fetcher.removed(&collected.paths);
             }
-            report.reclaimed_bytes = self.store.reclaim_after_collection(&stop)?;
+            report.reclaimed_bytes = self.store.upkeep().reclaim_after_collection(&stop)?;
         } else if !request.dry_run {
             // Whatever earlier collections removed is included; they may have been interrupted.
-            report.reclaimed_bytes = self.store.reclaim_all(&stop)?;
+            report.reclaimed_bytes = self.store.upkeep().reclaim_all(&stop)?;
         }
         report.paths = collected.paths.iter().map(|p| self.full(p)).collect();
         report.freed_bytes = collected.bytes;
-        report.stored_bytes = self.store.stored_bytes()?;
+        report.stored_bytes = self.store.upkeep().stored_bytes()?;
         Ok(Report::Gc(report))
     }
 
@@ -96,34 +95,40 @@ impl Engine {
             OldGenerations::All => DeleteSpec::Old,
             OldGenerations::Days(days) => DeleteSpec::Days(days),
         };
-        let _changing = sync::lock(&self.profile_lock);
         let now = now();
-        let (mut changes, mut deleted) = (Vec::new(), Vec::new());
-        for (name, record) in self.store.profiles()? {
-            let known = from_record(&record);
-            let profile = ProfileName::parse(&name);
-            // Only generation numbers can be invalid, and there are none.
-            let old = profile.map(|p| known.select(&p, &spec, now));
-            let Ok(Ok(old)) = old else {
-                continue;
-            };
-            if old.is_empty() {
-                continue;
+        let mut deleted = Vec::new();
+        let mut plan = |table: &ProfileTable| {
+            let mut changes = Vec::new();
+            for (name, record) in table.profiles()? {
+                let known = from_record(record);
+                let profile = ProfileName::parse(name);
+                // Only generation numbers can be invalid, and there are none.
+                let old = profile.map(|p| known.select(&p, &spec, now));
+                let Ok(Ok(old)) = old else {
+                    continue;
+                };
+                if old.is_empty() {
+                    continue;
+                }
+                deleted.extend(old.iter().map(|n| OldGeneration {
+                    profile: name.to_owned(),
+                    generation: n.0,
+                }));
+                let kept = record.generations.iter();
+                let kept = kept.filter(|g| !old.contains(&GenerationNumber(g.number)));
+                changes.push(ProfileChange {
+                    name: name.to_owned(),
+                    current: record.current,
+                    generations: kept
+                        .map(|g| (g.number, g.path.clone(), g.created))
+                        .collect(),
+                });
             }
-            deleted.extend(old.iter().map(|n| OldGeneration {
-                profile: name.clone(),
-                generation: n.0,
-            }));
-            let kept = record.generations.into_iter();
-            let kept = kept.filter(|g| !old.contains(&GenerationNumber(g.number)));
-            changes.push(ProfileChange {
-                name,
-                current: record.current,
-                generations: kept.map(|g| (g.number, g.path, g.created)).collect(),
-            });
-        }
-        if !dry_run && !changes.is_empty() {
-            self.store.change_profiles(&changes)?;
+            Ok(changes)
+        };
+        match dry_run {
+            true => drop(plan(&self.store.profiles().table())?),
+            false => self.store.profiles().change(plan)?,
         }
         let mut profile = "";
         for old in &deleted {
@@ -157,7 +162,7 @@ impl Engine {
             .iter()
             .try_for_each(|u| lines.print(&uninspected_warning(u)))?;
         let live = roots.iter().map(|r| r.path.hash()).collect();
-        let collected = self.store.collectable(&live)?;
+        let collected = self.store.upkeep().collectable(&live)?;
         for path in &collected.paths {
             lines.print(&format!("would delete '{}'", self.full(path)))?;
         }
@@ -190,7 +195,7 @@ impl Engine {
     ) -> Result<(Collected, Vec<String>), EngineError> {
         let print = |line: String| lines.send(line).is_ok();
         print("finding garbage collector roots...".into());
-        let collection = self.store.begin_collection();
+        let collection = self.store.upkeep().begin_collection();
         let mut roots = self.recorded_roots(|_, _| false)?;
         let links = links(&self.store)?;
         links.keep(&self.store)?;

@@ -43,7 +43,7 @@ impl Engine {
             });
             let pinned: Vec<_> = pinned.collect::<Result<_, EngineError>>()?;
             // Pinned first, so that nothing is dropped in between.
-            self.store.pin(&pinned)?;
+            self.store.roots().pin(&pinned)?;
         }
         let alone: Vec<_> = traced.iter().map(StorePath::hash).collect();
         let recursive = request.recursive;
@@ -85,17 +85,17 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let mut infos = Vec::new();
         if request.recursive {
-            infos = self.store.closure(named)?;
+            infos = self.store.paths().closure(named)?;
         } else {
             alone.extend(named);
         }
         for hash in alone {
-            infos.extend(self.store.path_info(hash)?);
+            infos.extend(self.store.paths().info(hash)?);
         }
         let mut failed: HashSet<_> = report.failures.iter().map(|f| f.path.clone()).collect();
         for info in infos {
             let error = match request.check {
-                _ if !self.store.has_contents(&info)? => Ok(false),
+                _ if !self.store.paths().has_contents(&info)? => Ok(false),
                 true => self.check(&info),
                 false => Ok(true),
             };
@@ -130,13 +130,13 @@ impl Engine {
     }
 
     pub(super) fn unpin(&self, paths: &[String]) -> Result<Report, EngineError> {
-        let pins = self.store.pins()?;
+        let pins = self.store.roots().pins()?;
         let mut unpinned = Vec::new();
         for text in paths {
             let pin = self.pinned(&pins, text)?;
             unpinned.extend(pin.map(|p| p.path.clone()));
         }
-        let gone = self.store.unpin(&unpinned)?;
+        let gone = self.store.roots().unpin(&unpinned)?;
         Ok(Report::Unpinned(
             gone.iter().map(|p| self.full(p)).collect(),
         ))
@@ -170,12 +170,12 @@ impl Engine {
     }
 
     pub(super) fn pins(&self) -> Result<Report, EngineError> {
-        let pins = self.store.pins()?;
+        let pins = self.store.roots().pins()?;
         let reports = pins.into_iter().map(|pin| {
-            let closure = self.store.closure([pin.path.hash()])?;
+            let closure = self.store.paths().closure([pin.path.hash()])?;
             let mut missing = 0;
             for info in &closure {
-                missing += u64::from(!self.store.has_contents(info)?);
+                missing += u64::from(!self.store.paths().has_contents(info)?);
             }
             Ok(PinReport {
                 path: self.full(&pin.path),
@@ -190,12 +190,12 @@ impl Engine {
     pub(super) fn evict(&self, to: u64) -> Result<Report, EngineError> {
         let eviction = self.budget.evict(to)?;
         let stop = AtomicBool::new(false);
-        let reclaimed_bytes = self.store.reclaim_all(&stop)?;
+        let reclaimed_bytes = self.store.upkeep().reclaim_all(&stop)?;
         Ok(Report::Evict(EvictReport {
             paths: eviction.paths.iter().map(|p| self.full(p)).collect(),
             freed_bytes: eviction.bytes,
             reclaimed_bytes,
-            stored_bytes: self.store.stored_bytes()?,
+            stored_bytes: self.store.upkeep().stored_bytes()?,
         }))
     }
 }

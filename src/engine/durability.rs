@@ -337,7 +337,7 @@ impl Scene {
             Sample::StopTrace => drop(engine.recorder.start("new")),
             Sample::Repair => {
                 disk.damage_chunks();
-                engine.store.forget_chunks();
+                engine.store.contents().forget_chunks();
             }
             Sample::Rollback => done(engine, &profile("x", ProfileAction::Switch(2))),
             _ => {}
@@ -421,26 +421,26 @@ fn look(engine: &Engine) -> Seen {
         forget_times(&mut report);
         report
     };
-    for path in engine.store.all_paths().unwrap() {
-        let info = engine.store.path_info(path.hash()).unwrap().unwrap();
-        let is_whole = match engine.store.load_info(info).unwrap() {
+    for path in engine.store.paths().all().unwrap() {
+        let info = engine.store.paths().info(path.hash()).unwrap().unwrap();
+        let is_whole = match engine.store.paths().load_info(info).unwrap() {
             Some(loaded) => Json::from(loaded.is_complete()),
             None => Json::Null,
         };
         seen.insert(format!("path {path}"), is_whole);
     }
-    for pin in engine.store.pins().unwrap() {
+    for pin in engine.store.roots().pins().unwrap() {
         seen.insert(format!("pin {}", pin.path), Json::Null);
     }
     let mut profiles = Vec::new();
-    for (name, _) in engine.store.profiles().unwrap() {
+    for (name, _) in engine.store.profiles().list().unwrap() {
         profiles.push(Json::from(name.clone()));
         profiles.push(ask(profile(&name, ProfileAction::History)));
     }
     seen.insert("profiles".to_owned(), profiles.into());
     let views = ClosureRequest::List { names: Vec::new() };
     seen.insert("views".to_owned(), ask(Request::Closure(views)));
-    for (name, _) in engine.store.traces().unwrap() {
+    for (name, _) in engine.store.traces().list().unwrap() {
         let shown = ask(Request::Trace(TraceCommand::Show(name.clone())));
         seen.insert(format!("trace {name}"), shown);
     }

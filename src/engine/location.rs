@@ -130,7 +130,8 @@ fn find_where(
     is_wanted: impl FnOnce(&PathInfo) -> bool,
 ) -> Result<PathInfo, LocationError> {
     let info = store
-        .path_info(named.hash)?
+        .paths()
+        .info(named.hash)?
         .filter(is_wanted)
         .ok_or_else(|| LocationError::Absent(text.to_owned()))?;
     let there = &info.registration.path;
@@ -146,6 +147,7 @@ fn find_where(
 fn load(store: &Store, text: &str, named: &Named) -> Result<LoadedPath, LocationError> {
     let info = find(store, text, named)?;
     store
+        .paths()
         .load_info(info)?
         .ok_or_else(|| LocationError::Absent(text.to_owned()))
 }

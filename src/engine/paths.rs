@@ -29,10 +29,10 @@ impl Engine {
     /// Path infos of the given paths, or of all.
     pub(super) fn infos(&self, names: &[String]) -> Result<Vec<PathInfo>, EngineError> {
         if names.is_empty() {
-            let all = self.store.all_paths()?;
+            let all = self.store.paths().all()?;
             let infos = all
                 .iter()
-                .filter_map(|p| self.store.path_info(p.hash()).transpose());
+                .filter_map(|p| self.store.paths().info(p.hash()).transpose());
             return Ok(infos.collect::<Result<_, _>>()?);
         }
         let named = names.iter().map(|n| Ok(location::info(&self.store, n)?));
@@ -54,13 +54,16 @@ impl Engine {
         };
         if closure {
             let roots = infos.iter().map(|i| i.registration.path.hash());
-            infos = self.store.closure(roots)?;
+            infos = self.store.paths().closure(roots)?;
         }
         infos.sort_by(|a, b| a.registration.path.cmp(&b.registration.path));
         let reports = infos.into_iter().map(|info| {
             let mut closure_size = None;
             if sizes {
-                let closure = self.store.closure([info.registration.path.hash()])?;
+                let closure = self
+                    .store
+                    .paths()
+                    .closure([info.registration.path.hash()])?;
                 closure_size = Some(closure.iter().map(|i| i.registration.nar_size).sum());
             }
             Ok(self.path_report(&info, closure_size))
@@ -126,7 +129,8 @@ impl Engine {
             piece.clear();
             let length = PIECE.min(size - at);
             self.store
-                .read_stream(&found.path, offset + at, length, &mut piece)?;
+                .contents()
+                .read(found.path.contents(), offset + at, length, &mut piece)?;
             output.data(&piece)?;
         }
         Ok(Report::Done)
@@ -135,7 +139,9 @@ impl Engine {
     pub(super) fn dump(&self, path: &str, output: &mut dyn Output) -> Result<Report, EngineError> {
         let found = self.complete(|store| location::place(store, path))?;
         let mut out = Chunked::new(output);
-        self.store.dump(&found.path, found.node, &mut out)?;
+        self.store
+            .contents()
+            .dump(found.path.contents(), found.node, &mut out)?;
         out.finish()?;
         Ok(Report::Done)
     }
@@ -170,11 +176,11 @@ impl Engine {
         } else {
             let named = paths.iter().map(|p| location::path(&self.store, p));
             let named: Vec<_> = named.collect::<Result<_, _>>()?;
-            self.store.path_statistics(&named)?
+            self.store.upkeep().path_statistics(&named)?
         };
         let fuse = self.serving.counters().map(|c| c.snapshot());
         Ok(Report::Stats(StateReport {
-            state: self.store.statistics()?,
+            state: self.store.upkeep().statistics()?,
             each,
             requests: fuse.as_ref().map(|f| f.requests.clone()),
             fetched_bytes: fuse.as_ref().map(|_| self.fetched_bytes()),

@@ -57,7 +57,7 @@ pub(super) struct Links {
 pub(super) fn links(store: &Store) -> Result<Links, RootsError> {
     let top = store.dir().join(DIRECTORY);
     let mut links = Links {
-        last_seen: store.linked_roots()?,
+        last_seen: store.roots().linked()?,
         mounts: fuse::mount_points()?,
         ..Links::default()
     };
@@ -168,7 +168,7 @@ impl Links {
 
     /// Saves the targets for scans during which a disk is not mounted.
     pub(super) fn keep(&self, store: &Store) -> Result<(), StoreError> {
-        store.set_linked_roots(&self.seen)
+        store.roots().set_linked(&self.seen)
     }
 
     /// Adds the registered paths whose names are components of a target, wherever the store is
@@ -177,7 +177,7 @@ impl Links {
         let before = self.roots.len();
         for part in target.split(|b| *b == b'/') {
             if let Ok(path) = StorePath::parse_base_name(part)
-                && let Some(there) = store.path_info(path.hash())?
+                && let Some(there) = store.paths().info(path.hash())?
                 && there.registration.path == path
             {
                 self.roots.push(Root {
@@ -249,13 +249,13 @@ impl Engine {
         &self,
         is_old: impl Fn(&str, u64) -> bool,
     ) -> Result<Vec<Root>, StoreError> {
-        let pins = self.store.pins()?.into_iter().map(|pin| Root {
+        let pins = self.store.roots().pins()?.into_iter().map(|pin| Root {
             path: pin.path,
             kind: RootKind::Pin,
             from: "pin".into(),
         });
         let mut roots: Vec<_> = pins.collect();
-        for (name, profile) in self.store.profiles()? {
+        for (name, profile) in self.store.profiles().list()? {
             let generations = profile.generations.into_iter();
             let generations = generations.filter(|g| !is_old(&name, g.number));
             roots.extend(generations.map(|g| Root {
@@ -264,7 +264,7 @@ impl Engine {
                 from: format!("profile {name}, generation {}", g.number),
             }));
         }
-        let named = self.store.view_roots()?.into_iter();
+        let named = self.store.views().roots()?.into_iter();
         roots.extend(named.map(|(view, path)| Root {
             path,
             kind: RootKind::Closure,
@@ -278,7 +278,7 @@ impl Engine {
         let usage = self.users.scan(Use::Known)?;
         let mut roots = Vec::new();
         for (hash, user) in usage.paths {
-            if let Some(info) = self.store.path_info(hash)? {
+            if let Some(info) = self.store.paths().info(hash)? {
                 roots.push(Root {
                     path: info.registration.path,
                     kind: RootKind::Process,
@@ -309,7 +309,7 @@ impl Engine {
     }
 
     pub(super) fn add_root(&self, link: &Path, text: &str) -> Result<Report, EngineError> {
-        let kept = self.store.temporary_roots();
+        let kept = self.store.roots().temporary();
         kept.add(location::parse(&self.store, text)?.hash);
         let info = location::info(&self.store, text)?;
         let path = self.full(&info.registration.path);

@@ -26,8 +26,6 @@ pub struct Engine {
     pub(crate) recorder: Arc<Recorder>,
     /// The mounts of the state.
     pub(crate) serving: Arc<Serving>,
-    /// Locked from the planning of a profile change until it is committed.
-    pub(super) profile_lock: Mutex<()>,
     running: Mutex<Vec<Arc<Progress>>>,
 }
 
@@ -45,11 +43,11 @@ impl Engine {
         let users = Arc::new(Users::of(store.clone(), serving.clone()));
         let (rooted, looked) = (store.clone(), users.clone());
         let rooted = move || {
-            let pins = rooted.pins()?;
+            let pins = rooted.roots().pins()?;
             let mut roots: Vec<_> = pins.iter().map(|p| p.path.hash()).collect();
-            let generations = rooted.generation_roots()?;
+            let generations = rooted.profiles().roots()?;
             roots.extend(generations.iter().map(StorePath::hash));
-            let closure = rooted.closure(roots)?;
+            let closure = rooted.paths().closure(roots)?;
             let hashes = closure.iter().map(|i| i.registration.path.hash());
             Ok(hashes.collect())
         };
@@ -67,7 +65,6 @@ impl Engine {
             },
             recorder: Arc::default(),
             serving,
-            profile_lock: Mutex::default(),
             running: Mutex::default(),
         }
     }

@@ -65,7 +65,7 @@ impl Engine {
             engine: self,
             fetcher,
             uses_own_fetcher: self.uses_own_fetcher(sources),
-            protected: self.store.temporary_roots(),
+            protected: self.store.roots().temporary(),
         })
     }
 }
@@ -91,7 +91,7 @@ impl Supply<'_> {
             return Err(ProfileError::Place(text.to_owned()).into());
         }
         self.protected.add(named.hash);
-        if let Some(there) = store.path_info(named.hash)? {
+        if let Some(there) = store.paths().info(named.hash)? {
             let there = there.registration.path;
             return match named.path {
                 Some(requested) if requested != there => Err(LocationError::OtherName {
@@ -151,7 +151,7 @@ impl Supply<'_> {
         self.keep(paths);
         let mut missing = Vec::new();
         for path in paths {
-            let info = self.engine.store.path_info(path.hash())?;
+            let info = self.engine.store.paths().info(path.hash())?;
             if info.is_none_or(|info| info.tree().is_none()) {
                 missing.push(path);
             }
@@ -208,13 +208,15 @@ impl Supply<'_> {
         if !recursive {
             return missing(first.to_string());
         }
-        let closure = store.closure(wanted.iter().map(|(hash, _)| *hash))?;
+        let closure = store
+            .paths()
+            .closure(wanted.iter().map(|(hash, _)| *hash))?;
         for info in &closure {
-            if !store.has_contents(info)? {
+            if !store.paths().has_contents(info)? {
                 return missing(info.registration.path.to_string());
             }
             for reference in &info.registration.references {
-                if store.path_info(reference.hash())?.is_none() {
+                if store.paths().info(reference.hash())?.is_none() {
                     return missing(reference.to_string());
                 }
             }
@@ -225,7 +227,7 @@ impl Supply<'_> {
     /// Registers a path without its contents.
     pub(super) fn register(&self, path: &StorePath) -> Result<(), EngineError> {
         self.keep([path]);
-        if self.engine.store.path_info(path.hash())?.is_some() {
+        if self.engine.store.paths().info(path.hash())?.is_some() {
             return Ok(());
         }
         let fetcher = self.fetcher(path).map_err(ProfileError::from)?;
@@ -282,7 +284,7 @@ impl Supply<'_> {
             return Ok(());
         }
         let Some(fetcher) = &self.fetcher else {
-            let unknown = self.engine.store.unknown_of(paths)?;
+            let unknown = self.engine.store.paths().unknown_of(paths)?;
             return match unknown.first() {
                 Some(path) => {
                     Err(ProfileError::from(SupplyError::NoSources(path.to_string())).into())
@@ -302,6 +304,7 @@ impl Supply<'_> {
         let closure = self
             .engine
             .store
+            .paths()
             .closure(paths.iter().map(StorePath::hash))?;
         let known: HashSet<_> = closure.iter().map(|i| &i.registration.path).collect();
         let references = closure.iter().flat_map(|i| &i.registration.references);

@@ -22,7 +22,7 @@ impl Engine {
 
     /// The paths of a saved trace.
     pub(super) fn traced(&self, name: &str) -> Result<Vec<StorePath>, EngineError> {
-        self.store.trace(name)?.ok_or_else(|| {
+        self.store.traces().get(name)?.ok_or_else(|| {
             EngineError::Trace(format!(
                 "there is no trace {name:?}; `narfs trace list` lists the existing ones"
             ))
@@ -53,14 +53,14 @@ impl Engine {
                 })?;
                 let mut paths = Vec::new();
                 for ordinal in seen {
-                    paths.extend(self.store.path_of(ordinal)?);
+                    paths.extend(self.store.paths().with_ordinal(ordinal)?);
                 }
-                self.store.put_trace(&name, &paths)?;
+                self.store.traces().put(&name, &paths)?;
                 Ok(Report::Trace(paths.iter().map(|p| self.full(p)).collect()))
             }
             TraceCommand::List => {
                 let mut traces = self.recording();
-                for (name, paths) in self.store.traces()? {
+                for (name, paths) in self.store.traces().list()? {
                     let paths = paths as u64;
                     let recording = false;
                     traces.push(TraceReport {
@@ -77,7 +77,7 @@ impl Engine {
             }
             TraceCommand::Delete(name) => {
                 self.traced(&name)?;
-                self.store.delete_trace(&name)?;
+                self.store.traces().delete(&name)?;
                 Ok(Report::Done)
             }
         }

@@ -52,7 +52,9 @@ impl Users {
         let mut paths = Vec::new();
         for (inode, from) in found.inodes {
             let ordinal = mounted.and_then(|(_, numbers)| numbers.path(inode));
-            let path = ordinal.map(|o| self.store.path_of(o)).transpose()?;
+            let path = ordinal
+                .map(|o| self.store.paths().with_ordinal(o))
+                .transpose()?;
             if let Some(path) = path.flatten() {
                 paths.push((path.hash(), User::Seen(from)));
             }
@@ -60,7 +62,7 @@ impl Users {
         let named = found.hashes.into_iter();
         paths.extend(named.map(|(hash, from)| (hash, User::Seen(from))));
         for unseen in &found.unseen {
-            let newer = self.store.newer_than(unseen.since)?.into_iter();
+            let newer = self.store.paths().newer_than(unseen.since)?.into_iter();
             paths.extend(newer.map(|hash| (hash, User::Unseen(unseen.process))));
         }
         Ok(Usage {

@@ -20,8 +20,8 @@ impl Engine {
         let mut infos = Vec::new();
         if names.is_empty() {
             // A record that cannot be read is a failure of its path only.
-            for path in self.store.all_paths()? {
-                match self.store.path_info(path.hash()) {
+            for path in self.store.paths().all()? {
+                match self.store.paths().info(path.hash()) {
                     Ok(info) => infos.extend(info),
                     Err(e) => report.failures.push(Failure {
                         path: self.full(&path),
@@ -69,12 +69,15 @@ impl Engine {
 
     /// Whether a path was collected meanwhile.
     fn was_collected(&self, info: &PathInfo) -> bool {
-        let there = self.store.path_info(info.registration.path.hash());
+        let there = self.store.paths().info(info.registration.path.hash());
         there.is_ok_and(|there| there.is_none_or(|t| t.ordinal != info.ordinal))
     }
 
     fn load(&self, info: &PathInfo) -> Result<Option<LoadedPath>, String> {
-        self.store.load_info(info.clone()).map_err(|e| chain(&e))
+        self.store
+            .paths()
+            .load_info(info.clone())
+            .map_err(|e| chain(&e))
     }
 
     /// Reads a path completely, checking every digest, and compares its NAR hash; `false` if its
@@ -84,7 +87,7 @@ impl Engine {
             return Ok(false);
         };
         let mut hasher = Sha256Writer::new(std::io::sink());
-        match self.store.dump(&path, 0, &mut hasher) {
+        match self.store.contents().dump(path.contents(), 0, &mut hasher) {
             Ok(()) => {}
             // Dropped during the read, to stay within the budget.
             Err(DumpError::Chunk(StoreError::Dropped { .. })) => return Ok(false),
@@ -107,7 +110,7 @@ impl Engine {
         let runtime = self.runtime().map_err(|e| chain(&e))?;
         // If even the tree cannot be read, it is written again.
         if let Ok(Some(path)) = self.load(info) {
-            self.store.find_damage(&path);
+            self.store.contents().find_damage(path.contents());
         }
         let mended = runtime
             .block_on(self.sources(&request))

@@ -101,7 +101,10 @@ impl Budget {
         let last = sync::lock(&self.reclaimed);
         let is_due = last.is_none_or(|at| at.elapsed() >= LEFT_BEHIND);
         drop(last);
-        if is_due && self.budget != u64::MAX && self.store.is_worth_reclaiming().unwrap_or(false) {
+        if is_due
+            && self.budget != u64::MAX
+            && self.store.upkeep().is_worth_reclaiming().unwrap_or(false)
+        {
             self.reclaim();
         }
     }
@@ -115,25 +118,25 @@ impl Budget {
     }
 
     fn trim(&self, at_once: bool) -> Result<(), StoreError> {
-        if self.budget == u64::MAX || self.store.stored_bytes()? <= self.budget {
+        if self.budget == u64::MAX || self.store.upkeep().stored_bytes()? <= self.budget {
             return Ok(());
         }
         let mut rest = sync::lock(&self.trimming);
         let began = Instant::now();
         let is_resting = rest.is_some_and(|until| began < until) && !at_once;
-        if is_resting || self.store.stored_bytes()? <= self.budget {
+        if is_resting || self.store.upkeep().stored_bytes()? <= self.budget {
             return Ok(());
         }
         // The fetch waits for this, so this must not wait for fetches.
         let lower = self.budget - self.budget / SLACK;
         if self.drop_to(lower, false)?.bytes > 0 {
-            if self.store.reclaimable_bytes()? > self.budget / GARBAGE {
-                self.store.reclaim(&AtomicBool::new(false))?;
+            if self.store.upkeep().reclaimable_bytes()? > self.budget / GARBAGE {
+                self.store.upkeep().reclaim(&AtomicBool::new(false))?;
             } else {
                 self.reclaim();
             }
         }
-        let stored = self.store.stored_bytes()?;
+        let stored = self.store.upkeep().stored_bytes()?;
         let now = Instant::now();
         *rest = (stored > self.budget).then(|| now + (now - began) * REST);
         if stored > self.budget
@@ -165,7 +168,10 @@ impl Budget {
         if patient {
             keep.extend((self.keep.in_use)()?);
         }
-        let eviction = self.store.evict(to, &keep, &self.keep.in_use, patient)?;
+        let eviction = self
+            .store
+            .upkeep()
+            .evict(to, &keep, &self.keep.in_use, patient)?;
         let paths = eviction.paths.len() as u64;
         self.evicted.fetch_add(paths, Ordering::Relaxed);
         let bytes = &self.evicted_bytes;
@@ -184,7 +190,7 @@ impl Budget {
         *sync::lock(&self.reclaimed) = Some(Instant::now());
         let (store, reclaiming) = (self.store.clone(), self.reclaiming.clone());
         let work = move || {
-            if let Err(e) = store.reclaim(&AtomicBool::new(false)) {
+            if let Err(e) = store.upkeep().reclaim(&AtomicBool::new(false)) {
                 tracing::warn!("the space of dropped contents was not given back: {e}");
             }
             reclaiming.store(false, Ordering::SeqCst);

@@ -228,7 +228,7 @@ impl Inner {
         offer: Option<Arc<Offer>>,
     ) {
         // The kernel knows the number that it has by its registration: a collection leaves it.
-        let kept = self.to.store.temporary_roots();
+        let kept = self.to.store.roots().temporary();
         kept.add(need.path().hash());
         let work = {
             let (inner, need, flight) = (self.clone(), need.clone(), flight.clone());
@@ -251,7 +251,7 @@ impl Inner {
             (Need::Root(_), Contents::Local(_) | Contents::Absent(Some(RootKind::Directory))) => {
                 true
             }
-            (Need::Contents(_), Contents::Local(_)) => self.to.store.has_contents(there)?,
+            (Need::Contents(_), Contents::Local(_)) => self.to.store.paths().has_contents(there)?,
             (_, Contents::Absent(_)) => false,
         })
     }
@@ -263,7 +263,7 @@ impl Inner {
         offer: Option<Arc<Offer>>,
     ) -> Result<(), FetchError> {
         let (path, store) = (need.path(), &self.to.store);
-        if let Some(there) = store.path_info(path.hash())?
+        if let Some(there) = store.paths().info(path.hash())?
             && self.is_met(need, &there)?
         {
             return Ok(());
@@ -278,7 +278,7 @@ impl Inner {
             // size of a file or a target would have to be right.
             if self.says_directory(&offer).await {
                 let kind = Some(RootKind::Directory);
-                return Ok(store.register(&[(offer.registration(), kind)])?);
+                return Ok(store.paths().register(&[(offer.registration(), kind)])?);
             }
             // The tree says it, and others who want the contents share the transfer.
             let need = Need::Contents(path.clone());
@@ -360,7 +360,7 @@ impl Inner {
     /// What the state knows of a path; where it knows nothing, what the sources say is registered.
     pub(super) async fn registered(&self, asked: &Asked) -> Result<PathInfo, FetchError> {
         let store = &self.to.store;
-        if let Some(there) = store.path_info(asked.hash)? {
+        if let Some(there) = store.paths().info(asked.hash)? {
             let path = &there.registration.path;
             return match &asked.path {
                 Some(asked) if asked != path => Err(FetchError::OtherName(path.clone())),
@@ -368,8 +368,8 @@ impl Inner {
             };
         }
         let offer = self.offers.get(asked).await?;
-        store.register(&[(offer.registration(), None)])?;
-        let there = store.path_info(asked.hash)?;
+        store.paths().register(&[(offer.registration(), None)])?;
+        let there = store.paths().info(asked.hash)?;
         there.ok_or_else(|| self.offers.nowhere(asked))
     }
 
@@ -379,7 +379,7 @@ impl Inner {
         let mut walk = Walk::new(&self.to.store, BACKGROUND, move |asked| {
             let inner = inner.clone();
             async move {
-                let is_known = inner.to.store.path_info(asked.hash)?.is_some();
+                let is_known = inner.to.store.paths().info(asked.hash)?.is_some();
                 if is_known || inner.offers.knows(asked.hash) {
                     return Ok(Vec::new());
                 }

@@ -102,9 +102,9 @@ enum Seen {
 
 async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen, FetchError> {
     let store = &inner.to.store;
-    let known = store.path_info(asked.hash)?;
+    let known = store.paths().info(asked.hash)?;
     // A record that cannot be read is for `verify` to mend.
-    if let Some(here) = known.filter(|info| store.has_contents(info).unwrap_or(true)) {
+    if let Some(here) = known.filter(|info| store.paths().has_contents(info).unwrap_or(true)) {
         let Registration {
             path, references, ..
         } = here.registration;

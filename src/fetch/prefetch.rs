@@ -84,10 +84,10 @@ async fn know(inner: Arc<Inner>, asked: Asked) -> Result<(PathInfo, bool), Fetch
     // Registered, so that what a pin keeps is known before it arrives: the closure is walked from
     // its root.
     let known = inner.registered(&asked).await?;
-    let is_here = inner.to.store.has_contents(&known)?;
+    let is_here = inner.to.store.paths().has_contents(&known)?;
     if is_here {
         // Or it would be the first to go for what comes after it.
-        inner.to.store.touch(known.ordinal);
+        inner.to.store.paths().touch(known.ordinal);
     }
     Ok((known, is_here))
 }

@@ -191,7 +191,7 @@ impl Publisher {
     ) -> Outcome {
         let mut published = self.hand_in(publication, urgency);
         let is_urgent = || urgency.is_raised() || urgency.is_alone();
-        let mut is_due = is_urgent() || self.store.unflushed() >= BYTES;
+        let mut is_due = is_urgent() || self.store.contents().unflushed() >= BYTES;
         loop {
             if is_due {
                 self.publish_ready().await;
@@ -217,7 +217,7 @@ impl Publisher {
             .map(|handed| (handed.publication, handed.published));
         let (group, senders): (Vec<_>, Vec<_>) = each.unzip();
         let store = self.store.clone();
-        let publishing = tokio::task::spawn_blocking(move || store.publish(&group)).await;
+        let publishing = tokio::task::spawn_blocking(move || store.paths().publish(&group)).await;
         let outcome = match publishing {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(Arc::new(FetchError::Store(e))),

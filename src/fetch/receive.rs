@@ -126,6 +126,7 @@ pub(super) fn unpack(
         progress,
     };
     let mut writer = store
+        .contents()
         .chunk_writer()
         .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
     let unpacker = Unpacker::new(&mut writer, references, &store.spool());
@@ -236,7 +237,7 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
     };
     let address = ContentAddress::fixed(IngestionMethod::Nar, received.nar_hash.into())?;
     let path = address.store_path(store.store_dir(), name, [], false)?;
-    store.publish(&[Publication {
+    store.paths().publish(&[Publication {
         registration: Registration {
             path: path.clone(),
             nar_hash: received.nar_hash,
@@ -250,7 +251,7 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
         tree: received.unpacked.tree,
         hold: received.hold,
     }])?;
-    let there = store.path_info(path.hash())?;
+    let there = store.paths().info(path.hash())?;
     if there.is_some_and(|there| there.registration.nar_hash != received.nar_hash) {
         return Err(AddError::OtherContents { path });
     }

@@ -38,7 +38,7 @@ impl Fetcher {
             async move {
                 if let Some((since, error)) = silent.get()
                     && since.elapsed() > PATIENCE
-                    && inner.to.store.path_info(asked.hash)?.is_none()
+                    && inner.to.store.paths().info(asked.hash)?.is_none()
                 {
                     return Err(error.clone().into());
                 }

@@ -37,7 +37,7 @@ pub fn repair(
         budget: None,
     };
     let publication = transfer.fetch(&offer)?;
-    store.flush()?;
-    store.restore_tree(&publication.tree)?;
+    store.contents().flush()?;
+    store.paths().restore_tree(&publication.tree)?;
     Ok(())
 }

@@ -108,7 +108,7 @@ impl World {
     }
 
     fn published(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.store.all_paths().unwrap();
+        let mut names: Vec<_> = self.store.paths().all().unwrap();
         names.sort_by_key(|p| p.name().to_owned());
         names.iter().map(|p| p.name().to_owned()).collect()
     }
@@ -198,7 +198,7 @@ fn a_repair_takes_the_registered_nar_only() {
     let world = World::new();
     world.offer("a", &[], false);
     world.copy(true).unwrap();
-    let info = world.store.path_info(path("a").hash()).unwrap().unwrap();
+    let info = world.store.paths().info(path("a").hash()).unwrap().unwrap();
     let trust = Trust {
         require_signatures: false,
         ..Trust::default()

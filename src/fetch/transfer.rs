@@ -111,7 +111,7 @@ impl Transfer<'_> {
     /// A path whose tree is here gets the contents of that tree, and no others.
     fn check_known(&self, offer: &Offer) -> Result<(), FetchError> {
         let info = &offer.info;
-        let known = self.store.path_info(info.store_path.hash())?;
+        let known = self.store.paths().info(info.store_path.hash())?;
         match known.filter(|known| known.tree().is_some()) {
             Some(known) if known.registration.nar_hash != info.nar_hash => {
                 Err(FetchError::OtherNar {

@@ -50,7 +50,7 @@ impl<T: Send + 'static> Walk<T> {
             names: HashMap::new(),
             seen: HashSet::new(),
             looking: JoinSet::new(),
-            kept: store.temporary_roots(),
+            kept: store.roots().temporary(),
         }
     }
 

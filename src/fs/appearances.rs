@@ -18,9 +18,9 @@ impl Appearances {
     /// The paths of a view cannot be read.
     pub fn of(store: &Store, leaving: Leaving) -> Result<Self, StoreError> {
         let mut members = Vec::new();
-        for view in store.view_table().views() {
+        for view in store.views().table().views() {
             let list = view.record.list;
-            let place = store.view_members(view)?.place(leaving.hash);
+            let place = store.views().members(view)?.place(leaving.hash);
             members.extend(place.map(|place| Member { list, place }));
         }
         Ok(Self { leaving, members })
@@ -40,7 +40,7 @@ impl Appearances {
     /// # Errors
     /// The database failed, or the tree is damaged.
     pub fn all(&self, store: &Store) -> Result<Vec<Inode>, StoreError> {
-        match store.load(self.leaving.ordinal)? {
+        match store.paths().load(self.leaving.ordinal)? {
             Some(path) => Ok(self.inside(&path)),
             None => Ok(self.roots().collect()),
         }

@@ -79,7 +79,7 @@ impl FileSystem {
     /// Whoever has the handle of a file comes to its path without a name.
     fn looks_by_handle(&self, inode: Inode) -> Result<(), FsError> {
         if let Place::Node(ordinal, _) = inode.place()? {
-            self.store.look_up_number(ordinal)?;
+            self.store.paths().look_up_number(ordinal)?;
         }
         Ok(())
     }
@@ -109,7 +109,7 @@ impl FileSystem {
         let Ok(path) = StorePath::parse_base_name(name) else {
             return Ok(Lookup::NeverExists);
         };
-        match self.store.look_up(path.hash())? {
+        match self.store.paths().look_up(path.hash())? {
             Some(info) if info.registration.path == path => match info.contents {
                 Contents::Local(_) => {
                     let path = self.path(info.ordinal)?;
@@ -135,12 +135,13 @@ impl FileSystem {
             Place::Profile(id, node) => self.profile_attributes(id, node),
             Place::View(id) | Place::ViewStore(id) => self.view_attributes(id, inode),
             Place::Member(member, node) => self.member_attributes(member, node),
-            Place::Node(ordinal, 0) => match self.store.load(ordinal)? {
+            Place::Node(ordinal, 0) => match self.store.paths().load(ordinal)? {
                 Some(path) => self.node(&path, 0),
                 // Known, but not here: what was said of it when it was looked up.
                 None => self
                     .store
-                    .path_of(ordinal)?
+                    .paths()
+                    .with_ordinal(ordinal)?
                     .map(|_| expected(ordinal))
                     .ok_or(FsError::Stale),
             },
@@ -269,7 +270,10 @@ impl FileSystem {
             let Ok(ordinal) = u32::try_from(from) else {
                 return Ok(());
             };
-            let group = self.store.look_up_from(PathOrdinal(ordinal), GROUP)?;
+            let group = self
+                .store
+                .paths()
+                .look_up_from(PathOrdinal(ordinal), GROUP)?;
             for (ordinal, path, is_directory) in &group {
                 from = u64::from(ordinal.0) + 1;
                 let attributes = if *is_directory {
@@ -328,12 +332,12 @@ impl FileSystem {
     }
 
     pub(super) fn path(&self, ordinal: PathOrdinal) -> Result<LoadedPath, FsError> {
-        self.store.load(ordinal)?.ok_or(FsError::Stale)
+        self.store.paths().load(ordinal)?.ok_or(FsError::Stale)
     }
 
     fn special(&self, special: Special) -> Result<Attributes, FsError> {
         let time = match special {
-            Special::Store => self.store.changed()?,
+            Special::Store => self.store.paths().changed()?,
             Special::Profiles => return self.profile_attributes(ProfileDirectory::ROOT, 0),
             Special::Closures => self.views_changed(),
             _ => self.started,

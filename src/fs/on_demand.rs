@@ -117,7 +117,7 @@ impl FileSystem {
         };
         self.recorder.touch(ordinal);
         if part == Part::Contents {
-            self.store.touch(ordinal);
+            self.store.paths().touch(ordinal);
         }
         let Some(fetcher) = &self.fetcher else {
             return Ok(None);
@@ -126,11 +126,15 @@ impl FileSystem {
             fetcher.hit();
             return Ok(None);
         }
-        Ok(self.store.path_of(ordinal)?.map(Need::Contents))
+        Ok(self
+            .store
+            .paths()
+            .with_ordinal(ordinal)?
+            .map(Need::Contents))
     }
 
     fn has(&self, ordinal: PathOrdinal, part: Part) -> Result<bool, FsError> {
-        let path = self.store.load(ordinal)?;
+        let path = self.store.paths().load(ordinal)?;
         Ok(path.is_some_and(|p| part == Part::Tree || p.is_complete()))
     }
 
@@ -143,7 +147,7 @@ impl FileSystem {
             return Ok(None);
         };
         // From here on a collection does not remove the path before the reply.
-        let there = self.store.look_up(path.hash())?;
+        let there = self.store.paths().look_up(path.hash())?;
         Ok(
             match there.map(|i| (i.registration.path == path, i.contents)) {
                 Some((false, _)) => None,

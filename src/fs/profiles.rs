@@ -199,7 +199,7 @@ impl<'t> Link<'t> {
 
 impl FileSystem {
     pub(super) fn lookup_profile(&self, directory: u32, name: &[u8]) -> Result<Lookup, FsError> {
-        let table = self.store.profile_table();
+        let table = self.store.profiles().table();
         let directory = directory_name(&table, directory)?;
         let Ok(name) = std::str::from_utf8(name) else {
             return Ok(Lookup::Absent);
@@ -234,7 +234,7 @@ impl FileSystem {
     }
 
     pub(super) fn profile_attributes(&self, id: u32, node: u32) -> Result<Attributes, FsError> {
-        let table = self.store.profile_table();
+        let table = self.store.profiles().table();
         match table.member(id) {
             Some(ProfileMember::Directory(_, directory)) if node == 0 => {
                 Ok(self.profile_directory(directory))
@@ -250,7 +250,7 @@ impl FileSystem {
     }
 
     pub(super) fn profile_target(&self, id: u32, node: u32) -> Result<Vec<u8>, FsError> {
-        let table = self.store.profile_table();
+        let table = self.store.profiles().table();
         match table.member(id).ok_or(FsError::Stale)? {
             ProfileMember::Directory(..) => Err(FsError::NotALink),
             ProfileMember::Profile(name, profile) => {
@@ -269,7 +269,7 @@ impl FileSystem {
         from: u64,
         take: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<(), FsError> {
-        let table = self.store.profile_table();
+        let table = self.store.profiles().table();
         let directory = directory_name(&table, directory)?;
         for long in [false, true] {
             for (id, member) in table.members(directory, first_listed(from, long)) {
@@ -324,7 +324,7 @@ impl FileSystem {
 
     /// The parent directory of a profile or directory with this id.
     pub(super) fn profile_parent(&self, id: u32) -> Result<Inode, FsError> {
-        let table = self.store.profile_table();
+        let table = self.store.profiles().table();
         let name = table.member(id).ok_or(FsError::Stale)?.name();
         let parent = table.parent(name).ok_or(FsError::Stale)?;
         Ok(Inode::profile_directory(parent.id))

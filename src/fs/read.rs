@@ -40,8 +40,12 @@ impl FileSystem {
                 let length = u64::from(length).min(size.saturating_sub(offset));
                 let mut out = Vec::with_capacity(length as usize);
                 if length > 0 {
-                    self.store
-                        .read_stream(&path, start + offset, length, &mut out)?;
+                    self.store.contents().read(
+                        path.contents(),
+                        start + offset,
+                        length,
+                        &mut out,
+                    )?;
                 }
                 Ok(out)
             }

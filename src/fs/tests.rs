@@ -46,7 +46,7 @@ fn publish(store: &Store, seed: u8) {
 }
 
 fn publish_nar(store: &Store, seed: u8, nar: &[u8]) {
-    let mut writer = store.chunk_writer().unwrap();
+    let mut writer = store.contents().chunk_writer().unwrap();
     let unpacked = Unpacker::new(&mut writer, &[], &store.spool());
     let unpacked = unpacked.unpack(nar).unwrap();
     let registration = Registration {
@@ -65,7 +65,7 @@ fn publish_nar(store: &Store, seed: u8, nar: &[u8]) {
         tree,
         hold: writer.finish(),
     };
-    store.publish(&[publication]).unwrap();
+    store.paths().publish(&[publication]).unwrap();
 }
 
 fn file_system(paths: std::ops::Range<u8>) -> (TempDir, FileSystem) {

@@ -80,28 +80,28 @@ impl Lookup {
 
 impl FileSystem {
     fn view(&self, id: u32) -> Result<Arc<View>, FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         table.with_id(id).cloned().ok_or(FsError::Stale)
     }
 
     /// The path at a place of a view.
     fn hash_of(&self, member: Member) -> Result<StorePathHash, FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let view = table.with_list(member.list).ok_or(FsError::Stale)?;
-        let members = self.store.view_members(view)?;
+        let members = self.store.views().members(view)?;
         members.path(member.place).ok_or(FsError::Stale)
     }
 
     /// The ordinal of a path in a view. It is looked up each time: a path whose root turns out to
     /// be of another kind gets a new ordinal.
     pub(super) fn ordinal_of(&self, member: Member) -> Result<PathOrdinal, FsError> {
-        let info = self.store.path_info(self.hash_of(member)?)?;
+        let info = self.store.paths().info(self.hash_of(member)?)?;
         info.map(|info| info.ordinal).ok_or(FsError::Stale)
     }
 
     fn member(&self, id: u32, hash: StorePathHash) -> Result<Option<Member>, FsError> {
         let view = self.view(id)?;
-        let place = self.store.view_members(&view)?.place(hash);
+        let place = self.store.views().members(&view)?.place(hash);
         let list = view.record.list;
         Ok(place.map(|place| Member { list, place }))
     }
@@ -115,7 +115,7 @@ impl FileSystem {
     }
 
     pub(super) fn lookup_view(&self, name: &[u8]) -> Result<Lookup, FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let name = std::str::from_utf8(name).unwrap_or_default();
         match table.named(name) {
             Some(view) => {
@@ -166,7 +166,7 @@ impl FileSystem {
 
     pub(super) fn member_parent(&self, member: Member, node: NodeIndex) -> Result<Inode, FsError> {
         if node == 0 {
-            let table = self.store.view_table();
+            let table = self.store.views().table();
             let view = table.with_list(member.list).ok_or(FsError::Stale)?;
             return Ok(Inode::view_store(view.record.id));
         }
@@ -176,7 +176,7 @@ impl FileSystem {
 
     /// The time of the last change of a view.
     pub(super) fn views_changed(&self) -> SystemTime {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         let changed = table.views().map(|view| view.record.changed).max();
         changed.map_or(self.started, since_1970)
     }
@@ -188,7 +188,7 @@ impl FileSystem {
         from: u64,
         take: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<(), FsError> {
-        let table = self.store.view_table();
+        let table = self.store.views().table();
         for view in table.from_id(u32::try_from(from).unwrap_or(u32::MAX)) {
             let id = view.record.id;
             if take(Entry {
@@ -229,7 +229,7 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let view = self.view(id)?;
         let list = view.record.list;
-        let members = self.store.view_members(&view)?;
+        let members = self.store.views().members(&view)?;
         for (place, hash) in members.from(u32::try_from(from).unwrap_or(u32::MAX)) {
             let member = Member { list, place };
             let Some((name, attributes)) = self.listed(hash)? else {
@@ -248,7 +248,7 @@ impl FileSystem {
 
     /// The entry of a path in a listing; if it is not local, only its existence is shown.
     fn listed(&self, hash: StorePathHash) -> Result<Option<(String, Attributes)>, FsError> {
-        let Some(info) = self.store.look_up(hash)? else {
+        let Some(info) = self.store.paths().look_up(hash)? else {
             return Ok(None);
         };
         let name = info.registration.path.base_name();

@@ -41,7 +41,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use fuser::{INodeNo, Notifier};
 
@@ -58,14 +58,17 @@ pub(super) const NO_NAME: &str = ".";
 
 /// Sends invalidations to the kernel.
 pub(super) struct Invalidation {
+    /// The state that is shown, which holds this as its observer.
+    store: Weak<Store>,
     notifier: Notifier,
     forgetter: Forgetter,
 }
 
 impl Invalidation {
-    pub(super) fn new(notifier: Notifier, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(store: &Arc<Store>, notifier: Notifier, counters: Arc<Counters>) -> Self {
         let forgetter = Forgetter::start(notifier.clone(), counters);
         Self {
+            store: Arc::downgrade(store),
             notifier,
             forgetter,
         }
@@ -79,10 +82,9 @@ impl Invalidation {
     /// Invalidates what a change made stale.
     pub(super) fn apply(&self, change: &Change<'_>) {
         match change {
-            Change::Paths { views } => {
-                self.listing(Inode::special(Special::Store));
-                for id in *views {
-                    self.listing(Inode::view_store(*id));
+            Change::Paths => {
+                if let Some(store) = self.store.upgrade() {
+                    self.listings(&store);
                 }
             }
             // The names were dropped before: see `kernel_caches.rs`.
@@ -116,15 +118,12 @@ impl Invalidation {
     /// Invalidates everything that may have changed without an invalidation: the previous daemon
     /// may have been killed after a last change.
     pub(super) fn apply_all(&self, store: &Store) {
-        self.entries(&all_entries(&store.profile_table()));
-        self.listing(Inode::special(Special::Store));
-        for view in store.view_table().views() {
-            self.listing(Inode::view_store(view.record.id));
-        }
-        match store.untold_views() {
+        self.entries(&all_entries(&store.profiles().table()));
+        self.listings(store);
+        match store.views().untold() {
             Ok(untold) => {
                 self.views(&untold);
-                store.views_told(&untold);
+                store.views().told(&untold);
             }
             Err(e) => tracing::warn!("the kernel may continue to show old closure views: {e}"),
         }
@@ -133,6 +132,14 @@ impl Invalidation {
     fn entries(&self, all: &[StaleEntries]) {
         for stale in all {
             forget_entries(&self.notifier, stale);
+        }
+    }
+
+    /// The store directory and those of closure views.
+    fn listings(&self, store: &Store) {
+        self.listing(Inode::special(Special::Store));
+        for view in store.views().table().views() {
+            self.listing(Inode::view_store(view.record.id));
         }
     }
 

@@ -16,7 +16,7 @@
 //! be unmounted.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::FileHandles;
@@ -30,6 +30,8 @@ use crate::store::{Cached, KernelCaches, Leaving, Store};
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 pub(super) struct ConnectionCaches {
+    /// The state that is shown, which asks this.
+    store: Weak<Store>,
     notices: Notices,
     counters: Arc<Counters>,
     forgetter: Forgetter,
@@ -38,12 +40,14 @@ pub(super) struct ConnectionCaches {
 
 impl ConnectionCaches {
     pub(super) fn new(
+        store: &Arc<Store>,
         device: OwnedFd,
         counters: Arc<Counters>,
         forgetter: Forgetter,
         handles: FileHandles,
     ) -> Self {
         Self {
+            store: Arc::downgrade(store),
             notices: Notices::new(device),
             counters,
             forgetter,
@@ -91,7 +95,7 @@ impl ConnectionCaches {
 
     fn drop_all(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
         let by_handle = self.handles == FileHandles::Given;
-        let thorough = by_handle || store.view_table().has_given_numbers();
+        let thorough = by_handle || store.views().table().has_given_numbers();
         let each = paths.iter().map(|l| self.drop_one(store, *l, thorough));
         each.collect()
     }
@@ -111,7 +115,7 @@ impl ConnectionCaches {
 }
 
 fn base_names(store: &Store, paths: &[Leaving]) -> Vec<String> {
-    let path = |leaving: &Leaving| store.path_of(leaving.ordinal).ok().flatten();
+    let path = |leaving: &Leaving| store.paths().with_ordinal(leaving.ordinal).ok().flatten();
     let paths = paths.iter().filter_map(path);
     paths.map(|path| path.base_name()).collect()
 }
@@ -131,7 +135,7 @@ fn directories(store: &Store) -> Vec<(Inode, Inode)> {
         Inode::special(Special::Store),
         Inode::special(Special::Root),
     );
-    let table = store.view_table();
+    let table = store.views().table();
     let views = table.views().map(|view| {
         let id = view.record.id;
         (Inode::view_store(id), Inode::view(id))
@@ -140,27 +144,37 @@ fn directories(store: &Store) -> Vec<(Inode, Inode)> {
 }
 
 impl KernelCaches for ConnectionCaches {
-    fn settle(&self, store: &Store, timeout: Duration) -> bool {
+    fn settle(&self, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
-        self.wait_for_lookups(until) && {
-            let left = until.saturating_duration_since(Instant::now());
-            self.forgetter.forget(&directories(store), &[], left)
+        let store = self.store.upgrade();
+        store.is_some_and(|store| {
+            self.wait_for_lookups(until) && {
+                let left = until.saturating_duration_since(Instant::now());
+                self.forgetter.forget(&directories(&store), &[], left)
+            }
+        })
+    }
+
+    fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached> {
+        match self.store.upgrade() {
+            Some(store) => self.drop_all(&store, paths),
+            None => vec![Cached::Held; paths.len()],
         }
     }
 
-    fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
-        self.drop_all(store, paths)
-    }
-
-    fn forget(&self, store: &Store, paths: &[Leaving], timeout: Duration) -> Vec<Cached> {
+    fn forget(&self, paths: &[Leaving], timeout: Duration) -> Vec<Cached> {
         let until = Instant::now() + timeout;
-        let names = base_names(store, paths);
+        let all_held = || vec![Cached::Held; paths.len()];
+        let Some(store) = self.store.upgrade() else {
+            return all_held();
+        };
+        let names = base_names(&store, paths);
         if names.is_empty() || !self.wait_for_lookups(until) {
-            return vec![Cached::Held; paths.len()];
+            return all_held();
         }
         let left = until.saturating_duration_since(Instant::now());
         // What is not dropped in time counts as known.
-        self.forgetter.forget(&directories(store), &names, left);
-        self.drop_all(store, paths)
+        self.forgetter.forget(&directories(&store), &names, left);
+        self.drop_all(&store, paths)
     }
 }

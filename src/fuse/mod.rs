@@ -164,17 +164,22 @@ impl Session {
         let background = session.spawn()?;
         // Called by the thread that changes the state, before it returns. It is never a thread that
         // answers requests.
-        let invalidation = Invalidation::new(background.notifier(), counters.clone());
+        let invalidation = Invalidation::new(store, background.notifier(), counters.clone());
         if matches!(beginning, Origin::After(_)) {
             invalidation.apply_all(store);
-        } else if let Ok(untold) = store.untold_views() {
+        } else if let Ok(untold) = store.views().untold() {
             // This kernel has no earlier entries cached.
-            store.views_told(&untold);
+            store.views().told(&untold);
         }
         let forgetter = invalidation.forgetter().clone();
-        let caches =
-            ConnectionCaches::new(device.try_clone()?, counters.clone(), forgetter, handles);
-        store.set_kernel_caches(Arc::new(caches));
+        let caches = ConnectionCaches::new(
+            store,
+            device.try_clone()?,
+            counters.clone(),
+            forgetter,
+            handles,
+        );
+        store.paths().set_kernel_caches(Arc::new(caches));
         store.observe(move |change| invalidation.apply(change));
         Ok(Self {
             background,

@@ -205,7 +205,7 @@ impl Generations {
     ///
     /// # Errors
     /// The highest number is the highest possible.
-    pub fn next_number(&self) -> Result<GenerationNumber, GenerationError> {
+    fn next_number(&self) -> Result<GenerationNumber, GenerationError> {
         let Some((highest, _)) = self.list.last_key_value() else {
             return Ok(GenerationNumber(1));
         };

@@ -45,9 +45,9 @@ where
 
     /// The path, if its tree is local.
     fn load(&self, path: &StorePath) -> Result<Option<LoadedPath>, StoreError> {
-        let info = self.store.path_info(path.hash())?;
+        let info = self.store.paths().info(path.hash())?;
         match info.filter(|info| info.registration.path == *path) {
-            Some(info) => self.store.load_info(info),
+            Some(info) => self.store.paths().load_info(info),
             None => Ok(None),
         }
     }
@@ -57,7 +57,8 @@ where
         let node = package.tree().node(file).map(|node| node.kind);
         if let Some(NodeKind::File { offset, size, .. }) = node {
             self.store
-                .read_stream(package, offset, size, &mut contents)?;
+                .contents()
+                .read(package.contents(), offset, size, &mut contents)?;
         }
         Ok(contents)
     }

@@ -8,13 +8,16 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use super::{Store, StoreError, lock, uses};
+use super::error::StoreError;
+use super::paths::now;
 use crate::nix::store_path::StorePath;
+use crate::sync::lock;
 
 /// The directory in the state directory.
 const DIRECTORY: &str = "channels";
@@ -95,10 +98,22 @@ pub enum Replaces {
     Old,
 }
 
+/// The channels of a state.
+///
+/// Whatever changes a list is on the disk when the method returns: it survives a power loss. After a
+/// crash within the method the list is the old or the new one, whole.
+#[derive(Debug)]
+pub struct Channels {
+    /// The state directory.
+    state: PathBuf,
+    /// Held while the file of a channel is put in its place or removed.
+    changing: Mutex<()>,
+}
+
 /// A list that is being written, and is nowhere until it is committed.
 #[derive(Debug)]
-pub struct ChannelWriter<'s> {
-    store: &'s Store,
+pub struct ChannelWriter<'c> {
+    channels: &'c Channels,
     name: ChannelName,
     url: String,
     file: BufWriter<NamedTempFile>,
@@ -141,19 +156,26 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it is damaged")
 }
 
-impl Store {
-    fn channel_file(&self, name: &ChannelName) -> PathBuf {
-        self.dir().join(DIRECTORY).join(name.as_str())
+impl Channels {
+    pub(super) fn new(state: &Path) -> Self {
+        Self {
+            state: state.to_owned(),
+            changing: Mutex::default(),
+        }
+    }
+
+    fn file(&self, name: &ChannelName) -> PathBuf {
+        self.state.join(DIRECTORY).join(name.as_str())
     }
 
     /// An error of the file of a channel.
-    fn of_channel(&self, name: &ChannelName) -> impl FnOnce(io::Error) -> StoreError {
-        let file = self.channel_file(name);
+    fn failed(&self, name: &ChannelName) -> impl FnOnce(io::Error) -> StoreError {
+        let file = self.file(name);
         move |source| StoreError::Channel { file, source }
     }
 
-    fn open_channel(&self, name: &ChannelName) -> io::Result<Option<BufReader<File>>> {
-        match File::open(self.channel_file(name)) {
+    fn open(&self, name: &ChannelName) -> io::Result<Option<BufReader<File>>> {
+        match File::open(self.file(name)) {
             Ok(file) => Ok(Some(BufReader::new(file))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -164,24 +186,24 @@ impl Store {
     ///
     /// # Errors
     /// Its file cannot be read or is damaged.
-    pub fn channel(&self, name: &ChannelName) -> Result<Option<Channel>, StoreError> {
+    pub fn get(&self, name: &ChannelName) -> Result<Option<Channel>, StoreError> {
         let read = || {
-            let Some(mut file) = self.open_channel(name)? else {
+            let Some(mut file) = self.open(name)? else {
                 return Ok(None);
             };
             let (url, list) = read_head(&mut file)?;
             let name = name.clone();
             Ok(Some(Channel { name, url, list }))
         };
-        read().map_err(self.of_channel(name))
+        read().map_err(self.failed(name))
     }
 
     /// All channels, in the order of their names.
     ///
     /// # Errors
     /// A file cannot be read or is damaged.
-    pub fn channels(&self) -> Result<Vec<Channel>, StoreError> {
-        let dir = self.dir().join(DIRECTORY);
+    pub fn list(&self) -> Result<Vec<Channel>, StoreError> {
+        let dir = self.state.join(DIRECTORY);
         let fail = |source| StoreError::Channel {
             file: dir.clone(),
             source,
@@ -197,7 +219,7 @@ impl Store {
             names.extend(name.to_str().and_then(|n| ChannelName::parse(n).ok()));
         }
         names.sort();
-        let channels = names.iter().filter_map(|n| self.channel(n).transpose());
+        let channels = names.iter().filter_map(|n| self.get(n).transpose());
         channels.collect()
     }
 
@@ -206,13 +228,13 @@ impl Store {
     ///
     /// # Errors
     /// Its file cannot be read or is damaged.
-    pub fn channel_paths(
+    pub fn paths(
         &self,
         name: &ChannelName,
         mut visit: impl FnMut(StorePath),
     ) -> Result<(), StoreError> {
         let mut read = || {
-            let Some(mut file) = self.open_channel(name)? else {
+            let Some(mut file) = self.open(name)? else {
                 return Ok(());
             };
             let expected = read_head(&mut file)?.1.map_or(0, |list| list.paths);
@@ -222,20 +244,16 @@ impl Store {
             }
             Ok(())
         };
-        read().map_err(self.of_channel(name))
+        read().map_err(self.failed(name))
     }
 
-    /// Begins to write the list of a channel.
+    /// Begins to write the list of a channel, in a temporary file that does not outlive the process.
     ///
     /// # Errors
     /// No file can be made.
-    pub fn write_channel(
-        &self,
-        name: &ChannelName,
-        url: &str,
-    ) -> Result<ChannelWriter<'_>, StoreError> {
+    pub fn write(&self, name: &ChannelName, url: &str) -> Result<ChannelWriter<'_>, StoreError> {
         let open = || {
-            let mut file = BufWriter::new(NamedTempFile::new_in(self.spool())?);
+            let mut file = BufWriter::new(NamedTempFile::new_in(self.state.join("tmp"))?);
             let nothing = ChannelList {
                 paths: 0,
                 updated: 0,
@@ -244,41 +262,42 @@ impl Store {
             Ok(file)
         };
         Ok(ChannelWriter {
-            store: self,
+            channels: self,
             name: name.clone(),
             url: url.to_owned(),
-            file: open().map_err(self.of_channel(name))?,
+            file: open().map_err(self.failed(name))?,
             paths: 0,
         })
     }
 
-    /// Adds a channel that has no list yet; `false` if there is one of this name.
+    /// Adds a channel that has no list yet; `false` if there is one of this name. Survives a power loss
+    /// when it returns.
     ///
     /// # Errors
     /// Its file cannot be written.
-    pub fn add_channel(&self, name: &ChannelName, url: &str) -> Result<bool, StoreError> {
-        let writer = self.write_channel(name, url)?;
+    pub fn add(&self, name: &ChannelName, url: &str) -> Result<bool, StoreError> {
+        let writer = self.write(name, url)?;
         writer.put_in_place(Replaces::Nothing)
     }
 
-    /// Removes a channel; `false` if there is none of this name.
+    /// Removes a channel; `false` if there is none of this name. Survives a power loss when it returns.
     ///
     /// # Errors
     /// Its file cannot be removed.
-    pub fn remove_channel(&self, name: &ChannelName) -> Result<bool, StoreError> {
-        let _changing = lock(&self.changing_roots);
-        match fs::remove_file(self.channel_file(name)) {
+    pub fn remove(&self, name: &ChannelName) -> Result<bool, StoreError> {
+        let _changing = lock(&self.changing);
+        match fs::remove_file(self.file(name)) {
             Ok(()) => {
-                let synced = self.sync_channels();
-                synced.map_err(self.of_channel(name)).map(|()| true)
+                let synced = self.sync();
+                synced.map_err(self.failed(name)).map(|()| true)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(self.of_channel(name)(e)),
+            Err(e) => Err(self.failed(name)(e)),
         }
     }
 
-    fn sync_channels(&self) -> io::Result<()> {
-        File::open(self.dir().join(DIRECTORY))?.sync_all()
+    fn sync(&self) -> io::Result<()> {
+        File::open(self.state.join(DIRECTORY))?.sync_all()
     }
 }
 
@@ -290,7 +309,7 @@ impl ChannelWriter<'_> {
     pub fn push(&mut self, path: &StorePath) -> Result<(), StoreError> {
         self.paths += 1;
         let written = writeln!(self.file, "{}", path.base_name());
-        written.map_err(self.store.of_channel(&self.name))
+        written.map_err(self.channels.failed(&self.name))
     }
 
     /// Number of paths so far.
@@ -300,14 +319,14 @@ impl ChannelWriter<'_> {
     }
 
     /// Puts the list in its place. `false`, and nothing changes, if the channel came, went or got
-    /// another URL meanwhile. Durable when it returns.
+    /// another URL meanwhile. Survives a power loss when it returns.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn commit(mut self, replaces: Replaces) -> Result<bool, StoreError> {
         let list = ChannelList {
             paths: self.paths,
-            updated: (uses::now() / 1000).max(1),
+            updated: (now() / 1000).max(1),
         };
         let mut fill_in = || {
             self.file.flush()?;
@@ -317,21 +336,21 @@ impl ChannelWriter<'_> {
                 .as_file()
                 .write_all_at(head.as_bytes(), 0)
         };
-        fill_in().map_err(self.store.of_channel(&self.name))?;
+        fill_in().map_err(self.channels.failed(&self.name))?;
         self.put_in_place(replaces)
     }
 
     fn put_in_place(self, replaces: Replaces) -> Result<bool, StoreError> {
-        let store = self.store;
-        let fail = store.of_channel(&self.name);
+        let channels = self.channels;
+        let fail = channels.failed(&self.name);
         let file = self.file.into_inner();
         let file = match file.map_err(io::IntoInnerError::into_error) {
             Ok(file) => file,
             Err(e) => return Err(fail(e)),
         };
-        let _changing = lock(&store.changing_roots);
+        let _changing = lock(&channels.changing);
         // One that is damaged is replaced as well.
-        let there = match store.channel(&self.name) {
+        let there = match channels.get(&self.name) {
             Ok(there) => there.map(|there| there.url == self.url),
             Err(_) => Some(true),
         };
@@ -343,11 +362,11 @@ impl ChannelWriter<'_> {
             return Ok(false);
         }
         let put = || {
-            fs::create_dir_all(store.dir().join(DIRECTORY))?;
+            fs::create_dir_all(channels.state.join(DIRECTORY))?;
             file.as_file().sync_all()?;
-            file.persist(store.channel_file(&self.name))?;
-            store.sync_channels()?;
-            File::open(store.dir())?.sync_all()
+            file.persist(channels.file(&self.name))?;
+            channels.sync()?;
+            File::open(&channels.state)?.sync_all()
         };
         put().map_err(fail).map(|()| true)
     }

@@ -1,6 +1,6 @@
 //! How many files this process may have open.
 //!
-//! Invariant: whoever has a state open has as many descriptors as the system lets it have, and at
+//! Invariant: a process that has a state open has as many descriptors as the system lets it have, and at
 //! least [`LEAST`]: a database that finds none fails wherever it just is.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

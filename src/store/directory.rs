@@ -28,7 +28,7 @@ const OLDER: [&str; 2] = ["narfs-state 1", "narfs-state 2"];
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
 pub const RESERVE: u64 = 96 << 20;
 
-/// The lock of a state, locked: whoever holds its descriptor, or a copy of it, owns the state.
+/// The lock of a state, locked: a process that holds its descriptor, or a copy of it, owns the state.
 #[derive(Debug)]
 pub struct Ownership(File);
 
@@ -180,7 +180,7 @@ pub fn inspect(dir: &Path, wanted: Option<&StoreDir>) -> Result<Inspected, Store
     })
 }
 
-/// Whether there is a format file in a directory; an error if it is somebody else's.
+/// Whether there is a format file in a directory; an error if it is a foreign one.
 fn is_made(dir: &Path) -> Result<bool, StoreError> {
     let format = dir.join("format");
     let entries = fs::read_dir(dir).map_err(|source| StoreError::Directory {
@@ -272,7 +272,7 @@ fn take_lock(dir: &Path, ownership: Option<Ownership>) -> Result<Ownership, Stor
         .mode(0o600)
         .open(dir.join(LOCK))
         .map_err(fail)?;
-    // Whoever can open it can hold the lock, and so keep everybody else from the state.
+    // A user who can open it can hold the lock, and so keep all others from the state.
     let owners_alone = std::fs::Permissions::from_mode(0o600);
     file.set_permissions(owners_alone).map_err(fail)?;
     let same = |other: &Ownership| {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::ViewMembers;
 use super::records::BackendError;
 use crate::chunk::{ChunkDigest, RecordError};
 use crate::nix::store_path::StorePath;
@@ -154,14 +153,15 @@ pub enum StoreError {
     TooManyViews,
     /// More paths in a closure view than inode numbers can address.
     #[error(
-        "the closure view {name} would have {paths} paths, and {} are the most; name fewer",
-        ViewMembers::MAX
+        "the closure view {name} would have {paths} paths, and {most} are the most; name fewer"
     )]
     TooLargeView {
         /// The view.
         name: String,
         /// Its paths.
         paths: usize,
+        /// As many as an inode number can tell apart.
+        most: usize,
     },
     /// The file of a channel.
     #[error(

@@ -4,87 +4,57 @@
 //! after everything that it needs is durable, so whoever sees a path can read all of it; a
 //! digest never names a chunk that is not there.
 
+mod changes;
 mod channels;
-mod chunks;
-mod collection;
+mod contents;
 mod descriptors;
 mod directory;
 mod error;
-mod eviction;
-mod holds;
-mod kernel_caches;
-mod linked_roots;
-mod ordinals;
-mod path_info;
 mod paths;
-mod pins;
-mod profile_table;
 mod profiles;
-mod publish;
-mod reading;
-mod reclaim;
 mod records;
-mod said_again;
-mod size;
-mod statistics;
+mod roots;
+mod tables;
 mod temporary_roots;
 mod traces;
-mod trees;
-mod uses;
-mod view_completion;
-mod view_table;
+mod upkeep;
 mod views;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use quick_cache::sync::Cache;
-
-pub use channels::{Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Replaces};
-pub use chunks::ChunkWriter;
-pub use collection::{Collected, Collection};
+pub use changes::Change;
+pub use channels::{
+    Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Channels, Replaces,
+};
+pub use contents::{CacheCounts, ChunkWriter, Hold, Ingested, PathContents, StoredContents};
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub use error::StoreError;
-pub use eviction::Eviction;
-pub use holds::Hold;
-pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
-pub use linked_roots::{LinkedRoot, LinkedRoots};
-pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
-pub use paths::LoadedPath;
-pub use pins::Pin;
-pub use profile_table::{
-    GenerationRecord, ProfileDirectory, ProfileMember, ProfileRecord, ProfileTable,
+pub use paths::{Cached, InUse, KernelCaches, Leaving};
+pub use paths::{
+    Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration, RootKind,
 };
-pub use profiles::{ChangedDirectory, ChangedIn, ChangedProfile, ProfileChange, ProfilesChanged};
-pub use publish::Publication;
+pub use profiles::{
+    ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
+    ProfileMember, ProfileRecord, ProfileTable, Profiles, ProfilesChanged,
+};
 #[cfg(test)]
 pub(crate) use records::{Loss, MemoryBackend};
-pub use size::{Ingested, Stored};
-pub use statistics::{PathStatistics, Statistics};
+pub use roots::{LinkedRoot, LinkedRoots, Pin, Roots};
 pub use temporary_roots::TemporaryRoots;
-pub use view_table::{View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable};
-pub use views::ChangedView;
+pub use traces::Traces;
+pub use upkeep::{Collected, Collection, Eviction, PathStatistics, Statistics, Stored, Upkeep};
+pub use views::{
+    ChangedView, View, ViewMembers, ViewName, ViewNameError, ViewRecord, ViewTable, Views,
+};
 
-use crate::chunk::ChunkDigest;
 use crate::measure::Allowance;
-use crate::nix::store_path::{StoreDir, StorePath};
-use crate::sync::{self, lock, read as enter, write as shut};
+use crate::nix::store_path::StoreDir;
+use changes::Observers;
 use directory::Directory;
-use eviction::Removal;
-use holds::Held;
-use kernel_caches::Lookups;
-use ordinals::Ordinals;
-use paths::PathRecord;
-use profiles::Profiles;
-use reclaim::KnownFiles;
 use records::Records;
-use size::Size;
-use temporary_roots::TemporaryHashes;
-use trees::StoredTree;
-use uses::Uses;
-use views::Views;
+use tables::Tables;
+use temporary_roots::AllTemporaryRoots;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -134,113 +104,20 @@ impl Parts {
     }
 }
 
-#[derive(Clone)]
-struct Weight;
-
-impl quick_cache::Weighter<ChunkDigest, Bytes> for Weight {
-    fn weight(&self, _: &ChunkDigest, chunk: &Bytes) -> u64 {
-        chunk.len() as u64 + 96
-    }
-}
-
-impl quick_cache::Weighter<ChunkDigest, Arc<StoredTree>> for Weight {
-    fn weight(&self, _: &ChunkDigest, tree: &Arc<StoredTree>) -> u64 {
-        tree.weight() as u64
-    }
-}
-
-impl quick_cache::Weighter<PathOrdinal, Arc<PathRecord>> for Weight {
-    fn weight(&self, _: &PathOrdinal, record: &Arc<PathRecord>) -> u64 {
-        record.weight() as u64
-    }
-}
-
-/// What writers of chunks share.
-#[derive(Debug)]
-struct Writing {
-    /// The number that the next new chunk gets.
-    next_chunk: u64,
-    /// Bytes of chunks that a crash would lose.
-    unflushed: u64,
-}
-
-/// What has changed in a state.
-#[derive(Clone, Copy, Debug)]
-pub enum Change<'c> {
-    /// The set of paths: there are more.
-    Paths {
-        /// Ids of the closure views that there are: they may show more, too.
-        views: &'c [u32],
-    },
-    /// These paths are there no more.
-    Removed(&'c [StorePath]),
-    /// Profiles and their directories.
-    Profiles(&'c ProfilesChanged),
-    /// Closure views.
-    Views(&'c [ChangedView]),
-}
-
-/// How often the caches in memory had what was needed so far, and how much is in them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct CacheCounts {
-    /// Chunks that were there, uncompressed.
-    pub chunk_hits: u64,
-    /// Chunks that were read from the database.
-    pub chunk_misses: u64,
-    /// Bytes of chunks that are there.
-    pub chunk_bytes: u64,
-    /// Trees that were there.
-    pub tree_hits: u64,
-    /// Trees that were read from the database.
-    pub tree_misses: u64,
-    /// Bytes of trees that are there.
-    pub tree_bytes: u64,
-}
-
-/// Called after every change.
-type Observer = Arc<dyn Fn(&Change<'_>) + Send + Sync>;
-
 /// An open state.
 pub struct Store {
-    records: Records,
-    chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
-    tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
-    path_cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
+    records: Arc<Records>,
+    contents: Arc<StoredContents>,
+    paths: Arc<Paths>,
+    upkeep: Upkeep,
     /// What transfers hold in memory.
     transfers: Arc<Allowance>,
-    uses: Uses,
-    lookups: Lookups,
     profiles: Profiles,
     views: Views,
-    size: Size,
-    held: Arc<Held>,
-    // The locks, in the order in which they are taken; `eviction.rs` has the reasons.
-    /// Held by collections, from before roots are looked for: one at a time.
-    collecting: Mutex<()>,
-    /// Held by what drops or collects contents: one at a time.
-    removing: Mutex<()>,
-    /// Held while paths are published and while contents are dropped; what a running removal must
-    /// know of publications.
-    publishing: Mutex<Option<Removal>>,
-    /// What commands count on. Held while a path is collected.
-    relied: Arc<Mutex<TemporaryHashes>>,
-    /// The ordinals that the next new paths get. Held while path infos are written.
-    next_ordinal: Mutex<Ordinals>,
-    /// Held while chunks are flushed, so that each flush takes off what it has flushed itself.
-    flushing: Mutex<()>,
-    /// Entered to find, hold or write chunks, and to write trees and path infos; shut while
-    /// chunks are deleted.
-    gate: RwLock<()>,
-    /// Held while a chunk is written, so that two ingests of the same chunk write it once, and so
-    /// that what is counted as unflushed is written.
-    writing: Mutex<Writing>,
-    /// Held while space is given back; what is known of the blob files.
-    reclaiming: Mutex<KnownFiles>,
-    /// Held while pins, traces and channels change.
-    changing_roots: Mutex<()>,
-    /// Chunks whose records were found missing or damaged.
-    damaged: Mutex<HashSet<ChunkDigest>>,
-    observer: RwLock<Option<Observer>>,
+    channels: Channels,
+    roots: Roots,
+    traces: Traces,
+    observers: Arc<Observers>,
     // Last: the lock goes after the database is closed.
     directory: Directory,
 }
@@ -297,55 +174,90 @@ impl Store {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
-        let records = records(dir)?;
-        let next_chunk = chunks::next_number(&records)?;
-        let next_ordinal = Ordinals::open(&records)?;
-        let uses = Uses::open(&records)?;
-        let profiles = Profiles::open(&records)?;
-        let views = Views::open(&records)?;
-        let held = Arc::new(Held::default());
-        // A crash may have left chunks behind that no tree names.
-        held.note_litter();
-        let chunks = parts.chunks as usize / AVERAGE_ITEM;
+        let records = Arc::new(records(dir)?);
+        let temporary_roots = AllTemporaryRoots::default();
+        let observers = Arc::new(Observers::default());
+        let contents = StoredContents::open(records.clone(), parts.chunks, parts.trees)?;
+        let contents = Arc::new(contents);
+        let paths = Arc::new(Paths::open(
+            records.clone(),
+            contents.clone(),
+            temporary_roots.clone(),
+            observers.clone(),
+            parts.paths,
+        )?);
+        let tables = Arc::new(Tables::open(
+            records.clone(),
+            paths.clone(),
+            temporary_roots.clone(),
+            observers.clone(),
+        )?);
+        let upkeep = Upkeep::new(
+            records.clone(),
+            contents.clone(),
+            paths.clone(),
+            (temporary_roots.clone(), observers.clone()),
+            directory.store_dir().clone(),
+        );
         Ok(Self {
+            profiles: Profiles::new(tables.clone()),
+            views: Views::new(tables),
+            channels: Channels::new(dir),
+            roots: Roots::new(records.clone(), temporary_roots),
+            traces: Traces::new(records.clone()),
             records,
-            chunk_cache: Cache::with_weighter(chunks, parts.chunks, Weight),
-            tree_cache: tree_cache(parts.trees),
-            path_cache: Cache::with_weighter(10_000, parts.paths, Weight),
+            contents,
+            paths,
+            upkeep,
             transfers: Allowance::new(parts.transfers),
-            uses,
-            lookups: Lookups::default(),
-            profiles,
-            views,
-            size: Size::default(),
-            held,
-            collecting: Mutex::default(),
-            removing: Mutex::default(),
-            publishing: Mutex::default(),
-            relied: Arc::default(),
-            next_ordinal: Mutex::new(next_ordinal),
-            flushing: Mutex::default(),
-            gate: RwLock::default(),
-            writing: Mutex::new(Writing {
-                next_chunk,
-                unflushed: 0,
-            }),
-            reclaiming: Mutex::default(),
-            changing_roots: Mutex::default(),
-            damaged: Mutex::default(),
-            observer: RwLock::default(),
+            observers,
             directory,
         })
+    }
+
+    /// Chunks and trees.
+    pub fn contents(&self) -> &StoredContents {
+        &self.contents
+    }
+
+    /// Path infos: what is registered, published and looked up.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Profiles, with their generations.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// Closure views.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// Channels.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Pins, links outside of the state, and temporary roots.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Traces.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// Collection, eviction, reclaiming, and what is counted.
+    pub fn upkeep(&self) -> &Upkeep {
+        &self.upkeep
     }
 
     /// Memory that transfers may hold together.
     pub fn transfers(&self) -> &Arc<Allowance> {
         &self.transfers
-    }
-
-    /// Lets go of what is in memory for the sake of speed alone, and takes much.
-    pub fn forget_chunks(&self) {
-        self.chunk_cache.clear();
     }
 
     /// What makes this process the owner of the state.
@@ -379,64 +291,10 @@ impl Store {
         self.directory.store_dir()
     }
 
-    /// How often the caches in memory had what was needed.
-    pub fn cache_counts(&self) -> CacheCounts {
-        CacheCounts {
-            chunk_hits: self.chunk_cache.hits(),
-            chunk_misses: self.chunk_cache.misses(),
-            chunk_bytes: self.chunk_cache.weight(),
-            tree_hits: self.tree_cache.hits(),
-            tree_misses: self.tree_cache.misses(),
-            tree_bytes: self.tree_cache.weight(),
-        }
-    }
-
     /// Has `observer` called after each change of the set of paths, of profiles or of views, by the
     /// thread that made the change and before it goes on. There is one; a second takes its place.
     pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
-        let mut place = sync::write(&self.observer);
-        *place = Some(Arc::new(observer));
-    }
-
-    /// Whether there is anybody to tell.
-    fn tell(&self, change: &Change<'_>) -> bool {
-        // It may take long, and another one may take its place meanwhile.
-        let observer = sync::read(&self.observer).clone();
-        if let Some(observer) = &observer {
-            observer(change);
-        }
-        observer.is_some()
-    }
-}
-
-/// A cache for trees, whose sizes differ by orders of magnitude: with few shards, so that a large
-/// one still fits into one.
-fn tree_cache(capacity: u64) -> Cache<ChunkDigest, Arc<StoredTree>, Weight> {
-    let options = quick_cache::OptionsBuilder::new()
-        .estimated_items_capacity(1000)
-        .weight_capacity(capacity)
-        .shards(2)
-        .build();
-    match options {
-        Ok(options) => Cache::with_options(
-            options,
-            Weight,
-            quick_cache::DefaultHashBuilder::default(),
-            quick_cache::sync::DefaultLifecycle::default(),
-        ),
-        Err(_) => Cache::with_weighter(1000, capacity, Weight),
-    }
-}
-
-/// Expected size of a decompressed chunk, for the cache's first size.
-const AVERAGE_ITEM: usize = crate::chunk::AVERAGE;
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        if let Err(e) = self.save_uses() {
-            tracing::warn!("the last uses of paths are not kept: {e}");
-        }
-        self.close_ordinals();
+        self.observers.set(observer);
     }
 }
 

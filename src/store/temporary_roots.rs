@@ -6,10 +6,10 @@
 //! command has made permanent meanwhile, a pin or a generation, it need not have seen.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Store, lock};
 use crate::nix::store_path::StorePathHash;
+use crate::sync::lock;
 
 /// What all commands on a state count on.
 #[derive(Debug, Default)]
@@ -34,10 +34,42 @@ impl TemporaryHashes {
     }
 }
 
+/// The temporary roots of all commands on a state. Held locked while a path is collected.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AllTemporaryRoots(Arc<Mutex<TemporaryHashes>>);
+
+impl AllTemporaryRoots {
+    /// Temporary roots for one more command; none yet.
+    pub(super) fn begin(&self) -> TemporaryRoots {
+        TemporaryRoots {
+            all: self.clone(),
+            own: Mutex::default(),
+        }
+    }
+
+    /// Has a running collection know of what is about to be published, or to be a permanent root.
+    pub(super) fn note(&self, roots: impl IntoIterator<Item = StorePathHash>) {
+        let mut all = self.lock();
+        roots.into_iter().for_each(|hash| all.note(hash));
+    }
+
+    /// Whoever collects listens before it looks for roots; one at a time.
+    pub(super) fn listen(&self) -> Listening {
+        let mut all = self.lock();
+        all.news = Some(all.counts.keys().copied().collect());
+        Listening(self.clone())
+    }
+
+    /// Keeps all temporary roots as they are, until dropped.
+    pub(super) fn lock(&self) -> MutexGuard<'_, TemporaryHashes> {
+        lock(&self.0)
+    }
+}
+
 /// Temporary roots of one command, until dropped.
 #[derive(Debug)]
 pub struct TemporaryRoots {
-    relied: Arc<Mutex<TemporaryHashes>>,
+    all: AllTemporaryRoots,
     own: Mutex<HashSet<StorePathHash>>,
 }
 
@@ -46,9 +78,9 @@ impl TemporaryRoots {
     /// first.
     pub fn add(&self, hash: StorePathHash) {
         if lock(&self.own).insert(hash) {
-            let mut relied = lock(&self.relied);
-            *relied.counts.entry(hash).or_default() += 1;
-            relied.note(hash);
+            let mut all = self.all.lock();
+            *all.counts.entry(hash).or_default() += 1;
+            all.note(hash);
         }
     }
 }
@@ -56,46 +88,24 @@ impl TemporaryRoots {
 impl Drop for TemporaryRoots {
     fn drop(&mut self) {
         let own = std::mem::take(&mut *lock(&self.own));
-        let mut relied = lock(&self.relied);
+        let mut all = self.all.lock();
         for hash in own {
-            if let Some(count) = relied.counts.get_mut(&hash) {
+            if let Some(count) = all.counts.get_mut(&hash) {
                 *count -= 1;
                 if *count == 0 {
-                    relied.counts.remove(&hash);
+                    all.counts.remove(&hash);
                 }
             }
         }
     }
 }
 
-/// Has all that is relied on told to a collection, until dropped.
-pub(super) struct Listening(Arc<Mutex<TemporaryHashes>>);
+/// Has every temporary root told to a collection, until dropped.
+#[derive(Debug)]
+pub(super) struct Listening(AllTemporaryRoots);
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        lock(&self.0).news = None;
-    }
-}
-
-impl Store {
-    /// Begins to count on paths; none yet.
-    pub fn temporary_roots(&self) -> TemporaryRoots {
-        TemporaryRoots {
-            relied: self.relied.clone(),
-            own: Mutex::default(),
-        }
-    }
-
-    /// Has a running collection know of what is about to be published, or to be a permanent root.
-    pub(super) fn note_roots(&self, roots: impl IntoIterator<Item = StorePathHash>) {
-        let mut relied = lock(&self.relied);
-        roots.into_iter().for_each(|hash| relied.note(hash));
-    }
-
-    /// Whoever collects listens before it looks for roots; one at a time.
-    pub(super) fn listen_for_roots(&self) -> Listening {
-        let mut relied = lock(&self.relied);
-        relied.news = Some(relied.counts.keys().copied().collect());
-        Listening(self.relied.clone())
+        self.0.lock().news = None;
     }
 }

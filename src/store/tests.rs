@@ -11,13 +11,16 @@ mod roots;
 mod space;
 mod views;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
+use super::contents::{Located, TreeRecord};
 use super::records::{Batch, Durability, Family};
 use super::*;
+use crate::chunk::ChunkDigest;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -59,7 +62,7 @@ fn kept(store: &Store, path: &StorePath, contents: &[u8]) -> Publication {
 }
 
 fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
-    let mut writer = store.chunk_writer().unwrap();
+    let mut writer = store.contents().chunk_writer().unwrap();
     let unpacked = Unpacker::new(&mut writer, &[], &store.spool())
         .unpack(nar)
         .unwrap();
@@ -81,12 +84,12 @@ fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
 
 fn published(store: &Store, seeds: std::ops::Range<u8>) {
     let all: Vec<_> = seeds.map(|s| kept(store, &path(s), &[s; 3000])).collect();
-    store.publish(&all).unwrap();
+    store.paths().publish(&all).unwrap();
 }
 
 /// Removes what is not live, without looking for roots meanwhile.
 fn collect(store: &Store, live: &HashSet<StorePathHash>, limit: Option<u64>) -> Collected {
-    let collection = store.begin_collection();
+    let collection = store.upkeep().begin_collection();
     let nothing = || Ok(HashSet::new());
     collection
         .remove(live, limit, &nothing, &mut |_| true)
@@ -95,7 +98,7 @@ fn collect(store: &Store, live: &HashSet<StorePathHash>, limit: Option<u64>) -> 
 
 /// Drops contents where nothing is in use.
 fn evict(store: &Store, to: u64, keep: &HashSet<StorePathHash>) -> Result<Eviction, StoreError> {
-    store.evict(to, keep, &|| Ok(HashSet::new()), true)
+    store.upkeep().evict(to, keep, &|| Ok(HashSet::new()), true)
 }
 
 /// Bytes that no codec makes smaller.
@@ -112,16 +115,22 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Publishes a file with these contents, fetched.
 fn publish(store: &Store, path: &StorePath, contents: &[u8]) {
-    store.publish(&[kept(store, path, contents)]).unwrap();
+    store
+        .paths()
+        .publish(&[kept(store, path, contents)])
+        .unwrap();
 }
 
 fn publish_nar(store: &Store, path: &StorePath, nar: &[u8]) {
-    store.publish(&[kept_nar(store, path, nar)]).unwrap();
+    store
+        .paths()
+        .publish(&[kept_nar(store, path, nar)])
+        .unwrap();
 }
 
 fn is_dropped(store: &Store, path: &StorePath) -> bool {
-    let info = store.path_info(path.hash()).unwrap().unwrap();
-    !store.has_contents(&info).unwrap()
+    let info = store.paths().info(path.hash()).unwrap().unwrap();
+    !store.paths().has_contents(&info).unwrap()
 }
 
 /// The state as it would be found if the process had been killed now.
@@ -158,12 +167,12 @@ fn copied(dir: &Path) -> std::io::Result<TempDir> {
 /// What must hold whenever nobody writes: sizes are right, digests name chunks that are there, and
 /// complete trees too.
 fn assert_sound(store: &Store) {
-    let s = store.statistics().unwrap();
-    assert_eq!(store.stored_bytes().unwrap(), s.stored_bytes);
-    assert_eq!(store.chunk_bytes().unwrap(), s.chunk_bytes);
+    let s = store.upkeep().statistics().unwrap();
+    assert_eq!(store.upkeep().stored_bytes().unwrap(), s.stored_bytes);
+    assert_eq!(store.upkeep.chunk_bytes().unwrap(), s.chunk_bytes);
     let mut numbers = HashSet::new();
     let each = |_: &[u8], value: &[u8]| {
-        let number = chunks::Located::decode(value).unwrap().number;
+        let number = Located::decode(value).unwrap().number;
         assert!(numbers.insert(number), "two digests name chunk {number}");
         Ok(true)
     };
@@ -176,7 +185,7 @@ fn assert_sound(store: &Store) {
     store.records.scan(Family::Chunks, &[], each).unwrap();
     assert_eq!(numbers, there);
     let each = |_: &[u8], value: &[u8]| {
-        let mut named = trees::TreeRecord::parse(value).unwrap().numbers();
+        let mut named = TreeRecord::parse(value).unwrap().numbers();
         assert!(
             named.all(|n| there.contains(&n)),
             "a chunk of a tree is gone"
@@ -187,15 +196,20 @@ fn assert_sound(store: &Store) {
 }
 
 fn dump(store: &Store, path: &StorePath) -> Result<Vec<u8>, StoreError> {
-    let info = store.path_info(path.hash())?.unwrap();
-    let loaded = store.load_info(info)?.unwrap();
+    let info = store.paths().info(path.hash())?.unwrap();
+    let loaded = store.paths().load_info(info)?.unwrap();
     let mut out = Vec::new();
-    store.read_stream(&loaded, 0, loaded.tree().stream_length(), &mut out)?;
+    store.contents().read(
+        loaded.contents(),
+        0,
+        loaded.tree().stream_length(),
+        &mut out,
+    )?;
     Ok(out)
 }
 
 fn listed(store: &Store, from: u32, limit: usize) -> Vec<(u32, StorePath)> {
-    let listed = store.list(PathOrdinal(from), limit).unwrap();
+    let listed = store.paths().list(PathOrdinal(from), limit).unwrap();
     listed.into_iter().map(|(o, p, _)| (o.0, p)).collect()
 }
 
@@ -208,15 +222,15 @@ fn publishing_again_changes_nothing() {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let first = kept(&store, &path(1), b"first");
-    store.publish(&[first]).unwrap();
-    let info = store.path_info(path(1).hash()).unwrap().unwrap();
-    let changed = store.changed().unwrap();
+    store.paths().publish(&[first]).unwrap();
+    let info = store.paths().info(path(1).hash()).unwrap().unwrap();
+    let changed = store.paths().changed().unwrap();
     // Even with other contents: what is published stays what it is.
     let other = kept(&store, &path(1), b"other");
-    store.publish(&[other]).unwrap();
-    store.publish(&[]).unwrap();
-    assert_eq!(store.path_info(path(1).hash()).unwrap().unwrap(), info);
-    assert_eq!(store.changed().unwrap(), changed);
+    store.paths().publish(&[other]).unwrap();
+    store.paths().publish(&[]).unwrap();
+    assert_eq!(store.paths().info(path(1).hash()).unwrap().unwrap(), info);
+    assert_eq!(store.paths().changed().unwrap(), changed);
     assert_eq!(dump(&store, &path(1)).unwrap(), b"first");
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
@@ -226,7 +240,7 @@ fn a_batch_with_known_paths_adds_the_others_once() {
     let (_dir, store) = store();
     published(&store, 2..3);
     let batch = [1, 2, 3, 1].map(|s| kept(&store, &path(s), &[s; 10]));
-    store.publish(&batch).unwrap();
+    store.paths().publish(&batch).unwrap();
     let expected = [(1, path(2)), (2, path(1)), (3, path(3))];
     assert_eq!(listed(&store, 0, 10), expected);
     assert_eq!(dump(&store, &path(2)).unwrap(), [2; 3000]);
@@ -238,7 +252,7 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
     let dir = tempfile::tempdir().unwrap();
     published(&open(dir.path()).unwrap(), 1..4);
     let store = open(dir.path()).unwrap();
-    assert_eq!(store.all_paths().unwrap(), [path(1), path(2), path(3)]);
+    assert_eq!(store.paths().all().unwrap(), [path(1), path(2), path(3)]);
     // As a collection will: the last one goes.
     let mut batch = Batch::default();
     batch.delete(Family::Ordinals, 3u32.to_be_bytes());
@@ -252,8 +266,8 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
     published(&store, 3..5);
     let ordinals: Vec<_> = listed(&store, 0, 10).into_iter().map(|(o, _)| o).collect();
     assert_eq!(ordinals, [1, 2, 4, 5]);
-    assert_eq!(store.path_of(PathOrdinal(3)).unwrap(), None);
-    assert!(store.load(PathOrdinal(3)).unwrap().is_none());
+    assert_eq!(store.paths().with_ordinal(PathOrdinal(3)).unwrap(), None);
+    assert!(store.paths().load(PathOrdinal(3)).unwrap().is_none());
 }
 
 #[test]
@@ -269,9 +283,9 @@ fn too_many_paths_are_refused_whole() {
     drop(store);
     let store = open(dir.path()).unwrap();
     let two = [1, 2].map(|s| kept(&store, &path(s), b"x"));
-    let error = store.publish(&two).unwrap_err();
+    let error = store.paths().publish(&two).unwrap_err();
     assert!(matches!(error, StoreError::TooManyPaths(_)), "{error}");
-    assert!(store.all_paths().unwrap().is_empty());
+    assert!(store.paths().all().unwrap().is_empty());
     published(&store, 1..2);
     assert_eq!(listed(&store, 0, 10), [(PathOrdinal::MAX, path(1))]);
 }
@@ -296,7 +310,7 @@ fn listings_go_on_where_they_stopped() {
     assert_eq!(seen, (1..12).map(path).collect::<Vec<_>>());
     assert!(listed(&store, 100, 3).is_empty());
     assert!(listed(&store, 1, 0).is_empty());
-    assert_eq!(store.path_info(path(99).hash()).unwrap(), None);
+    assert_eq!(store.paths().info(path(99).hash()).unwrap(), None);
 }
 
 #[test]
@@ -305,13 +319,13 @@ fn paths_with_the_same_contents_share_tree_and_chunks() {
     let contents = noise(1, 600_000);
     for seed in [1, 2] {
         let publication = kept(&store, &path(seed), &contents);
-        store.publish(&[publication]).unwrap();
+        store.paths().publish(&[publication]).unwrap();
     }
-    let s = store.statistics().unwrap();
+    let s = store.upkeep().statistics().unwrap();
     assert_eq!((s.paths, s.trees, s.files), (2, 1, 2));
     assert_eq!(s.unique_bytes, 600_000);
-    let loaded = [1, 2].map(|o| store.load(PathOrdinal(o)).unwrap().unwrap());
-    let each = store.path_statistics(&loaded).unwrap();
+    let loaded = [1, 2].map(|o| store.paths().load(PathOrdinal(o)).unwrap().unwrap());
+    let each = store.upkeep().path_statistics(&loaded).unwrap();
     assert!(
         each.iter()
             .all(|p| p.sharing_tree == 2 && p.unique_bytes == 600_000)
@@ -326,22 +340,22 @@ fn a_chunk_that_two_threads_bring_is_written_once() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mut writer = store.chunk_writer().unwrap();
+                let mut writer = store.contents().chunk_writer().unwrap();
                 for chunk in &chunks {
                     writer.put(ChunkDigest::of(chunk), chunk).unwrap();
                 }
             });
         }
     });
-    let s = store.statistics().unwrap();
+    let s = store.upkeep().statistics().unwrap();
     assert_eq!((s.chunks, s.unique_bytes), (50, 50 * 20_000));
     assert_eq!(
         store.records.last_key(Family::Chunks).unwrap().unwrap(),
         49u64.to_be_bytes()
     );
     // Numbers go on after a restart.
-    store.flush().unwrap();
-    assert_eq!(store.unflushed(), 0);
+    store.contents().flush().unwrap();
+    assert_eq!(store.contents().unflushed(), 0);
 }
 
 #[test]
@@ -349,14 +363,14 @@ fn what_was_not_published_leaves_no_trace_that_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     drop(kept(&store, &path(1), &noise(1, 300_000)));
-    assert!(store.all_paths().unwrap().is_empty());
-    assert_eq!(store.path_info(path(1).hash()).unwrap(), None);
+    assert!(store.paths().all().unwrap().is_empty());
+    assert_eq!(store.paths().info(path(1).hash()).unwrap(), None);
     drop(store);
     // Whatever of the chunks is there is whole, and is used.
     let store = open(dir.path()).unwrap();
     let publication = kept(&store, &path(1), &noise(1, 300_000));
-    store.publish(&[publication]).unwrap();
-    assert_eq!(store.statistics().unwrap().unique_bytes, 300_000);
+    store.paths().publish(&[publication]).unwrap();
+    assert_eq!(store.upkeep().statistics().unwrap().unique_bytes, 300_000);
     assert_eq!(dump(&store, &path(1)).unwrap(), noise(1, 300_000));
 }
 
@@ -423,13 +437,12 @@ fn damaged_records_are_errors_and_no_panics() {
         for record in bad {
             overwrite(&store, family, &record);
             // Nothing of it is in the caches of a new owner.
-            store.chunk_cache.clear();
-            store.tree_cache.clear();
-            store.path_cache.clear();
+            store.contents.forget_all();
+            store.paths.forget_all();
             let read = || -> Result<Vec<u8>, StoreError> {
-                let _ = store.statistics();
-                store.all_paths()?;
-                let loaded = store.load(PathOrdinal(1))?;
+                let _ = store.upkeep().statistics();
+                store.paths().all()?;
+                let loaded = store.paths().load(PathOrdinal(1))?;
                 drop(loaded);
                 dump(&store, &path(1))
             };
@@ -462,7 +475,7 @@ fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
     let contents = [1; 3000];
     published(&store, 1..2);
     overwrite(&store, Family::Chunks, b"nonsense");
-    store.chunk_cache.clear();
+    store.contents.forget_chunks();
     let error = dump(&store, &path(1)).unwrap_err();
     let StoreError::Chunk {
         path: named,
@@ -480,7 +493,7 @@ fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
     assert!(error.to_string().contains(&digest.to_string()));
     kept(&store, &path(1), &contents);
     assert_eq!(dump(&store, &path(1)).unwrap(), contents);
-    assert_eq!(store.statistics().unwrap().chunks, 1);
+    assert_eq!(store.upkeep().statistics().unwrap().chunks, 1);
 }
 
 #[test]
@@ -493,7 +506,7 @@ fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
         .records
         .write(batch, Durability::Power, "a test")
         .unwrap();
-    store.chunk_cache.clear();
+    store.contents.forget_chunks();
     let error = dump(&store, &path(1)).unwrap_err();
     assert!(
         matches!(

@@ -1,49 +1,46 @@
 //! Traces: named lists of paths in the order in which something used them.
 
-use super::records::{Batch, Durability, Family};
-use super::{Store, StoreError, lock};
-use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::tree::{read_number, write_number};
+use std::sync::{Arc, Mutex};
+
+use super::error::StoreError;
+use super::records::{Batch, Durability, Family, Reader, Records, Writer};
+use crate::nix::store_path::StorePath;
+use crate::sync::lock;
 
 fn encode(paths: &[StorePath]) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_number(&mut out, paths.len() as u64);
-    for path in paths {
-        out.extend_from_slice(path.hash().as_bytes());
-        write_number(&mut out, path.name().len() as u64);
-        out.extend_from_slice(path.name().as_bytes());
-    }
-    out
+    let mut out = Writer::default();
+    out.list(paths, Writer::path);
+    out.finish()
 }
 
-fn decode(mut bytes: &[u8]) -> Option<Vec<StorePath>> {
-    let count = read_number(&mut bytes)?;
-    let mut paths = Vec::new();
-    for _ in 0..count {
-        let (hash, rest) = bytes.split_first_chunk()?;
-        bytes = rest;
-        let length = usize::try_from(read_number(&mut bytes)?).ok()?;
-        let (name, rest) = bytes.split_at_checked(length)?;
-        bytes = rest;
-        let hash = StorePathHash::from_bytes(*hash);
-        paths.push(StorePath::new(hash, std::str::from_utf8(name).ok()?).ok()?);
-    }
-    bytes.is_empty().then_some(paths)
+fn name_of(trace: &str) -> String {
+    format!("the trace {trace:?}")
 }
 
-fn damaged(name: &str) -> StoreError {
-    StoreError::Damaged {
-        what: format!("the trace {name:?}"),
-    }
+/// The traces of a state.
+///
+/// A method that changes one survives a power loss when it returns; after a crash within it the trace is
+/// the old or the new one.
+pub struct Traces {
+    records: Arc<Records>,
+    /// Held while a trace is deleted, so that of two who delete it one did.
+    changing: Mutex<()>,
 }
 
-impl Store {
+impl Traces {
+    pub(super) fn new(records: Arc<Records>) -> Self {
+        Self {
+            records,
+            changing: Mutex::default(),
+        }
+    }
+
     /// Keeps a list of paths under a name, in place of what was there.
     ///
     /// # Errors
     /// The database failed.
-    pub fn put_trace(&self, name: &str, paths: &[StorePath]) -> Result<(), StoreError> {
-        let _changing = lock(&self.changing_roots);
+    pub fn put(&self, name: &str, paths: &[StorePath]) -> Result<(), StoreError> {
+        let _changing = lock(&self.changing);
         let mut batch = Batch::default();
         let family = Family::Traces;
         batch.put(family, name.as_bytes(), encode(paths));
@@ -55,9 +52,12 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or the record is damaged.
-    pub fn trace(&self, name: &str) -> Result<Option<Vec<StorePath>>, StoreError> {
+    pub fn get(&self, name: &str) -> Result<Option<Vec<StorePath>>, StoreError> {
         match self.records.get(Family::Traces, name.as_bytes())? {
-            Some(record) => decode(&record).map(Some).ok_or_else(|| damaged(name)),
+            Some(record) => {
+                let read = |fields: &mut Reader<'_>| fields.list(Reader::path);
+                Reader::whole(&record, || name_of(name), read).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -66,12 +66,14 @@ impl Store {
     ///
     /// # Errors
     /// The database failed or a record is damaged.
-    pub fn traces(&self) -> Result<Vec<(String, usize)>, StoreError> {
+    pub fn list(&self) -> Result<Vec<(String, usize)>, StoreError> {
         let mut traces = Vec::new();
         self.records.scan(Family::Traces, &[], |key, value| {
             let name = String::from_utf8_lossy(key).into_owned();
-            let count = read_number(&mut &*value).and_then(|n| usize::try_from(n).ok());
-            let count = count.ok_or_else(|| damaged(&name))?;
+            let count = Reader::new(value).number();
+            let count = count.ok_or_else(|| StoreError::Damaged {
+                what: name_of(&name),
+            })?;
             traces.push((name, count));
             Ok(true)
         })?;
@@ -82,8 +84,8 @@ impl Store {
     ///
     /// # Errors
     /// The database failed.
-    pub fn delete_trace(&self, name: &str) -> Result<bool, StoreError> {
-        let _changing = lock(&self.changing_roots);
+    pub fn delete(&self, name: &str) -> Result<bool, StoreError> {
+        let _changing = lock(&self.changing);
         if self.records.get(Family::Traces, name.as_bytes())?.is_none() {
             return Ok(false);
         }

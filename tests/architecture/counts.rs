@@ -52,6 +52,59 @@ fn an_engine_has_few_fields_and_none_of_a_daemon() {
     }
 }
 
+/// Public methods that a store may have over all its impls: its rooms have the others.
+const STORE: usize = 20;
+
+/// The public methods that the impls of a type have in a source, and the traits that it implements there.
+fn interface(source: &str, name: &str) -> (Vec<String>, Vec<String>) {
+    let code = without_tests(&parts(source).code);
+    let (mut methods, mut traits) = (Vec::new(), Vec::new());
+    for block in code.split("\nimpl").skip(1) {
+        let (head, body) = block.split_once('{').unwrap_or((block, ""));
+        let (of_trait, of) = match head.split_once(" for ") {
+            Some((of_trait, of)) => (Some(of_trait.trim()), of.trim()),
+            None => (None, head.trim()),
+        };
+        if of.rsplit("::").next() != Some(name) {
+            continue;
+        }
+        traits.extend(of_trait.map(str::to_owned));
+        let body = body.split_once("\n}").map_or(body, |(body, _)| body);
+        let all = words(body);
+        for at in (0..all.len()).filter(|at| all[*at].text == "pub") {
+            let text = |n: usize| all.get(at + n).map_or("", |w| w.text);
+            // `pub(…)` is not public.
+            if let Some(n) = (1..4).find(|n| text(*n) == "fn").filter(|_| text(1) != "(") {
+                methods.push(text(n + 1).to_owned());
+            }
+        }
+    }
+    (methods, traits)
+}
+
+#[test]
+fn a_store_has_few_methods_and_is_nothing_else() {
+    let (mut methods, mut traits) = (Vec::new(), Vec::new());
+    for (_, source) in sources_below("src/store") {
+        let (more, other) = interface(&source, "Store");
+        methods.extend(more);
+        traits.extend(other);
+    }
+    assert!((1..=STORE).contains(&methods.len()), "{methods:?}");
+    let derefs = traits.iter().filter(|name| name.contains("Deref"));
+    assert_eq!(derefs.count(), 0, "{traits:?}");
+}
+
+#[test]
+fn methods_are_counted_over_all_impls() {
+    let source = "struct S;\n\nimpl S {\n    pub fn a() {}\n    fn b() {}\n    pub(super) fn c() {}\n}\n\n\
+        impl T {\n    pub fn d() {}\n}\n\nimpl super::S {\n    pub const fn e() {}\n}\n\n\
+        impl std::ops::Deref for S {\n    fn f() {}\n}\n";
+    let (methods, traits) = interface(source, "S");
+    assert_eq!(methods, ["a", "e"]);
+    assert_eq!(traits, ["std::ops::Deref"]);
+}
+
 /// Public functions and constants that no other file names, and public types that neither another
 /// file nor another public item names.
 fn unused(sources: &[(String, String)]) -> Vec<String> {

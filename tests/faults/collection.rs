@@ -204,7 +204,7 @@ fn old_generations_go_first_where_that_is_asked() {
             profile("default", all),
             profile("x", vec![generation(4, 99)]),
         ];
-        store.change_profiles(&changes).unwrap();
+        store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
     }
     state.run(&["gc"]).succeeds();
     let path = |n: usize| offers[n].path();

@@ -80,17 +80,20 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
         execute(Request::Gc(GcRequest::default()));
     }
     // What generations lead to is here with all that it needs.
-    let roots = store.generation_roots().unwrap();
-    let closure = store.closure(roots.iter().map(|p| p.hash())).unwrap();
+    let roots = store.profiles().roots().unwrap();
+    let closure = store
+        .paths()
+        .closure(roots.iter().map(|p| p.hash()))
+        .unwrap();
     let known: BTreeSet<_> = closure.iter().map(|i| &i.registration.path).collect();
     assert!(roots.iter().all(|p| known.contains(p)), "{what}: {roots:?}");
     for info in &closure {
         let path = &info.registration.path;
-        assert!(store.has_contents(info).unwrap(), "{what}: {path}");
+        assert!(store.paths().has_contents(info).unwrap(), "{what}: {path}");
         let mut references = info.registration.references.iter();
         assert!(references.all(|r| known.contains(r)), "{what}: {path}");
     }
-    let paths = store.all_paths().unwrap();
+    let paths = store.paths().all().unwrap();
     let paths: BTreeSet<_> = paths.iter().map(ToString::to_string).collect();
     let verify = Request::Verify {
         paths: Vec::new(),
@@ -101,15 +104,20 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
     };
     assert!(verified.failures.is_empty(), "{what}: {verified:?}");
     assert_eq!(verified.good, paths.len() as u64, "{what}");
-    let profiles = store.profiles().unwrap().into_iter().map(|(name, record)| {
-        let generations = record.generations.iter();
-        let generations = generations.map(|g| (g.number, g.path.to_string()));
-        (name, (record.current, generations.collect()))
-    });
+    let profiles = store
+        .profiles()
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|(name, record)| {
+            let generations = record.generations.iter();
+            let generations = generations.map(|g| (g.number, g.path.to_string()));
+            (name, (record.current, generations.collect()))
+        });
     Seen {
         profiles: profiles.collect(),
         paths,
-        stored_bytes: store.stored_bytes().unwrap(),
+        stored_bytes: store.upkeep().stored_bytes().unwrap(),
     }
 }
 

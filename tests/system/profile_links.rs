@@ -81,7 +81,7 @@ impl Mounted {
 
     fn switch(&self, name: &str, current: u64) {
         let change = self.change(name, current);
-        self.store.change_profiles(&[change]).unwrap();
+        self.store.profiles().change(|_| Ok(vec![change])).unwrap();
     }
 
     fn requests(&self) -> u64 {
@@ -226,15 +226,27 @@ fn changes_are_seen_when_they_return() {
         // The number of a generation given to another path.
         let mut change = mounted.change("a/b/p", 1);
         change.generations.truncate(1);
-        mounted.store.change_profiles(&[change.clone()]).unwrap();
+        mounted
+            .store
+            .profiles()
+            .change(|_| Ok(vec![change.clone()]))
+            .unwrap();
         let second = profiles.join("a/b/p-2-link");
         assert!(fs::symlink_metadata(&second).is_err());
         change.generations.push((2, mounted.paths[0].clone(), 7));
-        mounted.store.change_profiles(&[change.clone()]).unwrap();
+        mounted
+            .store
+            .profiles()
+            .change(|_| Ok(vec![change.clone()]))
+            .unwrap();
         assert_eq!(target(&second), format!("/nix/store/{}", mounted.paths[0]));
         assert_eq!(fs::symlink_metadata(&second).unwrap().mtime(), 7);
         change.generations.clear();
-        mounted.store.change_profiles(&[change]).unwrap();
+        mounted
+            .store
+            .profiles()
+            .change(|_| Ok(vec![change]))
+            .unwrap();
         assert!(fs::symlink_metadata(&link).is_err());
         assert!(fs::metadata(profiles.join("a")).is_err());
         assert!(!names(&profiles).contains("a"), "round {round}");
@@ -341,7 +353,11 @@ fn listings_under_readers_are_true_when_a_change_returns() {
             assert_eq!(names(&per_user.join("ann")).len(), 3, "round {round}");
             assert_eq!(fs::read_to_string(profile.join("name")).unwrap(), "one");
             assert!(changed().elapsed().unwrap() < Duration::from_secs(2));
-            mounted.store.change_profiles(&[gone.clone()]).unwrap();
+            mounted
+                .store
+                .profiles()
+                .change(|_| Ok(vec![gone.clone()]))
+                .unwrap();
             assert!(names(&per_user).is_empty(), "round {round}");
             assert!(fs::symlink_metadata(&profile).is_err(), "round {round}");
             if start.elapsed() > PATIENCE {

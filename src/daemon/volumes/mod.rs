@@ -178,7 +178,7 @@ impl Volumes {
                 return Ok(json!({ "Volume": volume, "Err": "" }));
             }
             "/VolumeDriver.List" => {
-                let (views, mount) = (self.engine.store.all_views()?, self.full_mount()?);
+                let (views, mount) = (self.engine.store.views().list()?, self.full_mount()?);
                 let volumes = views.iter();
                 let volumes = volumes.map(|v| self.describe_volume(v, mount.as_deref()));
                 let volumes: Vec<_> = volumes.collect::<Result<_, _>>()?;
@@ -212,7 +212,11 @@ impl Volumes {
                 &mut NoOutput,
                 |roots, profiles| {
                     // A concurrent request may have created it meanwhile.
-                    let there = self.engine.store.make_volume(&name, roots, profiles)?;
+                    let there = self
+                        .engine
+                        .store
+                        .views()
+                        .make_volume(&name, roots, profiles)?;
                     Ok(there.filter(|view| !is_same(view, roots, profiles)))
                 },
             )?,
@@ -228,7 +232,7 @@ impl Volumes {
 
     fn remove_volume(&self, name: &ViewName) -> Result<(), VolumeError> {
         self.volume_view(name)?;
-        if !self.engine.store.remove_volume(name.as_str())? {
+        if !self.engine.store.views().remove_volume(name.as_str())? {
             tracing::info!(
                 "the volume {name} is removed; its closure view stays, since `narfs closure` created it"
             );
@@ -237,12 +241,12 @@ impl Volumes {
     }
 
     fn find_view(&self, name: &ViewName) -> Result<Option<Arc<View>>, VolumeError> {
-        let table = self.engine.store.view_table();
+        let table = self.engine.store.views().table();
         match table.named(name.as_str()) {
             Some(view) => Ok(Some(view.clone())),
             None => {
                 // A damaged view is not absent.
-                self.engine.store.all_views()?;
+                self.engine.store.views().list()?;
                 Ok(None)
             }
         }
@@ -272,7 +276,7 @@ impl Volumes {
 
     fn describe_volume(&self, view: &View, mount: Option<&Path>) -> Result<Value, VolumeError> {
         let Definition { closure, profiles } = self.definition(view);
-        let unknown = self.engine.store.unknown_in(view)?;
+        let unknown = self.engine.store.views().unknown(view)?;
         let is_incomplete = !unknown.is_empty();
         let mut unknown = self.engine.unknown_paths(&unknown);
         self.completion.explain(&mut unknown);
@@ -283,7 +287,7 @@ impl Volumes {
             "Status": {
                 "closure": closure,
                 "profile": profiles,
-                "paths": self.engine.store.view_members(view)?.from(1).count(),
+                "paths": self.engine.store.views().members(view)?.from(1).count(),
                 "incomplete": is_incomplete,
                 "unknown": unknown,
                 "removable": view.record.is_volume,

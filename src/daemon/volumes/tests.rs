@@ -62,7 +62,7 @@ impl State {
     }
 
     fn registration(&self, path: &StorePath) -> Registration {
-        let info = self.volumes.engine.store.path_info(path.hash()).unwrap();
+        let info = self.volumes.engine.store.paths().info(path.hash()).unwrap();
         info.unwrap().registration
     }
 
@@ -124,7 +124,8 @@ fn a_volume_is_made_used_and_removed() {
         .volumes
         .engine
         .store
-        .view_table()
+        .views()
+        .table()
         .named("v")
         .unwrap()
         .record
@@ -147,7 +148,16 @@ fn a_volume_is_made_used_and_removed() {
         let said = State::said(state.named(request, "v"), 500);
         assert!(said.contains("no closure view \"v\""), "{request}: {said}");
     }
-    assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
+    assert!(
+        state
+            .volumes
+            .engine
+            .store
+            .views()
+            .list()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -160,7 +170,8 @@ fn a_volume_is_made_once() {
         .volumes
         .engine
         .store
-        .view_table()
+        .views()
+        .table()
         .named("v")
         .unwrap()
         .clone();
@@ -175,7 +186,7 @@ fn a_volume_is_made_once() {
     assert!(said.contains(&format!("-o closure={a}:{b}")), "{said}");
     let with_profile = json!({ "closure": format!("{a}:{b}"), "profile": "p" });
     State::said(state.create("v", &with_profile), 500);
-    let table = state.volumes.engine.store.view_table();
+    let table = state.volumes.engine.store.views().table();
     assert!(
         Arc::ptr_eq(&first, table.named("v").unwrap()),
         "nothing was written"
@@ -205,7 +216,8 @@ fn of_many_that_make_it_at_once_one_does() {
             .volumes
             .engine
             .store
-            .view_table()
+            .views()
+            .table()
             .named(&name)
             .unwrap()
             .clone();
@@ -222,7 +234,8 @@ fn a_view_that_was_there_is_adopted_and_only_let_go() {
     let store = &state.volumes.engine.store;
     let name = ViewName::parse("web").unwrap();
     store
-        .define_view(&name, std::slice::from_ref(&state.a), &[])
+        .views()
+        .define(&name, std::slice::from_ref(&state.a), &[])
         .unwrap();
     let listed = state.send("List", b"").1;
     assert_eq!(listed["Volumes"][0]["Name"], "web");
@@ -230,16 +243,17 @@ fn a_view_that_was_there_is_adopted_and_only_let_go() {
     let got = state.named("Get", "web").1;
     assert_eq!(got["Volume"]["Status"]["removable"], false);
     assert_done(state.named("Remove", "web"));
-    assert!(store.view_table().named("web").is_some());
+    assert!(store.views().table().named("web").is_some());
     // Volumes created by the plugin are removed by it, even if they were redefined since.
     let a = state.full(&state.a);
     assert_done(state.create("made", &json!({ "closure": a })));
     let name = ViewName::parse("made").unwrap();
     store
-        .define_view(&name, std::slice::from_ref(&state.b), &[])
+        .views()
+        .define(&name, std::slice::from_ref(&state.b), &[])
         .unwrap();
     assert_done(state.named("Remove", "made"));
-    assert!(store.view_table().named("made").is_none());
+    assert!(store.views().table().named("made").is_none());
 }
 
 #[test]
@@ -255,7 +269,8 @@ fn a_volume_follows_profiles_that_are_there() {
             .volumes
             .engine
             .store
-            .change_profiles(&[change])
+            .profiles()
+            .change(|_| Ok(vec![change]))
             .unwrap();
     };
     set("p", 1, &state.a);
@@ -285,6 +300,7 @@ fn a_volume_follows_profiles_that_are_there() {
         .volumes
         .engine
         .store
+        .paths()
         .register(&[(registration, None)])
         .unwrap();
     set("p", 1, &c);
@@ -343,7 +359,16 @@ fn what_is_no_request_is_answered_with_what_one_is() {
             assert!(said.contains("is no name for a closure view"), "{said}");
         }
     }
-    assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
+    assert!(
+        state
+            .volumes
+            .engine
+            .store
+            .views()
+            .list()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -387,7 +412,16 @@ fn options_and_endpoints_that_there_are_not_are_answered_with_those_that_there_a
     ] {
         assert!(answer(unknown).contains("/VolumeDriver.Create"));
     }
-    assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
+    assert!(
+        state
+            .volumes
+            .engine
+            .store
+            .views()
+            .list()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -418,7 +452,16 @@ fn what_cannot_be_shown_is_named() {
     // Local paths need no source.
     assert_done(away.create("v", &json!({ "closure": away.full(&away.a) })));
     for state in [&state, &empty] {
-        assert!(state.volumes.engine.store.all_views().unwrap().is_empty());
+        assert!(
+            state
+                .volumes
+                .engine
+                .store
+                .views()
+                .list()
+                .unwrap()
+                .is_empty()
+        );
     }
     drop(state.dir);
 }

@@ -128,7 +128,7 @@ fn read<'s>(
     stream: Stream,
 ) -> Result<ChannelWriter<'s>, ChannelError> {
     let plain = plain(stream, url, store.store_dir())?;
-    let mut writer = store.write_channel(name, url)?;
+    let mut writer = store.channels().write(name, url)?;
     /// An error in the list, or in the state.
     enum Wrong {
         List(ListError),

@@ -35,13 +35,13 @@ impl Engine {
             }
             ChannelCommand::Update { names, netrc } => self.update_channels(&names, netrc),
             ChannelCommand::List => {
-                let channels = self.store.channels()?;
+                let channels = self.store.channels().list()?;
                 let reports = channels.iter().map(report);
                 Ok(Report::Channels(reports.collect()))
             }
             ChannelCommand::Remove { name } => {
                 let name = ChannelName::parse(&name).map_err(ChannelError::from)?;
-                if !self.store.remove_channel(&name)? {
+                if !self.store.channels().remove(&name)? {
                     return Err(self.absent_channel(name)?.into());
                 }
                 Ok(Report::Done)
@@ -50,7 +50,7 @@ impl Engine {
     }
 
     fn absent_channel(&self, name: ChannelName) -> Result<ChannelError, EngineError> {
-        let channels = self.store.channels()?;
+        let channels = self.store.channels().list()?;
         let there = match channels.as_slice() {
             [] => "there are none yet; `narfs channel add` adds one".to_owned(),
             channels => format!("the channels are: {}", names_of(channels)),
@@ -70,7 +70,7 @@ impl Engine {
             name: name.clone(),
             url: redacted(&there.url),
         };
-        let there = self.store.channel(name)?;
+        let there = self.store.channels().get(name)?;
         let replaces = match there {
             // Adding the same channel again is no error.
             Some(there) if there.url == url => Replaces::Old,
@@ -86,10 +86,10 @@ impl Engine {
                     source: Box::new(source),
                 },
             })?;
-        } else if replaces == Replaces::Nothing && !self.store.add_channel(name, url)? {
+        } else if replaces == Replaces::Nothing && !self.store.channels().add(name, url)? {
             return Err(ChannelError::Changed(name.clone()).into());
         }
-        let added = self.store.channel(name)?;
+        let added = self.store.channels().get(name)?;
         Ok(Report::Channels(added.iter().map(report).collect()))
     }
 
@@ -101,21 +101,21 @@ impl Engine {
         let mut channels = Vec::new();
         for name in names {
             let name = ChannelName::parse(name).map_err(ChannelError::from)?;
-            match self.store.channel(&name)? {
+            match self.store.channels().get(&name)? {
                 Some(channel) if channels.contains(&channel) => {}
                 Some(channel) => channels.push(channel),
                 None => return Err(self.absent_channel(name)?.into()),
             }
         }
         if names.is_empty() {
-            channels = self.store.channels()?;
+            channels = self.store.channels().list()?;
         }
         let mut done = ChannelUpdateReport::default();
         for Channel { name, url, .. } in channels {
             match self.update_channel(&name, &url, Replaces::Old, netrc.clone()) {
                 Ok(()) => done
                     .updated
-                    .extend(self.store.channel(&name)?.as_ref().map(report)),
+                    .extend(self.store.channels().get(&name)?.as_ref().map(report)),
                 Err(error) => done.failures.push(Failure {
                     path: name.to_string(),
                     error: chain(&error),
@@ -164,7 +164,7 @@ impl Engine {
 
     /// The store path of a package.
     fn package(&self, text: &str) -> Result<StorePath, ChannelError> {
-        let mut channels = self.store.channels()?;
+        let mut channels = self.store.channels().list()?;
         let without_list = match channels.first() {
             None => "there are no channels; `narfs channel add NAME URL` adds one".to_owned(),
             Some(_) => format!(
@@ -183,7 +183,7 @@ impl Engine {
         let mut lookup = Lookup::new(text);
         for Channel { name, .. } in &channels {
             let see = |path| lookup.see(path, name.as_str());
-            self.store.channel_paths(name, see)?;
+            self.store.channels().paths(name, see)?;
         }
         match lookup.finish() {
             Found::One(one) => Ok(one.path),
@@ -194,7 +194,9 @@ impl Engine {
             Found::Nothing => {
                 let mut nearest = Nearest::new(text);
                 for Channel { name, .. } in &channels {
-                    self.store.channel_paths(name, |path| nearest.see(&path))?;
+                    self.store
+                        .channels()
+                        .paths(name, |path| nearest.see(&path))?;
                 }
                 let nearest = nearest.finish();
                 Err(ChannelError::NoPackage {

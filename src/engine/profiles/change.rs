@@ -12,8 +12,7 @@ use crate::engine::state::Engine;
 use crate::engine::supply::Supply;
 use crate::nix::store_path::StorePath;
 use crate::profile::{Advance, DeleteSpec, Generation, GenerationNumber, Generations, ProfileName};
-use crate::store::{ProfileChange, ProfileRecord, Publication, StoreError};
-use crate::sync;
+use crate::store::{ProfileChange, ProfileRecord, ProfileTable, Publication, StoreError};
 
 /// The planned change of a profile.
 pub(in crate::engine) struct Plan {
@@ -37,8 +36,7 @@ impl Engine {
         &self,
         name: &ProfileName,
     ) -> Result<Generations, StoreError> {
-        let record = self.store.profile(name.as_str())?;
-        Ok(record.map_or_else(Generations::new, |record| from_record(&record)))
+        generations_in(&self.store.profiles().table(), name)
     }
 
     /// The generations of an existing profile.
@@ -54,7 +52,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn absent(&self, name: &ProfileName) -> Result<ProfileError, StoreError> {
-        let there = self.store.profiles()?;
+        let there = self.store.profiles().list()?;
         let there: Vec<_> = there.iter().map(|(name, _)| name.as_str()).collect();
         let there = match there.as_slice() {
             [] => "there are none yet; `narfs profile install` creates one".to_owned(),
@@ -73,8 +71,9 @@ impl Engine {
         mut plan: impl FnMut(&[Generations]) -> Result<Vec<Plan>, EngineError>,
     ) -> Result<Vec<ProfileChangeReport>, EngineError> {
         loop {
-            self.check_new(names)?;
-            let before = self.read_all(names)?;
+            let table = self.store.profiles().table();
+            check_new(&table, names)?;
+            let before = read_all(&table, names)?;
             let plans = plan(&before)?;
             let mut publications = Vec::new();
             let mut changes = Vec::new();
@@ -89,42 +88,23 @@ impl Engine {
             if dry_run || changes.is_empty() {
                 return Ok(reports);
             }
-            let _changing = sync::lock(&self.profile_lock);
-            if self.read_all(names)? != before {
-                tracing::info!("a profile was changed concurrently; planning the change again");
-                continue;
-            }
-            self.check_new(names)?;
+            // What a change points to is there before it; if none is made, the next collection takes it.
             if !publications.is_empty() {
-                self.store.publish(&publications)?;
+                self.store.paths().publish(&publications)?;
             }
-            self.store.change_profiles(&changes)?;
-            return Ok(reports);
-        }
-    }
-
-    pub(in crate::engine) fn read_all(
-        &self,
-        names: &[&ProfileName],
-    ) -> Result<Vec<Generations>, StoreError> {
-        names.iter().map(|name| self.generations(name)).collect()
-    }
-
-    /// Checks that these profiles can exist beside each other and the existing ones.
-    pub(in crate::engine) fn check_new(&self, names: &[&ProfileName]) -> Result<(), EngineError> {
-        let there = self.store.profiles()?;
-        let there: Vec<_> = there
-            .iter()
-            .filter_map(|(n, _)| ProfileName::parse(n).ok())
-            .collect();
-        for new in names {
-            let mut others = there.iter().chain(names.iter().copied());
-            if let Some(old) = others.find(|old| old.conflicts_with(new)) {
-                let (new, old) = ((*new).clone(), old.clone());
-                return Err(ProfileError::Conflict { new, old }.into());
+            let mut is_true = Ok(false);
+            self.store.profiles().change(|now| {
+                is_true = is_still(now, names, &before);
+                Ok(match is_true {
+                    Ok(true) => changes,
+                    _ => Vec::new(),
+                })
+            })?;
+            if is_true? {
+                return Ok(reports);
             }
+            tracing::info!("a profile changed while a change was planned; planning again");
         }
-        Ok(())
     }
 
     /// Makes `target` current by the rules of Nix.
@@ -274,6 +254,46 @@ impl ProfileChanger<'_> {
             Ok(plan)
         })
     }
+}
+
+/// The generations of a profile; none if there is no such profile.
+fn generations_in(table: &ProfileTable, name: &ProfileName) -> Result<Generations, StoreError> {
+    let record = table.checked(name.as_str())?;
+    Ok(record.map_or_else(Generations::new, |record| from_record(record)))
+}
+
+fn read_all(table: &ProfileTable, names: &[&ProfileName]) -> Result<Vec<Generations>, StoreError> {
+    let each = names.iter().map(|name| generations_in(table, name));
+    each.collect()
+}
+
+/// Fails unless all of these can be profiles at once, with those that there are.
+fn check_new(table: &ProfileTable, names: &[&ProfileName]) -> Result<(), EngineError> {
+    let there = table.profiles()?;
+    let there: Vec<_> = there
+        .filter_map(|(name, _)| ProfileName::parse(name).ok())
+        .collect();
+    for new in names {
+        let mut others = there.iter().chain(names.iter().copied());
+        if let Some(old) = others.find(|old| old.conflicts_with(new)) {
+            let (new, old) = ((*new).clone(), old.clone());
+            return Err(ProfileError::Conflict { new, old }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether these profiles are still what a change was planned on.
+fn is_still(
+    table: &ProfileTable,
+    names: &[&ProfileName],
+    before: &[Generations],
+) -> Result<bool, EngineError> {
+    let is_still = read_all(table, names)? == before;
+    if is_still {
+        check_new(table, names)?;
+    }
+    Ok(is_still)
 }
 
 pub(in crate::engine) fn from_record(record: &ProfileRecord) -> Generations {

@@ -51,7 +51,7 @@ impl Engine {
     }
 
     fn known_closure(&self, target: &StorePath) -> Result<Closure, EngineError> {
-        let infos = self.store.closure([target.hash()])?;
+        let infos = self.store.paths().closure([target.hash()])?;
         let known: BTreeSet<_> = infos.iter().map(|i| i.registration.path.hash()).collect();
         let references = infos.iter().flat_map(|i| &i.registration.references);
         let unknown = references.chain([target]);

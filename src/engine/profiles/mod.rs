@@ -52,7 +52,7 @@ impl Engine {
     }
 
     fn list_profiles(&self) -> Result<Report, EngineError> {
-        let profiles = self.store.profiles()?;
+        let profiles = self.store.profiles().list()?;
         let summaries = profiles.into_iter().map(|(profile, record)| {
             let current = record.current_generation();
             ProfileSummary {

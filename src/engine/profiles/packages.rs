@@ -122,7 +122,7 @@ impl Engine {
         let environment = environment.map_err(ProfileError::from)?;
         let (root, spool) = (&environment.root, self.store.spool());
         let (tree, hold) = if keep {
-            let mut writer = self.store.chunk_writer()?;
+            let mut writer = self.store.contents().chunk_writer()?;
             let tree = realise_profile(root, manifest, store_dir, &mut writer, &spool);
             (tree, Some(writer.finish()))
         } else {

@@ -20,7 +20,10 @@ fn with_profiles() -> (TempDir, FileSystem) {
         change("system", 2, &[(1, 1), (2, 2)]),
         change("per-user/ann/profile", 1, &[(1, 1)]),
     ];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     (dir, fs)
 }
 
@@ -175,7 +178,10 @@ fn a_listing_that_goes_on_after_a_change_shows_what_stayed_once() {
         change("aaa", 1, &[(1, 1)]),
         change("per-user/ann/profile", 1, &[]),
     ];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     page(100);
     assert_eq!(seen[2..4], ["per-user", "system"]);
     let rest = [
@@ -196,7 +202,8 @@ fn a_link_that_changes_gets_another_number_and_the_old_one_is_stale() {
     let generation = [(1, 1), (2, 2)];
     let switch = |to| {
         fs.store
-            .change_profiles(&[change("system", to, &generation)])
+            .profiles()
+            .change(|_| Ok(vec![change("system", to, &generation)]))
             .unwrap();
     };
     switch(1);
@@ -214,10 +221,16 @@ fn a_link_that_changes_gets_another_number_and_the_old_one_is_stale() {
     );
     // The number of a deleted generation, for another path.
     let changes = [change("system", 1, &[(1, 1)])];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     assert!(matches!(fs.attributes(generations[1]), Err(FsError::Stale)));
     let changes = [change("system", 2, &[(1, 1), (2, 1)])];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     let again = inode(&fs, "system-2-link");
     assert_ne!(again, generations[1]);
     assert_ne!(inode(&fs, "system"), second);
@@ -259,7 +272,10 @@ fn profiles_that_are_gone_leave_stale_numbers() {
     let places = ["per-user/ann", "per-user/ann/profile"];
     let old = places.map(|place| inode(&fs, place));
     let changes = [change("per-user/ann/profile", 1, &[])];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     for old in old {
         assert!(matches!(fs.attributes(old), Err(FsError::Stale)));
         assert!(matches!(fs.lookup(old, b"profile"), Err(FsError::Stale)));
@@ -270,7 +286,10 @@ fn profiles_that_are_gone_leave_stale_numbers() {
     }
     assert_eq!(names(&fs, inode(&fs, "per-user"), 9), [".", ".."]);
     let changes = [change("per-user/ann/profile", 1, &[(1, 1)])];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     assert!(places.map(|place| inode(&fs, place)) != old);
 }
 
@@ -288,7 +307,10 @@ fn what_a_change_makes_stale_is_named() {
     let per_user = inode(&fs, "per-user");
     let ann = inode(&fs, "per-user/ann");
     let stale = |changes: &[ProfileChange]| -> Vec<(Inode, String)> {
-        fs.store.change_profiles(changes).unwrap();
+        fs.store
+            .profiles()
+            .change(|_| Ok(changes.to_vec()))
+            .unwrap();
         let stale: Vec<StaleEntries> = reported.lock().unwrap().pop().unwrap();
         for s in &stale {
             // Unless it was removed.
@@ -339,7 +361,10 @@ fn links_that_are_replaced_are_named_with_what_they_were() {
     let all = inode(&fs, "");
     let [name, second] = ["system", "system-2-link"].map(|place| inode(&fs, place));
     let replaced = |changes: &[ProfileChange]| -> Vec<(String, Inode)> {
-        fs.store.change_profiles(changes).unwrap();
+        fs.store
+            .profiles()
+            .change(|_| Ok(changes.to_vec()))
+            .unwrap();
         let replaced = std::mem::take(&mut *reported.lock().unwrap()).into_iter();
         let replaced = replaced.inspect(|r| assert_eq!(r.directory, all));
         replaced.map(|r| (r.name, r.link)).collect()
@@ -373,7 +398,10 @@ fn a_profile_has_a_pipe_that_is_not_listed() {
     }
     // A profile of that name takes precedence.
     let changes = [change("per-user/ann/profile.changed", 1, &[(1, 1)])];
-    fs.store.change_profiles(&changes).unwrap();
+    fs.store
+        .profiles()
+        .change(|_| Ok(changes.to_vec()))
+        .unwrap();
     let link = walk(&fs, "var/nix/profiles/per-user/ann/profile.changed").unwrap();
     assert_eq!(link.kind, Kind::Link);
 }

@@ -6,7 +6,7 @@ use crate::store::{ChangedView, ViewName};
 fn define(fs: &FileSystem, name: &str, seeds: &[u8]) {
     let roots: Vec<_> = seeds.iter().map(|seed| path(*seed)).collect();
     let name = ViewName::parse(name).unwrap();
-    fs.store.define_view(&name, &roots, &[]).unwrap();
+    fs.store.views().define(&name, &roots, &[]).unwrap();
 }
 
 /// Paths 1 to 6; `v` shows 1 and 2, `w` 2 and 3.
@@ -134,7 +134,7 @@ fn guessed_numbers_lead_to_what_is_shown_only() {
     assert!(fs.list(gone, 0, &mut |_| true).is_err());
     assert_eq!(at(&fs, "v", &format!("{}/bin", path(2))).unwrap(), stays);
     let store = at(&fs, "v", "").unwrap().inode;
-    fs.store.remove_view("v").unwrap();
+    fs.store.views().remove("v").unwrap();
     for inode in [store, stays.inode] {
         assert!(matches!(fs.attributes(inode), Err(FsError::Stale)));
         assert!(matches!(fs.lookup(inode, b"x"), Err(FsError::Stale)));

@@ -11,7 +11,7 @@ fn writable() -> (TempDir, Arc<Store>, WritableProfiles) {
     let store = fs.store.clone();
     let changed = store.clone();
     let change: ChangeProfile = Box::new(move |name, change| {
-        let record = changed.profile(name.as_str())?;
+        let record = changed.profiles().get(name.as_str())?;
         let list = record.iter().flat_map(|r| &r.generations).map(|g| {
             let (target, created) = (g.path.clone(), g.created);
             (GenerationNumber(g.number), Generation { target, created })
@@ -23,13 +23,15 @@ fn writable() -> (TempDir, Arc<Store>, WritableProfiles) {
         let before = Generations::from_parts(current, list.collect());
         let after = change.apply(name, &before, 1000)?;
         let list = after.list().iter();
-        changed.change_profiles(&[ProfileChange {
-            name: name.to_string(),
-            current: after.current().map(|n| n.0),
-            generations: list
-                .map(|(n, g)| (n.0, g.target.clone(), g.created))
-                .collect(),
-        }])?;
+        changed.profiles().change(|_| {
+            Ok(vec![ProfileChange {
+                name: name.to_string(),
+                current: after.current().map(|n| n.0),
+                generations: list
+                    .map(|(n, g)| (n.0, g.target.clone(), g.created))
+                    .collect(),
+            }])
+        })?;
         Ok(())
     });
     (dir, store, WritableProfiles::new(Arc::new(fs), change))
@@ -123,7 +125,7 @@ fn errno<T: std::fmt::Debug>(outcome: Result<T, FsError>) -> i32 {
 }
 
 fn generations(store: &Store, name: &str) -> (Option<u64>, Vec<(u64, StorePath)>) {
-    let record = store.profile(name).unwrap().unwrap();
+    let record = store.profiles().get(name).unwrap().unwrap();
     let list = record.generations.into_iter().map(|g| (g.number, g.path));
     (record.current, list.collect())
 }
@@ -214,7 +216,7 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
     let (_dir, store, at) = writable();
     at.set("default", 1, &full(1)).unwrap();
     at.set("default", 2, &full(2)).unwrap();
-    let before = store.profile("default").unwrap();
+    let before = store.profiles().get("default").unwrap();
     let draft = "default-3-link.tmp-1-2";
     at.link(draft, &full(3)).unwrap();
     at.touch("file").unwrap_err();
@@ -277,7 +279,7 @@ fn what_is_not_what_nix_does_is_refused_and_changes_nothing() {
         errno(at.take_away("default-3-link")),
         FsError::NotFound.errno()
     );
-    assert_eq!(store.profile("default").unwrap(), before);
+    assert_eq!(store.profiles().get("default").unwrap(), before);
 }
 
 #[test]
@@ -363,11 +365,14 @@ fn the_link_of_a_profile_is_one_inode_that_leads_where_it_leads_now() {
     assert_eq!(at.attributes(link.inode).unwrap().inode, link.inode);
     // Changed by a command.
     store
-        .change_profiles(&[ProfileChange {
-            name: "default".into(),
-            current: Some(1),
-            generations: vec![(1, path(1), 5)],
-        }])
+        .profiles()
+        .change(|_| {
+            Ok(vec![ProfileChange {
+                name: "default".into(),
+                current: Some(1),
+                generations: vec![(1, path(1), 5)],
+            }])
+        })
         .unwrap();
     assert_eq!(at.read_link(link.inode).unwrap(), b"default-1-link");
     assert_eq!(at.target("default-1-link").unwrap(), full(1));

@@ -137,7 +137,7 @@ impl WritableProfiles {
             Place::Profile(id, _) => id,
             _ => ProfileDirectory::ROOT,
         };
-        match self.fs.store.profile_table().member(id) {
+        match self.fs.store.profiles().table().member(id) {
             Some(ProfileMember::Directory(name, _)) => Ok(name.to_owned()),
             Some(ProfileMember::Profile(..)) => Err(FsError::NotADirectory),
             None => Err(FsError::Stale),
@@ -146,7 +146,7 @@ impl WritableProfiles {
 
     /// The inode of a directory that exists in the state.
     fn known(&self, directory: &str) -> Option<Inode> {
-        let known = self.fs.store.profile_table().directory(directory);
+        let known = self.fs.store.profiles().table().directory(directory);
         known.map(|known| Inode::profile_directory(known.id))
     }
 
@@ -528,7 +528,7 @@ impl WritableProfiles {
     /// Registers a store path.
     fn find(&self, path: &StorePath, requester: Requester) -> Result<(), FsError> {
         let is_known = || {
-            let info = self.fs.store.path_info(path.hash())?;
+            let info = self.fs.store.paths().info(path.hash())?;
             Ok::<_, FsError>(info.is_some_and(|info| info.registration.path == *path))
         };
         if is_known()? {

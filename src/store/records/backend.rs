@@ -39,6 +39,15 @@ impl Batch {
         self.writes.push(Write::Delete(family, key.into()));
     }
 
+    /// Adds the writes of another batch behind those of this one.
+    pub(in crate::store) fn append(&mut self, mut other: Self) {
+        self.writes.append(&mut other.writes);
+    }
+
+    pub(in crate::store) fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
     /// Deletes all records that a family has before the batch.
     pub(in crate::store) fn clear(&mut self, family: Family) {
         self.writes.push(Write::Clear(family));

@@ -1,7 +1,7 @@
 //! The families of records.
 
-/// A family of records: keys are unique in it, and in the order of their bytes. `format.md` says what is in
-/// each.
+/// A family of records: keys are unique in it, and in the order of their bytes. `format.md` says what is
+/// in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) enum Family {
     Chunks,

@@ -6,6 +6,7 @@
 
 mod backend;
 mod blob_files;
+mod codec;
 mod family;
 #[cfg(test)]
 mod memory;
@@ -18,16 +19,17 @@ use std::path::{Path, PathBuf};
 pub use backend::BackendError;
 pub(super) use backend::{Batch, Durability, Record};
 pub(super) use blob_files::{BlobFile, OVERHEAD};
+pub(super) use codec::{Reader, Writer};
 pub(super) use family::Family;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
 
-use super::directory::{check_room, free};
+use super::directory::{RESERVE, check_room, free};
 use super::error::StoreError;
 use backend::{Backend, End, View};
 use rocks::{OpenError, RocksDb};
 
-/// Below so many free bytes nothing is written, neither to the log nor to files: after one write that
+/// Free bytes below which nothing is written, neither to the log nor to files: after one write that
 /// finds no room RocksDB refuses all others until it is opened anew.
 const LEAST_FREE: u64 = 16 << 20;
 
@@ -141,6 +143,11 @@ impl Records {
     pub(super) fn free_to_write(&self) -> Result<u64, StoreError> {
         let free = free(&self.state)?;
         Ok(free.saturating_sub(LEAST_FREE + self.unwritten()))
+    }
+
+    /// An error when the disk is nearly full for chunks, which are written without the log.
+    pub(super) fn check_reserve(&self) -> Result<(), StoreError> {
+        check_room(&self.state, RESERVE, self.unwritten())
     }
 
     /// Bytes of batches that are not in a file yet, the log apart.

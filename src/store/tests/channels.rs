@@ -23,7 +23,7 @@ fn name(text: &str) -> ChannelName {
 }
 
 fn put(store: &Store, channel: &str, url: &str, paths: &[StorePath], replaces: Replaces) -> bool {
-    let mut writer = store.write_channel(&name(channel), url).unwrap();
+    let mut writer = store.channels().write(&name(channel), url).unwrap();
     for path in paths {
         writer.push(path).unwrap();
     }
@@ -32,7 +32,9 @@ fn put(store: &Store, channel: &str, url: &str, paths: &[StorePath], replaces: R
 
 fn paths(store: &Store, channel: &str) -> Result<Vec<StorePath>, StoreError> {
     let mut paths = Vec::new();
-    store.channel_paths(&name(channel), |path| paths.push(path))?;
+    store
+        .channels()
+        .paths(&name(channel), |path| paths.push(path))?;
     Ok(paths)
 }
 
@@ -43,11 +45,11 @@ fn a_list_is_replaced_whole_and_survives_a_restart() {
     let new = [path(3, "x-2")];
     {
         let store = open(dir.path());
-        assert!(store.channels().unwrap().is_empty());
+        assert!(store.channels().list().unwrap().is_empty());
         assert!(put(&store, "b", "file:///b", &old, Replaces::Nothing));
-        assert!(store.add_channel(&name("a"), "file:///a").unwrap());
+        assert!(store.channels().add(&name("a"), "file:///a").unwrap());
         // What is not committed is nowhere.
-        let mut writer = store.write_channel(&name("b"), "file:///b").unwrap();
+        let mut writer = store.channels().write(&name("b"), "file:///b").unwrap();
         writer.push(&new[0]).unwrap();
         assert_eq!(paths(&store, "b").unwrap(), old);
         drop(writer);
@@ -57,7 +59,7 @@ fn a_list_is_replaced_whole_and_survives_a_restart() {
     assert!(paths(&store, "a").unwrap().is_empty());
     assert!(put(&store, "b", "file:///b", &new, Replaces::Old));
     assert_eq!(paths(&store, "b").unwrap(), new);
-    let channels = store.channels().unwrap();
+    let channels = store.channels().list().unwrap();
     let shown: Vec<_> = channels
         .iter()
         .map(|c| (c.name.as_str(), c.url.as_str(), c.list.map(|l| l.paths)))
@@ -75,14 +77,14 @@ fn a_list_does_not_come_in_the_place_of_another_channel() {
     let store = open(dir.path());
     let list = [path(1, "x-1")];
     assert!(!put(&store, "a", "file:///a", &list, Replaces::Old));
-    assert!(store.add_channel(&name("a"), "file:///a").unwrap());
-    assert!(!store.add_channel(&name("a"), "file:///a").unwrap());
+    assert!(store.channels().add(&name("a"), "file:///a").unwrap());
+    assert!(!store.channels().add(&name("a"), "file:///a").unwrap());
     assert!(!put(&store, "a", "file:///a", &list, Replaces::Nothing));
     assert!(!put(&store, "a", "file:///other", &list, Replaces::Old));
     assert!(paths(&store, "a").unwrap().is_empty());
-    assert!(store.remove_channel(&name("a")).unwrap());
-    assert!(!store.remove_channel(&name("a")).unwrap());
-    assert!(store.channel(&name("a")).unwrap().is_none());
+    assert!(store.channels().remove(&name("a")).unwrap());
+    assert!(!store.channels().remove(&name("a")).unwrap());
+    assert!(store.channels().get(&name("a")).unwrap().is_none());
 }
 
 #[test]
@@ -101,8 +103,8 @@ fn a_damaged_list_is_named_and_can_be_replaced_or_removed() {
     assert!(put(&store, "a", "file:///a", &list, Replaces::Old));
     assert_eq!(paths(&store, "a").unwrap(), list);
     fs::write(&file, "what?\n").unwrap();
-    assert!(store.channels().is_err());
-    assert!(store.remove_channel(&name("a")).unwrap());
+    assert!(store.channels().list().is_err());
+    assert!(store.channels().remove(&name("a")).unwrap());
 }
 
 #[test]

@@ -41,21 +41,21 @@ fn a_state_of_format_1_is_upgraded_and_works() {
     let contents = noise(1, 300_000);
     let mut signed = kept(&store, &path(1), &contents);
     signed.registration.signatures.push("k-1:AAAA".into());
-    store.publish(&[signed]).unwrap();
+    store.paths().publish(&[signed]).unwrap();
     publish(&store, &path(2), &noise(3, 300_000));
     drop(store);
     make_old(dir.path());
     let store = open(dir.path()).unwrap();
     assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
     assert!(dump(&store, &path(1)).unwrap() == contents);
-    let origin = |n| store.path_info(path(n).hash()).unwrap().unwrap().origin;
+    let origin = |n| store.paths().info(path(n).hash()).unwrap().unwrap().origin;
     assert_eq!((origin(1), origin(2)), (Origin::Fetched, Origin::Added));
     assert_sound(&store);
     let evicted = evict(&store, 0, &HashSet::new()).unwrap();
     assert_eq!(evicted.paths, [path(1)]);
     publish(&store, &path(1), &contents);
     assert!(dump(&store, &path(1)).unwrap() == contents);
-    store.pin(&[path(1)]).unwrap();
+    store.roots().pin(&[path(1)]).unwrap();
     assert_sound(&store);
 }
 
@@ -78,7 +78,7 @@ fn a_crash_in_the_upgrade_is_harmless() {
     .unwrap();
     let store = open(dir.path()).unwrap();
     assert_eq!(dump(&store, &path(1)).unwrap(), b"contents");
-    store.pin(&[path(1)]).unwrap();
+    store.roots().pin(&[path(1)]).unwrap();
     drop(store);
     // The families, but not the format file.
     fs::write(
@@ -87,7 +87,7 @@ fn a_crash_in_the_upgrade_is_harmless() {
     )
     .unwrap();
     let store = open(dir.path()).unwrap();
-    assert_eq!(store.pins().unwrap().len(), 1);
+    assert_eq!(store.roots().pins().unwrap().len(), 1);
     drop(store);
     // What comes after is not for this version.
     fs::write(
@@ -103,7 +103,7 @@ fn a_crash_in_the_upgrade_is_harmless() {
 fn a_state_of_format_2_has_no_views_and_gets_some() {
     let (dir, store) = store();
     publish(&store, &path(1), b"contents");
-    store.pin(&[path(1)]).unwrap();
+    store.roots().pin(&[path(1)]).unwrap();
     drop(store);
     let db = dir.path().join("db");
     let families = DB::list_cf(&Options::default(), &db).unwrap();
@@ -117,12 +117,12 @@ fn a_state_of_format_2_has_no_views_and_gets_some() {
     .unwrap();
     let store = open(dir.path()).unwrap();
     assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
-    assert!(store.all_views().unwrap().is_empty());
+    assert!(store.views().list().unwrap().is_empty());
     assert_eq!(dump(&store, &path(1)).unwrap(), b"contents");
-    assert_eq!(store.pins().unwrap().len(), 1);
+    assert_eq!(store.roots().pins().unwrap().len(), 1);
     let name = ViewName::parse("v").unwrap();
-    store.define_view(&name, &[path(1)], &[]).unwrap();
+    store.views().define(&name, &[path(1)], &[]).unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
-    assert_eq!(store.all_views().unwrap().len(), 1);
+    assert_eq!(store.views().list().unwrap().len(), 1);
 }

@@ -12,7 +12,7 @@ struct Kernel {
     /// What it holds no more when it has forgotten the name.
     forgotten: HashSet<StorePathHash>,
     settles: bool,
-    meanwhile: Box<dyn Fn(&Store) + Send + Sync>,
+    meanwhile: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Kernel {
@@ -21,24 +21,24 @@ impl Kernel {
             has: has.iter().map(|(n, c)| (path(*n).hash(), *c)).collect(),
             forgotten: HashSet::new(),
             settles: true,
-            meanwhile: Box::new(|_| ()),
+            meanwhile: Box::new(|| ()),
         }
     }
 }
 
 impl KernelCaches for Kernel {
-    fn settle(&self, _: &Store, _: Duration) -> bool {
+    fn settle(&self, _: Duration) -> bool {
         self.settles
     }
 
-    fn drop_cached(&self, store: &Store, paths: &[Leaving]) -> Vec<Cached> {
-        (self.meanwhile)(store);
+    fn drop_cached(&self, paths: &[Leaving]) -> Vec<Cached> {
+        (self.meanwhile)();
         let hashes = paths.iter().map(|p| p.hash);
         let has = |hash| self.has.get(&hash).copied().unwrap_or(Cached::Nothing);
         hashes.map(has).collect()
     }
 
-    fn forget(&self, _: &Store, paths: &[Leaving], _: Duration) -> Vec<Cached> {
+    fn forget(&self, paths: &[Leaving], _: Duration) -> Vec<Cached> {
         let cached = |path: &Leaving| match self.forgotten.contains(&path.hash) {
             true => Cached::Dropped,
             false => Cached::Held,
@@ -52,12 +52,12 @@ fn five(store: &Store) {
     for n in 1..=5 {
         let mut publication = kept(store, &path(n), &noise(u64::from(n) * 2, 100_000));
         publication.registration.references = (n == 5).then(|| path(4)).into_iter().collect();
-        store.publish(&[publication]).unwrap();
+        store.paths().publish(&[publication]).unwrap();
     }
 }
 
 fn left(store: &Store) -> Vec<StorePath> {
-    store.all_paths().unwrap()
+    store.paths().all().unwrap()
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn what_the_kernel_holds_stays_with_what_it_refers_to() {
     let (_dir, store) = store();
     five(&store);
     let kernel = Kernel::that_has(&[(1, Cached::Held), (2, Cached::Dropped), (5, Cached::Held)]);
-    store.set_kernel_caches(Arc::new(kernel));
+    store.paths().set_kernel_caches(Arc::new(kernel));
     let none = HashSet::new();
     assert_eq!(collect(&store, &none, None).paths.len(), 2);
     assert_eq!(left(&store), [path(1), path(4), path(5)]);
@@ -77,10 +77,12 @@ fn what_the_kernel_holds_stays_with_what_it_refers_to() {
         forgotten: HashSet::from([path(1).hash()]),
         ..Kernel::that_has(&[(1, Cached::Held), (5, Cached::Held)])
     };
-    store.set_kernel_caches(Arc::new(kernel));
+    store.paths().set_kernel_caches(Arc::new(kernel));
     assert_eq!(evict(&store, 0, &none).unwrap().paths, [path(1)]);
     assert_eq!(collect(&store, &none, None).paths, [path(1)]);
-    store.set_kernel_caches(Arc::new(Kernel::that_has(&[])));
+    store
+        .paths()
+        .set_kernel_caches(Arc::new(Kernel::that_has(&[])));
     assert_eq!(collect(&store, &none, None).paths.len(), 2);
 }
 
@@ -90,16 +92,18 @@ fn what_is_in_use_by_name_is_asked_for_when_the_kernel_has_dropped_something() {
     five(&store);
     let in_use = || Ok(HashSet::from([path(1).hash(), path(5).hash()]));
     let none = HashSet::new();
-    store.set_kernel_caches(Arc::new(Kernel::that_has(&[(1, Cached::Dropped)])));
-    let evicted = store.evict(0, &none, &in_use, true).unwrap();
+    store
+        .paths()
+        .set_kernel_caches(Arc::new(Kernel::that_has(&[(1, Cached::Dropped)])));
+    let evicted = store.upkeep().evict(0, &none, &in_use, true).unwrap();
     assert_eq!(evicted.paths, [path(2), path(3), path(4)]);
-    let collection = store.begin_collection();
+    let collection = store.upkeep().begin_collection();
     let gone = collection.remove(&none, None, &in_use, &mut |_| true);
     assert_eq!(gone.unwrap().paths.len(), 2);
     assert_eq!(left(&store), [path(1), path(4), path(5)]);
     // An error is no "nothing".
     let fails = || Err(StoreError::InUse("no".into()));
-    let collection = store.begin_collection();
+    let collection = store.upkeep().begin_collection();
     let failed = collection.remove(&none, None, &fails, &mut |_| true);
     assert!(matches!(failed, Err(StoreError::InUse(_))));
     assert_eq!(left(&store).len(), 3);
@@ -108,19 +112,22 @@ fn what_is_in_use_by_name_is_asked_for_when_the_kernel_has_dropped_something() {
 #[test]
 fn what_is_looked_up_while_a_removal_runs_stays() {
     let (_dir, store) = store();
+    let store = Arc::new(store);
     five(&store);
-    let look = |store: &Store| {
-        store.look_up(path(5).hash()).unwrap().unwrap();
-        store.look_up_from(PathOrdinal(2), 1).unwrap();
+    let looks = store.clone();
+    let look = move || {
+        let store = &looks;
+        store.paths().look_up(path(5).hash()).unwrap().unwrap();
+        store.paths().look_up_from(PathOrdinal(2), 1).unwrap();
     };
     // What was looked up before is no use by itself.
-    look(&store);
+    look();
     std::thread::sleep(Duration::from_millis(3));
     let kernel = || Kernel {
-        meanwhile: Box::new(look),
+        meanwhile: Box::new(look.clone()),
         ..Kernel::that_has(&[])
     };
-    store.set_kernel_caches(Arc::new(kernel()));
+    store.paths().set_kernel_caches(Arc::new(kernel()));
     let none = HashSet::new();
     assert_eq!(evict(&store, 0, &none).unwrap().paths.len(), 3);
     let all = [1, 2, 3, 4, 5].map(path);
@@ -133,12 +140,12 @@ fn what_is_looked_up_while_a_removal_runs_stays() {
         settles: false,
         ..Kernel::that_has(has)
     };
-    store.set_kernel_caches(Arc::new(unsettled(&[])));
+    store.paths().set_kernel_caches(Arc::new(unsettled(&[])));
     collect(&store, &none, None);
     assert_eq!(left(&store), [path(2), path(4), path(5)]);
     // It has, and nobody uses it.
     std::thread::sleep(Duration::from_millis(3));
-    store.set_kernel_caches(Arc::new(unsettled(&[
+    store.paths().set_kernel_caches(Arc::new(unsettled(&[
         (2, Cached::Dropped),
         (5, Cached::Dropped),
     ])));
@@ -152,15 +159,18 @@ fn where_a_fetch_waits_the_kernel_is_not_asked() {
     five(&store);
     let in_use = || {
         // Whoever looks all the time keeps nothing above the budget.
-        store.look_up(path(3).hash())?;
+        store.paths().look_up(path(3).hash())?;
         Ok(HashSet::from([path(1).hash()]))
     };
     let kernel = Kernel {
-        meanwhile: Box::new(|_| panic!("it was asked to drop what it has")),
+        meanwhile: Box::new(|| panic!("it was asked to drop what it has")),
         ..Kernel::that_has(&[2, 4, 5].map(|n| (n, Cached::Held)))
     };
-    store.set_kernel_caches(Arc::new(kernel));
-    let evicted = store.evict(0, &HashSet::new(), &in_use, false).unwrap();
+    store.paths().set_kernel_caches(Arc::new(kernel));
+    let evicted = store
+        .upkeep()
+        .evict(0, &HashSet::new(), &in_use, false)
+        .unwrap();
     assert_eq!(evicted.paths, [2, 3, 4, 5].map(path));
 }
 
@@ -171,15 +181,15 @@ fn a_path_that_comes_back_has_its_ordinal_again_if_its_nar_is_the_same() {
     let none = HashSet::new();
     collect(&store, &none, None);
     let ordinal = |store: &Store, n| {
-        let info = store.path_info(path(n).hash()).unwrap();
+        let info = store.paths().info(path(n).hash()).unwrap();
         info.unwrap().ordinal
     };
     // First known, then here; here at once; another NAR.
     let publication = kept(&store, &path(3), &noise(6, 100_000));
     let known = (publication.registration.clone(), None);
-    store.register(&[known]).unwrap();
+    store.paths().register(&[known]).unwrap();
     assert_eq!(ordinal(&store, 3), PathOrdinal(3));
-    store.publish(&[publication]).unwrap();
+    store.paths().publish(&[publication]).unwrap();
     publish(&store, &path(2), &noise(4, 100_000));
     publish(&store, &path(1), b"another");
     let ordinals = [1, 2, 3].map(|n| ordinal(&store, n));
@@ -193,7 +203,10 @@ fn a_path_that_comes_back_has_its_ordinal_again_if_its_nar_is_the_same() {
     publish(&store, &path(6), b"new");
     let ordinals = [1, 4, 6].map(|n| ordinal(&store, n));
     assert_eq!(ordinals, [6, 4, 7].map(PathOrdinal));
-    assert_eq!(store.path_of(PathOrdinal(6)).unwrap(), Some(path(1)));
+    assert_eq!(
+        store.paths().with_ordinal(PathOrdinal(6)).unwrap(),
+        Some(path(1))
+    );
     assert_sound(&store);
 }
 
@@ -202,8 +215,11 @@ fn a_crash_gives_no_ordinal_to_something_else() {
     let (dir, store) = store();
     let register = |store: &Store, n| {
         let publication = kept(store, &path(n), &[n; 3000]);
-        store.register(&[(publication.registration, None)]).unwrap();
-        let info = store.path_info(path(n).hash()).unwrap();
+        store
+            .paths()
+            .register(&[(publication.registration, None)])
+            .unwrap();
+        let info = store.paths().info(path(n).hash()).unwrap();
         info.unwrap().ordinal.0
     };
     for n in 1..=150 {

@@ -15,7 +15,7 @@ fn change(name: &str, current: u64, generations: &[(u64, u8)]) -> ProfileChange 
 }
 
 fn profile(store: &Store, name: &str) -> ProfileRecord {
-    store.profile(name).unwrap().unwrap()
+    store.profiles().get(name).unwrap().unwrap()
 }
 
 /// Numbers, seeds of paths and link numbers.
@@ -24,8 +24,14 @@ fn links(store: &Store, name: &str) -> Vec<(u64, StorePath, u32)> {
     generations.map(|g| (g.number, g.path, g.link)).collect()
 }
 
+fn all_directories(store: &Store) -> Vec<(String, ProfileDirectory)> {
+    let table = store.profiles().table();
+    let directories = table.directories.iter();
+    directories.map(|(n, d)| (n.to_string(), *d)).collect()
+}
+
 fn directories(store: &Store) -> Vec<(String, u32)> {
-    let directories = store.profile_directories().into_iter();
+    let directories = all_directories(store).into_iter();
     directories.map(|(name, d)| (name, d.id)).collect()
 }
 
@@ -34,7 +40,8 @@ fn generations_that_stay_keep_their_link_numbers_and_others_get_new_ones() {
     let (_dir, store) = store();
     let set = |current, generations: &[_]| {
         store
-            .change_profiles(&[change("p", current, generations)])
+            .profiles()
+            .change(|_| Ok(vec![change("p", current, generations)]))
             .unwrap();
         links(&store, "p")
     };
@@ -48,7 +55,7 @@ fn generations_that_stay_keep_their_link_numbers_and_others_get_new_ones() {
     assert_eq!(set(2, &[(1, 1), (2, 3)])[1], (2, path(3), 3));
     let mut later = change("p", 2, &[(1, 1), (2, 3)]);
     later.generations[1].2 += 1;
-    store.change_profiles(&[later]).unwrap();
+    store.profiles().change(|_| Ok(vec![later])).unwrap();
     assert_eq!(links(&store, "p")[1], (2, path(3), 4));
     let record = profile(&store, "p");
     assert_eq!((record.current, record.next_link), (Some(2), 5));
@@ -58,7 +65,10 @@ fn generations_that_stay_keep_their_link_numbers_and_others_get_new_ones() {
 #[test]
 fn a_current_generation_that_is_not_there_counts_as_none() {
     let (_dir, store) = store();
-    store.change_profiles(&[change("p", 7, &[(1, 1)])]).unwrap();
+    store
+        .profiles()
+        .change(|_| Ok(vec![change("p", 7, &[(1, 1)])]))
+        .unwrap();
     assert_eq!(profile(&store, "p").current, None);
     assert_eq!(profile(&store, "p").current_generation(), None);
 }
@@ -68,13 +78,17 @@ fn ids_are_never_given_again() {
     let (dir, store) = store();
     let make = |store: &Store, name| {
         store
-            .change_profiles(&[change(name, 1, &[(1, 1)])])
+            .profiles()
+            .change(|_| Ok(vec![change(name, 1, &[(1, 1)])]))
             .unwrap();
         profile(store, name).id
     };
     let remove = |store: &Store, name| {
-        store.change_profiles(&[change(name, 1, &[])]).unwrap();
-        assert_eq!(store.profile(name).unwrap(), None);
+        store
+            .profiles()
+            .change(|_| Ok(vec![change(name, 1, &[])]))
+            .unwrap();
+        assert_eq!(store.profiles().get(name).unwrap(), None);
     };
     let first = make(&store, "a/b/p");
     let before = directories(&store);
@@ -98,18 +112,19 @@ fn everything_is_the_same_after_a_crash() {
     let (dir, store) = store();
     let names = ["system", "per-user/ann/profile", "per-user/bob/profile"];
     let changes = names.map(|name| change(name, 2, &[(1, 1), (2, 2)]));
-    store.change_profiles(&changes).unwrap();
+    store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
     store
-        .change_profiles(&[change("system", 1, &[(1, 1), (2, 2)])])
+        .profiles()
+        .change(|_| Ok(vec![change("system", 1, &[(1, 1), (2, 2)])]))
         .unwrap();
-    let seen = |store: &Store| (store.profiles().unwrap(), store.profile_directories());
+    let seen = |store: &Store| (store.profiles().list().unwrap(), all_directories(store));
     let (_copy, again) = crashed(&dir);
     assert_eq!(seen(&again), seen(&store));
     let sorted: Vec<_> = seen(&store).0.into_iter().map(|(name, _)| name).collect();
     assert_eq!(sorted, [names[1], names[2], names[0]]);
-    let roots = again.generation_roots().unwrap();
+    let roots = again.profiles().roots().unwrap();
     assert_eq!(roots, [path(1), path(2)]);
-    let table = again.profile_table();
+    let table = again.profiles().table();
     let ann = table.directory("per-user/ann").unwrap();
     let inside: Vec<_> = table.members("per-user/ann", 0).collect();
     assert_eq!(inside[0].1.name(), names[1]);
@@ -122,22 +137,26 @@ fn everything_is_the_same_after_a_crash() {
 fn a_change_that_cannot_be_whole_does_nothing() {
     let (_dir, store) = store();
     store
-        .change_profiles(&[change("a/p", 1, &[(1, 1)])])
+        .profiles()
+        .change(|_| Ok(vec![change("a/p", 1, &[(1, 1)])]))
         .unwrap();
-    let before = (store.profiles().unwrap(), store.profile_directories());
+    let before = (store.profiles().list().unwrap(), all_directories(&store));
     for bad in ["a", "a/p/q", "per-user"] {
         let changes = [change("fine", 1, &[(1, 1)]), change(bad, 1, &[(1, 1)])];
-        let error = store.change_profiles(&changes).unwrap_err();
+        let error = store
+            .profiles()
+            .change(|_| Ok(changes.to_vec()))
+            .unwrap_err();
         assert!(
             matches!(error, StoreError::ProfileIsDirectory(_)),
             "{error}"
         );
     }
-    let after = (store.profiles().unwrap(), store.profile_directories());
+    let after = (store.profiles().list().unwrap(), all_directories(&store));
     assert_eq!(after, before);
     // In the other's place, in one change, it can be.
     let swap = [change("a/p", 1, &[]), change("a", 1, &[(1, 1)])];
-    store.change_profiles(&swap).unwrap();
+    store.profiles().change(|_| Ok(swap.to_vec())).unwrap();
     assert_eq!(
         directories(&store),
         [(String::new(), 0), ("per-user".into(), 1)]
@@ -156,21 +175,27 @@ fn observers_learn_what_changed_when_it_can_be_seen() {
         };
         let store = seen.upgrade().unwrap();
         for p in &changed.profiles {
-            let now = store.profile_table().profile(&p.name).cloned();
+            let now = store.profiles().table().profile(&p.name).cloned();
             assert_eq!(now, p.after);
         }
         log.lock().unwrap().push(ProfilesChanged::clone(changed));
     });
     store
-        .change_profiles(&[change("d/e/p", 1, &[(1, 1)])])
+        .profiles()
+        .change(|_| Ok(vec![change("d/e/p", 1, &[(1, 1)])]))
         .unwrap();
     store
-        .change_profiles(&[change("d/e/p", 1, &[(1, 1)])])
+        .profiles()
+        .change(|_| Ok(vec![change("d/e/p", 1, &[(1, 1)])]))
         .unwrap();
     store
-        .change_profiles(&[change("d/e/p", 1, &[(1, 1), (2, 2)])])
+        .profiles()
+        .change(|_| Ok(vec![change("d/e/p", 1, &[(1, 1), (2, 2)])]))
         .unwrap();
-    store.change_profiles(&[change("d/e/p", 1, &[])]).unwrap();
+    store
+        .profiles()
+        .change(|_| Ok(vec![change("d/e/p", 1, &[])]))
+        .unwrap();
     let told = told.lock().unwrap();
     assert_eq!(told.len(), 3, "what changes nothing is not told");
     let names = |at: usize| -> Vec<_> { told[at].directories.iter().map(|d| &*d.name).collect() };
@@ -191,7 +216,7 @@ fn observers_learn_what_changed_when_it_can_be_seen() {
 fn a_damaged_profile_does_not_look_absent() {
     let (dir, store) = store();
     let changes = ["good", "bad"].map(|name| change(name, 1, &[(1, 1)]));
-    store.change_profiles(&changes).unwrap();
+    store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
     let mut batch = Batch::default();
     let family = Family::Profiles;
     batch.put(family, b"\x01bad", [1; 5]);
@@ -201,18 +226,72 @@ fn a_damaged_profile_does_not_look_absent() {
         .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
-    assert!(store.profile("good").unwrap().is_some());
-    assert!(store.profile("bad").is_err());
-    assert!(store.profiles().is_err());
-    assert!(store.generation_roots().is_err());
+    assert!(store.profiles().get("good").unwrap().is_some());
+    assert!(store.profiles().get("bad").is_err());
+    assert!(store.profiles().list().is_err());
+    assert!(store.profiles().roots().is_err());
     assert!(
         store
-            .change_profiles(&[change("bad", 1, &[(1, 1)])])
+            .profiles()
+            .change(|_| Ok(vec![change("bad", 1, &[(1, 1)])]))
             .is_err()
     );
     // Taking it away mends the state.
-    store.change_profiles(&[change("bad", 1, &[])]).unwrap();
-    assert_eq!(store.profiles().unwrap().len(), 1);
+    store
+        .profiles()
+        .change(|_| Ok(vec![change("bad", 1, &[])]))
+        .unwrap();
+    assert_eq!(store.profiles().list().unwrap().len(), 1);
     drop(store);
-    assert_eq!(open(dir.path()).unwrap().profiles().unwrap().len(), 1);
+    assert_eq!(
+        open(dir.path()).unwrap().profiles().list().unwrap().len(),
+        1
+    );
+}
+
+#[test]
+fn changes_that_are_planned_on_what_is_there_lose_nothing_of_each_other() {
+    let (_dir, store) = store();
+    let add = |seed: u8| {
+        store.profiles().change(|now| {
+            let there = now.profile("p");
+            let there = there.into_iter().flat_map(|p| &p.generations);
+            let mut generations: Vec<_> = there
+                .map(|g| (g.number, g.path.clone(), g.created))
+                .collect();
+            let number = generations.len() as u64 + 1;
+            generations.push((number, path(seed), 1000));
+            Ok(vec![ProfileChange {
+                name: "p".into(),
+                current: Some(number),
+                generations,
+            }])
+        })
+    };
+    std::thread::scope(|scope| {
+        for first in [10, 20, 30, 40] {
+            scope.spawn(move || (first..first + 10).for_each(|seed| add(seed).unwrap()));
+        }
+    });
+    let record = profile(&store, "p");
+    let numbers: Vec<_> = record.generations.iter().map(|g| g.number).collect();
+    assert_eq!(numbers, (1..=40).collect::<Vec<_>>());
+    assert_eq!(record.current, Some(40));
+    let targets: HashSet<_> = record.generations.iter().map(|g| &g.path).collect();
+    assert_eq!(targets.len(), 40);
+}
+
+#[test]
+fn a_plan_that_fails_or_plans_nothing_changes_nothing() {
+    let (_dir, store) = store();
+    let failed = store
+        .profiles()
+        .change(|_| Err(StoreError::TooManyProfiles));
+    assert!(matches!(failed, Err(StoreError::TooManyProfiles)));
+    store.profiles().change(|_| Ok(Vec::new())).unwrap();
+    assert!(store.profiles().list().unwrap().is_empty());
+    // The lock is free again.
+    let changes = [change("p", 1, &[(1, 1)])];
+    store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
+    assert_eq!(profile(&store, "p").current, Some(1));
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::store::upkeep::Worth;
 
 const PATHS_IN_PLAY: u64 = 12;
 const SIZE: usize = 250_000;
@@ -50,8 +51,8 @@ impl Arena {
             match turn % 4 {
                 _ if !self.is_open() => return,
                 0 => drop(one()),
-                1 => self.store.publish(&[one(), one()]).unwrap(),
-                _ => self.store.publish(&[one()]).unwrap(),
+                1 => self.store.paths().publish(&[one(), one()]).unwrap(),
+                _ => self.store.paths().publish(&[one()]).unwrap(),
             }
         }
     }
@@ -61,25 +62,25 @@ impl Arena {
         let mut held: Option<(usize, LoadedPath)> = None;
         while self.is_open() {
             let n = random.below(PATHS_IN_PLAY);
-            let Some(info) = store.path_info(path(n as u8).hash()).unwrap() else {
+            let Some(info) = store.paths().info(path(n as u8).hash()).unwrap() else {
                 continue;
             };
-            store.touch(info.ordinal);
+            store.paths().touch(info.ordinal);
             // Often one that was loaded long ago.
             if held.is_none() || random.below(8) == 0 {
-                match store.load(info.ordinal) {
+                match store.paths().load(info.ordinal) {
                     Ok(loaded) => held = loaded.map(|l| (n as usize, l)),
                     // Its tree was collected in between.
                     Err(e) => assert!(matches!(e, StoreError::Damaged { .. }), "{e}"),
                 }
             }
             if random.below(3) == 0 {
-                store.chunk_cache.clear();
+                store.contents.forget_chunks();
             }
             let Some((n, loaded)) = &held else { continue };
             let at = random.below(SIZE as u64 - 1000);
             let mut out = Vec::new();
-            match store.read_stream(loaded, at, 1000, &mut out) {
+            match store.contents().read(loaded.contents(), at, 1000, &mut out) {
                 Ok(()) => {
                     assert!(out == self.expected[*n][at as usize..][..1000]);
                     self.read.fetch_add(1, Ordering::Relaxed);
@@ -108,9 +109,9 @@ impl Arena {
 
     fn reclaim(&self) {
         let (least, part) = (1, 8);
-        let worth = reclaim::Worth { least, part };
+        let worth = Worth { least, part };
         while self.is_open() {
-            self.store.reclaim_worth(worth, &self.stop).unwrap();
+            self.store.upkeep.reclaim_worth(worth, &self.stop).unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -142,25 +143,25 @@ fn contend(removal: impl Fn(&Store, &mut Random) + Send) {
             || (!arena.has_happened() && start.elapsed() < Duration::from_secs(60))
         {
             std::thread::sleep(Duration::from_millis(50));
-            store.stored_bytes().unwrap();
+            store.upkeep().stored_bytes().unwrap();
         }
         arena.stop.store(true, Ordering::Relaxed);
     });
     assert!(arena.has_happened());
-    assert!(lock(&store.damaged).is_empty());
+    assert!(!store.contents.has_damage());
     assert_sound(store);
     let (_copy, again) = crashed(&dir);
     assert_sound(&again);
     for (n, expected) in arena.expected.iter().enumerate() {
         publish(store, &path(n as u8), expected);
     }
-    store.chunk_cache.clear();
+    store.contents.forget_chunks();
     for (n, expected) in arena.expected.iter().enumerate() {
         assert!(dump(store, &path(n as u8)).unwrap() == *expected);
     }
     // Nothing is held any more, and nothing is left behind.
     evict(store, 0, &HashSet::new()).unwrap();
-    assert_eq!(store.statistics().unwrap().chunks, 0);
+    assert_eq!(store.upkeep().statistics().unwrap().chunks, 0);
     assert_sound(store);
 }
 

@@ -1,12 +1,13 @@
 //! Paths that are collected.
 
 use super::*;
+use crate::store::upkeep::Lengths;
 
 fn with_references(store: &Store, seed: u8, references: &[u8]) {
     let mut publication = kept(store, &path(seed), &noise(u64::from(seed) * 2, 100_000));
     // The tree knows of none, so the path is registered but cannot be loaded: enough here.
     publication.registration.references = references.iter().map(|r| path(*r)).collect();
-    store.publish(&[publication]).unwrap();
+    store.paths().publish(&[publication]).unwrap();
 }
 
 #[test]
@@ -30,9 +31,9 @@ fn what_is_not_live_goes_whole_and_referrers_before_references() {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let live = HashSet::from([path(1).hash()]);
-    let before = store.stored_bytes().unwrap();
-    let expected = store.collectable(&live).unwrap();
-    assert_eq!(before, store.stored_bytes().unwrap());
+    let before = store.upkeep().stored_bytes().unwrap();
+    let expected = store.upkeep().collectable(&live).unwrap();
+    assert_eq!(before, store.upkeep().stored_bytes().unwrap());
     let first = collect(&store, &live, Some(1));
     assert_eq!(first.paths.len(), 1);
     let rest = collect(&store, &live, None);
@@ -42,23 +43,23 @@ fn what_is_not_live_goes_whole_and_referrers_before_references() {
     let at = |n| gone.iter().position(|p| *p == path(n)).unwrap();
     assert!(at(5) < at(4) && at(4) < at(3));
     assert_eq!(
-        before - store.stored_bytes().unwrap(),
+        before - store.upkeep().stored_bytes().unwrap(),
         first.bytes + rest.bytes
     );
     assert_eq!(first.bytes + rest.bytes, expected.bytes);
     let set = |paths: &[StorePath]| paths.iter().cloned().collect::<HashSet<_>>();
     assert_eq!(set(&gone), set(&expected.paths));
-    assert_eq!(store.all_paths().unwrap(), [path(2), path(1)]);
-    assert_eq!(store.path_info(path(5).hash()).unwrap(), None);
-    let left = size::Lengths::count(&store.records.snapshot()).unwrap();
+    assert_eq!(store.paths().all().unwrap(), [path(2), path(1)]);
+    assert_eq!(store.paths().info(path(5).hash()).unwrap(), None);
+    let left = Lengths::count(&store.records.snapshot()).unwrap();
     assert_eq!(
         (left.trees, left.total()),
-        (2, store.stored_bytes().unwrap())
+        (2, store.upkeep().stored_bytes().unwrap())
     );
     assert_eq!(collect(&store, &live, None), Collected::default());
-    // Their numbers are not given again.
+    // Their numbers are not given again.paths().
     publish(&store, &path(5), b"new");
-    let info = store.path_info(path(5).hash()).unwrap().unwrap();
+    let info = store.paths().info(path(5).hash()).unwrap().unwrap();
     assert_eq!(info.ordinal, PathOrdinal(8));
 }
 
@@ -70,25 +71,25 @@ fn trees_and_chunks_go_with_their_last_path() {
         publish(&store, &path(n), &contents);
     }
     let in_flight = kept(&store, &path(3), &contents);
-    store.load(PathOrdinal(1)).unwrap();
+    store.paths().load(PathOrdinal(1)).unwrap();
     let live = HashSet::from([path(2).hash()]);
     assert_eq!(collect(&store, &live, None).paths, [path(1)]);
-    assert!(store.load(PathOrdinal(1)).unwrap().is_none());
+    assert!(store.paths().load(PathOrdinal(1)).unwrap().is_none());
     assert!(dump(&store, &path(2)).unwrap() == contents);
     assert_sound(&store);
     let none = HashSet::new();
     assert_eq!(collect(&store, &none, None).paths, [path(2)]);
-    let s = store.statistics().unwrap();
+    let s = store.upkeep().statistics().unwrap();
     assert_eq!((s.paths, s.trees, s.unique_bytes), (0, 0, 300_000));
-    store.publish(&[in_flight]).unwrap();
+    store.paths().publish(&[in_flight]).unwrap();
     assert!(dump(&store, &path(3)).unwrap() == contents);
     assert_sound(&store);
     let (_copy, again) = crashed(&dir);
     assert!(dump(&again, &path(3)).unwrap() == contents);
-    assert_eq!(again.all_paths().unwrap(), [path(3)]);
+    assert_eq!(again.paths().all().unwrap(), [path(3)]);
     assert_sound(&again);
     collect(&again, &none, None);
-    assert_eq!(again.stored_bytes().unwrap(), 0);
+    assert_eq!(again.upkeep().stored_bytes().unwrap(), 0);
     assert_sound(&again);
 }
 
@@ -97,16 +98,17 @@ fn what_was_only_registered_is_collected_as_well() {
     let (_dir, store) = store();
     let publication = kept(&store, &path(1), b"x");
     store
+        .paths()
         .register(&[(publication.registration.clone(), None)])
         .unwrap();
     assert_sound(&store);
     let collected = collect(&store, &HashSet::new(), None);
     assert_eq!(collected.paths, []);
     assert_eq!(collected.registered, [path(1)]);
-    assert_eq!(store.path_info(path(1).hash()).unwrap(), None);
+    assert_eq!(store.paths().info(path(1).hash()).unwrap(), None);
     assert_eq!(
-        store.stored_bytes().unwrap(),
-        store.statistics().unwrap().stored_bytes
+        store.upkeep().stored_bytes().unwrap(),
+        store.upkeep().statistics().unwrap().stored_bytes
     );
 }
 
@@ -128,21 +130,21 @@ fn a_collection_leaves_what_commands_count_on_and_what_that_needs() {
     for seed in [7, 8] {
         with_references(&store, seed, &[]);
     }
-    let command = store.temporary_roots();
+    let command = store.roots().temporary();
     command.add(path(2).hash());
-    let collection = store.begin_collection();
+    let collection = store.upkeep().begin_collection();
     // While roots are looked for: a command that counts on something and is done already, a pin
     // and a generation of what is here, and something that arrives and refers to what is here.
-    let short = store.temporary_roots();
+    let short = store.roots().temporary();
     short.add(path(4).hash());
     drop(short);
-    store.pin(&[path(6)]).unwrap();
+    store.roots().pin(&[path(6)]).unwrap();
     let change = ProfileChange {
         name: "p".into(),
         current: None,
         generations: vec![(1, path(7), 0)],
     };
-    store.change_profiles(&[change]).unwrap();
+    store.profiles().change(|_| Ok(vec![change])).unwrap();
     with_references(&store, 9, &[8]);
     let mut told = Vec::new();
     let none = HashSet::new();
@@ -159,8 +161,8 @@ fn a_collection_leaves_what_commands_count_on_and_what_that_needs() {
     let left = collect(&store, &none, None).paths;
     assert_eq!(left.len(), 6);
     let hash = |n| path(n).hash();
-    assert!(store.path_info(hash(1)).unwrap().is_some());
-    assert!(store.path_info(hash(2)).unwrap().is_some());
+    assert!(store.paths().info(hash(1)).unwrap().is_some());
+    assert!(store.paths().info(hash(2)).unwrap().is_some());
     drop(command);
     assert_eq!(collect(&store, &none, None).paths, [path(2), path(1)]);
 }
@@ -177,7 +179,7 @@ fn the_derivation_of_a_live_path_is_live_where_it_is_there() {
     }
     let mut publication = kept(&store, &path(1), b"x");
     publication.registration.deriver = Some(derivation(11));
-    store.publish(&[publication]).unwrap();
+    store.paths().publish(&[publication]).unwrap();
     let live = HashSet::from([path(1).hash()]);
     assert_eq!(collect(&store, &live, None).paths, [derivation(12)]);
     // Nor does a derivation keep what was built from it, nor count as a referrer.

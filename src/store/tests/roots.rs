@@ -5,20 +5,20 @@ use super::*;
 #[test]
 fn pins_are_kept_until_they_are_taken_away() {
     let (dir, store) = store();
-    store.pin(&[path(2), path(1), path(2)]).unwrap();
-    let pins = store.pins().unwrap();
+    store.roots().pin(&[path(2), path(1), path(2)]).unwrap();
+    let pins = store.roots().pins().unwrap();
     let pinned: Vec<_> = pins.iter().map(|p| p.path.clone()).collect();
     assert_eq!(pinned, [path(1), path(2)]);
     assert!(pins.iter().all(|p| p.since > 1_700_000_000));
     drop(store);
     let store = open(dir.path()).unwrap();
     // Pinned again, it is pinned since when it was.
-    store.pin(&[path(1)]).unwrap();
-    assert_eq!(store.pins().unwrap(), pins);
-    let unpinned = store.unpin(&[path(3), path(1), path(1)]).unwrap();
+    store.roots().pin(&[path(1)]).unwrap();
+    assert_eq!(store.roots().pins().unwrap(), pins);
+    let unpinned = store.roots().unpin(&[path(3), path(1), path(1)]).unwrap();
     assert_eq!(unpinned, [path(1)]);
-    assert_eq!(store.pins().unwrap(), pins[1..]);
-    assert!(store.unpin(&[path(1)]).unwrap().is_empty());
+    assert_eq!(store.roots().pins().unwrap(), pins[1..]);
+    assert!(store.roots().unpin(&[path(1)]).unwrap().is_empty());
 }
 
 #[test]
@@ -27,10 +27,10 @@ fn a_closure_has_what_is_registered_once() {
     for (seed, references) in [(1, vec![2, 1]), (2, vec![3, 9]), (3, vec![1]), (4, vec![])] {
         let mut publication = kept(&store, &path(seed), &[seed; 10]);
         publication.registration.references = references.into_iter().map(path).collect();
-        store.publish(&[publication]).unwrap();
+        store.paths().publish(&[publication]).unwrap();
     }
     let closure = |roots: &[u8]| -> Vec<_> {
-        let closure = store.closure(roots.iter().map(|r| path(*r).hash()));
+        let closure = store.paths().closure(roots.iter().map(|r| path(*r).hash()));
         let closure = closure.unwrap().into_iter();
         closure.map(|i| i.registration.path).collect()
     };
@@ -42,16 +42,17 @@ fn a_closure_has_what_is_registered_once() {
 #[test]
 fn traces_keep_their_order_and_are_replaced_whole() {
     let (dir, store) = store();
-    assert_eq!(store.trace("boot").unwrap(), None);
+    assert_eq!(store.traces().get("boot").unwrap(), None);
     store
-        .put_trace("boot", &[path(3), path(1), path(3)])
+        .traces()
+        .put("boot", &[path(3), path(1), path(3)])
         .unwrap();
-    store.put_trace("empty", &[]).unwrap();
-    store.put_trace("a b/ü", &[path(1)]).unwrap();
+    store.traces().put("empty", &[]).unwrap();
+    store.traces().put("a b/ü", &[path(1)]).unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     assert_eq!(
-        store.trace("boot").unwrap().unwrap(),
+        store.traces().get("boot").unwrap().unwrap(),
         [path(3), path(1), path(3)]
     );
     let expected = [
@@ -59,10 +60,10 @@ fn traces_keep_their_order_and_are_replaced_whole() {
         ("boot".to_owned(), 3),
         ("empty".to_owned(), 0),
     ];
-    assert_eq!(store.traces().unwrap(), expected);
-    store.put_trace("boot", &[path(2)]).unwrap();
-    assert_eq!(store.trace("boot").unwrap().unwrap(), [path(2)]);
-    assert!(store.delete_trace("boot").unwrap());
-    assert!(!store.delete_trace("boot").unwrap());
-    assert_eq!(store.trace("boot").unwrap(), None);
+    assert_eq!(store.traces().list().unwrap(), expected);
+    store.traces().put("boot", &[path(2)]).unwrap();
+    assert_eq!(store.traces().get("boot").unwrap().unwrap(), [path(2)]);
+    assert!(store.traces().delete("boot").unwrap());
+    assert!(!store.traces().delete("boot").unwrap());
+    assert_eq!(store.traces().get("boot").unwrap(), None);
 }

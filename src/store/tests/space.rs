@@ -23,7 +23,7 @@ fn on_disk(dir: &Path) -> u64 {
 
 /// What is promised of a state of which space was given back as somebody asked for.
 fn assert_within_bound(store: &Store) {
-    let stored = store.stored_bytes().unwrap();
+    let stored = store.upkeep().stored_bytes().unwrap();
     let taken = on_disk(store.dir());
     let bound = stored + stored / 10 + (1 << 20);
     assert!(taken <= bound, "{taken} bytes for {stored}");
@@ -31,7 +31,7 @@ fn assert_within_bound(store: &Store) {
 
 fn reclaim(store: &Store) -> u64 {
     let stop = AtomicBool::new(false);
-    store.reclaim_after_collection(&stop).unwrap()
+    store.upkeep().reclaim_after_collection(&stop).unwrap()
 }
 
 /// Publishes paths of which each has contents of its own and some of another one.
@@ -51,7 +51,7 @@ fn keep(seeds: impl Iterator<Item = u8>) -> HashSet<StorePathHash> {
 }
 
 fn assert_kept(store: &Store, seeds: impl Iterator<Item = u8>) {
-    store.chunk_cache.clear();
+    store.contents.forget_chunks();
     for seed in seeds {
         assert!(dump(store, &path(seed)).unwrap() == contents(seed));
     }
@@ -153,7 +153,7 @@ fn what_was_moved_when_the_process_was_killed_is_found_by_the_next() {
         numbers
     };
     for (n, number) in numbers().into_iter().enumerate() {
-        store.write_anew(number).unwrap();
+        store.contents.write_anew(number).unwrap();
         if n % 20 == 5 {
             // Once before and once after it is durable.
             for _ in 0..2 {
@@ -162,7 +162,7 @@ fn what_was_moved_when_the_process_was_killed_is_found_by_the_next() {
                 reclaim(&again);
                 assert_within_bound(&again);
                 assert_kept(&again, kept());
-                store.flush().unwrap();
+                store.contents().flush().unwrap();
             }
         }
     }
@@ -232,7 +232,7 @@ fn a_damaged_chunk_keeps_its_file_and_nothing_else() {
     let taken = on_disk(dir.path());
     assert!(taken < 4 * SIZE as u64, "{taken}");
     assert_eq!(reclaim(&store), 0);
-    store.chunk_cache.clear();
+    store.contents.forget_chunks();
     assert!(dump(&store, &path(0)).unwrap() == contents(0));
 }
 

@@ -19,7 +19,7 @@ fn register(store: &Store, path: &StorePath, references: &[StorePath]) {
         signatures: Vec::new(),
         ca: None,
     };
-    store.register(&[(registration, None)]).unwrap();
+    store.paths().register(&[(registration, None)]).unwrap();
 }
 
 /// 1 refers to 2 and 3, 4 to 3 and 5, all registered; 6 refers to what is not.
@@ -37,12 +37,12 @@ fn with_paths() -> (TempDir, Store) {
 }
 
 fn view(store: &Store, name: &str) -> Arc<View> {
-    store.view_table().named(name).unwrap().clone()
+    store.views().table().named(name).unwrap().clone()
 }
 
 /// Places and seeds of the paths of a view.
 fn shown(store: &Store, name: &str) -> Vec<(u32, u8)> {
-    let members = store.view_members(&view(store, name)).unwrap();
+    let members = store.views().members(&view(store, name)).unwrap();
     let each = members.from(1);
     each.map(|(place, hash)| (place, hash.as_bytes()[0]))
         .collect()
@@ -61,15 +61,16 @@ fn set_profile(store: &Store, current: u64, generations: &[(u64, u8)]) {
         current: Some(current),
         generations: generations.iter().map(generation).collect(),
     };
-    store.change_profiles(&[change]).unwrap();
+    store.profiles().change(|_| Ok(vec![change])).unwrap();
 }
 
 #[test]
 fn a_view_shows_closures_and_is_the_same_after_a_crash() {
     let (dir, store) = with_paths();
-    store.define_view(&name("a"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("a"), &[path(1)], &[]).unwrap();
     store
-        .define_view(&name("b"), &[path(4), path(6)], &[])
+        .views()
+        .define(&name("b"), &[path(4), path(6)], &[])
         .unwrap();
     assert_eq!(seeds(&store, "a"), [1, 2, 3]);
     // What is only referred to belongs to it: it may come to be known.
@@ -79,10 +80,10 @@ fn a_view_shows_closures_and_is_the_same_after_a_crash() {
         assert_eq!(shown(&again, name), shown(&store, name));
         assert_eq!(view(&again, name).record, view(&store, name).record);
     }
-    let roots: Vec<_> = again.view_roots().unwrap();
+    let roots: Vec<_> = again.views().roots().unwrap();
     let expected = [("a", 1), ("b", 4), ("b", 6)].map(|(v, n)| (v.to_owned(), path(n)));
     assert_eq!(roots, expected);
-    let table = again.view_table();
+    let table = again.views().table();
     let record = &view(&again, "a").record;
     assert_eq!(&*table.with_id(record.id).unwrap().name, "a");
     assert_eq!(&*table.with_list(record.list).unwrap().name, "a");
@@ -92,9 +93,9 @@ fn a_view_shows_closures_and_is_the_same_after_a_crash() {
 #[test]
 fn a_path_keeps_its_place_while_a_view_changes_and_no_other_gets_it() {
     let (_dir, store) = with_paths();
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
     let (first, numbers) = (shown(&store, "v"), view(&store, "v").record.clone());
-    store.define_view(&name("v"), &[path(4)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(4)], &[]).unwrap();
     let second = shown(&store, "v");
     assert_eq!(seeds(&store, "v"), [3, 4, 5]);
     let place = |all: &[(u32, u8)], seed| all.iter().find(|s| s.1 == seed).map(|s| s.0);
@@ -102,14 +103,14 @@ fn a_path_keeps_its_place_while_a_view_changes_and_no_other_gets_it() {
     for seed in [4, 5] {
         assert!(place(&second, seed).unwrap() > 3);
     }
-    let members = store.view_members(&view(&store, "v")).unwrap();
+    let members = store.views().members(&view(&store, "v")).unwrap();
     for gone in [1, 2] {
         assert_eq!(members.place(path(gone).hash()), None);
         assert_eq!(members.path(place(&first, gone).unwrap()), None);
     }
     assert_eq!(members.path(0), None);
     assert_eq!(members.path(100), None);
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
     assert_eq!(shown(&store, "v"), first);
     let record = view(&store, "v").record.clone();
     assert_eq!((record.id, record.list), (numbers.id, numbers.list));
@@ -119,15 +120,15 @@ fn a_path_keeps_its_place_while_a_view_changes_and_no_other_gets_it() {
 #[test]
 fn numbers_are_never_given_again() {
     let (dir, store) = with_paths();
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
     let first = view(&store, "v").record.clone();
-    assert!(store.remove_view("v").unwrap());
-    assert!(!store.remove_view("v").unwrap());
-    assert!(store.view_table().named("v").is_none());
+    assert!(store.views().remove("v").unwrap());
+    assert!(!store.views().remove("v").unwrap());
+    assert!(store.views().table().named("v").is_none());
     drop(store);
     let store = open(dir.path()).unwrap();
-    assert!(store.view_table().named("v").is_none());
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    assert!(store.views().table().named("v").is_none());
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
     let second = view(&store, "v").record.clone();
     let highest = first.id.max(first.list);
     assert!(second.id > highest && second.list > highest);
@@ -148,15 +149,15 @@ fn when_its_places_are_used_up_a_view_gets_new_ones() {
     };
     register(&store, &path(1), &many(0));
     register(&store, &path(2), &many(1 << 20));
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
     let first = view(&store, "v").record.clone();
-    store.define_view(&name("v"), &[path(2)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(2)], &[]).unwrap();
     let second = view(&store, "v").record.clone();
     assert_eq!(second.id, first.id);
     assert!(second.list > first.list);
-    assert!(store.view_table().with_list(first.list).is_none());
+    assert!(store.views().table().with_list(first.list).is_none());
     assert_eq!(shown(&store, "v").len(), 40_001);
-    let error = store.define_view(&name("v"), &[path(1), path(2)], &[]);
+    let error = store.views().define(&name("v"), &[path(1), path(2)], &[]);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("80002 paths"), "{error}");
     // Nothing has changed.
@@ -170,9 +171,13 @@ fn a_view_follows_a_profile() {
     set_profile(&store, 1, &[(1, 1)]);
     let profiles = ["p".to_owned()];
     store
-        .define_view(&name("v"), &[path(5)], &profiles)
+        .views()
+        .define(&name("v"), &[path(5)], &profiles)
         .unwrap();
-    store.define_view(&name("other"), &[path(2)], &[]).unwrap();
+    store
+        .views()
+        .define(&name("other"), &[path(2)], &[])
+        .unwrap();
     assert_eq!(seeds(&store, "v"), [1, 2, 3, 5]);
     let other = view(&store, "other");
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -209,10 +214,13 @@ fn a_view_shows_what_becomes_known_and_says_what_is_not() {
     let (dir, store) = with_paths();
     set_profile(&store, 1, &[(1, 6)]);
     let profiles = ["p".to_owned()];
-    store.define_view(&name("v"), &[], &profiles).unwrap();
-    store.define_view(&name("whole"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[], &profiles).unwrap();
+    store
+        .views()
+        .define(&name("whole"), &[path(1)], &[])
+        .unwrap();
     let whole = view(&store, "whole");
-    assert_eq!(store.complete_views().unwrap(), [path(7)]);
+    assert_eq!(store.views().complete().unwrap(), [path(7)]);
     let told = Arc::new(Mutex::new(Vec::new()));
     let seen = told.clone();
     store.observe(move |change| {
@@ -221,24 +229,24 @@ fn a_view_shows_what_becomes_known_and_says_what_is_not() {
         }
     });
     // Nothing is new.
-    assert_eq!(store.complete_views().unwrap(), [path(7)]);
+    assert_eq!(store.views().complete().unwrap(), [path(7)]);
     assert!(told.lock().unwrap().is_empty());
     // What it refers to comes with it.
     register(&store, &path(7), &[path(8), path(2)]);
-    assert_eq!(store.complete_views().unwrap(), [path(8)]);
+    assert_eq!(store.views().complete().unwrap(), [path(8)]);
     assert_eq!(seeds(&store, "v"), [2, 6, 7, 8]);
     assert_eq!(told.lock().unwrap().pop().unwrap().name, "v");
     let (_copy, again) = crashed(&dir);
     assert_eq!(seeds(&again, "v"), [2, 6, 7, 8]);
     // That the last one is known by its name is news for listings, though no path is added.
     register(&store, &path(8), &[]);
-    assert_eq!(store.complete_views().unwrap(), []);
+    assert_eq!(store.views().complete().unwrap(), []);
     assert_eq!(told.lock().unwrap().pop().unwrap().name, "v");
-    assert_eq!(store.complete_views().unwrap(), []);
+    assert_eq!(store.views().complete().unwrap(), []);
     assert!(told.lock().unwrap().is_empty());
     assert!(Arc::ptr_eq(&whole, &view(&store, "whole")));
     // Another daemon looks at all of them once.
-    assert_eq!(again.complete_views().unwrap(), [path(8)]);
+    assert_eq!(again.views().complete().unwrap(), [path(8)]);
     assert!(view(&again, "v").may_be_incomplete());
     assert!(!view(&again, "whole").may_be_incomplete());
 }
@@ -246,13 +254,13 @@ fn a_view_shows_what_becomes_known_and_says_what_is_not() {
 #[test]
 fn what_the_kernel_was_not_told_is_known_after_a_crash() {
     let (dir, store) = with_paths();
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
-    store.define_view(&name("w"), &[path(1)], &[]).unwrap();
-    store.define_view(&name("v"), &[path(4)], &[]).unwrap();
-    store.remove_view("w").unwrap();
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("w"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(4)], &[]).unwrap();
+    store.views().remove("w").unwrap();
     // Nobody observes.
     let (_copy, again) = crashed(&dir);
-    let untold = again.untold_views().unwrap();
+    let untold = again.views().untold().unwrap();
     let entries = |name: &str| {
         let found = untold.iter().find(|c| c.name == name).unwrap();
         assert!(found.came_or_went);
@@ -262,11 +270,11 @@ fn what_the_kernel_was_not_told_is_known_after_a_crash() {
     };
     assert_eq!(entries("v"), [path(1).base_name(), path(2).base_name()]);
     assert_eq!(entries("w"), [1, 2, 3].map(|n| path(n).base_name()));
-    again.views_told(&untold);
-    assert_eq!(again.untold_views().unwrap(), []);
+    again.views().told(&untold);
+    assert_eq!(again.views().untold().unwrap(), []);
     again.observe(|_| {});
-    again.define_view(&name("v"), &[path(1)], &[]).unwrap();
-    assert_eq!(again.untold_views().unwrap(), []);
+    again.views().define(&name("v"), &[path(1)], &[]).unwrap();
+    assert_eq!(again.views().untold().unwrap(), []);
 }
 
 #[test]
@@ -275,7 +283,7 @@ fn a_view_that_was_made_as_a_volume_is_one_while_it_is_there() {
     let is_volume = |store: &Store| view(store, "v").record.is_volume;
     set_profile(&store, 1, &[(1, 1)]);
     let profiles = ["p".to_owned()];
-    let made = store.make_volume(&name("v"), &[path(5)], &profiles);
+    let made = store.views().make_volume(&name("v"), &[path(5)], &profiles);
     assert!(made.unwrap().is_none() && is_volume(&store));
     assert_eq!(seeds(&store, "v"), [1, 2, 3, 5]);
     let (_copy, again) = crashed(&dir);
@@ -283,28 +291,37 @@ fn a_view_that_was_made_as_a_volume_is_one_while_it_is_there() {
     // Whatever becomes of it.
     set_profile(&store, 2, &[(2, 4)]);
     assert!(is_volume(&store));
-    store.define_view(&name("v"), &[path(2)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(2)], &[]).unwrap();
     let before = view(&store, "v");
-    let there = store.make_volume(&name("v"), &[path(1)], &[]).unwrap();
+    let there = store
+        .views()
+        .make_volume(&name("v"), &[path(1)], &[])
+        .unwrap();
     assert!(Arc::ptr_eq(&there.unwrap(), &before));
     assert_eq!(view(&store, "v").record, before.record);
     let (_copy, again) = crashed(&dir);
     assert!(is_volume(&again));
-    assert!(store.remove_volume("v").unwrap());
-    assert!(!store.remove_volume("v").unwrap());
+    assert!(store.views().remove_volume("v").unwrap());
+    assert!(!store.views().remove_volume("v").unwrap());
     // Another one of its name is not it.
-    store.define_view(&name("v"), &[path(2)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(2)], &[]).unwrap();
     let (_copy, again) = crashed(&dir);
     assert!(!is_volume(&store) && !is_volume(&again));
-    assert!(!store.remove_volume("v").unwrap());
-    let there = store.make_volume(&name("v"), &[path(2)], &[]).unwrap();
+    assert!(!store.views().remove_volume("v").unwrap());
+    let there = store
+        .views()
+        .make_volume(&name("v"), &[path(2)], &[])
+        .unwrap();
     assert!(there.is_some() && !is_volume(&store));
 }
 
 #[test]
 fn what_a_version_without_volumes_leaves_of_one_is_of_no_other_view() {
     let (dir, store) = with_paths();
-    store.make_volume(&name("v"), &[path(1)], &[]).unwrap();
+    store
+        .views()
+        .make_volume(&name("v"), &[path(1)], &[])
+        .unwrap();
     let record = store.records.get(Family::Views, b"\x01v").unwrap();
     // It reads the record as any other.
     assert_eq!(record.unwrap()[0], 1);
@@ -316,18 +333,25 @@ fn what_a_version_without_volumes_leaves_of_one_is_of_no_other_view() {
         .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
-    store.define_view(&name("v"), &[path(1)], &[]).unwrap();
+    store.views().define(&name("v"), &[path(1)], &[]).unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
     assert!(!view(&store, "v").record.is_volume);
-    assert!(store.untold_views().unwrap().iter().all(|c| c.name == "v"));
+    assert!(
+        store
+            .views()
+            .untold()
+            .unwrap()
+            .iter()
+            .all(|c| c.name == "v")
+    );
 }
 
 #[test]
 fn a_damaged_view_is_not_absent_and_can_be_removed() {
     let (dir, store) = with_paths();
     for text in ["v", "w"] {
-        store.define_view(&name(text), &[path(1)], &[]).unwrap();
+        store.views().define(&name(text), &[path(1)], &[]).unwrap();
     }
     let mut batch = Batch::default();
     batch.put(Family::Views, b"\x01v", b"\x09");
@@ -337,12 +361,12 @@ fn a_damaged_view_is_not_absent_and_can_be_removed() {
         .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
-    assert!(store.view_roots().is_err());
-    let error = store.all_views().unwrap_err().to_string();
+    assert!(store.views().roots().is_err());
+    let error = store.views().list().unwrap_err().to_string();
     assert!(error.contains("\"v\""), "{error}");
     assert_eq!(seeds(&store, "w"), [1, 2, 3]);
-    assert!(store.remove_view("v").unwrap());
-    assert_eq!(store.all_views().unwrap().len(), 1);
+    assert!(store.views().remove("v").unwrap());
+    assert_eq!(store.views().list().unwrap().len(), 1);
     // A list that is lost is no empty one.
     let list = view(&store, "w").record.list;
     let key = [&[2], &list.to_be_bytes()[..]].concat();
@@ -354,8 +378,8 @@ fn a_damaged_view_is_not_absent_and_can_be_removed() {
         .unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
-    assert!(store.view_members(&view(&store, "w")).is_err());
-    assert!(store.remove_view("w").unwrap());
+    assert!(store.views().members(&view(&store, "w")).is_err());
+    assert!(store.views().remove("w").unwrap());
 }
 
 #[test]

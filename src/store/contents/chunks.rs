@@ -1,0 +1,217 @@
+//! Chunks in the database: written once, found by digest, read by number.
+
+use bytes::Bytes;
+
+use super::StoredContents;
+use super::holds::Hold;
+use super::stored_tree::Located;
+use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family};
+use crate::sync::{lock, read};
+use crate::tree::ChunkSink;
+
+/// After this many bytes of new chunks an ingest looks whether the disk is full.
+const CHECK_ROOM_EVERY: u64 = 16 << 20;
+
+/// Why a chunk cannot be read, before it is known for which path.
+pub(super) enum ChunkFault {
+    Missing,
+    Damaged(Option<RecordError>),
+    Database(StoreError),
+}
+
+impl StoredContents {
+    /// Where the chunk of a digest is.
+    pub(in crate::store) fn locate(
+        &self,
+        digest: &ChunkDigest,
+    ) -> Result<Option<Located>, StoreError> {
+        let Some(value) = self.records.get(Family::Digests, &digest.0)? else {
+            return Ok(None);
+        };
+        let located = Located::decode(&value).ok_or_else(|| StoreError::Damaged {
+            what: format!("the digest record of chunk {digest}"),
+        })?;
+        Ok(Some(located))
+    }
+
+    /// The masked bytes of chunk `number`, checked against `digest`; kept in memory.
+    pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
+        self.chunk_cache
+            .get_or_insert_with(digest, || self.read_chunk(number, digest))
+    }
+
+    /// The same from the database in any case.
+    pub(super) fn read_chunk(
+        &self,
+        number: u64,
+        digest: &ChunkDigest,
+    ) -> Result<Bytes, ChunkFault> {
+        let record = match self.records.get(Family::Chunks, &number.to_be_bytes()) {
+            Ok(record) => record.ok_or(ChunkFault::Missing)?,
+            // RocksDB has checksums of its own, and mostly sees it first.
+            Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
+            Err(e) => return Err(ChunkFault::Database(e)),
+        };
+        let bytes = ChunkRecord::parse(&record)
+            .and_then(|r| r.decode())
+            .map_err(|e| ChunkFault::Damaged(Some(e)))?;
+        if ChunkDigest::of(&bytes) != *digest {
+            return Err(ChunkFault::Damaged(None));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Has the next ingest of this chunk replace its record, which cannot be read.
+    pub(super) fn mark_damaged(&self, digest: ChunkDigest) {
+        lock(&self.damaged).insert(digest);
+    }
+
+    fn is_damaged(&self, digest: &ChunkDigest) -> bool {
+        lock(&self.damaged).contains(digest)
+    }
+
+    /// Bytes of chunks that wait for the flush that a publication makes, and that a kill would lose.
+    pub fn unflushed(&self) -> u64 {
+        lock(&self.writing).unflushed
+    }
+
+    /// Has all chunks that were kept so far survive a power loss. Without it a kill loses them, which is
+    /// no damage: they are fetched again.
+    ///
+    /// # Errors
+    /// The database failed, or the disk is full.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let _flushing = lock(&self.flushing);
+        // Whatever is counted is written: both happen under the lock. What is written while the
+        // flush runs stays counted.
+        let unflushed = self.unflushed();
+        if unflushed > 0 {
+            self.records.flush()?;
+            lock(&self.writing).unflushed -= unflushed;
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk anew as it is, to memory as a new one, if it is still there. A kill before the
+    /// next flush leaves it where it was. Returns its length in bytes.
+    pub(in crate::store) fn write_anew(&self, number: u64) -> Result<u64, StoreError> {
+        let key = number.to_be_bytes();
+        // The wait for the disk holds up no one else here.
+        if self.records.get(Family::Chunks, &key)?.is_none() {
+            return Ok(0);
+        }
+        let _shared = read(&self.deleting);
+        let mut writing = lock(&self.writing);
+        let Some(record) = self.records.get(Family::Chunks, &key)? else {
+            return Ok(0);
+        };
+        let bytes = record.len() as u64;
+        let mut batch = Batch::default();
+        batch.put(Family::Chunks, key, &*record);
+        drop(record);
+        self.records
+            .write(batch, Durability::Flush, "a chunk was written")?;
+        writing.unflushed += bytes;
+        Ok(bytes)
+    }
+
+    /// A sink for the chunks of one path. A chunk is written to memory; a publication, or
+    /// [`StoredContents::flush`], has it survive a kill and a power loss.
+    ///
+    /// # Errors
+    /// No memory for a compressor.
+    pub fn chunk_writer(&self) -> Result<ChunkWriter<'_>, StoreError> {
+        Ok(ChunkWriter {
+            contents: self,
+            encoder: Encoder::new().map_err(StoreError::Compress)?,
+            unchecked: CHECK_ROOM_EVERY,
+            hold: Hold::new(self.held.clone()),
+        })
+    }
+}
+
+/// Keeps the chunks of one path, and holds them: none of them is deleted before the path is
+/// published or given up.
+#[derive(Debug)]
+pub struct ChunkWriter<'c> {
+    contents: &'c StoredContents,
+    encoder: Encoder,
+    /// Bytes written since the last look at the disk.
+    unchecked: u64,
+    hold: Hold,
+}
+
+impl ChunkWriter<'_> {
+    /// What keeps the chunks from being deleted, for [`super::Publication::hold`].
+    pub fn finish(self) -> Hold {
+        self.hold
+    }
+
+    /// Holds the chunk if it is there and can be read.
+    fn reuse(&mut self, digest: &ChunkDigest) -> Result<bool, StoreError> {
+        let _shared = read(&self.contents.deleting);
+        let found = self.contents.locate(digest)?;
+        let found = found.filter(|_| !self.contents.is_damaged(digest));
+        if let Some(found) = found {
+            self.hold.add(found.number);
+        }
+        Ok(found.is_some())
+    }
+}
+
+impl ChunkSink for ChunkWriter<'_> {
+    type Error = StoreError;
+
+    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), StoreError> {
+        let contents = self.contents;
+        if self.reuse(&digest)? {
+            contents.size.count_ingested(chunk.len(), true);
+            return Ok(());
+        }
+        if self.unchecked >= CHECK_ROOM_EVERY {
+            contents.records.check_reserve()?;
+            self.unchecked = 0;
+        }
+        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
+        self.unchecked += record.len() as u64;
+        let _shared = read(&contents.deleting);
+        let mut writing = lock(&contents.writing);
+        // Another ingest may have written it while this one compressed. A damaged record is
+        // replaced where it is: trees know it by that number.
+        let found = contents.locate(&digest)?;
+        let number = match found {
+            None => writing.next_chunk,
+            Some(found) if contents.is_damaged(&digest) => found.number,
+            Some(found) => {
+                self.hold.add(found.number);
+                contents.size.count_ingested(chunk.len(), true);
+                return Ok(());
+            }
+        };
+        let located = Located {
+            number,
+            raw_length: chunk.len() as u32,
+            stored_length: record.len() as u32,
+        };
+        let mut batch = Batch::default();
+        let length = record.len();
+        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
+        batch.put(Family::Digests, digest.0, located.encode());
+        contents
+            .records
+            .write(batch, Durability::Flush, "a chunk was written")?;
+        let before = found.map_or(0, |f| i64::from(f.stored_length));
+        contents.size.grow_chunks(length as i64 - before);
+        if found.is_none() {
+            contents.size.grow_unique(1, chunk.len() as i64);
+        }
+        contents.size.count_ingested(chunk.len(), false);
+        self.hold.add(number);
+        lock(&contents.damaged).remove(&digest);
+        writing.next_chunk = writing.next_chunk.max(number + 1);
+        writing.unflushed += length as u64;
+        Ok(())
+    }
+}

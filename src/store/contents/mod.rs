@@ -1,0 +1,208 @@
+//! The contents of paths: chunks and trees, which are kept, found, read and dropped here.
+//!
+//! Nothing here knows of paths; what is read is a tree with the hashes of one path. Invariants: a digest
+//! never names a chunk that is not there, and the chunks of a complete tree are there.
+//!
+//! # Locks
+//!
+//! In the order in which they are taken; `upkeep/eviction.rs` has the reasons, and the locks that come
+//! before these.
+//!
+//! 1. `flushing`: held while chunks are flushed, so that each flush takes off what it has flushed
+//!    itself.
+//! 2. The deletion lock, `deleting`: shared to find, hold or write chunks, and to write trees and path
+//!    infos; held alone to delete chunks.
+//! 3. `writing`: held while a chunk is written, so that two ingests of the same chunk write it once, and
+//!    so that what is counted as unflushed is written.
+//! 4. `damaged`, and the counts of holds: held for a moment.
+
+mod chunk_uses;
+mod chunks;
+mod deletion;
+mod holds;
+mod reading;
+mod size;
+mod stored_tree;
+mod trees;
+mod writing;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+
+pub(super) use chunk_uses::ChunkUses;
+pub use chunks::ChunkWriter;
+pub(super) use deletion::Deletion;
+pub use holds::Hold;
+pub use reading::PathContents;
+pub(super) use size::Growth;
+pub use size::Ingested;
+pub(super) use stored_tree::{Located, StoredTree, TreeRecord};
+pub(super) use trees::Writes;
+
+use super::error::StoreError;
+use super::records::{Records, Snapshot};
+use crate::chunk::ChunkDigest;
+use crate::sync::write;
+use holds::Held;
+use size::Size;
+use writing::Writing;
+
+/// The contents of the paths of a state. Methods that say nothing of a crash write nothing.
+pub struct StoredContents {
+    records: Arc<Records>,
+    /// Masked chunks, decompressed and checked. They are named by their digests, and so are right
+    /// whether they are on disk or not.
+    chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
+    tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
+    size: Size,
+    held: Arc<Held>,
+    flushing: Mutex<()>,
+    deleting: RwLock<()>,
+    writing: Mutex<Writing>,
+    /// Chunks whose records were found missing or damaged.
+    damaged: Mutex<HashSet<ChunkDigest>>,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<ChunkDigest, Bytes> for Weight {
+    fn weight(&self, _: &ChunkDigest, chunk: &Bytes) -> u64 {
+        chunk.len() as u64 + 96
+    }
+}
+
+impl quick_cache::Weighter<ChunkDigest, Arc<StoredTree>> for Weight {
+    fn weight(&self, _: &ChunkDigest, tree: &Arc<StoredTree>) -> u64 {
+        tree.weight() as u64
+    }
+}
+
+/// How often the caches in memory had what was needed so far, and how much is in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CacheCounts {
+    /// Chunks that were there, uncompressed.
+    pub chunk_hits: u64,
+    /// Chunks that were read from the database.
+    pub chunk_misses: u64,
+    /// Bytes of chunks that are there.
+    pub chunk_bytes: u64,
+    /// Trees that were there.
+    pub tree_hits: u64,
+    /// Trees that were read from the database.
+    pub tree_misses: u64,
+    /// Bytes of trees that are there.
+    pub tree_bytes: u64,
+}
+
+impl std::fmt::Debug for StoredContents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoredContents({:?})", self.cache_counts())
+    }
+}
+
+impl StoredContents {
+    /// The contents in `records`, with caches of `chunk_bytes` bytes of chunks and `tree_bytes` of
+    /// trees.
+    pub(super) fn open(
+        records: Arc<Records>,
+        chunk_bytes: u64,
+        tree_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let writing = Mutex::new(Writing::open(&records)?);
+        let held = Arc::new(Held::default());
+        // A crash may have left chunks behind that no tree names.
+        held.note_unreferenced();
+        let chunks = chunk_bytes as usize / crate::chunk::AVERAGE;
+        Ok(Self {
+            records,
+            chunk_cache: Cache::with_weighter(chunks, chunk_bytes, Weight),
+            tree_cache: tree_cache(tree_bytes),
+            size: Size::default(),
+            held,
+            flushing: Mutex::default(),
+            deleting: RwLock::default(),
+            writing,
+            damaged: Mutex::default(),
+        })
+    }
+
+    /// Drops all chunks from memory. None is lost: they are in the database as well.
+    pub fn forget_chunks(&self) {
+        self.chunk_cache.clear();
+    }
+
+    /// How often the caches in memory had what was needed since the state was opened, and their bytes.
+    pub fn cache_counts(&self) -> CacheCounts {
+        CacheCounts {
+            chunk_hits: self.chunk_cache.hits(),
+            chunk_misses: self.chunk_cache.misses(),
+            chunk_bytes: self.chunk_cache.weight(),
+            tree_hits: self.tree_cache.hits(),
+            tree_misses: self.tree_cache.misses(),
+            tree_bytes: self.tree_cache.weight(),
+        }
+    }
+
+    /// What ingests in flight hold.
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// What records grew by since the state was opened.
+    pub(super) fn growth(&self) -> Growth {
+        self.size.growth()
+    }
+
+    /// The records as they are now, with what they grew by: each change is in both or in neither.
+    pub(super) fn snapshot(&self) -> (Snapshot<'_>, Growth) {
+        let _alone = write(&self.deleting);
+        (self.records.snapshot(), self.size.growth())
+    }
+
+    /// The chunks that were ingested since the state was opened.
+    pub(super) fn ingested(&self) -> Ingested {
+        self.size.ingested()
+    }
+
+    /// Whether the record of some chunk was found missing or damaged, and was not replaced since.
+    #[cfg(test)]
+    pub(super) fn has_damage(&self) -> bool {
+        !crate::sync::lock(&self.damaged).is_empty()
+    }
+
+    /// The number of the next new chunk.
+    #[cfg(test)]
+    pub(super) fn next_chunk(&self) -> u64 {
+        crate::sync::lock(&self.writing).next_chunk
+    }
+
+    /// Drops all chunks and trees from memory.
+    #[cfg(test)]
+    pub(super) fn forget_all(&self) {
+        self.chunk_cache.clear();
+        self.tree_cache.clear();
+    }
+}
+
+/// A cache for trees, whose sizes differ by orders of magnitude: with few shards, so that a large
+/// one still fits into one.
+fn tree_cache(capacity: u64) -> Cache<ChunkDigest, Arc<StoredTree>, Weight> {
+    let options = quick_cache::OptionsBuilder::new()
+        .estimated_items_capacity(1000)
+        .weight_capacity(capacity)
+        .shards(2)
+        .build();
+    match options {
+        Ok(options) => Cache::with_options(
+            options,
+            Weight,
+            quick_cache::DefaultHashBuilder::default(),
+            quick_cache::sync::DefaultLifecycle::default(),
+        ),
+        Err(_) => Cache::with_weighter(1000, capacity, Weight),
+    }
+}

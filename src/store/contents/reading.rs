@@ -1,0 +1,145 @@
+//! Reading the contents of paths.
+//!
+//! A reader has the chunk numbers that its tree had when it was loaded. They may be out of
+//! date: contents are dropped, and fetched again under new numbers, while a path is read. So where
+//! a chunk is not there, the record of the tree is asked again. It changes in one batch with the
+//! chunks, and numbers are never given twice, so it says which of three it is: the contents were
+//! dropped, or the chunk has another number now, or, if nothing changed, the chunk is lost.
+
+use std::io::Write;
+
+use bytes::Bytes;
+
+use super::StoredContents;
+use super::chunks::ChunkFault;
+use super::stored_tree::StoredTree;
+use crate::chunk::{ChunkDigest, HASH_LEN};
+use crate::nix::store_path::StorePath;
+use crate::store::error::StoreError;
+use crate::tree::{ChunkEntry, DumpError, NodeIndex, Tree, dump_nar};
+
+/// The contents of a path, for [`StoredContents::read`] and the like.
+#[derive(Clone, Copy, Debug)]
+pub struct PathContents<'p> {
+    /// For errors.
+    pub(in crate::store) path: &'p StorePath,
+    pub(in crate::store) digest: ChunkDigest,
+    pub(in crate::store) stored: &'p StoredTree,
+    /// What stands where the bytes were masked.
+    pub(in crate::store) table: &'p [[u8; HASH_LEN]],
+}
+
+impl<'p> PathContents<'p> {
+    fn tree(self) -> &'p Tree {
+        &self.stored.tree
+    }
+}
+
+impl StoredContents {
+    /// The masked bytes of a chunk of a path: from memory if they are there, or, if `fresh`, from
+    /// the database in any case.
+    fn chunk_of(
+        &self,
+        path: PathContents<'_>,
+        index: usize,
+        entry: &ChunkEntry,
+        fresh: bool,
+    ) -> Result<Bytes, StoreError> {
+        let mut number = path.stored.numbers.get(index).copied();
+        let fault = loop {
+            let read = match number {
+                Some(number) if fresh => self.read_chunk(number, &entry.digest),
+                Some(number) => self.chunk(number, &entry.digest),
+                None => Err(ChunkFault::Missing),
+            };
+            match read {
+                // The digest fixes the length, so that a tree cannot be read beyond a chunk.
+                Ok(bytes) if bytes.len() == entry.length as usize => return Ok(bytes),
+                Ok(_) => break ChunkFault::Damaged(None),
+                Err(ChunkFault::Missing) => {}
+                Err(fault) => break fault,
+            }
+            let now = self.current_number(path.digest, index)?;
+            if now.is_none() {
+                let path = path.path.clone();
+                return Err(StoreError::Dropped { path });
+            }
+            if now == number {
+                break ChunkFault::Missing;
+            }
+            number = now;
+        };
+        let (what, source) = match fault {
+            ChunkFault::Database(e) => return Err(e),
+            ChunkFault::Missing => ("missing", None),
+            ChunkFault::Damaged(source) => ("damaged", source),
+        };
+        self.mark_damaged(entry.digest);
+        let error = StoreError::Chunk {
+            path: path.path.clone(),
+            digest: entry.digest,
+            what,
+            source,
+        };
+        tracing::error!(path = %path.path, chunk = %entry.digest, "{error}");
+        Err(error)
+    }
+
+    /// Reads every chunk of a path, and has the next ingest in this process replace those that cannot be
+    /// read. Returns how many these are. What was dropped is not damaged.
+    pub fn find_damage(&self, path: PathContents<'_>) -> usize {
+        let is_damaged = |(index, entry): &(usize, ChunkEntry)| {
+            let read = self.chunk_of(path, *index, entry, true);
+            read.is_err_and(|e| !matches!(e, StoreError::Dropped { .. }))
+        };
+        path.tree().chunks().enumerate().filter(is_damaged).count()
+    }
+
+    /// Appends the bytes `offset..offset + length` of the stream of `path` to `out`, from memory where
+    /// its chunks are there. Every byte was checked against its digest.
+    ///
+    /// # Errors
+    /// A chunk is missing or damaged, or the contents were dropped; `out` is of no use then.
+    pub fn read(
+        &self,
+        path: PathContents<'_>,
+        offset: u64,
+        length: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        path.tree().read(
+            offset,
+            length,
+            path.table,
+            |index, entry| self.chunk_of(path, index, entry, false),
+            |bytes| {
+                out.extend_from_slice(bytes);
+                Ok(())
+            },
+        )
+    }
+
+    /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory,
+    /// so that what is stored is verified, and what a mount reads stays in memory.
+    ///
+    /// # Errors
+    /// A chunk that cannot be read, or a writer that fails.
+    pub fn dump<W: Write>(
+        &self,
+        path: PathContents<'_>,
+        node: NodeIndex,
+        out: W,
+    ) -> Result<(), DumpError<StoreError>> {
+        // Small files that follow each other lie in the same chunk.
+        let mut last: Option<(usize, Bytes)> = None;
+        let fetch = |index: usize, entry: &ChunkEntry| {
+            if let Some((_, bytes)) = last.as_ref().filter(|(at, _)| *at == index) {
+                return Ok(bytes.clone());
+            }
+            let bytes = self.chunk_of(path, index, entry, true)?;
+            last = Some((index, bytes.clone()));
+            Ok(bytes)
+        };
+        dump_nar(path.tree(), node, path.table, fetch, out)
+    }
+}

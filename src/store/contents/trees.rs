@@ -1,0 +1,157 @@
+//! Trees in the database: found, kept and written.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::StoredContents;
+use super::stored_tree::{StoredTree, TreeRecord, encode};
+use crate::chunk::ChunkDigest;
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family};
+use crate::sync::read;
+use crate::tree::Tree;
+
+/// Trees are small and read whole: worth a higher level than chunks.
+const LEVEL: i32 = 9;
+
+/// Trees and path infos that are about to be written together.
+#[derive(Default)]
+pub(in crate::store) struct Writes {
+    pub(in crate::store) batch: Batch,
+    /// What records of trees and path infos grow by, in bytes.
+    pub(in crate::store) grown: i64,
+    /// Trees that were looked at.
+    pub(in crate::store) trees: HashSet<ChunkDigest>,
+    /// Trees that become complete, with their chunk numbers.
+    pub(in crate::store) completed: Vec<(ChunkDigest, Vec<u64>)>,
+}
+
+fn damaged(digest: ChunkDigest) -> StoreError {
+    StoreError::Damaged {
+        what: format!("the record of tree {digest}"),
+    }
+}
+
+impl StoredContents {
+    /// A tree, from memory if it is there.
+    ///
+    /// The cache is never behind the database: a tree is taken out of the cache after its record was
+    /// written, and with it the place that a reader of the old record has reserved, so that what was
+    /// read before does not get in.
+    pub(in crate::store) fn tree(
+        &self,
+        digest: ChunkDigest,
+    ) -> Result<Arc<StoredTree>, StoreError> {
+        self.tree_cache
+            .get_or_insert_with(&digest, || self.read_tree(digest).map(Arc::new))
+    }
+
+    /// The same from the database in any case.
+    pub(in crate::store) fn read_tree(
+        &self,
+        digest: ChunkDigest,
+    ) -> Result<StoredTree, StoreError> {
+        let damaged = || damaged(digest);
+        let record = self
+            .records
+            .get(Family::Trees, &digest.0)?
+            .ok_or_else(damaged)?;
+        let record = TreeRecord::parse(&record).ok_or_else(damaged)?;
+        let bytes = zstd::bulk::decompress(record.packed, record.length).map_err(|_| damaged())?;
+        if ChunkDigest::of(&bytes) != digest {
+            return Err(damaged());
+        }
+        let tree = Tree::parse(bytes).map_err(|source| StoreError::Tree { digest, source })?;
+        let numbers = record.numbers();
+        if numbers.len() != tree.chunks().len() && numbers.len() != 0 {
+            return Err(damaged());
+        }
+        Ok(StoredTree {
+            numbers: numbers.collect(),
+            tree,
+        })
+    }
+
+    /// The number that the record of a tree has now for one of its chunks; `None` if the contents
+    /// were dropped, or the whole tree was collected.
+    pub(super) fn current_number(
+        &self,
+        digest: ChunkDigest,
+        index: usize,
+    ) -> Result<Option<u64>, StoreError> {
+        let Some(record) = self.records.get(Family::Trees, &digest.0)? else {
+            return Ok(None);
+        };
+        let record = TreeRecord::parse(&record).ok_or_else(|| damaged(digest))?;
+        Ok(record.number(index))
+    }
+
+    /// Whether the chunks of a tree are here. Fails if its record is damaged.
+    pub(in crate::store) fn is_complete(&self, digest: ChunkDigest) -> Result<bool, StoreError> {
+        if let Some(stored) = self.tree_cache.get(&digest) {
+            return Ok(stored.is_complete());
+        }
+        let record = self.records.get(Family::Trees, &digest.0)?;
+        let record = record.as_deref().and_then(TreeRecord::parse);
+        if record.ok_or_else(|| damaged(digest))?.numbers().len() == 0 {
+            // Only the tree itself can say that there are none to be had.
+            return Ok(self.tree(digest)?.is_complete());
+        }
+        Ok(true)
+    }
+
+    /// Adds the record of a tree to what is written, unless it is there and complete. One that was
+    /// dropped gets its numbers back; one that cannot be read is written anew. The caller keeps
+    /// evictions out until that is done.
+    pub(in crate::store) fn put_tree(
+        &self,
+        writes: &mut Writes,
+        tree: &Tree,
+        digest: ChunkDigest,
+    ) -> Result<(), StoreError> {
+        if !writes.trees.insert(digest) {
+            return Ok(());
+        }
+        if self.read_tree(digest).is_ok_and(|t| t.is_complete()) {
+            return Ok(());
+        }
+        let mut numbers = Vec::with_capacity(tree.chunks().len());
+        for chunk in tree.chunks() {
+            let located = self
+                .locate(&chunk.digest)?
+                .ok_or_else(|| StoreError::Damaged {
+                    what: format!("chunk {} was not kept", chunk.digest),
+                })?;
+            numbers.push(located.number);
+        }
+        let packed = zstd::bulk::compress(tree.bytes(), LEVEL).map_err(StoreError::Compress)?;
+        let record = encode(tree.bytes().len(), &numbers, &packed);
+        // What cannot be read at all is taken for nothing.
+        let before = self.records.get(Family::Trees, &digest.0).ok().flatten();
+        writes.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
+        let family = Family::Trees;
+        writes.batch.put(family, digest.0, record);
+        writes.completed.push((digest, numbers));
+        Ok(())
+    }
+
+    /// Writes trees and path infos, all or nothing, which survive what `durability` says when this
+    /// returns. `what` says what was done, should it fail.
+    pub(in crate::store) fn write(
+        &self,
+        writes: &mut Writes,
+        durability: Durability,
+        what: &'static str,
+    ) -> Result<(), StoreError> {
+        {
+            let _shared = read(&self.deleting);
+            let batch = std::mem::take(&mut writes.batch);
+            self.records.write(batch, durability, what)?;
+            self.size.grow(writes.grown);
+        }
+        for (digest, _) in &writes.completed {
+            self.tree_cache.remove(digest);
+        }
+        Ok(())
+    }
+}

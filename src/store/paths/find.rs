@@ -1,0 +1,216 @@
+//! Finding and listing paths, for this process and for the kernel.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Paths;
+use super::loaded::{LoadedPath, PathRecord};
+use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path};
+use super::path_info::{PathInfo, PathOrdinal};
+use super::uses::now;
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::error::StoreError;
+use crate::store::records::Family;
+
+impl Paths {
+    /// What is registered under a hash.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn info(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
+        match self.records.get(Family::Paths, hash.as_bytes())? {
+            Some(record) => PathInfo::decode(hash, &record).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The path with an ordinal.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn with_ordinal(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
+        match self
+            .records
+            .get(Family::Ordinals, &ordinal.0.to_be_bytes())?
+        {
+            Some(record) => named_path(ordinal, &record).map(|(_, path)| Some(path)),
+            None => Ok(None),
+        }
+    }
+
+    /// At most `limit` paths whose trees are here, from `ordinal` on, in the order of their
+    /// ordinals; with `true` where it is noted that the root is a directory, else its tree says what
+    /// it is.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn list(
+        &self,
+        ordinal: PathOrdinal,
+        limit: usize,
+    ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
+        let mut out = Vec::new();
+        let from = ordinal.0.to_be_bytes();
+        self.records.scan(Family::Ordinals, &from, |key, value| {
+            if out.len() == limit {
+                return Ok(false);
+            }
+            let ordinal = key.try_into().map(u32::from_be_bytes);
+            let ordinal = PathOrdinal(ordinal.map_err(|_| StoreError::Damaged {
+                what: "the key of an ordinal".into(),
+            })?);
+            let (state, path) = named_path(ordinal, value)?;
+            if state != NOT_HERE {
+                out.push((ordinal, path, state == DIRECTORY_HERE));
+            }
+            Ok(true)
+        })?;
+        Ok(out)
+    }
+
+    /// All paths whose contents are here, in the order of their ordinals.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn all(&self) -> Result<Vec<StorePath>, StoreError> {
+        let listed = self.list(PathOrdinal(0), usize::MAX)?;
+        Ok(listed.into_iter().map(|(_, path, _)| path).collect())
+    }
+
+    /// How many paths there are whose trees are here.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn count(&self) -> Result<u64, StoreError> {
+        let mut count = 0;
+        self.records.scan(Family::Ordinals, &[], |_, value| {
+            count += u64::from(value.first().is_some_and(|state| *state != NOT_HERE));
+            Ok(true)
+        })?;
+        Ok(count)
+    }
+
+    /// A path with its tree, ready to be read; `None` if there is no such path or its contents
+    /// are not here.
+    ///
+    /// # Errors
+    /// The database failed, or the record or the tree is damaged.
+    pub fn load(&self, ordinal: PathOrdinal) -> Result<Option<LoadedPath>, StoreError> {
+        // As with trees: a write that comes while this is read takes the place in the cache away.
+        let record = self.cache.get_or_insert_with(&ordinal, || {
+            let record = self.read_path(ordinal).transpose();
+            record.unwrap_or(Err(None))
+        });
+        match record {
+            Ok(record) => self.with_tree(record).map(Some),
+            Err(None) => Ok(None),
+            Err(Some(e)) => Err(e),
+        }
+    }
+
+    fn read_path(
+        &self,
+        ordinal: PathOrdinal,
+    ) -> Result<Option<Arc<PathRecord>>, Option<StoreError>> {
+        let Some(path) = self.with_ordinal(ordinal)? else {
+            return Ok(None);
+        };
+        let info = self.info(path.hash())?;
+        Ok(info.and_then(PathRecord::new))
+    }
+
+    fn with_tree(&self, record: Arc<PathRecord>) -> Result<LoadedPath, StoreError> {
+        let stored = self.contents.tree(record.tree)?;
+        if stored.tree.references() as usize != record.table.len() {
+            return Err(StoreError::Damaged {
+                what: format!("the references of {}", record.info.registration.path),
+            });
+        }
+        Ok(LoadedPath { record, stored })
+    }
+
+    /// The same for a path info at hand.
+    ///
+    /// # Errors
+    /// The database failed, or the tree is damaged.
+    pub fn load_info(&self, info: PathInfo) -> Result<Option<LoadedPath>, StoreError> {
+        let record = PathRecord::new(info);
+        record.map(|record| self.with_tree(record)).transpose()
+    }
+
+    /// Whether the contents of a path are here, chunks included: false if they were never here,
+    /// or if they were dropped.
+    ///
+    /// # Errors
+    /// The database failed or the record of the tree is damaged.
+    pub fn has_contents(&self, info: &PathInfo) -> Result<bool, StoreError> {
+        match info.tree() {
+            Some(tree) => self.contents.is_complete(tree),
+            None => Ok(false),
+        }
+    }
+
+    /// Paths that were registered, looked up or read at this time or later, in seconds since 1970.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn newer_than(&self, since: u64) -> Result<HashSet<StorePathHash>, StoreError> {
+        let age = now().saturating_sub(since * 1000);
+        let mut newer = HashSet::new();
+        self.records.scan(Family::Paths, &[], |key, record| {
+            let info = PathInfo::scanned(key, record)?;
+            if info.registered >= since
+                || self.uses.last(info.ordinal) >= since * 1000
+                || self.lookups.is_newer(info.ordinal, age)
+            {
+                newer.insert(info.registration.path.hash());
+            }
+            Ok(true)
+        })?;
+        Ok(newer)
+    }
+
+    /// What is registered under a hash, for an answer after which the kernel knows the path: a
+    /// removal that is under way leaves it alone.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn look_up(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
+        let lookup = self.lookups.begin();
+        let info = self.info(hash)?;
+        if let Some(info) = &info {
+            lookup.found(info.ordinal);
+        }
+        Ok(info)
+    }
+
+    /// The path with an ordinal, for an answer after which the kernel knows it.
+    ///
+    /// # Errors
+    /// The database failed or the record is damaged.
+    pub fn look_up_number(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
+        let lookup = self.lookups.begin();
+        let path = self.with_ordinal(ordinal)?;
+        if path.is_some() {
+            lookup.found(ordinal);
+        }
+        Ok(path)
+    }
+
+    /// As [`Paths::list`], for an answer after which the kernel knows the paths.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn look_up_from(
+        &self,
+        ordinal: PathOrdinal,
+        limit: usize,
+    ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
+        let lookup = self.lookups.begin();
+        let found = self.list(ordinal, limit)?;
+        for (ordinal, ..) in &found {
+            lookup.found(*ordinal);
+        }
+        Ok(found)
+    }
+}

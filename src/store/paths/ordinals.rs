@@ -1,0 +1,134 @@
+//! Ordinals of paths: their part of inode numbers.
+//!
+//! Invariant: an ordinal means one path with one NAR for ever, whatever crashes, since its numbers may
+//! be known elsewhere: to the kernel, in an overlay above, in a file handle. So a number is set apart on
+//! disk before it is given, and a path that was removed and comes back with the same NAR has its old one
+//! again.
+
+use super::path_info::{PathInfo, PathOrdinal};
+use crate::nix::hash::NarHash;
+use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::error::StoreError;
+use crate::store::records::{Batch, Durability, Family, Reader, Records, Writer};
+
+const NEXT: &[u8] = b"next-ordinal";
+/// First bytes of the key that has the ordinal of a path that was removed.
+const FORMER: &[u8] = b"former-ordinal-";
+/// Bytes of the NAR hash in its value: enough to know the NAR again.
+const NAR: usize = 16;
+/// Numbers that are set apart together. A write that gives none of others need not wait for the
+/// disk; a crash loses as many.
+const SET_APART: u32 = 64;
+
+/// The numbers that are given next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ordinals {
+    next: u32,
+    /// From here on none is set apart on disk.
+    end: u32,
+}
+
+impl Ordinals {
+    pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
+        let next = match records.get(Family::Meta, NEXT)? {
+            None => 1,
+            Some(record) => Reader::whole(&record, || "next-ordinal".into(), Reader::u32)?,
+        };
+        Ok(Self { next, end: next })
+    }
+
+    pub(super) fn give(&mut self) -> Result<PathOrdinal, StoreError> {
+        if self.next > PathOrdinal::MAX {
+            return Err(StoreError::TooManyPaths(PathOrdinal::MAX));
+        }
+        self.next += 1;
+        Ok(PathOrdinal(self.next - 1))
+    }
+
+    /// Adds to a batch that gives numbers what sets them apart. `true` if the batch must be durable
+    /// before anybody sees them.
+    pub(super) fn set_apart(&mut self, writes: &mut Batch) -> bool {
+        if self.next <= self.end {
+            return false;
+        }
+        self.end = (self.next + SET_APART).min(PathOrdinal::MAX + 1);
+        writes.put(Family::Meta, NEXT, self.end.to_le_bytes());
+        true
+    }
+
+    /// Gives back what was set apart and not given; it survives a kill.
+    pub(super) fn close(&mut self, records: &Records) -> Result<(), StoreError> {
+        if self.next == self.end {
+            return Ok(());
+        }
+        let mut writes = Batch::default();
+        writes.put(Family::Meta, NEXT, self.next.to_le_bytes());
+        self.end = self.next;
+        records.write(writes, Durability::Process, "path numbers were given back")
+    }
+
+    /// The ordinal of a path that is new here: the one that it had before with this NAR, or another.
+    pub(super) fn give_to(
+        &mut self,
+        records: &Records,
+        writes: &mut Batch,
+        (hash, nar): (StorePathHash, &NarHash),
+    ) -> Result<PathOrdinal, StoreError> {
+        let key = key(hash);
+        let former = records.get(Family::Meta, &key)?;
+        let mut former = former.as_deref().map(Reader::new);
+        let Some((former, before)) = former.as_mut().and_then(|f| Some((f.u32()?, f.rest())))
+        else {
+            return self.give();
+        };
+        writes.delete(Family::Meta, key);
+        if *before == nar.as_bytes()[..NAR] {
+            Ok(PathOrdinal(former))
+        } else {
+            self.give()
+        }
+    }
+}
+
+fn key(hash: StorePathHash) -> Vec<u8> {
+    [FORMER, hash.as_bytes()].concat()
+}
+
+/// Keeps the ordinal of a path that is removed for its return.
+pub(super) fn keep(writes: &mut Batch, info: &PathInfo) {
+    let registration = &info.registration;
+    let mut record = Writer::default();
+    record.u32(info.ordinal.0);
+    record.bytes(&registration.nar_hash.as_bytes()[..NAR]);
+    let meta = Family::Meta;
+    writes.put(meta, key(registration.path.hash()), record.finish());
+}
+
+/// State of an ordinal: the tree of its path is not here.
+pub(super) const NOT_HERE: u8 = 0;
+/// The tree is here, and says what the root is.
+pub(super) const HERE: u8 = 1;
+/// The tree is here, and its root is a directory.
+pub(super) const DIRECTORY_HERE: u8 = 2;
+
+/// The record of an ordinal: what is here of its path, and the name.
+pub(super) fn name_path(state: u8, path: &StorePath) -> Vec<u8> {
+    let mut record = Writer::default();
+    record.byte(state);
+    record.bytes(path.hash().as_bytes());
+    record.bytes(path.name().as_bytes());
+    record.finish()
+}
+
+/// What is here of the path with an ordinal, and its name.
+pub(super) fn named_path(
+    ordinal: PathOrdinal,
+    record: &[u8],
+) -> Result<(u8, StorePath), StoreError> {
+    let what = || format!("the record of ordinal {}", ordinal.0);
+    Reader::whole(record, what, |fields| {
+        let (state, hash) = (fields.byte()?, fields.hash()?);
+        let name = std::str::from_utf8(fields.rest()).ok()?;
+        Some((state, StorePath::new(hash, name).ok()?))
+    })
+}

@@ -1,0 +1,79 @@
+//! Removing paths: path info, ordinal and last use, in one batch with what else goes.
+
+use std::collections::HashSet;
+use std::sync::MutexGuard;
+
+use super::path_info::{PathInfo, PathOrdinal};
+use super::publish::set_changed;
+use super::removal::Removal;
+use super::{Paths, ordinals};
+use crate::chunk::ChunkDigest;
+use crate::nix::store_path::StorePathHash;
+use crate::store::contents::{ChunkUses, Deletion};
+use crate::store::error::StoreError;
+use crate::store::records::{Family, Snapshot};
+use crate::sync::lock;
+
+/// A removal that runs. Publications tell it what they add, until it is dropped.
+pub(in crate::store) struct RunningRemoval<'p> {
+    paths: &'p Paths,
+    /// The records when it began.
+    pub(in crate::store) snapshot: Snapshot<'p>,
+}
+
+impl Drop for RunningRemoval<'_> {
+    fn drop(&mut self) {
+        *lock(&self.paths.publishing) = None;
+    }
+}
+
+impl RunningRemoval<'_> {
+    /// What it knows of publications. None comes while this is held.
+    pub(in crate::store) fn lock(&self) -> MutexGuard<'_, Option<Removal>> {
+        lock(&self.paths.publishing)
+    }
+}
+
+impl Paths {
+    /// From now on publications tell what they add. One removal runs at a time.
+    pub(in crate::store) fn begin_removal(&self) -> Result<RunningRemoval<'_>, StoreError> {
+        let mut publishing = lock(&self.publishing);
+        *publishing = Some(Removal {
+            uses: ChunkUses::new(&self.records)?,
+            trees: HashSet::new(),
+        });
+        Ok(RunningRemoval {
+            paths: self,
+            snapshot: self.records.snapshot(),
+        })
+    }
+
+    /// Removes a path if it still has this ordinal and this tree, with what `more` adds to the deletion;
+    /// `None` if it has not. All goes or nothing; a power loss may bring it back. Returns the bytes that
+    /// this freed.
+    pub(in crate::store) fn remove(
+        &self,
+        (hash, ordinal, tree): (StorePathHash, PathOrdinal, Option<ChunkDigest>),
+        more: impl FnOnce(&mut Deletion<'_>) -> Result<(), StoreError>,
+    ) -> Result<Option<u64>, StoreError> {
+        let _next = lock(&self.next_ordinal);
+        let there = self.info(hash)?;
+        let is_same = |info: &PathInfo| info.ordinal == ordinal && info.tree() == tree;
+        let Some(info) = there.filter(is_same) else {
+            return Ok(None);
+        };
+        let mut deletion = self.contents.begin_deletion();
+        deletion.record(Family::Paths, hash.as_bytes())?;
+        let key = ordinal.0.to_be_bytes();
+        let writes = deletion.writes();
+        writes.delete(Family::Ordinals, key);
+        writes.delete(Family::Uses, key);
+        ordinals::keep(writes, &info);
+        set_changed(writes);
+        more(&mut deletion)?;
+        let freed = deletion.commit()?;
+        self.cache.remove(&ordinal);
+        self.uses.clear(ordinal);
+        Ok(Some(freed))
+    }
+}
