@@ -530,8 +530,8 @@ fn end_everywhere(scene: &Scene, sample: Sample) -> u64 {
         let next = tempfile::tempdir().unwrap();
         copy_files(state.path(), next.path());
         let engine = scene.engine(next.path(), &left);
-        if loss == Loss::Power && sample == Sample::Evict {
-            // What was dropped may be there again.
+        if loss == Loss::Power && [Sample::Evict, Sample::Collect].contains(&sample) {
+            // What was removed may be there again.
             let when = format!("{name} was done, and then the power failed");
             check(&look(&engine), &before, &after, &when);
             check_goes_on(&engine, &left, sample, &request, &after, &when);
