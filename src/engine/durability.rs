@@ -1,10 +1,11 @@
 //! What every command that writes leaves behind, wherever it is ended.
 //!
-//! Each command runs over records in memory, once for each of its writes: that write fails and so does every one after
-//! it. What is found then, by this process, after it was killed, and after a power loss, is before the command or after
-//! it for each path and each trace, and for all profiles with the views that follow them; every path that is there can
-//! be read, and the same command then does what it was to do. What a command has done when it returns survives a power
-//! loss. Channels and links of roots are files, which no write here loses.
+//! Each command runs over records in memory, once for each of its writes: that write fails and so does
+//! every one after it. What is found then, by this process, after it was killed, and after a power loss,
+//! is before the command or after it for each path and each trace, and for all profiles with the views
+//! that follow them; every path that is there can be read, and the same command then does what it was to
+//! do. What a command has done when it returns survives a power loss. Channels and links of roots are
+//! files, which no write here loses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -66,8 +67,8 @@ samples! {
     DeleteView "closure delete",
 }
 
-/// The sample of a command, unless it only reads or is for a daemon. A new command is not forgotten, since this does
-/// not compile without it.
+/// The sample of a command, unless it only reads or is for a daemon. A new command is not forgotten,
+/// since this does not compile without it.
 fn sample_of(request: &Request) -> Option<Sample> {
     Some(match request {
         Request::Copy(_) => Sample::Copy,
@@ -465,7 +466,8 @@ fn forget_times(value: &mut Json) {
     }
 }
 
-/// That each thing that is found is as it was before or as it is after, and those that change together are so together.
+/// That each thing that is found is as it was before or as it is after, and those that change together
+/// are so together.
 fn check(found: &Seen, before: &Seen, after: &Seen, when: &str) {
     let things: BTreeSet<_> = before
         .keys()

@@ -44,7 +44,8 @@ pub enum FetchError {
         source: NarInfoError,
     },
     #[error(
-        "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe this source"
+        "{url}: {distrust}; name the key with --trusted-public-key, or give --no-require-sigs to believe \
+         this source"
     )]
     Untrusted { url: String, distrust: Distrust },
     #[error("{path} is in none of the sources: {sources}")]

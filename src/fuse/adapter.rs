@@ -4,38 +4,24 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
-use super::FileHandles;
 use super::counters::{Counters, InFlight, Operation};
 use super::entries::{Entries, Listing};
-use crate::fetch::Requester;
-use crate::fs::{
-    Attributes, Entry, FileSystem, FsError, Inode, Kind, Lookup, NAME_MAX, Numbers, Space,
+use super::file_handles::FileHandles;
+use super::reply::{
+    BLOCK, FOREVER, GENERATION, IDMAPPED, attr, errno, requester, statfs, validity,
 };
+use crate::fs::{Entry, FileSystem, FsError, Inode, Lookup};
 
-/// Validity of entries and attributes that never change: 34 years.
-const FOREVER: Duration = Duration::from_secs(1 << 30);
-/// An inode number is never reused, so FUSE generations are not needed.
-pub(super) const GENERATION: Generation = Generation(0);
 /// Limit of concurrent read-aheads. With fuser's default of 16, a few slow ones would block all
 /// others.
 const MAX_BACKGROUND: u16 = 1024;
-/// Block size in `st_blksize` and statfs.
-const BLOCK: u32 = 4096;
-
-/// Enables id-mapped mounts (mount_setattr(2), MOUNT_ATTR_IDMAP), as for containers in user
-/// namespaces. The user of a request is then often unknown, and not needed: the kernel checks
-/// permissions itself (default_permissions). Linux 6.12 and newer.
-pub(super) const IDMAPPED: InitFlags = InitFlags::FUSE_ALLOW_IDMAP;
-
 pub(super) struct Adapter {
     fs: Arc<FileSystem>,
     counters: Arc<Counters>,
@@ -63,11 +49,6 @@ impl Adapter {
     }
 }
 
-/// The process that waits for the reply.
-pub(super) fn requester(request: &Request) -> Requester {
-    Requester::new(request.pid())
-}
-
 fn list(
     fs: &FileSystem,
     here: Result<(), FsError>,
@@ -77,64 +58,6 @@ fn list(
 ) -> Result<(), Errno> {
     here.and_then(|()| fs.list(Inode(inode.0), offset, &mut |entry| add(&entry)))
         .map_err(errno)
-}
-
-/// How long the kernel may cache attributes.
-pub(super) fn validity(a: &Attributes) -> &'static Duration {
-    if a.settled { &FOREVER } else { &Duration::ZERO }
-}
-
-pub(super) fn errno(error: FsError) -> Errno {
-    if let FsError::Store(e) = &error {
-        tracing::warn!("a request failed: {e}");
-    }
-    Errno::from_i32(error.errno())
-}
-
-/// The attributes in FUSE's form.
-pub(super) fn attr(a: &Attributes, numbers: Numbers) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(numbers.shown(a)),
-        size: a.size,
-        blocks: a.size.div_ceil(512),
-        atime: a.time,
-        mtime: a.time,
-        ctime: a.time,
-        crtime: a.time,
-        kind: match a.kind {
-            Kind::Directory => FileType::Directory,
-            Kind::File => FileType::RegularFile,
-            Kind::Link => FileType::Symlink,
-            Kind::Pipe => FileType::NamedPipe,
-        },
-        perm: a.mode,
-        nlink: a.links,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-/// Replies with the free space of a disk.
-pub(super) fn statfs(space: Result<Space, FsError>, reply: ReplyStatfs) {
-    match space {
-        Ok(space) => {
-            let blocks = |bytes: u64| bytes / u64::from(BLOCK);
-            reply.statfs(
-                blocks(space.total),
-                blocks(space.free),
-                blocks(space.available),
-                0,
-                0,
-                BLOCK,
-                NAME_MAX as u32,
-                BLOCK,
-            );
-        }
-        Err(e) => reply.error(errno(e)),
-    }
 }
 
 /// An entry with the inode number 0 is a negative entry, which the kernel caches.

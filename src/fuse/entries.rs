@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{Errno, ReplyDirectoryPlus, ReplyEntry, RequestId};
 
-use super::adapter::{attr, validity};
+use super::reply::{attr, validity};
 use crate::fs::{Attributes, Entry, Kind, Numbers};
 
 /// Size of `struct fuse_out_header`.

@@ -16,7 +16,7 @@ use std::str::FromStr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
-use super::FileHandles;
+use super::file_handles::FileHandles;
 use crate::fs::Numbers;
 
 /// FUSE_INIT.

@@ -40,21 +40,17 @@
 //! waits for an invalidation.
 
 use std::ffi::OsStr;
-use std::io;
 use std::sync::{Arc, Weak};
 
 use fuser::{INodeNo, Notifier};
 
 use super::counters::Counters;
-use super::removed::Forgetter;
+use super::removed::{Forgetter, forget_entries, forget_listing, report};
 use crate::fs::{
     Inode, ReplacedLink, Special, StaleEntries, all_entries, replaced_links, stale_entries,
     stale_views,
 };
 use crate::store::{Change, ChangedView, Store};
-
-/// A name that the kernel never caches.
-pub(super) const NO_NAME: &str = ".";
 
 /// Sends invalidations to the kernel.
 pub(super) struct Invalidation {
@@ -145,34 +141,5 @@ impl Invalidation {
 
     fn listing(&self, directory: Inode) {
         forget_listing(&self.notifier, directory);
-    }
-}
-
-/// Drops names in a directory, and its listing.
-pub(super) fn forget_entries(notifier: &Notifier, stale: &StaleEntries) {
-    for name in &stale.names {
-        forget_entry(notifier, stale.directory, name);
-    }
-    forget_entry(notifier, stale.above, NO_NAME);
-    forget_listing(notifier, stale.directory);
-}
-
-/// Drops a name in a directory, after requests in flight on the directory have been answered.
-fn forget_entry(notifier: &Notifier, directory: Inode, name: &str) {
-    let result = notifier.inval_entry(INodeNo(directory.0), OsStr::new(name));
-    report(result, "an entry");
-}
-
-/// Drops the listing and the attributes of a directory.
-pub(super) fn forget_listing(notifier: &Notifier, directory: Inode) {
-    let result = notifier.inval_inode(INodeNo(directory.0), 0, 0);
-    report(result, "a listing");
-}
-
-/// Logs a failed invalidation. It is no failure that the kernel has not cached what it should drop;
-/// otherwise the file system was unmounted.
-pub(super) fn report(result: io::Result<()>, what: &str) {
-    if let Err(e) = result {
-        tracing::debug!("the kernel did not drop {what}: {e}");
     }
 }

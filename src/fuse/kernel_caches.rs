@@ -19,8 +19,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::FileHandles;
 use super::counters::Counters;
+use super::file_handles::FileHandles;
 use super::notices::Notices;
 use super::removed::Forgetter;
 use crate::fs::{Appearances, Inode, Special};

@@ -8,14 +8,15 @@
 //! old inode, but never to another one, since inode numbers are not reused. Processes that have it
 //! open keep it. Afterwards no earlier reply can restore it: see `invalidation.rs`.
 
+use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fuser::Notifier;
+use fuser::{INodeNo, Notifier};
 
 use super::counters::Counters;
-use super::invalidation::{NO_NAME, forget_entries, forget_listing};
 use crate::fs::{Inode, Special, StaleEntries};
 use crate::sync;
 
@@ -25,6 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout for a change of closure views: longer than any lookup waits for the network, so that a
 /// path that was removed from the view is no longer visible when the command returns.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A name that the kernel never caches.
+pub(super) const NO_NAME: &str = ".";
 
 /// The work, and the channel that reports its completion.
 struct Job(Box<dyn FnOnce() + Send>, mpsc::Sender<()>);
@@ -114,5 +118,34 @@ impl Forgetter {
     pub(super) fn run(&self, job: Box<dyn FnOnce() + Send>, timeout: Duration) -> bool {
         let (done, is_done) = mpsc::channel();
         self.sender.send(Job(job, done)).is_ok() && is_done.recv_timeout(timeout).is_ok()
+    }
+}
+
+/// Drops names in a directory, and its listing.
+pub(super) fn forget_entries(notifier: &Notifier, stale: &StaleEntries) {
+    for name in &stale.names {
+        forget_entry(notifier, stale.directory, name);
+    }
+    forget_entry(notifier, stale.above, NO_NAME);
+    forget_listing(notifier, stale.directory);
+}
+
+/// Drops a name in a directory, after requests in flight on the directory have been answered.
+fn forget_entry(notifier: &Notifier, directory: Inode, name: &str) {
+    let result = notifier.inval_entry(INodeNo(directory.0), OsStr::new(name));
+    report(result, "an entry");
+}
+
+/// Drops the listing and the attributes of a directory.
+pub(super) fn forget_listing(notifier: &Notifier, directory: Inode) {
+    let result = notifier.inval_inode(INodeNo(directory.0), 0, 0);
+    report(result, "a listing");
+}
+
+/// Logs a failed invalidation. It is no failure that the kernel has not cached what it should drop;
+/// otherwise the file system was unmounted.
+pub(super) fn report(result: io::Result<()>, what: &str) {
+    if let Err(e) = result {
+        tracing::debug!("the kernel did not drop {what}: {e}");
     }
 }

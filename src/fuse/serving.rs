@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::{Counters, FileHandles, MountError, Session, mount};
+use narfs_mounting::MountError;
+
+use super::counters::Counters;
+use super::file_handles::FileHandles;
+use super::mount;
+use super::session::Session;
 use crate::fs::Numbers;
 use crate::sync;
 

@@ -23,9 +23,9 @@ use fuser::{
 use narfs_mounting::{MountError, NewSuperblock, PROFILES_TYPE};
 use rustix::mount::MountFlags;
 
-use super::adapter::{GENERATION, IDMAPPED, attr, errno, requester, statfs};
 use super::handshake::{self, Agreement, Origin};
 use super::mount;
+use super::reply::{GENERATION, IDMAPPED, attr, errno, requester, statfs};
 use crate::fs::{Attributes, FsError, Inode, NewAttributes, Numbers, WritableProfiles};
 use crate::sync;
 

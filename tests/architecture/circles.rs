@@ -7,9 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{EXEMPT, assert_none, module_of, parts, references, sources_below, words};
 
-/// Layers that still have circles, which are to go.
-const NOT_YET: &[&str] = &[];
-
 /// The words that begin an item with a name.
 const ITEMS: &str = "fn struct enum trait const static type mod union";
 
@@ -188,16 +185,9 @@ fn no_files_of_a_layer_import_each_other_in_a_circle() {
     let found = circles(&sources_below("src"));
     let problems: Vec<_> = found
         .iter()
-        .filter(|(layer, _)| !NOT_YET.contains(&layer.as_str()))
         .map(|(layer, files)| format!("{layer}: {files:?} are on circles"))
         .collect();
     assert_none(&problems);
-    for layer in NOT_YET {
-        assert!(
-            found.contains_key(*layer),
-            "{layer} has no circle any more: take it off the list"
-        );
-    }
 }
 
 /// Rooms of the store, from the bottom: none names one of a later row.

@@ -355,7 +355,8 @@ fn mount_of_a_daemon_that_hangs(state: &Path, at: &Path) {
     let mut device = fs::File::from(new.device);
     let mut request = vec![0; 1 << 20];
     device.read(&mut request).unwrap();
-    // The header of the answer to INIT (length, error, number of the request), and version 7.31 with 64 KiB to write.
+    // The header of the answer to INIT (length, error, number of the request), and version 7.31 with
+    // 64 KiB to write.
     let mut answer = [0; 16 + 64];
     answer[0] = 80;
     answer[8..16].copy_from_slice(&request[8..16]);

@@ -153,7 +153,8 @@ impl Reader<'_> {
                 }
                 DeValue::Table(table) => self.package(what, value, table),
                 _ => {
-                    let expected = "not a package; write \"HASH-NAME\" or { path = \"HASH-NAME\", priority = 5 }";
+                    let expected = "not a package; write \"HASH-NAME\" or \
+                                    { path = \"HASH-NAME\", priority = 5 }";
                     self.misfit(what, value, expected);
                     None
                 }

@@ -130,7 +130,12 @@ macro_rules! settings {
             ///
             /// # Errors
             /// A value that it cannot have, as a text.
-            pub(super) fn take_text(&mut self, name: &str, text: &OsStr, origin: Origin) -> Result<(), String> {
+            pub(super) fn take_text(
+                &mut self,
+                name: &str,
+                text: &OsStr,
+                origin: Origin,
+            ) -> Result<(), String> {
                 match name {
                     $($name => self.$field = Some(Setting { value: $text(text)?, origin }),)*
                     _ => {}

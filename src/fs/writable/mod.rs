@@ -26,7 +26,7 @@ use crate::nix::store_path::StorePath;
 use crate::profile::{GenerationNumber, LinkChange, ProfileEntry, ProfileName};
 use crate::store::{ProfileDirectory, ProfileMember};
 use crate::sync;
-use temporaries::{Content, Name, Temporaries};
+use temporaries::{Content, Name, Temporaries, full_name};
 
 /// Offset of temporary directories in a listing.
 const TEMPORARY: u64 = 1 << 60;
@@ -59,14 +59,6 @@ pub struct NewAttributes {
     pub time: Option<SystemTime>,
     /// Whether the time is the current time, as set by touch(1).
     pub is_now: bool,
-}
-
-/// The full name of an entry of a directory of profiles.
-fn full_name(directory: &str, name: &str) -> String {
-    match directory {
-        "" => name.to_owned(),
-        directory => format!("{directory}/{name}"),
-    }
 }
 
 /// Whether a temporary file may have this name. Any name is allowed that cannot be that of a

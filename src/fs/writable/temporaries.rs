@@ -48,6 +48,14 @@ pub(super) struct Temporaries {
     by_name: BTreeMap<Name, u64>,
 }
 
+/// The full name of an entry of a directory of profiles.
+pub(super) fn full_name(directory: &str, name: &str) -> String {
+    match directory {
+        "" => name.to_owned(),
+        directory => format!("{directory}/{name}"),
+    }
+}
+
 impl Temporaries {
     /// An empty set. Numbers start from the current time, so that numbers of an earlier daemon,
     /// which the kernel may still know, are not reused.
@@ -88,7 +96,7 @@ impl Temporaries {
         }
         let (above, name) = found.name.as_ref().ok_or(FsError::Stale)?;
         let name = std::str::from_utf8(name).map_err(|_| FsError::Stale)?;
-        Ok(super::full_name(above, name))
+        Ok(full_name(above, name))
     }
 
     /// Its attributes.
@@ -261,7 +269,7 @@ impl Temporaries {
         let names: Vec<_> = old.filter_map(|t| t.name.clone()).collect();
         for name in names {
             let directory = std::str::from_utf8(&name.1);
-            let directory = directory.map(|last| super::full_name(&name.0, last));
+            let directory = directory.map(|last| full_name(&name.0, last));
             if !directory.is_ok_and(|directory| self.is_used(&directory)) {
                 self.remove(&name);
             }
