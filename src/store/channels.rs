@@ -14,8 +14,8 @@ use std::sync::Mutex;
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
+use super::clock;
 use super::error::StoreError;
-use super::paths::now;
 use crate::nix::store_path::StorePath;
 use crate::sync::lock;
 
@@ -326,7 +326,7 @@ impl ChannelWriter<'_> {
     pub fn commit(mut self, replaces: Replaces) -> Result<bool, StoreError> {
         let list = ChannelList {
             paths: self.paths,
-            updated: (now() / 1000).max(1),
+            updated: clock::seconds().max(1),
         };
         let mut fill_in = || {
             self.file.flush()?;

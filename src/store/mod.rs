@@ -1,11 +1,36 @@
-//! The state: chunks, trees and path infos in one RocksDB, with one owner at a time.
+//! The state: chunks, trees, path infos, profiles and what else is kept, with one owner at a time.
 //!
-//! `format.md` beside this file specifies every key and value. Invariant: a path is published
-//! after everything that it needs is durable, so whoever sees a path can read all of it; a
-//! digest never names a chunk that is not there.
+//! `format.md` beside this file specifies every key and value.
+//!
+//! # Rooms
+//!
+//! Each room owns its fields and its locks, and knows only rooms that come before it:
+//!
+//! - `records/`: keys and values in RocksDB, written in batches; it alone knows of the database.
+//! - `contents/`: chunks and trees.
+//! - `paths/`: path infos, ordinals, publishing, looking up.
+//! - `profiles/` and `views/`, over one pair of tables (`tables.rs`); `roots/`, `traces.rs`,
+//!   `channels.rs`.
+//! - `upkeep/`: collection, eviction, reclaiming, statistics.
+//!
+//! A [`Store`] makes them and hands each out; it has no other work.
+//!
+//! # Crashes
+//!
+//! A method says what its change survives when it returns: a *kill* of this process, or a *power loss*
+//! too. A change is there whole after a crash, or not at all, and so is one that was being made. Methods
+//! that say nothing of it write nothing. Two invariants hold after any crash: all of a published path is
+//! there, and a digest never names a chunk that is not there.
+//!
+//! # Locks
+//!
+//! Each room lists its locks in the order in which they are taken. Of several rooms, those of `upkeep/`
+//! come first, then those of `tables.rs`, `roots/` and `channels.rs`, of `paths/`, and of `contents/`.
+//! No lock is held while the observer is told.
 
 mod changes;
 mod channels;
+mod clock;
 mod contents;
 mod descriptors;
 mod directory;
@@ -127,7 +152,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the state in `dir` and owns it until dropped.
+    /// Opens the state in `dir` and owns it until dropped. A state that is made or upgraded for it
+    /// survives a power loss; a crash before that leaves what the next one makes or upgrades.
     ///
     /// # Errors
     /// See [`StoreError`]: absent, foreign, newer, owned by another process, unusable.
@@ -135,7 +161,7 @@ impl Store {
         Self::open_owned(dir, options, None)
     }
 
-    /// Opens the state in `dir`, with the ownership of a process that had it open before.
+    /// As [`Store::open`], with the ownership of a process that had the state open before.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -191,52 +217,53 @@ impl Store {
         })
     }
 
-    /// Chunks and trees.
+    /// The room of chunks and trees.
     pub fn contents(&self) -> &StoredContents {
         &self.contents
     }
 
-    /// Path infos: what is registered, published and looked up.
+    /// The room of paths: what is registered, published and looked up.
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
 
-    /// Profiles, with their generations.
+    /// The room of profiles, with their generations.
     pub fn profiles(&self) -> &Profiles {
         &self.profiles
     }
 
-    /// Closure views.
+    /// The room of closure views.
     pub fn views(&self) -> &Views {
         &self.views
     }
 
-    /// Channels.
+    /// The room of channels.
     pub fn channels(&self) -> &Channels {
         &self.channels
     }
 
-    /// Pins, links outside of the state, and temporary roots.
+    /// The room of pins, links outside of the state, and temporary roots.
     pub fn roots(&self) -> &Roots {
         &self.roots
     }
 
-    /// Traces.
+    /// The room of traces.
     pub fn traces(&self) -> &Traces {
         &self.traces
     }
 
-    /// Collection, eviction, reclaiming, and what is counted.
+    /// The room of collection, eviction, reclaiming, and what is counted.
     pub fn upkeep(&self) -> &Upkeep {
         &self.upkeep
     }
 
-    /// Memory that transfers may hold together.
+    /// Bytes of memory that transfers may hold together.
     pub fn transfers(&self) -> &Arc<Allowance> {
         &self.transfers
     }
 
-    /// What makes this process the owner of the state.
+    /// What makes this process the owner of the state. It ends with the process, unless another one has
+    /// a copy of its descriptor.
     pub fn ownership(&self) -> &Ownership {
         self.directory.ownership()
     }
@@ -252,12 +279,12 @@ impl Store {
         self.records.refuses_writes()
     }
 
-    /// Whether the disk has room for more.
+    /// Whether more than [`RESERVE`] bytes are free on the disk of the state.
     pub fn has_room(&self) -> bool {
         self.directory.check_room(0).is_ok()
     }
 
-    /// Where an ingest may make temporary files.
+    /// The directory for temporary files, which is emptied when the state is opened.
     pub fn spool(&self) -> PathBuf {
         self.directory.path().join("tmp")
     }
@@ -267,8 +294,9 @@ impl Store {
         self.directory.store_dir()
     }
 
-    /// Has `observer` called after each change of the set of paths, of profiles or of views, by the
-    /// thread that made the change and before it goes on. There is one; a second takes its place.
+    /// Has `observer` called after each change of the set of paths, of profiles or of views, when it can
+    /// be seen and survives what it says, by the thread that made it and before that goes on. There is
+    /// one observer, until this process ends; a second takes its place.
     pub fn observe(&self, observer: impl Fn(&Change<'_>) + Send + Sync + 'static) {
         self.observers.set(observer);
     }

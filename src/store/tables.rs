@@ -14,8 +14,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use super::changes::{Change, Observers};
+use super::clock;
 use super::error::StoreError;
-use super::paths::{self, Paths};
+use super::paths::Paths;
 use super::profiles::{ProfileTable, ProfileUpdate};
 use super::records::{Batch, Durability, Records};
 use super::temporary_roots::AllTemporaryRoots;
@@ -153,5 +154,5 @@ impl<'t> Changing<'t> {
 
 /// Seconds since 1970.
 pub(super) fn now() -> i64 {
-    i64::try_from(paths::now() / 1000).unwrap_or(i64::MAX)
+    i64::try_from(clock::seconds()).unwrap_or(i64::MAX)
 }

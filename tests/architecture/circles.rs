@@ -200,6 +200,41 @@ fn no_files_of_a_layer_import_each_other_in_a_circle() {
     }
 }
 
+/// Rooms of the store, from the bottom: none names one of a later row.
+const ROOMS: &[&[&str]] = &[
+    &["records"],
+    &["contents"],
+    &["paths"],
+    &["profiles", "views", "tables", "roots", "traces", "channels"],
+    &["upkeep"],
+];
+
+/// What a file of a room names of rooms above.
+fn rooms_above(file: &str, source: &str) -> Vec<String> {
+    let row = |module: &[String]| {
+        let room = module.get(1).filter(|_| module[0] == "store")?;
+        ROOMS.iter().position(|row| row.contains(&room.as_str()))
+    };
+    let Some(own) = row(&module_of(file)) else {
+        return Vec::new();
+    };
+    let named = references(file, &without_tests(&parts(source).code)).into_iter();
+    let above = named.filter(|r| row(&r.path).is_some_and(|row| row > own));
+    above
+        .map(|r| format!("{file}: names {}", r.path.join("::")))
+        .collect()
+}
+
+#[test]
+fn rooms_of_the_store_know_only_rooms_below() {
+    let sources = sources_below("src/store");
+    let found = sources.iter().flat_map(|(f, s)| rooms_above(f, s));
+    assert_none(&found.collect::<Vec<_>>());
+    let up = "use crate::store::upkeep::Upkeep;";
+    assert_eq!(rooms_above("src/store/paths/find.rs", up).len(), 1);
+    assert_eq!(rooms_above("src/store/upkeep/sizes.rs", up).len(), 0);
+}
+
 #[test]
 fn circles_are_seen_through_what_is_passed_on() {
     let made_up = |list: &[(&str, &str)]| {

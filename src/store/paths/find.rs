@@ -7,8 +7,8 @@ use super::Paths;
 use super::loaded::{LoadedPath, PathRecord};
 use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path};
 use super::path_info::{PathInfo, PathOrdinal};
-use super::uses::now;
 use crate::nix::store_path::{StorePath, StorePathHash};
+use crate::store::clock::milliseconds;
 use crate::store::error::StoreError;
 use crate::store::records::Family;
 
@@ -155,7 +155,7 @@ impl Paths {
     /// # Errors
     /// The database failed or a record is damaged.
     pub fn newer_than(&self, since: u64) -> Result<HashSet<StorePathHash>, StoreError> {
-        let age = now().saturating_sub(since * 1000);
+        let age = milliseconds().saturating_sub(since * 1000);
         let mut newer = HashSet::new();
         self.records.scan(Family::Paths, &[], |key, record| {
             let info = PathInfo::scanned(key, record)?;

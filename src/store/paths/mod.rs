@@ -41,9 +41,9 @@ pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootK
 pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
-pub(super) use uses::now;
 
 use super::changes::Observers;
+use super::clock::milliseconds;
 use super::contents::StoredContents;
 use super::error::StoreError;
 use super::records::{Batch, Durability, Family, Records};
@@ -117,7 +117,7 @@ impl Paths {
     /// Notes in memory that a path is used now. Cheap enough for every read. [`Paths::save_uses`] has it
     /// survive a kill.
     pub fn touch(&self, ordinal: PathOrdinal) {
-        self.uses.set(ordinal, now());
+        self.uses.set(ordinal, milliseconds());
     }
 
     /// Writes the uses that were noted since the last time. They survive a kill; a power loss may take

@@ -12,6 +12,7 @@ use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, Ro
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::changes::Change;
+use crate::store::clock::since_1970;
 use crate::store::contents::{Hold, Writes};
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family, Reader, Writer};
@@ -75,11 +76,6 @@ pub(super) fn set_changed(batch: &mut Batch) {
     changed.u64(now.as_secs());
     changed.u32(now.subsec_nanos());
     batch.put(Family::Meta, CHANGED, changed.finish());
-}
-
-fn since_1970() -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or(Duration::ZERO)
 }
 
 impl Paths {

@@ -7,7 +7,6 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::path_info::PathOrdinal;
 use crate::store::error::StoreError;
@@ -126,10 +125,4 @@ impl Unsaved<'_> {
             let _ = entry.compare_exchange(value, value & !UNSAVED, order, order);
         }
     }
-}
-
-/// Milliseconds since 1970.
-pub(in crate::store) fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |d| d.as_millis() as u64)
 }

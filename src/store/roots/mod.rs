@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 pub use linked::{LinkedRoot, LinkedRoots};
 
+use super::clock;
 use super::error::StoreError;
-use super::paths::now;
 use super::records::{Batch, Durability, Family, Reader, Records, Writer};
 use super::temporary_roots::{AllTemporaryRoots, TemporaryRoots};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -87,7 +87,7 @@ impl Roots {
         let _changing = lock(&self.changing);
         self.temporary.note(paths.iter().map(StorePath::hash));
         let mut batch = Batch::default();
-        let since = now() / 1000;
+        let since = clock::seconds();
         for path in paths {
             if self.records.get(Family::Roots, &key(path))?.is_none() {
                 let path = path.clone();
