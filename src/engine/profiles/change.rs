@@ -92,15 +92,15 @@ impl Engine {
             if !publications.is_empty() {
                 self.store.paths().publish(&publications)?;
             }
-            let mut is_true = Ok(false);
+            let mut is_current = Ok(false);
             self.store.profiles().change(|now| {
-                is_true = is_still(now, names, &before);
-                Ok(match is_true {
+                is_current = is_still(now, names, &before);
+                Ok(match is_current {
                     Ok(true) => changes,
                     _ => Vec::new(),
                 })
             })?;
-            if is_true? {
+            if is_current? {
                 return Ok(reports);
             }
             tracing::info!("a profile changed while a change was planned; planning again");
@@ -319,4 +319,93 @@ pub(in crate::engine) fn to_change(name: &ProfileName, generations: &Generations
 pub(in crate::engine) fn now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::command::SourceRequest;
+    use crate::nix::store_path::StorePathHash;
+    use crate::store::{Store, StoreOptions};
+
+    fn target(seed: u8) -> StorePath {
+        StorePath::new(StorePathHash::from_bytes([seed; 20]), "x").unwrap()
+    }
+
+    fn engine(dir: &tempfile::TempDir) -> Engine {
+        let options = StoreOptions {
+            memory: 16 << 20,
+            create: true,
+            store_dir: None,
+        };
+        let store = Store::open(dir.path(), &options).unwrap();
+        Engine::new(Arc::new(store), SourceRequest::default(), None)
+    }
+
+    /// Has a profile lead to a path, while others do `meanwhile` when the change is planned. Returns how
+    /// often it was planned.
+    fn set(
+        engine: &Engine,
+        name: &ProfileName,
+        seed: u8,
+        meanwhile: impl Fn(u32),
+    ) -> Result<u32, EngineError> {
+        let planned = Cell::new(0);
+        engine.change_profiles(&[name], false, |before| {
+            planned.set(planned.get() + 1);
+            meanwhile(planned.get());
+            let plan = engine.advance(name, &before[0], target(seed))?;
+            Ok(vec![plan])
+        })?;
+        Ok(planned.get())
+    }
+
+    fn targets(engine: &Engine, name: &ProfileName) -> Vec<StorePath> {
+        let generations = engine.generations(name).unwrap();
+        generations
+            .list()
+            .values()
+            .map(|g| g.target.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_plan_that_is_out_of_date_is_made_again_and_loses_no_other_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine(&dir);
+        let [name, other] = ["p", "q"].map(|name| ProfileName::parse(name).unwrap());
+        let planned = set(&engine, &name, 1, |nth| {
+            if nth == 1 {
+                set(&engine, &name, 2, |_| ()).unwrap();
+            }
+        });
+        assert_eq!(planned.unwrap(), 2);
+        assert_eq!(targets(&engine, &name), [target(2), target(1)]);
+        // Other profiles may change.
+        let planned = set(&engine, &name, 3, |_| {
+            set(&engine, &other, 4, |_| ()).unwrap();
+        });
+        assert_eq!(planned.unwrap(), 1);
+        assert_eq!(targets(&engine, &name).len(), 3);
+    }
+
+    #[test]
+    fn a_profile_that_comes_while_another_is_planned_is_in_its_way_if_their_links_are_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine(&dir);
+        let [name, inside] = ["p", "p/q"].map(|name| ProfileName::parse(name).unwrap());
+        assert!(name.conflicts_with(&inside));
+        let planned = set(&engine, &name, 1, |_| {
+            set(&engine, &inside, 2, |_| ()).unwrap();
+        });
+        let error = planned.unwrap_err();
+        assert!(
+            matches!(error, EngineError::Profile(e) if matches!(*e, ProfileError::Conflict { .. }))
+        );
+        assert!(targets(&engine, &name).is_empty());
+        assert_eq!(targets(&engine, &inside), [target(2)]);
+    }
 }
