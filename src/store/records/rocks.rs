@@ -151,13 +151,12 @@ impl Backend for RocksDb {
             match write {
                 Write::Put(family, key, record) => writes.put_cf(self.family(family), key, record),
                 Write::Delete(family, key) => writes.delete_cf(self.family(family), key),
-                Write::Clear(family) => match self.end_key(family, End::Last)? {
-                    Some(last) => {
+                Write::Clear(family) => {
+                    if let Some(last) = self.end_key(family, End::Last)? {
                         writes.delete_range_cf(self.family(family), &[][..], &last);
                         writes.delete_cf(self.family(family), last);
                     }
-                    None => {}
-                },
+                }
             }
         }
         let mut options = WriteOptions::default();
