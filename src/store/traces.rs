@@ -19,11 +19,11 @@ fn name_of(trace: &str) -> String {
 
 /// The traces of a state.
 ///
-/// A method that changes one survives a power loss when it returns; after a crash within it the trace is
-/// the old or the new one.
+/// What a method changes survives a power loss when it returns; after a crash within it the trace is the
+/// old or the new one.
 pub struct Traces {
     records: Arc<Records>,
-    /// Held while a trace is deleted, so that of two who delete it one did.
+    /// Held while a trace changes, so that of two who delete it one did.
     changing: Mutex<()>,
 }
 
