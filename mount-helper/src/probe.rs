@@ -40,10 +40,13 @@ fn probe(mount: Mount<'_>) -> Option<Result<(), Errno>> {
     // SAFETY: until it ends, the child makes only system calls, in memory that was there before.
     match unsafe { libc::fork() } {
         -1 => return None,
+        // SAFETY: this is the child.
         0 => unsafe { ask(mount, writer.as_raw_fd()) },
-        // SAFETY: the child is ours, and ends at once.
-        child => unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) },
-    };
+        child => {
+            // SAFETY: the child is ours, and ends at once.
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        }
+    }
     drop(writer);
     let error = answer(&reader)?;
     Some(match error {

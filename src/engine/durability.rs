@@ -165,7 +165,6 @@ impl Scene {
             disk: MemoryBackend::default(),
         };
         let engine = scene.engine(scene.state.path(), &scene.disk);
-        let own = SourceRequest::default;
         for request in [
             scene.copy(&["tool", "other", "garbage"]),
             Request::Prefetch(PrefetchRequest {
@@ -193,7 +192,7 @@ impl Scene {
                 name: "view".to_owned(),
                 paths: vec![full("base")],
                 profiles: vec!["x".to_owned()],
-                sources: own(),
+                sources: SourceRequest::default(),
             }),
             scene.add_channel("there"),
         ] {
@@ -243,14 +242,13 @@ impl Scene {
 
     /// A command of each name.
     fn request(&self, sample: Sample) -> Request {
-        let own = SourceRequest::default;
         match sample {
             Sample::Copy => self.copy(&["late"]),
             Sample::Add => Request::Add {
                 from: self.channel.path().to_owned(),
                 name: Some("added".to_owned()),
             },
-            Sample::Repair => verify(sample, Some(own())),
+            Sample::Repair => verify(sample, Some(SourceRequest::default())),
             Sample::Prefetch => Request::Prefetch(PrefetchRequest {
                 paths: vec![full("late")],
                 recursive: true,
@@ -271,22 +269,13 @@ impl Scene {
             },
             Sample::StopTrace => Request::Trace(TraceCommand::Stop("new".to_owned())),
             Sample::DeleteTrace => Request::Trace(TraceCommand::Delete("kept".to_owned())),
-            Sample::Install => profile("env", install("other")),
-            Sample::Remove => profile("env", ProfileAction::Remove(vec!["tool".to_owned()])),
-            Sample::Set => profile(
-                "x",
-                ProfileAction::Set {
-                    path: full("late"),
-                    prefetch: true,
-                },
-            ),
-            Sample::Rollback => profile("x", ProfileAction::Rollback),
-            Sample::Switch => profile("x", ProfileAction::Switch(2)),
-            Sample::DeleteProfile => profile("x", ProfileAction::Delete),
-            Sample::DeleteGenerations => profile(
-                "x",
-                ProfileAction::DeleteGenerations(vec!["old".to_owned()]),
-            ),
+            Sample::Install
+            | Sample::Remove
+            | Sample::Set
+            | Sample::Rollback
+            | Sample::Switch
+            | Sample::DeleteProfile
+            | Sample::DeleteGenerations => profile_request(sample),
             Sample::Apply => Request::Apply(ApplyRequest {
                 profiles: vec![
                     DeclaredProfile {
@@ -301,7 +290,7 @@ impl Scene {
                         }]),
                     },
                 ],
-                sources: own(),
+                sources: SourceRequest::default(),
                 prefetch: false,
                 dry_run: false,
             }),
@@ -317,7 +306,7 @@ impl Scene {
                 name: "new".to_owned(),
                 paths: vec![full("late")],
                 profiles: vec!["env".to_owned()],
-                sources: own(),
+                sources: SourceRequest::default(),
             }),
             Sample::DeleteView => Request::Closure(ClosureRequest::Delete {
                 name: "view".to_owned(),
@@ -348,6 +337,29 @@ impl Scene {
 
 fn full(name: &str) -> String {
     format!("/nix/store/{}", super::binary_cache::path(name).base_name())
+}
+
+/// The command of a sample that changes one profile.
+fn profile_request(sample: Sample) -> Request {
+    match sample {
+        Sample::Install => profile("env", install("other")),
+        Sample::Remove => profile("env", ProfileAction::Remove(vec!["tool".to_owned()])),
+        Sample::Set => profile(
+            "x",
+            ProfileAction::Set {
+                path: full("late"),
+                prefetch: true,
+            },
+        ),
+        Sample::Rollback => profile("x", ProfileAction::Rollback),
+        Sample::Switch => profile("x", ProfileAction::Switch(2)),
+        Sample::DeleteProfile => profile("x", ProfileAction::Delete),
+        Sample::DeleteGenerations => profile(
+            "x",
+            ProfileAction::DeleteGenerations(vec!["old".to_owned()]),
+        ),
+        other => panic!("{other:?} changes no profile alone"),
+    }
 }
 
 /// Verifies all paths, or those that can be repaired.

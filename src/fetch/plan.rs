@@ -76,7 +76,7 @@ pub(super) async fn plan(
                 progress.narinfos.fetch_add(1, Ordering::Relaxed);
                 progress.expect(offer.info.nar_size);
                 follow(&mut walk, &offer.info.references);
-                offers.insert(asked.hash, offer);
+                offers.insert(asked.hash, *offer);
             }
             // The state ends the whole copy.
             Err(FetchError::Store(e)) => return Err(e.into()),
@@ -97,7 +97,7 @@ pub(super) async fn plan(
 /// Where a path is: here, with these references, or at a source.
 enum Seen {
     Here(Vec<StorePath>),
-    Offered(Offer),
+    Offered(Box<Offer>),
 }
 
 async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen, FetchError> {
@@ -115,7 +115,7 @@ async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen,
     }
     let offer = sources.offer(&asked, store.store_dir(), &inner.offers.trust);
     let offer = offer.await?.ok_or_else(|| asked.nowhere(sources.names()))?;
-    Ok(Seen::Offered(offer))
+    Ok(Seen::Offered(Box::new(offer)))
 }
 
 /// References first. A cycle, which no honest source has, ends anywhere.

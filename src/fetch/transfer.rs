@@ -12,8 +12,9 @@ use super::budget::Budget;
 use super::error::FetchError;
 use super::priorities::Urgency;
 use super::progress::Progress;
-use super::receive::{Expected, ReceiveError, unpack};
+use super::receive::{Expected, ReceiveError, Received, unpack};
 use super::sources::{Offer, Sources, Trust, Vouched};
+use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::ContentVerifier;
 use crate::store::{Origin, Publication, Registration, Store};
 use crate::substituter::{Retries, Stream};
@@ -125,6 +126,36 @@ impl Transfer<'_> {
         }
     }
 
+    /// Unpacks a NAR from a stream, once.
+    fn receive(
+        &self,
+        info: &NarInfo,
+        stream: Stream,
+        content: Option<ContentVerifier>,
+    ) -> Result<Received, ReceiveError> {
+        let stream = Counting {
+            inner: stream,
+            at: 0,
+            progress: self.progress.clone(),
+            urgency: self.urgency.clone(),
+            budget: self.budget.cloned(),
+        };
+        let nar = info.compression.reader(stream)?;
+        let expected = Expected {
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+        };
+        let references = &info.references;
+        unpack(
+            self.store,
+            nar,
+            references,
+            Some(expected),
+            content,
+            self.progress,
+        )
+    }
+
     fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let info = &offer.info;
         let fail = |error| match error {
@@ -138,43 +169,20 @@ impl Transfer<'_> {
             },
         };
         self.check_known(offer)?;
+        let content = match (offer.vouched, &info.ca) {
+            (Vouched::ContentAddress, Some(ca)) => Some(ca),
+            _ => None,
+        };
+        let verifier = |ca| ContentVerifier::new(ca, &info.store_path.hash());
         let mut retries = Retries::default();
         let received = loop {
             self.urgency.give_way();
             let stream = self
                 .unless_stopped(offer.source.substituter.nar(&info.url))??
                 .ok_or_else(|| fail(ReceiveError::Gone))?;
-            let content = match (offer.vouched, &info.ca) {
-                (Vouched::ContentAddress, Some(ca)) => {
-                    let own = info.store_path.hash();
-                    Some(ContentVerifier::new(ca, &own).map_err(|e| fail(e.into()))?)
-                }
-                _ => None,
-            };
-            let expected = Expected {
-                nar_hash: info.nar_hash,
-                nar_size: info.nar_size,
-            };
-            let stream = Counting {
-                inner: stream,
-                at: 0,
-                progress: self.progress.clone(),
-                urgency: self.urgency.clone(),
-                budget: self.budget.cloned(),
-            };
-            let nar = info.compression.reader(stream).map_err(ReceiveError::from);
-            let result = nar.and_then(|nar| {
-                let (store, references) = (self.store, &info.references);
-                unpack(
-                    store,
-                    nar,
-                    references,
-                    Some(expected),
-                    content,
-                    self.progress,
-                )
-            });
-            match result {
+            let content = content.map(verifier).transpose();
+            let content = content.map_err(|e| fail(e.into()))?;
+            match self.receive(info, stream, content) {
                 Ok(received) => break received,
                 Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
                 Err(e) => {

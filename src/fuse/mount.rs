@@ -17,6 +17,9 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::mountinfo::{Mounted, mounts, top_mount};
 
+/// Labels of SELinux, by the names of their options.
+type Labels = Vec<(&'static str, String)>;
+
 /// What of the file system is to be seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Subtree {
@@ -60,7 +63,7 @@ impl MountRequest {
     }
 
     /// Names and labels of SELinux.
-    fn labels(&self) -> Vec<(&'static str, String)> {
+    fn labels(&self) -> Labels {
         let labels = self.labels.iter();
         labels.filter_map(|label| labels::parse(label)).collect()
     }
@@ -132,7 +135,7 @@ fn private(state: &Path) -> Result<Place, MountError> {
 pub(super) fn place_of_profiles(
     superblock: u32,
     mountpoint: &Path,
-) -> Result<(Place, Vec<(&'static str, String)>), MountError> {
+) -> Result<(Place, Labels), MountError> {
     let at = mountpoint.join(PROFILES);
     while top_mount(&at)?.is_some_and(|m| !m.is_of(Some(superblock)) && m.is_dead()) {
         detach_dead(&at)?;
