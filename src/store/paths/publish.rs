@@ -104,6 +104,9 @@ impl Paths {
     pub fn publish(&self, publications: &[Publication]) -> Result<(), StoreError> {
         let mut publishing = lock(&self.publishing);
         self.contents.flush()?;
+        // A collection learns of them before it removes one more path: it needs the lock above.
+        let hashes = publications.iter().map(|p| p.registration.path.hash());
+        self.temporary_roots.note(hashes);
         let mut next = lock(&self.next_ordinal);
         let mut batch = Publishing::new(*next);
         let digests: Vec<_> = publications.iter().map(|p| p.tree.digest()).collect();
@@ -113,8 +116,6 @@ impl Paths {
                     .put_tree(&mut batch.writes, &p.tree, *digest)?;
             }
         }
-        // A collection learns of them before it removes one more path: it needs the lock above.
-        self.temporary_roots.note(batch.seen.iter().copied());
         let is_new = !batch.changes.is_empty();
         if is_new {
             set_changed(&mut batch.writes.batch);
