@@ -318,7 +318,7 @@ fn a_port_that_is_taken_is_said_before_anything_is_mounted() {
     let mut again = sandbox.command(&["mount", second, "--listen", "127.0.0.1:0"]);
     let said = run(&mut again, b"").stderr;
     assert!(
-        said.contains("change nothing: --listen 127.0.0.1:0"),
+        said.contains("these options have no effect: --listen 127.0.0.1:0"),
         "{said}"
     );
 }
