@@ -85,7 +85,7 @@ pub enum FetchError {
     #[error("the process that waited was killed")]
     Killed,
     /// It takes longer than a program waits; it goes on.
-    #[error("{path} did not arrive within {} s; the transfer goes on", patience.as_secs())]
+    #[error("{path} did not arrive within {} s; the transfer continues", patience.as_secs())]
     Patience { path: StorePath, patience: Duration },
 }
 

@@ -209,7 +209,7 @@ settings! {
     /// uses none: a mount shows only what the state has.
     Top from: Vec<String> = vec![CACHE_NIXOS_ORG.to_owned()];
     "from", valued("URL").flag(FETCHING, "from");
-    list(value::source, "write [\"https://cache.nixos.org\"], or [] to ask nobody"), utf8(value::one),
+    list(value::source, "write [\"https://cache.nixos.org\"], or [] for no source"), utf8(value::one),
     |from| Shown::Texts(from.clone()), value::joined;
 
     /// Trusted keys besides that of cache.nixos.org, as NAME:BASE64; those of the command line are added
