@@ -1,12 +1,11 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
-use bytes::Bytes;
-use rocksdb::WriteBatch;
-
 use super::database::{CHUNKS, DIGESTS, Database, META};
+use super::write_batch::WriteBatch;
 use super::{Hold, Store, StoreError, enter, lock};
 use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
 use crate::tree::ChunkSink;
+use bytes::Bytes;
 
 /// After this many bytes of new chunks an ingest looks whether the disk is full.
 const CHECK_ROOM_EVERY: u64 = 16 << 20;
@@ -205,12 +204,8 @@ impl ChunkSink for ChunkWriter<'_> {
         };
         let mut batch = WriteBatch::default();
         let database = &store.database;
-        batch.put_cf(
-            database.family(CHUNKS),
-            located.number.to_be_bytes(),
-            &record,
-        );
-        batch.put_cf(database.family(DIGESTS), digest.0, located.encode());
+        batch.put(CHUNKS, located.number.to_be_bytes(), &record);
+        batch.put(DIGESTS, digest.0, located.encode());
         database.write_unlogged(batch)?;
         let before = found.map_or(0, |f| i64::from(f.stored_length));
         store.size.grow_chunks(record.len() as i64 - before);

@@ -359,12 +359,11 @@ impl Store {
         let record = self.database.get(PATHS, hash.as_bytes())?;
         deletion.freed += record.map_or(0, |r| r.len() as u64);
         let key = info.ordinal.0.to_be_bytes();
-        let family = |name| self.database.family(name);
-        deletion.writes.delete_cf(family(PATHS), hash.as_bytes());
-        deletion.writes.delete_cf(family(ORDINALS), key);
-        deletion.writes.delete_cf(family(USES), key);
+        deletion.writes.delete(PATHS, hash.as_bytes());
+        deletion.writes.delete(ORDINALS, key);
+        deletion.writes.delete(USES, key);
         self.keep_ordinal(&mut deletion.writes, &info);
-        Batch::set_changed(&mut deletion.writes, self);
+        Batch::set_changed(&mut deletion.writes);
         let _shut = shut(&self.gate);
         if let Some(tree) = found.tree {
             let sharing = graph.sharing.entry(tree).or_default();
@@ -408,8 +407,7 @@ impl Store {
         }
         let record = self.database.get(TREES, &digest.0)?;
         deletion.freed += record.map_or(0, |r| r.len() as u64);
-        let trees = self.database.family(TREES);
-        deletion.writes.delete_cf(trees, digest.0);
+        deletion.writes.delete(TREES, digest.0);
         Ok(())
     }
 

@@ -2,18 +2,26 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options,
-    ReadOptions, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor,
+    CompactOptions, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode, FlushOptions,
+    LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode, WriteBufferManager,
+    WriteOptions,
 };
 
 use super::StoreError;
 use super::blob_files::{BlobFile, blob_files, total};
 use super::descriptors::for_database;
-use super::directory::{check_room, free};
+use super::directory::{self, Format, check_room, free};
 use super::error::database;
+use super::write_batch::{Operation, WriteBatch};
+use crate::sync::lock;
+
+/// A database that gets families while it is used.
+type DB = DBWithThreadMode<MultiThreaded>;
+type DBRawIterator<'d> = DBRawIteratorWithThreadMode<'d, DB>;
 
 pub(super) const CHUNKS: &str = "chunks";
 pub(super) const DIGESTS: &str = "digests";
@@ -28,9 +36,32 @@ pub(super) const RECLAIMED: &str = "reclaimed";
 pub(super) const PROFILES: &str = "profiles";
 pub(super) const VIEWS: &str = "views";
 
-const FAMILIES: [&str; 12] = [
-    CHUNKS, DIGESTS, TREES, PATHS, ORDINALS, META, USES, ROOTS, TRACES, RECLAIMED, PROFILES, VIEWS,
+/// The families, each with the format that it came with.
+const FAMILIES: [(&str, Format); 12] = [
+    (CHUNKS, Format::First),
+    (DIGESTS, Format::First),
+    (TREES, Format::First),
+    (PATHS, Format::First),
+    (ORDINALS, Format::First),
+    (META, Format::First),
+    (USES, Format::Second),
+    (ROOTS, Format::Second),
+    (TRACES, Format::Second),
+    (RECLAIMED, Format::Second),
+    (PROFILES, Format::Second),
+    (VIEWS, Format::Third),
 ];
+
+/// The format that a state needs for what is written. Any record may be one that format 1 does not
+/// know, such as a path info with an origin; what is deleted needs no family.
+fn needed(operations: &[Operation]) -> Format {
+    let written = |name| operations.iter().any(|o| o.0 == name && o.2.is_some());
+    match operations {
+        [] => Format::First,
+        _ if written(VIEWS) => Format::Third,
+        _ => Format::Second,
+    }
+}
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
 /// keys, not contents.
@@ -47,15 +78,25 @@ const LEAST_FREE: u64 = 16 << 20;
 /// The database, with its families at hand.
 pub(super) struct Database {
     pub(super) db: DB,
+    cache: Cache,
+    memory: usize,
     buffers: WriteBufferManager,
     /// The directory of the database.
     dir: PathBuf,
+    /// That of the state. Held while it is raised.
+    format: Mutex<Format>,
 }
 
 impl Database {
-    /// Opens or makes the database in `dir`, with at most `memory` bytes for blocks and for what
-    /// is not yet flushed, in a process that may open so many files.
-    pub(super) fn open(dir: &Path, memory: usize, descriptors: u64) -> Result<Self, StoreError> {
+    /// Opens or makes the database in `dir` of a state that has this format, with at most `memory`
+    /// bytes for blocks and for what is not yet flushed, in a process that may open so many files.
+    /// Families that the format has not are made when something is written to them.
+    pub(super) fn open(
+        dir: &Path,
+        format: Format,
+        memory: usize,
+        descriptors: u64,
+    ) -> Result<Self, StoreError> {
         // Half for blocks, half for writes; a write buffer of its own bound rather than one
         // charged to the cache, so that an ingest does not push out what a mount reads.
         let cache = Cache::new_lru_cache(memory / 2);
@@ -76,14 +117,26 @@ impl Database {
         options.set_keep_log_file_num(2);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
+        // A crash while the format was raised leaves families out, or has one more.
+        let there = match format {
+            Format::First | Format::Second => DB::list_cf(&options, dir).unwrap_or_default(),
+            Format::Third | Format::Listed => Vec::new(),
+        };
         let families = FAMILIES
-            .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache, memory)));
+            .into_iter()
+            .filter(|(name, since)| *since <= format || there.iter().any(|t| t == name));
+        let families = families.map(|(name, _)| {
+            ColumnFamilyDescriptor::new(name, family_options(name, &cache, memory))
+        });
         let db =
             DB::open_cf_descriptors(&options, dir, families).map_err(database("it was opened"))?;
         let database = Self {
             db,
+            cache,
+            memory,
             buffers,
             dir: dir.to_owned(),
+            format: Mutex::new(format),
         };
         database.delete_leftovers()?;
         Ok(database)
@@ -169,10 +222,43 @@ impl Database {
         self.buffers.get_usage() as u64
     }
 
-    pub(super) fn family(&self, name: &'static str) -> &ColumnFamily {
-        // Opened with all of FAMILIES, so that each is there.
-        #[allow(clippy::expect_used)]
-        self.db.cf_handle(name).expect("every family is opened")
+    /// A family; `None` where the format of the state has not got it, so that nothing is in it.
+    fn family(&self, name: &'static str) -> Option<Arc<BoundColumnFamily<'_>>> {
+        self.db.cf_handle(name)
+    }
+
+    /// Has the state have a format, and the families of that.
+    fn raise(&self, needed: Format) -> Result<(), StoreError> {
+        let mut format = lock(&self.format);
+        if *format >= needed {
+            return Ok(());
+        }
+        directory::raise(self.state(), needed)?;
+        for (name, since) in FAMILIES {
+            if since <= needed && self.family(name).is_none() {
+                let options = family_options(name, &self.cache, self.memory);
+                let made = self.db.create_cf(name, &options);
+                made.map_err(database("it was upgraded"))?;
+            }
+        }
+        *format = needed;
+        Ok(())
+    }
+
+    /// The batch in the form of the database, which has its families then.
+    fn prepared(&self, batch: WriteBatch) -> Result<rocksdb::WriteBatch, StoreError> {
+        let operations = batch.into_operations();
+        self.raise(needed(&operations))?;
+        let mut prepared = rocksdb::WriteBatch::default();
+        for (name, key, value) in operations {
+            match (self.family(name), value) {
+                (Some(family), Some(value)) => prepared.put_cf(&family, key, value),
+                (Some(family), None) => prepared.delete_cf(&family, key),
+                // There is nothing to delete.
+                (None, _) => {}
+            }
+        }
+        Ok(prepared)
     }
 
     pub(super) fn get(
@@ -180,16 +266,22 @@ impl Database {
         family: &'static str,
         key: &[u8],
     ) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, StoreError> {
+        let Some(family) = self.family(family) else {
+            return Ok(None);
+        };
         self.db
-            .get_pinned_cf(self.family(family), key)
+            .get_pinned_cf(&family, key)
             .map_err(database("a record was read"))
     }
 
     /// A property of a family that is a number.
     pub(super) fn number_of(&self, family: &'static str, name: &str) -> Result<u64, StoreError> {
+        let Some(family) = self.family(family) else {
+            return Ok(0);
+        };
         let number = self
             .db
-            .property_int_value_cf(self.family(family), name)
+            .property_int_value_cf(&family, name)
             .map_err(database("its files were measured"))?;
         Ok(number.unwrap_or(0))
     }
@@ -230,7 +322,10 @@ impl Database {
         family: &'static str,
         seek: impl FnOnce(&mut DBRawIterator<'_>),
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut iterator = self.db.raw_iterator_cf(self.family(family));
+        let Some(family) = self.family(family) else {
+            return Ok(None);
+        };
+        let mut iterator = self.db.raw_iterator_cf(&family);
         seek(&mut iterator);
         let key = iterator.key().map(<[u8]>::to_vec);
         iterator
@@ -244,9 +339,9 @@ impl Database {
         self.check_room()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        let families: Vec<_> = FAMILIES.iter().map(|f| self.family(f)).collect();
+        let families: Vec<_> = FAMILIES.iter().filter_map(|f| self.family(f.0)).collect();
         self.db
-            .flush_cfs_opt(&families, &options)
+            .flush_cfs_opt(&families.iter().collect::<Vec<_>>(), &options)
             .map_err(database("chunks were written to disk"))
     }
 
@@ -267,42 +362,39 @@ impl Database {
         if all {
             options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         }
-        let family = self.family(family);
-        self.db
-            .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        if let Some(family) = self.family(family) {
+            self.db
+                .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+        }
         Ok(())
     }
 
     /// Writes `batch` to the log and waits for the disk.
     pub(super) fn write_synced(
         &self,
-        batch: rocksdb::WriteBatch,
+        batch: WriteBatch,
         what: &'static str,
     ) -> Result<(), StoreError> {
         self.check_room()?;
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        let written = self.db.write_opt(batch, &options);
+        let written = self.db.write_opt(self.prepared(batch)?, &options);
         written.map_err(database(what))
     }
 
     /// Writes `batch` to the log, without waiting for the disk.
-    pub(super) fn write(
-        &self,
-        batch: rocksdb::WriteBatch,
-        what: &'static str,
-    ) -> Result<(), StoreError> {
+    pub(super) fn write(&self, batch: WriteBatch, what: &'static str) -> Result<(), StoreError> {
         self.check_room()?;
-        let written = self.db.write(batch);
+        let written = self.db.write(self.prepared(batch)?);
         written.map_err(database(what))
     }
 
     /// Writes `batch` without the log; a crash before the next flush loses it whole.
-    pub(super) fn write_unlogged(&self, batch: rocksdb::WriteBatch) -> Result<(), StoreError> {
+    pub(super) fn write_unlogged(&self, batch: WriteBatch) -> Result<(), StoreError> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.db
-            .write_opt(batch, &options)
+            .write_opt(self.prepared(batch)?, &options)
             .map_err(database("a chunk was written"))
     }
 
@@ -313,7 +405,10 @@ impl Database {
         from: &[u8],
         visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        walk(self.db.raw_iterator_cf(self.family(family)), from, visit)
+        match self.family(family) {
+            Some(family) => walk(self.db.raw_iterator_cf(&family), from, visit),
+            None => Ok(()),
+        }
     }
 
     /// The records as they are now, whatever is written later.
@@ -328,7 +423,7 @@ impl Database {
 /// The database at one moment.
 pub(super) struct Snapshot<'d> {
     database: &'d Database,
-    at: rocksdb::Snapshot<'d>,
+    at: SnapshotWithThreadMode<'d, DB>,
 }
 
 impl Snapshot<'_> {
@@ -341,8 +436,10 @@ impl Snapshot<'_> {
     ) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
-        let family = self.database.family(family);
-        walk(self.at.raw_iterator_cf_opt(family, options), from, visit)
+        match self.database.family(family) {
+            Some(family) => walk(self.at.raw_iterator_cf_opt(&family, options), from, visit),
+            None => Ok(()),
+        }
     }
 }
 

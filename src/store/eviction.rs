@@ -50,12 +50,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use rocksdb::WriteBatch;
-
 use super::chunks::{Located, NEXT_CHUNK};
 use super::database::{CHUNKS, DIGESTS, Database, META, PATHS, Snapshot, TREES};
 use super::kernel_caches::{InUse, Leaving, Watch};
 use super::trees::{StoredTree, TreeRecord};
+use super::write_batch::WriteBatch;
 use super::{Origin, PathInfo, PathOrdinal, Store, StoreError, lock, shut};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -487,8 +486,7 @@ impl Store {
         {
             let dropped = parsed.dropped();
             deletion.freed += (record.len() - dropped.len()) as u64;
-            let family = self.database.family(TREES);
-            deletion.writes.put_cf(family, digest.0, dropped);
+            deletion.writes.put(TREES, digest.0, dropped);
         }
         let freed = self.delete(deletion)?;
         self.tree_cache.remove(&digest);
@@ -521,12 +519,10 @@ impl Store {
         if uses.is_used(number) || self.held.contains(number) {
             return Ok(());
         }
-        let chunks = self.database.family(CHUNKS);
-        deletion.writes.delete_cf(chunks, number.to_be_bytes());
+        deletion.writes.delete(CHUNKS, number.to_be_bytes());
         // After damage the digest may name a chunk that was written anew.
         if let Some(located) = self.locate(digest)?.filter(|l| l.number == number) {
-            let digests = self.database.family(DIGESTS);
-            deletion.writes.delete_cf(digests, digest.0);
+            deletion.writes.delete(DIGESTS, digest.0);
             deletion.freed_chunks += u64::from(located.stored_length);
             deletion.freed_unique.0 += 1;
             deletion.freed_unique.1 += u64::from(located.raw_length);
@@ -537,8 +533,7 @@ impl Store {
     /// Writes a deletion. The gate is shut.
     pub(super) fn delete(&self, mut deletion: Deletion) -> Result<u64, StoreError> {
         let next = lock(&self.writing).next_chunk.to_le_bytes();
-        let meta = self.database.family(META);
-        deletion.writes.put_cf(meta, NEXT_CHUNK, next);
+        deletion.writes.put(META, NEXT_CHUNK, next);
         let writes = deletion.writes;
         self.database.write(writes, "contents were dropped")?;
         self.size.grow(-(deletion.freed as i64));

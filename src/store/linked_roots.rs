@@ -8,9 +8,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rocksdb::WriteBatch;
-
 use super::database::META;
+use super::write_batch::WriteBatch;
 use super::{Store, StoreError};
 use crate::nix::store_path::StorePath;
 use crate::tree::{read_number, write_number};
@@ -90,7 +89,7 @@ impl Store {
             return Ok(());
         }
         let mut writes = WriteBatch::default();
-        writes.put_cf(self.database.family(META), KEY, encode(all));
+        writes.put(META, KEY, encode(all));
         self.database.write_synced(writes, "roots were noted")
     }
 }

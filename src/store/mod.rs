@@ -1,6 +1,6 @@
 //! The state: chunks, trees and path infos in one RocksDB, with one owner at a time.
 //!
-//! `format.md` beside this file specifies every key and value. Invariant: a path is published
+//! `docs/format.md` specifies every key and value. Invariant: a path is published
 //! after everything that it needs is durable, so whoever sees a path can read all of it; a
 //! digest never names a chunk that is not there.
 
@@ -35,6 +35,7 @@ mod uses;
 mod view_completion;
 mod view_table;
 mod views;
+mod write_batch;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -273,7 +274,12 @@ impl Store {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
-        let database = Database::open(&dir.join("db"), parts.database, descriptors)?;
+        let database = Database::open(
+            &dir.join("db"),
+            directory.format(),
+            parts.database,
+            descriptors,
+        )?;
         let next_chunk = chunks::next_number(&database)?;
         let next_ordinal = Ordinals::open(&database)?;
         let uses = Uses::open(&database)?;

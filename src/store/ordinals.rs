@@ -4,9 +4,8 @@
 //! have a number of it: the kernel, an overlay above, a file handle. So a number is set apart on disk before
 //! it is given, and a path that was removed and comes back with the same NAR has its old one again.
 
-use rocksdb::WriteBatch;
-
 use super::database::{Database, META};
+use super::write_batch::WriteBatch;
 use super::{PathInfo, PathOrdinal, Store, StoreError};
 use crate::nix::hash::NarHash;
 use crate::nix::store_path::StorePathHash;
@@ -52,12 +51,12 @@ impl Ordinals {
 
     /// Adds to a batch that gives numbers what sets them apart. `true` if the batch must be durable
     /// before anybody sees them.
-    pub(super) fn set_apart(&mut self, writes: &mut WriteBatch, database: &Database) -> bool {
+    pub(super) fn set_apart(&mut self, writes: &mut WriteBatch) -> bool {
         if self.next <= self.end {
             return false;
         }
         self.end = (self.next + SET_APART).min(PathOrdinal::MAX + 1);
-        writes.put_cf(database.family(META), NEXT, self.end.to_le_bytes());
+        writes.put(META, NEXT, self.end.to_le_bytes());
         true
     }
 
@@ -67,7 +66,7 @@ impl Ordinals {
             return Ok(());
         }
         let mut writes = WriteBatch::default();
-        writes.put_cf(database.family(META), NEXT, self.next.to_le_bytes());
+        writes.put(META, NEXT, self.next.to_le_bytes());
         self.end = self.next;
         database.write(writes, "path numbers were given back")
     }
@@ -93,7 +92,7 @@ impl Store {
         let Some((ordinal, before)) = former else {
             return ordinals.give();
         };
-        writes.delete_cf(self.database.family(META), key);
+        writes.delete(META, key);
         if *before == nar.as_bytes()[..NAR] {
             Ok(PathOrdinal(u32::from_le_bytes(*ordinal)))
         } else {
@@ -106,8 +105,7 @@ impl Store {
         let registration = &info.registration;
         let nar = &registration.nar_hash.as_bytes()[..NAR];
         let value = [&info.ordinal.0.to_le_bytes()[..], nar].concat();
-        let meta = self.database.family(META);
-        writes.put_cf(meta, key(registration.path.hash()), value);
+        writes.put(META, key(registration.path.hash()), value);
     }
 
     /// Gives back the numbers that were set apart and not given.

@@ -5,9 +5,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use rocksdb::WriteBatch;
-
 use super::database::ROOTS;
+use super::write_batch::WriteBatch;
 use super::{PathInfo, Store, StoreError, lock, uses};
 use crate::nix::store_path::{StorePath, StorePathHash};
 
@@ -65,7 +64,7 @@ impl Store {
             if self.database.get(ROOTS, &key(path))?.is_none() {
                 let path = path.clone();
                 let pin = Pin { path, since };
-                batch.put_cf(self.database.family(ROOTS), key(&pin.path), pin.encode());
+                batch.put(ROOTS, key(&pin.path), pin.encode());
             }
         }
         self.database.write_synced(batch, "a pin was written")
@@ -82,7 +81,7 @@ impl Store {
         let mut pinned = Vec::new();
         for path in paths {
             if seen.insert(path.hash()) && self.database.get(ROOTS, &key(path))?.is_some() {
-                batch.delete_cf(self.database.family(ROOTS), key(path));
+                batch.delete(ROOTS, key(path));
                 pinned.push(path.clone());
             }
         }

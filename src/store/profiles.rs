@@ -7,10 +7,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 
-use rocksdb::WriteBatch;
-
 use super::database::{Database, META, PROFILES};
 use super::profile_table::{DIRECTORY, FIRST_ID, PROFILE, directory_of};
+use super::write_batch::WriteBatch;
 use super::{Change, Store, StoreError, lock, uses};
 use super::{GenerationRecord, ProfileDirectory, ProfileRecord, ProfileTable};
 use crate::nix::store_path::StorePath;
@@ -195,7 +194,7 @@ impl Store {
         edit.fit_directories()?;
         let generations = changes.iter().flat_map(|c| &c.generations);
         self.note_roots(generations.map(|(_, path, _)| path.hash()));
-        let (changed, mut batch) = edit.finish(&self.database);
+        let (changed, mut batch) = edit.finish();
         if changed.profiles.is_empty() && !edit.mends() {
             return Ok(());
         }
@@ -316,7 +315,7 @@ impl Edit {
     }
 
     /// What has become of everything, and what to write of it.
-    fn finish(&mut self, database: &Database) -> (ProfilesChanged, WriteBatch) {
+    fn finish(&mut self) -> (ProfilesChanged, WriteBatch) {
         let mut changed = ProfilesChanged::default();
         let mut stirred = BTreeSet::new();
         for name in &self.touched {
@@ -351,7 +350,7 @@ impl Edit {
                 self.table.put_directory(&name, directory);
             }
         }
-        let batch = self.writes(database);
+        let batch = self.writes();
         (changed, batch)
     }
 
@@ -371,28 +370,27 @@ impl Edit {
         there.map_or(ProfileDirectory::ROOT, |d| d.id)
     }
 
-    fn writes(&self, database: &Database) -> WriteBatch {
+    fn writes(&self) -> WriteBatch {
         let mut batch = WriteBatch::default();
-        let family = database.family(PROFILES);
         let key = |kind: u8, name: &str| [&[kind], name.as_bytes()].concat();
         for name in &self.touched {
             match self.table.profile(name) {
-                Some(record) => batch.put_cf(family, key(PROFILE, name), record.encode()),
-                None => batch.delete_cf(family, key(PROFILE, name)),
+                Some(record) => batch.put(PROFILES, key(PROFILE, name), record.encode()),
+                None => batch.delete(PROFILES, key(PROFILE, name)),
             }
         }
         for (name, directory) in &self.table.directories {
             if self.before.directory(name) != Some(*directory) {
-                batch.put_cf(family, key(DIRECTORY, name), directory.encode());
+                batch.put(PROFILES, key(DIRECTORY, name), directory.encode());
             }
         }
         for name in self.before.directories.keys() {
             if self.table.directory(name).is_none() {
-                batch.delete_cf(family, key(DIRECTORY, name));
+                batch.delete(PROFILES, key(DIRECTORY, name));
             }
         }
         let next = self.table.next_id.to_le_bytes();
-        batch.put_cf(database.family(META), NEXT_ID, next);
+        batch.put(META, NEXT_ID, next);
         batch
     }
 }

@@ -6,12 +6,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rocksdb::WriteBatch;
-
 use super::database::{Database, META, ORDINALS, PATHS};
 use super::ordinals::Ordinals;
 use super::path_info::{Contents, Origin, RootKind};
 use super::paths;
+use super::write_batch::WriteBatch;
 use super::{Change, Hold, PathInfo, PathOrdinal, Registration, Store, StoreError, enter, lock};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
@@ -74,11 +73,11 @@ impl Batch {
     }
 
     /// Says that the set of paths changes.
-    pub(super) fn set_changed(writes: &mut WriteBatch, store: &Store) {
+    pub(super) fn set_changed(writes: &mut WriteBatch) {
         let now = since_1970();
         let mut changed = now.as_secs().to_le_bytes().to_vec();
         changed.extend_from_slice(&now.subsec_nanos().to_le_bytes());
-        writes.put_cf(store.database.family(META), CHANGED, changed);
+        writes.put(META, CHANGED, changed);
     }
 }
 
@@ -110,8 +109,8 @@ impl Store {
         self.note_roots(batch.seen.iter().copied());
         let is_new = !batch.changes.is_empty();
         if is_new {
-            Batch::set_changed(&mut batch.writes, self);
-            batch.ordinals.set_apart(&mut batch.writes, &self.database);
+            Batch::set_changed(&mut batch.writes);
+            batch.ordinals.set_apart(&mut batch.writes);
         }
         if is_new || !batch.amended.is_empty() || !batch.completed.is_empty() {
             let _gate = enter(&self.gate);
@@ -164,7 +163,7 @@ impl Store {
         if batch.changes.is_empty() {
             return Ok(());
         }
-        let is_first = batch.ordinals.set_apart(&mut batch.writes, &self.database);
+        let is_first = batch.ordinals.set_apart(&mut batch.writes);
         let _gate = enter(&self.gate);
         // RateLimit synced: a crash of the machine loses what can be asked for again. Its numbers are
         // given to nothing else.
@@ -267,9 +266,8 @@ impl Store {
             && told != root
         {
             // Who asks for the old number learns that it is stale, and looks again.
-            let ordinals = self.database.family(ORDINALS);
             let stale = there.ordinal.0.to_be_bytes();
-            batch.writes.delete_cf(ordinals, stale);
+            batch.writes.delete(ORDINALS, stale);
             batch.used.retain(|used| *used != info.ordinal);
             info.ordinal = batch.ordinals.give()?;
             batch.used.push(info.ordinal);
@@ -295,9 +293,8 @@ impl Store {
         }];
         named.extend_from_slice(hash.as_bytes());
         named.extend_from_slice(info.registration.path.name().as_bytes());
-        let ordinals = self.database.family(ORDINALS);
         let key = info.ordinal.0.to_be_bytes();
-        batch.writes.put_cf(ordinals, key, named);
+        batch.writes.put(ORDINALS, key, named);
         batch.changes.push(info.ordinal);
     }
 
@@ -307,8 +304,7 @@ impl Store {
         // Of a record of an older version the length is asked for, not told from the fields.
         let before = there.and_then(|_| self.database.get(PATHS, hash.as_bytes()).ok().flatten());
         batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
-        let paths = self.database.family(PATHS);
-        batch.writes.put_cf(paths, hash.as_bytes(), record);
+        batch.writes.put(PATHS, hash.as_bytes(), record);
     }
 
     /// Writes the record of `tree` again, if it cannot be read or its contents were dropped; its

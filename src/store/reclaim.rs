@@ -25,11 +25,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rocksdb::WriteBatch;
-
 use super::blob_files::{BlobFile, OVERHEAD};
 use super::chunks::Located;
 use super::database::{CHUNKS, DIGESTS, RECLAIMED};
+use super::write_batch::WriteBatch;
 use super::{Store, StoreError, enter, lock};
 
 /// What garbage is worth moving something for.
@@ -341,12 +340,14 @@ impl Store {
 
     /// Earlier versions kept here what they thought to have moved.
     fn forget_buckets(&self) -> Result<(), StoreError> {
-        if self.database.first_key(RECLAIMED)?.is_none() {
+        let mut batch = WriteBatch::default();
+        self.database.scan(RECLAIMED, &[], |key, _| {
+            batch.delete(RECLAIMED, key);
+            Ok(true)
+        })?;
+        if batch.is_empty() {
             return Ok(());
         }
-        let mut batch = WriteBatch::default();
-        let family = self.database.family(RECLAIMED);
-        batch.delete_range_cf(family, 0u64.to_be_bytes(), u64::MAX.to_be_bytes());
         self.database.write(batch, "space was reclaimed")
     }
 
@@ -421,7 +422,7 @@ impl Store {
         };
         let bytes = record.len() as u64;
         let mut batch = WriteBatch::default();
-        batch.put_cf(self.database.family(CHUNKS), key, &record);
+        batch.put(CHUNKS, key, &record);
         drop(record);
         self.database.write_unlogged(batch)?;
         writing.unflushed += bytes;

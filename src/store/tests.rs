@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 use super::database::{CHUNKS, DIGESTS, META, ORDINALS, PATHS, TREES};
+use super::write_batch::WriteBatch;
 use super::*;
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
@@ -240,10 +241,10 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
     let store = open(dir.path()).unwrap();
     assert_eq!(store.all_paths().unwrap(), [path(1), path(2), path(3)]);
     // As a collection will: the last one goes.
-    let mut batch = rocksdb::WriteBatch::default();
+    let mut batch = WriteBatch::default();
     let database = &store.database;
-    batch.delete_cf(database.family(ORDINALS), 3u32.to_be_bytes());
-    batch.delete_cf(database.family(PATHS), path(3).hash().as_bytes());
+    batch.delete(ORDINALS, 3u32.to_be_bytes());
+    batch.delete(PATHS, path(3).hash().as_bytes());
     database.write_synced(batch, "a test").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
@@ -257,9 +258,9 @@ fn ordinals_ascend_over_restarts_and_are_never_given_again() {
 #[test]
 fn too_many_paths_are_refused_whole() {
     let (dir, store) = store();
-    let mut batch = rocksdb::WriteBatch::default();
+    let mut batch = WriteBatch::default();
     let last = PathOrdinal::MAX.to_le_bytes();
-    batch.put_cf(store.database.family(META), b"next-ordinal", last);
+    batch.put(META, b"next-ordinal", last);
     store.database.write_synced(batch, "a test").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
@@ -375,8 +376,8 @@ fn overwrite(store: &Store, family: &'static str, value: &[u8]) {
         Ok(false)
     };
     store.database.scan(family, &[], first).unwrap();
-    let mut batch = rocksdb::WriteBatch::default();
-    batch.put_cf(store.database.family(family), key, value);
+    let mut batch = WriteBatch::default();
+    batch.put(family, key, value);
     store.database.write_synced(batch, "a test").unwrap();
 }
 
@@ -473,8 +474,8 @@ fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
 fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
     let (_dir, store) = store();
     published(&store, 1..2);
-    let mut batch = rocksdb::WriteBatch::default();
-    batch.delete_cf(store.database.family(CHUNKS), 0u64.to_be_bytes());
+    let mut batch = WriteBatch::default();
+    batch.delete(CHUNKS, 0u64.to_be_bytes());
     store.database.write_synced(batch, "a test").unwrap();
     store.chunk_cache.clear();
     let error = dump(&store, &path(1)).unwrap_err();

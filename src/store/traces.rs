@@ -1,8 +1,7 @@
 //! Traces: named lists of paths in the order in which something used them.
 
-use rocksdb::WriteBatch;
-
 use super::database::TRACES;
+use super::write_batch::WriteBatch;
 use super::{Store, StoreError, lock};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::tree::{read_number, write_number};
@@ -47,8 +46,7 @@ impl Store {
     pub fn put_trace(&self, name: &str, paths: &[StorePath]) -> Result<(), StoreError> {
         let _changing = lock(&self.changing_roots);
         let mut batch = WriteBatch::default();
-        let family = self.database.family(TRACES);
-        batch.put_cf(family, name.as_bytes(), encode(paths));
+        batch.put(TRACES, name.as_bytes(), encode(paths));
         self.database.write_synced(batch, "a trace was written")
     }
 
@@ -89,7 +87,7 @@ impl Store {
             return Ok(false);
         }
         let mut batch = WriteBatch::default();
-        batch.delete_cf(self.database.family(TRACES), name.as_bytes());
+        batch.delete(TRACES, name.as_bytes());
         self.database.write_synced(batch, "a trace was deleted")?;
         Ok(true)
     }

@@ -204,8 +204,7 @@ impl Store {
         // What cannot be read at all is taken for nothing.
         let before = self.database.get(TREES, &digest.0).ok().flatten();
         batch.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
-        let family = self.database.family(TREES);
-        batch.writes.put_cf(family, digest.0, record);
+        batch.writes.put(TREES, digest.0, record);
         batch.completed.push((digest, numbers));
         Ok(())
     }

@@ -9,9 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rocksdb::WriteBatch;
-
 use super::database::{Database, USES};
+use super::write_batch::WriteBatch;
 use super::{PathOrdinal, Store, StoreError};
 
 /// Ordinals in one part of the table: 128 KiB of it.
@@ -109,14 +108,13 @@ impl Store {
     /// The database failed.
     pub fn save_uses(&self) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        let family = self.database.family(USES);
         let mut saved = Vec::new();
         for (index, part) in self.uses.0.iter().enumerate() {
             for (at, entry) in part.get().into_iter().flatten().enumerate() {
                 let value = entry.load(Ordering::Relaxed);
                 if value & UNSAVED != 0 {
                     let ordinal = (index * PART + at) as u32;
-                    batch.put_cf(family, ordinal.to_be_bytes(), (value >> 1).to_le_bytes());
+                    batch.put(USES, ordinal.to_be_bytes(), (value >> 1).to_le_bytes());
                     saved.push((entry, value));
                 }
             }

@@ -9,11 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, RwLock};
 
-use rocksdb::WriteBatch;
-
 use super::database::{Database, META, VIEWS};
 use super::view_completion::Reach;
 use super::view_table::{read_string, write_string};
+use super::write_batch::WriteBatch;
 use super::{Change, ProfileTable, Store, StoreError, lock, uses};
 use super::{View, ViewMembers, ViewName, ViewRecord, ViewTable};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -411,15 +410,14 @@ impl Store {
         edit: &ViewEdit,
         writes: &mut WriteBatch,
     ) -> Result<(), StoreError> {
-        let family = self.database.family(VIEWS);
         for (key, record) in &edit.records {
             match record {
-                Some(record) => writes.put_cf(family, key, record),
-                None => writes.delete_cf(family, key),
+                Some(record) => writes.put(VIEWS, key, record),
+                None => writes.delete(VIEWS, key),
             }
         }
         let next = edit.table.next.to_le_bytes();
-        writes.put_cf(self.database.family(META), NEXT, next);
+        writes.put(META, NEXT, next);
         let mut untold: BTreeMap<_, _> = self
             .untold_views()?
             .into_iter()
@@ -432,7 +430,7 @@ impl Store {
             all.came_or_went |= changed.came_or_went;
             all.entries.extend(changed.entries.iter().cloned());
             let untold = key(UNTOLD, &changed.id.to_be_bytes());
-            writes.put_cf(family, untold, all.encode());
+            writes.put(VIEWS, untold, all.encode());
         }
         Ok(())
     }
@@ -475,7 +473,7 @@ impl Store {
             let untold = key(UNTOLD, &changed.id.to_be_bytes());
             let noted = self.database.get(VIEWS, &untold);
             if noted.is_ok_and(|n| n.is_some_and(|n| *n == *changed.encode())) {
-                batch.delete_cf(self.database.family(VIEWS), untold);
+                batch.delete(VIEWS, untold);
             }
         }
         if let Err(e) = self.database.write(batch, "it was noted what was told") {

@@ -192,9 +192,8 @@ fn a_damaged_profile_does_not_look_absent() {
     let (dir, store) = store();
     let changes = ["good", "bad"].map(|name| change(name, 1, &[(1, 1)]));
     store.change_profiles(&changes).unwrap();
-    let mut batch = rocksdb::WriteBatch::default();
-    let family = store.database.family(database::PROFILES);
-    batch.put_cf(family, b"\x01bad", [1; 5]);
+    let mut batch = WriteBatch::default();
+    batch.put(database::PROFILES, b"\x01bad", [1; 5]);
     store.database.write_synced(batch, "damaged").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();

@@ -192,10 +192,13 @@ fn what_was_read_while_space_was_given_back_comes_back_the_next_time() {
 fn what_an_earlier_version_thought_to_have_moved_comes_back() {
     let (_dir, store) = store();
     fill(&store, 0..24);
-    let mut batch = rocksdb::WriteBatch::default();
-    let family = store.database.family(RECLAIMED);
+    let mut batch = WriteBatch::default();
     for bucket in 0u64..50 {
-        batch.put_cf(family, bucket.to_be_bytes(), [128, 0, 0, 0, 128, 0, 0, 0]);
+        batch.put(
+            RECLAIMED,
+            bucket.to_be_bytes(),
+            [128, 0, 0, 0, 128, 0, 0, 0],
+        );
     }
     store.database.write_synced(batch, "a test").unwrap();
     evict(&store, 0, &keep((0..24).step_by(4))).unwrap();

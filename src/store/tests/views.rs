@@ -2,8 +2,6 @@
 
 use std::sync::Mutex;
 
-use rocksdb::WriteBatch;
-
 use super::*;
 
 fn name(text: &str) -> ViewName {
@@ -311,7 +309,7 @@ fn what_a_version_without_volumes_leaves_of_one_is_of_no_other_view() {
     // It reads the record as any other.
     assert_eq!(record.unwrap()[0], 1);
     let mut batch = WriteBatch::default();
-    batch.delete_cf(store.database.family(database::VIEWS), b"\x01v");
+    batch.delete(database::VIEWS, b"\x01v");
     store.database.write_synced(batch, "removed").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
@@ -329,7 +327,7 @@ fn a_damaged_view_is_not_absent_and_can_be_removed() {
         store.define_view(&name(text), &[path(1)], &[]).unwrap();
     }
     let mut batch = WriteBatch::default();
-    batch.put_cf(store.database.family(database::VIEWS), b"\x01v", b"\x09");
+    batch.put(database::VIEWS, b"\x01v", b"\x09");
     store.database.write_synced(batch, "damaged").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
@@ -343,7 +341,7 @@ fn a_damaged_view_is_not_absent_and_can_be_removed() {
     let list = view(&store, "w").record.list;
     let key = [&[2], &list.to_be_bytes()[..]].concat();
     let mut batch = WriteBatch::default();
-    batch.delete_cf(store.database.family(database::VIEWS), key);
+    batch.delete(database::VIEWS, key);
     store.database.write_synced(batch, "lost").unwrap();
     drop(store);
     let store = open(dir.path()).unwrap();
