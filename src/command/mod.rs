@@ -5,6 +5,7 @@ mod channels;
 mod closures;
 mod collection;
 mod contents;
+mod debug;
 mod exposition;
 mod failure;
 mod figures;
@@ -24,6 +25,10 @@ pub use closures::{ClosureReport, ClosureRequest, UnknownPath};
 pub use collection::{GcReport, GcRequest, OldGeneration, OldGenerations, RootKind, RootReport};
 pub use contents::{
     CopyReport, CopyRequest, EvictReport, PinReport, PrefetchReport, PrefetchRequest,
+};
+pub use debug::{
+    ChunkEntryReport, ChunkReport, DebugReport, DebugRequest, MaskReport, NodeReport,
+    PathRecordReport, ReferenceReport, TreeReport,
 };
 pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
@@ -90,6 +95,8 @@ pub enum Request {
         /// Where to fetch what is damaged; `None` only reports.
         repair: Option<SourceRequest>,
     },
+    /// Show a record.
+    Debug(DebugRequest),
     /// Make closures wholly local, and keep them if asked to.
     Prefetch(PrefetchRequest),
     /// Keep closures no longer.
@@ -155,6 +162,8 @@ pub enum Report {
     Stats(StateReport),
     /// See [`VerifyReport`].
     Verify(VerifyReport),
+    /// See [`DebugReport`].
+    Debug(DebugReport),
     /// See [`PrefetchReport`].
     Prefetch(PrefetchReport),
     /// Those of the paths to unpin that were pinned.

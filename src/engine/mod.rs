@@ -6,6 +6,7 @@ mod closures;
 mod collect;
 mod contents;
 mod copy;
+mod debug;
 mod error;
 mod execute;
 mod in_use;

@@ -250,6 +250,16 @@ impl Tree {
         }
     }
 
+    /// The hashes that are masked in the stream.
+    pub fn content_masks(&self) -> &[Occurrence] {
+        &self.content_masks
+    }
+
+    /// The hashes that are masked in the targets of links.
+    pub fn target_masks(&self) -> &[Occurrence] {
+        &self.target_masks
+    }
+
     /// Hands the bytes `offset..offset + length` of the stream to `emit`, hashes put back.
     /// `fetch` gives the masked bytes of the chunk with a number (its place in
     /// [`Tree::chunks`]); what lies beyond the stream is not handed out.

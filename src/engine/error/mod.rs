@@ -35,6 +35,9 @@ pub enum EngineError {
     /// A path that is not here, or not a path.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// A record that is not there.
+    #[error("there is no {0} in the state")]
+    NoRecord(String),
     /// Roots that cannot be found or made.
     #[error(transparent)]
     Roots(#[from] RootsError),
@@ -123,7 +126,9 @@ impl EngineError {
             },
             Self::Fetch(_) | Self::Contents { .. } => ErrorKind::Source,
             Self::Store(_) | Self::Dump(_) | Self::Roots(_) => ErrorKind::State,
-            Self::Location(_) | Self::Closure(ClosureError::Absent { .. }) => ErrorKind::Absent,
+            Self::Location(_) | Self::NoRecord(_) | Self::Closure(ClosureError::Absent { .. }) => {
+                ErrorKind::Absent
+            }
             Self::Mount(_) => ErrorKind::Mount,
             Self::NoDaemon(_) => ErrorKind::NoDaemon,
             Self::Usage(_) | Self::Key(_) => ErrorKind::Usage,
