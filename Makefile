@@ -24,7 +24,7 @@ CARGO_PROFILE := --release
 
 BUILD_PACKAGES := g++ clang libclang-dev ccache
 WORLD_PACKAGES := nix-bin patchelf util-linux
-TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal attr acl busybox-static procps openssl systemd fuse3 e2fsprogs
+TEST_PACKAGES := $(WORLD_PACKAGES) hello bash coreutils python3-minimal python3 zstd attr acl busybox-static procps openssl systemd fuse3 e2fsprogs
 BENCH_WORLD := hello perl git python3 gcc vim sqlite3 curl
 BENCH_PACKAGES := $(WORLD_PACKAGES) $(BENCH_WORLD) squashfs-tools erofs-utils
 
@@ -126,7 +126,7 @@ install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/
 	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/narfs.conf
 	install -m 644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/narfs.conf
-	install -m 644 README.md CHANGELOG.md LICENSE systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
+	install -m 644 README.md CHANGELOG.md LICENSE docs/format.md systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
 	install -m 644 $(filter-out %/containers,$(wildcard systemd/examples/*)) $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/
 	install -m 644 systemd/examples/containers/* $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/
 	chmod 755 $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/three.sh

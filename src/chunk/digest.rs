@@ -10,6 +10,12 @@ impl ChunkDigest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
+
+    /// Reads 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+        bytes.ok()?.try_into().map(Self).ok()
+    }
 }
 
 impl fmt::Display for ChunkDigest {

@@ -90,6 +90,14 @@ impl<'a> ChunkRecord<'a> {
         })
     }
 
+    /// The name of the codec.
+    pub fn codec(&self) -> &'static str {
+        match self.codec {
+            RAW => "raw",
+            _ => "zstd",
+        }
+    }
+
     /// The chunk's masked, uncompressed bytes.
     ///
     /// # Errors

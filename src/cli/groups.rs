@@ -10,7 +10,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ),
     (
         "Look",
-        &["path-info", "ls", "cat", "dump", "stats", "roots"],
+        &["path-info", "ls", "cat", "dump", "stats", "roots", "debug"],
     ),
     (
         "Fetch and keep",

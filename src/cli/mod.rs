@@ -12,6 +12,7 @@ mod closure;
 mod config;
 mod copy;
 mod daemon_command;
+mod debug;
 mod doctor;
 mod dump;
 mod evict;
@@ -87,6 +88,7 @@ enum Subcommands {
     Dump(dump::Arguments),
     Stats(stats::Arguments),
     Verify(verify::Arguments),
+    Debug(debug::Arguments),
     Prefetch(prefetch::Arguments),
     Pin(prefetch::PinArguments),
     Unpin(pins::UnpinArguments),
@@ -240,6 +242,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Dump(a) => a.run(global),
         Subcommands::Stats(a) => a.run(global),
         Subcommands::Verify(a) => a.run(global),
+        Subcommands::Debug(a) => a.run(global),
         Subcommands::Prefetch(a) => a.run(global),
         Subcommands::Pin(a) => a.run(global),
         Subcommands::Unpin(a) => a.run(global),

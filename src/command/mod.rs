@@ -5,6 +5,7 @@ mod channels;
 mod closures;
 mod collection;
 mod contents;
+mod debug;
 mod exposition;
 mod failure;
 mod figures;
@@ -24,6 +25,10 @@ pub use closures::{ClosureReport, ClosureRequest, UnknownPath};
 pub use collection::{GcReport, GcRequest, OldGeneration, OldGenerations, RootKind, RootReport};
 pub use contents::{
     CopyReport, CopyRequest, EvictReport, PinReport, PrefetchReport, PrefetchRequest,
+};
+pub use debug::{
+    ChunkEntryReport, ChunkReport, DebugReport, DebugRequest, MaskReport, NodeReport,
+    PathRecordReport, ReferenceReport, TreeReport,
 };
 pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
@@ -90,6 +95,8 @@ pub enum Request {
         /// Sources for damaged contents; `None` only reports damage.
         repair: Option<SourceRequest>,
     },
+    /// Show a record of the state, decoded.
+    Debug(DebugRequest),
     /// Fetch closures completely, and pin them if requested.
     Prefetch(PrefetchRequest),
     Unpin {
@@ -144,6 +151,7 @@ pub enum Report {
     Entries(Vec<EntryReport>),
     Stats(StateReport),
     Verify(VerifyReport),
+    Debug(DebugReport),
     Prefetch(PrefetchReport),
     /// The paths that were pinned before.
     Unpinned(Vec<String>),

@@ -23,7 +23,7 @@ pub(super) fn directory(examination: &Examination) -> Vec<Finding> {
                 format!("there is none in {shown} yet; `narfs mount` and `narfs copy` create one");
             return vec![Finding::note(NAME, seen)];
         }
-        Err(e @ StoreError::Newer { .. }) => {
+        Err(e @ (StoreError::Newer { .. } | StoreError::UnknownFeatures { .. })) => {
             let advice = "use a newer narfs, or another state";
             return vec![Finding::error(NAME, chain(&e)).advise(advice)];
         }
@@ -38,7 +38,7 @@ pub(super) fn directory(examination: &Examination) -> Vec<Finding> {
         Ok(found) => found,
     };
     let format = if found.is_older {
-        " in an older format, which the next command upgrades"
+        " in an older format, which older versions can open as well until something newer is used"
     } else {
         ""
     };

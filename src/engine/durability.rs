@@ -114,6 +114,7 @@ fn sample_of(request: &Request) -> Option<Sample> {
         | Request::Cat { .. }
         | Request::Dump { .. }
         | Request::Stats { .. }
+        | Request::Debug(_)
         | Request::Pins
         | Request::Roots
         | Request::Mount(_)

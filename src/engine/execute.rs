@@ -29,6 +29,7 @@ impl Engine {
             Request::Dump { path } => self.dump(&path, output),
             Request::Stats { paths } => self.stats(&paths),
             Request::Verify { paths, repair } => self.verify(&paths, repair, output),
+            Request::Debug(request) => self.debug(&request),
             Request::Prefetch(request) => self.prefetch(&request, output),
             Request::Unpin { paths } => self.unpin(&paths),
             Request::Pins => self.pins(),

@@ -6,6 +6,7 @@ mod closures;
 mod collect;
 mod contents;
 mod copy;
+mod debug;
 #[cfg(test)]
 mod durability;
 mod error;

@@ -71,7 +71,7 @@ impl Engine {
         Ok(Report::Paths(reports.collect::<Result<_, EngineError>>()?))
     }
 
-    fn path_report(&self, info: &PathInfo, closure_size: Option<u64>) -> PathReport {
+    pub(super) fn path_report(&self, info: &PathInfo, closure_size: Option<u64>) -> PathReport {
         let full = |p: &StorePath| self.full(p);
         let r = &info.registration;
         PathReport {

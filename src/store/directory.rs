@@ -19,10 +19,41 @@ const FORMAT_DRAFT: &str = ".format";
 /// Longest command in the lock file, in characters: enough to recognise it.
 const COMMAND: usize = 200;
 
-/// First line of the format file.
-const FORMAT: &str = "narfs-state 3";
-/// The same of states that are upgraded when they are opened.
-const OLDER: [&str; 2] = ["narfs-state 1", "narfs-state 2"];
+/// Begins the first line of the format file, before the number of the format.
+const MAGIC: &str = "narfs-state ";
+/// Begins each line of a file of format 4 that names a feature.
+const FEATURE: &str = "feature ";
+/// Features that this version knows. A state gets a feature before the first record that needs it is
+/// written.
+const FEATURES: [&str; 0] = [];
+
+/// The format of a state, which says what a reader has to know. It is the oldest that has all that is in
+/// the state, so that an older version can open the state until something newer is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Format {
+    First = 1,
+    /// Origins of paths, uses, pins, traces and profiles.
+    Second,
+    /// Closure views.
+    Third,
+    /// Whatever features the file lists.
+    Listed,
+}
+
+impl Format {
+    /// That of a new state.
+    const NEW: Self = Self::Third;
+    const ALL: [Self; 4] = [Self::First, Self::Second, Self::Third, Self::Listed];
+
+    /// The format that a first line names, if this version knows it.
+    fn parse(line: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.line() == line)
+    }
+
+    fn line(self) -> String {
+        format!("{MAGIC}{}", self as u8)
+    }
+}
 
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
@@ -49,6 +80,8 @@ impl Ownership {
 pub(super) struct Directory {
     path: PathBuf,
     store_dir: StoreDir,
+    /// When it was opened.
+    format: Format,
     ownership: Ownership,
 }
 
@@ -90,15 +123,10 @@ impl Directory {
         let lock = take_lock(path, ownership)?;
         // Who had the lock before may have made the state meanwhile.
         if is_new && !path.join("format").exists() {
-            write_format(path, wanted.cloned().unwrap_or_default())
+            write_format(path, Format::NEW, &wanted.cloned().unwrap_or_default())
                 .map_err(fail("it cannot be written"))?;
         }
-        let (store_dir, is_older) = read_format(path, wanted)?;
-        if is_older {
-            // Before the first record that the older version does not know, so that it never
-            // meets one. What else is to be done, the database does whenever it is opened.
-            write_format(path, store_dir.clone()).map_err(fail("it cannot be upgraded"))?;
-        }
+        let (store_dir, format) = read_format(path, wanted)?;
         let tmp = path.join("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(fail("tmp/ cannot be emptied"))?;
@@ -110,6 +138,7 @@ impl Directory {
         Ok(Self {
             path: path.to_owned(),
             store_dir,
+            format,
             ownership: lock,
         })
     }
@@ -120,6 +149,10 @@ impl Directory {
 
     pub(super) fn store_dir(&self) -> &StoreDir {
         &self.store_dir
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     pub(super) fn ownership(&self) -> &Ownership {
@@ -157,7 +190,7 @@ pub(super) fn check_room(dir: &Path, reserve: u64, waiting: u64) -> Result<(), S
 pub struct Inspected {
     /// The store directory of its paths.
     pub store_dir: StoreDir,
-    /// Whether it is of an older format, which is upgraded when it is opened.
+    /// Whether it is of an older format, which older versions can open as well.
     pub is_older: bool,
 }
 
@@ -173,10 +206,10 @@ pub fn inspect(dir: &Path, wanted: Option<&StoreDir>) -> Result<Inspected, Store
     if !is_made(dir)? {
         return Err(StoreError::Absent(dir.to_owned()));
     }
-    let (store_dir, is_older) = read_format(dir, wanted)?;
+    let (store_dir, format) = read_format(dir, wanted)?;
     Ok(Inspected {
         store_dir,
-        is_older,
+        is_older: format < Format::NEW,
     })
 }
 
@@ -206,7 +239,18 @@ fn may_precede_format(name: &OsStr) -> bool {
     name == "lost+found" || name == LOCK || name == FORMAT_DRAFT
 }
 
-fn write_format(dir: &Path, store_dir: StoreDir) -> io::Result<()> {
+/// Has the format file say that a state needs a newer format. It is written before the first record
+/// that an older version does not know, so that such a version never meets one.
+pub(super) fn raise(dir: &Path, format: Format) -> Result<(), StoreError> {
+    let (store_dir, _) = read_format(dir, None)?;
+    write_format(dir, format, &store_dir).map_err(|source| StoreError::Directory {
+        dir: dir.to_owned(),
+        what: "it cannot be upgraded",
+        source,
+    })
+}
+
+fn write_format(dir: &Path, format: Format, store_dir: &StoreDir) -> io::Result<()> {
     let temporary = dir.join(FORMAT_DRAFT);
     let mut file = OpenOptions::new()
         .write(true)
@@ -214,14 +258,14 @@ fn write_format(dir: &Path, store_dir: StoreDir) -> io::Result<()> {
         .truncate(true)
         .mode(0o644)
         .open(&temporary)?;
-    write!(file, "{FORMAT}\nstore-dir {store_dir}\n")?;
+    write!(file, "{}\nstore-dir {store_dir}\n", format.line())?;
     file.sync_all()?;
     fs::rename(&temporary, dir.join("format"))?;
     File::open(dir)?.sync_all()
 }
 
-/// The store directory of a state, and whether its format is an older one.
-fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, bool), StoreError> {
+/// The store directory of a state, and its format.
+fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Format), StoreError> {
     let text = fs::read_to_string(dir.join("format")).map_err(|source| StoreError::Directory {
         dir: dir.to_owned(),
         what: "its file \"format\" cannot be read",
@@ -229,9 +273,8 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, bool)
     })?;
     let mut lines = text.lines();
     let found = lines.next().unwrap_or_default();
-    let is_older = OLDER.contains(&found);
-    if found != FORMAT && !is_older {
-        return Err(if found.starts_with("narfs-state ") {
+    let Some(format) = Format::parse(found) else {
+        return Err(if found.starts_with(MAGIC) {
             StoreError::Newer {
                 dir: dir.to_owned(),
                 found: found.to_owned(),
@@ -239,7 +282,7 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, bool)
         } else {
             StoreError::Foreign(dir.to_owned())
         });
-    }
+    };
     let store_dir = lines
         .next()
         .and_then(|l| l.strip_prefix("store-dir "))
@@ -247,13 +290,29 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, bool)
         .ok_or_else(|| StoreError::Damaged {
             what: format!("{}/format has no store-dir", dir.display()),
         })?;
+    if format == Format::Listed {
+        check_features(dir, lines)?;
+    }
     match wanted {
         Some(wanted) if *wanted != store_dir => Err(StoreError::OtherStoreDir {
             dir: dir.to_owned(),
             found: store_dir.to_string(),
             wanted: wanted.to_string(),
         }),
-        _ => Ok((store_dir, is_older)),
+        _ => Ok((store_dir, format)),
+    }
+}
+
+/// Fails if there is a feature that this version does not know; the other lines are the features.
+fn check_features<'l>(dir: &Path, lines: impl Iterator<Item = &'l str>) -> Result<(), StoreError> {
+    let features = lines.map(|line| line.strip_prefix(FEATURE).unwrap_or(line));
+    let unknown: Vec<_> = features.filter(|f| !FEATURES.contains(f)).collect();
+    match unknown[..] {
+        [] => Ok(()),
+        _ => Err(StoreError::UnknownFeatures {
+            dir: dir.to_owned(),
+            features: unknown.join(", "),
+        }),
     }
 }
 

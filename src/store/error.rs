@@ -28,13 +28,21 @@ pub enum StoreError {
         directory with --state", .0.display())]
     Foreign(PathBuf),
     /// The directory was written by a newer version.
-    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 3\"); \
-        use that version", dir.display())]
+    #[error("{} was written by a newer narfs (its format says {found:?}, this one knows \"narfs-state 1\" to \
+        \"narfs-state 4\"); use that version", dir.display())]
     Newer {
         /// The state directory.
         dir: PathBuf,
         /// The first line of its format file.
         found: String,
+    },
+    /// The state has features that this version does not know.
+    #[error("the state {} uses what this narfs does not know: {features}; use a newer narfs", dir.display())]
+    UnknownFeatures {
+        /// The state directory.
+        dir: PathBuf,
+        /// Their names.
+        features: String,
     },
     /// The state is for paths of another store directory.
     #[error("the state {} is for the store directory {found}, not {wanted}; name another state with \

@@ -1,6 +1,6 @@
 //! The state: chunks, trees, path infos, profiles and what else is kept, with one owner at a time.
 //!
-//! `format.md` beside this file specifies every key and value.
+//! `docs/format.md` specifies every key and value.
 //!
 //! # Rooms
 //!
@@ -52,7 +52,10 @@ pub use changes::Change;
 pub use channels::{
     Channel, ChannelList, ChannelName, ChannelNameError, ChannelWriter, Channels, Replaces,
 };
-pub use contents::{CacheCounts, ChunkWriter, Hold, Ingested, PathContents, StoredContents};
+pub use contents::{
+    CacheCounts, ChunkWriter, Hold, Ingested, InspectedChunk, InspectedTree, PathContents,
+    StoredContents,
+};
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
@@ -76,7 +79,7 @@ pub use views::{
 use crate::measure::Allowance;
 use crate::nix::store_path::StoreDir;
 use changes::Observers;
-use directory::Directory;
+use directory::{Directory, Format};
 use records::Records;
 use tables::Tables;
 use temporary_roots::AllTemporaryRoots;
@@ -154,8 +157,9 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the state in `dir` and owns it until dropped. A state that is made or upgraded for it
-    /// survives a power loss; a crash before that leaves what the next one makes or upgrades.
+    /// Opens the state in `dir` and owns it until dropped. A state that is made for it survives a power
+    /// loss; a crash before that leaves what the next one makes. One of an older format stays as it is
+    /// until a record is written that needs a newer format.
     ///
     /// # Errors
     /// See [`StoreError`]: absent, foreign, newer, owned by another process, unusable.
@@ -176,7 +180,7 @@ impl Store {
         let descriptors = descriptors::raise()?;
         let open_files = descriptors::for_database(descriptors);
         let memory = Parts::of(options.memory).database;
-        let records = |dir: &Path| Records::open(dir, memory, open_files);
+        let records = |format| Records::open(dir, format, memory, open_files);
         Self::open_over(dir, options, ownership, records)
     }
 
@@ -187,7 +191,7 @@ impl Store {
         options: &StoreOptions,
         records: MemoryBackend,
     ) -> Result<Self, StoreError> {
-        let records = |dir: &Path| Ok(Records::in_memory(dir, records));
+        let records = |format| Ok(Records::in_memory(dir, format, records));
         Self::open_over(dir, options, None, records)
     }
 
@@ -195,12 +199,12 @@ impl Store {
         dir: &Path,
         options: &StoreOptions,
         ownership: Option<Ownership>,
-        records: impl FnOnce(&Path) -> Result<Records, StoreError>,
+        records: impl FnOnce(Format) -> Result<Records, StoreError>,
     ) -> Result<Self, StoreError> {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
-        let records = Arc::new(records(dir)?);
+        let records = Arc::new(records(directory.format())?);
         let temporary_roots = AllTemporaryRoots::default();
         let observers = Arc::new(Observers::default());
         let contents = StoredContents::open(records.clone(), parts.chunks, parts.trees)?;

@@ -242,6 +242,16 @@ impl Tree {
         }
     }
 
+    /// The hashes that are masked in the stream.
+    pub fn content_masks(&self) -> &[Occurrence] {
+        &self.content_masks
+    }
+
+    /// The hashes that are masked in the targets of links.
+    pub fn target_masks(&self) -> &[Occurrence] {
+        &self.target_masks
+    }
+
     /// Passes the bytes `offset..offset + length` of the stream to `emit`, with hashes restored.
     /// `fetch` supplies the masked bytes of a chunk by its index in [`Tree::chunks`]. A range
     /// beyond the stream is cut off.

@@ -84,7 +84,11 @@ fn formats_that_are_newer_or_damaged_are_refused() {
     let good = fs::read(&format).unwrap();
     let dir = state.dir().display().to_string();
     for (text, word) in [
-        ("narfs-state 4\nstore-dir /nix/store\n", "narfs-state 4"),
+        ("narfs-state 5\nstore-dir /nix/store\n", "narfs-state 5"),
+        (
+            "narfs-state 4\nstore-dir /nix/store\nfeature tapes\n",
+            "does not know: tapes; use a newer narfs",
+        ),
         ("narfs-state 1\n", "store-dir"),
         ("narfs-state 3\n", "store-dir"),
         ("narfs-state 1\nstore-dir relative\n", "store-dir"),

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -136,6 +137,112 @@ impl Golden {
         let then = &self.said[member];
         assert!(!then.is_null(), "nothing was said of {member}");
         assert_says(&today, then, member);
+    }
+
+    /// What `reader.py` reads in the state, which shares nothing with narfs.
+    fn read_by_another(&self) -> Value {
+        let records = self.dir.path().join("records");
+        fs::create_dir(&records).unwrap();
+        let db = self.state.dir().join("db");
+        let options = rocksdb::Options::default();
+        let families = rocksdb::DB::list_cf(&options, &db).unwrap();
+        let db = rocksdb::DB::open_cf_for_read_only(&options, &db, &families, false).unwrap();
+        for name in &families {
+            let mut out = Vec::new();
+            let family = db.cf_handle(name).unwrap();
+            for record in db.iterator_cf(family, rocksdb::IteratorMode::Start) {
+                let (key, value) = record.unwrap();
+                for part in [key, value] {
+                    out.extend_from_slice(&(part.len() as u32).to_le_bytes());
+                    out.extend_from_slice(&part);
+                }
+            }
+            fs::write(records.join(name), out).unwrap();
+        }
+        let mut reader = Command::new("python3");
+        reader.arg(golden("reader.py"));
+        reader.args([self.state.dir(), &records]);
+        json_of(&Ran::of(&mut reader))
+    }
+
+    /// The specification says enough of the format to read what the program of the time said.
+    fn is_what_another_reads(&self) {
+        let read = self.read_by_another();
+        let mut members = read.as_object().unwrap().clone();
+        let records = members.remove("records").unwrap();
+        for (member, read) in &members {
+            match self.said.get(member) {
+                Some(then) => assert_says(then, read, member),
+                // Nothing of a kind that was not known then, or that nothing was said of.
+                None => assert!(read.as_array().unwrap().is_empty(), "{member}: {read}"),
+            }
+        }
+        for member in self.said.as_object().unwrap().keys() {
+            let is_read = ["profile history", "trace ", "pins", "closures", "channels"];
+            assert!(members.contains_key(member) || !is_read.iter().any(|m| member.starts_with(m)));
+        }
+        assert_eq!(members["nars"], self.said["nars"]);
+        self.has_these_records(records.as_object().unwrap());
+    }
+
+    /// `narfs debug` shows the records that another reader reads.
+    fn has_these_records(&self, records: &serde_json::Map<String, Value>) {
+        for (path, read) in records {
+            let shown = self.json(&["debug", "path", path]);
+            for member in ["ordinal", "origin", "tree", "used"] {
+                assert_eq!(shown[member], read[member], "{path}, {member}");
+            }
+            let table = shown["table"].as_array().unwrap();
+            let references: Vec<_> = table.iter().map(|r| r["path"].clone()).collect();
+            assert_eq!(Value::Array(references), read["references"], "{path}");
+            let Some(digest) = shown["tree"].as_str() else {
+                self.state.run(&["debug", "tree", path]).fails(&[path]);
+                continue;
+            };
+            let tree = self.json(&["debug", "tree", digest]);
+            assert_eq!(tree, self.json(&["debug", "tree", path]));
+            assert_eq!(tree["complete"], shown["complete"], "{path}");
+            let masks = |of: &Value, member: &str| of[member].as_array().unwrap().len() as u64;
+            for member in ["masks", "target_masks"] {
+                let each = table.iter().map(|r| r[member].as_u64().unwrap());
+                assert_eq!(each.sum::<u64>(), masks(&tree, member), "{path}, {member}");
+            }
+            for chunk in tree["chunks"].as_array().unwrap() {
+                let name = chunk["digest"].as_str().unwrap();
+                if chunk["number"].is_null() {
+                    continue;
+                }
+                let shown = self.json(&["debug", "chunk", name]);
+                for member in ["digest", "number", "length"] {
+                    assert_eq!(shown[member], chunk[member], "{name}, {member}");
+                }
+                assert_eq!(shown["intact"], true, "{name}");
+                let trees = shown["trees"].as_array().unwrap();
+                assert!(trees.contains(&digest.into()), "{name}: {trees:?}");
+            }
+        }
+        let none = "0".repeat(64);
+        for record in ["tree", "chunk"] {
+            let ran = self.state.run(&["debug", record, &none]);
+            ran.fails(&[&format!("there is no {record} {none}")]);
+        }
+    }
+
+    /// What has been done so far leaves the way back to the program that wrote the state.
+    fn is_still_of_format(&self, format: u32) {
+        // A daemon opens the state before it listens.
+        let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let at = self.dir.path().join("nix");
+        fs::create_dir_all(&at).unwrap();
+        let at = at.to_str().unwrap();
+        let mount = ["mount", "--offline", "--listen", &address, at];
+        self.state.run(&mount).fails(&[&address]);
+        let written = fs::read_to_string(self.state.dir().join("format")).unwrap();
+        assert_eq!(
+            written,
+            format!("narfs-state {format}\nstore-dir /nix/store\n")
+        );
     }
 
     /// The NARs that were there then.
@@ -298,6 +405,7 @@ impl Golden {
 #[test]
 fn a_state_of_format_1_is_read_and_used() {
     let golden = Golden::new(1);
+    golden.is_what_another_reads();
     golden.is_what_was_written();
     // There was none of this.
     for command in [
@@ -313,6 +421,7 @@ fn a_state_of_format_1_is_read_and_used() {
         some.retain(|one| one["kind"] != "process");
         assert!(some.is_empty(), "{command:?}: {some:?}");
     }
+    golden.is_still_of_format(1);
     // What was signed was fetched, and so may be dropped; what was not was perhaps added here.
     let dropped = golden.evicts_until(&golden.path("spare-1.0"));
     let fixed = golden.path("fixed-1.0");
@@ -337,12 +446,17 @@ fn a_state_of_format_1_is_read_and_used() {
 #[test]
 fn a_state_of_format_2_is_read_and_used() {
     let golden = Golden::new(2);
+    golden.is_what_another_reads();
     golden.is_what_was_written();
     golden.has_profiles_pins_traces_and_channels();
     assert_eq!(golden.json(&["closures"]), Value::Array(Vec::new()));
+    golden.is_still_of_format(2);
     golden.goes_on_with_traces_and_profiles();
     golden.is_filled_again();
+    // No closure view was made.
+    golden.is_still_of_format(2);
     golden.takes_more();
+    golden.is_still_of_format(3);
     golden.is_collected(&["added-1.0", "extra-1.0", "spare-1.0"]);
     golden.has_lost_no_root();
 }
@@ -350,6 +464,7 @@ fn a_state_of_format_2_is_read_and_used() {
 #[test]
 fn a_state_of_format_3_is_read_and_used() {
     let golden = Golden::new(3);
+    golden.is_what_another_reads();
     golden.is_what_was_written();
     golden.has_profiles_pins_traces_and_channels();
     golden.says("closures", &["closures"]);

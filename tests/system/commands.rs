@@ -9,7 +9,7 @@ fn commands_say_the_same_by_the_daemon_and_without() {
     let bash = format!("/nix/store/{}", World::small().package("bash"));
     let program = format!("{bash}/bin/bash");
     let sandbox = Sandbox::mounted();
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 9] = [
         &["path-info", "--closure", "--size", &bash],
         &["path-info", "--json"],
         &["ls", "-lR", &bash],
@@ -17,6 +17,8 @@ fn commands_say_the_same_by_the_daemon_and_without() {
         &["cat", &program],
         &["dump", &bash],
         &["dump", &program],
+        &["debug", "tree", &bash],
+        &["debug", "tree", "--json", &bash],
     ];
     let by_daemon = commands.map(|c| sandbox.narfs_bytes(c));
     let mounted = sandbox.package(World::small(), "bash").join("bin/bash");

@@ -121,6 +121,17 @@ fn wrong_states_are_named_and_left_alone() {
         "error",
         &["narfs-state 99", "newer narfs"],
     );
+    fs::write(
+        sandbox.state.join("format"),
+        "narfs-state 4\nstore-dir /nix/store\nfeature tapes\n",
+    )
+    .unwrap();
+    let (findings, _) = doctor(&sandbox, &["--config", &absent], &["--fix"]);
+    expect(
+        finding(&findings, "state"),
+        "error",
+        &["tapes", "newer narfs"],
+    );
     assert_eq!(fs::read_dir(&sandbox.state).unwrap().count(), 2);
 }
 

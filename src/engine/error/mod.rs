@@ -34,6 +34,9 @@ pub enum EngineError {
     /// The path is absent or invalid.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// The record is absent.
+    #[error("there is no {0} in the state")]
+    NoRecord(String),
     #[error(transparent)]
     Roots(#[from] RootsError),
     #[error("cannot add {}", from.display())]
@@ -110,7 +113,9 @@ impl EngineError {
             },
             Self::Fetch(_) | Self::Contents { .. } => ErrorKind::Source,
             Self::Store(_) | Self::Dump(_) | Self::Roots(_) => ErrorKind::State,
-            Self::Location(_) | Self::Closure(ClosureError::Absent { .. }) => ErrorKind::Absent,
+            Self::Location(_) | Self::NoRecord(_) | Self::Closure(ClosureError::Absent { .. }) => {
+                ErrorKind::Absent
+            }
             Self::Mount(_) => ErrorKind::Mount,
             Self::NoDaemon(_) => ErrorKind::NoDaemon,
             Self::Usage(_) | Self::Key(_) => ErrorKind::Usage,

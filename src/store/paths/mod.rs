@@ -141,7 +141,7 @@ impl Paths {
     }
 
     /// When a path was used last, in milliseconds since 1970; 0 if no use is known.
-    pub(super) fn last_use(&self, ordinal: PathOrdinal) -> u64 {
+    pub fn last_use(&self, ordinal: PathOrdinal) -> u64 {
         self.uses.last(ordinal)
     }
 

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::blob_files::BlobFile;
 use super::family::Family;
+use crate::store::directory::Format;
 
 /// Writes that are done together or not at all, in their order.
 #[derive(Debug, Default)]
@@ -51,6 +52,16 @@ impl Batch {
     /// Deletes all records that a family has before the batch.
     pub(in crate::store) fn clear(&mut self, family: Family) {
         self.writes.push(Write::Clear(family));
+    }
+
+    /// The format that a state needs for these writes. Any record may be one that format 1 does not know,
+    /// such as a path info with an origin; what deletes records needs no family.
+    pub(super) fn needed_format(&self) -> Format {
+        let needed = self.writes.iter().map(|write| match write {
+            Write::Put(family, ..) => family.since().max(Format::Second),
+            Write::Delete(..) | Write::Clear(_) => Format::Second,
+        });
+        needed.max().unwrap_or(Format::First)
     }
 }
 
@@ -104,8 +115,7 @@ pub struct BackendError {
 }
 
 impl BackendError {
-    #[cfg(test)]
-    pub(super) fn of_a_test(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         Self {
             is_corruption: false,
             text: text.to_owned(),
@@ -156,7 +166,11 @@ pub(super) trait Backend: View + Send + Sync {
     /// The first or last key of a family.
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError>;
 
-    /// Writes a batch; when this returns, it survives what `durability` says.
+    /// Makes the families of a format that are not there. A family that is not there is empty.
+    fn make_families(&self, format: Format) -> Result<(), BackendError>;
+
+    /// Writes a batch; when this returns, it survives what `durability` says. The families of the records
+    /// that it puts are there.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError>;
 
     /// Makes all batches durable that were written before.

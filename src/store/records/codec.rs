@@ -1,7 +1,7 @@
 //! How records are encoded: one writer, and one reader that gives the same fields back.
 //!
 //! Integers are little-endian and of a fixed width, a *number* is LEB128, a *string* is its length as a
-//! number and its bytes. `format.md` says which fields each record has.
+//! number and its bytes. `docs/format.md` says which fields each record has.
 
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;

@@ -1,7 +1,9 @@
 //! The families of records.
 
-/// A family of records: keys are unique in it, and in the order of their bytes. `format.md` says what is
-/// in each.
+use crate::store::directory::Format;
+
+/// A family of records: keys are unique in it, and in the order of their bytes. `docs/format.md` says
+/// what is in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) enum Family {
     Chunks,
@@ -51,6 +53,22 @@ impl Family {
             Self::Reclaimed => "reclaimed",
             Self::Profiles => "profiles",
             Self::Views => "views",
+        }
+    }
+
+    /// The format that it came with.
+    pub(super) fn since(self) -> Format {
+        match self {
+            Self::Chunks
+            | Self::Digests
+            | Self::Trees
+            | Self::Paths
+            | Self::Ordinals
+            | Self::Meta => Format::First,
+            Self::Uses | Self::Roots | Self::Traces | Self::Reclaimed | Self::Profiles => {
+                Format::Second
+            }
+            Self::Views => Format::Third,
         }
     }
 }

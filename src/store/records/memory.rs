@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::BlobFile;
 use super::family::Family;
+use crate::store::directory::Format;
 use crate::sync::lock;
 
 type Map = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
@@ -94,9 +95,7 @@ impl Disk {
         let number = self.writes;
         self.writes += 1;
         match self.failing {
-            Some(failing) if number >= failing => {
-                Err(BackendError::of_a_test("this write is to fail"))
-            }
+            Some(failing) if number >= failing => Err(BackendError::new("this write is to fail")),
             _ => Ok(()),
         }
     }
@@ -165,6 +164,10 @@ impl Backend for MemoryBackend {
             End::Last => keys.next_back(),
         };
         Ok(key.map(|(_, key)| key.clone()))
+    }
+
+    fn make_families(&self, _: Format) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {

@@ -15,6 +15,7 @@ mod rocks;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 pub use backend::BackendError;
 pub(super) use backend::{Batch, Durability, Record};
@@ -24,8 +25,9 @@ pub(super) use family::Family;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
 
-use super::directory::{RESERVE, check_room, free};
+use super::directory::{self, Format, RESERVE, check_room, free};
 use super::error::StoreError;
+use crate::sync::lock;
 use backend::{Backend, End, View};
 use rocks::{OpenError, RocksDb};
 
@@ -38,6 +40,8 @@ pub(super) struct Records {
     backend: Box<dyn Backend>,
     /// The state directory.
     state: PathBuf,
+    /// The format of the state. Held while it is raised.
+    format: Mutex<Format>,
 }
 
 /// The records at one moment.
@@ -52,13 +56,19 @@ fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreE
 }
 
 impl Records {
-    /// Opens or makes the database of the state in `state`, with at most `memory` bytes for blocks and
-    /// for what is not flushed yet, and at most `open_files` files.
-    pub(super) fn open(state: &Path, memory: usize, open_files: i32) -> Result<Self, StoreError> {
-        match RocksDb::open(&state.join("db"), memory, open_files) {
+    /// Opens or makes the database of the state in `state`, which has this format, with at most `memory`
+    /// bytes for blocks and for what is not flushed yet, and at most `open_files` files.
+    pub(super) fn open(
+        state: &Path,
+        format: Format,
+        memory: usize,
+        open_files: i32,
+    ) -> Result<Self, StoreError> {
+        match RocksDb::open(&state.join("db"), format, memory, open_files) {
             Ok(rocks) => Ok(Self {
                 backend: Box::new(rocks),
                 state: state.to_owned(),
+                format: Mutex::new(format),
             }),
             Err(OpenError::Database(e)) => Err(failed("it was opened")(e)),
             Err(OpenError::Directory(source)) => Err(StoreError::Directory {
@@ -70,10 +80,11 @@ impl Records {
     }
 
     #[cfg(test)]
-    pub(super) fn in_memory(state: &Path, memory: MemoryBackend) -> Self {
+    pub(super) fn in_memory(state: &Path, format: Format, memory: MemoryBackend) -> Self {
         Self {
             backend: Box::new(memory),
             state: state.to_owned(),
+            format: Mutex::new(format),
         }
     }
 
@@ -106,7 +117,8 @@ impl Records {
     }
 
     /// Writes a batch, which survives what `durability` says when this returns. `what` says what was
-    /// done, should it fail; nothing is written then.
+    /// done, should it fail; nothing is written then. Raises the format of the state first, if the batch
+    /// needs a newer one.
     pub(super) fn write(
         &self,
         batch: Batch,
@@ -117,8 +129,22 @@ impl Records {
         if durability != Durability::Flush {
             check_room(&self.state, LEAST_FREE, self.unwritten())?;
         }
+        self.raise(batch.needed_format())?;
         let written = self.backend.write(batch, durability);
         written.map_err(failed(what))
+    }
+
+    /// Has the state have a format and its families. The format file comes first, so that an older version
+    /// never meets what it does not know.
+    fn raise(&self, needed: Format) -> Result<(), StoreError> {
+        let mut format = lock(&self.format);
+        if *format < needed {
+            directory::raise(&self.state, needed)?;
+            let made = self.backend.make_families(needed);
+            made.map_err(failed("it was upgraded"))?;
+            *format = needed;
+        }
+        Ok(())
     }
 
     /// Makes all batches durable that were written before.

@@ -2,16 +2,22 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor,
+    CompactOptions, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode, FlushOptions,
+    LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
+    WriteBufferManager, WriteOptions,
 };
 
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
+use crate::store::directory::Format;
+
+/// A database that gets families while it is used.
+type DB = DBWithThreadMode<MultiThreaded>;
 
 /// Values of `chunks` from this size on, in bytes, lie in blob files: compaction then moves
 /// keys, not contents.
@@ -21,9 +27,12 @@ const BLOB: u64 = 1 << 10;
 const FRAGMENT: u64 = 256 << 10;
 /// Bytes of the log at most: what is older is written to files. A start reads the log.
 const LOG: u64 = 16 << 20;
+
 /// The database.
 pub(super) struct RocksDb {
     db: DB,
+    cache: Cache,
+    memory: usize,
     buffers: WriteBufferManager,
     /// Its directory.
     dir: PathBuf,
@@ -38,19 +47,34 @@ pub(super) enum OpenError {
 }
 
 impl RocksDb {
-    /// Opens or makes the database in `dir`, with at most `memory` bytes for blocks and for what is not
-    /// flushed yet.
-    pub(super) fn open(dir: &Path, memory: usize, open_files: i32) -> Result<Self, OpenError> {
+    /// Opens or makes the database in `dir`, with the families of `format`, and at most `memory` bytes for
+    /// blocks and for what is not flushed yet.
+    pub(super) fn open(
+        dir: &Path,
+        format: Format,
+        memory: usize,
+        open_files: i32,
+    ) -> Result<Self, OpenError> {
         // Half for blocks, half for writes; a write buffer of its own bound rather than one
         // charged to the cache, so that an ingest does not push out what a mount reads.
         let cache = Cache::new_lru_cache(memory / 2);
         let buffers = WriteBufferManager::new_write_buffer_manager(memory / 2, false);
         let options = options(&buffers, open_files).map_err(BackendError::from)?;
-        let families = Family::ALL
+        // RocksDB opens all families that are there, which may be more than the format has.
+        let there = match format {
+            Format::First | Format::Second => DB::list_cf(&options, dir).unwrap_or_default(),
+            Format::Third | Format::Listed => Vec::new(),
+        };
+        let is_opened =
+            |f: &Family| f.since() <= format || there.iter().any(|name| name == f.name());
+        let families = Family::ALL.into_iter().filter(is_opened);
+        let families = families
             .map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache, memory)));
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
         let database = Self {
             db,
+            cache,
+            memory,
             buffers,
             dir: dir.to_owned(),
         };
@@ -102,17 +126,17 @@ impl RocksDb {
         Ok(())
     }
 
-    fn family(&self, family: Family) -> &ColumnFamily {
-        // Opened with all of them, so that each is there.
-        #[allow(clippy::expect_used)]
-        self.db
-            .cf_handle(family.name())
-            .expect("every family is opened")
+    /// A family; `None` if the format of the state does not have it, so that it is empty.
+    fn family(&self, family: Family) -> Option<Arc<BoundColumnFamily<'_>>> {
+        self.db.cf_handle(family.name())
     }
 
     /// A property of a family that is a number.
     fn number_of(&self, family: Family, name: &str) -> Result<u64, BackendError> {
-        let number = self.db.property_int_value_cf(self.family(family), name)?;
+        let Some(family) = self.family(family) else {
+            return Ok(0);
+        };
+        let number = self.db.property_int_value_cf(&family, name)?;
         Ok(number.unwrap_or(0))
     }
 }
@@ -124,18 +148,27 @@ impl View for RocksDb {
         from: &[u8],
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
-        walk(self.db.raw_iterator_cf(self.family(family)), from, visit)
+        match self.family(family) {
+            Some(family) => walk(self.db.raw_iterator_cf(&family), from, visit),
+            None => Ok(()),
+        }
     }
 }
 
 impl Backend for RocksDb {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
-        let found = self.db.get_pinned_cf(self.family(family), key)?;
+        let Some(family) = self.family(family) else {
+            return Ok(None);
+        };
+        let found = self.db.get_pinned_cf(&family, key)?;
         Ok(found.map(Record::Pinned))
     }
 
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
-        let mut iterator = self.db.raw_iterator_cf(self.family(family));
+        let Some(family) = self.family(family) else {
+            return Ok(None);
+        };
+        let mut iterator = self.db.raw_iterator_cf(&family);
         match end {
             End::First => iterator.seek_to_first(),
             End::Last => iterator.seek_to_last(),
@@ -145,18 +178,31 @@ impl Backend for RocksDb {
         Ok(key)
     }
 
+    fn make_families(&self, format: Format) -> Result<(), BackendError> {
+        for family in Family::ALL {
+            if family.since() <= format && self.family(family).is_none() {
+                let options = family_options(family, &self.cache, self.memory);
+                self.db.create_cf(family.name(), &options)?;
+            }
+        }
+        Ok(())
+    }
+
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {
         let mut writes = WriteBatch::default();
         for write in batch.writes {
-            match write {
-                Write::Put(family, key, record) => writes.put_cf(self.family(family), key, record),
-                Write::Delete(family, key) => writes.delete_cf(self.family(family), key),
-                Write::Clear(family) => {
+            let (Write::Put(family, ..) | Write::Delete(family, _) | Write::Clear(family)) = write;
+            match (self.family(family), write) {
+                (Some(at), Write::Put(_, key, record)) => writes.put_cf(&at, key, record),
+                (Some(at), Write::Delete(_, key)) => writes.delete_cf(&at, key),
+                (Some(at), Write::Clear(_)) => {
                     if let Some(last) = self.end_key(family, End::Last)? {
-                        writes.delete_range_cf(self.family(family), &[][..], &last);
-                        writes.delete_cf(self.family(family), last);
+                        writes.delete_range_cf(&at, &[][..], &last);
+                        writes.delete_cf(&at, last);
                     }
                 }
+                (None, Write::Put(..)) => return Err(BackendError::new("a family is missing")),
+                (None, Write::Delete(..) | Write::Clear(_)) => {}
             }
         }
         let mut options = WriteOptions::default();
@@ -172,6 +218,7 @@ impl Backend for RocksDb {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let families = Family::ALL.map(|f| self.family(f));
+        let families: Vec<_> = families.iter().flatten().collect();
         Ok(self.db.flush_cfs_opt(&families, &options)?)
     }
 
@@ -214,9 +261,10 @@ impl Backend for RocksDb {
         if all {
             options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         }
-        let family = self.family(family);
-        self.db
-            .compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        if let Some(family) = self.family(family) {
+            self.db
+                .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+        }
     }
 
     fn blob_files(&self) -> io::Result<Vec<BlobFile>> {
@@ -227,7 +275,7 @@ impl Backend for RocksDb {
 /// The database at one moment.
 struct RocksSnapshot<'d> {
     database: &'d RocksDb,
-    at: rocksdb::Snapshot<'d>,
+    at: SnapshotWithThreadMode<'d, DB>,
 }
 
 impl View for RocksSnapshot<'_> {
@@ -239,13 +287,15 @@ impl View for RocksSnapshot<'_> {
     ) -> Result<(), BackendError> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
-        let family = self.database.family(family);
-        walk(self.at.raw_iterator_cf_opt(family, options), from, visit)
+        match self.database.family(family) {
+            Some(family) => walk(self.at.raw_iterator_cf_opt(&family, options), from, visit),
+            None => Ok(()),
+        }
     }
 }
 
 fn walk(
-    mut iterator: DBRawIterator<'_>,
+    mut iterator: DBRawIteratorWithThreadMode<'_, DB>,
     from: &[u8],
     visit: &mut Visitor<'_>,
 ) -> Result<(), BackendError> {

@@ -8,9 +8,13 @@ use super::*;
 fn each(test: fn(&Records)) {
     let dir = tempfile::tempdir().unwrap();
     eprintln!("RocksDB");
-    test(&Records::open(dir.path(), 32 << 20, 64).unwrap());
+    test(&Records::open(dir.path(), Format::Third, 32 << 20, 64).unwrap());
     eprintln!("memory");
-    test(&Records::in_memory(dir.path(), MemoryBackend::default()));
+    test(&Records::in_memory(
+        dir.path(),
+        Format::Third,
+        MemoryBackend::default(),
+    ));
 }
 
 fn batch(writes: &[(Family, &str, Option<&str>)]) -> Batch {
@@ -174,6 +178,59 @@ fn a_merge_changes_nothing_that_is_read() {
     });
 }
 
+#[test]
+fn a_family_that_the_format_lacks_is_empty_until_a_record_raises_the_format() {
+    let views = Family::Views;
+    for is_in_memory in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let format = dir.path().join("format");
+        let is_of = |number| {
+            let text = std::fs::read_to_string(&format).unwrap();
+            assert_eq!(
+                text,
+                format!("narfs-state {number}\nstore-dir /nix/store\n")
+            );
+        };
+        let open = |format| match is_in_memory {
+            false => Records::open(dir.path(), format, 32 << 20, 64).unwrap(),
+            true => Records::in_memory(dir.path(), format, MemoryBackend::default()),
+        };
+        let records = open(Format::First);
+        let write = |writes: &[_]| records.write(batch(writes), Durability::Power, "a test");
+        assert_eq!(all(&records, views, ""), []);
+        assert_eq!(get(&records, views, "a"), None);
+        assert_eq!(records.last_key(views).unwrap(), None);
+        let nothing = |_: &[u8], _: &[u8]| panic!("it is empty");
+        records.snapshot().scan(views, b"", nothing).unwrap();
+        assert_eq!(records.file_bytes(views).unwrap(), 0);
+        assert_eq!(records.file_records(views).unwrap(), 0);
+        records.merge(views, true).unwrap();
+        records.flush().unwrap();
+        // The format is raised first, and nothing is written if that fails.
+        write(&[(T, "a", Some("1"))]).unwrap_err();
+        assert_eq!(get(&records, T, "a"), None);
+        std::fs::write(&format, "narfs-state 1\nstore-dir /nix/store\n").unwrap();
+        write(&[]).unwrap();
+        is_of(1);
+        write(&[(views, "a", None), (T, "a", Some("1"))]).unwrap();
+        is_of(2);
+        let mut cleared = Batch::default();
+        cleared.clear(views);
+        let durability = Durability::Power;
+        records.write(cleared, durability, "a test").unwrap();
+        write(&[(Family::Roots, "a", Some("1"))]).unwrap();
+        is_of(2);
+        write(&[(views, "a", Some("1"))]).unwrap();
+        is_of(3);
+        assert_eq!(all(&records, views, ""), pairs(&[("a", "1")]));
+        drop(records);
+        if !is_in_memory {
+            let records = open(Format::Third);
+            assert_eq!(get(&records, views, "a").as_deref(), Some("1"));
+        }
+    }
+}
+
 /// Writes batches of each durability, the first of them flushed.
 fn write_each(records: &Records) {
     let put = |key, durability| {
@@ -204,16 +261,22 @@ fn a_batch_survives_what_its_durability_says() {
         all.map(|(key, _)| key).collect::<Vec<_>>()
     };
     let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let rocks = Records::open(dir.path(), 32 << 20, 64).unwrap();
+    let rocks = Records::open(dir.path(), Format::Third, 32 << 20, 64).unwrap();
     write_each(&rocks);
     // What the files have now is what they would have if this process were killed.
     copy(&dir.path().join("db"), &after.path().join("db"));
-    let killed = Records::open(after.path(), 32 << 20, 64).unwrap();
+    let killed = Records::open(after.path(), Format::Third, 32 << 20, 64).unwrap();
     assert_eq!(keys(&killed), ["a", "b", "c", "d", "flushed"]);
 
     let disk = MemoryBackend::default();
-    write_each(&Records::in_memory(dir.path(), disk.clone()));
-    let after = |loss| keys(&Records::in_memory(dir.path(), disk.after(loss)));
+    write_each(&Records::in_memory(dir.path(), Format::Third, disk.clone()));
+    let after = |loss| {
+        keys(&Records::in_memory(
+            dir.path(),
+            Format::Third,
+            disk.after(loss),
+        ))
+    };
     assert_eq!(after(Loss::Process), ["a", "b", "c", "d", "flushed"]);
     assert_eq!(after(Loss::Power), ["a", "b", "c", "flushed"]);
 }
@@ -222,7 +285,7 @@ fn a_batch_survives_what_its_durability_says() {
 fn a_write_that_fails_writes_nothing_and_neither_does_one_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let disk = MemoryBackend::default();
-    let records = Records::in_memory(dir.path(), disk.clone());
+    let records = Records::in_memory(dir.path(), Format::Third, disk.clone());
     let write = |key| records.write(batch(&[(T, key, Some("1"))]), Durability::Power, "a test");
     disk.fail_from(Some(1));
     write("a").unwrap();

@@ -9,8 +9,8 @@ use super::*;
 /// Makes of a closed state what version 1 of the format would have been.
 fn make_old(dir: &Path) {
     let db = dir.join("db");
-    let families = DB::list_cf(&Options::default(), &db).unwrap();
-    let mut db = DB::open_cf(&Options::default(), &db, families).unwrap();
+    let families = families(dir);
+    let mut db = DB::open_cf(&Options::default(), &db, &families).unwrap();
     let paths = db.cf_handle("paths").unwrap();
     let records: Vec<_> = db
         .iterator_cf(paths, rocksdb::IteratorMode::Start)
@@ -26,9 +26,24 @@ fn make_old(dir: &Path) {
         db.put_cf(db.cf_handle("paths").unwrap(), key, old).unwrap();
     }
     for family in ["uses", "roots", "traces", "reclaimed", "profiles", "views"] {
-        db.drop_cf(family).unwrap();
+        if families.iter().any(|f| f == family) {
+            db.drop_cf(family).unwrap();
+        }
     }
     fs::write(dir.join("format"), "narfs-state 1\nstore-dir /nix/store\n").unwrap();
+}
+
+/// Makes of a closed state without views what version 2 of the format would have been.
+fn make_format_2(dir: &Path) {
+    let db = dir.join("db");
+    let mut old = DB::open_cf(&Options::default(), &db, families(dir)).unwrap();
+    old.drop_cf("views").unwrap();
+    drop(old);
+    fs::write(dir.join("format"), "narfs-state 2\nstore-dir /nix/store\n").unwrap();
+}
+
+fn families(dir: &Path) -> Vec<String> {
+    DB::list_cf(&Options::default(), dir.join("db")).unwrap()
 }
 
 fn format(dir: &Path) -> String {
@@ -36,7 +51,7 @@ fn format(dir: &Path) -> String {
 }
 
 #[test]
-fn a_state_of_format_1_is_upgraded_and_works() {
+fn a_state_of_format_1_is_upgraded_by_its_first_change_and_works() {
     let (dir, store) = store();
     let contents = noise(1, 300_000);
     let mut signed = kept(&store, &path(1), &contents);
@@ -45,14 +60,21 @@ fn a_state_of_format_1_is_upgraded_and_works() {
     publish(&store, &path(2), &noise(3, 300_000));
     drop(store);
     make_old(dir.path());
+    let before = families(dir.path());
     let store = open(dir.path()).unwrap();
-    assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
     assert!(dump(&store, &path(1)).unwrap() == contents);
+    assert!(store.roots().pins().unwrap().is_empty() && store.traces().list().unwrap().is_empty());
     let origin = |n| store.paths().info(path(n).hash()).unwrap().unwrap().origin;
     assert_eq!((origin(1), origin(2)), (Origin::Fetched, Origin::Added));
     assert_sound(&store);
+    // The version that wrote it can go on until something is written.
+    drop(store);
+    assert_eq!(format(dir.path()), "narfs-state 1\nstore-dir /nix/store\n");
+    assert_eq!(families(dir.path()), before);
+    let store = open(dir.path()).unwrap();
     let evicted = evict(&store, 0, &HashSet::new()).unwrap();
     assert_eq!(evicted.paths, [path(1)]);
+    assert_eq!(format(dir.path()), "narfs-state 2\nstore-dir /nix/store\n");
     publish(&store, &path(1), &contents);
     assert!(dump(&store, &path(1)).unwrap() == contents);
     store.roots().pin(&[path(1)]).unwrap();
@@ -67,8 +89,8 @@ fn a_crash_in_the_upgrade_is_harmless() {
     make_old(dir.path());
     // Before the format file is replaced.
     fs::write(dir.path().join(".format"), "narfs-st").unwrap();
-    drop(open(dir.path()).unwrap());
-    assert!(format(dir.path()).starts_with("narfs-state 3\n"));
+    open(dir.path()).unwrap().roots().pin(&[path(1)]).unwrap();
+    assert!(format(dir.path()).starts_with("narfs-state 2\n"));
     // After it, before the database has its new families.
     make_old(dir.path());
     fs::write(
@@ -92,11 +114,41 @@ fn a_crash_in_the_upgrade_is_harmless() {
     // What comes after is not for this version.
     fs::write(
         dir.path().join("format"),
-        "narfs-state 4\nstore-dir /nix/store\n",
+        "narfs-state 5\nstore-dir /nix/store\n",
     )
     .unwrap();
     let error = open(dir.path()).unwrap_err();
     assert!(matches!(error, StoreError::Newer { .. }), "{error}");
+}
+
+#[test]
+fn features_that_are_not_known_are_refused_by_their_names() {
+    let (dir, store) = store();
+    publish(&store, &path(1), b"contents");
+    drop(store);
+    let listed = "narfs-state 4\nstore-dir /nix/store\n";
+    for (features, named) in [
+        ("feature deltas\n", "deltas"),
+        ("feature deltas\nfeature x\n", "deltas, x"),
+        ("something\n", "something"),
+    ] {
+        let text = format!("{listed}{features}");
+        fs::write(dir.path().join("format"), &text).unwrap();
+        let error = open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::UnknownFeatures { features, .. } if features == named)
+        );
+        let said = error.to_string();
+        assert!(said.contains(&dir.path().display().to_string()), "{said}");
+        assert!(said.contains("newer narfs"), "{said}");
+        assert_eq!(format(dir.path()), text);
+    }
+    fs::write(dir.path().join("format"), listed).unwrap();
+    let store = open(dir.path()).unwrap();
+    assert_eq!(dump(&store, &path(1)).unwrap(), b"contents");
+    let name = ViewName::parse("v").unwrap();
+    store.views().define(&name, &[path(1)], &[]).unwrap();
+    assert_eq!(format(dir.path()), listed);
 }
 
 #[test]
@@ -105,23 +157,22 @@ fn a_state_of_format_2_has_no_views_and_gets_some() {
     publish(&store, &path(1), b"contents");
     store.roots().pin(&[path(1)]).unwrap();
     drop(store);
-    let db = dir.path().join("db");
-    let families = DB::list_cf(&Options::default(), &db).unwrap();
-    let mut old = DB::open_cf(&Options::default(), &db, families).unwrap();
-    old.drop_cf("views").unwrap();
-    drop(old);
-    fs::write(
-        dir.path().join("format"),
-        "narfs-state 2\nstore-dir /nix/store\n",
-    )
-    .unwrap();
+    make_format_2(dir.path());
     let store = open(dir.path()).unwrap();
-    assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
     assert!(store.views().list().unwrap().is_empty());
     assert_eq!(dump(&store, &path(1)).unwrap(), b"contents");
     assert_eq!(store.roots().pins().unwrap().len(), 1);
+    // Whatever else is written, the version before knows.
+    publish(&store, &path(2), b"more");
+    store.contents().flush().unwrap();
+    store.roots().unpin(&[path(1)]).unwrap();
+    drop(store);
+    assert_eq!(format(dir.path()), "narfs-state 2\nstore-dir /nix/store\n");
+    assert!(!families(dir.path()).contains(&"views".to_owned()));
+    let store = open(dir.path()).unwrap();
     let name = ViewName::parse("v").unwrap();
     store.views().define(&name, &[path(1)], &[]).unwrap();
+    assert_eq!(format(dir.path()), "narfs-state 3\nstore-dir /nix/store\n");
     drop(store);
     let store = open(dir.path()).unwrap();
     assert_eq!(store.views().list().unwrap().len(), 1);
