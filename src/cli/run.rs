@@ -83,9 +83,21 @@ fn run(
     request: Request,
     output: &mut dyn Output,
 ) -> Result<Report, RunError> {
-    match open_target(state, options)? {
-        Target::Daemon(stream) => Ok(control::ask(state, stream, &request, output, None)?),
-        Target::State(store) => Ok(Engine::new(store, defaults, None).execute(request, output)?),
+    let began = Instant::now();
+    loop {
+        let stream = match open_target(state, options)? {
+            Target::Daemon(stream) => stream,
+            Target::State(store) => {
+                return Ok(Engine::new(store, defaults, None).execute(request, output)?);
+            }
+        };
+        match control::ask(state, stream, &request, output, None) {
+            // The daemon just ended, and has not executed it.
+            Err(e) if e.is_unread() && began.elapsed() < OWNER_TIMEOUT => {
+                std::thread::sleep(PAUSE);
+            }
+            answer => return Ok(answer?),
+        }
     }
 }
 

@@ -47,6 +47,15 @@ pub enum ControlError {
     Output(#[from] io::Error),
 }
 
+impl ControlError {
+    /// Whether the daemon ended before it had read the request, and so has not executed it: the kernel
+    /// resets a connection with unread bytes (unix(7)).
+    pub fn is_unread(&self) -> bool {
+        matches!(self, Self::Disconnected { source, .. }
+            if source.kind() == io::ErrorKind::ConnectionReset)
+    }
+}
+
 fn daemon_is(daemon: Option<&Version>) -> String {
     daemon.map_or_else(|| "of another version".to_owned(), ToString::to_string)
 }
