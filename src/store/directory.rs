@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::format::Format;
 use crate::nix::store_path::StoreDir;
 
 /// The file that the owner locks, with its number and command.
@@ -19,41 +20,11 @@ const FORMAT_DRAFT: &str = ".format";
 /// Longest command in the lock file, in characters: enough to recognise it.
 const COMMAND: usize = 200;
 
-/// Begins the first line of the format file, before the number of the format.
-const MAGIC: &str = "narfs-state ";
 /// Begins each line of a file of format 4 that names a feature.
 const FEATURE: &str = "feature ";
 /// Features that this version knows. A state gets a feature before the first record that needs it is
 /// written.
 const FEATURES: [&str; 0] = [];
-
-/// The format of a state, which says what a reader has to know. It is the oldest that has all that is in
-/// the state, so that an older version can open the state until something newer is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Format {
-    First = 1,
-    /// Origins of paths, uses, pins, traces and profiles.
-    Second,
-    /// Closure views.
-    Third,
-    /// Whatever features the file lists.
-    Listed,
-}
-
-impl Format {
-    /// That of a new state.
-    const NEW: Self = Self::Third;
-    const ALL: [Self; 4] = [Self::First, Self::Second, Self::Third, Self::Listed];
-
-    /// The format that a first line names, if this version knows it.
-    fn parse(line: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.line() == line)
-    }
-
-    fn line(self) -> String {
-        format!("{MAGIC}{}", self as u8)
-    }
-}
 
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
@@ -274,7 +245,7 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Forma
     let mut lines = text.lines();
     let found = lines.next().unwrap_or_default();
     let Some(format) = Format::parse(found) else {
-        return Err(if found.starts_with(MAGIC) {
+        return Err(if Format::is_named(&found) {
             StoreError::Newer {
                 dir: dir.to_owned(),
                 found: found.to_owned(),

@@ -35,6 +35,7 @@ mod contents;
 mod descriptors;
 mod directory;
 mod error;
+mod format;
 mod paths;
 mod profiles;
 mod records;
@@ -79,7 +80,8 @@ pub use views::{
 use crate::measure::Allowance;
 use crate::nix::store_path::StoreDir;
 use changes::Observers;
-use directory::{Directory, Format};
+use directory::Directory;
+use format::Format;
 use records::Records;
 use tables::Tables;
 use temporary_roots::AllTemporaryRoots;

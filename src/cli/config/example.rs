@@ -5,10 +5,10 @@ use super::table::Settings;
 
 /// What a configuration file is.
 pub(in crate::cli) const FILE: &str = "Configuration of narfs, read from /etc/narfs/config.toml (or \
-    from --config FILE, or NARFS_CONFIG). Every option is listed with its default. The command line overrides the \
-    environment, and that overrides this file. Texts are quoted, and paths are absolute. `narfs config check` \
-    reports errors in it, `narfs config show` the effective values and their origins. A mount uses the \
-    settings at the time when it is started.";
+    from --config FILE, or NARFS_CONFIG). Every option is listed with its default. The command line \
+    overrides the environment, and that overrides this file. Texts are quoted, and paths are absolute. \
+    `narfs config check` reports errors in it, `narfs config show` the effective values and their \
+    origins. A mount uses the settings at the time when it is started.";
 /// What the table of mounts is.
 pub(in crate::cli) const MOUNT: &str = "Options that `narfs mount` also takes as `-o NAME=VALUE`; of one \
     that is true or false, `-o NAME` alone means true.";

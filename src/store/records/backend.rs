@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::blob_files::BlobFile;
 use super::family::Family;
-use crate::store::directory::Format;
+use crate::store::format::Format;
 
 /// Writes that are done together or not at all, in their order.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! The families of records.
 
-use crate::store::directory::Format;
+use crate::store::format::Format;
 
 /// A family of records: keys are unique in it, and in the order of their bytes. `docs/format.md` says
 /// what is in each.

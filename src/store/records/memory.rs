@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::BlobFile;
 use super::family::Family;
-use crate::store::directory::Format;
+use crate::store::format::Format;
 use crate::sync::lock;
 
 type Map = BTreeMap<(Family, Vec<u8>), Vec<u8>>;

@@ -25,8 +25,9 @@ pub(super) use family::Family;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
 
-use super::directory::{self, Format, RESERVE, check_room, free};
+use super::directory::{self, RESERVE, check_room, free};
 use super::error::StoreError;
+use super::format::Format;
 use crate::sync::lock;
 use backend::{Backend, End, View};
 use rocks::{OpenError, RocksDb};

@@ -14,7 +14,7 @@ use rocksdb::{
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
-use crate::store::directory::Format;
+use crate::store::format::Format;
 
 /// A database that gets families while it is used.
 type DB = DBWithThreadMode<MultiThreaded>;
