@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -72,21 +72,12 @@ impl Directory {
                 source,
             }
         };
-        if !path.exists() {
-            if !create {
-                return Err(StoreError::Absent(path.to_owned()));
-            }
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(path)
-                .map_err(fail("it cannot be made"))?;
-        }
-        let is_new = !is_made(path)?;
+        let is_new = !path.exists() || !is_made(path)?;
         if is_new {
             if !create {
                 return Err(StoreError::Absent(path.to_owned()));
             }
+            make(path).map_err(fail("it cannot be made"))?;
         } else {
             // What is not ours is left as it is, without a lock of ours.
             read_format(path, wanted)?;
@@ -208,6 +199,30 @@ fn is_made(dir: &Path) -> Result<bool, StoreError> {
 /// others are there while a process makes the state, or if it was killed at it.
 fn may_precede_format(name: &OsStr) -> bool {
     name == "lost+found" || name == LOCK || name == FORMAT_DRAFT
+}
+
+/// Makes a directory, and those above it, unless it is there. It survives a power loss, even if a process
+/// that made it was killed before it could say so.
+pub(super) fn make(dir: &Path) -> io::Result<()> {
+    let parent = match dir.parent() {
+        None => return Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    if !parent.exists() {
+        make(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o755).create(dir) {
+        Err(e) if !dir.is_dir() => return Err(e),
+        _ => {}
+    }
+    match File::open(parent).and_then(|parent| parent.sync_all()) {
+        // It may not be read, or its file system has nothing to sync: the directory is older.
+        Err(e) if [ErrorKind::PermissionDenied, ErrorKind::InvalidInput].contains(&e.kind()) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 /// Has the format file say that a state needs a newer format. It is written before the first record
