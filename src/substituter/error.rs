@@ -70,7 +70,7 @@ pub enum SourceError {
     },
     /// The source cannot be listed.
     #[error(
-        "{url}: a source of this kind cannot be listed, so --all is not possible; name the paths"
+        "{url}: a source of this kind cannot be listed, so --all is not possible; give the paths"
     )]
     NoListing { url: String },
 }

@@ -206,7 +206,7 @@ fn a_file_with_a_mistake_changes_nothing_and_its_line_is_named() {
             3,
             "begins with '.'",
         ),
-        ("[profile.default]\npackages = \"@\"\n", 2, "no list"),
+        ("[profile.default]\npackages = \"@\"\n", 2, "is not a list"),
         (
             "[profile.default]\npackages = [\"@\", 3]\n",
             2,
