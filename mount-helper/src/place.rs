@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -98,9 +98,12 @@ impl Place {
             e => MountError::call("open the mount point", at, e),
         })?;
         let place = Self::of(directory).map_err(|e| MountError::call("name", at, e))?;
-        // Only the kernel knows what the root of a dead mount was.
-        match rustix::fs::fstat(&place.directory) {
-            Ok(status) if FileType::from_raw_mode(status.st_mode) != FileType::Directory => {
+        // As the kernel has it cached: the daemon of what is mounted there may be gone, or hang.
+        let cached = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        match rustix::fs::statx(&place.directory, "", cached, StatxFlags::TYPE) {
+            Ok(status)
+                if FileType::from_raw_mode(status.stx_mode.into()) != FileType::Directory =>
+            {
                 Err(MountError::NotADirectory(at.to_owned()))
             }
             _ => Ok(place),
