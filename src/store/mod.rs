@@ -54,6 +54,7 @@ pub use channels::{
 };
 pub use contents::{CacheCounts, ChunkWriter, Hold, Ingested, PathContents, StoredContents};
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
+pub(crate) use directory::{make_directory, sync_names};
 pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{
