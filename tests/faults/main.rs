@@ -28,9 +28,12 @@ mod foreign_states;
 mod full_disk;
 mod golden;
 mod local_trees;
+#[path = "../support/lossy_disk.rs"]
+mod lossy_disk;
 mod memory;
 mod narinfos;
 mod networks;
+mod power_loss;
 mod private_mount;
 mod profiles;
 mod program;
