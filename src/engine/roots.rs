@@ -21,7 +21,7 @@ use crate::fuse::{self};
 use crate::nix::hash::{Hash, HashAlgo};
 use crate::nix::nix32;
 use crate::nix::store_path::StorePath;
-use crate::store::{LinkedRoot, LinkedRoots, Store, StoreError};
+use crate::store::{LinkedRoot, LinkedRoots, Store, StoreError, make_directory, sync_names};
 
 /// Directory of root links, in the state directory.
 const DIRECTORY: &str = "gcroots";
@@ -224,13 +224,13 @@ fn make(store: &Store, link: &Path, path: &str) -> Result<(), RootsError> {
     };
     replace_link(link, Path::new(path)).map_err(failed(link))?;
     let auto = store.dir().join(DIRECTORY).join(AUTO);
-    fs::create_dir_all(&auto).map_err(failed(&auto))?;
+    make_directory(&auto).map_err(failed(&auto))?;
     let name = Hash::of(HashAlgo::Sha1, link.as_os_str().as_bytes());
     let indirect = auto.join(nix32::encode(name.as_bytes()));
     replace_link(&indirect, link).map_err(failed(&indirect))
 }
 
-/// Creates a symlink, replacing an existing one.
+/// Creates a symlink, replacing an existing one. It survives a power loss.
 fn replace_link(link: &Path, target: &Path) -> io::Result<()> {
     let mut draft = link.as_os_str().to_owned();
     draft.push(format!(".tmp-{}", std::process::id()));
@@ -240,7 +240,8 @@ fn replace_link(link: &Path, target: &Path) -> io::Result<()> {
         _ => {}
     }
     std::os::unix::fs::symlink(target, &draft)?;
-    fs::rename(&draft, link).inspect_err(|_| drop(fs::remove_file(&draft)))
+    fs::rename(&draft, link).inspect_err(|_| drop(fs::remove_file(&draft)))?;
+    link.parent().map_or(Ok(()), sync_names)
 }
 
 impl Engine {

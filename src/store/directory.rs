@@ -77,7 +77,7 @@ impl Directory {
             if !create {
                 return Err(StoreError::Absent(path.to_owned()));
             }
-            make(path).map_err(fail("it cannot be made"))?;
+            make_directory(path).map_err(fail("it cannot be made"))?;
         } else {
             // What is not ours is left as it is, without a lock of ours.
             read_format(path, wanted)?;
@@ -203,21 +203,26 @@ fn may_precede_format(name: &OsStr) -> bool {
 
 /// Makes a directory, and those above it, unless it is there. It survives a power loss, even if a process
 /// that made it was killed before it could say so.
-pub(super) fn make(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
     let parent = match dir.parent() {
         None => return Ok(()),
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
     };
     if !parent.exists() {
-        make(parent)?;
+        make_directory(parent)?;
     }
     match fs::DirBuilder::new().mode(0o755).create(dir) {
         Err(e) if !dir.is_dir() => return Err(e),
         _ => {}
     }
-    match File::open(parent).and_then(|parent| parent.sync_all()) {
-        // It may not be read, or its file system has nothing to sync: the directory is older.
+    sync_names(parent)
+}
+
+/// Makes the names in a directory survive a power loss, unless this process may not read it or its file
+/// system does not sync directories.
+pub(crate) fn sync_names(dir: &Path) -> io::Result<()> {
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
         Err(e) if [ErrorKind::PermissionDenied, ErrorKind::InvalidInput].contains(&e.kind()) => {
             Ok(())
         }

@@ -58,6 +58,7 @@ pub use contents::{
     StoredContents,
 };
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
+pub(crate) use directory::{make_directory, sync_names};
 pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{

@@ -2,10 +2,10 @@
 //!
 //! A sample of commands, over the database on a disk that loses what was not synced; every command is
 //! ended at every write over records in memory, by tests of the library. The power fails at some
-//! operations of a command, and when it is done. The state opens again and is whole; each path, each
-//! channel, and all profiles with the views that follow them, are as before or as after, and as after if
-//! the command was done; and the same command then does what it was to do. Only what was removed to make
-//! room may be there again.
+//! operations of a command, and when it is done. The state opens again and is whole; each path, channels,
+//! links of roots, and all profiles with the views that follow them, are as before or as after, and as
+//! after if the command was done; and the same command then does what it was to do. Only what was removed
+//! to make room may be there again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,9 +38,9 @@ type Seen = BTreeMap<String, Json>;
 /// A cache, and a disk with a state.
 struct Scene {
     cache: Cache,
-    /// A list of a channel.
+    /// The list of a channel, and a link of a root.
     files: TempDir,
-    tool: Offer,
+    other: Offer,
     disk: Disk,
 }
 
@@ -106,7 +106,7 @@ impl Scene {
         Self {
             cache,
             files,
-            tool,
+            other,
             disk: Disk::empty(),
         }
     }
@@ -129,8 +129,9 @@ impl Scene {
         scene
     }
 
-    fn list(&self) -> String {
-        self.files.path().join("list").display().to_string()
+    /// A file that is not on the disk.
+    fn file(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
     }
 
     /// Has a command run on a disk until it is done or the power fails. Says whether it was done, with
@@ -160,17 +161,11 @@ impl Scene {
     /// Has the power fail everywhere in a command.
     fn end_everywhere(&self, sample: &Sample) {
         let name = sample.name;
-        let look_at = |disk: &Disk| {
-            let mounted = Mounted::new(disk.clone(), None);
-            let seen = look(&mounted);
-            mounted.unmount();
-            seen
-        };
-        let before = look_at(&self.disk);
+        let before = look(&self.disk);
         let (done, operations, disk) = Self::run(&self.disk, sample, None);
         assert!(done, "{name} fails");
         let (_, opening, _) = Self::run(&self.disk, &Sample::new("pins", &["pins"]), None);
-        let after = look_at(&disk);
+        let after = look(&disk);
         assert_ne!(before, after, "{name} changes nothing");
         let random = |n| Unsynced::Random(n * 7919 + operations);
         for unsynced in [Unsynced::Lost, random(CUTS), random(CUTS + 1)] {
@@ -208,13 +203,13 @@ impl Scene {
         done: bool,
         when: &str,
     ) {
-        let mounted = Mounted::new(disk, None);
-        let state = state(&mounted);
-        let seen = look(&mounted);
+        let seen = look(&disk);
         if done && !sample.may_be_undone {
             assert_eq!(seen, *after, "{when}");
         }
         compare(&seen, before, after, when);
+        let mounted = Mounted::new(disk, None);
+        let state = state(&mounted);
         if !seen.is_empty() {
             check_whole(&state, when);
         }
@@ -222,13 +217,10 @@ impl Scene {
             let ran = state.run(&sample.arguments);
             let code = ran.output.status.code();
             assert_eq!(code, Some(0), "{when}, once more: {}", ran.stderr());
-            assert_eq!(look(&mounted), *after, "{when}, once more");
             check_whole(&state, when);
         }
-        if after.contains_key(&format!("path {}", self.tool.path())) {
-            state.gives_out(self.tool.path(), &self.tool.stored);
-        }
-        mounted.unmount();
+        state.gives_out(self.other.path(), &self.other.stored);
+        assert_eq!(look(&mounted.unmount()), *after, "{when}, once more");
     }
 }
 
@@ -238,14 +230,19 @@ fn check_whole(state: &State, when: &str) {
     assert_eq!(code, Some(0), "{when}: {}{}", ran.stdout(), ran.stderr());
 }
 
-fn look(mounted: &Mounted) -> Seen {
+/// Looks at a copy of what is on a disk. What this process had open on the disk itself, processes that
+/// other tests start would have open for a moment, too.
+fn look(disk: &Disk) -> Seen {
     let mut seen = Seen::new();
+    let copy = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new());
+    let copy = copy.unwrap();
+    disk.copy_to(copy.path());
     let options = StoreOptions {
         memory: 32 << 20,
         create: false,
         store_dir: None,
     };
-    let store = match Store::open(&mounted.path().join("state"), &options) {
+    let store = match Store::open(&copy.path().join("state"), &options) {
         Ok(store) => Arc::new(store),
         Err(StoreError::Absent(_)) => return seen,
         Err(e) => panic!("{e}"),
@@ -261,6 +258,14 @@ fn look(mounted: &Mounted) -> Seen {
     for pin in store.roots().pins().unwrap() {
         seen.insert(format!("pin {}", pin.path), Json::Null);
     }
+    let links = fs::read_dir(store.dir().join("gcroots/auto"));
+    let links = links.into_iter().flatten().map(|link| {
+        let target = fs::read_link(link.unwrap().path()).unwrap();
+        target.display().to_string()
+    });
+    // Some may be there twice, in one that was to replace another.
+    let links = BTreeSet::from_iter(links);
+    seen.insert("links".to_owned(), links.into_iter().collect());
     let profiles = store.profiles().list().unwrap();
     let engine = Engine::new(store, SourceRequest::default(), None);
     let ask = |request| {
@@ -330,7 +335,7 @@ fn a_copy_to_a_new_state_survives_a_power_loss() {
 fn what_brings_paths_survives_a_power_loss() {
     let scene = Scene::with_state();
     let copy = Sample::new("copy", &["copy", &full("late"), &full("later")]);
-    let list = scene.list();
+    let list = scene.file("list");
     let add = Sample::new("add", &["add", &list]);
     let pin = Sample::new("pin", &["pin", &full("late")]);
     for sample in [copy.from(&scene.cache), add, pin.from(&scene.cache)] {
@@ -361,11 +366,12 @@ fn what_is_removed_to_make_room_is_there_or_not_after_a_power_loss() {
 }
 
 #[test]
-fn a_channel_survives_a_power_loss() {
+fn channels_and_links_of_roots_survive_a_power_loss() {
     let scene = Scene::with_state();
-    let list = scene.list();
-    scene.end_everywhere(&Sample::new(
-        "channel add",
-        &["channel", "add", "tools", &list],
-    ));
+    let (list, link) = (scene.file("list"), scene.file("link"));
+    let add = Sample::new("channel add", &["channel", "add", "tools", &list]);
+    let root = Sample::new("add-root", &["add-root", &link, &full("garbage")]);
+    for sample in [add, root] {
+        scene.end_everywhere(&sample);
+    }
 }

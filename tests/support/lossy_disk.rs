@@ -14,7 +14,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -187,6 +189,26 @@ impl Disk {
         }
         self.nodes.retain(|number, _| found.contains(number));
         self
+    }
+
+    /// Writes what is on it to a directory that is there.
+    pub fn copy_to(&self, dir: &Path) {
+        self.copy_node(ROOT, dir);
+    }
+
+    fn copy_node(&self, number: u64, to: &Path) {
+        match &self.nodes[&number].kind {
+            Kind::File(bytes) => fs::write(to, &bytes.now).unwrap(),
+            Kind::Link(target) => symlink(target, to).unwrap(),
+            Kind::Directory(names) => {
+                if number != ROOT {
+                    fs::create_dir(to).unwrap();
+                }
+                for (name, number) in &names.now {
+                    self.copy_node(*number, &to.join(name));
+                }
+            }
+        }
     }
 
     fn node(&mut self, number: INodeNo) -> Result<&mut Node, Errno> {

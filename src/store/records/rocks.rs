@@ -14,7 +14,7 @@ use rocksdb::{
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
-use crate::store::directory;
+use crate::store::directory::make_directory;
 use crate::store::format::Format;
 
 /// A database that gets families while it is used.
@@ -73,7 +73,7 @@ impl RocksDb {
             .map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache, memory)));
         // RocksDB syncs what it writes there, but not the name of the directory.
         if !dir.join("CURRENT").exists() {
-            directory::make(dir)?;
+            make_directory(dir)?;
         }
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
         let database = Self {
