@@ -167,8 +167,11 @@ impl Scene {
         let (_, opening, _) = Self::run(&self.disk, &Sample::new("pins", &["pins"]), None);
         let after = look(&disk);
         assert_ne!(before, after, "{name} changes nothing");
-        let random = |n| Unsynced::Random(n * 7919 + operations);
-        for unsynced in [Unsynced::Lost, random(CUTS), random(CUTS + 1)] {
+        for unsynced in [
+            Unsynced::Lost,
+            Unsynced::Random(CUTS),
+            Unsynced::Random(CUTS + 1),
+        ] {
             let when = format!("{name} was done, and then the power failed ({unsynced:?})");
             let left = disk.clone().without_power(unsynced);
             self.check(left, sample, (&before, &after), true, &when);
@@ -182,10 +185,9 @@ impl Scene {
         let cuts = spread(0, opening).chain(spread(opening, operations));
         for (n, cut) in (0..).zip(BTreeSet::from_iter(cuts)) {
             let (done, _, disk) = Self::run(&self.disk, sample, Some(cut));
-            let unsynced = if n % 2 == 0 {
-                Unsynced::Lost
-            } else {
-                random(n)
+            let unsynced = match n % 2 {
+                0 => Unsynced::Lost,
+                _ => Unsynced::Random(n),
             };
             let when = format!("{name}, without power from {cut} of {operations} ({unsynced:?})");
             let left = disk.without_power(unsynced);
