@@ -265,7 +265,7 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Forma
     let mut lines = text.lines();
     let found = lines.next().unwrap_or_default();
     let Some(format) = Format::parse(found) else {
-        return Err(if Format::is_named(&found) {
+        return Err(if Format::is_named(found) {
             StoreError::Newer {
                 dir: dir.to_owned(),
                 found: found.to_owned(),
