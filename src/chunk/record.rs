@@ -223,8 +223,10 @@ mod tests {
             ChunkRecord::parse(&bomb),
             Err(RecordError::TooLong(_))
         ));
-        let mut short = good;
-        short[4..8].copy_from_slice(&999u32.to_le_bytes());
-        assert!(ChunkRecord::parse(&short).unwrap().decode().is_err());
+        for length in [999u32, 1001] {
+            let mut other = good.clone();
+            other[4..8].copy_from_slice(&length.to_le_bytes());
+            assert!(ChunkRecord::parse(&other).unwrap().decode().is_err());
+        }
     }
 }

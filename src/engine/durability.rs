@@ -173,20 +173,8 @@ impl Scene {
                 pin: true,
                 ..PrefetchRequest::default()
             }),
-            profile(
-                "x",
-                ProfileAction::Set {
-                    path: full("tool"),
-                    prefetch: false,
-                },
-            ),
-            profile(
-                "x",
-                ProfileAction::Set {
-                    path: full("other"),
-                    prefetch: false,
-                },
-            ),
+            set("tool", false),
+            set("other", false),
             profile("x", ProfileAction::Switch(1)),
             profile("env", install("tool")),
             Request::Closure(ClosureRequest::Define {
@@ -316,10 +304,19 @@ impl Scene {
     }
 
     /// The scene once more, for a command that is to be ended.
-    fn again(&self) -> (TempDir, MemoryBackend) {
-        let state = tempfile::tempdir().unwrap();
-        copy_files(self.state.path(), state.path());
-        (state, self.disk.after(Loss::Process))
+    fn again(&self, sample: Sample) -> (TempDir, MemoryBackend, Engine) {
+        let disk = self.disk.after(Loss::Process);
+        let (state, engine) = self.reopened(&self.state, &disk);
+        Self::prepare(&engine, &disk, sample);
+        (state, disk, engine)
+    }
+
+    /// What the next process finds in `state`.
+    fn reopened(&self, state: &TempDir, left: &MemoryBackend) -> (TempDir, Engine) {
+        let next = tempfile::tempdir().unwrap();
+        copy_files(state.path(), next.path());
+        let engine = self.engine(next.path(), left);
+        (next, engine)
     }
 
     /// Does first what the command needs, in the process that is to carry it out.
@@ -345,13 +342,7 @@ fn profile_request(sample: Sample) -> Request {
     match sample {
         Sample::Install => profile("env", install("other")),
         Sample::Remove => profile("env", ProfileAction::Remove(vec!["tool".to_owned()])),
-        Sample::Set => profile(
-            "x",
-            ProfileAction::Set {
-                path: full("late"),
-                prefetch: true,
-            },
-        ),
+        Sample::Set => set("late", true),
         Sample::Rollback => profile("x", ProfileAction::Rollback),
         Sample::Switch => profile("x", ProfileAction::Switch(2)),
         Sample::DeleteProfile => profile("x", ProfileAction::Delete),
@@ -370,6 +361,11 @@ fn verify(sample: Sample, repair: Option<SourceRequest>) -> Request {
         _ => Vec::new(),
     };
     Request::Verify { paths, repair }
+}
+
+fn set(name: &str, prefetch: bool) -> Request {
+    let path = full(name);
+    profile("x", ProfileAction::Set { path, prefetch })
 }
 
 fn install(name: &str) -> ProfileAction {
@@ -446,6 +442,8 @@ fn look(engine: &Engine) -> Seen {
     for pin in engine.store.roots().pins().unwrap() {
         seen.insert(format!("pin {}", pin.path), Json::Null);
     }
+    let linked = engine.store.roots().linked().unwrap();
+    seen.insert("linked roots".to_owned(), linked.len().into());
     let mut profiles = Vec::new();
     for (name, _) in engine.store.profiles().list().unwrap() {
         profiles.push(Json::from(name.clone()));
@@ -527,25 +525,21 @@ fn check_goes_on(
 /// Ends a command at each of its writes. Returns how many there are.
 fn end_everywhere(scene: &Scene, sample: Sample) -> u64 {
     let (name, request) = (sample.name(), scene.request(sample));
-    let (state, disk) = scene.again();
-    let engine = scene.engine(state.path(), &disk);
-    Scene::prepare(&engine, &disk, sample);
+    let (state, disk, engine) = scene.again(sample);
     let before = look(&engine);
     disk.fail_from(None);
     done(&engine, &request);
     let writes = disk.writes();
     let after = look(&engine);
     assert!(
-        before != after
-            || [Sample::AddRoot, Sample::UpdateChannels, Sample::Repair].contains(&sample),
+        before != after || [Sample::UpdateChannels, Sample::Repair].contains(&sample),
         "{name} changes nothing"
     );
+    let may_come_back = [Sample::Evict, Sample::Collect].contains(&sample);
     for loss in [Loss::Process, Loss::Power] {
         let left = disk.after(loss);
-        let next = tempfile::tempdir().unwrap();
-        copy_files(state.path(), next.path());
-        let engine = scene.engine(next.path(), &left);
-        if loss == Loss::Power && [Sample::Evict, Sample::Collect].contains(&sample) {
+        let (_next, engine) = scene.reopened(&state, &left);
+        if loss == Loss::Power && may_come_back {
             // What was removed may be there again.
             let when = format!("{name} was done, and then the power failed");
             check(&look(&engine), &before, &after, &when);
@@ -557,27 +551,35 @@ fn end_everywhere(scene: &Scene, sample: Sample) -> u64 {
             after,
             "{name} was done, and then {loss:?} was lost"
         );
+        done(&engine, &verify(sample, None));
     }
     for write in 0..writes {
-        let (state, disk) = scene.again();
-        let engine = scene.engine(state.path(), &disk);
-        Scene::prepare(&engine, &disk, sample);
+        let (state, disk, engine) = scene.again(sample);
         disk.fail_from(Some(write));
         // Some failures are only logged, or are of no consequence for the command.
         let outcome = execute(&engine, &request);
         let (killed, lost) = (disk.after(Loss::Process), disk.after(Loss::Power));
         disk.fail_from(None);
+        let seen = look(&engine);
         let when = format!("{name}, write {write} of {writes} fails ({outcome:?})");
         for (loss, left) in [("a kill", killed), ("a power loss", lost)] {
             let when = format!("{when}, {loss}");
-            let next = tempfile::tempdir().unwrap();
-            copy_files(state.path(), next.path());
-            let engine = scene.engine(next.path(), &left);
-            check(&look(&engine), &before, &after, &when);
+            let (_next, engine) = scene.reopened(&state, &left);
+            let found = look(&engine);
+            check(&found, &before, &after, &when);
+            if loss == "a kill" {
+                assert_eq!(found, seen, "{when}: what was seen before it is not there");
+            }
             check_goes_on(&engine, &left, sample, &request, &after, &when);
         }
-        check(&look(&engine), &before, &after, &when);
+        check(&seen, &before, &after, &when);
         check_goes_on(&engine, &disk, sample, &request, &after, &when);
+        let (_next, engine) = scene.reopened(&state, &disk.after(Loss::Power));
+        if sample != Sample::Repair {
+            // A repair that failed may have mended what only a flush makes durable.
+            done(&engine, &verify(sample, None));
+        }
+        assert!(may_come_back || look(&engine) == after, "{when}: once more");
     }
     writes
 }

@@ -126,3 +126,49 @@ impl Engine {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::command::NoOutput;
+    use crate::nix::store_path::StorePath;
+    use crate::store::{Publication, Registration, Store, StoreOptions};
+
+    #[test]
+    fn good_chunks_that_are_not_the_registered_nar_are_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&dir.path().join("state"), &options).unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let good = fetch::add(&store, &file, "good").unwrap();
+        let info = store.paths().info(good.hash()).unwrap().unwrap();
+        let bad = StorePath::parse_base_name(format!("{}-bad", "1".repeat(32)).as_bytes()).unwrap();
+        let loaded = store.paths().load_info(info.clone()).unwrap().unwrap();
+        let publication = Publication {
+            registration: Registration {
+                path: bad.clone(),
+                nar_hash: NarHash::of(b"another NAR"),
+                ..info.registration
+            },
+            origin: info.origin,
+            tree: crate::tree::Tree::parse(loaded.tree().bytes().to_vec()).unwrap(),
+            hold: store.contents().chunk_writer().unwrap().finish(),
+        };
+        store.paths().publish(&[publication]).unwrap();
+        let engine = Engine::new(Arc::new(store), SourceRequest::default(), None);
+        let report = engine.verify(&[], None, &mut NoOutput).unwrap();
+        let Report::Verify(report) = report else {
+            panic!("{report:?}");
+        };
+        assert_eq!((report.good, report.failures.len()), (1, 1));
+        let failure = &report.failures[0];
+        assert!(failure.path.ends_with(&bad.base_name()), "{failure:?}");
+        assert!(failure.error.contains("instead of"), "{failure:?}");
+    }
+}

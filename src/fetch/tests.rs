@@ -14,7 +14,7 @@ use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{Store, StoreOptions};
+use crate::store::{Origin, Publication, Registration, Store, StoreOptions};
 
 struct World {
     dir: TempDir,
@@ -218,4 +218,38 @@ fn a_repair_takes_the_registered_nar_only() {
     )
     .unwrap();
     assert!(matches!(mend(&world), Err(FetchError::Absent { .. })));
+}
+
+#[test]
+fn what_is_added_is_refused_where_its_path_has_other_contents() {
+    let (world, elsewhere) = (World::new(), World::new());
+    let file = world.dir.path().join("file");
+    fs::write(&file, "contents").unwrap();
+    let path = add(&elsewhere.store, &file, "name").unwrap();
+    let other_nar = {
+        let mut writer = Writer::new(Vec::new());
+        writer.regular(false, 5).unwrap();
+        writer.contents(b"other").unwrap();
+        writer.finish().unwrap()
+    };
+    let progress = Progress::default();
+    let received = receive::unpack(&world.store, &other_nar[..], &[], None, None, &progress);
+    let received = received.unwrap();
+    let publication = Publication {
+        registration: Registration {
+            path: path.clone(),
+            nar_hash: received.nar_hash,
+            nar_size: received.nar_size,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+        },
+        origin: Origin::Fetched,
+        tree: received.unpacked.tree,
+        hold: received.hold,
+    };
+    world.store.paths().publish(&[publication]).unwrap();
+    let error = add(&world.store, &file, "name").unwrap_err();
+    assert!(matches!(error, AddError::OtherContents { .. }), "{error}");
 }

@@ -1,6 +1,7 @@
-//! Publishing, finding and listing on a real database, and what damaged records do.
+//! Publishing, finding and listing on a real database.
 
 mod channels;
+mod damaged;
 mod dropped;
 mod formats;
 mod in_use;
@@ -33,6 +34,17 @@ fn open(dir: &Path) -> Result<Store, StoreError> {
         store_dir: None,
     };
     Store::open(dir, &options)
+}
+
+/// Opens records in memory, in a directory of their own.
+fn open_in_memory(disk: MemoryBackend) -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        create: true,
+        ..StoreOptions::default()
+    };
+    let store = Store::open_in_memory(dir.path(), &options, disk).unwrap();
+    (dir, store)
 }
 
 fn store() -> (TempDir, Store) {
@@ -386,73 +398,45 @@ fn a_second_owner_is_told_who_the_first_is() {
     open(dir.path()).unwrap();
 }
 
-/// Puts `value` where `family` has its first record.
-fn overwrite(store: &Store, family: Family, value: &[u8]) {
-    let mut key = Vec::new();
-    let first = |k: &[u8], _: &[u8]| {
-        key.extend_from_slice(k);
-        Ok(false)
+#[test]
+fn what_belongs_together_is_written_in_one_batch() {
+    let disk = MemoryBackend::default();
+    let (_dir, store) = open_in_memory(disk.clone());
+    let one = |what: &str, change: &dyn Fn()| {
+        disk.fail_from(None);
+        change();
+        assert_eq!(disk.writes(), 1, "{what}");
     };
-    store.records.scan(family, &[], first).unwrap();
-    let mut batch = Batch::default();
-    batch.put(family, key, value);
-    store
-        .records
-        .write(batch, Durability::Power, "a test")
-        .unwrap();
-}
-
-fn first_record(store: &Store, family: Family) -> Vec<u8> {
-    let mut record = Vec::new();
-    let first = |_: &[u8], v: &[u8]| {
-        record.extend_from_slice(v);
-        Ok(false)
-    };
-    store.records.scan(family, &[], first).unwrap();
-    record
+    one("a chunk", &|| drop(kept(&store, &path(1), &[1; 100])));
+    let registration = kept(&store, &path(1), &[1; 100]).registration;
+    one("a path", &|| {
+        let registration = (registration.clone(), None);
+        store.paths().register(&[registration]).unwrap();
+    });
+    let both = [path(1), path(2)];
+    one("pins", &|| store.roots().pin(&both).unwrap());
+    one("pins that go", &|| {
+        store.roots().unpin(&both).unwrap();
+    });
+    one("a view", &|| {
+        let name = ViewName::parse("view").unwrap();
+        store.views().define(&name, &both, &[]).unwrap();
+    });
 }
 
 #[test]
-fn damaged_records_are_errors_and_no_panics() {
-    for family in [
-        Family::Paths,
-        Family::Trees,
-        Family::Chunks,
-        Family::Digests,
-        Family::Ordinals,
-    ] {
-        let (_dir, store) = store();
-        published(&store, 1..2);
-        let good = first_record(&store, family);
-        let mut bad = vec![Vec::new(), vec![0; good.len()], vec![0xff; good.len()]];
-        bad.push([&good[..], &[0]].concat());
-        for n in [1, 2, 3, 4, 8, 9, 17, good.len() / 2, good.len() - 1] {
-            bad.push(good[..n.min(good.len() - 1)].to_vec());
-        }
-        for at in 0..good.len().min(60) {
-            let mut flipped = good.clone();
-            flipped[at] ^= 0x41;
-            bad.push(flipped);
-        }
-        for record in bad {
-            overwrite(&store, family, &record);
-            // Nothing of it is in the caches of a new owner.
-            store.contents.forget_all();
-            store.paths.forget_all();
-            let read = || -> Result<Vec<u8>, StoreError> {
-                let _ = store.upkeep().statistics();
-                store.paths().all()?;
-                let loaded = store.paths().load(PathOrdinal(1))?;
-                drop(loaded);
-                dump(&store, &path(1))
-            };
-            // An error, or the right bytes: never others.
-            match read() {
-                Ok(bytes) => assert_eq!(bytes, [1; 3000], "{family:?} {record:?}"),
-                Err(e) => assert!(!e.to_string().is_empty()),
-            }
-        }
-    }
+fn numbers_of_registered_paths_are_given_to_nothing_else_after_a_power_loss() {
+    let disk = MemoryBackend::default();
+    let ordinal_of = |store: &Store, seed| {
+        let publication = kept(store, &path(seed), &[seed; 100]);
+        let registration = (publication.registration, None);
+        store.paths().register(&[registration]).unwrap();
+        let info = store.paths().info(path(seed).hash()).unwrap();
+        info.unwrap().ordinal
+    };
+    let told = ordinal_of(&open_in_memory(disk.clone()).1, 1);
+    let (_dir, store) = open_in_memory(disk.after(Loss::Power));
+    assert_ne!(ordinal_of(&store, 2), told);
 }
 
 #[test]
@@ -467,57 +451,4 @@ fn nobody_but_the_owner_can_hold_the_lock_of_a_state() {
     std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o644)).unwrap();
     drop(open(dir.path()).unwrap());
     assert_eq!(mode(), 0o600);
-}
-
-#[test]
-fn a_damaged_chunk_is_named_and_the_next_ingest_mends_it() {
-    let (_dir, store) = store();
-    let contents = [1; 3000];
-    published(&store, 1..2);
-    overwrite(&store, Family::Chunks, b"nonsense");
-    store.contents.forget_chunks();
-    let error = dump(&store, &path(1)).unwrap_err();
-    let StoreError::Chunk {
-        path: named,
-        digest,
-        what,
-        ..
-    } = &error
-    else {
-        panic!("{error}");
-    };
-    assert_eq!(
-        (named, *digest, *what),
-        (&path(1), ChunkDigest::of(&contents), "damaged")
-    );
-    assert!(error.to_string().contains(&digest.to_string()));
-    kept(&store, &path(1), &contents);
-    assert_eq!(dump(&store, &path(1)).unwrap(), contents);
-    assert_eq!(store.upkeep().statistics().unwrap().chunks, 1);
-}
-
-#[test]
-fn a_missing_chunk_is_named_and_the_next_ingest_brings_it_back() {
-    let (_dir, store) = store();
-    published(&store, 1..2);
-    let mut batch = Batch::default();
-    batch.delete(Family::Chunks, 0u64.to_be_bytes());
-    store
-        .records
-        .write(batch, Durability::Power, "a test")
-        .unwrap();
-    store.contents.forget_chunks();
-    let error = dump(&store, &path(1)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            StoreError::Chunk {
-                what: "missing",
-                ..
-            }
-        ),
-        "{error}"
-    );
-    kept(&store, &path(1), &[1; 3000]);
-    assert_eq!(dump(&store, &path(1)).unwrap(), [1; 3000]);
 }

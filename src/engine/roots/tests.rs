@@ -234,3 +234,25 @@ fn what_is_no_link_into_the_store_is_not_replaced() {
     let made = make(&state.store, &nowhere, &state.full(&state.a));
     assert!(matches!(made, Err(RootsError::Make { .. })));
 }
+
+#[test]
+fn a_root_is_replaced_in_one_step() {
+    let state = State::new();
+    let link = state.outside("link");
+    let paths = [&state.a, &state.b].map(|path| state.full(path));
+    make(&state.store, &link, &paths[0]).unwrap();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !is_done.load(order) {
+                fs::read_link(&link).unwrap();
+            }
+        });
+        for n in 0..500 {
+            make(&state.store, &link, &paths[n % 2]).unwrap();
+        }
+        is_done.store(true, order);
+        reader.join().unwrap();
+    });
+}

@@ -299,6 +299,29 @@ fn after_a_crash_a_path_is_complete_or_dropped() {
 }
 
 #[test]
+fn contents_that_come_back_are_durable_before_their_tree_names_them() {
+    let contents = noise(1, SIZE);
+    for write in 0..2 {
+        let disk = MemoryBackend::default();
+        let (_dir, store) = open_in_memory(disk.clone());
+        publish(&store, &path(1), &contents);
+        evict(&store, 0, &none()).unwrap();
+        let again = kept(&store, &path(1), &contents);
+        disk.fail_from(Some(write));
+        store.paths().restore_tree(&again.tree).unwrap_err();
+        for loss in [Loss::Process, Loss::Power] {
+            assert_sound(&open_in_memory(disk.after(loss)).1);
+        }
+        disk.fail_from(None);
+        store.paths().restore_tree(&again.tree).unwrap();
+        for loss in [Loss::Process, Loss::Power] {
+            let (_dir, store) = open_in_memory(disk.after(loss));
+            assert!(dump(&store, &path(1)).unwrap() == contents);
+        }
+    }
+}
+
+#[test]
 fn numbers_are_not_given_again_after_a_restart() {
     let (dir, store) = store();
     publish(&store, &path(1), &noise(1, SIZE));

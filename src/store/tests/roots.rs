@@ -22,6 +22,23 @@ fn pins_are_kept_until_they_are_taken_away() {
 }
 
 #[test]
+fn pins_and_links_survive_a_power_loss() {
+    let disk = MemoryBackend::default();
+    let (_dir, store) = open_in_memory(disk.clone());
+    store.roots().pin(&[path(1)]).unwrap();
+    let (_dir, next) = open_in_memory(disk.after(Loss::Power));
+    assert_eq!(next.roots().pins().unwrap().len(), 1);
+    let root = LinkedRoot {
+        path: path(2),
+        mount_point: "/a".into(),
+    };
+    let linked = LinkedRoots::from([("/a/b".into(), root)]);
+    store.roots().set_linked(&linked).unwrap();
+    let (_dir, next) = open_in_memory(disk.after(Loss::Power));
+    assert_eq!(next.roots().linked().unwrap(), linked);
+}
+
+#[test]
 fn a_closure_has_what_is_registered_once() {
     let (_dir, store) = store();
     for (seed, references) in [(1, vec![2, 1]), (2, vec![3, 9]), (3, vec![1]), (4, vec![])] {
