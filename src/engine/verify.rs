@@ -64,6 +64,10 @@ impl Engine {
                 Err(error) => report.failures.push(Failure { path, error }),
             }
         }
+        if repair.is_some() {
+            // An earlier repair may have replaced chunks, and failed to make them durable.
+            self.store.contents().flush()?;
+        }
         Ok(Report::Verify(report))
     }
 
