@@ -197,7 +197,7 @@ fn other_users_read_and_run_everything_and_command_nothing() {
     assert_eq!(refused.code, Some(1));
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
     assert!(
-        refused.stderr.contains("only root may have the daemon"),
+        refused.stderr.contains("only root may make this request"),
         "{}",
         refused.stderr
     );
