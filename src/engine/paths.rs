@@ -82,7 +82,11 @@ impl Engine {
             references: info.sorted_references().into_iter().map(full).collect(),
             deriver: r.deriver.as_ref().map(full),
             signatures: r.signatures.clone(),
-            ca: r.ca.as_ref().map(ToString::to_string),
+            // What is not here has not been compared with it.
+            ca: r
+                .ca
+                .filter(|_| info.tree().is_some())
+                .map(|ca| ca.to_string()),
             registration_time: info.registered,
         }
     }

@@ -117,6 +117,11 @@ impl FetchError {
         }
     }
 
+    /// Whether the source has not got what its narinfo names.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Receive { error, .. } if matches!(**error, ReceiveError::Gone))
+    }
+
     /// Whether the state or the user ended it, so that no other path can be had either.
     pub(super) fn is_final(&self) -> bool {
         match self.cause() {

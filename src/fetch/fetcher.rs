@@ -294,7 +294,7 @@ impl Inner {
 
     async fn says_directory(&self, offer: &Offer) -> bool {
         let hash = offer.info.store_path.hash();
-        let listing = offer.source.substituter.listing(hash);
+        let listing = offer.source.substituter.listing_start(hash);
         // A hint is not worth the whole deadline.
         let listing = tokio::time::timeout(self.deadlines.lookup / 3, listing).await;
         let Ok(Ok(Some(text))) = listing else {
@@ -342,6 +342,7 @@ impl Inner {
                 runtime: &inner.to.runtime,
                 sources: &sources,
                 trust: &inner.offers.trust,
+                offers: Some(&inner.offers),
                 progress: &flight.progress,
                 urgency: &flight.urgency,
                 budget: Some(&inner.to.budget),

@@ -32,6 +32,7 @@ pub fn repair(
         runtime,
         sources,
         trust,
+        offers: None,
         progress: &Arc::default(),
         urgency: &Urgency::new(&Priorities::new(1)),
         budget: None,

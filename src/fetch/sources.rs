@@ -41,10 +41,12 @@ impl Default for Trust {
 /// Why a narinfo is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vouched {
-    /// Someone trusted signed NarHash, or signatures are not asked for.
+    /// A trusted key has signed NarHash.
     Signed,
     /// The path follows from its content address; the contents must still fulfil it.
     ContentAddress,
+    /// The source alone says so: signatures are not asked for.
+    Unsigned,
 }
 
 impl Trust {
@@ -55,9 +57,9 @@ impl Trust {
         info: &NarInfo,
     ) -> Result<Vouched, FetchError> {
         match info.trust(store_dir, &self.keys) {
-            Ok(narinfo::Trust::ContentAddressed { .. }) => Ok(Vouched::ContentAddress),
             Ok(narinfo::Trust::Signed { .. }) => Ok(Vouched::Signed),
-            Err(_) if !self.require_signatures => Ok(Vouched::Signed),
+            _ if !self.require_signatures => Ok(Vouched::Unsigned),
+            Ok(narinfo::Trust::ContentAddressed { .. }) => Ok(Vouched::ContentAddress),
             Err(distrust) => Err(FetchError::Untrusted {
                 url: url.to_owned(),
                 distrust,
@@ -230,7 +232,8 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// What the narinfo says of its path.
+    /// What the narinfo says of its path; without its content address, with which the contents have not been
+    /// compared.
     pub(super) fn registration(&self) -> Registration {
         let info = &self.info;
         Registration {
@@ -240,7 +243,7 @@ impl Offer {
             references: info.references.clone(),
             deriver: info.deriver.clone(),
             signatures: info.signatures.iter().map(ToString::to_string).collect(),
-            ca: info.ca,
+            ca: None,
         }
     }
 }

@@ -57,6 +57,7 @@ impl World {
             store_path: path(name),
             url: format!("{name}.nar"),
             compression: Compression::None,
+            further: Vec::new(),
             file_hash: None,
             file_size: None,
             nar_hash: NarHash::of(&nar),
@@ -65,6 +66,7 @@ impl World {
             deriver: None,
             signatures: Vec::new(),
             ca: None,
+            unknown_ca: None,
             guix_signature: None,
         };
         if flip {

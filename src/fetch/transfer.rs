@@ -10,10 +10,12 @@ use tokio::runtime::Handle;
 
 use super::budget::Budget;
 use super::error::FetchError;
+use super::offers::Offers;
 use super::priorities::Urgency;
 use super::progress::Progress;
 use super::receive::{Expected, ReceiveError, Received, unpack};
 use super::sources::{Offer, Sources, Trust, Vouched};
+use crate::nix::compression::Compression;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::ContentVerifier;
 use crate::store::{Origin, Publication, Registration, Store};
@@ -63,6 +65,8 @@ pub(super) struct Transfer<'a> {
     pub(super) runtime: &'a Handle,
     pub(super) sources: &'a Sources,
     pub(super) trust: &'a Trust,
+    /// Where the offer is remembered.
+    pub(super) offers: Option<&'a Offers>,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) urgency: &'a Arc<Urgency>,
     pub(super) budget: Option<&'a Arc<Budget>>,
@@ -72,6 +76,12 @@ impl Transfer<'_> {
     /// Fetches from the source of the offer and, where that fails, from the sources after it.
     pub(super) fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let mut result = self.fetch_from(offer);
+        if let Err(error) = &result
+            && error.is_gone()
+            && let Some(anew) = self.asked_anew(offer)
+        {
+            result = self.fetch_from(&anew);
+        }
         let mut rest = self.sources.after(&offer.source);
         let path = &offer.info.store_path;
         while let Err(error) = &result
@@ -92,6 +102,23 @@ impl Transfer<'_> {
             }
         }
         result
+    }
+
+    /// What the source of the offer says by now, if that differs: it may have moved the NAR since.
+    fn asked_anew(&self, offer: &Offer) -> Option<Offer> {
+        let path = &offer.info.store_path;
+        if let Some(offers) = self.offers {
+            offers.forget(path.hash());
+        }
+        let asked = path.into();
+        let anew = offer
+            .source
+            .offer(&asked, self.store.store_dir(), self.trust);
+        let anew = self.unless_stopped(anew).ok()?.ok()??;
+        let is_same = anew.info.references == offer.info.references;
+        let is_news =
+            (&anew.info.url, &anew.info.further) != (&offer.info.url, &offer.info.further);
+        (is_same && is_news).then_some(anew)
     }
 
     /// Waits for what the network does, at most until the user stops it.
@@ -130,6 +157,7 @@ impl Transfer<'_> {
     fn receive(
         &self,
         info: &NarInfo,
+        compression: Compression,
         stream: Stream,
         content: Option<ContentVerifier>,
     ) -> Result<Received, ReceiveError> {
@@ -140,7 +168,7 @@ impl Transfer<'_> {
             urgency: self.urgency.clone(),
             budget: self.budget.cloned(),
         };
-        let nar = info.compression.reader(stream)?;
+        let nar = compression.reader(stream)?;
         let expected = Expected {
             nar_hash: info.nar_hash,
             nar_size: info.nar_size,
@@ -156,7 +184,35 @@ impl Transfer<'_> {
         )
     }
 
+    /// Fetches from the first of the files that hold the NAR; from the next one where that fails.
     fn fetch_from(&self, offer: &Offer) -> Result<Publication, FetchError> {
+        let info = &offer.info;
+        self.check_known(offer)?;
+        let mut result = self.fetch_file(offer, &info.url, info.compression);
+        for file in &info.further {
+            match &result {
+                Err(error) if error.is_of_source() => tracing::debug!(
+                    path = %info.store_path,
+                    source = offer.source.url(),
+                    "trying {} instead: {error}",
+                    file.url
+                ),
+                _ => break,
+            }
+            let other = self.fetch_file(offer, &file.url, file.compression);
+            if other.is_ok() {
+                result = other;
+            }
+        }
+        result
+    }
+
+    fn fetch_file(
+        &self,
+        offer: &Offer,
+        url: &str,
+        compression: Compression,
+    ) -> Result<Publication, FetchError> {
         let info = &offer.info;
         let fail = |error| match error {
             ReceiveError::Unpack(UnpackError::Sink(e)) => e.into(),
@@ -168,21 +224,21 @@ impl Transfer<'_> {
                 error: Box::new(error),
             },
         };
-        self.check_known(offer)?;
-        let content = match (offer.vouched, &info.ca) {
-            (Vouched::ContentAddress, Some(ca)) => Some(ca),
-            _ => None,
-        };
-        let verifier = |ca| ContentVerifier::new(ca, &info.store_path.hash());
+        // As Nix, which compares the contents with what a signed narinfo says of them, too.
+        let address = info.ca.as_ref().filter(|ca| ca.can_be_verified());
+        let is_vouched_for = offer.vouched != Vouched::ContentAddress;
+        let own = info.store_path.hash();
+        let verifier = |ca| ContentVerifier::new(ca, &own, is_vouched_for);
         let mut retries = Retries::default();
         let received = loop {
             self.urgency.give_way();
             let stream = self
-                .unless_stopped(offer.source.substituter.nar(&info.url))??
+                .unless_stopped(offer.source.substituter.nar(url))??
                 .ok_or_else(|| fail(ReceiveError::Gone))?;
+            let content = address.filter(|ca| !info.is_proven(ca));
             let content = content.map(verifier).transpose();
             let content = content.map_err(|e| fail(e.into()))?;
-            match self.receive(info, stream, content) {
+            match self.receive(info, compression, stream, content) {
                 Ok(received) => break received,
                 Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
                 Err(e) => {
@@ -205,6 +261,9 @@ impl Transfer<'_> {
         Ok(Publication {
             registration: Registration {
                 references: received.unpacked.references,
+                ca: address
+                    .filter(|ca| info.is_named_by(ca, self.store.store_dir()))
+                    .copied(),
                 ..offer.registration()
             },
             origin: Origin::Fetched,

@@ -29,6 +29,7 @@ enum Origin {
 }
 
 /// The credentials that a request was sent with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// Name and password in the URL.
     OfUrl,
@@ -87,9 +88,15 @@ impl Credentials {
         })
     }
 
-    /// The value of `Authorization` for a host, optionally for the given name.
-    pub(super) fn basic(&self, host: &str, name: Option<&[u8]>) -> Option<String> {
-        let login = self.netrc.login(host, name)?;
+    /// The value of `Authorization` for a host, optionally for the given name; `takes_default` says whether
+    /// the entry for any host counts.
+    pub(super) fn basic(
+        &self,
+        host: &str,
+        name: Option<&[u8]>,
+        takes_default: bool,
+    ) -> Option<String> {
+        let login = self.netrc.login(host, name, takes_default)?;
         let pair = [login.name, b":", login.password].concat();
         Some(format!("Basic {}", BASE64.encode(&pair)))
     }
@@ -164,8 +171,8 @@ mod tests {
         let [gone, file] = ["gone", "file"].map(|name| dir.path().join(name));
         std::fs::write(&file, "machine h login a password b").unwrap();
         let found = load(&[gone.clone(), file.clone(), dir.path().to_owned()]);
-        assert_eq!(found.basic("h", None).unwrap(), "Basic YTpi");
-        assert_eq!(found.basic("other", None), None);
+        assert_eq!(found.basic("h", None, true).unwrap(), "Basic YTpi");
+        assert_eq!(found.basic("other", None, true), None);
         let name = file.display().to_string();
         assert!(found.hint(&Sent::Nothing).contains(&name));
         assert!(found.hint(&Sent::OfNetrc).contains(&name));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use super::error::SourceError;
-use super::source::{Answer, LISTING_LIMIT, Stream, Substituter, TEXT_LIMIT};
+use super::source::{Answer, Bound, CACHE_INFO, LISTING, NARINFO, Stream, Substituter};
 use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
 
@@ -88,20 +88,22 @@ impl FileCache {
         file
     }
 
-    fn text(&self, relative: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
+    fn text(&self, relative: &str, bound: Bound) -> Result<Option<Bytes>, SourceError> {
         let request = self.traffic.request();
-        let text = self.whole(relative, limit);
+        let text = self.whole(relative, bound);
         request.end_found(&text);
         text
     }
 
-    fn whole(&self, relative: &str, limit: usize) -> Result<Option<Bytes>, SourceError> {
+    fn whole(&self, relative: &str, bound: Bound) -> Result<Option<Bytes>, SourceError> {
         let Some(file) = self.answer(relative)? else {
             return Ok(None);
         };
         let url = || self.dir.join(relative).display().to_string();
         let mut bytes = Vec::new();
-        file.take(limit as u64 + 1)
+        let limit = bound.bytes();
+        let more = usize::from(matches!(bound, Bound::Refuse(_)));
+        file.take((limit + more) as u64)
             .read_to_end(&mut bytes)
             .map_err(|source| SourceError::Unreachable {
                 url: url(),
@@ -146,17 +148,17 @@ impl Substituter for FileCache {
     }
 
     fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(std::future::ready(self.text("nix-cache-info", TEXT_LIMIT)))
+        Box::pin(std::future::ready(self.text("nix-cache-info", CACHE_INFO)))
     }
 
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
         let name = format!("{hash}.narinfo");
-        Box::pin(std::future::ready(self.text(&name, TEXT_LIMIT)))
+        Box::pin(std::future::ready(self.text(&name, NARINFO)))
     }
 
-    fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
+    fn listing_start(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
         let name = format!("{hash}.ls");
-        Box::pin(std::future::ready(self.text(&name, LISTING_LIMIT)))
+        Box::pin(std::future::ready(self.text(&name, LISTING)))
     }
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {

@@ -67,13 +67,19 @@ impl Netrc {
         Ok(Self(entries))
     }
 
-    /// The first entry for a host with a name or a password; with `name`, the entry of that name.
-    pub(super) fn login(&self, host: &str, name: Option<&[u8]>) -> Option<Login<'_>> {
+    /// The first entry for a host with a name or a password; with `name`, the entry of that name. The entry
+    /// for any host counts if `takes_default`.
+    pub(super) fn login(
+        &self,
+        host: &str,
+        name: Option<&[u8]>,
+        takes_default: bool,
+    ) -> Option<Login<'_>> {
         // IPv6 addresses are bracketed in URLs only.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let fits = |e: &&Entry| {
             let machine = e.machine.as_deref();
-            machine.is_none_or(|m| m.eq_ignore_ascii_case(host.as_bytes()))
+            machine.map_or(takes_default, |m| m.eq_ignore_ascii_case(host.as_bytes()))
                 && (e.login.is_some() || e.password.is_some())
                 && name.is_none_or(|name| e.login.as_deref() == Some(name))
         };
@@ -187,7 +193,7 @@ mod tests {
 
     fn login(text: &str, host: &str, name: Option<&str>) -> Option<(String, String)> {
         let netrc = Netrc::parse(text.as_bytes()).unwrap();
-        let login = netrc.login(host, name.map(str::as_bytes))?;
+        let login = netrc.login(host, name.map(str::as_bytes), true)?;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         Some((text(login.name), text(login.password)))
     }

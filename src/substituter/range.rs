@@ -13,15 +13,21 @@ pub(super) struct Resumption {
 impl Resumption {
     /// From the headers of the first response; `None` without support for ranges, or if they would
     /// be ranges of an encoding that may differ the next time.
-    pub(super) fn offered<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+    pub(super) fn offered<'a>(
+        header: impl Fn(&str) -> Option<&'a str>,
+        is_encoded: bool,
+    ) -> Option<Self> {
         let units = header("accept-ranges")?;
         let bytes = |unit: &str| unit.trim().eq_ignore_ascii_case("bytes");
-        if !units.split(',').any(bytes) || header("content-encoding").is_some() {
+        if !units.split(',').any(bytes) {
             return None;
         }
         // A weak tag guarantees equal meaning, not equal bytes.
         let strong = |tag: &&str| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
         let tag = header("etag").map(str::trim).filter(strong);
+        if is_encoded && tag.is_none() {
+            return None;
+        }
         let validator = tag.or_else(|| header("last-modified").map(str::trim));
         Some(Self {
             validator: validator.map(str::to_owned),
@@ -79,7 +85,8 @@ mod tests {
     use super::*;
 
     fn offered(headers: &[(&str, &'static str)]) -> Option<Resumption> {
-        Resumption::offered(|name| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| *v))
+        let header = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+        Resumption::offered(header, header("content-encoding").is_some())
     }
 
     #[test]
@@ -90,6 +97,9 @@ mod tests {
         assert_eq!(offered(&[("accept-ranges", "none")]), None);
         let encoded = [("accept-ranges", "bytes"), ("content-encoding", "gzip")];
         assert_eq!(offered(&encoded), None);
+        // A strong tag is that of the encoded bytes.
+        let tagged = [&encoded[..], &[("etag", "\"a\"")]].concat();
+        assert!(offered(&tagged).is_some());
     }
 
     #[test]

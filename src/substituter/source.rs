@@ -12,11 +12,31 @@ use super::error::SourceError;
 use super::traffic::Traffic;
 use crate::nix::store_path::StorePathHash;
 
-/// Longest narinfo or nix-cache-info that is read, in bytes; real ones have some kilobytes.
-pub(super) const TEXT_LIMIT: usize = 1 << 20;
+/// Longest nix-cache-info that is read, in bytes; real ones have some hundred.
+pub(super) const CACHE_INFO: Bound = Bound::Refuse(1 << 20);
 
-/// Longest `.ls` listing that is read, in bytes: some hundred thousand files.
-pub(super) const LISTING_LIMIT: usize = 32 << 20;
+/// Longest narinfo that is read, in bytes: some 200,000 references. Those of whole channels have 20,000.
+pub(super) const NARINFO: Bound = Bound::Refuse(16 << 20);
+
+/// Bytes of a `.ls` listing that are read: the kind of the root stands at the beginning, whatever its size.
+pub(super) const LISTING: Bound = Bound::Cut(16 << 10);
+
+/// How much of a short file is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bound {
+    /// A file with more bytes is an error.
+    Refuse(usize),
+    /// What follows these bytes is left out.
+    Cut(usize),
+}
+
+impl Bound {
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Refuse(bytes) | Self::Cut(bytes) => bytes,
+        }
+    }
+}
 
 /// What a request becomes.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;
@@ -38,8 +58,8 @@ pub trait Substituter: Send + Sync {
     /// The text of a narinfo; `None` if the source has no such path.
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
 
-    /// The text of the `.ls` listing of a path, unsigned; `None` if the source has none.
-    fn listing(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
+    /// The beginning of the listing of a NAR, enough for the kind of its root; `None` if there is none.
+    fn listing_start(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>>;
 
     /// The bytes that a narinfo's `URL` names, as they are stored; `None` if they are gone. The
     /// stream must be read on a thread that may block.

@@ -103,7 +103,7 @@ fn itself(cache: &Cache) -> Offer {
     let modulo = |own: &StorePath| {
         let mut hasher = HashModulo::new(HashAlgo::Sha256, &own.hash());
         hasher.update(&archive(own));
-        hasher.finish().unwrap()
+        hasher.finish().unwrap().with_offsets
     };
     let address = ContentAddress::fixed(IngestionMethod::Nar, modulo(&guess)).unwrap();
     let own = address
@@ -172,4 +172,126 @@ fn contents_that_do_not_fulfil_their_address_are_refused() {
     ran.copies_but(0, &failures);
     state.has_exactly(&[]);
     state.has_nothing_of(flat_other.path());
+}
+
+/// A path that holds its own name, with the address that Nix 2.17 to 2.34 made: without offsets.
+fn itself_without_offsets(cache: &Cache) -> Offer {
+    let guess = path("itself");
+    let archive =
+        |own: &StorePath| file(format!("of {}", own.to_full(&cache.store_dir)).as_bytes());
+    let hash = |own: &StorePath| {
+        let mut hasher = HashModulo::new(HashAlgo::Sha256, &own.hash());
+        hasher.update(&archive(own));
+        hasher.finish().unwrap().without_offsets
+    };
+    let address = ContentAddress::fixed(IngestionMethod::Nar, hash(&guess)).unwrap();
+    let own = address
+        .store_path(&cache.store_dir, "itself", [], true)
+        .unwrap();
+    let mut offer = Offer::new(&own, archive(&own)).referring(&[&own]);
+    offer.info.ca = Some(address);
+    offer
+}
+
+#[test]
+fn an_address_that_two_contents_can_share_needs_a_signature() {
+    let cache = Cache::new();
+    let mut offer = itself_without_offsets(&cache);
+    cache.put(&offer);
+    let state = State::new();
+    state.copy(&cache, &["--all"]).succeeds().counts(1, 0);
+    let info = state.infos(&[&offer.path().base_name()]).remove(0);
+    assert_eq!(info["ca"], offer.info.ca.unwrap().to_string());
+    offer.signed = false;
+    cache.put(&offer);
+    let ran = State::new().copy(&cache, &["--all"]);
+    ran.copies_but(0, &[(offer.path(), "without the offsets")]);
+    let believed = State::new();
+    believed
+        .copy(&cache, &["--all", "--no-require-sigs"])
+        .succeeds();
+}
+
+#[test]
+fn contents_are_compared_with_their_address_under_a_signature_too() {
+    let cache = Cache::new();
+    let with = |name: &str, address| {
+        let mut offer = addressed(&cache, name, address, &[], file(b"x"));
+        offer.info.nar_hash = NarHash::of(&file(b"other"));
+        offer.info.nar_size = file(b"other").len() as u64;
+        offer.stored = file(b"other");
+        offer.signed = true;
+        cache.put(&offer);
+        offer
+    };
+    let offers = [
+        with("flat", flat(HashAlgo::Sha256, b"x")),
+        with("text", text(b"x")),
+        with("tree", recursive(&file(b"x"))),
+    ];
+    let failures = offers.each_ref().map(|o| (o.path(), "ca hash mismatch"));
+    State::new()
+        .copy(&cache, &["--all"])
+        .copies_but(0, &failures);
+    let believing = State::new();
+    for offer in &offers {
+        let what = [&*offer.path().base_name(), "--no-require-sigs"];
+        believing.copy(&cache, &what).fails(&["ca hash mismatch"]);
+    }
+}
+
+#[test]
+fn an_address_that_is_not_compared_is_not_shown() {
+    let cache = Cache::new();
+    let git = Hash::of(HashAlgo::Sha1, b"x");
+    let git = ContentAddress::fixed(IngestionMethod::Git, git).unwrap();
+    let mut git = addressed(&cache, "git", git, &[], file(b"x"));
+    let mut renamed = Offer::named("renamed", file(b"x"));
+    renamed.info.ca = Some(recursive(&file(b"x")));
+    git.signed = true;
+    cache.put(&git);
+    cache.put(&renamed);
+    let state = State::new();
+    state.copy(&cache, &["--all"]).succeeds().counts(2, 0);
+    for offer in [&git, &renamed] {
+        let info = state.infos(&[&offer.path().base_name()]).remove(0);
+        assert!(info["ca"].is_null(), "{info}");
+    }
+}
+
+#[test]
+fn an_address_of_a_kind_from_the_future_needs_a_signature_and_is_passed_over() {
+    let cache = Cache::new();
+    let future = |name: &str, ca: &str| {
+        let mut offer = Offer::named(name, file(b"x"));
+        offer.info.unknown_ca = Some(ca.into());
+        cache.put(&offer);
+        offer
+    };
+    let digest = "0hhs7qk2gx53jpvk8rmj2yna75kmkjy50ja7hjs70h3x26kmqgl2";
+    let algorithm = format!("fixed:r:blake3:{digest}");
+    let method = format!("fixed:zip:sha256:{digest}");
+    let prefix = format!("sealed:sha256:{digest}");
+    let mut offers = [
+        future("algorithm", &algorithm),
+        future("method", &method),
+        future("prefix", &prefix),
+    ];
+    let state = State::new();
+    state.copy(&cache, &["--all"]).succeeds().counts(3, 0);
+    for offer in &mut offers {
+        let info = state.infos(&[&offer.path().base_name()]).remove(0);
+        assert!(info["ca"].is_null(), "{info}");
+        offer.signed = false;
+        cache.put(offer);
+    }
+    let words =
+        [&algorithm, &method, &prefix].map(|ca| format!("content address '{ca}', whose kind"));
+    let failures = [0, 1, 2].map(|i| (offers[i].path(), words[i].as_str()));
+    State::new()
+        .copy(&cache, &["--all"])
+        .copies_but(0, &failures);
+    State::new()
+        .copy(&cache, &["--all", "--no-require-sigs"])
+        .succeeds();
 }

@@ -142,6 +142,66 @@ fn a_redirection_to_another_host_does_not_take_the_password_there() {
 }
 
 #[test]
+fn a_host_of_a_redirection_gets_what_netrc_has_for_it() {
+    let world = World::new();
+    let elsewhere = world.server.url.replace("127.0.0.1", "localhost");
+    let first = World::answering(Answer::Elsewhere(elsewhere.leak()));
+    fs::copy(
+        world.cache.narinfo_file(world.offer.path()),
+        first.cache.narinfo_file(first.offer.path()),
+    )
+    .unwrap();
+    let others = "machine 127.0.0.1 login bob password no";
+    let own = format!("{others}\nmachine localhost login alice password \"{PASSWORD}\"");
+    let netrc = first.netrc("n", &own);
+    let ran = first.copy(&first.server.url, Some(&netrc));
+    ran.succeeds().counts(1, 0);
+    let bob = format!("Basic {}", data_encoding::BASE64.encode(b"bob:no"));
+    for asked in first.server.log() {
+        assert_eq!(asked.header("authorization"), Some(&*bob));
+    }
+    // The entry for any host is not meant for whom a source names.
+    let any = format!("{others}\ndefault login alice password \"{PASSWORD}\"");
+    let netrc = first.netrc("any", &any);
+    let before = world.server.log().len();
+    let ran = first.copy(&first.server.url, Some(&netrc));
+    ran.fails(&["localhost", "401"]);
+    let asked = &world.server.log()[before..];
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|a| a.header("authorization").is_none()));
+}
+
+#[test]
+fn a_host_that_a_narinfo_names_gets_no_password() {
+    let mut world = World::new();
+    let open = Server::new(world.cache.dir().to_owned(), |_, _| Answer::File);
+    let nar = world.offer.info.url.clone();
+    let elsewhere = open.url.replace("127.0.0.1", "localhost");
+    let mut moved = Offer::new(world.offer.path(), file(b"hello"));
+    moved.info.url = format!("{elsewhere}/{nar}");
+    let text = world.cache.text(&moved);
+    fs::write(world.cache.narinfo_file(moved.path()), text).unwrap();
+    world.offer = moved;
+    let source = format!("machine 127.0.0.1 login alice password \"{PASSWORD}\"");
+    for other in [
+        "default login eve password secret",
+        "machine localhost login eve password secret",
+    ] {
+        let netrc = world.netrc("n", &format!("{source}\n{other}"));
+        world
+            .copy(&world.server.url, Some(&netrc))
+            .succeeds()
+            .counts(1, 0);
+    }
+    let log = open.log();
+    assert_eq!(log.len(), 2);
+    assert!(
+        log.iter()
+            .all(|asked| asked.header("authorization").is_none())
+    );
+}
+
+#[test]
 fn a_malformed_netrc_file_is_named_with_the_line_but_not_its_contents() {
     let world = World::new();
     let netrc = world.netrc("n", "machine 127.0.0.1\nlogin alice\npassword my secret\n");

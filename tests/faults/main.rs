@@ -41,5 +41,6 @@ mod program;
 #[allow(dead_code, reason = "what other tests need")]
 mod server;
 mod servers;
+mod socks;
 mod sources;
 mod transfers;

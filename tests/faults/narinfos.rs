@@ -114,7 +114,7 @@ fn malformed_narinfos_are_refused_each_by_itself() {
         failures.push((offer.path().clone(), word));
     }
     let long = Offer::named("long", file(b"bad"));
-    let text = format!("{}X: {}\n", cache.text(&long), "x".repeat(2 << 20));
+    let text = format!("{}X: {}\n", cache.text(&long), "x".repeat(17 << 20));
     cache.put_as(&long, text.as_bytes());
     failures.push((long.path().clone(), "longer than"));
     let binary = Offer::named("binary", file(b"bad"));

@@ -140,6 +140,14 @@ fn a_private_authority_is_believed_where_the_environment_names_it() {
     let authority = file("ca.pem");
     let ran = copy(&cache, &offer, &url, &[("SSL_CERT_FILE", &authority)]);
     ran.succeeds().counts(1, 0);
+    let both = [
+        ("NIX_SSL_CERT_FILE", &*authority),
+        ("SSL_CERT_FILE", "/dev/null"),
+    ];
+    copy(&cache, &offer, &url, &both).succeeds().counts(1, 0);
+    let absent = file("absent.pem");
+    let ran = copy(&cache, &offer, &url, &[("NIX_SSL_CERT_FILE", &absent)]);
+    ran.fails(&["NIX_SSL_CERT_FILE", &absent]);
     let other = file("leaf.pem");
     let ran = copy(&cache, &offer, &url, &[("SSL_CERT_FILE", &other)]);
     ran.fails(&[&url, "certificate is not trusted", "SSL_CERT_FILE"]);

@@ -90,7 +90,7 @@ fn a_server_that_does_not_recover_fails_the_paths_that_need_it() {
             ("forbidden", true) => Answer::Status(403),
             ("denied", true) => Answer::Status(401),
             ("gone", false) => Answer::Status(404),
-            ("nonsense", true) => Answer::Nonsense(3 << 20),
+            ("nonsense", true) => Answer::Nonsense(17 << 20),
             _ => Answer::File,
         }
     });

@@ -121,6 +121,30 @@ fn what_came_before_a_break_is_not_sent_again_where_ranges_are_offered() {
 }
 
 #[test]
+fn a_rest_that_says_it_is_not_encoded_is_taken() {
+    let contents = noise(1, 300_000);
+    for encoding in ["identity", "aws-chunked"] {
+        let (server, source) = server(&contents, move |_| {
+            Answer::Ranges(Ranges {
+                encoding,
+                ..Ranges::end_after(100_000)
+            })
+        });
+        assert!(source.nar().unwrap() == contents);
+        let expected = [None, Some("bytes=100000-"), Some("bytes=200000-")];
+        assert_eq!(ranges(&server.log()), expected, "{encoding}");
+    }
+    // The rest of something else.
+    let (_, source) = server(&contents, |_| {
+        Answer::Ranges(Ranges {
+            encoding: "gzip",
+            ..Ranges::end_after(100_000)
+        })
+    });
+    assert!(source.nar().is_err());
+}
+
+#[test]
 fn a_transfer_that_stops_coming_goes_on_where_it_stopped() {
     let contents = noise(1, 300_000);
     let stall = Ranges {

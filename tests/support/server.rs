@@ -72,6 +72,8 @@ pub struct Ranges {
     pub longer: usize,
     /// Bytes sent after the last one of a range.
     pub surplus: usize,
+    /// The `Content-Encoding` of a part; the bytes are those of the file all the same.
+    pub encoding: &'static str,
 }
 
 impl Ranges {
@@ -84,6 +86,7 @@ impl Ranges {
         early: 0,
         longer: 0,
         surplus: 0,
+        encoding: "",
     };
 
     /// Correct ranges, interrupted after so many bytes.
@@ -381,5 +384,9 @@ fn part(asked: &Logged, ranges: Ranges, body: Vec<u8>) -> Reply {
     let (last, total) = (body.len() - 1, body.len() + ranges.longer);
     let range = format!("Content-Range: bytes {first}-{last}/{total}\r\n");
     let surplus = vec![b'?'; ranges.surplus];
-    Reply::new(206, [&body[first..], &surplus].concat()).with(offer + &range)
+    let encoding = match ranges.encoding {
+        "" => String::new(),
+        name => format!("Content-Encoding: {name}\r\n"),
+    };
+    Reply::new(206, [&body[first..], &surplus].concat()).with(offer + &range + &encoding)
 }

@@ -76,6 +76,8 @@ pub struct NarInfo {
     /// Where the compressed NAR is: a URL reference, relative to the cache or absolute.
     pub url: String,
     pub compression: Compression,
+    /// The other files that hold the NAR, in the order of the narinfo; not written again.
+    pub further: Vec<NarFile>,
     /// Hash of the compressed file; never verified by Nix, and unsigned.
     pub file_hash: Option<Hash>,
     /// Bytes of the compressed file; unsigned.
@@ -92,8 +94,18 @@ pub struct NarInfo {
     pub signatures: Vec<Signature>,
     /// What the path was computed from, if it is content-addressed; bound by the path itself.
     pub ca: Option<ContentAddress>,
+    /// The text of a content address whose method or algorithm is not known here, in place of `ca`.
+    pub unknown_ca: Option<String>,
     /// Guix's signature, which covers the text of the narinfo.
     pub guix_signature: Option<GuixSignature>,
+}
+
+/// Another file that holds the NAR: Guix offers several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NarFile {
+    /// As [`NarInfo::url`].
+    pub url: String,
+    pub compression: Compression,
 }
 
 /// The signature in a Guix narinfo: it covers the literal text before its own line.
@@ -184,6 +196,9 @@ impl NarInfo {
             line("Sig", signature);
         }
         if let Some(ca) = &self.ca {
+            line("CA", ca);
+        }
+        if let Some(ca) = &self.unknown_ca {
             line("CA", ca);
         }
         text

@@ -3,13 +3,17 @@
 //! Owns the line grammar with its traps: a value begins two bytes after the first colon, whatever the second
 //! byte is, and every line ends in a newline, the last one too.
 
+use std::collections::HashSet;
 use std::str;
 
-use super::{GuixSignature, NarInfo, NarInfoError};
+use super::{GuixSignature, NarFile, NarInfo, NarInfoError};
 use crate::nix::compression::Compression;
 use crate::nix::hash::{Hash, NarHash};
 use crate::nix::signature::Signature;
 use crate::nix::store_path::{ContentAddress, StoreDir, StorePath};
+
+/// Most signatures of a narinfo: it is kept with all of them, and a path is signed by some few.
+const MAX_SIGNATURES: usize = 1_000;
 
 /// Deriver that some old tools write if it is not known.
 const UNKNOWN_DERIVER: &str = "unknown-deriver";
@@ -33,7 +37,9 @@ struct Fields {
     references: Vec<StorePath>,
     deriver: Option<Option<StorePath>>,
     signatures: Vec<Signature>,
-    ca: Option<ContentAddress>,
+    /// Those in `signatures`.
+    seen: HashSet<Signature>,
+    ca: Option<Result<ContentAddress, String>>,
     guix_signature: Option<GuixSignature>,
 }
 
@@ -137,14 +143,21 @@ impl Fields {
                 let signature =
                     signature.map_err(|_| invalid("Sig", value, "expected 'KEYNAME:BASE64'"))?;
                 // The lines are a set; the order is kept for readers that look at the first only.
-                if !self.signatures.contains(&signature) {
+                if self.seen.insert(signature.clone()) {
                     self.signatures.push(signature);
                 }
-                Ok(())
+                match self.signatures.len() {
+                    0..=MAX_SIGNATURES => Ok(()),
+                    _ => Err(invalid("Sig", value, "there are too many signatures")),
+                }
             }
             b"CA" if value.is_empty() => Ok(()),
             b"CA" => {
-                let ca = ContentAddress::parse(text("CA", value)?)?;
+                let text = text("CA", value)?;
+                let ca = match ContentAddress::parse(text) {
+                    Err(error) if error.is_unknown_kind() => Err(text.to_owned()),
+                    ca => Ok(ca?),
+                };
                 set(&mut self.ca, ca, "CA")
             }
             _ => Ok(()),
@@ -220,11 +233,17 @@ impl Fields {
         if nar_size == 0 {
             return Err(invalid("NarSize", b"0", "a NAR is never empty"));
         }
-        let (url, compression, offer) = choose(self.offers)?;
+        let ((url, compression, offer), further) = choose(self.offers)?;
+        let (ca, unknown_ca) = match self.ca {
+            Some(Ok(known)) => (Some(known), None),
+            Some(Err(unknown)) => (None, Some(unknown)),
+            None => (None, None),
+        };
         Ok(NarInfo {
             store_path,
             url,
             compression,
+            further,
             file_hash: offer.file_hash,
             file_size: offer.file_size,
             nar_hash,
@@ -232,15 +251,20 @@ impl Fields {
             references: self.references,
             deriver: self.deriver.flatten(),
             signatures: self.signatures,
-            ca: self.ca,
+            ca,
+            unknown_ca,
             guix_signature: self.guix_signature,
         })
     }
 }
 
-/// The first offer that can be decoded; without one, the first whose method is at least known, so that the
-/// error comes when it is used and says which method it is.
-fn choose(offers: Vec<Offer>) -> Result<(String, Compression, Offer), NarInfoError> {
+type Chosen = (String, Compression, Offer);
+
+/// The first offer that can be decoded, and the others that can; without one, the first whose method is at least
+/// known, so that the error comes when it is used and says which method it is.
+fn choose(offers: Vec<Offer>) -> Result<(Chosen, Vec<NarFile>), NarInfoError> {
+    let mut chosen = None;
+    let mut further = Vec::new();
     let mut known = None;
     let mut unknown = None;
     for mut offer in offers {
@@ -249,7 +273,12 @@ fn choose(offers: Vec<Offer>) -> Result<(String, Compression, Offer), NarInfoErr
         };
         let name = offer.compression.take().unwrap_or_default();
         match Compression::parse(&name) {
-            Ok(method) if method.is_supported() => return Ok((url, method, offer)),
+            Ok(method) if method.is_supported() && chosen.is_none() => {
+                chosen = Some((url, method, offer));
+            }
+            Ok(compression) if compression.is_supported() => {
+                further.push(NarFile { url, compression });
+            }
             Ok(method) => {
                 known.get_or_insert((url, method, offer));
             }
@@ -258,8 +287,8 @@ fn choose(offers: Vec<Offer>) -> Result<(String, Compression, Offer), NarInfoErr
             }
         }
     }
-    match (known, unknown) {
-        (Some(known), _) => Ok(known),
+    match (chosen.or(known), unknown) {
+        (Some(chosen), _) => Ok((chosen, further)),
         (None, Some(name)) => Err(NarInfoError::Compression {
             name: shown(name.as_bytes()),
         }),

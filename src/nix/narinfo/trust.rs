@@ -42,6 +42,12 @@ pub enum Distrust {
     /// The path does not follow from its content address, and no signature makes up for it.
     #[error("path '{path}' claims to be content-addressed but isn't, and lacks a valid signature")]
     NotContentAddressed { path: String },
+    /// The kind of the content address is not known here, and no signature makes up for it.
+    #[error(
+        "path '{path}' has the content address '{address}', whose kind this version does not know, so \
+             that it needs a signature by a trusted key"
+    )]
+    UnknownAddress { path: String, address: String },
     /// Content addresses of git objects cannot be checked, and no signature makes up for it.
     #[error("path '{path}' is addressed as a git object, which needs a signature by a trusted key")]
     GitWithoutSignature { path: String },
@@ -62,16 +68,16 @@ impl NarInfo {
             if !self.follows_from(&address, store_dir) {
                 return Err(Distrust::NotContentAddressed { path: path() });
             }
-            if matches!(
-                address,
-                ContentAddress::Fixed {
-                    method: IngestionMethod::Git,
-                    ..
-                }
-            ) {
+            if !address.can_be_verified() {
                 return Err(Distrust::GitWithoutSignature { path: path() });
             }
             return Ok(Trust::ContentAddressed { address });
+        }
+        if let Some(address) = self.unknown_ca.clone() {
+            return Err(Distrust::UnknownAddress {
+                path: path(),
+                address,
+            });
         }
         Err(match verdict {
             Verdict::BadSignature { key_name } => Distrust::BadSignature {
@@ -88,23 +94,39 @@ impl NarInfo {
 
     /// Whether path, name, references and NAR hash agree with the content address.
     fn follows_from(&self, address: &ContentAddress, store_dir: &StoreDir) -> bool {
+        self.is_named_by(address, store_dir)
+            // A wrong one is found before the download.
+            && (!self.is_nar_hash(address) || *address.hash() == Hash::from(self.nar_hash))
+    }
+
+    /// Whether path, name and references follow from the content address.
+    #[must_use]
+    pub fn is_named_by(&self, address: &ContentAddress, store_dir: &StoreDir) -> bool {
         let own = self.references.contains(&self.store_path);
-        let others = self
-            .references
-            .iter()
-            .filter(|&path| *path != self.store_path);
+        let references = self.references.iter();
+        let others = references.filter(|&path| *path != self.store_path);
         let computed = address.store_path(store_dir, self.store_path.name(), others, own);
-        if computed.as_ref() != Ok(&self.store_path) {
-            return false;
-        }
-        // Without self-references the address of a NAR is its plain hash: a wrong one is found before the
-        // download.
-        match address {
+        computed.as_ref() == Ok(&self.store_path)
+    }
+
+    /// Whether contents with this `NarHash` fulfil the content address.
+    #[must_use]
+    pub fn is_proven(&self, address: &ContentAddress) -> bool {
+        self.is_nar_hash(address) && *address.hash() == Hash::from(self.nar_hash)
+    }
+
+    /// Whether the hash of the address is that of the plain NAR: there is no reference to itself to be
+    /// left out.
+    fn is_nar_hash(&self, address: &ContentAddress) -> bool {
+        let is_nar = matches!(
+            address,
             ContentAddress::Fixed {
                 method: IngestionMethod::Nar,
-                hash,
-            } if hash.algo() == HashAlgo::Sha256 && !own => *hash == Hash::from(self.nar_hash),
-            _ => true,
-        }
+                ..
+            }
+        );
+        is_nar
+            && address.hash().algo() == HashAlgo::Sha256
+            && !self.references.contains(&self.store_path)
     }
 }

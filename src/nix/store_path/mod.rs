@@ -22,7 +22,7 @@ pub use content_address::{
     ContentAddress, ContentAddressError, ContentVerifier, ContentVerifyError, IngestionMethod,
 };
 pub use hash_finder::{HashFinder, HashStream};
-pub use self_reference::{HashModulo, TooManySelfReferences};
+pub use self_reference::{HashModulo, ModuloHashes, TooManySelfReferences};
 
 /// Characters of a hash part.
 pub const HASH_PART_LEN: usize = 32;

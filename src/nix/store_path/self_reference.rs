@@ -1,8 +1,9 @@
 //! The hash of a NAR modulo the references to its own path.
 //!
 //! A path that is computed from its content cannot contain its own hash part; Nix therefore hashes the
-//! content with every occurrence blanked, followed by their offsets. Invariant: the result does not depend on
-//! how the stream is cut into blocks.
+//! content with every occurrence blanked, followed by their offsets. Nix 2.17 to 2.34 left the offsets out
+//! (NixOS/nix#15931), so that two contents can share such a hash. Invariant: the result does not depend on how
+//! the stream is cut into blocks.
 
 use thiserror::Error;
 
@@ -19,6 +20,15 @@ const MAX_SELF_REFERENCES: usize = 1 << 22;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the content refers to its own store path more than {MAX_SELF_REFERENCES} times")]
 pub struct TooManySelfReferences;
+
+/// The two hashes of a content modulo its references to itself; without any they are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModuloHashes {
+    /// With the offsets of the references: no two contents share it.
+    pub with_offsets: Hash,
+    /// Without: contents that differ in which references are blanked already share it.
+    pub without_offsets: Hash,
+}
 
 /// A running hash modulo the references to one store path.
 pub struct HashModulo {
@@ -58,19 +68,23 @@ impl HashModulo {
         }
     }
 
-    /// The hash of the whole stream.
+    /// The hashes of the whole stream.
     ///
     /// # Errors
     /// [`TooManySelfReferences`] if there were more than can be recorded.
-    pub fn finish(mut self) -> Result<Hash, TooManySelfReferences> {
+    pub fn finish(mut self) -> Result<ModuloHashes, TooManySelfReferences> {
         if self.overflowed {
             return Err(TooManySelfReferences);
         }
         self.hasher.update(self.stream.rest());
+        let without_offsets = self.hasher.clone().finish();
         for offset in &self.found {
             self.hasher.update(format!("|{offset}").as_bytes());
         }
-        Ok(self.hasher.finish())
+        Ok(ModuloHashes {
+            with_offsets: self.hasher.finish(),
+            without_offsets,
+        })
     }
 }
 
@@ -86,7 +100,7 @@ mod tests {
         for part in parts {
             hasher.update(part);
         }
-        hasher.finish().unwrap()
+        hasher.finish().unwrap().with_offsets
     }
 
     #[test]
@@ -106,6 +120,24 @@ mod tests {
             modulo(&[content.as_bytes()]),
             Hash::of(HashAlgo::Sha256, expected.as_bytes())
         );
+    }
+
+    #[test]
+    fn without_offsets_contents_that_are_blanked_already_share_the_hash() {
+        let hashes = |content: &str| {
+            let mut hasher = HashModulo::new(HashAlgo::Sha256, &OWN.parse().unwrap());
+            hasher.update(content.as_bytes());
+            hasher.finish().unwrap()
+        };
+        let blank = "\0".repeat(HASH_PART_LEN);
+        let (one, other) = (
+            hashes(&format!("{OWN}{blank}")),
+            hashes(&format!("{blank}{OWN}")),
+        );
+        assert_eq!(one.without_offsets, other.without_offsets);
+        assert_ne!(one.with_offsets, other.with_offsets);
+        let none = hashes(&blank);
+        assert_eq!(none.with_offsets, none.without_offsets);
     }
 
     proptest! {

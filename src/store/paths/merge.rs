@@ -9,7 +9,7 @@
 //! - **deriver**: the first that is said stays.
 //! - **signatures**: those for the same path, NarHash, NarSize and references are gathered: none
 //!   goes, none comes twice, new ones come last.
-//! - **CA**: what `add` has computed, else the first that is said.
+//! - **CA**: what `add` has computed, else the first with which the contents were compared.
 //! - **origin**: fetched becomes added when the same contents are added here, and added stays added,
 //!   whatever brings them once more.
 //! - **time of registration**: when contents came for the first time.
@@ -17,7 +17,7 @@
 //! - **contents**: absent, then here; a tree that is complete stays, one whose contents were dropped
 //!   gives way to the one that brings them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::path_info::{Contents, Origin, PathInfo, Registration, RootKind};
 
@@ -35,6 +35,7 @@ fn joined(
     said: &Registration,
     is_taken: bool,
     is_added: bool,
+    was_here: bool,
 ) -> Registration {
     let mut joined = if is_taken { said } else { there }.clone();
     if !is_same_statement(there, said) {
@@ -42,13 +43,13 @@ fn joined(
     }
     joined.deriver = there.deriver.clone().or_else(|| said.deriver.clone());
     let computed = said.ca.filter(|_| is_added);
-    joined.ca = computed.or(there.ca).or(said.ca);
+    // Without contents it was a claim.
+    let compared = there.ca.filter(|_| was_here);
+    joined.ca = computed.or(compared).or(said.ca);
     joined.signatures.clone_from(&there.signatures);
-    for signature in &said.signatures {
-        if !joined.signatures.contains(signature) {
-            joined.signatures.push(signature.clone());
-        }
-    }
+    let there: HashSet<_> = there.signatures.iter().collect();
+    let new = said.signatures.iter().filter(|new| !there.contains(new));
+    joined.signatures.extend(new.cloned());
     joined
 }
 
@@ -66,7 +67,7 @@ impl PathInfo {
             return None;
         }
         Some(Self {
-            registration: joined(&self.registration, said, true, false),
+            registration: joined(&self.registration, said, true, false, false),
             registered: now,
             contents: Contents::Absent(root),
             ..self.clone()
@@ -86,7 +87,7 @@ impl PathInfo {
         let is_taken = !is_complete && self.contents != new.contents;
         let of = if is_taken { new } else { self };
         Some(Self {
-            registration: joined(there, said, is_taken, is_added),
+            registration: joined(there, said, is_taken, is_added, was_here),
             ordinal: self.ordinal,
             registered: if was_here { self } else { new }.registered,
             origin: match is_added {
@@ -194,6 +195,12 @@ mod tests {
         there.registration.ca = Some(address(b"2"));
         let both = there.published_again(&new, true).unwrap();
         assert_eq!(both.registration.ca, Some(address(b"2")));
+        let claimed = PathInfo {
+            contents: Contents::Absent(None),
+            ..there.clone()
+        };
+        let compared = claimed.published_again(&new, false).unwrap();
+        assert_eq!(compared.registration.ca, Some(address(b"1")));
         new.origin = Origin::Added;
         let both = there.published_again(&new, true).unwrap();
         assert_eq!(both.registration.ca, Some(address(b"1")));

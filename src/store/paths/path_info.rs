@@ -33,7 +33,7 @@ pub struct Registration {
     pub deriver: Option<StorePath>,
     /// Signatures as they came, `NAME:BASE64`.
     pub signatures: Vec<String>,
-    /// Its content address, if it has one.
+    /// Its content address, if it has one with which its contents were compared.
     pub ca: Option<ContentAddress>,
 }
 

@@ -1,0 +1,108 @@
+//! Binary caches over HTTP; the only room that uses the HTTP client.
+//!
+//! Status codes mean the same as in Nix: for 403, 404 and 410 a file is absent (S3 answers 403 for
+//! absent keys); 408, 429 and most of 5xx are retried. Proxies are taken from the environment
+//! (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`), SOCKS too; certificates are checked against
+//! the authorities of the system, or those in `NIX_SSL_CERT_FILE` or `SSL_CERT_FILE`; HTTP/2 is used
+//! if the server selects it in ALPN.
+
+mod client;
+mod download;
+mod requests;
+mod target;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::nix::store_path::StorePathHash;
+use crate::substituter::body::Body;
+use crate::substituter::encoding::Encoding;
+use crate::substituter::error::SourceError;
+use crate::substituter::range::Resumption;
+use crate::substituter::source::{
+    Answer, CACHE_INFO, LISTING, NARINFO, Options, Stream, Substituter,
+};
+use crate::substituter::traffic::Traffic;
+use download::Download;
+use requests::{Server, header};
+
+/// Number of buffers between the network and the reader of a body. At some 16 KiB each, a slow
+/// reader throttles the server after half a megabyte.
+const QUEUE_LENGTH: usize = 32;
+pub(super) struct HttpCache(Arc<Server>);
+
+impl HttpCache {
+    pub(super) fn open(url: &str, options: &Options) -> Result<Self, SourceError> {
+        Ok(Self(Arc::new(Server::new(url, options)?)))
+    }
+
+    async fn stream(&self, reference: &str) -> Result<Option<Stream>, SourceError> {
+        let server = &self.0;
+        let request = server.traffic.request();
+        let response = async {
+            let target = server.target(reference)?;
+            let response = server.ask(&target, |r| std::future::ready(Ok(r))).await?;
+            Ok(response.map(|r| (target, r)))
+        };
+        let (target, response) = match response.await {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                request.absent();
+                return Ok(None);
+            }
+            Err(e) => {
+                request.failed(&e);
+                return Err(e);
+            }
+        };
+        let shown = target.shown.clone();
+        let encoding = Encoding::of(header(&response, "content-encoding"), &shown)?;
+        let is_encoded = !encoding.is_identity();
+        let download = Download {
+            source: server.clone(),
+            target,
+            encoding: encoding.clone(),
+            resumption: Resumption::offered(|name| header(&response, name), is_encoded),
+            length: response.content_length(),
+            at: 0,
+        };
+        let (sender, pieces) = mpsc::channel(QUEUE_LENGTH);
+        tokio::spawn(download.run(request, response, sender));
+        let stream = encoding.stream(Box::new(Body::new(pieces)), &shown)?;
+        Ok(Some(stream))
+    }
+}
+
+impl Substituter for HttpCache {
+    fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
+        Box::pin(self.0.text("nix-cache-info", CACHE_INFO))
+    }
+
+    fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
+        Box::pin(async move { self.0.text(&format!("{hash}.narinfo"), NARINFO).await })
+    }
+
+    fn listing_start(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
+        Box::pin(async move { self.0.text(&format!("{hash}.ls"), LISTING).await })
+    }
+
+    fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
+        let url = url.to_owned();
+        Box::pin(async move { self.stream(&url).await })
+    }
+
+    fn list(&self) -> Answer<'_, Vec<StorePathHash>> {
+        let url = self.0.url.clone();
+        Box::pin(std::future::ready(Err(SourceError::NoListing { url })))
+    }
+}
