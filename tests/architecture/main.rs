@@ -6,6 +6,7 @@
 
 mod circles;
 mod counts;
+mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
