@@ -50,8 +50,10 @@ impl State {
             command.env_remove(proxy);
             command.env_remove(proxy.to_uppercase());
         }
-        // Nor passwords of whoever runs the tests.
-        command.env_remove("NETRC").env_remove("HOME");
+        // Nor passwords and authorities of whoever runs the tests.
+        for name in ["NETRC", "HOME", "NIX_SSL_CERT_FILE"] {
+            command.env_remove(name);
+        }
         // Not what this machine is configured to do.
         command.env("NARFS_CONFIG", "/dev/null");
         command.arg("--state").arg(&self.dir);
