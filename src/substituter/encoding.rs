@@ -67,7 +67,11 @@ impl Encoding {
     ) -> Result<Bytes, SourceError> {
         let limit = bound.bytes();
         if self.is_identity() {
-            return Ok(text.slice(..text.len().min(limit)));
+            // More than the bound refuses did not come.
+            return Ok(match bound {
+                Bound::Refuse(_) => text,
+                Bound::Cut(limit) => text.slice(..text.len().min(limit)),
+            });
         }
         let stream = self.stream(Box::new(std::io::Cursor::new(text)), url)?;
         let mut plain = Vec::new();

@@ -77,7 +77,7 @@ const MALFORMED: &[Case] = &[
         "Deriver",
     ),
     ("sig-odd", |t| with(t, "Sig", "nonsense"), "Sig"),
-    ("ca-odd", |t| format!("{t}CA: sha256:x\n"), "CA"),
+    ("ca-odd", |t| format!("{t}CA: text:sha256:x\n"), "CA"),
     ("path-twice", |t| t.repeat(2), "corrupt"),
     (
         "other-dir",
