@@ -37,11 +37,11 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let command = Request::Copy(CopyRequest {
-            sources: self.flags.request(global),
+            sources: self.flags.request(global)?,
             paths: self.paths,
             all: self.all,
             recursive: !self.no_recursive,
-            jobs: global.decided.with(&self.flags.choices).jobs.value,
+            jobs: global.decided.with(&self.flags.choices)?.jobs.value,
         });
         let Report::Copy(report) = global.run(command, true)? else {
             bail!("the daemon sent an unexpected report instead of a copy");

@@ -175,12 +175,7 @@ pub async fn ask_source(url: &str, netrc: Option<&Path>, store_dir: &StoreDir) -
 
 /// `?priority=N` of a URL, which overrides what the source says.
 fn priority_parameter(url: &str) -> Option<u32> {
-    let (_, query) = url.split_once('?')?;
-    query
-        .split('&')
-        .find_map(|p| p.strip_prefix("priority="))?
-        .parse()
-        .ok()
+    substituter::parameter(url, "priority")?.parse().ok()
 }
 
 /// A path that sources are asked for.

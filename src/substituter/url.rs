@@ -58,6 +58,13 @@ pub fn check(url: &str) -> Result<(), SourceError> {
     }
 }
 
+/// The value of a parameter of a URL, as in `?priority=10&optional=1`.
+pub fn parameter<'u>(url: &'u str, name: &str) -> Option<&'u str> {
+    let (_, query) = url.split('#').next()?.split_once('?')?;
+    let mut parameters = query.split('&').filter_map(|p| p.split_once('='));
+    parameters.find(|(n, _)| *n == name).map(|(_, value)| value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,7 +52,7 @@ impl Arguments {
         }
         let command = Request::Apply(ApplyRequest {
             profiles,
-            sources: self.sources.request(global),
+            sources: self.sources.request(global)?,
             prefetch: self.prefetch,
             dry_run: self.dry_run,
         });

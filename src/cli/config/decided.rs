@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use super::file::ConfigFile;
+use super::nix_conf::NixConf;
 use super::origin::{Origin, Setting};
 use super::table::{Choices, Settings};
 use super::value::absolute;
@@ -100,16 +101,65 @@ impl Decided {
             Reading::AsFarAsItGoes => read_as_far_as_it_goes(path),
         };
         let settings = Settings::decide(&[&flags, &environment, &file.choices]);
-        Ok(Self {
+        let mut decided = Self {
             flags,
             environment,
             file,
             settings,
-        })
+        };
+        // Other commands have no use for sources.
+        if reading == Reading::Whole {
+            decided.settings = decided.with(&Choices::default())?;
+        }
+        Ok(decided)
     }
 
     /// What is in force with a command's own flags.
-    pub(in crate::cli) fn with(&self, own: &Choices) -> Settings {
-        Settings::decide(&[own, &self.flags, &self.environment, &self.file.choices])
+    ///
+    /// # Errors
+    /// A `nix.conf` that counts is not there, or wrong.
+    pub(in crate::cli) fn with(&self, own: &Choices) -> anyhow::Result<Settings> {
+        let nix_conf = self.nix_conf(own)?.choices;
+        Ok(Settings::decide(&[
+            own,
+            &self.flags,
+            &self.environment,
+            &self.file.choices,
+            &nix_conf,
+        ]))
+    }
+
+    /// The `nix.conf` that counts with a command's own flags.
+    fn nix_conf(&self, own: &Choices) -> anyhow::Result<NixConf> {
+        let said = [own, &self.flags, &self.environment, &self.file.choices];
+        let named = Settings::first(&said).from_nix_conf;
+        let read = named.value.read(|name| std::env::var_os(name));
+        read.with_context(|| format!("from-nix-conf ({})", named.origin))
+    }
+
+    /// Says what of the `nix.conf` that counts is left out.
+    pub(in crate::cli) fn warn_left_out(&self, own: &Choices) -> anyhow::Result<()> {
+        for what in self.nix_conf(own)?.left_out {
+            eprintln!("narfs: warning: {what}");
+        }
+        Ok(())
+    }
+
+    /// A command's own flags and, where they name a `nix.conf`, what that adds.
+    pub(in crate::cli) fn with_own_nix_conf(&self, own: &Choices) -> anyhow::Result<Choices> {
+        let mut chosen = own.clone();
+        if own.from_nix_conf.is_some() {
+            let added = self.nix_conf(own)?.choices;
+            let keys = [&added.trusted_public_keys, &own.trusted_public_keys];
+            let keys = keys.into_iter().flatten().cloned();
+            chosen.trusted_public_keys = keys.reduce(|first, second| Setting {
+                value: [first.value, second.value].concat(),
+                origin: second.origin,
+            });
+            chosen.from = chosen.from.or(added.from);
+            chosen.require_sigs = chosen.require_sigs.or(added.require_sigs);
+            chosen.netrc_file = chosen.netrc_file.or(added.netrc_file);
+        }
+        Ok(chosen)
     }
 }

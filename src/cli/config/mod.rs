@@ -9,6 +9,7 @@ mod example;
 mod file;
 mod flags;
 mod mount_options;
+mod nix_conf;
 mod origin;
 mod settings;
 mod shown;

@@ -14,6 +14,7 @@ use clap::parser::ValueSource;
 use super::description::{
     COPYING, Description, EVERY, Entry, FETCHING, LISTING, Place, SERVING, switch, valued,
 };
+use super::nix_conf::FromNixConf;
 use super::origin::{Origin, Setting};
 use super::shown::Shown;
 use super::toml_value::{Value, Wrong, bare, bare_or_text, list, text};
@@ -231,6 +232,18 @@ settings! {
     text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"),
     |text: &OsStr| value::absolute(text).map(Some),
     |path| Shown::or_none(path.as_ref());
+
+    /// Take sources, trusted keys, require-sigs and netrc-file from nix.conf: true for the files that Nix
+    /// reads (/etc/nix/nix.conf, those of the user, NIX_CONFIG), a FILE for that one alone. Sources that
+    /// are chosen otherwise replace those of nix.conf; keys add up.
+    Top from_nix_conf: FromNixConf = FromNixConf::No;
+    "from-nix-conf", valued("FILE").flag(FETCHING, "from-nix-conf").environment("NARFS_FROM_NIX_CONF")
+        .optional().option_of_mount();
+    bare_or_text(value::nix_conf), utf8(value::nix_conf_anywhere), |from| match from {
+        FromNixConf::No => Shown::YesNo(false),
+        FromNixConf::Usual => Shown::YesNo(true),
+        FromNixConf::File(file) => Shown::text(file),
+    };
 
     /// NARs that `narfs copy` unpacks in parallel; 0 for one per core.
     Top jobs: usize = 0;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::decided::config_path;
 use super::example::example;
 use super::file::{ConfigFile, Mistake, parse};
+use super::nix_conf::FromNixConf;
 use super::settings::MountSettings;
 use super::table::names;
 use super::*;
@@ -43,7 +44,7 @@ fn full() -> String {
     format!(
         "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\n\
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
-         require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n\
+         require-sigs = false\nnetrc-file = \"/n\"\nfrom-nix-conf = \"/nix.conf\"\njobs = 3\n\
          listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\n[mount]\n\
          lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\n\
          budget = \"20G\"\nwritable-profiles = true\nfile-handles = true\n"
@@ -61,16 +62,17 @@ fn every_option_is_read_with_its_line() {
         trusted_public_keys: in_file(vec![KEY.into()], 5),
         require_sigs: in_file(false, 6),
         netrc_file: in_file(Some("/n".into()), 7),
-        jobs: in_file(3, 8),
-        listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 9),
-        volume_plugin: in_file(Some("/v".into()), 10),
-        lookup_timeout: in_file(seconds(1), 12),
-        contents_timeout: in_file(seconds(2), 13),
-        absent_ttl: in_file(seconds(3), 14),
-        prefetch: in_file(PrefetchPolicy::Closure, 15),
-        budget: in_file(Some(Size(20 << 30)), 16),
-        writable_profiles: in_file(true, 17),
-        file_handles: in_file(true, 18),
+        from_nix_conf: in_file(FromNixConf::File("/nix.conf".into()), 8),
+        jobs: in_file(3, 9),
+        listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 10),
+        volume_plugin: in_file(Some("/v".into()), 11),
+        lookup_timeout: in_file(seconds(1), 13),
+        contents_timeout: in_file(seconds(2), 14),
+        absent_ttl: in_file(seconds(3), 15),
+        prefetch: in_file(PrefetchPolicy::Closure, 16),
+        budget: in_file(Some(Size(20 << 30)), 17),
+        writable_profiles: in_file(true, 18),
+        file_handles: in_file(true, 19),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -100,6 +102,10 @@ fn values_may_be_written_in_more_than_one_way() {
         choices("volume-plugin = \"none\"").volume_plugin,
         in_file(None, 1)
     );
+    for (text, from) in [("true", FromNixConf::Usual), ("false", FromNixConf::No)] {
+        let file = choices(&format!("from-nix-conf = {text}"));
+        assert_eq!(file.from_nix_conf, in_file(from, 1));
+    }
     let windows = "# x\r\n\r\n[mount]\r\nprefetch = 'none'\r\n";
     assert_eq!(choices(windows).prefetch, in_file(PrefetchPolicy::None, 4));
 }
@@ -288,6 +294,7 @@ fn flags() -> Choices {
         trusted_public_keys: Some(Setting::flag(vec!["flag".into()])),
         require_sigs: Some(Setting::flag(false)),
         netrc_file: Some(Setting::flag(Some("/f/netrc".into()))),
+        from_nix_conf: Some(Setting::flag(FromNixConf::File("/f/nix.conf".into()))),
         jobs: Some(Setting::flag(9)),
         listen: Some(Setting::flag("[::1]:9999".parse().ok())),
         volume_plugin: Some(Setting::flag(Some("/f/v.sock".into()))),

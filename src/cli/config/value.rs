@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::nix_conf::FromNixConf;
 use crate::cli::size::Size;
 use crate::fetch::PrefetchPolicy;
 use crate::http::{Address, AddressError};
@@ -82,6 +83,23 @@ pub(super) fn path_or_none(text: &str) -> Result<Option<PathBuf>, String> {
             "{text:?} is no absolute path; write /DIRECTORY/FILE or none"
         )),
     }
+}
+
+/// Whether `nix.conf` is read, or which one.
+pub(super) fn nix_conf(text: &str) -> Result<FromNixConf, String> {
+    match text {
+        "true" => Ok(FromNixConf::Usual),
+        "false" => Ok(FromNixConf::No),
+        _ if Path::new(text).is_absolute() => Ok(FromNixConf::File(text.into())),
+        _ => Err(format!(
+            "{text:?} is neither true nor false nor an absolute path; write true or \"/DIRECTORY/nix.conf\""
+        )),
+    }
+}
+
+/// Likewise, as the command line or the environment says it: a path may be relative.
+pub(super) fn nix_conf_anywhere(text: &str) -> Result<FromNixConf, String> {
+    nix_conf(text).or_else(|_| absolute(OsStr::new(text)).map(FromNixConf::File))
 }
 
 pub(super) fn listen(text: &str) -> Result<Option<Address>, String> {
