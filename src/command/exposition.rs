@@ -174,7 +174,8 @@ impl FiguresReport {
         out.family(name, "gauge", help);
         for s in sources.iter().filter(|s| s.state != SourceState::NotAsked) {
             let up = u8::from(s.state == SourceState::Answers);
-            out.sample("", &[("source", &s.url)], up);
+            let optional = if s.optional { "true" } else { "false" };
+            out.sample("", &[("source", &s.url), ("optional", optional)], up);
         }
         let name = "narfs_source_requests_total";
         let help = "Finished requests: the source had the file (hit), did not have it (miss), failed \

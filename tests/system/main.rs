@@ -43,6 +43,7 @@ mod observed;
 mod on_demand;
 mod on_demand_ends;
 mod on_demand_faults;
+mod optional_sources;
 mod profile_kills;
 mod profile_links;
 mod profile_roots;

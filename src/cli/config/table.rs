@@ -206,8 +206,9 @@ settings! {
     "memory", valued("MIB").flag(EVERY, "memory").environment("NARFS_MEMORY");
     bare(value::memory), utf8(value::memory), |memory| Shown::Number((*memory).into());
 
-    /// Binary caches, as file:///DIRECTORY, http://… or https://…, used by their priority. An empty list
-    /// uses none: a mount shows only what the state has.
+    /// Binary caches, as file:///DIRECTORY, http://… or https://…, used by their priority. One whose URL
+    /// ends with ?optional=1 may be out of reach: what only it has is absent then, and no error. An empty
+    /// list uses none: a mount shows only what the state has.
     Top from: Vec<String> = vec![CACHE_NIXOS_ORG.to_owned()];
     "from", valued("URL").flag(FETCHING, "from");
     list(value::source, "write [\"https://cache.nixos.org\"], or [] for no source"), utf8(value::one),
