@@ -239,6 +239,9 @@ impl FiguresReport {
         out.counter("narfs_evicted_paths_total", help, self.evicted_paths);
         let help = "Stored bytes freed by eviction.";
         out.counter("narfs_evicted_bytes_total", help, self.evicted_bytes);
+        let help =
+            "Chunks found damaged or missing since the daemon started, and not replaced since.";
+        out.gauge("narfs_damaged_chunks", help, self.damaged_chunks);
         let help = "Free bytes on the file system of the state.";
         out.gauge_of("narfs_disk_free_bytes", help, self.disk_free_bytes);
         let c = &self.caches;

@@ -36,6 +36,7 @@ mod in_use;
 mod kernel_cache;
 mod lifecycle;
 mod limits;
+mod monitoring;
 mod mount_helper;
 mod mount_points;
 mod numbers;
