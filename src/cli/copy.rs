@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::config::{COPYING, FETCHING, Flags};
 use super::global::Global;
+use super::log;
 use super::outcome::Outcome;
 use super::output::show_failures;
 use super::output::{bytes, print_json, println};
@@ -52,12 +53,12 @@ impl Arguments {
             println(&summary(&report))?;
         }
         if report.dropped > 0 {
-            eprintln!(
-                "narfs: warning: contents of {} paths were dropped meanwhile to stay within the \
+            log::warn(&format!(
+                "contents of {} paths were dropped meanwhile to stay within the \
                  budget; they are fetched again when something reads them. Mount with a larger one \
                  (-o budget=SIZE), or pin what should stay",
                 report.dropped
-            );
+            ));
         }
         Ok(show_failures(&report.failures))
     }

@@ -2,6 +2,7 @@
 
 use super::config::{FETCHING, Flags, Origin, Settings};
 use super::global::Global;
+use super::log;
 use crate::command::SourceRequest;
 use crate::substituter::redacted;
 
@@ -61,9 +62,9 @@ pub(super) fn warn_unsigned(settings: &Settings) {
         _ => "--no-require-sigs".to_owned(),
     };
     let from: Vec<_> = settings.from.value.iter().map(|u| redacted(u)).collect();
-    eprintln!(
-        "narfs: warning: {said}: paths are taken without signatures; whoever controls {} decides \
+    log::warn(&format!(
+        "{said}: paths are taken without signatures; whoever controls {} decides \
          what is in them",
         from.join(", ")
-    );
+    ));
 }

@@ -13,6 +13,7 @@ use super::origin::{Origin, Setting};
 use super::shown::Shown;
 use super::table::{Choices, Settings};
 use crate::cli::global::Global;
+use crate::cli::log;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::{print_json, println};
 
@@ -95,7 +96,7 @@ impl Arguments {
 fn check(file: &ConfigFile) -> anyhow::Result<Outcome> {
     let path = file.path.value.display();
     for mistake in &file.mistakes {
-        eprintln!("narfs: {mistake}");
+        log::error(&mistake.to_string());
     }
     if !file.mistakes.is_empty() {
         return Ok(Outcome::Failed);

@@ -10,6 +10,7 @@ use super::nix_conf::NixConf;
 use super::origin::{Origin, Setting};
 use super::table::{Choices, Settings};
 use super::value::absolute;
+use crate::cli::log::{self, LogFormat};
 use crate::cli::outcome::Usage;
 use crate::command::chain;
 
@@ -51,7 +52,9 @@ pub(in crate::cli) enum Reading {
 
 fn read_as_far_as_it_goes(path: Setting<PathBuf>) -> ConfigFile {
     let warn = |what: &str| {
-        eprintln!("narfs: warning: {what}; what is wrong in the configuration does not count here");
+        log::warn(&format!(
+            "{what}; what is wrong in the configuration does not count here"
+        ));
     };
     match ConfigFile::read(path.clone()) {
         Ok(file) => {
@@ -66,6 +69,17 @@ fn read_as_far_as_it_goes(path: Setting<PathBuf>) -> ConfigFile {
             ConfigFile::unread(path)
         }
     }
+}
+
+/// The format of the log, before anything can be logged. What is wrong with the settings is said later.
+pub(in crate::cli) fn log_format(config: Option<&Path>, flags: &Choices) -> LogFormat {
+    let get = |name: &str| std::env::var_os(name);
+    let environment = Choices::of_environment(get).unwrap_or_default();
+    let file = config_path(config, get).and_then(ConfigFile::read);
+    let file = file.map(|file| file.choices).unwrap_or_default();
+    Settings::first(&[flags, &environment, &file])
+        .log_format
+        .value
 }
 
 /// All that is said outside of the commands' own flags, and what is in force with it.
@@ -140,7 +154,7 @@ impl Decided {
     /// Says what of the `nix.conf` that counts is left out.
     pub(in crate::cli) fn warn_left_out(&self, own: &Choices) -> anyhow::Result<()> {
         for what in self.nix_conf(own)?.left_out {
-            eprintln!("narfs: warning: {what}");
+            log::warn(&what);
         }
         Ok(())
     }

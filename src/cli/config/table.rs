@@ -19,6 +19,7 @@ use super::origin::{Origin, Setting};
 use super::shown::Shown;
 use super::toml_value::{Value, Wrong, bare, bare_or_text, list, text};
 use super::value::{self, utf8};
+use crate::cli::log::LogFormat;
 use crate::cli::size::Size;
 use crate::fetch::{CACHE_NIXOS_ORG, Deadlines, PrefetchPolicy};
 use crate::http::Address;
@@ -205,6 +206,12 @@ settings! {
     Top memory: u32 = MEMORY;
     "memory", valued("MIB").flag(EVERY, "memory").environment("NARFS_MEMORY");
     bare(value::memory), utf8(value::memory), |memory| Shown::Number((*memory).into());
+
+    /// Format of the log, warnings and errors on stderr: text, or json, one object a line.
+    Top log_format: LogFormat = LogFormat::Text;
+    "log-format", valued("text|json").flag(EVERY, "log-format").environment("NARFS_LOG_FORMAT");
+    text(value::log_format, "write \"text\" or \"json\""), utf8(value::log_format),
+    |format| Shown::text(format.name());
 
     /// Binary caches, as file:///DIRECTORY, http://… or https://…, used by their priority. One whose URL
     /// ends with ?optional=1 may be out of reach: what only it has is absent then, and no error. An empty

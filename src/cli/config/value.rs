@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::nix_conf::FromNixConf;
+use crate::cli::log::LogFormat;
 use crate::cli::size::Size;
 use crate::fetch::PrefetchPolicy;
 use crate::http::{Address, AddressError};
@@ -143,6 +144,12 @@ pub(super) fn jobs(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| {
         format!("{text:?} is no number of jobs; give 1 or more, or 0 for one each core")
     })
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    let formats = [LogFormat::Text, LogFormat::Json];
+    let found = formats.into_iter().find(|f| f.name() == text);
+    found.ok_or_else(|| format!("{text:?} is no format of the log; write text or json"))
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
