@@ -17,6 +17,15 @@ pub enum MountError {
     NotADirectory(PathBuf),
     /// There is something in it.
     NotEmpty(PathBuf),
+    /// A store of Nix or Guix is there.
+    NixStore {
+        /// The mount point.
+        at: PathBuf,
+        /// What says so.
+        evidence: PathBuf,
+        /// Whether it is a mount of its own.
+        is_mounted: bool,
+    },
     /// Something is mounted there.
     Busy {
         /// The mount point.
@@ -97,12 +106,36 @@ impl fmt::Display for MountError {
                  directory, or give -o nonempty",
                 at.display()
             ),
-            Self::Busy { at, kind, source } => write!(
-                f,
-                "something is mounted at {} already ({kind} from {source}); unmount it first, or \
-                 choose another directory",
-                at.display()
-            ),
+            Self::NixStore {
+                at,
+                evidence,
+                is_mounted,
+            } => {
+                write!(
+                    f,
+                    "{} has a store of its own ({}), which would be hidden, with all programs in it. Mount \
+                     at another directory, such as /mnt/narfs, and show that as {0} to the programs that \
+                     need it: in a container, or with `unshare --mount` and `mount --bind /mnt/narfs {0}`",
+                    at.display(),
+                    evidence.display()
+                )?;
+                match is_mounted {
+                    true => write!(f, ". To use narfs instead of that store, unmount it first"),
+                    false => write!(f, ". To hide that store all the same, give -o nonempty"),
+                }
+            }
+            Self::Busy { at, kind, source } => {
+                let program = match *kind == crate::TYPE {
+                    true => format!(" with `narfs umount {}`", at.display()),
+                    false => String::new(),
+                };
+                write!(
+                    f,
+                    "something is mounted at {} already ({kind} from {source}); unmount it{program} \
+                     first, or choose another directory",
+                    at.display()
+                )
+            }
             Self::NotMounted(at) => write!(f, "no narfs is mounted at {}", at.display()),
             Self::OnlyStore { state, at } => write!(
                 f,

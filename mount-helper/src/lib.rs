@@ -16,7 +16,8 @@ pub use superblock::{DetachedMount, NOSYMFOLLOW, NewSuperblock, Superblock, moun
 
 /// Options of `mount -o` that a daemon takes when it starts, each with what stands for its value. The table
 /// of settings of narfs says what they are; mount.narfs passes them on.
-pub const DAEMON_OPTIONS: [&str; 6] = [
+pub const DAEMON_OPTIONS: [&str; 7] = [
+    "from-nix-conf[=FILE]",
     "lookup-timeout=SECONDS",
     "contents-timeout=SECONDS",
     "absent-ttl=SECONDS",

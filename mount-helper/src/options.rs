@@ -306,7 +306,7 @@ fn take(request: &mut Request, option: &str, sloppy: bool) -> Result<(), Failure
             return Ok(());
         }
         ("offline", None) => "--offline".to_owned(),
-        (name, None) if DAEMON_OPTIONS.contains(&name) => format!("--options={name}"),
+        (name, None) if may_lack_value(name) => format!("--options={name}"),
         (name, _) if is_daemon_option(name) => {
             let value = value.filter(|v| !v.is_empty()).ok_or_else(needs)?;
             format!("--options={name}={value}")
@@ -321,7 +321,16 @@ fn take(request: &mut Request, option: &str, sloppy: bool) -> Result<(), Failure
 /// Whether the option of this name goes to the daemon that is started as it is.
 fn is_daemon_option(name: &str) -> bool {
     let mut options = DAEMON_OPTIONS.iter();
-    options.any(|option| option.split('=').next() == Some(name))
+    options.any(|option| option.split(['=', '[']).next() == Some(name))
+}
+
+/// Whether it may do so without a value.
+fn may_lack_value(name: &str) -> bool {
+    let mut options = DAEMON_OPTIONS.iter();
+    options.any(|option| {
+        let rest = option.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+    })
 }
 
 /// Takes an option that does not concern what is fetched.

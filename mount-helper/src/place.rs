@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
@@ -19,6 +20,9 @@ use crate::{PROFILES_TYPE, TYPE};
 
 /// The type of what systemd mounts at a mount point that is to be mounted on demand.
 const AUTOMOUNT: &str = "autofs";
+
+/// Entries of a directory that are looked at for store paths.
+const ENTRIES: usize = 100;
 
 /// A directory that exists.
 #[derive(Debug)]
@@ -48,7 +52,14 @@ impl Place {
         let place = Self::open(at)?;
         let Some(mounted) = place.mounted()? else {
             if !nonempty && !place.is_empty()? {
-                return Err(MountError::NotEmpty(at.to_owned()));
+                return Err(match place.nix_store() {
+                    Some(evidence) => MountError::NixStore {
+                        at: at.to_owned(),
+                        evidence,
+                        is_mounted: false,
+                    },
+                    None => MountError::NotEmpty(at.to_owned()),
+                });
             }
             return Ok(Checked::Free(place));
         };
@@ -58,6 +69,15 @@ impl Place {
         }
         if !mounted.is_of(alive) && mounted.is_narfs() && place.has_no_daemon() {
             return Ok(Checked::Dead(place));
+        }
+        if mounted.is_on_disk()
+            && let Some(evidence) = place.nix_store()
+        {
+            return Err(MountError::NixStore {
+                at: at.to_owned(),
+                evidence,
+                is_mounted: true,
+            });
         }
         Err(MountError::Busy {
             at: at.to_owned(),
@@ -142,11 +162,37 @@ impl Place {
         probe::fstatfs(&self.directory).is_some_and(says_no_daemon)
     }
 
+    /// What says that a store of Nix or Guix is here: the database of this directory or, if it is the store
+    /// directory itself, of the one above; or a store path.
+    pub fn nix_store(&self) -> Option<PathBuf> {
+        let databases = [
+            "var/nix/db",
+            "../var/nix/db",
+            "var/guix/db",
+            "../var/guix/db",
+        ];
+        let databases = databases.map(|database| self.path.join(database).join("db.sqlite"));
+        let paths = [self.path.join("store"), self.path.clone()].into_iter();
+        let mut paths = paths.filter_map(|store| {
+            let entries = fs::read_dir(store).ok()?.take(ENTRIES).flatten();
+            let mut paths = entries.filter(|e| is_store_path(e.file_name().as_bytes()));
+            paths.next().map(|entry| entry.path())
+        });
+        let mut found = databases.into_iter().filter(|file| file.exists());
+        found.next().or_else(|| paths.next())
+    }
+
     fn is_empty(&self) -> Result<bool, MountError> {
         let entries = fs::read_dir(by_descriptor(&self.directory));
         let mut entries = entries.map_err(|e| MountError::call("look into", &self.path, e))?;
         Ok(entries.next().is_none())
     }
+}
+
+/// Whether a name is that of a store path: 32 characters of a hash, and a name.
+fn is_store_path(name: &[u8]) -> bool {
+    let is_hash = |c: &u8| c.is_ascii_digit() || c.is_ascii_lowercase();
+    name.len() > 33 && name[32] == b'-' && name[..32].iter().all(is_hash)
 }
 
 /// Whether the outcome of statfs says that the daemon is gone.
@@ -158,6 +204,12 @@ impl Mounted<'_> {
     /// Whether it is a mount of narfs, or one of writable profiles.
     pub fn is_narfs(&self) -> bool {
         [TYPE, PROFILES_TYPE].contains(&&*self.kind)
+    }
+
+    /// Whether looking into it waits for no other process or machine.
+    fn is_on_disk(&self) -> bool {
+        let remote = ["fuse", "nfs", "cifs", "smb", "9p", "ceph", "afs", AUTOMOUNT];
+        !remote.iter().any(|kind| self.kind.starts_with(kind))
     }
 
     /// Whether it is one whose daemon is gone.
@@ -206,5 +258,31 @@ mod tests {
         }
         let nonempty = Place::check(Path::new("/etc"), true, None).unwrap();
         assert!(matches!(nonempty, Checked::Free(_)));
+    }
+    #[test]
+    fn a_store_of_nix_is_told_from_other_directories() {
+        let root = std::env::temp_dir().join(format!("narfs-place-{}", std::process::id()));
+        let found = |at: &Path| Place::open(at).unwrap().nix_store();
+        let hash = "0c6kzph7l0dcbfmjap64f0czdafn3b7x";
+        fs::create_dir_all(root.join("plain/store/.links")).unwrap();
+        fs::create_dir_all(root.join("paths/store").join(format!("{hash}-hello"))).unwrap();
+        fs::create_dir_all(root.join("nix/var/nix/db")).unwrap();
+        fs::create_dir_all(root.join("nix/store")).unwrap();
+        fs::write(root.join("nix/var/nix/db/db.sqlite"), "").unwrap();
+        assert_eq!(found(&root.join("plain")), None);
+        let path = root.join("paths/store").join(format!("{hash}-hello"));
+        assert_eq!(found(&root.join("paths")), Some(path.clone()));
+        assert_eq!(found(&root.join("paths/store")), Some(path));
+        assert!(found(&root.join("nix")).is_some() && found(&root.join("nix/store")).is_some());
+        let said = Place::check(&root.join("nix"), false, None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.contains("has a store of its own") && said.contains("-o nonempty"),
+            "{said}"
+        );
+        let nonempty = Place::check(&root.join("nix"), true, None).unwrap();
+        assert!(matches!(nonempty, Checked::Free(_)));
+        fs::remove_dir_all(&root).unwrap();
     }
 }

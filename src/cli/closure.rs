@@ -60,7 +60,7 @@ impl Arguments {
             name,
             paths: self.paths,
             profiles: self.profiles,
-            sources: self.sources.request(global),
+            sources: self.sources.request(global)?,
         };
         let views = views(global, request, true)?;
         match views.first() {

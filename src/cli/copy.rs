@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::config::{COPYING, FETCHING, Flags};
 use super::global::Global;
+use super::log;
 use super::outcome::Outcome;
 use super::output::show_failures;
 use super::output::{bytes, print_json, println};
@@ -37,11 +38,11 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let command = Request::Copy(CopyRequest {
-            sources: self.flags.request(global),
+            sources: self.flags.request(global)?,
             paths: self.paths,
             all: self.all,
             recursive: !self.no_recursive,
-            jobs: global.decided.with(&self.flags.choices).jobs.value,
+            jobs: global.decided.with(&self.flags.choices)?.jobs.value,
         });
         let Report::Copy(report) = global.run(command, true)? else {
             bail!("the daemon sent an unexpected report instead of a copy");
@@ -52,12 +53,12 @@ impl Arguments {
             println(&summary(&report))?;
         }
         if report.dropped > 0 {
-            eprintln!(
-                "narfs: warning: contents of {} paths were dropped meanwhile to stay within the \
+            log::warn(&format!(
+                "contents of {} paths were dropped meanwhile to stay within the \
                  budget; they are fetched again when something reads them. Mount with a larger one \
                  (-o budget=SIZE), or pin what should stay",
                 report.dropped
-            );
+            ));
         }
         Ok(show_failures(&report.failures))
     }

@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::global::Global;
+use super::log;
 use super::outcome::Outcome;
 use super::output::{bytes, print_json, println};
 use super::size::Size;
@@ -37,12 +38,12 @@ impl Arguments {
             println(&summary(&report))?;
         }
         if report.stored_bytes > to {
-            eprintln!(
-                "narfs: {} are stored, more than {}: the rest is pinned, in use, metadata, or was \
+            log::error(&format!(
+                "{} are stored, more than {}: the rest is pinned, in use, metadata, or was \
                  added here",
                 bytes(report.stored_bytes),
                 bytes(to)
-            );
+            ));
             return Ok(Outcome::Failed);
         }
         Ok(Outcome::Good)

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::config::{Decided, EVERY, Flags, Reading};
+use super::config::{self, Decided, EVERY, Flags, Reading};
+use super::log::LogFormat;
 use crate::store::StoreOptions;
 
 /// Options of all commands.
@@ -18,6 +19,13 @@ pub(super) struct GlobalFlags {
     /// Log more (twice for all); NARFS_LOG takes a filter such as narfs::fetch=debug
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
+}
+
+impl GlobalFlags {
+    /// The format of the log, as far as the settings can be read.
+    pub(super) fn log_format(&self) -> LogFormat {
+        config::log_format(self.config.as_deref(), &self.settings.choices)
+    }
 }
 
 /// Context of all commands.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::config::Choices;
 use super::global::{Global, GlobalFlags};
+use super::log::LogFormat;
 use super::outcome::Outcome;
 use crate::daemon::ServeRequest;
 use crate::substituter::redacted;
@@ -42,6 +43,8 @@ fn global_flags(global: &Global) -> Vec<OsString> {
         state: Some(settings.state.clone()),
         store_dir: Some(settings.store_dir.clone()),
         memory: Some(settings.memory.clone()),
+        // A default that is given would keep an older narfs from taking over.
+        log_format: Some(settings.log_format.clone()).filter(|f| f.value != LogFormat::Text),
         ..Choices::default()
     };
     for (flag, argument) in choices.flags() {

@@ -125,13 +125,13 @@ pub fn run() -> ExitCode {
         groups::grouped(Cli::command()).get_matches();
         e.exit()
     });
-    log::start(cli.global.verbose);
+    log::start(cli.global.verbose, cli.global.log_format());
     match execute(cli) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Err(e) if is_closed_pipe(&e) => ExitCode::FAILURE,
         Err(e) => {
-            eprintln!("narfs: {}", chain(e.as_ref()));
+            log::error(&chain(e.as_ref()));
             if e.is::<Usage>() {
                 ExitCode::from(USAGE)
             } else {

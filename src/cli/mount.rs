@@ -9,6 +9,7 @@ use clap::Args;
 use super::config::{self, Origin, Settings};
 use super::global::Global;
 use super::keeper;
+use super::log;
 use super::outcome::{Outcome, Usage};
 use super::serving::{self, Serving};
 use crate::command::{Request, StatusReport};
@@ -110,14 +111,14 @@ impl Arguments {
         let ignored = self.serving.given();
         global.run(Request::Mount(request), false)?;
         if !ignored.is_empty() {
-            eprintln!(
-                "narfs: warning: process {} serves the state {} already, and continues as it \
+            log::warn(&format!(
+                "process {} serves the state {} already, and continues as it \
                  was started; these options have no effect: {}; to use them, unmount it everywhere \
                  first",
                 status.pid,
                 state.display(),
                 ignored.join(", ")
-            );
+            ));
         }
         Ok(())
     }

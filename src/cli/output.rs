@@ -1,5 +1,6 @@
 //! Formatted output of commands.
 
+use super::log;
 use super::outcome::Outcome;
 use crate::command::Failure;
 
@@ -22,7 +23,7 @@ pub(super) fn bytes(n: u64) -> String {
 /// Prints each failed path to stderr.
 pub(super) fn show_failures(failures: &[Failure]) -> Outcome {
     for f in failures {
-        eprintln!("narfs: {}: {}", f.path, f.error);
+        log::error(&format!("{}: {}", f.path, f.error));
     }
     if failures.is_empty() {
         Outcome::Good

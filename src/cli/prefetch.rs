@@ -72,7 +72,7 @@ impl PrefetchOptions {
             return Err(Usage::error(format!("give store paths{what}")));
         }
         let command = Request::Prefetch(PrefetchRequest {
-            sources: self.sources.request(global),
+            sources: self.sources.request(global)?,
             paths,
             trace,
             recursive: !self.no_recursive,

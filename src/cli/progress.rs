@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::log;
 use super::output::bytes;
 use super::status;
 use crate::command::Output;
@@ -18,7 +19,11 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let target = match log::is_json() {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr(),
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
         let style = ProgressStyle::with_template(
             "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {msg}",
         );
@@ -53,9 +58,9 @@ impl Output for Terminal {
 }
 
 /// Shows the fetches of a mount in the foreground, one line per path; `None` if stderr is not a
-/// terminal.
+/// terminal, or has the log as JSON.
 pub(super) fn show_fetches() -> Option<Show> {
-    if !io::IsTerminal::is_terminal(&io::stderr()) {
+    if log::is_json() || !io::IsTerminal::is_terminal(&io::stderr()) {
         return None;
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());

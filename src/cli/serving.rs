@@ -46,7 +46,9 @@ impl Serving {
 
     /// The settings with these flags.
     pub(super) fn settings(&self, global: &Global) -> anyhow::Result<Settings> {
-        Ok(global.decided.with(&self.choices()?))
+        let own = self.choices()?;
+        global.decided.warn_left_out(&own)?;
+        global.decided.with(&own)
     }
 
     fn choices(&self) -> anyhow::Result<Choices> {

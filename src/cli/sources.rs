@@ -2,6 +2,7 @@
 
 use super::config::{FETCHING, Flags, Origin, Settings};
 use super::global::Global;
+use super::log;
 use crate::command::SourceRequest;
 use crate::substituter::redacted;
 
@@ -11,17 +12,22 @@ pub(super) type Sources = Flags<FETCHING>;
 impl<const TAKERS: u8> Flags<TAKERS> {
     /// What these flags say of sources. What they leave open is as the daemon has it that owns the state,
     /// or else as configured. That signatures are not asked for is said loudly.
-    pub(super) fn request(&self, global: &Global) -> SourceRequest {
-        warn_unsigned(&global.decided.with(&self.choices));
-        let chosen = self.choices.clone();
+    ///
+    /// # Errors
+    /// A `nix.conf` that counts is not there, or wrong.
+    pub(super) fn request(&self, global: &Global) -> anyhow::Result<SourceRequest> {
+        let decided = &global.decided;
+        warn_unsigned(&decided.with(&self.choices)?);
+        decided.warn_left_out(&self.choices)?;
+        let chosen = decided.with_own_nix_conf(&self.choices)?;
         let keys = chosen.trusted_public_keys;
-        SourceRequest {
+        Ok(SourceRequest {
             from: chosen.from.map(|from| from.value).unwrap_or_default(),
             trusted_public_keys: keys.map(|keys| keys.value).unwrap_or_default(),
-            no_require_signatures: chosen.require_sigs.is_some(),
+            no_require_signatures: chosen.require_sigs.is_some_and(|required| !required.value),
             netrc: chosen.netrc_file.and_then(|file| file.value),
             without: None,
-        }
+        })
     }
 }
 
@@ -38,6 +44,7 @@ pub(super) fn in_force(settings: &Settings) -> SourceRequest {
             .is_empty()
             .then(|| match &settings.from.origin {
                 origin @ Origin::File { .. } => format!("{origin}: from = []"),
+                origin @ Origin::NixConf(_) => format!("{origin}: no substituter there is of use"),
                 _ => "the mount is --offline".to_owned(),
             }),
     }
@@ -49,13 +56,15 @@ pub(super) fn warn_unsigned(settings: &Settings) {
         return;
     }
     let said = match &settings.require_sigs.origin {
-        origin @ Origin::File { .. } => format!("{origin}: require-sigs = false"),
+        origin @ (Origin::File { .. } | Origin::NixConf(_)) => {
+            format!("{origin}: require-sigs = false")
+        }
         _ => "--no-require-sigs".to_owned(),
     };
     let from: Vec<_> = settings.from.value.iter().map(|u| redacted(u)).collect();
-    eprintln!(
-        "narfs: warning: {said}: paths are taken without signatures; whoever controls {} decides \
+    log::warn(&format!(
+        "{said}: paths are taken without signatures; whoever controls {} decides \
          what is in them",
         from.join(", ")
-    );
+    ));
 }

@@ -100,12 +100,14 @@ pub(super) fn source(s: &SourceReport) -> String {
     let state = match s.state {
         SourceState::NotAsked => "not used yet",
         SourceState::Answers => "answers",
+        SourceState::Away if s.optional => "not reachable",
         SourceState::Away => "away",
     };
+    let optional = if s.optional { ", optional" } else { "" };
     let priority = s
         .priority
         .map_or(String::new(), |p| format!(", priority {p}"));
-    let mut line = format!("source      {}: {state}{priority}", s.url);
+    let mut line = format!("source      {}: {state}{optional}{priority}", s.url);
     if let Some(t) = &s.traffic {
         let _ = write!(line, ", {} requests", t.requests);
         if t.retries + t.failures > 0 {

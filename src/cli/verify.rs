@@ -29,7 +29,10 @@ impl Arguments {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<Outcome> {
         let command = Request::Verify {
             paths: self.paths,
-            repair: self.repair.then(|| self.sources.request(global)),
+            repair: match self.repair {
+                true => Some(self.sources.request(global)?),
+                false => None,
+            },
         };
         let Report::Verify(report) = global.run(command, false)? else {
             bail!("the daemon sent an unexpected report instead of a verification");

@@ -174,7 +174,8 @@ impl FiguresReport {
         out.family(name, "gauge", help);
         for s in sources.iter().filter(|s| s.state != SourceState::NotAsked) {
             let up = u8::from(s.state == SourceState::Answers);
-            out.sample("", &[("source", &s.url)], up);
+            let optional = if s.optional { "true" } else { "false" };
+            out.sample("", &[("source", &s.url), ("optional", optional)], up);
         }
         let name = "narfs_source_requests_total";
         let help = "Finished requests: the source had the file (hit), did not have it (miss), failed \
@@ -238,6 +239,9 @@ impl FiguresReport {
         out.counter("narfs_evicted_paths_total", help, self.evicted_paths);
         let help = "Stored bytes freed by eviction.";
         out.counter("narfs_evicted_bytes_total", help, self.evicted_bytes);
+        let help =
+            "Chunks found damaged or missing since the daemon started, and not replaced since.";
+        out.gauge("narfs_damaged_chunks", help, self.damaged_chunks);
         let help = "Free bytes on the file system of the state.";
         out.gauge_of("narfs_disk_free_bytes", help, self.disk_free_bytes);
         let c = &self.caches;

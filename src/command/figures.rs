@@ -39,6 +39,8 @@ pub struct FiguresReport {
     pub evicted_paths: u64,
     /// Stored bytes freed by that.
     pub evicted_bytes: u64,
+    /// Chunks that were found missing or damaged, and not replaced since.
+    pub damaged_chunks: u64,
     pub caches: CacheCounts,
     /// Free bytes on the file system of the state.
     pub disk_free_bytes: Option<u64>,

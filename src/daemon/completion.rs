@@ -145,7 +145,9 @@ impl Task {
             if failures.is_empty() && self.fetcher.is_some() {
                 continue;
             }
-            let is_away = failures.iter().any(|f| !f.error.is_absent());
+            let is_away = failures
+                .iter()
+                .any(|f| !f.error.is_absent() || f.error.is_out_of_reach());
             self.wait(&unknown, pause).await;
             pause = (pause * 2).min(if is_away {
                 UNREACHABLE_BACKOFF

@@ -56,6 +56,7 @@ impl Daemon {
             budget: engine.budget.budget(),
             evicted_paths: engine.budget.evicted(),
             evicted_bytes: engine.budget.evicted_bytes(),
+            damaged_chunks: store.contents().damaged_chunks(),
             caches: store.contents().cache_counts(),
             disk_free_bytes: free.ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize)),
             process: of_this_process(),

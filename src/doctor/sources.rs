@@ -136,10 +136,15 @@ pub(super) fn source(source_to_check: &SourceToCheck, examination: &Examination)
         Err(e) => {
             // A source that no daemon uses at the moment is no problem yet.
             let verdict = match source_to_check.in_use {
+                _ if substituter::is_optional(url) => Verdict::Note,
                 Some(false) => Verdict::Warning,
                 _ => Verdict::Error,
             };
-            Finding::new(&name, verdict, format!("{}{idle}", chain(e))).advise(
+            let optional = match verdict {
+                Verdict::Note => "optional, and not reachable: ",
+                _ => "",
+            };
+            Finding::new(&name, verdict, format!("{optional}{}{idle}", chain(e))).advise(
                 "check its URL, the network and the proxy variables; what is in the \
                  state works without it",
             )

@@ -16,8 +16,7 @@ impl Engine {
         request: &CopyRequest,
         output: &mut dyn Output,
     ) -> Result<CopyReport, EngineError> {
-        let sources = request.sources.or(&self.network.defaults);
-        let trust = sources.trust()?;
+        let trust = request.sources.or(&self.network.defaults).trust()?;
         let wanted = self.wanted(request)?;
         let jobs = match request.jobs {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
@@ -26,7 +25,7 @@ impl Engine {
         let runtime = self.runtime()?;
         let dropped = self.budget.evicted();
         let summary = self.with_progress(output, |progress| {
-            let opened = self.sources(&sources);
+            let opened = self.sources(&request.sources);
             let sources = runtime.block_on(opened)?;
             let fetcher = Fetcher::for_copy(self.destination()?, sources, trust, jobs);
             let copied = runtime.block_on(fetcher.copy(&wanted, request.recursive, progress));

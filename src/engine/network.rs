@@ -51,13 +51,15 @@ impl Engine {
         self.network.fetcher.get()
     }
 
-    /// Opens the sources of a request.
+    /// Opens the sources of a request, or those of the daemon where it names none.
     pub(super) async fn sources(&self, request: &SourceRequest) -> Result<Sources, EngineError> {
+        let named = !request.from.is_empty();
+        let request = request.or(&self.network.defaults);
         let (from, netrc) = (&request.from, request.netrc.as_deref());
         if from.is_empty() {
-            return Err(EngineError::NoSource(request.without.clone()));
+            return Err(EngineError::NoSource(request.without));
         }
-        Ok(Sources::open(from, netrc, self.store.store_dir()).await?)
+        Ok(Sources::open(from, netrc, self.store.store_dir(), named).await?)
     }
 
     /// Whether a request uses the daemon's fetcher, since it names no other sources.

@@ -109,19 +109,17 @@ impl Engine {
 
     /// Fetches a damaged path again; chunks found damaged are replaced.
     fn repair(&self, info: &PathInfo, request: &SourceRequest) -> Result<(), String> {
-        let request = request.or(&self.network.defaults);
-        let trust = request.trust().map_err(|e| chain(&e))?;
+        let trust = request.or(&self.network.defaults).trust();
+        let trust = trust.map_err(|e| chain(&e))?;
         let runtime = self.runtime().map_err(|e| chain(&e))?;
         // If even the tree cannot be read, it is written again.
         if let Ok(Some(path)) = self.load(info) {
             self.store.contents().find_damage(path.contents());
         }
-        let mended = runtime
-            .block_on(self.sources(&request))
-            .and_then(|sources| {
-                let handle = runtime.handle();
-                Ok(fetch::repair(&self.store, handle, &sources, &trust, info)?)
-            });
+        let mended = runtime.block_on(self.sources(request)).and_then(|sources| {
+            let handle = runtime.handle();
+            Ok(fetch::repair(&self.store, handle, &sources, &trust, info)?)
+        });
         mended.map_err(|e: EngineError| {
             format!(
                 "it is damaged and could not be fetched again: {}",

@@ -48,11 +48,23 @@ pub enum FetchError {
          this source"
     )]
     Untrusted { url: String, distrust: Distrust },
-    #[error("{path} is in none of the sources: {sources}")]
+    #[error(
+        "{path} is in none of the sources: {sources}{}",
+        not_reached(unreachable)
+    )]
     Absent {
         /// Hash or whole path, as asked for.
         path: String,
         sources: String,
+        /// Optional sources that could not be asked.
+        unreachable: Vec<String>,
+    },
+    /// It is known to exist, since the state has its path info.
+    #[error("{path} cannot be fetched now{}", not_reached(unreachable))]
+    OutOfReach {
+        path: StorePath,
+        /// Optional sources, of which one may have it.
+        unreachable: Vec<String>,
     },
     /// The hash is that of another path, which is here.
     #[error("{0} is in the state, and no other path can have its hash")]
@@ -89,6 +101,18 @@ pub enum FetchError {
     Patience { path: StorePath, patience: Duration },
 }
 
+/// What is said of optional sources that could not be asked.
+fn not_reached(sources: &[String]) -> String {
+    match sources {
+        [] => String::new(),
+        [one] => format!("; {one}, which is optional, cannot be reached"),
+        several => {
+            let several = several.join(", ");
+            format!("; {several}, which are optional, cannot be reached")
+        }
+    }
+}
+
 impl FetchError {
     /// The error itself, where others share it.
     pub(super) fn cause(&self) -> &Self {
@@ -98,14 +122,34 @@ impl FetchError {
         }
     }
 
-    /// Whether every source said that it has no such path.
+    /// Whether every source said that it has no such path, but for optional ones that are out of reach.
     pub fn is_absent(&self) -> bool {
         matches!(self.cause(), Self::Absent { .. })
+    }
+
+    /// Whether an optional source is out of reach that may have it.
+    pub fn is_out_of_reach(&self) -> bool {
+        match self.cause() {
+            Self::Absent { unreachable, .. } => !unreachable.is_empty(),
+            Self::OutOfReach { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether a source did not answer, and may another time.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self.cause(), Self::Source(error) if error.is_transient())
+    }
+
+    /// Whether an optional source at `url` counts as out of reach with this failure: it does not answer, or
+    /// something else does in its place, or its directory is not there.
+    pub(super) fn is_out_of_the_way(&self, url: &str) -> bool {
+        match self.cause() {
+            Self::Source(SourceError::Url { .. }) => url.starts_with("file:"),
+            Self::Source(error) => error.is_transient(),
+            Self::NoBinaryCache { .. } | Self::CacheInfo { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether another source may do better: neither the state nor the user ended it.

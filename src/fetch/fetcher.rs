@@ -271,7 +271,17 @@ impl Inner {
         if let Some(planned) = offer {
             return self.transfer(planned, flight).await;
         }
-        let offer = self.offers.get(&path.into()).await?;
+        let offer = self.offers.get(&path.into()).await;
+        let offer = offer.map_err(|error| match (need, error) {
+            // Programs see its directory: that there is nothing in it would be wrong.
+            (Need::Contents(path), FetchError::Absent { unreachable, .. })
+                if !unreachable.is_empty() =>
+            {
+                let path = path.clone();
+                FetchError::OutOfReach { path, unreachable }
+            }
+            (_, error) => error,
+        })?;
         if matches!(need, Need::Root(_)) {
             self.register_references(&offer);
             // Only the kind of the root is believed of a listing, and only of a directory: the
@@ -371,7 +381,7 @@ impl Inner {
         let offer = self.offers.get(asked).await?;
         store.paths().register(&[(offer.registration(), None)])?;
         let there = store.paths().info(asked.hash)?;
-        there.ok_or_else(|| self.offers.nowhere(asked))
+        there.ok_or_else(|| self.offers.nowhere(asked, Vec::new()))
     }
 
     /// Registers what a path refers to, and what these refer to, so that the next lookups find it.

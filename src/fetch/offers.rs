@@ -1,14 +1,14 @@
 //! What the sources of a fetcher say of paths: asked for once, and remembered.
 //!
 //! Invariant: that no source has a path is remembered for a short time only, and a source that
-//! cannot be reached is never taken for one that has not got the path.
+//! cannot be reached is never taken for one that has not got the path, unless it is optional.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::availability::Slots;
+use super::availability::{Answer, Slots};
 use super::error::FetchError;
 use super::sources::{Asked, Offer, Trust};
 use crate::nix::store_path::{StoreDir, StorePathHash};
@@ -17,6 +17,17 @@ use crate::nix::store_path::{StoreDir, StorePathHash};
 const OFFERS: usize = 1 << 14;
 /// Paths that are remembered as absent.
 const ABSENT: usize = 1 << 16;
+/// Time for which that is remembered at most where an optional source could not be asked: it may be
+/// back at any moment.
+const BRIEFLY: Duration = Duration::from_secs(1);
+
+/// That no source has a path.
+#[derive(Clone)]
+struct Nowhere {
+    since: Instant,
+    /// Optional sources that could not be asked.
+    unreachable: Vec<String>,
+}
 
 /// See the module.
 pub(super) struct Offers {
@@ -26,7 +37,7 @@ pub(super) struct Offers {
     /// How long it is remembered that no source has a path.
     remember: Duration,
     known: Cache<StorePathHash, Arc<Offer>>,
-    absent: Cache<StorePathHash, Instant>,
+    absent: Cache<StorePathHash, Nowhere>,
 }
 
 impl Offers {
@@ -47,16 +58,22 @@ impl Offers {
         let (hash, path) = (asked.hash, &asked.path);
         let ask = async {
             // Looked at here, so that those who waited for the same question share the answer.
-            let absent = self.absent.get(&hash);
-            if absent.is_some_and(|since| since.elapsed() < self.remember) {
-                return Err(self.nowhere(asked));
+            if let Some(absent) = self.absent.get(&hash)
+                && absent.since.elapsed() < self.remembered(&absent)
+            {
+                return Err(self.nowhere(asked, absent.unreachable));
             }
-            let offer = self.slots.offer(hash, &self.store_dir, &self.trust);
-            if let Some(offer) = offer.await? {
-                return Ok(Arc::new(offer));
-            }
-            self.absent.insert(hash, Instant::now());
-            Err(self.nowhere(asked))
+            let answer = self.slots.offer(hash, &self.store_dir, &self.trust);
+            let unreachable = match answer.await? {
+                Answer::Offer(offer) => return Ok(Arc::new(*offer)),
+                Answer::Nowhere { unreachable } => unreachable,
+            };
+            let absent = Nowhere {
+                since: Instant::now(),
+                unreachable: unreachable.clone(),
+            };
+            self.absent.insert(hash, absent);
+            Err(self.nowhere(asked, unreachable))
         };
         let offer = self.known.get_or_insert_async(&hash, ask).await?;
         if path
@@ -64,9 +81,16 @@ impl Offers {
             .is_some_and(|path| offer.info.store_path != *path)
         {
             // The hash is another path's, so that there is none of this name.
-            return Err(self.nowhere(asked));
+            return Err(self.nowhere(asked, Vec::new()));
         }
         Ok(offer)
+    }
+
+    fn remembered(&self, absent: &Nowhere) -> Duration {
+        match absent.unreachable.is_empty() {
+            true => self.remember,
+            false => self.remember.min(BRIEFLY),
+        }
     }
 
     /// Whether a path need not be asked for any more.
@@ -79,8 +103,8 @@ impl Offers {
         self.known.remove(&hash);
     }
 
-    pub(super) fn nowhere(&self, asked: &Asked) -> FetchError {
+    pub(super) fn nowhere(&self, asked: &Asked, unreachable: Vec<String>) -> FetchError {
         let urls: Vec<_> = self.slots.urls().collect();
-        asked.nowhere(urls.join(", "))
+        asked.nowhere(urls.join(", "), unreachable)
     }
 }

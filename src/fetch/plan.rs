@@ -50,7 +50,7 @@ pub(super) async fn plan(
     match wanted {
         Wanted::Paths(paths) => walk.add(paths.iter().cloned()),
         Wanted::All => {
-            for source in &sources.0 {
+            for source in &sources.all {
                 let listed = source.substituter.list().await?;
                 walk.add(listed.into_iter().map(|hash| (hash, None)));
             }
@@ -114,7 +114,7 @@ async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen,
         };
     }
     let offer = sources.offer(&asked, store.store_dir(), &inner.offers.trust);
-    let offer = offer.await?.ok_or_else(|| asked.nowhere(sources.names()))?;
+    let offer = offer.await?.ok_or_else(|| sources.nowhere(&asked))?;
     Ok(Seen::Offered(Box::new(offer)))
 }
 

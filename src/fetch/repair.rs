@@ -26,7 +26,7 @@ pub fn repair(
     let offer = runtime.block_on(sources.offer(&asked, store.store_dir(), trust))?;
     let offer = offer
         .filter(|offer| offer.info.nar_hash == info.registration.nar_hash)
-        .ok_or_else(|| asked.nowhere(sources.names()))?;
+        .ok_or_else(|| sources.nowhere(&asked))?;
     let transfer = Transfer {
         store,
         runtime,

@@ -16,6 +16,8 @@ use crate::substituter::{self, Options, Substituter};
 pub const CACHE_NIXOS_ORG: &str = "https://cache.nixos.org";
 /// Priority of a source that says nothing of it, as in Nix.
 const DEFAULT_PRIORITY: u32 = 0;
+/// Time for an optional source to say what it is: where it is out of reach, nobody waits longer.
+pub(super) const OPTIONAL: Duration = Duration::from_secs(2);
 /// Time without a byte after which a source has failed.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -73,6 +75,8 @@ impl Trust {
 pub struct Source {
     pub(super) substituter: Arc<dyn Substituter>,
     pub(super) priority: u32,
+    /// Whether it may be out of reach.
+    pub(super) optional: bool,
 }
 
 impl std::fmt::Debug for Source {
@@ -102,6 +106,7 @@ impl Source {
         let named = priority_parameter(substituter.url());
         Ok(Self {
             priority: named.or(info.priority).unwrap_or(DEFAULT_PRIORITY),
+            optional: substituter::is_optional(substituter.url()),
             substituter,
         })
     }
@@ -177,12 +182,7 @@ pub async fn ask_source(url: &str, netrc: Option<&Path>, store_dir: &StoreDir) -
 
 /// `?priority=N` of a URL, which overrides what the source says.
 fn priority_parameter(url: &str) -> Option<u32> {
-    let (_, query) = url.split_once('?')?;
-    query
-        .split('&')
-        .find_map(|p| p.strip_prefix("priority="))?
-        .parse()
-        .ok()
+    substituter::parameter(url, "priority")?.parse().ok()
 }
 
 /// A path that sources are asked for.
@@ -210,18 +210,24 @@ impl Asked {
     }
 
     /// The error that none of these `sources` has it.
-    pub(super) fn nowhere(&self, sources: String) -> FetchError {
+    pub(super) fn nowhere(&self, sources: String, unreachable: Vec<String>) -> FetchError {
         let path = self.path.as_ref();
         FetchError::Absent {
             path: path.map_or_else(|| self.hash.to_string(), ToString::to_string),
             sources,
+            unreachable,
         }
     }
 }
 
-/// The sources of a command, best first.
+/// The sources of a command.
 #[derive(Clone, Debug)]
-pub struct Sources(pub(super) Vec<Source>);
+pub struct Sources {
+    /// Best first.
+    pub(super) all: Vec<Source>,
+    /// Optional ones that could not be reached.
+    pub(super) unreachable: Vec<String>,
+}
 
 /// A narinfo, where it came from, and how far it is believed.
 #[derive(Clone, Debug)]
@@ -249,7 +255,8 @@ impl Offer {
 }
 
 impl Sources {
-    /// Opens all of `urls`. Names and passwords are in `netrc`; `None` is the usual file.
+    /// Opens all of `urls`. Names and passwords are in `netrc`; `None` is the usual file. If the command
+    /// names the sources itself (`named`), none is optional.
     ///
     /// # Errors
     /// The first that cannot be used: a command does not go on with fewer sources than named.
@@ -257,28 +264,41 @@ impl Sources {
         urls: &[String],
         netrc: Option<&Path>,
         store_dir: &StoreDir,
+        named: bool,
     ) -> Result<Self, FetchError> {
         let options = Options {
             stall: STALL,
             netrc: netrc.map(Path::to_owned),
         };
-        let mut all = Vec::new();
+        let (mut all, mut unreachable) = (Vec::new(), Vec::new());
         for url in urls {
-            all.push(Source::of(substituter::open(url, &options)?, store_dir).await?);
+            let open = async { Source::of(substituter::open(url, &options)?, store_dir).await };
+            if named || !substituter::is_optional(url) {
+                let optional = false;
+                let opened = open.await?;
+                all.push(Source { optional, ..opened });
+                continue;
+            }
+            match tokio::time::timeout(OPTIONAL, open).await {
+                Ok(Ok(source)) => all.push(source),
+                Ok(Err(e)) if !e.is_out_of_the_way(url) => return Err(e),
+                _ => unreachable.push(substituter::redacted(url)),
+            }
         }
-        Ok(Self::of(all))
+        Ok(Self::of(all, unreachable))
     }
 
     /// These sources, best first.
-    pub(super) fn of(mut all: Vec<Source>) -> Self {
+    pub(super) fn of(mut all: Vec<Source>, unreachable: Vec<String>) -> Self {
         // Stable: equal priorities keep the user's order.
         all.sort_by_key(|s| s.priority);
-        Self(all)
+        Self { all, unreachable }
     }
 
-    pub(super) fn names(&self) -> String {
-        let urls: Vec<_> = self.0.iter().map(Source::url).collect();
-        urls.join(", ")
+    /// The error that none of these has what was asked for.
+    pub(super) fn nowhere(&self, asked: &Asked) -> FetchError {
+        let urls: Vec<_> = self.all.iter().map(Source::url).collect();
+        asked.nowhere(urls.join(", "), self.unreachable.clone())
     }
 
     /// The first usable offer of what is `asked` for; `None` if no source has it, and if all that
@@ -290,10 +310,11 @@ impl Sources {
         trust: &Trust,
     ) -> Result<Option<Offer>, FetchError> {
         let mut failure = None;
-        for source in &self.0 {
+        for source in &self.all {
             match source.offer(asked, store_dir, trust).await {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
+                Err(e) if source.optional && e.is_transient() => {}
                 Err(e) => failure = Some(e),
             }
         }
@@ -302,7 +323,11 @@ impl Sources {
 
     /// The sources after the one named, to try when it fails.
     pub(super) fn after(&self, source: &Source) -> Self {
-        let at = self.0.iter().position(|s| s.url() == source.url());
-        Self(self.0[at.map_or(self.0.len(), |at| at + 1)..].to_vec())
+        let all = &self.all;
+        let at = all.iter().position(|s| s.url() == source.url());
+        Self {
+            all: all[at.map_or(all.len(), |at| at + 1)..].to_vec(),
+            unreachable: Vec::new(),
+        }
     }
 }

@@ -81,7 +81,7 @@ impl World {
     fn sources(&self) -> Sources {
         let url = format!("file://{}/cache", self.dir.path().display());
         let urls = [url];
-        let opened = Sources::open(&urls, None, self.store.store_dir());
+        let opened = Sources::open(&urls, None, self.store.store_dir(), true);
         self.runtime.block_on(opened).unwrap()
     }
 

@@ -12,6 +12,7 @@
 //! - [`nar`]: the archive format
 //! - [`listing`]: the unsigned `.ls` listing of a NAR
 //! - [`cache_info`]: the `nix-cache-info` file
+//! - [`nix_conf`]: the syntax of `nix.conf`
 //! - [`narinfo`]: the signed metadata of a store path, and whether to trust it
 
 pub mod cache_info;
@@ -21,5 +22,6 @@ pub mod listing;
 pub mod nar;
 pub mod narinfo;
 pub mod nix32;
+pub mod nix_conf;
 pub mod signature;
 pub mod store_path;

@@ -100,10 +100,23 @@ pub enum StoreError {
         needed: u64,
     },
     /// The database failed.
-    #[error("the database of the state failed while {what}")]
+    #[error("the database of the state failed while {what}{}", damage(source))]
     Database {
         /// What was done.
         what: &'static str,
+        /// RocksDB's words.
+        #[source]
+        source: BackendError,
+    },
+    /// The database cannot be opened as it is.
+    #[error(
+        "the database of the state {} is damaged, or a part of it is missing; if it is a copy, copy all \
+         of it again, while no narfs uses it; otherwise remove the state: what sources have is fetched \
+         again, but profiles, roots and what was added here are lost", dir.display()
+    )]
+    Incomplete {
+        /// The state directory.
+        dir: PathBuf,
         /// RocksDB's words.
         #[source]
         source: BackendError,
@@ -188,6 +201,16 @@ pub enum StoreError {
     /// The compressor failed.
     #[error("cannot compress a chunk")]
     Compress(#[source] io::Error),
+}
+
+/// What is said of a database that is damaged.
+fn damage(source: &BackendError) -> &'static str {
+    match source.is_corruption() {
+        true => {
+            ", since it is damaged, or a part of it is missing (if it is a copy, copy all of it again)"
+        }
+        false => "",
+    }
 }
 
 impl StoreError {

@@ -27,7 +27,7 @@ pub use retry::Retries;
 pub use source::{Options, Stream, Substituter};
 pub use traffic::{LastFailure, Traffic, TrafficSnapshot};
 use url::Kind;
-pub use url::check;
+pub use url::{check, is_optional, parameter};
 
 /// The source that a URL names. No server is asked yet.
 ///

@@ -45,6 +45,11 @@ pub fn check(url: &str) -> Result<(), SourceError> {
     let kind = Kind::of(url)?;
     let (_, place) = url.split_once("://").unwrap_or_default();
     let host = place.split(['/', '?', '#']).next().unwrap_or_default();
+    if let Some(value) = parameter(url, "optional")
+        && !["1", "true", "yes", "0", "false", "no"].contains(&value)
+    {
+        return Err(wrong(url, "write ?optional=1, or leave it out"));
+    }
     match kind {
         Kind::File if !place.starts_with('/') => Err(wrong(
             url,
@@ -56,6 +61,18 @@ pub fn check(url: &str) -> Result<(), SourceError> {
         }
         Kind::File | Kind::Http => Ok(()),
     }
+}
+
+/// The value of a parameter of a URL, as in `?priority=10&optional=1`.
+pub fn parameter<'u>(url: &'u str, name: &str) -> Option<&'u str> {
+    let (_, query) = url.split('#').next()?.split_once('?')?;
+    let mut parameters = query.split('&').filter_map(|p| p.split_once('='));
+    parameters.find(|(n, _)| *n == name).map(|(_, value)| value)
+}
+
+/// Whether a URL says that its source may be out of reach: it has `?optional=1`.
+pub fn is_optional(url: &str) -> bool {
+    matches!(parameter(url, "optional"), Some("1" | "true" | "yes"))
 }
 
 #[cfg(test)]
@@ -83,9 +100,29 @@ mod tests {
             ("https:///dir", "host"),
             ("https://?x", "host"),
             ("https://a b", "white space"),
+            ("https://a?priority=3&optional=maybe", "?optional=1"),
         ] {
             let said = check(bad).unwrap_err().to_string();
             assert!(said.contains(why), "{said}");
         }
+    }
+
+    #[test]
+    fn parameters_say_whether_a_source_is_optional() {
+        for url in ["https://a?optional=1", "file:///d?priority=3&optional=true"] {
+            assert!(is_optional(url) && check(url).is_ok(), "{url}");
+        }
+        for url in [
+            "https://a",
+            "https://a/optional=1",
+            "https://a?optional=0",
+            "https://a#?optional=1",
+        ] {
+            assert!(!is_optional(url) && check(url).is_ok(), "{url}");
+        }
+        assert_eq!(
+            parameter("https://a?x=1&priority=7#f", "priority"),
+            Some("7")
+        );
     }
 }

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::keeper_replacement;
@@ -80,14 +81,20 @@ pub fn start(state: &Path, record: &RestartRecord) -> io::Result<()> {
     Err(io::Error::other(answer))
 }
 
+/// Further flags of the keepers that this process starts.
+static FLAGS: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Gives flags to the keepers that this process starts; once.
+pub fn pass_to_keepers(flags: &[&str]) {
+    FLAGS.get_or_init(|| flags.iter().map(|flag| (*flag).to_owned()).collect());
+}
+
 /// The command that starts a keeper.
 pub fn command(state: &Path) -> Command {
     let mut command = Command::new(OWN_EXECUTABLE);
-    command
-        .arg0("narfs")
-        .arg("--state")
-        .arg(state)
-        .arg("keeper");
+    command.arg0("narfs").arg("--state").arg(state);
+    command.args(FLAGS.get().into_iter().flatten());
+    command.arg("keeper");
     command.stdin(Stdio::null());
     command
 }

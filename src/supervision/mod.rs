@@ -8,7 +8,9 @@ mod restart_record;
 mod signals;
 mod supervisor;
 
-pub use keeper::{STARTS, command as keeper_command, in_background, keep, start as start_keeper};
+pub use keeper::{
+    STARTS, command as keeper_command, in_background, keep, pass_to_keepers, start as start_keeper,
+};
 pub use keeper_replacement::watch as watch_keeper;
 pub use restart_record::RestartRecord;
 pub use signals::TerminationSignals;

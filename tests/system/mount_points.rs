@@ -43,6 +43,30 @@ fn a_mount_point_that_is_absent_or_a_file_or_not_empty_is_refused() {
 }
 
 #[test]
+fn a_real_store_is_not_hidden_unless_the_user_says_so() {
+    let sandbox = Sandbox::with_worlds();
+    let real = sandbox.make_dir("real");
+    let path = format!("store/{}-hello", "a".repeat(32));
+    fs::create_dir_all(real.join(&path)).unwrap();
+    refused(&sandbox, &real, "has a store of its own");
+    refused(&sandbox, &real.join("store"), "has a store of its own");
+    nothing_remains(&sandbox);
+    // One that is a mount of its own, such as a volume of a disk.
+    let volume = sandbox.make_dir("volume");
+    rustix::mount::mount_bind(&real, &volume).unwrap();
+    let said = sandbox.complaint(&["mount", volume.to_str().unwrap()]);
+    assert!(
+        said.contains("has a store of its own") && said.contains("unmount it first"),
+        "{said}"
+    );
+    let at = real.to_str().unwrap();
+    sandbox.narfs(&["mount", at, "--offline", "-o", "nonempty"]);
+    assert!(!real.join(&path).exists());
+    sandbox.narfs(&["umount", at]);
+    assert!(real.join(&path).exists());
+}
+
+#[test]
 fn a_mount_point_where_something_is_mounted_is_refused() {
     let sandbox = Sandbox::with_worlds();
     let busy = sandbox.make_dir("busy");

@@ -11,6 +11,7 @@ use clap::Args;
 
 use super::profile::{announce, show_change};
 use crate::cli::global::Global;
+use crate::cli::log;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::print_json;
 use crate::cli::sources::Sources;
@@ -45,14 +46,14 @@ impl Arguments {
             .with_context(|| format!("cannot read {}", self.file.display()))?;
         let (profiles, mistakes) = file::parse(&self.file, &bytes);
         for mistake in &mistakes {
-            eprintln!("narfs: {mistake}");
+            log::error(&mistake.to_string());
         }
         if !mistakes.is_empty() {
             return Ok(Outcome::Failed);
         }
         let command = Request::Apply(ApplyRequest {
             profiles,
-            sources: self.sources.request(global),
+            sources: self.sources.request(global)?,
             prefetch: self.prefetch,
             dry_run: self.dry_run,
         });

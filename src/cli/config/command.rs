@@ -6,12 +6,14 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::description::{Entry, Place};
-use super::example::example;
+use super::example::{commented, example};
 use super::file::ConfigFile;
+use super::nix_conf::{FromNixConf, NixConf};
 use super::origin::{Origin, Setting};
 use super::shown::Shown;
-use super::table::Settings;
+use super::table::{Choices, Settings};
 use crate::cli::global::Global;
+use crate::cli::log;
 use crate::cli::outcome::Outcome;
 use crate::cli::output::{print_json, println};
 
@@ -38,6 +40,12 @@ enum Configurations {
         /// The file [default: the one that is in force]
         file: Option<PathBuf>,
     },
+    /// Print a file with the sources, keys, require-sigs and netrc-file of nix.conf, and with what is left
+    /// out, as in `narfs config import-nix > /etc/narfs/config.toml`
+    ImportNix {
+        /// The file [default: what Nix reads: /etc/nix/nix.conf, those of the user, NIX_CONFIG]
+        file: Option<PathBuf>,
+    },
     /// Print a file that has every option at its default, with what it is for
     Example,
 }
@@ -52,10 +60,12 @@ impl Arguments {
         let file = &global.decided.file;
         match self.command {
             Configurations::Show { json: true } => {
+                global.decided.warn_left_out(&Choices::default())?;
                 print_json(&as_json(file, &global.decided.settings))?;
                 Ok(Outcome::Good)
             }
             Configurations::Show { json: false } => {
+                global.decided.warn_left_out(&Choices::default())?;
                 println(&as_text(file, &global.decided.settings))?;
                 Ok(Outcome::Good)
             }
@@ -65,6 +75,15 @@ impl Arguments {
                     None => file.path.clone(),
                 };
                 check(&ConfigFile::read(path)?)
+            }
+            Configurations::ImportNix { file } => {
+                let from = match file {
+                    Some(file) => FromNixConf::File(std::path::absolute(file)?),
+                    None => FromNixConf::Usual,
+                };
+                let conf = from.read(|name| std::env::var_os(name))?;
+                println(imported(&conf).trim_end())?;
+                Ok(Outcome::Good)
             }
             Configurations::Example => {
                 println(example().trim_end())?;
@@ -77,7 +96,7 @@ impl Arguments {
 fn check(file: &ConfigFile) -> anyhow::Result<Outcome> {
     let path = file.path.value.display();
     for mistake in &file.mistakes {
-        eprintln!("narfs: {mistake}");
+        log::error(&mistake.to_string());
     }
     if !file.mistakes.is_empty() {
         return Ok(Outcome::Failed);
@@ -90,6 +109,29 @@ fn check(file: &ConfigFile) -> anyhow::Result<Outcome> {
     Ok(Outcome::Good)
 }
 
+/// A configuration file that says what a `nix.conf` says.
+pub(super) fn imported(conf: &NixConf) -> String {
+    let files: Vec<_> = conf.files.iter().map(|f| f.display().to_string()).collect();
+    let head = format!("From {}.", files.join(", "));
+    let mut text = commented(&head);
+    let settings = Settings::decide(&[&conf.choices]);
+    for entry in settings.entries() {
+        if let origin @ Origin::NixConf(_) = entry.origin {
+            text += &format!("\n{}{}\n", commented(&origin.to_string()), entry.line());
+        }
+    }
+    for (title, lines) in [
+        ("Left out:", &conf.left_out),
+        ("Passed over:", &conf.passed_over),
+    ] {
+        if !lines.is_empty() {
+            text += &format!("\n# {title}\n");
+            text.extend(lines.iter().map(|line| commented(line)));
+        }
+    }
+    text
+}
+
 fn entry_as_json(value: Value, origin: &Origin) -> Value {
     match origin {
         Origin::Flag => json!({"value": value, "origin": "flag"}),
@@ -99,6 +141,12 @@ fn entry_as_json(value: Value, origin: &Origin) -> Value {
         Origin::File { path, line } => {
             let path = path.to_string_lossy();
             json!({"value": value, "origin": "file", "file": path, "line": line})
+        }
+        Origin::NixConf(lines) => {
+            let lines = lines
+                .iter()
+                .map(|l| json!({"file": l.path.to_string_lossy(), "line": l.line}));
+            json!({"value": value, "origin": "nix-conf", "lines": lines.collect::<Vec<_>>()})
         }
         Origin::Default => json!({"value": value, "origin": "default"}),
     }

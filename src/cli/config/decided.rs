@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use super::file::ConfigFile;
+use super::nix_conf::NixConf;
 use super::origin::{Origin, Setting};
 use super::table::{Choices, Settings};
 use super::value::absolute;
+use crate::cli::log::{self, LogFormat};
 use crate::cli::outcome::Usage;
 use crate::command::chain;
 
@@ -50,7 +52,9 @@ pub(in crate::cli) enum Reading {
 
 fn read_as_far_as_it_goes(path: Setting<PathBuf>) -> ConfigFile {
     let warn = |what: &str| {
-        eprintln!("narfs: warning: {what}; what is wrong in the configuration does not count here");
+        log::warn(&format!(
+            "{what}; what is wrong in the configuration does not count here"
+        ));
     };
     match ConfigFile::read(path.clone()) {
         Ok(file) => {
@@ -65,6 +69,17 @@ fn read_as_far_as_it_goes(path: Setting<PathBuf>) -> ConfigFile {
             ConfigFile::unread(path)
         }
     }
+}
+
+/// The format of the log, before anything can be logged. What is wrong with the settings is said later.
+pub(in crate::cli) fn log_format(config: Option<&Path>, flags: &Choices) -> LogFormat {
+    let get = |name: &str| std::env::var_os(name);
+    let environment = Choices::of_environment(get).unwrap_or_default();
+    let file = config_path(config, get).and_then(ConfigFile::read);
+    let file = file.map(|file| file.choices).unwrap_or_default();
+    Settings::first(&[flags, &environment, &file])
+        .log_format
+        .value
 }
 
 /// All that is said outside of the commands' own flags, and what is in force with it.
@@ -100,16 +115,65 @@ impl Decided {
             Reading::AsFarAsItGoes => read_as_far_as_it_goes(path),
         };
         let settings = Settings::decide(&[&flags, &environment, &file.choices]);
-        Ok(Self {
+        let mut decided = Self {
             flags,
             environment,
             file,
             settings,
-        })
+        };
+        // Other commands have no use for sources.
+        if reading == Reading::Whole {
+            decided.settings = decided.with(&Choices::default())?;
+        }
+        Ok(decided)
     }
 
     /// What is in force with a command's own flags.
-    pub(in crate::cli) fn with(&self, own: &Choices) -> Settings {
-        Settings::decide(&[own, &self.flags, &self.environment, &self.file.choices])
+    ///
+    /// # Errors
+    /// A `nix.conf` that counts is not there, or wrong.
+    pub(in crate::cli) fn with(&self, own: &Choices) -> anyhow::Result<Settings> {
+        let nix_conf = self.nix_conf(own)?.choices;
+        Ok(Settings::decide(&[
+            own,
+            &self.flags,
+            &self.environment,
+            &self.file.choices,
+            &nix_conf,
+        ]))
+    }
+
+    /// The `nix.conf` that counts with a command's own flags.
+    fn nix_conf(&self, own: &Choices) -> anyhow::Result<NixConf> {
+        let said = [own, &self.flags, &self.environment, &self.file.choices];
+        let named = Settings::first(&said).from_nix_conf;
+        let read = named.value.read(|name| std::env::var_os(name));
+        read.with_context(|| format!("from-nix-conf ({})", named.origin))
+    }
+
+    /// Says what of the `nix.conf` that counts is left out.
+    pub(in crate::cli) fn warn_left_out(&self, own: &Choices) -> anyhow::Result<()> {
+        for what in self.nix_conf(own)?.left_out {
+            log::warn(&what);
+        }
+        Ok(())
+    }
+
+    /// A command's own flags and, where they name a `nix.conf`, what that adds.
+    pub(in crate::cli) fn with_own_nix_conf(&self, own: &Choices) -> anyhow::Result<Choices> {
+        let mut chosen = own.clone();
+        if own.from_nix_conf.is_some() {
+            let added = self.nix_conf(own)?.choices;
+            let keys = [&added.trusted_public_keys, &own.trusted_public_keys];
+            let keys = keys.into_iter().flatten().cloned();
+            chosen.trusted_public_keys = keys.reduce(|first, second| Setting {
+                value: [first.value, second.value].concat(),
+                origin: second.origin,
+            });
+            chosen.from = chosen.from.or(added.from);
+            chosen.require_sigs = chosen.require_sigs.or(added.require_sigs);
+            chosen.netrc_file = chosen.netrc_file.or(added.netrc_file);
+        }
+        Ok(chosen)
     }
 }

@@ -40,6 +40,10 @@ pub(in crate::cli) struct Description {
     /// The commands that take the flag.
     pub(super) takers: u8,
     pub(super) environment: Option<&'static str>,
+    /// Whether the flag may stand without a value, which is `true` then.
+    pub(super) is_optional: bool,
+    /// Whether `mount -o` has it, too.
+    pub(super) is_option: bool,
     /// Whether each mount has its own, and not the daemon.
     pub(super) of_each_mount: bool,
 }
@@ -54,6 +58,8 @@ pub(super) const fn valued(value: &'static str) -> Description {
         flag: "",
         takers: 0,
         environment: None,
+        is_optional: false,
+        is_option: false,
         of_each_mount: false,
     }
 }
@@ -79,6 +85,25 @@ impl Description {
         }
     }
 
+    pub(super) const fn optional(self) -> Self {
+        Self {
+            is_optional: true,
+            ..self
+        }
+    }
+
+    pub(super) const fn option_of_mount(self) -> Self {
+        Self {
+            is_option: true,
+            ..self
+        }
+    }
+
+    /// Whether `mount -o` has it.
+    pub(super) fn is_mount_option(&self) -> bool {
+        self.place == Place::Mount || self.is_option
+    }
+
     pub(super) const fn of_each_mount(self) -> Self {
         Self {
             of_each_mount: true,
@@ -90,6 +115,7 @@ impl Description {
     pub(in crate::cli) fn option(&self) -> String {
         match self.value {
             "" => self.name.to_owned(),
+            value if self.is_optional => format!("{}[={value}]", self.name),
             value => format!("{}={value}", self.name),
         }
     }
@@ -99,6 +125,12 @@ impl Description {
         let flag = format!("--{}", self.flag);
         match chosen {
             _ if self.takers == 0 => Vec::new(),
+            chosen if self.is_optional => {
+                let words = chosen.words().into_iter();
+                words
+                    .map(|word| (format!("{flag}={}", word.display()), None))
+                    .collect()
+            }
             Shown::YesNo(true) => Vec::new(),
             Shown::YesNo(false) => vec![(flag, None)],
             other => {

@@ -31,7 +31,7 @@ pub(in crate::cli) fn example() -> String {
 }
 
 /// A text in lines of comment.
-fn commented(text: &str) -> String {
+pub(super) fn commented(text: &str) -> String {
     let mut lines = String::from("#");
     let mut columns = 1;
     for word in text.split(' ') {

@@ -84,7 +84,7 @@ impl ConfigFile {
         let named = match path.origin {
             Origin::Default => None,
             Origin::Environment(name) => Some(name),
-            Origin::Flag | Origin::File { .. } => Some("the command line"),
+            Origin::Flag | Origin::File { .. } | Origin::NixConf(_) => Some("the command line"),
         };
         let bytes = match (std::fs::read(&path.value), named) {
             (Ok(bytes), _) => bytes,

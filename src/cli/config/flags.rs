@@ -44,6 +44,16 @@ fn flag(entry: &Entry<'_>, parser: ValueParser) -> Arg {
     let flag = Arg::new(described.name)
         .long(described.flag)
         .global(described.takers == EVERY);
+    if described.is_optional {
+        return flag
+            .value_name(described.value)
+            .value_hint(ValueHint::FilePath)
+            .value_parser(parser)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .help(entry.help());
+    }
     if let Shown::YesNo(_) = entry.value {
         let (first, rest) = described.about.split_at(1);
         let help = format!("Do not {}{rest}", first.to_lowercase());

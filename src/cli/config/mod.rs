@@ -9,6 +9,7 @@ mod example;
 mod file;
 mod flags;
 mod mount_options;
+mod nix_conf;
 mod origin;
 mod settings;
 mod shown;
@@ -17,7 +18,7 @@ mod toml_value;
 mod value;
 
 pub(super) use command::Arguments;
-pub(super) use decided::{Decided, Reading};
+pub(super) use decided::{Decided, Reading, log_format};
 pub(super) use description::{COPYING, EVERY, FETCHING, LISTING, Place, SERVING};
 pub(super) use example::{FILE, MOUNT};
 pub(super) use file::{Mistake, table};

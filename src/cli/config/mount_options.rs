@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::description::{Description, Place};
+use super::description::Description;
 use super::origin::Origin;
 use super::table::{ALL, Choices, Settings};
 
@@ -13,9 +13,10 @@ fn chosen(option: &str) -> Option<(&'static Description, &str)> {
         Some((name, text)) => (name, Some(text)),
         None => (option, None),
     };
-    let of_mounts = |described: &&&Description| described.place == Place::Mount;
+    let of_mounts = |described: &&&Description| described.is_mount_option();
     let described = ALL.iter().filter(of_mounts).find(|d| d.name == name)?;
-    let text = text.or_else(|| described.value.is_empty().then_some("true"))?;
+    let may_lack = described.value.is_empty() || described.is_optional;
+    let text = text.or_else(|| may_lack.then_some("true"))?;
     Some((described, text))
 }
 
@@ -36,7 +37,7 @@ pub(in crate::cli) fn mount_options(of_each_mount: bool) -> Vec<(String, String)
     let entries = defaults.entries().into_iter();
     let entries = entries.filter(|entry| {
         let described = entry.description;
-        described.place == Place::Mount && described.of_each_mount == of_each_mount
+        described.is_mount_option() && described.of_each_mount == of_each_mount
     });
     entries
         .map(|e| (e.description.option(), e.help()))

@@ -4,6 +4,20 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+/// A line of a `nix.conf`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Line {
+    pub(super) path: Arc<Path>,
+    /// From 1 on.
+    pub(super) line: usize,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
 /// Where a setting is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Origin {
@@ -18,6 +32,8 @@ pub(in crate::cli) enum Origin {
         /// From 1 on.
         line: usize,
     },
+    /// Lines of `nix.conf`; a list may be of several.
+    NixConf(Vec<Line>),
     /// It is built in.
     Default,
 }
@@ -28,6 +44,10 @@ impl fmt::Display for Origin {
             Self::Flag => write!(f, "command line"),
             Self::Environment(name) => write!(f, "environment, {name}"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::NixConf(lines) => {
+                let lines: Vec<_> = lines.iter().map(Line::to_string).collect();
+                write!(f, "nix.conf, {}", lines.join(", "))
+            }
             Self::Default => write!(f, "default"),
         }
     }

@@ -14,10 +14,12 @@ use clap::parser::ValueSource;
 use super::description::{
     COPYING, Description, EVERY, Entry, FETCHING, LISTING, Place, SERVING, switch, valued,
 };
+use super::nix_conf::FromNixConf;
 use super::origin::{Origin, Setting};
 use super::shown::Shown;
 use super::toml_value::{Value, Wrong, bare, bare_or_text, list, text};
 use super::value::{self, utf8};
+use crate::cli::log::LogFormat;
 use crate::cli::size::Size;
 use crate::fetch::{CACHE_NIXOS_ORG, Deadlines, PrefetchPolicy};
 use crate::http::Address;
@@ -205,8 +207,15 @@ settings! {
     "memory", valued("MIB").flag(EVERY, "memory").environment("NARFS_MEMORY");
     bare(value::memory), utf8(value::memory), |memory| Shown::Number((*memory).into());
 
-    /// Binary caches, as file:///DIRECTORY, http://… or https://…, used by their priority. An empty list
-    /// uses none: a mount shows only what the state has.
+    /// Format of the log, warnings and errors on stderr: text, or json, one object a line.
+    Top log_format: LogFormat = LogFormat::Text;
+    "log-format", valued("text|json").flag(EVERY, "log-format").environment("NARFS_LOG_FORMAT");
+    text(value::log_format, "write \"text\" or \"json\""), utf8(value::log_format),
+    |format| Shown::text(format.name());
+
+    /// Binary caches, as file:///DIRECTORY, http://… or https://…, used by their priority. One whose URL
+    /// ends with ?optional=1 may be out of reach: what only it has is absent then, and no error. An empty
+    /// list uses none: a mount shows only what the state has.
     Top from: Vec<String> = vec![CACHE_NIXOS_ORG.to_owned()];
     "from", valued("URL").flag(FETCHING, "from");
     list(value::source, "write [\"https://cache.nixos.org\"], or [] for no source"), utf8(value::one),
@@ -231,6 +240,18 @@ settings! {
     text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"),
     |text: &OsStr| value::absolute(text).map(Some),
     |path| Shown::or_none(path.as_ref());
+
+    /// Take sources, trusted keys, require-sigs and netrc-file from nix.conf: true for the files that Nix
+    /// reads (/etc/nix/nix.conf, those of the user, NIX_CONFIG), a FILE for that one alone. Sources that
+    /// are chosen otherwise replace those of nix.conf; keys add up.
+    Top from_nix_conf: FromNixConf = FromNixConf::No;
+    "from-nix-conf", valued("FILE").flag(FETCHING, "from-nix-conf").environment("NARFS_FROM_NIX_CONF")
+        .optional().option_of_mount();
+    bare_or_text(value::nix_conf), utf8(value::nix_conf_anywhere), |from| match from {
+        FromNixConf::No => Shown::YesNo(false),
+        FromNixConf::Usual => Shown::YesNo(true),
+        FromNixConf::File(file) => Shown::text(file),
+    };
 
     /// NARs that `narfs copy` unpacks in parallel; 0 for one per core.
     Top jobs: usize = 0;

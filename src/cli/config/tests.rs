@@ -9,9 +9,11 @@ use std::time::Duration;
 use super::decided::config_path;
 use super::example::example;
 use super::file::{ConfigFile, Mistake, parse};
+use super::nix_conf::FromNixConf;
 use super::settings::MountSettings;
 use super::table::names;
 use super::*;
+use crate::cli::log::LogFormat;
 use crate::cli::outcome::Usage;
 use crate::cli::size::Size;
 use crate::fetch::{Deadlines, PrefetchPolicy};
@@ -41,9 +43,9 @@ fn in_file<T>(value: T, line: usize) -> Option<Setting<T>> {
 /// A value for each option, none of them the default.
 fn full() -> String {
     format!(
-        "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\n\
+        "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\nlog-format = \"json\"\n\
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
-         require-sigs = false\nnetrc-file = \"/n\"\njobs = 3\n\
+         require-sigs = false\nnetrc-file = \"/n\"\nfrom-nix-conf = \"/nix.conf\"\njobs = 3\n\
          listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\n[mount]\n\
          lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\n\
          budget = \"20G\"\nwritable-profiles = true\nfile-handles = true\n"
@@ -57,20 +59,22 @@ fn every_option_is_read_with_its_line() {
         state: in_file("/s".into(), 1),
         store_dir: in_file(Some(StoreDir::parse("/gnu/store").unwrap()), 2),
         memory: in_file(64, 3),
-        from: in_file(vec!["file:///a".into(), "https://b".into()], 4),
-        trusted_public_keys: in_file(vec![KEY.into()], 5),
-        require_sigs: in_file(false, 6),
-        netrc_file: in_file(Some("/n".into()), 7),
-        jobs: in_file(3, 8),
-        listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 9),
-        volume_plugin: in_file(Some("/v".into()), 10),
-        lookup_timeout: in_file(seconds(1), 12),
-        contents_timeout: in_file(seconds(2), 13),
-        absent_ttl: in_file(seconds(3), 14),
-        prefetch: in_file(PrefetchPolicy::Closure, 15),
-        budget: in_file(Some(Size(20 << 30)), 16),
-        writable_profiles: in_file(true, 17),
-        file_handles: in_file(true, 18),
+        log_format: in_file(LogFormat::Json, 4),
+        from: in_file(vec!["file:///a".into(), "https://b".into()], 5),
+        trusted_public_keys: in_file(vec![KEY.into()], 6),
+        require_sigs: in_file(false, 7),
+        netrc_file: in_file(Some("/n".into()), 8),
+        from_nix_conf: in_file(FromNixConf::File("/nix.conf".into()), 9),
+        jobs: in_file(3, 10),
+        listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 11),
+        volume_plugin: in_file(Some("/v".into()), 12),
+        lookup_timeout: in_file(seconds(1), 14),
+        contents_timeout: in_file(seconds(2), 15),
+        absent_ttl: in_file(seconds(3), 16),
+        prefetch: in_file(PrefetchPolicy::Closure, 17),
+        budget: in_file(Some(Size(20 << 30)), 18),
+        writable_profiles: in_file(true, 19),
+        file_handles: in_file(true, 20),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -100,6 +104,10 @@ fn values_may_be_written_in_more_than_one_way() {
         choices("volume-plugin = \"none\"").volume_plugin,
         in_file(None, 1)
     );
+    for (text, from) in [("true", FromNixConf::Usual), ("false", FromNixConf::No)] {
+        let file = choices(&format!("from-nix-conf = {text}"));
+        assert_eq!(file.from_nix_conf, in_file(from, 1));
+    }
     let windows = "# x\r\n\r\n[mount]\r\nprefetch = 'none'\r\n";
     assert_eq!(choices(windows).prefetch, in_file(PrefetchPolicy::None, 4));
 }
@@ -249,6 +257,10 @@ const WRONG: &[(&str, &str)] = &[
         "[mount]\nfrom = []",
         "/c.toml:2: mount.from: write from above [mount]",
     ),
+    (
+        "log-format = \"xml\"",
+        "/c.toml:1: log-format: \"xml\" is no format of the log; write text or json",
+    ),
     ("jobs = 1\njobs = 2", "/c.toml:2: this is not TOML: "),
     ("jobs = 1\n= 2", "/c.toml:2: this is not TOML: "),
     ("jobs", "/c.toml:1: this is not TOML: "),
@@ -284,10 +296,12 @@ fn flags() -> Choices {
         state: Some(Setting::flag("/f".into())),
         store_dir: Some(Setting::flag(Some(StoreDir::parse("/f/store").unwrap()))),
         memory: Some(Setting::flag(128)),
+        log_format: Some(Setting::flag(LogFormat::Json)),
         from: Some(Setting::flag(vec!["file:///f".into()])),
         trusted_public_keys: Some(Setting::flag(vec!["flag".into()])),
         require_sigs: Some(Setting::flag(false)),
         netrc_file: Some(Setting::flag(Some("/f/netrc".into()))),
+        from_nix_conf: Some(Setting::flag(FromNixConf::File("/f/nix.conf".into()))),
         jobs: Some(Setting::flag(9)),
         listen: Some(Setting::flag("[::1]:9999".parse().ok())),
         volume_plugin: Some(Setting::flag(Some("/f/v.sock".into()))),
@@ -349,6 +363,7 @@ fn flags_prevail_over_the_environment_that_over_the_file_and_that_over_what_is_b
         assert_eq!(flag.2, "command line", "{name}");
         // These are of two values only.
         let two = [
+            "log-format",
             "require-sigs",
             "prefetch",
             "writable-profiles",

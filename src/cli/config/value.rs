@@ -6,6 +6,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::nix_conf::FromNixConf;
+use crate::cli::log::LogFormat;
 use crate::cli::size::Size;
 use crate::fetch::PrefetchPolicy;
 use crate::http::{Address, AddressError};
@@ -84,6 +86,23 @@ pub(super) fn path_or_none(text: &str) -> Result<Option<PathBuf>, String> {
     }
 }
 
+/// Whether `nix.conf` is read, or which one.
+pub(super) fn nix_conf(text: &str) -> Result<FromNixConf, String> {
+    match text {
+        "true" => Ok(FromNixConf::Usual),
+        "false" => Ok(FromNixConf::No),
+        _ if Path::new(text).is_absolute() => Ok(FromNixConf::File(text.into())),
+        _ => Err(format!(
+            "{text:?} is neither true nor false nor an absolute path; write true or \"/DIRECTORY/nix.conf\""
+        )),
+    }
+}
+
+/// Likewise, as the command line or the environment says it: a path may be relative.
+pub(super) fn nix_conf_anywhere(text: &str) -> Result<FromNixConf, String> {
+    nix_conf(text).or_else(|_| absolute(OsStr::new(text)).map(FromNixConf::File))
+}
+
 pub(super) fn listen(text: &str) -> Result<Option<Address>, String> {
     match text {
         "none" => Ok(None),
@@ -125,6 +144,12 @@ pub(super) fn jobs(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| {
         format!("{text:?} is no number of jobs; give 1 or more, or 0 for one each core")
     })
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    let formats = [LogFormat::Text, LogFormat::Json];
+    let found = formats.into_iter().find(|f| f.name() == text);
+    found.ok_or_else(|| format!("{text:?} is no format of the log; write text or json"))
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {

@@ -2,6 +2,7 @@
 
 use super::line;
 use crate::cli::global::Global;
+use crate::cli::log;
 use crate::cli::output::{print_json, println};
 use crate::command::{ProfileChangeReport, ProfileOutcome, chain};
 use crate::fuse;
@@ -18,11 +19,11 @@ pub(in crate::cli) fn announce(
             && !report.dry_run
             && let Err(e) = fuse::announce(&state, &report.profile)
         {
-            eprintln!(
-                "narfs: warning: cannot notify watchers of {} about the change: {}",
+            log::warn(&format!(
+                "cannot notify watchers of {} about the change: {}",
                 report.profile,
                 chain(&e)
-            );
+            ));
         }
     }
     Ok(())
@@ -31,7 +32,7 @@ pub(in crate::cli) fn announce(
 /// Prints the change of a profile; warnings go to stderr.
 pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow::Result<()> {
     for warning in &r.warnings {
-        eprintln!("narfs: warning: {warning}");
+        log::warn(&format!("{warning}"));
     }
     if json {
         return print_json(r);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use jiff::tz::TimeZone;
 
+use crate::cli::log;
 use crate::cli::output::{print_json, println};
 use crate::command::{GenerationReport, ProfileDiffReport, ProfileReport};
 use crate::nix::store_path::StorePath;
@@ -77,10 +78,10 @@ pub(super) fn show_diff(r: &ProfileDiffReport, json: bool) -> anyhow::Result<()>
     }
     if let Some(first) = r.unknown.first() {
         let count = r.unknown.len();
-        eprintln!(
-            "narfs: warning: neither the state nor the sources know {count} paths, such as \
+        log::warn(&format!(
+            "neither the state nor the sources know {count} paths, such as \
              {first}; they are not compared"
-        );
+        ));
     }
     Ok(())
 }

@@ -197,7 +197,7 @@ impl Prepared {
         global: &Global,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            sources: how.sources.request(global),
+            sources: how.sources.request(global)?,
             dry_run: how.dry_run,
             ..Self::new(action, how.json)
         })
@@ -259,7 +259,7 @@ impl Actions {
     fn prepared(self, global: &Global) -> anyhow::Result<Prepared> {
         Ok(match self {
             Self::List { sources, json } => Prepared {
-                sources: sources.request(global),
+                sources: sources.request(global)?,
                 ..Prepared::new(ProfileAction::List, json)
             },
             Self::Install {
@@ -299,7 +299,7 @@ impl Actions {
                 first: from,
                 second: to,
             } => Prepared {
-                sources: sources.request(global),
+                sources: sources.request(global)?,
                 ..Prepared::new(ProfileAction::Diff { from, to }, json)
             },
             Self::Link(_) => bail!("links are created by the command itself"),

@@ -17,6 +17,7 @@ fn source(url: &str, requests: u64) -> SourceReport {
     SourceReport {
         url: url.to_owned(),
         state: SourceState::Answers,
+        optional: false,
         priority: Some(40),
         traffic: Some(TrafficSnapshot {
             requests,

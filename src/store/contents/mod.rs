@@ -149,6 +149,12 @@ impl StoredContents {
         }
     }
 
+    /// Chunks whose records were found missing or damaged since the state was opened, and were not replaced
+    /// since.
+    pub fn damaged_chunks(&self) -> u64 {
+        crate::sync::lock(&self.damaged).len() as u64
+    }
+
     /// What ingests in flight hold.
     pub(super) fn held(&self) -> &Held {
         &self.held
@@ -168,12 +174,6 @@ impl StoredContents {
     /// The chunks that were ingested since the state was opened.
     pub(super) fn ingested(&self) -> Ingested {
         self.size.ingested()
-    }
-
-    /// Whether the record of some chunk was found missing or damaged, and was not replaced since.
-    #[cfg(test)]
-    pub(super) fn has_damage(&self) -> bool {
-        !crate::sync::lock(&self.damaged).is_empty()
     }
 
     /// The number of the next new chunk.

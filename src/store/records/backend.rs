@@ -108,13 +108,21 @@ impl AsRef<[u8]> for Record<'_> {
 #[derive(Debug, Error)]
 #[error("{text}")]
 pub struct BackendError {
-    /// Whether it found other bytes than it wrote.
+    /// Whether it found other bytes than it wrote, or missed a file.
     is_corruption: bool,
     /// In the words of the backend.
     text: String,
 }
 
 impl BackendError {
+    /// A part of the database that is not there.
+    pub(super) fn missing(text: &str) -> Self {
+        Self {
+            is_corruption: true,
+            text: text.to_owned(),
+        }
+    }
+
     pub(super) fn new(text: &str) -> Self {
         Self {
             is_corruption: false,
@@ -122,17 +130,24 @@ impl BackendError {
         }
     }
 
-    /// Whether it found other bytes than it wrote.
+    /// Whether it found other bytes than it wrote, or missed a file.
     pub(in crate::store) fn is_corruption(&self) -> bool {
         self.is_corruption
     }
 }
 
+/// How RocksDB says that a file is not there.
+const NO_FILE: &str = "No such file or directory";
+
 impl From<rocksdb::Error> for BackendError {
     fn from(error: rocksdb::Error) -> Self {
+        let kind = error.kind();
+        let text = error.into_string();
+        // The binding does not say which error of the disk it was.
+        let is_missing = kind == rocksdb::ErrorKind::IOError && text.contains(NO_FILE);
         Self {
-            is_corruption: error.kind() == rocksdb::ErrorKind::Corruption,
-            text: error.into_string(),
+            is_corruption: kind == rocksdb::ErrorKind::Corruption || is_missing,
+            text,
         }
     }
 }

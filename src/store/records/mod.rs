@@ -71,6 +71,12 @@ impl Records {
                 state: state.to_owned(),
                 format: Mutex::new(format),
             }),
+            Err(OpenError::Database(source)) if source.is_corruption() => {
+                Err(StoreError::Incomplete {
+                    dir: state.to_owned(),
+                    source,
+                })
+            }
             Err(OpenError::Database(e)) => Err(failed("it was opened")(e)),
             Err(OpenError::Directory(source)) => Err(StoreError::Directory {
                 dir: state.to_owned(),

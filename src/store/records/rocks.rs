@@ -47,6 +47,21 @@ pub(super) enum OpenError {
     Directory(io::Error),
 }
 
+/// Whether there are files with records. Those come after the file `CURRENT`.
+fn has_records(dir: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let kind = path.extension().unwrap_or_default();
+        if ["sst", "blob", "log"]
+            .iter()
+            .any(|records| kind == *records)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl RocksDb {
     /// Opens or makes the database in `dir`, with the families of `format`, and at most `memory` bytes for
     /// blocks and for what is not flushed yet.
@@ -74,6 +89,11 @@ impl RocksDb {
         // RocksDB syncs what it writes there, but not the name of the directory.
         if !dir.join("CURRENT").exists() {
             make_directory(dir)?;
+            // RocksDB would make a new database, and delete what is left of this one.
+            if has_records(dir).map_err(OpenError::Directory)? {
+                let missing = BackendError::missing("its file CURRENT is missing");
+                return Err(OpenError::Database(missing));
+            }
         }
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
         let database = Self {
