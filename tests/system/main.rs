@@ -36,6 +36,7 @@ mod in_use;
 mod kernel_cache;
 mod lifecycle;
 mod limits;
+mod model;
 mod mount_helper;
 mod mount_points;
 mod numbers;
@@ -51,6 +52,9 @@ mod profiles_mounted;
 mod programs;
 mod publication;
 mod read_only;
+#[path = "../support/reference_model.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod reference_model;
 mod remounting;
 mod restarts;
 #[path = "../support/server.rs"]
