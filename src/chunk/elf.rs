@@ -102,6 +102,19 @@ mod tests {
     }
 
     #[test]
+    fn sections_beyond_the_limit_are_not_read() {
+        for (before, cuts) in [(4095, vec![4096, 24_096]), (4096, vec![])] {
+            let mut sections = vec![(1, 0, 1); before];
+            sections.push((1, 4096, 20_000));
+            assert_eq!(
+                of(&elf(&sections, 300_000)),
+                cuts,
+                "{before} sections before"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_elf_file_has_no_cuts() {
         assert!(of(b"").is_empty());
         assert!(of(&[0x7f; 100]).is_empty());

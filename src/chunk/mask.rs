@@ -40,11 +40,17 @@ pub struct ReferenceTable {
     /// For each reference, how many others were found before it; `u64::MAX` if it was not found.
     first_seen: Vec<u64>,
     seen: u64,
+    /// Most hashes that are masked.
+    limit: usize,
 }
 
 impl ReferenceTable {
     /// The table of `references` (the path itself among them, if it refers to itself).
     pub fn new(references: &[StorePath]) -> Self {
+        Self::with_limit(references, MAX_OCCURRENCES)
+    }
+
+    fn with_limit(references: &[StorePath], limit: usize) -> Self {
         let mut paths = references.to_vec();
         paths.sort_by(|a, b| a.name().cmp(b.name()).then_with(|| a.cmp(b)));
         paths.dedup();
@@ -54,6 +60,7 @@ impl ReferenceTable {
             first_seen: vec![u64::MAX; paths.len()],
             seen: 0,
             paths,
+            limit,
         }
     }
 
@@ -63,7 +70,7 @@ impl ReferenceTable {
         found: &'t mut Vec<Occurrence>,
     ) -> (&'t HashFinder, impl FnMut(u64, u32) -> bool + 't) {
         let note = |offset, reference| {
-            if found.len() == MAX_OCCURRENCES {
+            if found.len() == self.limit {
                 return false;
             }
             let first = &mut self.first_seen[reference as usize];
@@ -237,6 +244,26 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(run(1, 2), run(2, 1));
+    }
+
+    #[test]
+    fn hashes_beyond_the_limit_stay_as_they_are() {
+        let mut t = ReferenceTable::with_limit(&[path(7, "a")], 3);
+        let hash = path(7, "a").hash().to_string();
+        for (hashes, masked_hashes) in [(3, 3), (4, 3), (9, 3)] {
+            let data = format!("x{hash}").repeat(hashes).into_bytes();
+            let mut expected = data.clone();
+            let placeholder = [b"x".as_slice(), &PLACEHOLDER].concat();
+            expected[..masked_hashes * 33].copy_from_slice(&placeholder.repeat(masked_hashes));
+            for piece in [1, 50, 1000] {
+                let (masked, found) = mask(&data, piece, &mut t);
+                assert_eq!((&masked, found.len()), (&expected, masked_hashes));
+                assert_eq!(restore(masked, &found, &t), data);
+            }
+            let (mut masked, mut found) = (data.clone(), Vec::new());
+            Masker::whole(&mut masked, 0, &mut t, &mut found);
+            assert_eq!((&masked, found.len()), (&expected, masked_hashes));
+        }
     }
 
     #[test]

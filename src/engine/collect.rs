@@ -12,12 +12,12 @@ use std::sync::mpsc::{Sender, channel};
 use super::in_use::Unseen;
 use crate::command::{GcReport, GcRequest, OldGeneration, OldGenerations, Output, Report};
 use crate::engine::error::EngineError;
-use crate::engine::profiles::change::{from_record, now};
+use crate::engine::profiles::change::now;
 use crate::engine::roots::{Root, links};
 use crate::engine::state::Engine;
 use crate::nix::store_path::StorePath;
-use crate::profile::{DeleteSpec, GenerationNumber, ProfileName};
-use crate::store::{Collected, ProfileChange, ProfileTable};
+use crate::profile::{DeleteSpec, Generations, ProfileName};
+use crate::store::{Collected, ProfileTable};
 
 /// Progress lines, if requested.
 struct Lines<'o> {
@@ -100,11 +100,12 @@ impl Engine {
         let mut plan = |table: &ProfileTable| {
             let mut changes = Vec::new();
             for (name, record) in table.profiles()? {
-                let known = from_record(record);
-                let profile = ProfileName::parse(name);
+                let Ok(profile) = ProfileName::parse(name) else {
+                    continue;
+                };
+                let mut generations = Generations::from(record);
                 // Only generation numbers can be invalid, and there are none.
-                let old = profile.map(|p| known.select(&p, &spec, now));
-                let Ok(Ok(old)) = old else {
+                let Ok(old) = generations.select(&profile, &spec, now) else {
                     continue;
                 };
                 if old.is_empty() {
@@ -114,15 +115,8 @@ impl Engine {
                     profile: name.to_owned(),
                     generation: n.0,
                 }));
-                let kept = record.generations.iter();
-                let kept = kept.filter(|g| !old.contains(&GenerationNumber(g.number)));
-                changes.push(ProfileChange {
-                    name: name.to_owned(),
-                    current: record.current,
-                    generations: kept
-                        .map(|g| (g.number, g.path.clone(), g.created))
-                        .collect(),
-                });
+                generations.remove(&old);
+                changes.push(generations.to_change(&profile));
             }
             Ok(changes)
         };

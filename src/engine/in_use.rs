@@ -29,12 +29,13 @@ pub(super) use process::Use;
 /// Programs that the kernel starts by itself; these files name them.
 const STARTED_BY_KERNEL: [&str; 3] = ["modprobe", "fbsplash", "poweroff_cmd"];
 
-/// Timeout for the inspection of one process. It takes well under a millisecond, unless the process
+/// Timeouts of the inspection of one process. It takes well under a millisecond, unless the process
 /// is waiting for a page of a file while it holds the lock of its memory, as in the middle of
 /// execve(2).
-const TIMEOUT: Duration = Duration::from_secs(2);
-/// Timeout after one inspection has timed out: there may be many such processes, for one reason.
-const SHORT_TIMEOUT: Duration = Duration::from_millis(200);
+const TIMEOUTS: Timeouts = Timeouts {
+    first: Duration::from_secs(2),
+    later: Duration::from_millis(200),
+};
 /// Limit of threads that hang at processes at the same time.
 const MAX_HANGING: usize = 64;
 
@@ -70,6 +71,14 @@ pub(super) struct InUse {
     pub(super) inodes: HashMap<u64, PathBuf>,
     /// Processes that could not be inspected; what they were last seen to use is included above.
     pub(super) unseen: Vec<Unseen>,
+}
+
+/// How long the inspection of a process is waited for.
+#[derive(Clone, Copy)]
+struct Timeouts {
+    first: Duration,
+    /// After one inspection has timed out: there may be many such processes, for one reason.
+    later: Duration,
 }
 
 /// Results kept from one scan to the next.
@@ -124,7 +133,7 @@ pub(super) fn in_use(which: Use, superblock: Option<u32>) -> Result<InUse, InUse
         }
     });
     let mut memory = sync::lock(&MEMORY);
-    memory.scan(which, processes.collect(), found, &inspect, TIMEOUT)
+    memory.scan(which, processes.collect(), found, &inspect, TIMEOUTS)
 }
 
 /// Adds the files that the kernel itself reads.
@@ -162,11 +171,12 @@ impl Memory {
         processes: Vec<Process>,
         mut found: Found,
         inspect: &Inspect,
-        mut timeout: Duration,
+        timeouts: Timeouts,
     ) -> Result<InUse, InUseError> {
         self.hanging.retain(|_, thread| !thread.is_finished());
         let mut unseen = Vec::new();
         let mut last = HashMap::new();
+        let mut timeout = timeouts.first;
         let mut left = &processes[..];
         while !left.is_empty() {
             let full = self.hanging.len() >= MAX_HANGING;
@@ -204,7 +214,7 @@ impl Memory {
                 match outcome {
                     Ok(_) => {}
                     Err(RecvTimeoutError::Timeout) => {
-                        timeout = timeout.min(SHORT_TIMEOUT);
+                        timeout = timeouts.later;
                         self.hanging.insert(process, thread);
                         break;
                     }

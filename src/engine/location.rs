@@ -232,3 +232,35 @@ fn enter(store: &Store, parts: &mut Vec<Vec<u8>>) -> Option<Result<LoadedPath, L
     let path = StorePath::parse_base_name(&parts.pop()?).ok()?;
     Some(self::path(store, &path.base_name()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryBackend, StoreOptions};
+
+    #[test]
+    fn a_chain_of_forty_links_is_followed_and_one_more_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            ..StoreOptions::default()
+        };
+        let state = dir.path().join("state");
+        let store = Store::open_in_memory(&state, &options, MemoryBackend::default()).unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("0"), "x").unwrap();
+        for link in 1..=41 {
+            let target = (link - 1).to_string();
+            std::os::unix::fs::symlink(target, tree.join(link.to_string())).unwrap();
+        }
+        let added = crate::fetch::add(&store, &tree, "chain").unwrap();
+        let find = |link: u32| file(&store, &format!("{added}/{link}"));
+        assert!(find(MAX_LINKS).is_ok());
+        let error = find(MAX_LINKS + 1).err().unwrap();
+        assert!(
+            matches!(error, LocationError::LeavesStore { .. }),
+            "{error}"
+        );
+    }
+}

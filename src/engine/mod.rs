@@ -13,6 +13,8 @@ mod error;
 mod execute;
 mod in_use;
 mod location;
+#[cfg(test)]
+mod model;
 mod network;
 mod network_state;
 mod paths;
@@ -28,6 +30,10 @@ mod verify;
 #[allow(dead_code)]
 #[path = "../../tests/support/binary_cache.rs"]
 mod binary_cache;
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../../tests/support/reference_model.rs"]
+mod reference_model;
 
 pub use closures::store_directory;
 pub use error::{ClosureError, EngineError};

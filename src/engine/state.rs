@@ -1,6 +1,7 @@
 //! The engine: an open state and the resources of its requests.
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -85,9 +86,13 @@ impl Engine {
         let progress = Arc::new(Progress::default());
         self.running().push(progress.clone());
         let outcome = std::thread::scope(|scope| {
-            let working = scope.spawn(|| work(&progress));
-            while !working.is_finished() {
-                std::thread::sleep(PROGRESS_EVERY);
+            let (ended, end) = channel::<()>();
+            let working = scope.spawn(|| {
+                // Dropped at the end, also by a panic.
+                let _ended = ended;
+                work(&progress)
+            });
+            while end.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
                 if output.progress(&progress.snapshot()).is_err() {
                     progress.stop.store(true, Ordering::Relaxed);
                 }

@@ -232,11 +232,17 @@ mod tests {
             in_use: Box::new(|| Ok(HashSet::new())),
         };
         let room = Budget::new(store, Some(1), keep);
+        let began = Instant::now();
+        room.make_room();
+        let until = sync::lock(&room.trimming).unwrap();
+        assert!(until >= began + Duration::from_millis(50) * (1 + REST));
+        let rest_until = |until| *sync::lock(&room.trimming) = Some(until);
+        rest_until(Instant::now() + Duration::from_secs(600));
         for _ in 0..1000 {
             room.make_room();
         }
         assert_eq!(looks.load(Ordering::Relaxed), 1);
-        std::thread::sleep(Duration::from_millis(50) * REST * 2);
+        rest_until(Instant::now());
         room.make_room();
         assert_eq!(looks.load(Ordering::Relaxed), 2);
         room.settle();

@@ -38,7 +38,6 @@ pub fn repair(
         budget: None,
     };
     let publication = transfer.fetch(&offer)?;
-    store.contents().flush()?;
     store.paths().restore_tree(&publication.tree)?;
     Ok(())
 }

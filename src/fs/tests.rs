@@ -142,6 +142,18 @@ fn a_listing_says_of_the_roots_of_paths_what_lookups_say() {
 }
 
 #[test]
+fn a_name_has_at_most_as_many_bytes_as_the_kernel_allows() {
+    let (_dir, fs) = file_system(1..2);
+    let bin = walk(&fs, &format!("store/{}/bin", path(1))).unwrap().inode;
+    for directory in [root(), Inode::special(Special::Store), bin] {
+        let found = fs.lookup(directory, &[b'x'; NAME_MAX]).unwrap();
+        assert!(!matches!(found, Lookup::Found(_)));
+        let error = fs.lookup(directory, &[b'x'; NAME_MAX + 1]).unwrap_err();
+        assert!(matches!(error, FsError::NameTooLong), "{error}");
+    }
+}
+
+#[test]
 fn attributes_are_those_of_nix() {
     let (_dir, fs) = file_system(1..2);
     let base = format!("store/{}", path(1));

@@ -55,15 +55,22 @@ pub trait Monitored: Send + Sync + 'static {
 struct Query {
     ask: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
     last: Mutex<Option<(Instant, Answer)>>,
+    /// How long an answer is used.
+    lifetime: Duration,
 }
 
 type Answer = Result<Arc<str>, Arc<str>>;
 
 impl Query {
-    fn new(ask: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Arc<Self> {
-        let ask = Box::new(ask);
-        let last = Mutex::new(None);
-        Arc::new(Self { ask, last })
+    fn new(
+        lifetime: Duration,
+        ask: impl Fn() -> Result<String, String> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            ask: Box::new(ask),
+            last: Mutex::new(None),
+            lifetime,
+        })
     }
 
     /// An answer that is not expired.
@@ -73,7 +80,7 @@ impl Query {
         let query_task = tokio::spawn(async move {
             let mut last = self.last.lock().await;
             if let Some((when, answer)) = &*last
-                && when.elapsed() < LIFETIME
+                && when.elapsed() < self.lifetime
             {
                 return answer.clone();
             }
@@ -96,6 +103,10 @@ impl Query {
 
 /// The endpoints, as a router.
 pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
+    monitoring_with(LIFETIME, monitored)
+}
+
+fn monitoring_with(lifetime: Duration, monitored: Arc<dyn Monitored>) -> Router {
     let (metrics, status) = (monitored.clone(), monitored.clone());
     let query = |query, kind| {
         get(move |State(query): State<Arc<Query>>| respond(query, kind)).with_state(query)
@@ -104,13 +115,18 @@ pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
         .route("/", get(|| async { text(StatusCode::OK, TEXT, LIST) }))
         .route(
             "/metrics",
-            query(Query::new(move || metrics.metrics()), EXPOSITION),
+            query(Query::new(lifetime, move || metrics.metrics()), EXPOSITION),
         )
-        .route("/status", query(Query::new(move || status.status()), JSON))
+        .route(
+            "/status",
+            query(Query::new(lifetime, move || status.status()), JSON),
+        )
         .route(
             "/healthz",
             query(
-                Query::new(move || monitored.health().map(|()| "ok\n".to_owned())),
+                Query::new(lifetime, move || {
+                    monitored.health().map(|()| "ok\n".to_owned())
+                }),
                 TEXT,
             ),
         )

@@ -177,12 +177,22 @@ pub fn synthesize<S: PackageSource>(
     store_dir: &StoreDir,
     source: &S,
 ) -> Result<Environment, EnvironmentError<S::Error>> {
+    synthesize_within(packages, store_dir, source, MAX_STEPS)
+}
+
+/// The same, if at most `limit` names have to be looked at.
+fn synthesize_within<S: PackageSource>(
+    packages: &[Package],
+    store_dir: &StoreDir,
+    source: &S,
+    limit: u64,
+) -> Result<Environment, EnvironmentError<S::Error>> {
     let mut synthesis = Synthesis {
         resolver: Resolver::new(source, store_dir),
         warnings: Vec::new(),
         done: HashSet::new(),
         postponed: BTreeSet::new(),
-        steps: 0,
+        steps_left: limit,
     };
     let mut root = Merged::new();
     let mut order: Vec<&Package> = packages.iter().filter(|package| package.active).collect();
@@ -250,7 +260,8 @@ struct Synthesis<'s, S: PackageSource> {
     done: HashSet<Vec<u8>>,
     /// Those that packages of this round propagate.
     postponed: BTreeSet<Vec<u8>>,
-    steps: u64,
+    /// Names that may still be looked at.
+    steps_left: u64,
 }
 
 impl<S: PackageSource> Synthesis<'_, S> {
@@ -315,10 +326,10 @@ impl<S: PackageSource> Synthesis<'_, S> {
             at.truncate(length);
             at.extend_from_slice(name);
             let path = child(&from.path, name);
-            self.steps += 1;
-            if self.steps > MAX_STEPS {
+            let Some(left) = self.steps_left.checked_sub(1) else {
                 return Err(EnvironmentError::TooLarge { path: text(&path) });
-            }
+            };
+            self.steps_left = left;
             let reached = self.resolver.walk(&from.reached, name);
             let Some(reached) = reached.map_err(|stop| stopped(&path, stop))? else {
                 let (path, link) = (text(at), text(&path));

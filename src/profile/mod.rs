@@ -23,6 +23,7 @@ mod link_change;
 mod manifest;
 mod name;
 mod publication;
+mod recorded;
 mod resolution;
 mod source;
 mod stored;

@@ -275,11 +275,11 @@ mod tests {
         assert_eq!(defect("x.lock"), NameDefect::Lock);
         assert_eq!(defect("a\nb"), NameDefect::ControlCharacter);
         assert_eq!(defect("a\0b"), NameDefect::ControlCharacter);
+        assert_eq!(name(&"x".repeat(200)).as_str().len(), 200);
         assert_eq!(defect(&"x".repeat(201)), NameDefect::TooLong);
-        assert_eq!(
-            defect(&format!("{}x", "x/".repeat(600))),
-            NameDefect::TooLong
-        );
+        let longest = format!("{}xy", "x/".repeat(511));
+        assert_eq!(name(&longest).as_str().len(), 1024);
+        assert_eq!(defect(&(longest + "z")), NameDefect::TooLong);
         let text = ProfileName::parse("a/../b").unwrap_err().to_string();
         assert!(
             text.contains("'a/../b'") && text.contains("begins with '.'"),

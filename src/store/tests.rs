@@ -15,13 +15,14 @@ mod views;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::contents::{Located, TreeRecord};
 use super::records::{Batch, Durability, Family};
 use super::*;
-use crate::chunk::ChunkDigest;
+use crate::chunk::{ChunkDigest, ChunkRecord};
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -145,11 +146,21 @@ fn is_dropped(store: &Store, path: &StorePath) -> bool {
     !store.paths().has_contents(&info).unwrap()
 }
 
+/// Waits until something is so that another thread brings about. Fails after a minute.
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The state as it would be found if the process had been killed now.
 fn crashed(dir: &TempDir) -> (TempDir, Store) {
     // A file that a compaction deletes meanwhile belongs to the past.
-    let copy = std::iter::repeat_with(|| copied(dir.path())).find_map(Result::ok);
-    let copy = copy.unwrap();
+    let copies = std::iter::repeat_with(|| copied(dir.path())).take(1000);
+    let copy = copies.filter_map(Result::ok).next();
+    let copy = copy.expect("the files of the database change all the time");
     let store = open(copy.path()).unwrap();
     (copy, store)
 }
@@ -176,16 +187,26 @@ fn copied(dir: &Path) -> std::io::Result<TempDir> {
     }
 }
 
-/// What must hold whenever nobody writes: sizes are right, digests name chunks that are there, and
-/// complete trees too.
+/// What must hold whenever nobody writes: sizes are right, each chunk that is there has its digest, and
+/// complete trees name such chunks.
 fn assert_sound(store: &Store) {
     let s = store.upkeep().statistics().unwrap();
     assert_eq!(store.upkeep().stored_bytes().unwrap(), s.stored_bytes);
     assert_eq!(store.upkeep.chunk_bytes().unwrap(), s.chunk_bytes);
     let mut numbers = HashSet::new();
-    let each = |_: &[u8], value: &[u8]| {
-        let number = Located::decode(value).unwrap().number;
+    let each = |digest: &[u8], value: &[u8]| {
+        let Located {
+            number,
+            raw_length,
+            stored_length,
+        } = Located::decode(value).unwrap();
         assert!(numbers.insert(number), "two digests name chunk {number}");
+        let record = store.records.get(Family::Chunks, &number.to_be_bytes())?;
+        let record = record.unwrap_or_else(|| panic!("chunk {number} is gone, its digest is not"));
+        assert_eq!(record.len(), stored_length as usize, "chunk {number}");
+        let chunk = ChunkRecord::parse(&record).unwrap().decode().unwrap();
+        assert_eq!(chunk.len(), raw_length as usize, "chunk {number}");
+        assert_eq!(ChunkDigest::of(&chunk).0, digest, "chunk {number}");
         Ok(true)
     };
     store.records.scan(Family::Digests, &[], each).unwrap();
@@ -195,7 +216,7 @@ fn assert_sound(store: &Store) {
         Ok(true)
     };
     store.records.scan(Family::Chunks, &[], each).unwrap();
-    assert_eq!(numbers, there);
+    assert_eq!(numbers, there, "a chunk has no digest");
     let each = |_: &[u8], value: &[u8]| {
         let mut named = TreeRecord::parse(value).unwrap().numbers();
         assert!(

@@ -185,6 +185,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_longer_than_the_limit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("netrc");
+        let entry = "machine h login a password b\n";
+        std::fs::write(
+            &file,
+            entry.to_owned() + &"\n".repeat(LIMIT as usize - entry.len()),
+        )
+        .unwrap();
+        let found = Credentials::load(Some(&file)).ok().unwrap();
+        assert!(found.basic("h", None).is_some());
+        std::fs::write(&file, " ".repeat(LIMIT as usize + 1)).unwrap();
+        let error = read(&file).unwrap_err().to_string();
+        assert!(error.contains("longer than 1048576 bytes"), "{error}");
+        assert!(Credentials::load(Some(&file)).is_err());
+    }
+
+    #[test]
     fn a_malformed_file_is_named_without_its_contents() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("netrc");

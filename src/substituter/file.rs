@@ -247,6 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_protocol_longer_than_its_limit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FileCache::open(&format!("file://{}", dir.path().display())).unwrap();
+        std::fs::write(dir.path().join("x"), [b'x'; 100]).unwrap();
+        assert_eq!(cache.text("x", 100).unwrap().unwrap().len(), 100);
+        let error = cache.text("x", 99).unwrap_err();
+        assert!(
+            matches!(error, SourceError::TooLong { limit: 99, .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_is_read_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("nix-cache-info"), "StoreDir: /nix/store\n").unwrap();

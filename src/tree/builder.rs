@@ -51,8 +51,26 @@ pub enum Place {
     Large(u64),
 }
 
+/// How large a tree may become.
+#[derive(Clone, Copy)]
+struct Limits {
+    nodes: u32,
+    /// Of all names, and of all link targets, in bytes.
+    text: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            nodes: MAX_NODES,
+            text: MAX_TEXT,
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct TreeBuilder {
+    limits: Limits,
     nodes: Vec<Building>,
     open: Vec<u32>,
     name: Option<(u32, u8)>,
@@ -83,7 +101,7 @@ impl TreeBuilder {
         if name.is_empty() || !legal_name(name) || self.open.is_empty() || self.name.is_some() {
             return Err(BuildError::Malformed("a name is not allowed there"));
         }
-        if self.names.len() + name.len() > MAX_TEXT {
+        if self.names.len() + name.len() > self.limits.text {
             return Err(BuildError::TooMuchText);
         }
         self.name = Some((self.names.len() as u32, length));
@@ -136,7 +154,7 @@ impl TreeBuilder {
     pub fn link(&mut self, target: &[u8]) -> Result<(), BuildError> {
         let length = u16::try_from(target.len())
             .map_err(|_| BuildError::Malformed("a link target is too long"))?;
-        if self.targets.len() + target.len() > MAX_TEXT {
+        if self.targets.len() + target.len() > self.limits.text {
             return Err(BuildError::TooMuchText);
         }
         self.add(LINK, length, self.targets.len() as u64, 0)?;
@@ -151,7 +169,7 @@ impl TreeBuilder {
 
     fn add(&mut self, kind: u8, target_length: u16, a: u64, b: u64) -> Result<u32, BuildError> {
         let index = self.nodes.len() as u32;
-        if index >= MAX_NODES {
+        if index >= self.limits.nodes {
             return Err(BuildError::TooManyNodes);
         }
         let name = match (self.open.last(), self.name.take()) {
@@ -251,5 +269,60 @@ impl TreeBuilder {
             out.extend_from_slice(&node.b.to_le_bytes());
         }
         (out, names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root directory that is open, of a tree with these limits.
+    fn directory(nodes: u32, text: usize) -> TreeBuilder {
+        let mut builder = TreeBuilder {
+            limits: Limits { nodes, text },
+            ..TreeBuilder::default()
+        };
+        builder.directory().unwrap();
+        builder
+    }
+
+    fn finish(mut builder: TreeBuilder) -> Tree {
+        builder.end_directory().unwrap();
+        builder.finish(&[], 0, 0, &[], &[]).unwrap()
+    }
+
+    #[test]
+    fn more_nodes_than_the_limit_are_refused() {
+        for add in [
+            |builder: &mut TreeBuilder| builder.directory(),
+            |builder: &mut TreeBuilder| builder.file(false, 0, Place::Run(0)),
+            |builder: &mut TreeBuilder| builder.link(b"x"),
+        ] {
+            let mut builder = directory(3, 100);
+            builder.entry(b"a").unwrap();
+            builder.file(true, 0, Place::Run(0)).unwrap();
+            builder.entry(b"b").unwrap();
+            builder.link(b"x").unwrap();
+            builder.entry(b"c").unwrap();
+            assert!(matches!(add(&mut builder), Err(BuildError::TooManyNodes)));
+        }
+        let mut builder = directory(2, 100);
+        builder.entry(b"a").unwrap();
+        builder.file(true, 0, Place::Run(0)).unwrap();
+        assert_eq!(finish(builder).len(), 2);
+    }
+
+    #[test]
+    fn names_and_targets_have_each_as_much_text_as_the_limit() {
+        let mut builder = directory(100, 5);
+        builder.entry(b"ab").unwrap();
+        builder.link(b"xyz").unwrap();
+        builder.entry(b"cde").unwrap();
+        assert!(matches!(builder.link(b"123"), Err(BuildError::TooMuchText)));
+        builder.link(b"12").unwrap();
+        assert!(matches!(builder.entry(b"f"), Err(BuildError::TooMuchText)));
+        let tree = finish(builder);
+        assert_eq!(tree.lookup(0, b"cde"), Some(2));
+        assert_eq!(tree.target(2, &[]), Some(b"12".to_vec()));
     }
 }

@@ -18,3 +18,8 @@ pub use unpack::{ChunkSink, UnpackError, Unpacked, Unpacker};
 
 #[cfg(test)]
 mod tests;
+
+// In the highest of the layers that the targets call.
+#[cfg(test)]
+#[path = "../../tests/fuzz/replay.rs"]
+mod fuzz;

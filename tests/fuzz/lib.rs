@@ -7,5 +7,7 @@ pub mod chunk;
 pub mod measure;
 #[path = "../../src/nix/mod.rs"]
 pub mod nix;
+#[path = "targets/mod.rs"]
+pub mod targets;
 #[path = "../../src/tree/mod.rs"]
 pub mod tree;

@@ -37,6 +37,7 @@ mod json_log;
 mod kernel_cache;
 mod lifecycle;
 mod limits;
+mod model;
 mod monitoring;
 mod mount_helper;
 mod mount_points;
@@ -56,6 +57,9 @@ mod profiles_mounted;
 mod programs;
 mod publication;
 mod read_only;
+#[path = "../support/reference_model.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod reference_model;
 mod remounting;
 mod restarts;
 mod saved_states;

@@ -56,9 +56,7 @@ fn a_file_that_another_process_has_open_is_in_use() {
     assert!(!found(Use::Open).contains_key(&hash));
     let mut command = Command::new("tail");
     let _tail = Sleeper::start(command.arg("-f").arg(&file).arg("-s"));
-    while !found(Use::Open).contains_key(&hash) {
-        thread::yield_now();
-    }
+    wait_until(|| found(Use::Open).contains_key(&hash));
 }
 
 #[test]
@@ -92,9 +90,58 @@ fn seeing(hash: StorePathHash, hangs: Option<(Process, Receiver<()>)>) -> Inspec
     })
 }
 
+const LONG: Duration = Duration::from_secs(600);
+
+/// Timeouts of which the first alone may pass.
+fn wait(first: Duration) -> Timeouts {
+    let later = LONG;
+    Timeouts { first, later }
+}
+
+/// Waits until something is so, which takes a moment.
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn no_more_threads_than_the_limit_hang_at_processes() {
+    let own = std::process::id();
+    let own = Process {
+        number: own,
+        start: start_of(own).unwrap(),
+    };
+    let (_, hash) = hash("7");
+    let go_on = Arc::new(Mutex::new(()));
+    let stay = go_on.lock().unwrap();
+    let mut memory = Memory::default();
+    let mut hang = |from: usize, to: usize| {
+        for start in from..to {
+            let wait = go_on.clone();
+            let thread = thread::spawn(move || drop(wait.lock()));
+            let process = Process {
+                number: 0,
+                start: start as u64,
+            };
+            memory.hanging.insert(process, thread);
+        }
+        let inspect = seeing(hash, None);
+        let seen = memory.scan(Use::Open, vec![own], Found::default(), &inspect, wait(LONG));
+        let seen = seen.unwrap();
+        (seen.hashes.contains_key(&hash), seen.unseen.len())
+    };
+    assert_eq!(hang(0, MAX_HANGING - 1), (true, 0));
+    // It is looked at from outside, and what it used last counts.
+    assert_eq!(hang(MAX_HANGING - 1, MAX_HANGING), (true, 1));
+    assert_eq!(memory.hanging.len(), MAX_HANGING);
+    drop(stay);
+}
+
 #[test]
 fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are_seen() {
-    const LONG: Duration = Duration::from_secs(600);
     let process = |number| Process {
         number,
         start: start_of(number).unwrap(),
@@ -104,7 +151,8 @@ fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are
     let mut memory = Memory::default();
     let mut scan = |processes: &[Process], inspect: &Inspect, timeout| {
         let (processes, inspect) = (processes.to_vec(), inspect.clone());
-        let seen = memory.scan(Use::Open, processes, Found::default(), &inspect, timeout);
+        let timeouts = wait(timeout);
+        let seen = memory.scan(Use::Open, processes, Found::default(), &inspect, timeouts);
         let seen = seen.unwrap();
         let mut hashes: Vec<_> = seen.hashes.into_keys().collect();
         hashes.sort();
@@ -128,7 +176,5 @@ fn of_a_process_that_cannot_be_looked_at_what_it_used_last_counts_and_others_are
     // A process that hangs is not waited for again.
     assert_eq!(scan(&[own, first], &hanging, LONG), expected);
     drop(go_on);
-    while scan(&[own], &seeing(now, None), LONG) != (vec![now], vec![]) {
-        thread::yield_now();
-    }
+    wait_until(|| scan(&[own], &seeing(now, None), LONG) == (vec![now], vec![]));
 }

@@ -3,7 +3,6 @@
 //! Invariants: changes are serialised, and each is one write of the store, before which nothing is
 //! visible.
 
-use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::command::{Output, ProfileChangeReport, ProfileOutcome};
@@ -11,8 +10,8 @@ use crate::engine::error::{EngineError, ProfileError};
 use crate::engine::state::Engine;
 use crate::engine::supply::Supply;
 use crate::nix::store_path::StorePath;
-use crate::profile::{Advance, DeleteSpec, Generation, GenerationNumber, Generations, ProfileName};
-use crate::store::{ProfileChange, ProfileRecord, ProfileTable, Publication, StoreError};
+use crate::profile::{Advance, DeleteSpec, GenerationNumber, Generations, ProfileName};
+use crate::store::{ProfileTable, Publication, StoreError};
 
 /// The planned change of a profile.
 pub(in crate::engine) struct Plan {
@@ -80,7 +79,7 @@ impl Engine {
             let mut reports = Vec::new();
             for ((name, before), plan) in names.iter().zip(&before).zip(plans) {
                 if plan.generations != *before {
-                    changes.push(to_change(name, &plan.generations));
+                    changes.push(plan.generations.to_change(name));
                 }
                 publications.extend(plan.publication);
                 reports.push(plan.report);
@@ -259,7 +258,7 @@ impl ProfileChanger<'_> {
 /// The generations of a profile; none if there is no such profile.
 fn generations_in(table: &ProfileTable, name: &ProfileName) -> Result<Generations, StoreError> {
     let record = table.checked(name.as_str())?;
-    Ok(record.map_or_else(Generations::new, |record| from_record(record)))
+    Ok(record.map_or_else(Generations::new, |record| Generations::from(&**record)))
 }
 
 fn read_all(table: &ProfileTable, names: &[&ProfileName]) -> Result<Vec<Generations>, StoreError> {
@@ -294,25 +293,6 @@ fn is_still(
         check_new(table, names)?;
     }
     Ok(is_still)
-}
-
-pub(in crate::engine) fn from_record(record: &ProfileRecord) -> Generations {
-    let list = record.generations.iter().map(|g| {
-        let (target, created) = (g.path.clone(), g.created);
-        (GenerationNumber(g.number), Generation { target, created })
-    });
-    let list: BTreeMap<_, _> = list.collect();
-    Generations::from_parts(record.current.map(GenerationNumber), list)
-}
-
-pub(in crate::engine) fn to_change(name: &ProfileName, generations: &Generations) -> ProfileChange {
-    let list = generations.list().iter();
-    let list = list.map(|(number, g)| (number.0, g.target.clone(), g.created));
-    ProfileChange {
-        name: name.to_string(),
-        current: generations.current().map(|n| n.0),
-        generations: list.collect(),
-    }
 }
 
 /// Seconds since 1970.

@@ -447,6 +447,10 @@ fn numbers_of_what_is_not_here_name_nothing() {
         assert_eq!(errno(at.read_link(inode)), FsError::Stale.errno());
     }
     assert_eq!(
+        errno(at.lookup(root(), &[b'x'; 255])),
+        FsError::NotFound.errno()
+    );
+    assert_eq!(
         errno(at.lookup(root(), &[b'x'; 256])),
         FsError::NameTooLong.errno()
     );

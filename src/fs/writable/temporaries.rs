@@ -330,6 +330,9 @@ mod tests {
         assert!(matches!(more, Err(FsError::Full)));
         // Later there is room again, except for open files.
         all.open(file).unwrap();
+        let oldest = all.by_number.values().map(|t| t.used).min().unwrap();
+        all.forget_old(oldest + MAX_AGE - Duration::from_nanos(1));
+        assert_eq!(all.by_number.len(), MAX_FILES);
         all.forget_old(Instant::now() + MAX_AGE);
         assert_eq!(all.by_number.len(), 1);
         all.add(name("more"), Content::Directory, 0o755).unwrap();

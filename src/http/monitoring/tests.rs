@@ -7,18 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::http::{Server, serve};
 
-/// A daemon that is healthy or not, and answers slowly.
+/// A daemon that is healthy or not.
 #[derive(Default)]
 struct Daemon {
     queries: AtomicU64,
     away: bool,
-    pause: Duration,
+    /// Locked as long as it is not to answer.
+    pause: std::sync::Mutex<()>,
 }
 
 impl Daemon {
     fn answer(&self, text: &str) -> Result<String, String> {
         let queries = self.queries.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(self.pause);
+        drop(self.pause.lock().unwrap());
         if self.away {
             return Err("no daemon serves the state /x".to_owned());
         }
@@ -41,10 +42,14 @@ impl Monitored for Daemon {
 }
 
 fn start(daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
+    start_with(LIFETIME, daemon)
+}
+
+fn start_with(lifetime: Duration, daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let daemon = Arc::new(daemon);
-    let server = serve(listener.into(), monitoring(daemon.clone())).unwrap();
+    let server = serve(listener.into(), monitoring_with(lifetime, daemon.clone())).unwrap();
     (at, daemon, server)
 }
 
@@ -108,23 +113,33 @@ fn a_daemon_that_is_away_is_service_unavailable_with_the_reason() {
 
 #[test]
 fn many_who_ask_at_once_cost_one_question() {
-    let slow = Daemon {
-        pause: Duration::from_millis(200),
-        ..Daemon::default()
-    };
-    let (at, daemon, _server) = start(slow);
+    let (at, daemon, _server) = start_with(Duration::from_secs(600), Daemon::default());
+    let pause = daemon.pause.lock().unwrap();
     // A client that disconnects.
     let mut gone = TcpStream::connect(at).unwrap();
     gone.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    let began = Instant::now();
+    while daemon.queries.load(Ordering::SeqCst) == 0 {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(1));
+    }
     drop(gone);
     std::thread::scope(|scope| {
         for _ in 0..30 {
             scope.spawn(|| assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 0\n")));
         }
+        // Some of them wait, and the others come later.
+        std::thread::sleep(Duration::from_millis(100));
+        drop(pause);
     });
     assert_eq!(daemon.queries.load(Ordering::SeqCst), 1);
-    std::thread::sleep(LIFETIME);
-    assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 1\n"));
+}
+
+#[test]
+fn an_answer_that_has_expired_is_not_used() {
+    let (at, _daemon, _server) = start_with(Duration::ZERO, Daemon::default());
+    for query in 0..3 {
+        assert!(ask(at, "GET", "/metrics").ends_with(&format!("narfs_x {query}\n")));
+    }
 }

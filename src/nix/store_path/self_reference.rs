@@ -36,6 +36,8 @@ pub struct HashModulo {
     finder: HashFinder,
     stream: HashStream,
     found: Vec<u64>,
+    /// Most offsets that are recorded.
+    limit: usize,
     overflowed: bool,
 }
 
@@ -43,11 +45,16 @@ impl HashModulo {
     /// Starts a hash modulo the given hash part.
     #[must_use]
     pub fn new(algo: HashAlgo, own: &StorePathHash) -> Self {
+        Self::with_limit(algo, own, MAX_SELF_REFERENCES)
+    }
+
+    fn with_limit(algo: HashAlgo, own: &StorePathHash, limit: usize) -> Self {
         Self {
             hasher: Hasher::new(algo),
             finder: HashFinder::new([*own], [0; HASH_PART_LEN]),
             stream: HashStream::default(),
             found: Vec::new(),
+            limit,
             overflowed: false,
         }
     }
@@ -58,7 +65,7 @@ impl HashModulo {
         const PIECE: usize = 64 * 1024;
         for piece in bytes.chunks(PIECE) {
             let blanked = self.stream.push(piece, &self.finder, |offset, _| {
-                self.overflowed |= self.found.len() == MAX_SELF_REFERENCES;
+                self.overflowed |= self.found.len() == self.limit;
                 if !self.overflowed {
                     self.found.push(offset);
                 }
@@ -138,6 +145,24 @@ mod tests {
         assert_ne!(one.with_offsets, other.with_offsets);
         let none = hashes(&blank);
         assert_eq!(none.with_offsets, none.without_offsets);
+    }
+
+    #[test]
+    fn more_self_references_than_the_limit_are_an_error() {
+        let hash = |occurrences: usize| {
+            let mut hasher = HashModulo::with_limit(HashAlgo::Sha256, &OWN.parse().unwrap(), 2);
+            (0..occurrences).for_each(|_| hasher.update(OWN.as_bytes()));
+            hasher.finish()
+        };
+        let expected = format!("{}|0|32", "\0".repeat(64));
+        let with_offsets = hash(2).map(|hashes| hashes.with_offsets);
+        assert_eq!(
+            with_offsets,
+            Ok(Hash::of(HashAlgo::Sha256, expected.as_bytes()))
+        );
+        for occurrences in [3, 4] {
+            assert_eq!(hash(occurrences).map(|_| ()), Err(TooManySelfReferences));
+        }
     }
 
     proptest! {

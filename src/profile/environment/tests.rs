@@ -2,7 +2,7 @@
 
 use super::super::memory::Memory;
 use super::super::{Directory, Environment, Package, Warning};
-use super::{EnvironmentError, synthesize};
+use super::{EnvironmentError, PROPAGATED_LIMIT, synthesize, synthesize_within};
 
 /// A store with packages, each a name and its lines.
 fn store(packages: &[(&str, &[&str])]) -> Memory {
@@ -509,6 +509,35 @@ fn directories_that_multiply_by_links_are_given_up() {
     let memory = store(&[("a", &levels), ("b", &levels)]);
     let text = error(&memory, &[("a", 5), ("b", 6)]);
     assert!(text.contains("directories link to one another"), "{text}");
+}
+
+#[test]
+fn as_many_names_as_the_limit_are_looked_at_and_one_more_is_not() {
+    // `bin` of both, and then what is in it.
+    let memory = store(&[("a", &["bin/x", "bin/y"]), ("b", &["bin/z"])]);
+    let packages = [memory.package("a", 5), memory.package("b", 5)];
+    let within = |limit| synthesize_within(&packages, &memory.store_dir, &memory, limit);
+    assert_eq!(memory.lines(&within(5).unwrap().root).len(), 4);
+    let error = within(4).unwrap_err();
+    assert!(
+        matches!(&error, EnvironmentError::TooLarge { path } if path.ends_with("-b/bin/z")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_list_of_propagated_packages_has_a_limit() {
+    let list = |length: usize| {
+        format!(
+            "nix-support/propagated-user-env-packages = {}",
+            " ".repeat(length)
+        )
+    };
+    let limit = PROPAGATED_LIMIT as usize;
+    let memory = store(&[("a", &[&list(limit)]), ("b", &[&list(limit + 1)])]);
+    assert!(environment(&memory, &[("a", 5)]).propagated.is_empty());
+    let text = error(&memory, &[("b", 5)]);
+    assert!(text.contains("propagated-user-env-packages"), "{text}");
 }
 
 #[test]

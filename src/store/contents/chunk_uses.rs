@@ -7,9 +7,15 @@ use crate::store::records::{Family, Records};
 pub(in crate::store) struct ChunkUses {
     /// The lowest number of a chunk that is there; what is lower is not judged.
     first: u64,
+    /// What is from here on is not judged either: no such number was given, but a damaged record may have
+    /// it.
+    end: u64,
     /// From `first` on.
     counts: Vec<u32>,
 }
+
+/// Chunks that may come while uses are counted: more than any disk takes in that time.
+const COMING: u64 = 1 << 24;
 
 /// Bit of a count that says that a kept tree names the chunk.
 const KEPT: u32 = 1 << 31;
@@ -17,16 +23,25 @@ const KEPT: u32 = 1 << 31;
 impl ChunkUses {
     /// None yet, of the chunks that are there now and will be.
     pub(in crate::store) fn new(records: &Records) -> Result<Self, StoreError> {
-        let first = records.first_key(Family::Chunks)?;
-        let first = first.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
+        let number = |key: Option<Vec<u8>>| {
+            let key = key.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
+            key.unwrap_or(0)
+        };
         Ok(Self {
-            first: first.unwrap_or(0),
+            first: number(records.first_key(Family::Chunks)?),
+            end: number(records.last_key(Family::Chunks)?).saturating_add(COMING),
             counts: Vec::new(),
         })
     }
 
+    fn at(&self, number: u64) -> Option<usize> {
+        let judged = self.first..self.end;
+        let at = judged.contains(&number).then(|| number - self.first)?;
+        usize::try_from(at).ok()
+    }
+
     fn slot(&mut self, number: u64) -> Option<&mut u32> {
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let at = self.at(number)?;
         if at >= self.counts.len() {
             self.counts.resize(at + 1, 0);
         }
@@ -34,7 +49,7 @@ impl ChunkUses {
     }
 
     fn get(&self, number: u64) -> Option<u32> {
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let at = self.at(number)?;
         Some(self.counts.get(at).copied().unwrap_or(0))
     }
 

@@ -22,7 +22,8 @@ pub(super) enum ChunkFault {
 }
 
 impl StoredContents {
-    /// Where the chunk of a digest is.
+    /// Where the chunk of a digest is. A record that cannot be understood names none, and is replaced when
+    /// the chunk comes again.
     pub(in crate::store) fn locate(
         &self,
         digest: &ChunkDigest,
@@ -30,10 +31,13 @@ impl StoredContents {
         let Some(value) = self.records.get(Family::Digests, &digest.0)? else {
             return Ok(None);
         };
-        let located = Located::decode(&value).ok_or_else(|| StoreError::Damaged {
-            what: format!("the digest record of chunk {digest}"),
-        })?;
-        Ok(Some(located))
+        let located = Located::decode(&value);
+        if located.is_none() {
+            tracing::warn!(
+                "the digest record of chunk {digest} is damaged; the chunk is not found by it"
+            );
+        }
+        Ok(located)
     }
 
     /// The masked bytes of chunk `number`, checked against `digest`; kept in memory.

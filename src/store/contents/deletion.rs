@@ -77,8 +77,10 @@ impl Deletion<'_> {
         self.writes.delete(Family::Chunks, number.to_be_bytes());
         // After damage the digest may name a chunk that was written anew.
         let located = self.contents.locate(digest)?;
-        if let Some(located) = located.filter(|l| l.number == number) {
+        if located.is_none_or(|l| l.number == number) {
             self.writes.delete(Family::Digests, digest.0);
+        }
+        if let Some(located) = located.filter(|l| l.number == number) {
             self.freed_chunks += u64::from(located.stored_length);
             self.freed_unique.0 += 1;
             self.freed_unique.1 += u64::from(located.raw_length);

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor,
     CompactOptions, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode, FlushOptions,
-    LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode, WaitForCompactOptions,
+    WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
@@ -28,6 +29,9 @@ const BLOB: u64 = 1 << 10;
 const FRAGMENT: u64 = 256 << 10;
 /// Bytes of the log at most: what is older is written to files. A start reads the log.
 const LOG: u64 = 16 << 20;
+
+/// Time that a merge waits at most until files that it has emptied are deleted.
+const DELETION: Duration = Duration::from_secs(2);
 
 /// The database.
 pub(super) struct RocksDb {
@@ -290,6 +294,11 @@ impl Backend for RocksDb {
             self.db
                 .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
         }
+        // A compaction is done before the thread that did it has deleted the files that are left over.
+        let mut deletion = WaitForCompactOptions::default();
+        deletion.set_timeout(DELETION.as_micros() as u64);
+        // Where more is written all the time, they are deleted some time.
+        let _ = self.db.wait_for_compact(&deletion);
     }
 
     fn blob_files(&self) -> io::Result<Vec<BlobFile>> {

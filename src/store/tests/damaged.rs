@@ -28,29 +28,41 @@ fn first_record(store: &Store, family: Family) -> Vec<u8> {
     record
 }
 
+/// Publishes a program with these contents: another tree than that of a file.
+fn publish_program(store: &Store, path: &StorePath, contents: &[u8]) {
+    let mut writer = Writer::new(Vec::new());
+    writer.regular(true, contents.len() as u64).unwrap();
+    writer.contents(contents).unwrap();
+    publish_nar(store, path, &writer.finish().unwrap());
+}
+
+/// A record with every kind of damage.
+fn damaged(good: &[u8]) -> Vec<Vec<u8>> {
+    let mut bad = vec![Vec::new(), vec![0; good.len()], vec![0xff; good.len()]];
+    bad.push([good, &[0]].concat());
+    for n in [1, 2, 3, 4, 8, 9, 17, good.len() / 2, good.len() - 1] {
+        bad.push(good[..n.min(good.len() - 1)].to_vec());
+    }
+    for at in 0..good.len().min(60) {
+        let mut flipped = good.to_vec();
+        flipped[at] ^= 0x41;
+        bad.push(flipped);
+    }
+    bad
+}
+
 #[test]
 fn damaged_records_are_errors_and_no_panics() {
     for family in [
         Family::Paths,
         Family::Trees,
         Family::Chunks,
-        Family::Digests,
         Family::Ordinals,
     ] {
         let (_dir, store) = store();
         published(&store, 1..2);
         let good = first_record(&store, family);
-        let mut bad = vec![Vec::new(), vec![0; good.len()], vec![0xff; good.len()]];
-        bad.push([&good[..], &[0]].concat());
-        for n in [1, 2, 3, 4, 8, 9, 17, good.len() / 2, good.len() - 1] {
-            bad.push(good[..n.min(good.len() - 1)].to_vec());
-        }
-        for at in 0..good.len().min(60) {
-            let mut flipped = good.clone();
-            flipped[at] ^= 0x41;
-            bad.push(flipped);
-        }
-        for record in bad {
+        for record in damaged(&good) {
             overwrite(&store, family, &record);
             // Nothing of it is in the caches of a new owner.
             store.contents.forget_all();
@@ -68,6 +80,62 @@ fn damaged_records_are_errors_and_no_panics() {
                 Err(e) => assert!(!e.to_string().is_empty()),
             }
         }
+    }
+}
+
+#[test]
+fn a_damaged_digest_record_gives_no_other_bytes_and_is_replaced_or_removed() {
+    let contents = [noise(1, 3000), noise(3, 3000)];
+    let state = || {
+        let (dir, store) = open_in_memory(MemoryBackend::default());
+        publish(&store, &path(1), &contents[0]);
+        publish(&store, &path(2), &contents[1]);
+        (dir, store)
+    };
+    let keys = contents.each_ref().map(|c| ChunkDigest::of(c));
+    let record = |store: &Store, key: ChunkDigest| {
+        let record = store.records.get(Family::Digests, &key.0).unwrap();
+        record.unwrap().to_vec()
+    };
+    let (_dir, store) = state();
+    let mut bad = damaged(&record(&store, keys[0]));
+    // That of the other chunk.
+    bad.push(record(&store, keys[1]));
+    let keep = HashSet::from([path(2).hash()]);
+    for record in bad {
+        let (_dir, store) = state();
+        let damage = || {
+            let mut batch = Batch::default();
+            batch.put(Family::Digests, keys[0].0, &*record);
+            let written = store.records.write(batch, Durability::Power, "a test");
+            written.unwrap();
+        };
+        damage();
+        store.upkeep().statistics().unwrap();
+        if record.len() == 16 {
+            // It names a chunk: of others no byte is read.
+            publish_program(&store, &path(3), &contents[0]);
+            store.contents.forget_chunks();
+            match dump(&store, &path(3)) {
+                Ok(bytes) => assert!(bytes == contents[0], "{record:?}"),
+                Err(e) => assert!(matches!(e, StoreError::Chunk { .. }), "{e}"),
+            }
+            evict(&store, 0, &keep).unwrap();
+        } else {
+            // The chunk is not found, and comes anew.
+            assert_eq!(store.contents.locate(&keys[0]).unwrap(), None);
+            evict(&store, 0, &keep).unwrap();
+            assert!(is_dropped(&store, &path(1)));
+            let left = store.records.get(Family::Digests, &keys[0].0).unwrap();
+            assert!(left.is_none());
+            damage();
+            publish_program(&store, &path(3), &contents[0]);
+            store.contents.forget_chunks();
+            assert!(dump(&store, &path(3)).unwrap() == contents[0], "{record:?}");
+            assert!(store.contents.locate(&keys[0]).unwrap().is_some());
+        }
+        let other = dump(&store, &path(2)).unwrap_or_else(|e| panic!("{record:?}: {e}"));
+        assert!(other == contents[1], "{record:?}");
     }
 }
 
@@ -148,10 +216,7 @@ fn a_path_goes_without_the_digest_of_a_chunk_that_another_path_brought_anew() {
         .records
         .write(batch, Durability::Power, "a test")
         .unwrap();
-    let mut writer = Writer::new(Vec::new());
-    writer.regular(true, contents.len() as u64).unwrap();
-    writer.contents(&contents).unwrap();
-    publish_nar(&store, &path(2), &writer.finish().unwrap());
+    publish_program(&store, &path(2), &contents);
     collect(&store, &HashSet::from([path(2).hash()]), None);
     let digest = ChunkDigest::of(&contents);
     assert!(store.contents.locate(&digest).unwrap().is_some());

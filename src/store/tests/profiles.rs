@@ -295,3 +295,69 @@ fn a_plan_that_fails_or_plans_nothing_changes_nothing() {
     store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
     assert_eq!(profile(&store, "p").current, Some(1));
 }
+
+/// A state whose record of a key is another one.
+fn with_record(
+    family: Family,
+    key: &[u8],
+    change: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> (TempDir, Store) {
+    let disk = MemoryBackend::default();
+    let (_dir, store) = open_in_memory(disk.clone());
+    let changes = [change_of("p")];
+    store.profiles().change(|_| Ok(changes.to_vec())).unwrap();
+    let record = store.records.get(family, key).unwrap().unwrap().to_vec();
+    let mut batch = Batch::default();
+    batch.put(family, key, change(record));
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
+    open_in_memory(disk)
+}
+
+fn change_of(name: &str) -> ProfileChange {
+    change(name, 1, &[(1, 1)])
+}
+
+#[test]
+fn profiles_and_directories_have_as_many_ids_as_inode_numbers_have_room_for() {
+    let last = (1u32 << 28) - 1;
+    let (_dir, store) = with_record(Family::Meta, b"next-profile", |_| {
+        last.to_le_bytes().to_vec()
+    });
+    let set = |name| store.profiles().change(|_| Ok(vec![change_of(name)]));
+    // A directory and a profile.
+    assert!(matches!(set("d/q"), Err(StoreError::TooManyProfiles)));
+    assert_eq!(store.profiles().list().unwrap().len(), 1);
+    set("q").unwrap();
+    assert_eq!(profile(&store, "q").id, last);
+    assert!(matches!(set("r"), Err(StoreError::TooManyProfiles)));
+    assert_eq!(store.profiles().list().unwrap().len(), 2);
+    set("p").unwrap();
+}
+
+#[test]
+fn a_profile_has_as_many_generations_as_inode_numbers_have_room_for() {
+    let last = GenerationRecord::MAX_LINK;
+    let (_dir, store) = with_record(Family::Profiles, b"\x01p", |mut record| {
+        // After the version and the id.
+        record[5..9].copy_from_slice(&last.to_le_bytes());
+        record
+    });
+    let set = |generations: &[(u64, u8)]| {
+        let change = change("p", 1, generations);
+        store.profiles().change(|_| Ok(vec![change]))
+    };
+    set(&[(1, 1), (2, 2)]).unwrap();
+    let before = profile(&store, "p");
+    assert_eq!(before.generation(2).unwrap().link, last);
+    let error = set(&[(1, 1), (2, 2), (3, 3)]).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::TooManyGenerations(name) if name == "p"),
+        "{error}"
+    );
+    assert_eq!(profile(&store, "p"), before);
+    // Those that are there can be switched and deleted.
+    set(&[(1, 1)]).unwrap();
+}

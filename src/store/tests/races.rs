@@ -1,7 +1,6 @@
 //! Readers, ingests, evictions and collections at the same time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::{Duration, Instant};
 
 use super::*;
 use crate::store::upkeep::Worth;
@@ -36,12 +35,24 @@ struct Arena {
     removals: AtomicU64,
 }
 
+/// Ends the contention if its thread panics.
+struct Contender<'a>(&'a Arena);
+
+impl Drop for Contender<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Arena {
     fn is_open(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
     fn ingest(&self, mut random: Random) {
+        let _contender = Contender(self);
         let mut one = || {
             let n = random.below(PATHS_IN_PLAY);
             kept(&self.store, &path(n as u8), &self.expected[n as usize])
@@ -58,6 +69,7 @@ impl Arena {
     }
 
     fn read(&self, mut random: Random) {
+        let _contender = Contender(self);
         let store = &self.store;
         let mut held: Option<(usize, LoadedPath)> = None;
         while self.is_open() {
@@ -94,6 +106,7 @@ impl Arena {
     }
 
     fn remove(&self, removal: impl Fn(&Store, &mut Random)) {
+        let _contender = Contender(self);
         let mut random = Random(3);
         while self.is_open() {
             removal(&self.store, &mut random);
@@ -102,12 +115,19 @@ impl Arena {
         }
     }
 
-    fn has_happened(&self) -> bool {
-        let counts = [&self.read, &self.dropped, &self.removals];
-        counts.iter().all(|c| c.load(Ordering::Relaxed) > 2)
+    /// Whether enough of everything has happened.
+    fn is_over(&self) -> bool {
+        let counts = [
+            (&self.read, 1000),
+            (&self.dropped, 50),
+            (&self.removals, 50),
+        ];
+        let mut counts = counts.into_iter();
+        counts.all(|(count, enough)| count.load(Ordering::Relaxed) >= enough)
     }
 
     fn reclaim(&self) {
+        let _contender = Contender(self);
         let (least, part) = (1, 8);
         let worth = Worth { least, part };
         while self.is_open() {
@@ -117,7 +137,7 @@ impl Arena {
     }
 }
 
-/// Has threads work on one state for a while.
+/// Has threads work on one state until enough has happened.
 fn contend(removal: impl Fn(&Store, &mut Random) + Send) {
     let (dir, store) = store();
     let arena = Arena {
@@ -137,17 +157,14 @@ fn contend(removal: impl Fn(&Store, &mut Random) + Send) {
         }
         scope.spawn(|| arena.remove(removal));
         scope.spawn(|| arena.reclaim());
-        let start = Instant::now();
-        // For a while, and on a busy machine until something of each kind has happened.
-        while start.elapsed() < Duration::from_millis(1500)
-            || (!arena.has_happened() && start.elapsed() < Duration::from_secs(60))
-        {
+        let deadline = Instant::now() + Duration::from_secs(300);
+        while arena.is_open() && !arena.is_over() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
             store.upkeep().stored_bytes().unwrap();
         }
         arena.stop.store(true, Ordering::Relaxed);
     });
-    assert!(arena.has_happened());
+    assert!(arena.is_over());
     assert_eq!(store.contents.damaged_chunks(), 0);
     assert_sound(store);
     let (_copy, again) = crashed(&dir);

@@ -24,8 +24,14 @@ fn on_disk(dir: &Path) -> u64 {
 /// What is promised of a state of which space was given back as somebody asked for.
 fn assert_within_bound(store: &Store) {
     let stored = store.upkeep().stored_bytes().unwrap();
-    let taken = on_disk(store.dir());
     let bound = stored + stored / 10 + (1 << 20);
+    let mut taken = on_disk(store.dir());
+    // Another thread deletes what is not needed.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while taken > bound && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+        taken = on_disk(store.dir());
+    }
     assert!(taken <= bound, "{taken} bytes for {stored}");
 }
 
@@ -229,8 +235,7 @@ fn a_damaged_chunk_keeps_its_file_and_nothing_else() {
     let store = open(dir.path()).unwrap();
     evict(&store, 0, &keep(0..2)).unwrap();
     assert!(reclaim(&store) > 20 * SIZE as u64);
-    let taken = on_disk(dir.path());
-    assert!(taken < 4 * SIZE as u64, "{taken}");
+    wait_until(|| on_disk(dir.path()) < 4 * SIZE as u64);
     assert_eq!(reclaim(&store), 0);
     store.contents.forget_chunks();
     assert!(dump(&store, &path(0)).unwrap() == contents(0));
@@ -246,10 +251,22 @@ fn an_empty_state_takes_no_room_for_what_may_come() {
     };
     let store = Store::open(dir.path(), &options).unwrap();
     publish(&store, &path(1), b"little");
-    let mut blocks = 0;
     for file in std::fs::read_dir(dir.path().join("db")).unwrap() {
         use std::os::unix::fs::MetadataExt;
-        blocks += file.unwrap().metadata().unwrap().blocks() * 512;
+        let file = file.unwrap();
+        // One that is not needed is deleted by another thread.
+        let Ok(metadata) = file.metadata() else {
+            continue;
+        };
+        // Blocks of a file system in memory may be of megabytes.
+        let needed = metadata
+            .len()
+            .next_multiple_of(metadata.blksize().max(4096));
+        let taken = metadata.blocks() * 512;
+        let name = file.file_name();
+        assert!(
+            metadata.len() < 1 << 20 && taken < needed + (1 << 20),
+            "{name:?}: {taken} bytes"
+        );
     }
-    assert!(blocks < 2 << 20, "{blocks} bytes");
 }

@@ -395,3 +395,52 @@ fn names_are_plain() {
         assert!(ViewName::parse(bad).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn views_have_as_many_numbers_as_inode_numbers_have_room_for() {
+    let disk = MemoryBackend::default();
+    let (_dir, store) = open_in_memory(disk.clone());
+    // Each view takes one, and its list another.
+    let last = (1u32 << 21) - 1;
+    let mut batch = Batch::default();
+    batch.put(Family::Meta, b"next-view", (last - 1).to_le_bytes());
+    store
+        .records
+        .write(batch, Durability::Power, "a test")
+        .unwrap();
+    drop(store);
+    let (_dir, store) = open_in_memory(disk);
+    register(&store, &path(1), &[]);
+    let define = |view| store.views().define(&name(view), &[path(1)], &[]);
+    define("a").unwrap();
+    let record = view(&store, "a").record.clone();
+    assert_eq!(record.id.max(record.list), last);
+    assert!(matches!(define("b"), Err(StoreError::TooManyViews)));
+    assert!(store.views().table().named("b").is_none());
+    assert_eq!(seeds(&store, "a"), [1]);
+}
+
+#[test]
+fn a_view_has_as_many_paths_as_inode_numbers_have_room_for() {
+    let (_dir, store) = open_in_memory(MemoryBackend::default());
+    let others: Vec<_> = (0..ViewMembers::MAX as u32)
+        .map(|n| {
+            let mut hash = [9; 20];
+            hash[..4].copy_from_slice(&n.to_le_bytes());
+            StorePath::new(StorePathHash::from_bytes(hash), "x").unwrap()
+        })
+        .collect();
+    register(&store, &path(1), &others[1..]);
+    register(&store, &path(2), &others);
+    let define = |view, root| store.views().define(&name(view), &[path(root)], &[]);
+    define("a", 1).unwrap();
+    let members = store.views().members(&view(&store, "a")).unwrap();
+    assert_eq!(members.from(1).count(), ViewMembers::MAX);
+    assert!(members.place(others[1].hash()).is_some());
+    let error = define("b", 2).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::TooLargeView { paths, .. } if *paths == ViewMembers::MAX + 1),
+        "{error}"
+    );
+    assert!(store.views().table().named("b").is_none());
+}
