@@ -195,7 +195,7 @@ mod tests {
         )
         .unwrap();
         let found = Credentials::load(Some(&file)).ok().unwrap();
-        assert!(found.basic("h", None).is_some());
+        assert!(found.basic("h", None, true).is_some());
         std::fs::write(&file, " ".repeat(LIMIT as usize + 1)).unwrap();
         let error = read(&file).unwrap_err().to_string();
         assert!(error.contains("longer than 1048576 bytes"), "{error}");

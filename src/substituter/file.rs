@@ -251,8 +251,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = FileCache::open(&format!("file://{}", dir.path().display())).unwrap();
         std::fs::write(dir.path().join("x"), [b'x'; 100]).unwrap();
-        assert_eq!(cache.text("x", 100).unwrap().unwrap().len(), 100);
-        let error = cache.text("x", 99).unwrap_err();
+        let length = |bound| cache.text("x", bound).map(|text| text.unwrap().len());
+        assert_eq!(length(Bound::Refuse(100)).unwrap(), 100);
+        assert_eq!(length(Bound::Cut(99)).unwrap(), 99);
+        let error = length(Bound::Refuse(99)).unwrap_err();
         assert!(
             matches!(error, SourceError::TooLong { limit: 99, .. }),
             "{error}"

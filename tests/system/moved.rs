@@ -17,7 +17,7 @@ fn the_read_that_finds_a_nar_gone_asks_where_it_is_now() {
     let place = sandbox.store().join(offer.path().base_name()).join("file");
     assert!(fs::read(&place).unwrap() == contents);
     for round in 0..3 {
-        sandbox.narfs(&["evict", "--to", "0"]);
+        sandbox.narfs(&["evict", "--to", "1K"]);
         fs::remove_file(cache.nar_file(&offer)).unwrap();
         offer.info.url = format!("nar/moved-{round}.nar");
         cache.put(&offer);
