@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use super::origin::{Line, Origin, Setting};
 use super::table::Choices;
-use super::value;
+use super::value::{self, FromNixConf};
 use crate::fetch::CACHE_NIXOS_ORG;
 use crate::nix::nix_conf::{self, Statement};
 use crate::nix::signature::CACHE_NIXOS_ORG_KEY;
@@ -24,16 +24,6 @@ const LENGTH: u64 = 1 << 20;
 const DEPTH: usize = 32;
 /// The name of the variable that is read after all files, as errors name it.
 const NIX_CONFIG: &str = "NIX_CONFIG";
-
-/// Which `nix.conf` is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum FromNixConf {
-    No,
-    /// What Nix reads: the file of the system, those of the user, and `NIX_CONFIG`.
-    Usual,
-    /// This file alone.
-    File(PathBuf),
-}
 
 /// What is taken of `nix.conf`, and what is not.
 #[derive(Debug, Default)]
