@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,7 +133,10 @@ const PASSED_OVER: [(&[&str], &str); 3] = [
 
 /// Reads a file that is not too long; `None` if there is none.
 fn contents(file: &Path) -> io::Result<Option<String>> {
-    let opened = match std::fs::File::open(file) {
+    // Opening a pipe without a writer would wait for one.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut options = std::fs::OpenOptions::new();
+    let opened = match options.read(true).custom_flags(flags).open(file) {
         Err(e)
             if matches!(
                 e.kind(),
@@ -143,6 +147,10 @@ fn contents(file: &Path) -> io::Result<Option<String>> {
         }
         opened => opened?,
     };
+    // It is read again, here and by the daemon, and must then say the same.
+    if opened.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::other("it is a pipe; name a file"));
+    }
     let mut text = String::new();
     opened.take(LENGTH + 1).read_to_string(&mut text)?;
     if text.len() as u64 > LENGTH {
@@ -497,6 +505,12 @@ mod tests {
             let error = format!("{:#}", read(&[("nix.conf", text)]).1.unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
+        let (dir, _) = read(&[]);
+        let pipe = dir.path().join("pipe");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, rustix::fs::Mode::RUSR, 0).unwrap();
+        let said = FromNixConf::File(pipe).read(|_| None).unwrap_err();
+        assert!(format!("{said:#}").contains("it is a pipe"), "{said:#}");
         let absent = FromNixConf::File("/absent/nix.conf".into());
         let said = absent.read(|_| None).unwrap_err().to_string();
         assert!(
