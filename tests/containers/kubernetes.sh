@@ -165,8 +165,14 @@ echo >>"$dir/second"
 image_of "$dir/second"
 start_kept "$daemon"
 lists whole-store-pod-0-web /nix/store
+# The upgrade replaces the keeper after the daemon, and then the pod removes the program that was before.
+for _ in {1..900}; do
+    [ "$(find "$dir/opt" -name 'narfs-*' | wc -l)" != 1 ] || break
+    sleep 0.1
+done
+[ "$(find "$dir/opt" -name 'narfs-*' | wc -l)" = 1 ] || fail "the program of the first image is left"
+daemon=$(serves)
 cmp "/proc/$daemon/exe" "$dir/second" || fail "the daemon is not that of the new image"
-[ "$(find "$dir/opt" -name 'narfs-*' | wc -l)" = 1 ] || fail "programs of earlier images are left"
 ok "the pod of a new image has its program take over, and a pod that runs notices nothing"
 kill -9 "$daemon"
 lists whole-store-pod-0-web /nix/store
