@@ -38,6 +38,7 @@ mod lifecycle;
 mod limits;
 mod mount_helper;
 mod mount_points;
+mod nix_expressions;
 mod numbers;
 mod observed;
 mod on_demand;
