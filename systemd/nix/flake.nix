@@ -1,6 +1,7 @@
 # narfs for Nix and NixOS.
 #
-#   nix build 'github:narfs/narfs?dir=systemd/nix'             the program, from a clone: 'git+file:.?dir=systemd/nix'
+#   nix build 'github:narfs/narfs?dir=systemd/nix'             the program
+#   nix build 'git+file:.?dir=systemd/nix'                     the same from a clone
 #   nix profile install 'github:narfs/narfs?dir=systemd/nix'   the same in a profile
 #
 # and in the flake of a NixOS machine:
@@ -53,7 +54,8 @@
           };
           testScript = ''
             machine.wait_for_unit("narfs.service")
-            machine.succeed("nix --extra-experimental-features nix-command copy --to file:///var/cache/store ${pkgs.hello}")
+            copy = "nix --extra-experimental-features nix-command copy --to file:///var/cache/store"
+            machine.succeed(copy + " ${pkgs.hello}")
             hello = "unshare --mount sh -c 'mount --bind /srv/narfs /nix && exec ${pkgs.hello}/bin/hello'"
             machine.wait_until_succeeds(hello)
             machine.succeed("systemctl restart narfs.service")

@@ -11,7 +11,8 @@
 #
 #   podman run -v /srv/narfs:/nix:ro,rslave IMAGE /nix/store/HASH-hello-2.12.1/bin/hello
 #   unshare --mount sh -c 'mount --bind /srv/narfs /nix && exec /nix/store/HASH-hello-2.12.1/bin/hello'
-#   systemd.services.NAME.serviceConfig = { RootDirectory = "/an/empty/root"; BindReadOnlyPaths = [ "/srv/narfs:/nix" ]; };
+#   systemd.services.NAME.serviceConfig.RootDirectory = "/an/empty/root";
+#   systemd.services.NAME.serviceConfig.BindReadOnlyPaths = [ "/srv/narfs:/nix" ];
 #
 # The units are those in systemd/ of the source, and tests/system compares them directive by directive.
 # Their mount outlives the daemon: systemd keeps the FUSE connection (FileDescriptorStorePreserve, systemd
@@ -101,9 +102,9 @@ in
       default = "/srv/narfs";
       description = ''
         Where the store is mounted. It cannot be `/nix`, which the machine runs from. With `null` nothing
-        is mounted, and `narfs-daemon.service` waits for mounts that `fileSystems` makes:
-        `fileSystems."/srv/narfs" = { device = "/var/lib/narfs"; fsType = "narfs"; options = [ "ro" "_netdev" "nofail"
-        "x-systemd.after=narfs-daemon.service" ]; }`.
+        is mounted, and `narfs-daemon.service` waits for mounts that `fileSystems` makes, of
+        `device = "/var/lib/narfs"` with `fsType = "narfs"` and
+        `options = [ "ro" "_netdev" "nofail" "x-systemd.after=narfs-daemon.service" ]`.
       '';
     };
 
@@ -133,8 +134,8 @@ in
             type = lib.types.listOf lib.types.str;
             default = [ "https://cache.nixos.org" ];
             description = ''
-              Binary caches, as `file:///DIRECTORY`, `http://…` or `https://…`, used by their priority. An empty
-              list uses none: a mount shows only what the state has.
+              Binary caches, as `file:///DIRECTORY`, `http://…` or `https://…`, used by their priority. An
+              empty list uses none: a mount shows only what the state has.
             '';
           };
           trusted-public-keys = lib.mkOption {
@@ -146,7 +147,7 @@ in
             type = lib.types.either lib.types.str lib.types.ints.positive;
             default = "none";
             example = "20G";
-            description = "Limit of stored contents that were fetched: `500M`, `20G`, a number of bytes, or `none`.";
+            description = "Limit of stored contents that were fetched: `20G`, a number of bytes, or `none`.";
           };
         };
       };
@@ -188,8 +189,9 @@ in
           ])
           && !(lib.hasPrefix "/nix/" cfg.mountPoint);
         message = ''
-          services.narfs.mountPoint is ${toString cfg.mountPoint}, but this machine runs from its own /nix, which the
-          mount would hide. Choose another directory, such as /srv/narfs, and bind it to /nix in containers.
+          services.narfs.mountPoint is ${toString cfg.mountPoint}, but this machine runs from its own /nix,
+          which the mount would hide. Choose another directory, such as /srv/narfs, and bind it to /nix in
+          containers.
         '';
       }
       ++ [
