@@ -1,8 +1,8 @@
 #!/bin/bash
-# build.sh [VERSION]
+# build.sh [VERSION [DIRECTORY]]
 #
-# Makes a Debian package of what `make install PREFIX=/usr` installs: target/deb/narfs_VERSION_ARCH.deb.
-# VERSION is that of the program [narfs --version]. The package has in addition what Debian asks for: a
+# Makes a Debian package of what `make install PREFIX=/usr` installs: DIRECTORY/narfs_VERSION_ARCH.deb.
+# VERSION is that of the program [narfs --version], DIRECTORY is target/deb. The package has in addition what Debian asks for: a
 # copyright file and a changelog, compressed manual pages, and /etc/narfs/config.toml, which has every
 # option as a comment. It depends on the libraries of the Debian that the program was built on, and so
 # fits that one and newer ones.
@@ -18,7 +18,7 @@ umask 022
 die() { echo "build.sh: $*" >&2; exit 1; }
 
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' systemd/debian/build.sh >&2; exit 2; }
-[ $# -le 1 ] && [[ ${1-} != -* ]] || usage
+[ $# -le 2 ] && [[ ${1-} != -* ]] || usage
 command -v dpkg-deb >/dev/null || die "dpkg-deb is missing: build the package on Debian"
 [ -x target/release/narfs ] || die "target/release/narfs is missing: make build"
 version=${1:-$(target/release/narfs --version | cut -d ' ' -f 2)}
@@ -57,8 +57,8 @@ echo /etc/narfs/config.toml >"$root/DEBIAN/conffiles"
     echo "License: Expat"
     sed '1,/^Copyright/d; /./!s/$/./; s/^/ /' LICENSE | sed 1d
 } >"$doc/copyright"
-# The same text.
-rm "$doc/LICENSE"
+# The same text, and what `make uninstall` reads.
+rm -f "$doc/LICENSE" "$doc/installed-files"
 gzip -9n >"$doc/changelog.gz" <<CHANGELOG
 narfs ($version) unstable; urgency=medium
 
@@ -94,7 +94,8 @@ sed -e "s|@VERSION@|$version|; s|@ARCHITECTURE@|$arch|; s|@MAINTAINER@|$maintain
 install -m 755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm "$root/DEBIAN/"
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 
-mkdir -p target/deb
-package=target/deb/narfs_${version}_$arch.deb
+directory=${2:-target/deb}
+mkdir -p "$directory"
+package=$directory/narfs_${version}_$arch.deb
 dpkg-deb --root-owner-group --build "$root" "$package" >/dev/null
 echo "$package"

@@ -43,14 +43,18 @@ rustPlatform.buildRustPackage {
   ];
   doCheck = false;
 
-  # With an empty PREFIX, since mount.narfs goes to /sbin whatever PREFIX is.
+  postPatch = "patchShebangs systemd";
+
+  # Below another root, since mount.narfs goes to /sbin whatever PREFIX is. NixOS makes its units by
+  # module.nix; those that are installed are for other systems.
   installPhase = ''
     runHook preInstall
     mkdir -p target/release
     cp target/${stdenv.hostPlatform.rust.cargoShortTarget}/release/{narfs,mount-narfs} target/release/
-    make install SHELL=${runtimeShell} PREFIX= DESTDIR=$out
-    # NixOS makes its units by module.nix; these are for other systems.
-    sed -i "s|=/bin/narfs|=$out/bin/narfs|" $out/lib/systemd/system/*.service
+    make install SHELL=${runtimeShell} PREFIX=$out DESTDIR=$PWD/target/root
+    rm -f target/root$out/share/doc/narfs/installed-files
+    mkdir -p $out
+    cp -a target/root$out/. target/root/sbin $out/
     runHook postInstall
   '';
 

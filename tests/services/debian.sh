@@ -36,16 +36,19 @@ tests/world/make-world.sh target/world/debian hello bash coreutils
 # Two packages of the same files; the second has a higher version, and was made a second time.
 version=$(target/release/narfs --version | cut -d ' ' -f 2)
 export SOURCE_DATE_EPOCH=1700000000 DPKG_DEB_COMPRESSOR_TYPE=none
-old=$(systemd/debian/build.sh "$version")
-new=$(systemd/debian/build.sh "$version+1")
+packages=$services/packages
+rm -rf "$packages"
+old=$(systemd/debian/build.sh "$version" "$packages")
+new=$(systemd/debian/build.sh "$version+1" "$packages")
 sum=$(sha256sum "$new")
-systemd/debian/build.sh "$version+1" >/dev/null
+systemd/debian/build.sh "$version+1" "$packages" >/dev/null
 sha256sum --quiet -c - <<<"$sum" || die "the package differs from one build to the next"
 
 for suite in ${*:-bookworm trixie}; do
     make_debian "$suite"
     prepare_debian
-    boot_debian "$suite" "$PWD/target/world/debian:/world:ro" "$PWD/target/deb:/packages:ro" "$PWD/tests/services:/steps:ro"
+    boot_debian "$suite" "$PWD/target/world/debian:/world:ro" "$packages:/packages:ro" \
+        "$PWD/tests/services:/steps:ro"
     echo "$suite: $(inside systemctl --version | head -n 1), $(inside dpkg --version | head -n 1)"
     inside bash /steps/debian-steps.sh "/packages/${old##*/}" "/packages/${new##*/}" || {
         inside journalctl --no-pager --output cat --lines 50 >&2
@@ -53,4 +56,4 @@ for suite in ${*:-bookworm trixie}; do
     }
     end_debian
 done
-rm "$old" "$new"
+rm -r "$packages"
