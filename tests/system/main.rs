@@ -43,6 +43,7 @@ mod mount_helper;
 mod mount_points;
 mod moved;
 mod nix_conf;
+mod nix_expressions;
 mod numbers;
 mod observed;
 mod on_demand;
