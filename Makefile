@@ -3,13 +3,13 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test check demo bench containers restarts torture upgrade-test fuzz install world help clean
+.PHONY: build test check demo bench containers restarts torture upgrade-test fuzz install uninstall world help clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-PREFIX ?= /usr/local
-DESTDIR ?=
+export PREFIX ?= /usr/local
+export DESTDIR ?=
 FUZZ_SECONDS ?= 60
 RESTARTS_SECONDS ?= 60
 TORTURE_SECONDS ?= 1800
@@ -115,30 +115,11 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 target/release/narfs:
 	$(MAKE) build
 
-# Debug information, half a gigabyte of it, stays behind (-s).
 install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/local)
-	install -D -s -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
-	install -D -s -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
-	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
-	ln -sf mount.narfs $(DESTDIR)/sbin/mount.fuse.narfs
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers
-	for unit in $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.socket)); do \
-	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
-	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/narfs.conf
-	install -m 644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/narfs.conf
-	install -m 644 README.md CHANGELOG.md LICENSE docs/format.md systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
-	install -m 644 $(filter-out %/containers,$(wildcard systemd/examples/*)) $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/
-	install -m 644 systemd/examples/containers/* $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/
-	chmod 755 $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/three.sh
-	target/release/narfs manual target/man
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 644 target/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -m 644 target/man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
-	install -m 644 target/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	target/release/narfs completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/narfs
-	target/release/narfs completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_narfs
-	target/release/narfs completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/narfs.fish
+	@systemd/install.sh install
+
+uninstall: ## removes what `make install` has installed, and nothing else
+	@systemd/install.sh uninstall
 
 clean: ## what building and the targets above left behind
 	rm -rf target tests/fuzz/target
