@@ -3,24 +3,23 @@
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: build test check demo bench containers restarts torture upgrade-test fuzz install world help clean
+.PHONY: build unit test check licences advisories docs demo bench world containers restarts torture upgrade-test fuzz
+.PHONY: deb deb-test install uninstall help clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-PREFIX ?= /usr/local
-DESTDIR ?=
+export PREFIX ?= /usr/local
+export DESTDIR ?=
 FUZZ_SECONDS ?= 60
 RESTARTS_SECONDS ?= 60
 TORTURE_SECONDS ?= 1800
 TORTURE_PROGRAMS ?= 500
 
-# RocksDB is some 300 C++ files: ccache makes the second clone fast, and a single cargo profile,
-# for the program, its tests and the lints, makes the first one bearable.
-export CC := ccache cc
-export CXX := ccache c++
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# One profile for the program, its tests, the lints and the documentation: the dependencies, most of all
+# RocksDB's 340 C++ files, are compiled once. Where a second clone needs them, ccache has them.
 CARGO_PROFILE := --release
+export PATH := $(PATH):$(HOME)/.cargo/bin
 
 BUILD_PACKAGES := g++ clang libclang-dev ccache
 WORLD_PACKAGES := nix-bin patchelf util-linux
@@ -51,47 +50,69 @@ define cargo_tool
 cargo $(1) --version >/dev/null 2>&1 || cargo install cargo-$(1) --version '$(2)' --locked
 endef
 
+# Tests say how long they took. libtest calls that unstable; its permission is given to the test programs
+# only, since cargo would take it for a reason to build all dependencies again. The first failure does not
+# hide the next one. Documentation has no tests.
+CARGO_TEST := cargo test $(CARGO_PROFILE) --workspace --no-fail-fast --config 'target."cfg(unix)".runner=["env","RUSTC_BOOTSTRAP=1"]'
+TIMES := -Zunstable-options --report-time
+
+##@ Daily
 build: ## the program: target/release/narfs (default)
 	@$(rust)
 	@$(call debian,$(BUILD_PACKAGES))
 	cargo build $(CARGO_PROFILE) --workspace
 
-check: ## format, lints, licences
+unit: ## unit tests and the rules of the architecture: without root, without FUSE
+	@$(rust)
+	@$(call debian,$(BUILD_PACKAGES))
+	@tests/timed.sh "make unit" $(CARGO_TEST) --lib --bins --test architecture -- $(TIMES)
+
+check: ## format and lints
 	@$(rust)
 	@$(call debian,$(BUILD_PACKAGES))
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
-	@$(call cargo_tool,deny,^0.20)
 	cargo fmt --all --check
-	cargo deny check licenses bans sources
 	cargo clippy $(CARGO_PROFILE) --workspace --all-targets -- -D warnings
 
-test: check ## everything that continuous integration runs
-	@$(call debian,$(TEST_PACKAGES))
-	cargo test $(CARGO_PROFILE) --workspace
+ifdef T
+test:
+	@$(rust)
+	@$(call debian,$(BUILD_PACKAGES))
+	@[ "$$(id -u)" != 0 ] || { $(call debian,$(TEST_PACKAGES)); }
+	@targets=$$(tests/targets.sh "$(T)"); \
+	tests/timed.sh "make test T=$(T)" $(CARGO_TEST) $$targets -- "$(T)" $(TIMES)
+else
+test: ## format, lints and every test, with real FUSE mounts (root); T=eviction: only tests with that in their path
+	@failed=; \
+	$(MAKE) --no-print-directory check || failed=1; \
+	$(call debian,$(TEST_PACKAGES)); \
+	tests/timed.sh "make test" $(CARGO_TEST) --tests -- $(TIMES) || failed=1; \
+	[ -z "$$failed" ] || { echo "make test: FAILED" >&2; exit 1; }
+endif
 
+docs: ## the documentation of the code, and the links and commands in README and docs/
+	@$(rust)
+	@$(call debian,$(BUILD_PACKAGES))
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_PROFILE) --workspace --no-deps --document-private-items
+	cargo test $(CARGO_PROFILE) --workspace --test architecture links
+
+##@ The whole system
 demo: build ## makes a small signed binary cache, mounts it, runs a program from it (root)
 	@$(call debian,$(WORLD_PACKAGES) hello)
 	tests/demo.sh
-
-world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/world (root)
-	@$(call debian,$(BENCH_PACKAGES))
-	tests/world/make-world.sh target/world/bench $(BENCH_WORLD)
-	tests/world/make-world.sh --salt rebuild --key target/world/bench/key.sec target/world/rebuild $(BENCH_WORLD)
-
-bench: build world ## the benchmarks, with the tools they are compared to (root)
-	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
-	    --key target/world/bench/key.pub --json target/bench/results.json
 
 containers: build ## containers of real podman, containerd and docker on views, and the examples (root)
 	@engines=; for e in podman crun catatonit containerd runc docker:docker.io dockerd:docker.io docker-compose; do \
 	    command -v "$${e%:*}" >/dev/null || engines="$$engines $${e#*:}"; done; \
 	$(call debian,$(WORLD_PACKAGES) bash python3 curl coreutils $$engines)
 	tests/world/make-world.sh target/world/containers bash python3 curl coreutils
-	for engine in podman volumes containerd docker kubernetes; do tests/containers/$$engine.sh target/world/containers/cache; done
+	@failed=; for engine in podman volumes containerd docker kubernetes; do \
+	    tests/timed.sh "make containers: $$engine" tests/containers/$$engine.sh target/world/containers/cache || failed+=" $$engine"; done; \
+	[ -z "$$failed" ] || { echo "make containers: FAILED:$$failed" >&2; exit 1; }
 
 restarts: build ## kills, restarts and replaces the daemon while /nix is used, under systemd and without (root)
 	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
-	tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
+	@tests/timed.sh "make restarts" tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
 
 upgrade-test: build ## another version, in the directory OLD, and this one take each other's place while /nix is used (root)
 	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
@@ -101,7 +122,11 @@ upgrade-test: build ## another version, in the directory OLD, and this one take 
 
 torture: build ## programs while everything is collected, and TORTURE_SECONDS (1800) of everything at once (root)
 	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3 gcc libc6-dev e2fsprogs)
-	tests/torture/torture.sh --programs $(TORTURE_PROGRAMS) --seconds $(TORTURE_SECONDS)
+	@tests/timed.sh "make torture" tests/torture/torture.sh --programs $(TORTURE_PROGRAMS) --seconds $(TORTURE_SECONDS)
+
+deb-test: deb ## the Debian package is installed, upgraded and purged on two Debians, under systemd (root)
+	@$(call debian,$(WORLD_PACKAGES) debootstrap debian-archive-keyring hello bash coreutils python3)
+	@tests/timed.sh "make deb-test" tests/services/debian.sh
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	@$(rust)
@@ -112,36 +137,44 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	    mkdir -p tests/fuzz/corpus/$$t; \
 	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz "$$t" tests/fuzz/corpus/$$t tests/fuzz/seeds/$$t -- -max_total_time=$(FUZZ_SECONDS); done
 
+##@ Continuous integration: .ci/run
+licences: ## licences, sources and bans of the dependencies
+	@$(rust)
+	@$(call cargo_tool,deny,^0.20)
+	cargo deny check licenses bans sources
+
+advisories: ## known vulnerabilities of the dependencies, where their database can be had
+	@$(rust)
+	@$(call cargo_tool,deny,^0.20)
+	@if timeout 120 cargo deny fetch db; then cargo deny check --disable-fetch advisories; \
+	else echo "NOT CHECKED: the database of advisories cannot be fetched from here" >&2; fi
+
+##@ Measuring
+world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/world (root)
+	@$(call debian,$(BENCH_PACKAGES))
+	tests/world/make-world.sh target/world/bench $(BENCH_WORLD)
+	tests/world/make-world.sh --salt rebuild --key target/world/bench/key.sec target/world/rebuild $(BENCH_WORLD)
+
+bench: build world ## the benchmarks, with the tools they are compared to (root)
+	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
+	    --key target/world/bench/key.pub --json target/bench/results.json
+
+##@ Installing
 target/release/narfs:
 	$(MAKE) build
 
-# Debug information, half a gigabyte of it, stays behind (-s).
 install: target/release/narfs ## what was built, below DESTDIR and PREFIX (/usr/local)
-	install -D -s -m 755 target/release/narfs $(DESTDIR)$(PREFIX)/bin/narfs
-	install -D -s -m 755 target/release/mount-narfs $(DESTDIR)/sbin/mount.narfs
-	ln -sf mount.narfs $(DESTDIR)/sbin/umount.fuse.narfs
-	ln -sf mount.narfs $(DESTDIR)/sbin/mount.fuse.narfs
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers
-	for unit in $(notdir $(wildcard systemd/*.service systemd/*.timer systemd/*.socket)); do \
-	    sed 's|/usr/local/bin/|$(PREFIX)/bin/|; s|PREFIX/share/|$(PREFIX)/share/|' systemd/$$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
-	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/narfs.conf
-	install -m 644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/narfs.conf
-	install -m 644 README.md CHANGELOG.md LICENSE docs/format.md systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/narfs/
-	install -m 644 $(filter-out %/containers,$(wildcard systemd/examples/*)) $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/
-	install -m 644 systemd/examples/containers/* $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/
-	chmod 755 $(DESTDIR)$(PREFIX)/share/doc/narfs/examples/containers/three.sh
-	target/release/narfs manual target/man
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 644 target/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -m 644 target/man/*.5 $(DESTDIR)$(PREFIX)/share/man/man5/
-	install -m 644 target/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	target/release/narfs completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/narfs
-	target/release/narfs completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_narfs
-	target/release/narfs completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/narfs.fish
+	@systemd/install.sh install
 
+uninstall: ## removes what `make install` has installed, and nothing else
+	@systemd/install.sh uninstall
+
+deb: build ## a Debian package: target/deb
+	systemd/debian/build.sh
+
+##@ Other
 clean: ## what building and the targets above left behind
 	rm -rf target tests/fuzz/target
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 10
+	@awk -F ':.*## ' '/^##@ / { printf "%s%s\n", n++ ? "\n" : "", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' Makefile
