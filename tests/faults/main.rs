@@ -31,6 +31,9 @@ mod local_trees;
 #[path = "../support/lossy_disk.rs"]
 mod lossy_disk;
 mod memory;
+#[path = "../support/namespaces.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod namespaces;
 mod narinfos;
 mod networks;
 mod power_loss;
@@ -43,3 +46,7 @@ mod server;
 mod servers;
 mod sources;
 mod transfers;
+#[path = "../support/waiting.rs"]
+mod waiting;
+#[path = "../support/write_points.rs"]
+mod write_points;

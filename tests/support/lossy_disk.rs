@@ -27,9 +27,9 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite,
     Request, TimeOrNow, WriteFlags,
 };
-use rustix::mount::MountPropagationFlags;
-use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
+
+use crate::namespaces::own_mounts;
 
 /// Bytes of a write that survive together.
 const PAGE: usize = 4096;
@@ -410,6 +410,7 @@ impl Mounted {
             MountOption::FSName("lossy".to_owned()),
             MountOption::DefaultPermissions,
         ];
+        // Who may not have mounts of their own mounts with fusermount3, where everyone sees it.
         let session = fuser::spawn_mount(Served(running.clone()), at.path(), &config)
             .expect("these tests need /dev/fuse, and the right to mount");
         Self {
@@ -437,17 +438,6 @@ impl Mounted {
         self.session.umount_and_join().unwrap();
         let running = self.running.lock().unwrap();
         running.disk.clone()
-    }
-}
-
-/// Gives this thread, and what it starts, a mount namespace that nothing leaves. Who may not have one
-/// mounts with fusermount3, where everyone sees it.
-fn own_mounts() {
-    // SAFETY: only the mount namespace, and with it root and working directory, are unshared; no
-    // descriptor is.
-    if unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.is_ok() {
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private).unwrap();
     }
 }
 

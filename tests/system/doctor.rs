@@ -302,7 +302,9 @@ fn an_owner_that_does_not_answer_is_named() {
     // Another process with the lock.
     let mut holder = Command::new("flock");
     let lock = sandbox.state.join("lock");
-    fs::write(&lock, "17 (something)").unwrap();
+    // Which is there, whatever it is.
+    let owner = format!("{} (something)", std::process::id());
+    fs::write(&lock, &owner).unwrap();
     holder.arg(&lock).args(["sh", "-c", "echo; exec sleep 60"]);
     let mut holder = holder.stdout(Stdio::piped()).spawn().unwrap();
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
@@ -310,7 +312,7 @@ fn an_owner_that_does_not_answer_is_named() {
     expect(
         finding(&findings, "daemon"),
         "error",
-        &["17 (something)", "does not answer"],
+        &[&owner, "does not answer"],
     );
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -379,7 +381,7 @@ fn mount_of_a_daemon_that_hangs(state: &Path, at: &Path) {
 
 #[test]
 fn a_daemon_that_hangs_with_a_request_holds_up_no_command() {
-    let sandbox = Sandbox::empty();
+    let sandbox = Sandbox::for_library();
     let at = sandbox.dir().join("hangs");
     fs::create_dir(&at).unwrap();
     mount_of_a_daemon_that_hangs(Path::new("/another/state"), &at);

@@ -38,6 +38,8 @@ mod lifecycle;
 mod limits;
 mod mount_helper;
 mod mount_points;
+#[path = "../support/namespaces.rs"]
+mod namespaces;
 mod numbers;
 mod observed;
 mod on_demand;
@@ -63,5 +65,9 @@ mod system_profile;
 mod use_during_collection;
 mod view_completion;
 mod volumes;
+#[path = "../support/waiting.rs"]
+mod waiting;
 mod watching;
 mod writable_profiles;
+#[path = "../support/write_points.rs"]
+mod write_points;

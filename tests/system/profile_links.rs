@@ -32,7 +32,7 @@ struct Mounted {
 
 impl Mounted {
     fn new() -> Self {
-        Self::in_sandbox(Sandbox::empty())
+        Self::in_sandbox(Sandbox::for_library())
     }
 
     fn in_memory() -> Self {
@@ -263,7 +263,7 @@ fn what_was_opened_in_a_generation_stays_that_generation() {
     mounted.switch("system", 2);
     assert_eq!(fs::read_to_string(system.join("name")).unwrap(), "two");
     let old = PathBuf::from(format!(
-        "/proc/self/fd/{}",
+        "/proc/thread-self/fd/{}",
         std::os::fd::AsRawFd::as_raw_fd(&opened)
     ));
     assert_eq!(fs::read_to_string(old.join("name")).unwrap(), "one");

@@ -11,12 +11,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
-use rustix::thread::UnshareFlags;
+use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use super::process::{Ran, is_alive, run, succeed, wait_until};
+use super::process::{Ran, is_alive, run, succeed};
 use super::world::World;
+use crate::namespaces::{own_descriptors, own_mounts};
+use crate::waiting::wait_until;
 
 /// Programs that the tests call.
 const PROGRAMS: [&str; 16] = [
@@ -53,8 +54,20 @@ pub struct Sandbox {
 impl Sandbox {
     /// A sandbox without a state.
     pub fn empty() -> Self {
+        own_descriptors();
+        Self::for_library()
+    }
+
+    /// One for a test that opens the state or mounts by itself: the threads of RocksDB serve all tests of
+    /// this program, which therefore share their descriptors, and `/proc/self` has those of the main
+    /// thread.
+    pub fn for_library() -> Self {
         need_everything();
-        own_mounts();
+        let may_mount = own_mounts();
+        assert!(
+            may_mount,
+            "these tests need the right to mount: in a container, CAP_SYS_ADMIN"
+        );
         let dir = TempDir::with_prefix("narfs-system-").unwrap();
         let root = fs::canonicalize(dir.path()).unwrap();
         let state = root.join("state");
@@ -69,10 +82,10 @@ impl Sandbox {
         }
     }
 
-    /// A sandbox whose state will be in memory, if there is room: changes do not wait for a disk.
+    /// The same, with a state that will be in memory, if there is room: changes do not wait for a disk.
     pub fn in_memory() -> Self {
         const MEMORY: &str = "/dev/shm";
-        let mut sandbox = Self::empty();
+        let mut sandbox = Self::for_library();
         let room = rustix::fs::statvfs(MEMORY).map(|s| s.f_bavail * s.f_frsize);
         if room.is_ok_and(|bytes| bytes > 4 << 30) {
             let memory = TempDir::with_prefix_in("narfs-system-", MEMORY).unwrap();
@@ -382,21 +395,10 @@ fn need_everything() {
     }
 }
 
-/// Gives this thread, and what it starts, a mount namespace that nothing leaves.
-fn own_mounts() {
-    // SAFETY: only the mount namespace, and with it root and working directory, are unshared; no
-    // descriptor is.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
-        .expect("these tests need the right to mount: in a container, CAP_SYS_ADMIN");
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).unwrap();
-}
-
 /// A state with both worlds, made once in each run and copied from there.
 fn template() -> &'static Path {
-    /// The lock keeps another run from making it anew meanwhile.
-    static TEMPLATE: OnceLock<(PathBuf, File)> = OnceLock::new();
-    let (state, _) = TEMPLATE.get_or_init(|| {
+    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let lock = File::create(dir.join("system-state.lock")).unwrap();
         lock.lock().unwrap();
@@ -416,7 +418,13 @@ fn template() -> &'static Path {
             ];
             succeed(&mut narfs(&state, &copy));
         }
-        (state, lock)
-    });
-    state
+        // No other run makes it anew while this program runs, longer than the test that opened the lock.
+        std::thread::spawn(move || {
+            let _lock = lock;
+            loop {
+                std::thread::park();
+            }
+        });
+        state
+    })
 }
