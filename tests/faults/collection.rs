@@ -2,19 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use narfs::nix::store_path::StorePath;
 use narfs::store::{ProfileChange, Store, StoreOptions};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::binary_cache::{Cache, Offer, file, noise};
 use crate::crashes;
 use crate::program::{Ran, State};
+use crate::write_points::WritePoints;
 
 fn full(path: &StorePath) -> String {
     format!("/nix/store/{path}")
@@ -285,7 +284,7 @@ fn what_is_freed_leaves_the_disk() {
 
 #[test]
 fn a_collection_that_is_killed_leaves_every_path_whole_or_absent_and_the_next_one_completes() {
-    const ROUNDS: u64 = 16;
+    const ROUNDS: usize = 16;
     let (cache, offers) = crashes::cache();
     let full_state = State::new();
     full_state.copy(&cache, &["--all"]).succeeds();
@@ -298,41 +297,36 @@ fn a_collection_that_is_killed_leaves_every_path_whole_or_absent_and_the_next_on
         assert!(cp.status().unwrap().success());
         (parent, state)
     };
+    let directory = tempfile::tempdir().unwrap();
+    let points = WritePoints::new(directory.path());
+    let gc = ["gc".to_owned()];
     let (_whole, state) = copy();
-    let start = Instant::now();
-    let report = json_of(&state.run(&["gc", "--json"]));
-    let whole = start.elapsed().as_millis() as u64;
+    let reached = crashes::points_of(&points, &state, &gc);
+    let removals = crashes::writes(&reached, "write WAL");
     let live: BTreeSet<_> = state.registered();
-    assert_eq!(
-        report["paths"].as_array().unwrap().len() + live.len(),
-        crashes::PATHS
-    );
+    let stored_of_live = stored(&state);
     let mut seen = BTreeSet::new();
     for round in 0..ROUNDS {
         let (_parent, state) = copy();
-        let mut gc = state
-            .command(&["gc"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(gc.stdout.take().unwrap()).lines();
-        if round % 2 == 0 {
-            std::thread::sleep(Duration::from_millis(whole * (round + 1) / (ROUNDS + 1)));
-        } else {
-            // Removing takes but a part of the time.
-            let removing = |l: &String| l.starts_with("deleting '");
-            let removed = lines.by_ref().map_while(Result::ok).filter(removing);
-            assert!(removed.take(round as usize).count() > 0);
-        }
-        // Not yet waited for, so the number is still that of our child.
-        let _ = kill_process(Pid::from_child(&gc), Signal::KILL);
-        gc.wait().unwrap();
-        seen.insert(crashes::check(&state));
-        state.run(&["gc"]).succeeds();
+        // One while the state is opened, the others while it removes.
+        let point = match round {
+            0 => {
+                reached[reached
+                    .iter()
+                    .position(|p| p.place == removals[0].place)
+                    .unwrap()
+                    / 2]
+            }
+            _ => removals[removals.len() * (round - 1) / (ROUNDS - 1)],
+        };
+        crashes::kill_at(&points, &state, &gc, point);
+        let there = crashes::check(&state);
+        println!("killed at {point}: {there} paths");
+        seen.insert(there);
+        state.run(&gc).succeeds();
         assert_eq!(state.registered(), live);
         assert_eq!(crashes::check(&state), live.len());
-        let stats = json_of(&state.run(&["stats", "--json"]));
-        assert_eq!(stats["stored_bytes"], report["stored_bytes"]);
+        assert_eq!(stored(&state), stored_of_live);
         if round % 5 == 0 {
             state.copy(&cache, &["--all"]).succeeds();
             assert_eq!(crashes::check(&state), crashes::PATHS);

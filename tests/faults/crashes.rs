@@ -1,16 +1,20 @@
-//! Copies that are killed at any moment.
+//! Copies that are killed at a write to the state, or interrupted at a request to a server.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
 use crate::program::State;
+use crate::server::{Answer, Server};
+use crate::waiting::wait_until;
+use crate::write_points::{Moment, Point, WritePoints};
 
 pub const PATHS: usize = 300;
-const ROUNDS: u64 = 24;
+const ROUNDS: usize = 9;
 
 /// Paths of which most refer to others, some 70 MB together: three groups of a copy.
 pub fn cache() -> (Cache, Vec<Offer>) {
@@ -33,16 +37,60 @@ pub fn cache() -> (Cache, Vec<Offer>) {
     (cache, offers)
 }
 
-/// Copies, and sends a signal after a while; says whether the copy was done before.
-fn interrupted(state: &State, cache: &Cache, after: Duration, signal: Signal) -> bool {
-    let mut arguments = vec!["copy".to_owned(), "--all".to_owned()];
-    arguments.extend(cache.arguments());
-    let mut command = state.command(&arguments);
-    let mut copy = command.stdout(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(after);
+/// The points that a command comes by which nobody kills.
+pub fn points_of(points: &WritePoints, state: &State, arguments: &[String]) -> Vec<Point> {
+    points.record();
+    let mut command = state.command(arguments);
+    points.watch(&mut command, state.dir());
+    let status = command.stdout(Stdio::null()).status().unwrap();
+    assert!(status.success() && !points.disarm());
+    points.reached()
+}
+
+/// Those at a place that are reached in each run: how often a database gathers what it has written does not
+/// depend on that alone, how often it writes does.
+pub fn writes(points: &[Point], place: &str) -> Vec<Point> {
+    let mut at_place = points.to_vec();
+    at_place.retain(|p| p.place.to_string() == place);
+    assert!(at_place.len() > 16, "{} times {place}", at_place.len());
+    at_place.truncate(at_place.len() * 7 / 8);
+    at_place
+}
+
+/// Runs a command, which is killed before, in or after a point.
+pub fn kill_at(points: &WritePoints, state: &State, arguments: &[String], mut point: Point) {
+    point.moment = Moment(point.nth % 3);
+    points.kill_at(point);
+    let mut command = state.command(arguments);
+    points.watch(&mut command, state.dir());
+    let status = command.stdout(Stdio::null()).status().unwrap();
+    assert!(points.disarm(), "{arguments:?} never came to {point}");
+    assert_eq!(status.code(), None, "{arguments:?}, killed {point}");
+}
+
+/// Interrupts a copy when it waits for one of the NARs.
+fn interrupt(state: &State, cache: &Cache, offers: &[Offer], nth: usize) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let server = Server::new(cache.dir().to_owned(), move |path, _| {
+        let is_nar = path.starts_with("/nar/");
+        match is_nar && counted.fetch_add(1, Ordering::SeqCst) >= nth {
+            true => Answer::HalfAndStall,
+            false => Answer::File,
+        }
+    });
+    let mut arguments = vec!["copy".to_owned()];
+    arguments.extend(cache.arguments_from(&server.url));
+    arguments.extend(offers.iter().map(|o| o.path().base_name()));
+    let mut copy = state.command(&arguments);
+    let mut copy = copy.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("it waits for a NAR", || {
+        assert!(copy.try_wait().unwrap().is_none(), "it has ended");
+        asked.load(Ordering::SeqCst) > nth
+    });
     // Not yet waited for, so the number is still that of our child.
-    let _ = kill_process(Pid::from_child(&copy), signal);
-    copy.wait().unwrap().success()
+    kill_process(Pid::from_child(&copy), Signal::INT).unwrap();
+    assert!(!copy.wait().unwrap().success());
 }
 
 /// Everything that is registered is there with all that it refers to, and is what it must be.
@@ -73,37 +121,50 @@ pub fn check(state: &State) -> usize {
 #[test]
 fn a_copy_that_is_killed_leaves_every_path_whole_or_absent() {
     let (cache, offers) = cache();
-    let start = Instant::now();
-    State::new().copy(&cache, &["--all"]).succeeds();
-    let whole = start.elapsed().as_millis() as u64;
-    let mut state = State::new();
-    let mut before = 0;
+    let directory = tempfile::tempdir().unwrap();
+    let points = WritePoints::new(directory.path());
+    let mut copy = vec!["copy".to_owned(), "--all".to_owned()];
+    copy.extend(cache.arguments());
+    let reached = points_of(&points, &State::new(), &copy);
+    let contents = writes(&reached, "write blob");
+    let opening = reached.iter().position(|p| p.place == contents[0].place);
+    let opening = &reached[..opening.unwrap()];
     let mut seen = BTreeSet::new();
     for round in 0..ROUNDS {
-        let signal = if round % 4 == 3 {
-            Signal::INT
-        } else {
-            Signal::KILL
+        let state = State::new();
+        // While the state is made, and from the first contents to the last group; and then the one that goes
+        // on, which has to do as much at least.
+        let (first, rest) = match round {
+            0..3 => (opening[opening.len() * (2 * round + 1) / 6], contents.len()),
+            _ => {
+                let at = contents.len() * (round - 3) / (ROUNDS - 3);
+                (contents[at], contents.len() - at)
+            }
         };
-        // From the making of the state to the last group; a few early, most spread out over the
-        // time that a copy takes here.
-        let random = u64::from_le_bytes(noise(round, 8).try_into().unwrap());
-        let longest = if round % 6 == 0 { 60 } else { whole };
-        let after = Duration::from_millis(random % longest);
-        let done = interrupted(&state, &cache, after, signal);
-        let there = check(&state);
-        assert!(there >= before, "{there} paths after {before}");
-        assert!(!done || there == PATHS);
-        seen.insert(there);
-        before = there;
-        if there == PATHS {
-            (state, before) = (State::new(), 0);
+        let mut before = 0;
+        for point in [first, contents[rest / 2]] {
+            kill_at(&points, &state, &copy, point);
+            let there = check(&state);
+            println!("killed at {point}: {there} paths");
+            assert!(there >= before, "{there} paths after {before}");
+            seen.insert(there);
+            before = there;
+        }
+        if before < PATHS - 20 {
+            interrupt(&state, &cache, &offers, round);
+            let there = check(&state);
+            assert!(
+                (before..PATHS).contains(&there),
+                "{there} paths after {before}"
+            );
+        }
+        if round % 3 == 0 {
+            state.copy(&cache, &["--all"]).succeeds();
+            assert_eq!(check(&state), PATHS);
+            let last = offers.last().unwrap();
+            state.gives_out(last.path(), &last.stored);
         }
     }
     // Not all rounds hit before or after everything.
     assert!(seen.iter().any(|n| (1..PATHS).contains(n)), "{seen:?}");
-    state.copy(&cache, &["--all"]).succeeds();
-    assert_eq!(check(&state), PATHS);
-    let last = offers.last().unwrap();
-    state.gives_out(last.path(), &last.stored);
 }

@@ -31,6 +31,9 @@ mod local_trees;
 #[path = "../support/lossy_disk.rs"]
 mod lossy_disk;
 mod memory;
+#[path = "../support/namespaces.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod namespaces;
 mod narinfos;
 mod networks;
 mod power_loss;
@@ -44,3 +47,7 @@ mod servers;
 mod socks;
 mod sources;
 mod transfers;
+#[path = "../support/waiting.rs"]
+mod waiting;
+#[path = "../support/write_points.rs"]
+mod write_points;

@@ -66,11 +66,14 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
-/// A store path with this name. Its hash is derived from the name and from the name of the test's
-/// thread: a path on the command line of any program is in use, and must not occur in another test.
+/// A store path with this name. Its hash is derived from the name and from the name of the test, which its
+/// thread has: a path on the command line of any program is in use, and must not occur in another test.
 pub fn path(name: &str) -> StorePath {
     let thread = std::thread::current();
-    let salted = format!("{}:{name}", thread.name().unwrap_or_default());
+    let test = thread.name();
+    let test =
+        test.expect("a thread that a test starts has no name: make paths in that of the test");
+    let salted = format!("{test}:{name}");
     let digest = Hash::of(HashAlgo::Sha256, salted.as_bytes());
     let hash = StorePathHash::from_bytes(digest.as_bytes()[..20].try_into().unwrap());
     StorePath::new(hash, name).unwrap()

@@ -27,9 +27,9 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite,
     Request, TimeOrNow, WriteFlags,
 };
-use rustix::mount::MountPropagationFlags;
-use rustix::thread::UnshareFlags;
 use tempfile::TempDir;
+
+use crate::namespaces::own_mounts;
 
 /// Bytes of a write that survive together.
 const PAGE: usize = 4096;
@@ -165,6 +165,18 @@ impl Disk {
             nodes: HashMap::from([(ROOT, root)]),
             next: ROOT + 1,
         }
+    }
+
+    /// The same, with everything durable.
+    pub fn synced(mut self) -> Self {
+        for node in self.nodes.values_mut() {
+            match &mut node.kind {
+                Kind::File(bytes) => bytes.sync(),
+                Kind::Directory(names) => names.sync(),
+                Kind::Link(_) => {}
+            }
+        }
+        self
     }
 
     /// What is on it after a power loss.
@@ -398,6 +410,7 @@ impl Mounted {
     /// Mounts a disk that does `operations`, all if that is `None`, and then loses power: whatever would
     /// change it or sync it fails.
     pub fn new(disk: Disk, operations: Option<u64>) -> Self {
+        // Who may not have mounts of their own mounts with fusermount3, where everyone sees it.
         own_mounts();
         let running = Arc::new(Mutex::new(Running {
             disk,
@@ -437,17 +450,6 @@ impl Mounted {
         self.session.umount_and_join().unwrap();
         let running = self.running.lock().unwrap();
         running.disk.clone()
-    }
-}
-
-/// Gives this thread, and what it starts, a mount namespace that nothing leaves. Who may not have one
-/// mounts with fusermount3, where everyone sees it.
-fn own_mounts() {
-    // SAFETY: only the mount namespace, and with it root and working directory, are unshared; no
-    // descriptor is.
-    if unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.is_ok() {
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private).unwrap();
     }
 }
 

@@ -89,9 +89,9 @@ fn a_handle_opens_its_file_whatever_the_kernel_has_forgotten() {
         let opened = open(&top, &of_directory).unwrap();
         assert_eq!(opened.metadata().unwrap().ino(), number);
         // The kernel asks for what is above.
-        let place = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap();
+        let place = fs::read_link(format!("/proc/thread-self/fd/{}", opened.as_raw_fd())).unwrap();
         assert_eq!(place, directory);
-        assert!(fs::exists(format!("/proc/self/fd/{}/bash", opened.as_raw_fd())).unwrap());
+        assert!(fs::exists(format!("/proc/thread-self/fd/{}/bash", opened.as_raw_fd())).unwrap());
     };
     check();
     drop_caches();

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -30,6 +31,15 @@ impl Drop for Running {
     }
 }
 
+/// Ends what goes on until something is done, however that ends.
+pub struct Done<'a>(pub &'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A mounted state that was filled from a cache.
 struct Filled {
     sandbox: Sandbox,
@@ -39,8 +49,7 @@ struct Filled {
 }
 
 impl Filled {
-    /// Paths of one file each, which are here and were looked into. What other tests use of paths with
-    /// these names counts as used here, too.
+    /// Paths of one file each, which are here and were looked into.
     fn with(name: &str, count: u64) -> Self {
         let cache = Cache::new();
         let offers = (0..count).map(|n| directory(&format!("{name}-{n}"), &noise(n + 1, 300_000)));
@@ -274,31 +283,37 @@ fn a_working_directory_stays_a_path_and_a_script_counts_by_the_command_line() {
 #[test]
 fn what_starts_while_collections_run_is_not_disturbed_and_all_garbage_goes() {
     let filled = Filled::with("busy", 12);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let (done, collections) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|threads| {
-        let collections = threads.spawn(|| {
+        let collecting = threads.spawn(|| {
             let mut gone = 0;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 gone += filled.gone(&["evict", "--to", "0"]).len();
                 gone += filled.gone(&["gc"]).len();
+                collections.fetch_add(1, Ordering::Relaxed);
             }
             gone
         });
-        for round in 0..60 {
+        let _done = Done(&done);
+        for round in 0..12 {
             let n = round % 12;
             let mut file = fs::File::open(filled.at(n).join("file")).unwrap();
             let expected = noise(n as u64 + 1, 300_000);
             let mut first = [0; 10_000];
             file.read_exact(&mut first).unwrap();
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            // A whole collection passes.
+            let before = collections.load(Ordering::Relaxed);
+            wait_until("there is a collection", || {
+                collections.load(Ordering::Relaxed) >= before + 2 || collecting.is_finished()
+            });
             let mut rest = Vec::new();
             file.read_to_end(&mut rest).unwrap();
             assert!([&first[..], &rest].concat() == expected, "round {round}");
             read_everything(&filled.at(n));
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(collections.join().unwrap() > 0);
+        done.store(true, Ordering::Relaxed);
+        assert!(collecting.join().unwrap() > 0);
     });
     filled.all_goes();
 }

@@ -42,6 +42,8 @@ mod monitoring;
 mod mount_helper;
 mod mount_points;
 mod moved;
+#[path = "../support/namespaces.rs"]
+mod namespaces;
 mod nix_conf;
 mod nix_expressions;
 mod numbers;
@@ -74,5 +76,9 @@ mod system_profile;
 mod use_during_collection;
 mod view_completion;
 mod volumes;
+#[path = "../support/waiting.rs"]
+mod waiting;
 mod watching;
 mod writable_profiles;
+#[path = "../support/write_points.rs"]
+mod write_points;

@@ -531,6 +531,8 @@ impl Automount {
         assert_eq!(made, 0);
         // SAFETY: both are open, and each is taken once.
         let [asked, writer] = ends.map(|end| unsafe { fs::File::from_raw_fd(end) });
+        // That of whoever has started the tests is outside of their namespace, and has no number here.
+        rustix::process::setpgid(None, None).unwrap();
         let group = rustix::process::getpgrp().as_raw_pid();
         let writer_number = writer.as_raw_fd();
         let options = format!("fd={writer_number},pgrp={group},minproto=5,maxproto=5,direct");

@@ -1,6 +1,5 @@
-//! Commands that change profiles, and collections, killed at any write to the state and at any
-//! time, alone and in the daemon of a mount: afterwards the profiles are those of before or those
-//! of after, whole.
+//! Commands that change profiles, and collections, killed at any write to the state, alone and in
+//! the daemon of a mount: afterwards the profiles are those of before or those of after, whole.
 //!
 //! `NARFS_KILLS` is how many commands are killed in all, roughly; the suite takes what fits into
 //! its time.
@@ -16,17 +15,19 @@ use std::time::{Duration, Instant};
 use narfs::command::{GcRequest, NoOutput, Report, Request, SourceRequest, chain};
 use narfs::control;
 use narfs::engine::Engine;
-use narfs::nix::store_path::StorePath;
 use narfs::store::{Store, StoreError, StoreOptions};
 use rustix::mount::UnmountFlags;
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::binary_cache::{Cache, Offer, Tree, nar, noise, path};
+use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
 use crate::on_demand::key;
-use crate::support::{Moment, Point, Sandbox, WritePoints, succeed};
+use crate::support::{Sandbox, is_alive, succeed, wait_until};
+use crate::write_points::{Moment, Point, WritePoints};
 
 /// Kills in the suite, if nobody says how many.
 const KILLS: usize = 256;
+
+/// Time for what takes a moment, on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The commands, each on the state that [`Fixture::template`] makes. `FILE` is a file for `apply`.
 const COMMANDS: [&str; 8] = [
@@ -56,7 +57,7 @@ struct Seen {
 /// started.
 #[track_caller]
 fn open(state: &Path, what: &str) -> Store {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         match Store::open(state, &StoreOptions::default()) {
             Err(StoreError::Owned { .. }) if Instant::now() < deadline => {
@@ -121,16 +122,14 @@ fn look(state: &Path, collect: bool, what: &str) -> Seen {
     }
 }
 
-/// A package with a program of its name. A collection leaves what any process on this machine has
-/// open, so no other fixture has the same paths.
-fn package(salt: &str, seed: u64, name: &str, references: &[&Offer]) -> Offer {
+/// A package with a program of its name.
+fn package(seed: u64, name: &str, references: &[&Offer]) -> Offer {
     let (program, data) = (noise(seed, 20_000), noise(100 + seed, 90_000));
     let bin = Tree::Directory(vec![(name, Tree::Program(&program))]);
     let share = Tree::Directory(vec![(name, Tree::File(&data))]);
     let archive = nar(&Tree::Directory(vec![("bin", bin), ("share", share)]));
     let references: Vec<_> = references.iter().map(|o| o.path()).collect();
-    let hash = path(&format!("{salt}-{}-{name}", std::process::id())).hash();
-    Offer::new(&StorePath::new(hash, name).unwrap(), archive).referring(&references)
+    Offer::named(name, archive).referring(&references)
 }
 
 struct Fixture {
@@ -145,15 +144,15 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(salt: &str) -> Self {
-        let library = package(salt, 1, "library", &[]);
+    fn new() -> Self {
+        let library = package(1, "library", &[]);
         let mut offers = vec![];
         for (seed, name) in (2..).zip(["one", "two", "three", "new", "other"]) {
-            offers.push(package(salt, seed, name, &[&library]));
+            offers.push(package(seed, name, &[&library]));
         }
         // What a collection takes.
         for seed in 10..30 {
-            offers.push(package(salt, seed, &format!("garbage-{seed}"), &[&library]));
+            offers.push(package(seed, &format!("garbage-{seed}"), &[&library]));
         }
         offers.push(library);
         let cache = Cache::new();
@@ -237,16 +236,14 @@ impl Fixture {
         command.spawn().unwrap()
     }
 
-    /// What a command that nothing stops leaves; the same after a collection; the points that it
-    /// came by; and how long it took.
+    /// What a command that nothing stops leaves; the same after a collection; and the points that it
+    /// came by.
     fn undisturbed(&self, command: &str) -> Undisturbed {
         self.restore();
         self.points.record();
         let mut whole = self.command(command, true);
-        self.points.watch(&mut whole);
-        let start = Instant::now();
+        self.points.watch(&mut whole, &self.sandbox.state);
         succeed(&mut whole);
-        let time = start.elapsed();
         assert!(!self.points.disarm());
         let state = &self.sandbox.state;
         let after = look(state, false, command);
@@ -255,7 +252,6 @@ impl Fixture {
             points: self.points.reached(),
             after,
             collected: look(state, true, command),
-            time,
         }
     }
 
@@ -299,7 +295,6 @@ struct Undisturbed {
     points: Vec<Point>,
     /// So many of them are there before it begins to work.
     opening: usize,
-    time: Duration,
 }
 
 /// So many points, evenly spread; each can be before, in or after a call.
@@ -320,15 +315,13 @@ fn spread(points: &[Point], number: usize) -> Vec<Point> {
 }
 
 impl Undisturbed {
-    /// How a command is to be killed, so many times: mostly at its writes, also at those by which
-    /// the state is opened, and sometimes whenever.
-    fn deaths(&self, number: usize) -> Vec<Option<Point>> {
+    /// Where a command is to be killed, so many times: mostly at its writes, also at those by which
+    /// the state is opened.
+    fn deaths(&self, number: usize) -> Vec<Point> {
         let (opening, working) = self.points.split_at(self.opening);
-        let random = number / 4;
         let mut points = spread(opening, if opening.is_empty() { 0 } else { number / 8 });
-        points.extend(spread(working, number - random - points.len()));
-        let random = (0..random).map(|_| None);
-        points.into_iter().map(Some).chain(random).collect()
+        points.extend(spread(working, number - points.len()));
+        points
     }
 }
 
@@ -339,49 +332,35 @@ fn kills() -> usize {
     (all / COMMANDS.len()).max(4)
 }
 
-/// A moment that is another one in each round.
-fn random(round: usize, within: Duration) -> Duration {
-    let bytes: [u8; 4] = noise(round as u64 + 1, 4).try_into().unwrap();
-    within.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
-}
-
 /// How often a command was killed, and how often before it had taken effect.
 #[derive(Default)]
 struct Tally {
-    rounds: usize,
     killed: usize,
     before: usize,
     places: BTreeSet<String>,
 }
 
 impl Tally {
-    fn note(&mut self, point: Option<Point>, killed: bool, is_before: bool) {
-        self.rounds += 1;
-        self.killed += usize::from(killed);
-        self.before += usize::from(killed && is_before);
-        if let (Some(point), true) = (point, killed) {
-            self.places.insert(point.place.to_string());
-        }
+    fn note(&mut self, point: Point, is_before: bool) {
+        self.killed += 1;
+        self.before += usize::from(is_before);
+        self.places.insert(point.place.to_string());
     }
 
     fn finish(&self, what: &str) {
         let Self {
-            rounds,
             killed,
             before,
             places,
         } = self;
-        println!(
-            "{what}: {killed} of {rounds} were killed, {before} before they took effect, at {places:?}"
-        );
-        assert!(killed * 2 > *rounds, "{killed} of {rounds} were killed");
+        println!("{what}: {killed} were killed, {before} before they took effect, at {places:?}");
         assert!(*before > 0 && before < killed, "{before} of {killed}");
     }
 }
 
 #[test]
 fn a_command_that_is_killed_leaves_the_profiles_of_before_or_after() {
-    let fixture = Fixture::new("alone");
+    let fixture = Fixture::new();
     let mut tally = Tally::default();
     let number = kills();
     let idle = fixture.undisturbed("profile -p x list");
@@ -392,27 +371,17 @@ fn a_command_that_is_killed_leaves_the_profiles_of_before_or_after() {
         for (round, point) in undisturbed.deaths(number).into_iter().enumerate() {
             fixture.restore();
             let mut killed = fixture.command(command, true);
-            if let Some(point) = point {
-                fixture.points.watch(&mut killed);
-                fixture.points.kill_at(point);
-            }
-            let mut child = fixture.spawn(killed);
-            let mut what = format!("narfs {command}, killed ");
-            if let Some(point) = point {
-                what += &point.to_string();
-            } else {
-                let after = random(round, undisturbed.time);
-                sleep(after);
-                let _ = kill_process(Pid::from_child(&child), Signal::KILL);
-                what += &format!("after {after:?}");
-            }
-            let killed = child.wait().unwrap().code().is_none();
+            fixture.points.watch(&mut killed, &fixture.sandbox.state);
+            fixture.points.kill_at(point);
+            let status = fixture.spawn(killed).wait().unwrap();
+            let what = format!("narfs {command}, killed {point}");
             assert!(
-                point.is_none() || fixture.points.disarm() == killed,
-                "{what}"
+                fixture.points.disarm(),
+                "{what}: it never came there: {status}"
             );
+            assert_eq!(status.code(), None, "{what}");
             let is_before = fixture.check(command, &undisturbed, round, &what);
-            tally.note(point, killed, is_before);
+            tally.note(point, is_before);
         }
     }
     tally.finish("alone");
@@ -423,8 +392,7 @@ fn end_daemon(sandbox: &Sandbox) {
     for place in sandbox.mounts().iter().rev() {
         let _ = rustix::mount::unmount(place, UnmountFlags::DETACH);
     }
-    let timeout = Duration::from_secs(10);
-    assert!(control::wait_until_unmounted(&sandbox.state, timeout));
+    assert!(control::wait_until_unmounted(&sandbox.state, PATIENCE));
 }
 
 impl Fixture {
@@ -435,7 +403,7 @@ impl Fixture {
         let mount = ["mount", at, "--from", &url, "--trusted-public-key", &key];
         let mut mount = sandbox.command(&mount);
         if watched {
-            self.points.watch(&mut mount);
+            self.points.watch(&mut mount, &sandbox.state);
         }
         succeed(&mut mount);
     }
@@ -487,7 +455,7 @@ impl Fixture {
 
 #[test]
 fn a_daemon_that_is_killed_in_a_command_leaves_the_profiles_of_before_or_after() {
-    let fixture = Fixture::new("daemon");
+    let fixture = Fixture::new();
     let sandbox = &fixture.sandbox;
     let mut tally = Tally::default();
     let number = kills() / 8;
@@ -497,9 +465,7 @@ fn a_daemon_that_is_killed_in_a_command_leaves_the_profiles_of_before_or_after()
         fixture.restore();
         fixture.mount(true);
         fixture.points.record();
-        let start = Instant::now();
         succeed(&mut fixture.command(command, false));
-        undisturbed.time = start.elapsed();
         fixture.points.disarm();
         undisturbed.points = fixture.points.reached();
         end_daemon(sandbox);
@@ -507,30 +473,22 @@ fn a_daemon_that_is_killed_in_a_command_leaves_the_profiles_of_before_or_after()
             fixture.restore();
             fixture.mount(true);
             let pid = sandbox.pid();
-            let mut what = format!("narfs {command}, the daemon killed ");
-            if let Some(point) = point {
-                fixture.points.kill_at(point);
-                what += &point.to_string();
-            }
-            let mut child = fixture.spawn(fixture.command(command, false));
-            let mut killed = true;
-            if point.is_none() {
-                let after = random(round, undisturbed.time);
-                what += &format!("after {after:?}");
-                sleep(after);
-                let daemon = Pid::from_raw(pid.cast_signed()).unwrap();
-                kill_process(daemon, Signal::KILL).unwrap();
-            }
-            child.wait().unwrap();
-            if point.is_some() {
-                killed = fixture.points.disarm();
-            }
+            let what = format!("narfs {command}, the daemon killed {point}");
+            fixture.points.kill_at(point);
+            // Done by this daemon before it is there, or by the next one.
+            fixture
+                .spawn(fixture.command(command, false))
+                .wait()
+                .unwrap();
+            let killed = fixture.points.disarm();
+            assert!(killed, "{what}: it never came there");
+            wait_until("the daemon has ended", || !is_alive(pid));
             end_daemon(sandbox);
             fixture.mount(false);
             fixture.check_links(&what);
             end_daemon(sandbox);
             let is_before = fixture.check(command, &undisturbed, round, &what);
-            tally.note(point, killed, is_before);
+            tally.note(point, is_before);
         }
     }
     tally.finish("in a daemon");

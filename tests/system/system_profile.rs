@@ -163,7 +163,7 @@ fn a_switch_of_the_system_brings_the_old_kernel_back_and_activates_what_is_curre
     // Who had the old system open still has it, whatever is current.
     system(&sandbox, &["switch", "2"]);
     let fd = std::os::fd::AsRawFd::as_raw_fd(&opened);
-    let still = fs::read_to_string(format!("/proc/self/fd/{fd}/kernel"));
+    let still = fs::read_to_string(format!("/proc/thread-self/fd/{fd}/kernel"));
     assert_eq!(still.unwrap(), "kernel 6.6.60\n");
     assert_eq!(kernel(), "kernel 6.12.4\n");
     let diff = system(&sandbox, &["diff", "1", "2"]);

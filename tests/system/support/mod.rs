@@ -5,11 +5,11 @@ mod process;
 mod sandbox;
 mod walk;
 mod world;
-mod write_points;
 
 pub use nix::{database_dump, nix_store};
-pub use process::{is_alive, run, succeed, wait_until};
+pub use process::{is_alive, run, succeed};
 pub use sandbox::{Sandbox, undisturbed};
 pub use walk::{Seen, read_anew, read_everything, walk};
 pub use world::{World, sha256};
-pub use write_points::{Moment, Point, WritePoints};
+
+pub use crate::waiting::wait_until;

@@ -1,10 +1,8 @@
-//! Running programs, and waiting for what they bring about.
+//! Running programs.
 
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -51,13 +49,4 @@ pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
     !matches!(state, None | Some('Z' | 'X'))
-}
-
-/// Waits until something is so; fails after some seconds.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        sleep(Duration::from_millis(10));
-    }
 }

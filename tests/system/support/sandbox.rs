@@ -11,12 +11,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
-use rustix::thread::UnshareFlags;
+use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use super::process::{Ran, is_alive, run, succeed, wait_until};
+use super::process::{Ran, is_alive, run, succeed};
 use super::world::World;
+use crate::namespaces::{own_descriptors, own_mounts};
+use crate::waiting::wait_until;
 
 /// Programs that the tests call.
 const PROGRAMS: [&str; 16] = [
@@ -53,8 +54,20 @@ pub struct Sandbox {
 impl Sandbox {
     /// A sandbox without a state.
     pub fn empty() -> Self {
+        own_descriptors();
+        Self::for_library()
+    }
+
+    /// One for a test that opens the state or mounts by itself: the threads of RocksDB serve all tests of
+    /// this program, which therefore share their descriptors, and `/proc/self` has those of the main
+    /// thread.
+    pub fn for_library() -> Self {
         need_everything();
-        own_mounts();
+        let may_mount = own_mounts();
+        assert!(
+            may_mount,
+            "these tests need the right to mount: in a container, CAP_SYS_ADMIN"
+        );
         let dir = TempDir::with_prefix("narfs-system-").unwrap();
         let root = fs::canonicalize(dir.path()).unwrap();
         let state = root.join("state");
@@ -69,10 +82,10 @@ impl Sandbox {
         }
     }
 
-    /// A sandbox whose state will be in memory, if there is room: changes do not wait for a disk.
+    /// The same, with a state that will be in memory, if there is room: changes do not wait for a disk.
     pub fn in_memory() -> Self {
         const MEMORY: &str = "/dev/shm";
-        let mut sandbox = Self::empty();
+        let mut sandbox = Self::for_library();
         let room = rustix::fs::statvfs(MEMORY).map(|s| s.f_bavail * s.f_frsize);
         if room.is_ok_and(|bytes| bytes > 4 << 30) {
             let memory = TempDir::with_prefix_in("narfs-system-", MEMORY).unwrap();
@@ -266,20 +279,13 @@ impl Sandbox {
         more.join(", ")
     }
 
-    /// The requests that something costs that was done before. The kernel counts a drop of its
-    /// caches only when it is through with it, so one measurement is not taken at its word.
-    pub fn requests_of_second(&self, action: impl Fn()) -> String {
-        let mut cost = String::new();
-        for _ in 0..3 {
-            cost = undisturbed(|| {
-                action();
-                self.requests_of(&action)
-            });
-            if cost.is_empty() {
-                break;
-            }
-        }
-        cost
+    /// The requests that something costs that was done before, which should be `expected`.
+    pub fn requests_of_second(&self, expected: &str, action: impl Fn()) -> String {
+        let measure = || {
+            action();
+            self.requests_of(&action)
+        };
+        undisturbed(|cost| cost == expected, measure)
     }
 
     /// What is mounted below the sandbox, in the order of mounting.
@@ -298,24 +304,39 @@ fn mounts() -> Vec<PathBuf> {
     places.map(|p| PathBuf::from(plain(p))).collect()
 }
 
-/// What was measured while nobody had the kernel drop its caches (a benchmark beside the tests
-/// may), which is no reason to fail.
-pub fn undisturbed(measure: impl Fn() -> String) -> String {
-    for _ in 0..20 {
-        let before = caches_dropped();
+/// What was measured of the kernel's caches. If that is not right because it lost some of them meanwhile (a
+/// benchmark beside the tests may have it drop them, and others may need the memory), which is no reason to
+/// fail, it is measured again.
+pub fn undisturbed<T>(is_right: impl Fn(&T) -> bool, measure: impl Fn() -> T) -> T {
+    const ROUNDS: usize = 50;
+    /// The kernel counts a drop only when it is through with it.
+    const UNCOUNTED: Duration = Duration::from_secs(10);
+    for _ in 0..ROUNDS {
+        let before = caches_lost();
         let measured = measure();
-        if caches_dropped() == before {
+        if is_right(&measured) {
             return measured;
         }
+        let end = Instant::now() + UNCOUNTED;
+        while caches_lost() == before {
+            if Instant::now() > end {
+                return measured;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
-    panic!("another process has the kernel drop its caches all the time");
+    panic!("the kernel loses its caches all the time");
 }
 
-/// How often the kernel was told to drop pages and entries.
-fn caches_dropped() -> Vec<String> {
+/// How often the kernel was told to drop pages and entries, and how many it took for other uses.
+fn caches_lost() -> Vec<String> {
     let counts = fs::read_to_string("/proc/vmstat").unwrap();
-    let drops = counts.lines().filter(|l| l.starts_with("drop_"));
-    drops.map(str::to_owned).collect()
+    let loss = |line: &&str| {
+        ["drop_", "pgsteal_", "slabs_scanned"]
+            .iter()
+            .any(|l| line.starts_with(l))
+    };
+    counts.lines().filter(loss).map(str::to_owned).collect()
 }
 
 impl Drop for Sandbox {
@@ -382,21 +403,10 @@ fn need_everything() {
     }
 }
 
-/// Gives this thread, and what it starts, a mount namespace that nothing leaves.
-fn own_mounts() {
-    // SAFETY: only the mount namespace, and with it root and working directory, are unshared; no
-    // descriptor is.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
-        .expect("these tests need the right to mount: in a container, CAP_SYS_ADMIN");
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).unwrap();
-}
-
 /// A state with both worlds, made once in each run and copied from there.
 fn template() -> &'static Path {
-    /// The lock keeps another run from making it anew meanwhile.
-    static TEMPLATE: OnceLock<(PathBuf, File)> = OnceLock::new();
-    let (state, _) = TEMPLATE.get_or_init(|| {
+    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let lock = File::create(dir.join("system-state.lock")).unwrap();
         lock.lock().unwrap();
@@ -416,7 +426,13 @@ fn template() -> &'static Path {
             ];
             succeed(&mut narfs(&state, &copy));
         }
-        (state, lock)
-    });
-    state
+        // No other run makes it anew while this program runs, longer than the test that opened the lock.
+        std::thread::spawn(move || {
+            let _lock = lock;
+            loop {
+                std::thread::park();
+            }
+        });
+        state
+    })
 }

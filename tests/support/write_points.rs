@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::process::succeed;
-
 const SOURCE: &str = include_str!("write_points.c");
 
 /// The fields before the events, each of four bytes: armed, file, operation, nth, moment, seen,
@@ -90,10 +88,11 @@ impl WritePoints {
         Self { path, file }
     }
 
-    /// Has a program be watched, and whatever it starts.
-    pub fn watch(&self, command: &mut Command) {
+    /// Has a program be watched, and whatever it starts, where it writes to `state`.
+    pub fn watch(&self, command: &mut Command, state: &Path) {
         command.env("LD_PRELOAD", library());
         command.env("NARFS_TEST_POINTS", &self.path);
+        command.env("NARFS_TEST_POINTS_IN", state);
     }
 
     fn arm(&self, fields: [u32; 8]) {
@@ -156,13 +155,15 @@ fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let name = format!("write_points-{}", std::process::id());
-        let [source, draft] = ["c", "so"].map(|end| dir.join(format!("{name}.{end}")));
+        let drafts = tempfile::tempdir_in(dir).unwrap();
+        let [source, draft] =
+            ["c", "so"].map(|end| drafts.path().join("draft").with_extension(end));
         fs::write(&source, SOURCE).unwrap();
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"]);
-        succeed(cc.arg(&draft).arg(&source));
-        fs::remove_file(&source).unwrap();
+        let compiled = cc.arg(&draft).arg(&source).output();
+        let compiled = compiled.unwrap_or_else(|e| panic!("cannot run cc, a C compiler: {e}"));
+        assert!(compiled.status.success(), "{compiled:?}");
         // Another run may have its own loaded.
         let library = dir.join("write_points.so");
         fs::rename(draft, &library).unwrap();

@@ -31,9 +31,17 @@ static char state[4096];
 static size_t length;
 
 __attribute__((constructor)) static void map(void) {
-    const char *points = getenv("NARFS_TEST_POINTS"), *dir = getenv("NARFS_STATE");
-    if (!points || !dir || !realpath(dir, state))
+    const char *points = getenv("NARFS_TEST_POINTS"), *dir = getenv("NARFS_TEST_POINTS_IN");
+    if (!points || !dir)
         return;
+    if (!realpath(dir, state)) {
+        /* It is yet to be made, in a directory that is there. */
+        const char *name = strrchr(dir, '/');
+        char *above = name ? strndup(dir, name - dir) : 0;
+        if (!above || !realpath(above, state) || strlen(state) + strlen(name) >= sizeof state)
+            return;
+        strcat(state, name);
+    }
     length = strlen(state);
     int fd = open(points, O_RDWR | O_CLOEXEC);
     void *at = fd < 0 ? MAP_FAILED : mmap(0, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
