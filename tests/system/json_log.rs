@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::binary_cache::Cache;
 use crate::on_demand::{SHORT, directory, errno, key};
-use crate::server::Server;
+use crate::server::Refusing;
 use crate::support::{Sandbox, is_alive, run, wait_until};
 
 /// The objects of a log; each line has to be one.
@@ -25,7 +25,8 @@ fn says(objects: &[serde_json::Value], level: &str, text: &str) -> bool {
 fn daemon_keeper_and_the_daemons_after_them_log_objects() {
     let cache = Cache::new();
     let offer = directory("absent", b"");
-    let url = format!("http://{}", Server::unused_address());
+    let refusing = Refusing::new();
+    let url = refusing.url.clone();
     let sandbox = Sandbox::empty();
     let at = sandbox.at.to_str().unwrap();
     let key = key(&cache);

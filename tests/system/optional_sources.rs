@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::binary_cache::{Cache, Offer, noise};
 use crate::exposition::check;
 use crate::on_demand::{SHORT, directory, errno, key, plain};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Refusing, Server};
 use crate::support::Sandbox;
 
 /// How long a source that is back may stay unnoticed, on a loaded machine.
@@ -56,8 +56,8 @@ fn a_source_out_of_reach_is_as_if_it_did_not_have_the_path_until_it_is_back() {
     cache.put(&both);
     cache.put(&office);
     let server = public(&cache, &office);
-    let address = Server::unused_address();
-    let url = format!("http://{address}?optional=1&priority=1");
+    let refusing = Refusing::new();
+    let url = format!("{}?optional=1&priority=1", refusing.url);
     let sandbox = Sandbox::empty();
     sandbox.mount_from(&[&server.url, &url], &key(&cache), SHORT);
 
@@ -113,7 +113,7 @@ fn a_source_out_of_reach_is_as_if_it_did_not_have_the_path_until_it_is_back() {
         "{log}"
     );
 
-    let _office = Server::at(address, cache.dir().to_owned(), |_, _| Answer::File);
+    let _office = refusing.serve(cache.dir().to_owned(), |_, _| Answer::File);
     eventually("the source is back", || {
         read(&sandbox, &office).is_ok_and(|read| read == b"office")
     });
