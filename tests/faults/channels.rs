@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::binary_cache::{Cache, Offer, compress, file, path};
 use crate::program::{Ran, State};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Refusing, Server};
 
 /// A cache with two packages, one of them in two versions, and lists of them in a directory.
 struct World {
@@ -248,7 +248,8 @@ fn a_list_behind_a_server_is_fetched_again_and_stays_while_the_server_is_away() 
     world.put("torn", &list(&NAMES));
     let torn = format!("{}/torn", server.url);
     world.channel(&["add", "torn", &torn]).fails(&[&torn]);
-    let away = format!("http://{}/store-paths", Server::unused_address());
+    let refusing = Refusing::new();
+    let away = format!("{}/store-paths", refusing.url);
     let ran = world.channel(&["add", "away", "--no-update", &away]);
     ran.succeeds();
     let ran = world.channel(&["update", "away"]);

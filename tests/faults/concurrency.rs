@@ -1,9 +1,10 @@
 //! Several commands at once on a state that no daemon serves.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use crate::binary_cache::{Cache, Offer, file, noise};
 use crate::program::{Ran, State};
+use crate::waiting::wait_until;
 
 #[test]
 fn of_several_copies_at_once_one_owns_the_state_and_the_others_say_who() {
@@ -25,17 +26,18 @@ fn of_several_copies_at_once_one_owns_the_state_and_the_others_say_who() {
         };
         let mut running: Vec<_> = (0..6).map(spawn).collect();
         // The winner is the one that asks the server.
-        let (asking, _) = gate.accept().unwrap();
+        gate.set_nonblocking(true).unwrap();
+        let mut asking = None;
+        wait_until("one asks the server", || {
+            asking = gate.accept().ok();
+            asking.is_some()
+        });
         let mut losers = Vec::new();
-        while losers.len() < 5 {
-            let ended = running
-                .iter_mut()
-                .position(|c| c.try_wait().unwrap().is_some());
-            match ended {
-                Some(at) => losers.push(running.remove(at)),
-                None => std::thread::sleep(std::time::Duration::from_millis(20)),
-            }
-        }
+        wait_until("the others have ended", || {
+            let has_ended = |c: &mut Child| c.try_wait().unwrap().is_some();
+            losers.extend(running.extract_if(.., |c| has_ended(c)));
+            losers.len() == 5
+        });
         let winner = running.remove(0);
         let named = format!("is owned by process {} (", winner.id());
         for loser in losers {

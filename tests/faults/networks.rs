@@ -1,14 +1,13 @@
 //! Networks where servers are behind a proxy, or vouched for by a private authority.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::binary_cache::{Cache, Offer, file};
 use crate::program::{Ran, State};
 use crate::server::{Answer, Server};
+use crate::waiting::wait_until;
 
 fn cache() -> (Cache, Offer) {
     let cache = Cache::new();
@@ -118,25 +117,31 @@ fn a_private_authority_is_believed_where_the_environment_names_it() {
     let (cache, offer) = cache();
     let dir = tempfile::tempdir().unwrap();
     certify(dir.path());
-    let address = Server::unused_address();
     let file = |name: &str| dir.path().join(name).display().to_string();
-    let said = fs::File::create(dir.path().join("said")).unwrap();
+    let output = fs::File::create(dir.path().join("said")).unwrap();
     let server = Command::new("openssl")
         // With -msg it says what the client offers.
         .args(["s_server", "-WWW", "-msg", "-alpn", "http/1.1"])
-        .args(["-accept", &address.to_string()])
+        .args(["-accept", "127.0.0.1:0"])
         .args(["-cert", &file("leaf.pem"), "-key", &file("leaf.key")])
         .current_dir(cache.dir())
         .stdin(Stdio::piped())
-        .stdout(said.try_clone().unwrap())
-        .stderr(said)
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
         .spawn()
         .expect("openssl is installed");
     let _server = Ended(server);
-    while TcpStream::connect(address).is_err() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let url = format!("https://localhost:{}", address.port());
+    let said = || fs::read_to_string(dir.path().join("said")).unwrap();
+    let mut port = None;
+    wait_until("it listens", || {
+        let said = said();
+        let at = said
+            .lines()
+            .find_map(|l| l.strip_prefix("ACCEPT 127.0.0.1:"));
+        port = at.map(str::to_owned);
+        port.is_some()
+    });
+    let url = format!("https://localhost:{}", port.unwrap());
     let authority = file("ca.pem");
     let ran = copy(&cache, &offer, &url, &[("SSL_CERT_FILE", &authority)]);
     ran.succeeds().counts(1, 0);
@@ -152,7 +157,6 @@ fn a_private_authority_is_believed_where_the_environment_names_it() {
     ran.fails(&[&url, "ca-certificates"]);
     let plain = Server::new(cache.dir().to_owned(), |_, _| Answer::File);
     copy(&cache, &offer, &plain.url, &none).succeeds();
-    let said = fs::read_to_string(dir.path().join("said")).unwrap();
     let offered = "ALPN protocols advertised by the client: h2, http/1.1";
-    assert!(said.contains(offered), "HTTP/2 is not offered");
+    wait_until("HTTP/2 is offered", || said().contains(offered));
 }

@@ -6,6 +6,7 @@ use narfs::nix::signature::SecretKey;
 
 use crate::binary_cache::{Cache, Offer, file, noise, path};
 use crate::program::State;
+use crate::server::Refusing;
 
 #[test]
 fn what_is_no_binary_cache_is_named() {
@@ -20,7 +21,8 @@ fn what_is_no_binary_cache_is_named() {
     copy(&other).fails(&[&other, "is not a binary cache", "nix-cache-info"]);
     copy("/some/where").fails(&["/some/where", "file:///DIRECTORY"]);
     copy("ftp://example.org").fails(&["ftp://example.org", "http://"]);
-    copy("http://127.0.0.1:1").fails(&["http://127.0.0.1:1", "cannot connect"]);
+    let refusing = Refusing::new();
+    copy(&refusing.url).fails(&[&refusing.url, "cannot connect"]);
     fs::write(cache.dir().join("nix-cache-info"), "StoreDir: relative\n").unwrap();
     copy(&cache.url()).fails(&[&cache.url(), "store directory"]);
     // A command does not go on with fewer sources than it was given.

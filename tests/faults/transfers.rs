@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use crate::binary_cache::{Cache, Offer, file, noise, path};
 use crate::program::{Ran, State};
 use crate::server::{Answer, Logged, Ranges, Server};
+use crate::waiting::wait_until;
 
 /// A source without the program around it, which gives up after half a second of silence.
 struct Source {
@@ -251,10 +252,12 @@ fn a_reader_that_goes_away_ends_the_transfer() {
     });
     let asked = source.runtime.block_on(source.substituter.nar("nar/x.nar"));
     drop(asked.unwrap().unwrap());
+    let now = || source.substituter.traffic().snapshot();
+    wait_until("it has ended", || now().abandoned == 1);
+    // By then it would have been asked for the rest.
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(server.log().len(), 1);
-    let now = source.substituter.traffic().snapshot();
-    assert_eq!((now.failures, now.abandoned), (0, 1));
+    assert_eq!((now().failures, now().abandoned), (0, 1));
 }
 
 #[test]
@@ -279,16 +282,10 @@ fn a_source_that_wants_to_be_left_alone_is_left_alone_by_all_requests() {
         std::thread::spawn(move || source.has(hash))
     };
     let since = Instant::now();
-    // The answer has to arrive there.
-    while source
-        .substituter
-        .traffic()
-        .snapshot()
-        .latency_last_us
-        .is_none()
-    {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the answer has arrived", || {
+        let traffic = source.substituter.traffic();
+        traffic.snapshot().latency_last_us.is_some()
+    });
     std::thread::sleep(Duration::from_millis(100));
     // Whoever cannot wait goes away at once, and without having asked.
     let patience = Duration::from_millis(200);
@@ -296,11 +293,9 @@ fn a_source_that_wants_to_be_left_alone_is_left_alone_by_all_requests() {
         tokio::time::timeout(patience, source.substituter.narinfo(hasty.hash())).await
     });
     assert!(hurried.is_err());
-    assert!(since.elapsed() < Duration::from_secs(1));
     assert!(source.has(other.hash()));
-    assert!(since.elapsed() > Duration::from_millis(1900));
+    assert!(since.elapsed() > Duration::from_millis(4900));
     assert!(asking.join().unwrap());
-    assert!(since.elapsed() < Duration::from_secs(5));
     assert_eq!(server.requests(&name(&told)), 2);
     assert_eq!(server.requests(&name(&other)), 1);
     assert_eq!(server.requests(&name(&hasty)), 0);

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
+
+use rustix::net;
 
 /// Longer than any test.
 const FOREVER: Duration = Duration::from_secs(600);
@@ -27,7 +30,7 @@ pub enum Answer {
     Nonsense(usize),
     /// 429, with a `Retry-After` of one second.
     Later,
-    /// 503, with a `Retry-After` date two to three seconds later.
+    /// 503, with a `Retry-After` date five to six seconds later.
     LaterByDate,
     /// A redirection to the same URL.
     Redirect,
@@ -95,6 +98,25 @@ impl Ranges {
 /// Chooses the answer by the path and the number of earlier requests for it.
 type Script = Box<dyn Fn(&str, usize) -> Answer + Send + Sync>;
 
+/// Where a script holds an answer until the test lets it go. That the request is there shows in the log.
+#[derive(Default)]
+pub struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub fn wait(&self) {
+        let is_open = self.is_open.lock().unwrap();
+        drop(self.opened.wait_while(is_open, |open| !*open).unwrap());
+    }
+
+    pub fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
 /// A request, and how much was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Logged {
@@ -131,7 +153,7 @@ impl Server {
         root: PathBuf,
         script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::at(([127, 0, 0, 1], 0).into(), root, script)
+        Self::start(Refusing::new().listen(), root, Box::new(script), false)
     }
 
     /// The same, with keep-alive connections.
@@ -139,26 +161,10 @@ impl Server {
         root: PathBuf,
         script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::start(([127, 0, 0, 1], 0).into(), root, Box::new(script), true)
+        Self::start(Refusing::new().listen(), root, Box::new(script), true)
     }
 
-    /// An address at which no process listens.
-    pub fn unused_address() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    }
-
-    /// The same at a given address.
-    pub fn at(
-        address: SocketAddr,
-        root: PathBuf,
-        script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
-    ) -> Self {
-        Self::start(address, root, Box::new(script), false)
-    }
-
-    fn start(address: SocketAddr, root: PathBuf, script: Script, keeps: bool) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+    fn start(listener: TcpListener, root: PathBuf, script: Script, keeps: bool) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let inner = Arc::new(Inner {
             root,
@@ -208,6 +214,37 @@ impl Server {
     /// Number of connections.
     pub fn connections(&self) -> usize {
         self.inner.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// A port that refuses connections, as long as this lives: nobody else can get it.
+pub struct Refusing {
+    pub url: String,
+    socket: OwnedFd,
+}
+
+impl Refusing {
+    pub fn new() -> Self {
+        let (family, kind) = (net::AddressFamily::INET, net::SocketType::STREAM);
+        let socket = net::socket_with(family, kind, net::SocketFlags::CLOEXEC, None).unwrap();
+        net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address: SocketAddr = net::getsockname(&socket).unwrap().try_into().unwrap();
+        let url = format!("http://{address}");
+        Self { url, socket }
+    }
+
+    fn listen(self) -> TcpListener {
+        net::listen(&self.socket, 128).unwrap();
+        self.socket.into()
+    }
+
+    /// Has a server listen there from now on.
+    pub fn serve(
+        self,
+        root: PathBuf,
+        script: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Server {
+        Server::start(self.listen(), root, Box::new(script), false)
     }
 }
 
@@ -332,7 +369,7 @@ fn reply(asked: &Logged, answer: Answer, file: Option<Vec<u8>>) -> Reply {
         (Answer::Later, _) => Reply::new(429, "later\n").with("Retry-After: 1\r\n".into()),
         (Answer::LaterByDate, _) => {
             // Dates have whole seconds.
-            let then = SystemTime::now() + Duration::from_secs(3);
+            let then = SystemTime::now() + Duration::from_secs(6);
             let date = httpdate::fmt_http_date(then);
             Reply::new(503, "later\n").with(format!("Retry-After: {date}\r\n"))
         }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Refusing, Server};
 use crate::support::{Sandbox, World, run};
 
 /// The findings, by `--json`, and the exit status.
@@ -159,10 +159,8 @@ fn a_wrong_configuration_is_named_with_its_line_and_the_rest_is_looked_at() {
     let config = configuration(&sandbox, "\nfrom = 7\n");
     // Without its configuration it asks the default source: here, through a proxy that is not there.
     let mut command = sandbox.command(&["--config", &config, "doctor", "--json"]);
-    command.env(
-        "https_proxy",
-        format!("http://{}", Server::unused_address()),
-    );
+    let proxy = Refusing::new();
+    command.env("https_proxy", &proxy.url);
     let ran = run(&mut command, b"");
     let findings: Vec<Value> = serde_json::from_slice(&ran.stdout).unwrap();
     let status = ran.code.unwrap();
@@ -181,7 +179,8 @@ fn sources_that_are_away_or_no_binary_caches_are_named_within_the_deadline() {
     let nothing = sandbox.make_dir("nothing");
     let none = Server::new(nothing.clone(), |_, _| Answer::File);
     let stalls = Server::new(nothing.clone(), |_, _| Answer::Stall);
-    let away = format!("http://{}", Server::unused_address());
+    let refusing = Refusing::new();
+    let away = &refusing.url;
     let other = sandbox.make_dir("other");
     fs::write(other.join("nix-cache-info"), "StoreDir: /gnu/store\n").unwrap();
     let (none, stalls, other) = (
@@ -196,7 +195,7 @@ fn sources_that_are_away_or_no_binary_caches_are_named_within_the_deadline() {
     let source = |url: &str| finding(&findings, &format!("source {url}"));
     expect(source(none), "error", &["is not a binary cache"]);
     expect(source(stalls), "error", &["no answer within 12 s"]);
-    expect(source(&away), "error", &["cannot connect", "proxy"]);
+    expect(source(away), "error", &["cannot connect", "proxy"]);
     expect(source(&other), "error", &["/gnu/store", "/nix/store"]);
 }
 
@@ -322,8 +321,9 @@ fn an_owner_that_does_not_answer_is_named() {
 fn the_sources_of_the_daemon_that_runs_are_looked_at_beside_those_of_the_configuration() {
     let world = World::small();
     let server = Server::new(world.cache(), |_, _| Answer::File);
-    let (used, away) = (&server.url, "http://127.0.0.1:9");
     let sandbox = Sandbox::empty();
+    let refusing = Refusing::new();
+    let (used, away) = (&server.url, &*refusing.url);
     sandbox.mount_from(&[used], &world.key(), "");
     let config = configuration(&sandbox, &format!("from = [\"{away}\"]\n"));
     let (findings, status) = doctor(&sandbox, &["--config", &config], &[]);

@@ -7,7 +7,7 @@ use std::thread::scope;
 
 use crate::binary_cache::{Cache, Offer, noise};
 use crate::on_demand::{SHORT, directory, errno, key, plain};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Refusing, Server};
 use crate::support::{Sandbox, run, wait_until};
 use narfs::nix::store_path::{ContentAddress, StorePath};
 
@@ -15,11 +15,7 @@ use narfs::nix::store_path::{ContentAddress, StorePath};
 const SIZE: usize = 400_000;
 
 fn offers(cache: &Cache, count: u64) -> Vec<Offer> {
-    // What another test has open of a path with the same name would count as used here, too.
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    let name = |n| format!("evicted-{call}-{n}");
-    let offers = (0..count).map(|n| directory(&name(n), &noise(n + 1, SIZE)));
+    let offers = (0..count).map(|n| directory(&format!("evicted-{n}"), &noise(n + 1, SIZE)));
     let offers: Vec<_> = offers.collect();
     for offer in &offers {
         cache.put(offer);
@@ -181,7 +177,8 @@ fn dropped_contents_leave_names_and_sizes_and_come_back_by_themselves() {
     // Without a source, what is dropped is an error that says so, and nothing else is.
     sandbox.narfs(&["evict", "--to", &(2 * SIZE + 100_000).to_string()]);
     sandbox.unmount();
-    sandbox.mount_from(&["http://127.0.0.1:1"], &key(&cache), SHORT);
+    let refusing = Refusing::new();
+    sandbox.mount_from(&[&refusing.url], &key(&cache), SHORT);
     assert_eq!(errno(fs::read(file(&sandbox, &offers[0]))), Some(libc::EIO));
     assert!(fs::read(file(&sandbox, &offers[3])).is_ok());
     let said = sandbox.complaint(&["cat", &format!("{}/file", full(&offers[0]))]);
@@ -312,13 +309,7 @@ fn a_copy_that_does_not_fit_into_the_budget_says_what_was_dropped() {
 #[test]
 fn what_arrives_together_is_within_the_budget_soon() {
     let cache = Cache::new();
-    // Not the paths of the other tests: these are open for long, and so in use for all states.
-    let offers = (0..8).map(|n| directory(&format!("together{n}"), &noise(n + 1, SIZE)));
-    let offers: Vec<_> = offers.collect();
-    for offer in &offers {
-        cache.put(offer);
-        cache.put_listing(offer, "directory");
-    }
+    let offers = offers(&cache, 8);
     // All of them arrive at the same time, so that none can be dropped for another.
     let server = Server::new(cache.dir().to_owned(), |path, _| match path {
         p if p.starts_with("/nar/") => Answer::Slow(5),

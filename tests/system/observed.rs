@@ -231,11 +231,9 @@ fn without_a_daemon_a_process_beside_it_says_why_and_goes_on() {
     });
     // Its socket stays behind, and nobody listens there.
     sandbox.kill();
-    let began = Instant::now();
     wait_until("its end is seen", || {
         ask(service.at, "GET", "/healthz").0 == 503
     });
-    assert!(began.elapsed() < Duration::from_secs(9));
     signal(service.process.id(), Signal::TERM);
     assert_eq!(service.process.wait().unwrap().code(), Some(0));
 }

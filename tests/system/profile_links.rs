@@ -352,7 +352,7 @@ fn listings_under_readers_are_true_when_a_change_returns() {
             assert_eq!(names(&per_user).len(), 1, "round {round}");
             assert_eq!(names(&per_user.join("ann")).len(), 3, "round {round}");
             assert_eq!(fs::read_to_string(profile.join("name")).unwrap(), "one");
-            assert!(changed().elapsed().unwrap() < Duration::from_secs(2));
+            assert!(changed().elapsed().unwrap() < Duration::from_secs(60));
             mounted
                 .store
                 .profiles()

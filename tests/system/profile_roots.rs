@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::binary_cache::{Cache, Offer, Tree, nar, path};
 use crate::on_demand::key;
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Refusing, Server};
 use crate::support::{Sandbox, run, succeed};
 
 /// A package with a program of its name, and a file that names what is installed with it.
@@ -260,8 +260,8 @@ fn what_is_needed_and_not_known_to_any_source_is_a_warning() {
     }
     // With nobody who answers, what is here can be installed all the same.
     let mut run_it = sandbox.command(&["profile", "-p", "late", "install", &app]);
-    let unused_address = format!("http://{}", Server::unused_address());
-    let ran = run(run_it.args(cache.arguments_from(&unused_address)), b"");
+    let refusing = Refusing::new();
+    let ran = run(run_it.args(cache.arguments_from(&refusing.url)), b"");
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains(&gone.to_string()), "{}", ran.stderr);
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::binary_cache::{Cache, noise};
+use crate::in_use::Done;
 use crate::on_demand::{directory, key};
 use crate::server::{Answer, Server};
 use crate::support::{Sandbox, World, is_alive, read_anew, run, succeed, wait_until};
@@ -219,7 +220,7 @@ fn under_load(rounds: usize, next: impl Fn(&Sandbox)) {
         scope.spawn(|| {
             load.repeat(|| succeed(sandbox.command(&["status"]).stdout(Stdio::null())).clear())
         });
-        let stop = scopeguard(&load.stop);
+        let stop = Done(&load.stop);
         for round in 0..rounds {
             let before = load.done.load(Ordering::Relaxed);
             next(&sandbox);
@@ -233,17 +234,6 @@ fn under_load(rounds: usize, next: impl Fn(&Sandbox)) {
     let longest = load.longest.load(Ordering::Relaxed);
     let done = load.done.load(Ordering::Relaxed);
     println!("{rounds} restarts, {done} rounds of the load, longest {longest} ms");
-}
-
-/// Has the load stop also when something fails.
-fn scopeguard(stop: &AtomicBool) -> impl Drop + '_ {
-    struct Stop<'s>(&'s AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    Stop(stop)
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
+use crate::in_use::Done;
 use crate::on_demand::key;
 use crate::server::{Answer, Server};
 use crate::support::{Sandbox, run, succeed, wait_until};
@@ -285,15 +286,6 @@ impl Programs {
         let left: u64 = blobs.map(|f| fs::metadata(f).map_or(0, |m| m.len())).sum();
         // Less than this is not worth giving back.
         assert!(left <= 1 << 20, "{left} bytes are left on the disk");
-    }
-}
-
-/// Ends what goes on until something is done, however that ends.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -373,7 +373,7 @@ fn a_source_that_does_not_answer_is_waited_for_as_long_as_by_a_lookup() {
     sleep(Duration::from_millis(200));
     assert!(client.volumes().is_empty() && !asking.is_finished());
     let (status, answer) = asking.join().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(20), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{answer}");
     if status != 200 {
         assert!(
             answer["Err"].as_str().unwrap().contains("library"),

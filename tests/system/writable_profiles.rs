@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
@@ -617,11 +617,13 @@ fn a_daemon_that_is_killed_leaves_a_profile_as_it_was_before_or_after() {
     for path in &paths[..3] {
         succeed(writable.nix_env(&ours).args(["--set", path]));
     }
-    for turn in 0..3_u64 {
+    for turn in 0..3 {
+        let begun = AtomicUsize::new(0);
         scope(|threads| {
             let worker = threads.spawn(|| {
                 // It ends with an error when the daemon is gone.
                 for number in (1..=3).cycle().take(60) {
+                    begun.fetch_add(1, Ordering::SeqCst);
                     let to = number.to_string();
                     let mut nix = writable.nix_env(&ours);
                     if run(nix.args(["--switch-generation", &to]), b"").code != Some(0) {
@@ -629,9 +631,13 @@ fn a_daemon_that_is_killed_leaves_a_profile_as_it_was_before_or_after() {
                     }
                 }
             });
-            std::thread::sleep(Duration::from_millis(150 + 37 * turn));
+            wait_until("it switches", || {
+                begun.load(Ordering::SeqCst) >= 3 + 5 * turn
+            });
             writable.sandbox.kill();
             worker.join().unwrap();
+            let begun = begun.load(Ordering::SeqCst);
+            assert!(begun < 60, "nothing was ended");
         });
         writable.hide_store();
         // What is left of both is taken away.
@@ -713,7 +719,7 @@ fn a_store_path_is_looked_for_before_a_generation_leads_to_it() {
     sandbox.mount_from(&[&silent.url], &key(&cache), &options);
     let start = Instant::now();
     assert_eq!(set(&two), Err(Errno::IO));
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(start.elapsed() < Duration::from_secs(60));
     // What is known needs no source, and what failed has changed nothing.
     assert_eq!(set(&one), Ok(()));
     sandbox.unmount();
