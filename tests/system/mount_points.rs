@@ -108,7 +108,7 @@ fn a_second_mount_shows_the_same_superblock_and_shares_its_pages() {
     for other in [&second, &third] {
         // Through one, then through the other.
         let turn = std::cell::Cell::new(&first);
-        let cost = sandbox.requests_of_second(|| {
+        let cost = sandbox.requests_of_second("", || {
             let next = if turn.get() == &first { other } else { &first };
             assert!(read_everything(turn.replace(next)) > 0);
         });

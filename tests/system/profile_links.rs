@@ -88,14 +88,15 @@ impl Mounted {
         self.session.as_ref().unwrap().counters().snapshot().total
     }
 
-    /// The number of requests that something costs that was done before.
-    fn requests_of_second(&self, action: impl Fn()) -> String {
-        undisturbed(|| {
+    /// The number of requests that something costs that was done before, which should be none.
+    fn requests_of_second(&self, action: impl Fn()) -> u64 {
+        let measure = || {
             action();
             let before = self.requests();
             action();
-            (self.requests() - before).to_string()
-        })
+            self.requests() - before
+        };
+        undisturbed(|requests| *requests == 0, measure)
     }
 }
 
@@ -197,12 +198,12 @@ fn profiles_that_were_seen_cost_no_request_until_they_change() {
         }),
     ];
     for (what, use_it) in &uses {
-        assert_eq!(mounted.requests_of_second(use_it), "0", "{what}");
+        assert_eq!(mounted.requests_of_second(use_it), 0, "{what}");
     }
     mounted.switch("system", 1);
     assert_eq!(fs::read_to_string(system.join("name")).unwrap(), "one");
     for (what, use_it) in &uses {
-        assert_eq!(mounted.requests_of_second(use_it), "0", "{what}, switched");
+        assert_eq!(mounted.requests_of_second(use_it), 0, "{what}, switched");
     }
 }
 
