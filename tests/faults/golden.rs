@@ -23,9 +23,9 @@ use crate::program::{Ran, State};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A state of an older program, what that said of it, and the cache that it was made of.
-struct Golden {
+pub struct Golden {
     dir: TempDir,
-    state: State,
+    pub state: State,
     said: Value,
     cache: PathBuf,
     _one: MutexGuard<'static, ()>,
@@ -85,7 +85,7 @@ fn assert_says(today: &Value, then: &Value, of: &str) {
 }
 
 impl Golden {
-    fn new(format: u32) -> Self {
+    pub fn new(format: u32) -> Self {
         let one = ONE_AT_A_TIME.lock();
         let dir = tempfile::tempdir().unwrap();
         unpack(&format!("format-{format}.tar.zst"), dir.path());
@@ -106,7 +106,7 @@ impl Golden {
     }
 
     /// The path of the cache that has this name, the first of them.
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         let paths = fs::read_to_string(self.cache.join("store-paths")).unwrap();
         let named = paths.lines().find(|p| p.ends_with(&format!("-{name}")));
         named.unwrap().to_owned()
@@ -252,7 +252,7 @@ impl Golden {
             .collect()
     }
 
-    fn nar_of(&self, path: &str) -> Vec<u8> {
+    pub fn nar_of(&self, path: &str) -> Vec<u8> {
         let file = format!("{}.nar", &path[11..43]);
         fs::read(self.cache.join("nar").join(file)).unwrap()
     }

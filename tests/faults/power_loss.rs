@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,13 @@ use narfs::command::{
     ChannelCommand, ClosureRequest, NoOutput, ProfileAction, ProfileRequest, Request, SourceRequest,
 };
 use narfs::engine::Engine;
+use narfs::nix::store_path::StorePath;
 use narfs::store::{Store, StoreError, StoreOptions};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise, path};
+use crate::golden::Golden;
 use crate::lossy_disk::{Disk, Mounted, Unsynced};
 use crate::program::State;
 
@@ -31,6 +33,8 @@ const CUTS: u64 = 12;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Things that change together or not at all.
 const TOGETHER: [&str; 2] = ["profiles", "views"];
+/// It is raised before anything that needs it.
+const FORMAT: &str = "format";
 
 /// What a state shows, without times; nothing if there is no state.
 type Seen = BTreeMap<String, Json>;
@@ -40,7 +44,8 @@ struct Scene {
     cache: Cache,
     /// The list of a channel, and a link of a root.
     files: TempDir,
-    other: Offer,
+    /// A path that no command takes away, and its NAR.
+    kept: (StorePath, Vec<u8>),
     disk: Disk,
 }
 
@@ -106,9 +111,25 @@ impl Scene {
         Self {
             cache,
             files,
-            other,
+            kept: (other.path().clone(), other.stored),
             disk: Disk::empty(),
         }
+    }
+
+    /// A state of an older format.
+    fn with_golden(golden: &Golden) -> Self {
+        let mut scene = Self::new();
+        let kept = golden.path("joint-1.0");
+        let parsed = StorePath::parse_base_name(&kept.as_bytes()["/nix/store/".len()..]);
+        scene.kept = (parsed.unwrap(), golden.nar_of(&kept));
+        let mounted = Mounted::new(scene.disk, None);
+        let mut cp = Command::new("cp");
+        cp.arg("-r")
+            .arg(golden.state.dir())
+            .arg(state(&mounted).dir());
+        assert!(cp.status().unwrap().success());
+        scene.disk = mounted.unmount().synced();
+        scene
     }
 
     /// A state that has something of everything.
@@ -221,7 +242,7 @@ impl Scene {
             assert_eq!(code, Some(0), "{when}, once more: {}", ran.stderr());
             check_whole(&state, when);
         }
-        state.gives_out(self.other.path(), &self.other.stored);
+        state.gives_out(&self.kept.0, &self.kept.1);
         assert_eq!(look(&mounted.unmount()), *after, "{when}, once more");
     }
 }
@@ -249,6 +270,8 @@ fn look(disk: &Disk) -> Seen {
         Err(StoreError::Absent(_)) => return seen,
         Err(e) => panic!("{e}"),
     };
+    let format = fs::read_to_string(store.dir().join("format")).unwrap();
+    seen.insert(FORMAT.to_owned(), format.into());
     for path in store.paths().all().unwrap() {
         let info = store.paths().info(path.hash()).unwrap().unwrap();
         let is_whole = match store.paths().load_info(info).unwrap() {
@@ -319,6 +342,14 @@ fn compare(seen: &Seen, before: &Seen, after: &Seen, when: &str) {
             "{when}: {thing} is {now:?}, not one of {then:?}"
         );
     }
+    let differs = seen
+        .iter()
+        .any(|(thing, now)| thing != FORMAT && before.get(thing) != Some(now));
+    assert!(
+        !differs || seen.get(FORMAT) == after.get(FORMAT),
+        "{when}: something is new, and the format is {:?}",
+        seen.get(FORMAT)
+    );
     let [seen, before, after] = all.map(|s| TOGETHER.map(|thing| s.get(thing)));
     assert!(
         [before, after].contains(&seen),
@@ -331,6 +362,18 @@ fn a_copy_to_a_new_state_survives_a_power_loss() {
     let scene = Scene::new();
     let copy = Sample::new("the first copy", &["copy", &full("tool"), &full("other")]);
     scene.end_everywhere(&copy.from(&scene.cache));
+}
+
+#[test]
+fn a_state_of_an_older_format_that_gets_more_survives_a_power_loss() {
+    let golden = Golden::new(1);
+    let scene = Scene::with_golden(&golden);
+    let base = golden.path("base-1.0");
+    scene.end_everywhere(&Sample::new("pin", &["pin", &base]));
+    drop(golden);
+    let golden = Golden::new(2);
+    let scene = Scene::with_golden(&golden);
+    scene.end_everywhere(&Sample::new("closure", &["closure", "view", &base]));
 }
 
 #[test]

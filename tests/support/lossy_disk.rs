@@ -167,6 +167,18 @@ impl Disk {
         }
     }
 
+    /// The same, with everything durable.
+    pub fn synced(mut self) -> Self {
+        for node in self.nodes.values_mut() {
+            match &mut node.kind {
+                Kind::File(bytes) => bytes.sync(),
+                Kind::Directory(names) => names.sync(),
+                Kind::Link(_) => {}
+            }
+        }
+        self
+    }
+
     /// What is on it after a power loss.
     pub fn without_power(mut self, unsynced: Unsynced) -> Self {
         for (number, node) in &mut self.nodes {
@@ -398,6 +410,7 @@ impl Mounted {
     /// Mounts a disk that does `operations`, all if that is `None`, and then loses power: whatever would
     /// change it or sync it fails.
     pub fn new(disk: Disk, operations: Option<u64>) -> Self {
+        // Who may not have mounts of their own mounts with fusermount3, where everyone sees it.
         own_mounts();
         let running = Arc::new(Mutex::new(Running {
             disk,
@@ -410,7 +423,6 @@ impl Mounted {
             MountOption::FSName("lossy".to_owned()),
             MountOption::DefaultPermissions,
         ];
-        // Who may not have mounts of their own mounts with fusermount3, where everyone sees it.
         let session = fuser::spawn_mount(Served(running.clone()), at.path(), &config)
             .expect("these tests need /dev/fuse, and the right to mount");
         Self {
