@@ -105,7 +105,6 @@ pub(super) fn in_use(which: Use, superblock: Option<u32>) -> Result<InUse, InUse
             found.read_file(&Path::new("/proc/sys/kernel").join(name));
         }
     }
-    add_kernel_files(&mut found);
     let inspect: Inspect = Arc::new(move |tasks: Vec<Task>, sender: &Sender<Inspected>| {
         let mut looker = Inspector {
             which,
@@ -124,7 +123,12 @@ pub(super) fn in_use(which: Use, superblock: Option<u32>) -> Result<InUse, InUse
         }
     });
     let mut memory = sync::lock(&MEMORY);
-    memory.scan(which, processes.collect(), found, &inspect, TIMEOUT)
+    let mut in_use = memory.scan(which, processes.collect(), found, &inspect, TIMEOUT)?;
+    // After the processes: mount(8) opens an image, gives it to a loop device and closes it.
+    let mut kernel = Found::default();
+    add_kernel_files(&mut kernel);
+    in_use.hashes.extend(kernel.hashes);
+    Ok(in_use)
 }
 
 /// Adds the files that the kernel itself reads.
