@@ -195,7 +195,7 @@ fn sources_that_are_away_or_no_binary_caches_are_named_within_the_deadline() {
     let source = |url: &str| finding(&findings, &format!("source {url}"));
     expect(source(none), "error", &["is not a binary cache"]);
     expect(source(stalls), "error", &["no answer within 12 s"]);
-    expect(source(&away), "error", &["cannot connect", "proxy"]);
+    expect(source(away), "error", &["cannot connect", "proxy"]);
     expect(source(&other), "error", &["/gnu/store", "/nix/store"]);
 }
 

@@ -311,6 +311,9 @@ pub fn undisturbed<T>(is_right: impl Fn(&T) -> bool, measure: impl Fn() -> T) ->
     const ROUNDS: usize = 50;
     /// The kernel counts a drop only when it is through with it.
     const UNCOUNTED: Duration = Duration::from_secs(10);
+    /// Not all that takes pages away is counted: one such measurement is not taken at its word.
+    const UNEXPLAINED: usize = 3;
+    let mut unexplained = 0;
     for _ in 0..ROUNDS {
         let before = caches_lost();
         let measured = measure();
@@ -320,9 +323,13 @@ pub fn undisturbed<T>(is_right: impl Fn(&T) -> bool, measure: impl Fn() -> T) ->
         let end = Instant::now() + UNCOUNTED;
         while caches_lost() == before {
             if Instant::now() > end {
-                return measured;
+                unexplained += 1;
+                break;
             }
             std::thread::sleep(Duration::from_millis(50));
+        }
+        if unexplained == UNEXPLAINED {
+            return measured;
         }
     }
     panic!("the kernel loses its caches all the time");
