@@ -55,6 +55,7 @@ mod publication;
 mod read_only;
 mod remounting;
 mod restarts;
+mod saved_states;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "what other tests need")]
 mod server;
