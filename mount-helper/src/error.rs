@@ -89,6 +89,41 @@ impl MountError {
     }
 }
 
+/// What is said of a real store at a mount point.
+fn nix_store(
+    f: &mut fmt::Formatter<'_>,
+    at: &Path,
+    evidence: &Path,
+    is_mounted: bool,
+) -> fmt::Result {
+    write!(
+        f,
+        "{} has a store of its own ({}), which would be hidden, with all programs in it. Mount at another \
+         directory, such as /mnt/narfs, and show that as {0} to the programs that need it: in a \
+         container, or with `unshare --mount` and `mount --bind /mnt/narfs {0}`. ",
+        at.display(),
+        evidence.display()
+    )?;
+    f.write_str(match is_mounted {
+        true => "To use narfs instead of that store, unmount it first",
+        false => "To hide that store all the same, give -o nonempty",
+    })
+}
+
+/// What is said of a mount point that is one already.
+fn busy(f: &mut fmt::Formatter<'_>, at: &Path, kind: &str, source: &str) -> fmt::Result {
+    let at = at.display();
+    let program = match kind == crate::TYPE {
+        true => format!(" with `narfs umount {at}`"),
+        false => String::new(),
+    };
+    write!(
+        f,
+        "something is mounted at {at} already ({kind} from {source}); unmount it{program} first, or choose \
+         another directory"
+    )
+}
+
 impl fmt::Display for MountError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -110,32 +145,8 @@ impl fmt::Display for MountError {
                 at,
                 evidence,
                 is_mounted,
-            } => {
-                write!(
-                    f,
-                    "{} has a store of its own ({}), which would be hidden, with all programs in it. Mount \
-                     at another directory, such as /mnt/narfs, and show that as {0} to the programs that \
-                     need it: in a container, or with `unshare --mount` and `mount --bind /mnt/narfs {0}`",
-                    at.display(),
-                    evidence.display()
-                )?;
-                match is_mounted {
-                    true => write!(f, ". To use narfs instead of that store, unmount it first"),
-                    false => write!(f, ". To hide that store all the same, give -o nonempty"),
-                }
-            }
-            Self::Busy { at, kind, source } => {
-                let program = match *kind == crate::TYPE {
-                    true => format!(" with `narfs umount {}`", at.display()),
-                    false => String::new(),
-                };
-                write!(
-                    f,
-                    "something is mounted at {} already ({kind} from {source}); unmount it{program} \
-                     first, or choose another directory",
-                    at.display()
-                )
-            }
+            } => nix_store(f, at, evidence, *is_mounted),
+            Self::Busy { at, kind, source } => busy(f, at, kind, source),
             Self::NotMounted(at) => write!(f, "no narfs is mounted at {}", at.display()),
             Self::OnlyStore { state, at } => write!(
                 f,

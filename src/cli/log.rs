@@ -142,8 +142,8 @@ fn is_journal() -> bool {
     stat.is_ok_and(|s| said == format!("{}:{}", s.st_dev, s.st_ino))
 }
 
-/// Log format for the journal: the priority prefix of sd-daemon(3), which the journal takes off, and a line in
-/// the inner format.
+/// Log format for the journal: the priority prefix of sd-daemon(3), which the journal takes off, and a line
+/// in the inner format.
 struct Journal<F>(F);
 
 /// The priority, as in syslog(3).

@@ -22,9 +22,11 @@ use crate::sync;
 
 /// Time for which a source that did not answer is asked last.
 const AWAY: Duration = Duration::from_secs(10);
+/// The same for an optional source, which is then asked in the background.
+const OUT_OF_REACH: Duration = Duration::from_secs(5);
 /// Time that a lookup gives an optional source that was away, from its being asked in the background on,
 /// where no other source has the path. One that is back answers sooner; one that is not costs this once
-/// in [`AWAY`].
+/// in [`OUT_OF_REACH`].
 const HEAD_START: Duration = Duration::from_millis(300);
 
 /// A failure that several requests share, and when it came.
@@ -90,7 +92,10 @@ impl Slot {
 
     fn is_away(&self) -> bool {
         let away = sync::lock(&self.away);
-        let while_away = if self.optional { AWAY / 2 } else { AWAY };
+        let while_away = match self.optional {
+            true => OUT_OF_REACH,
+            false => AWAY,
+        };
         away.is_some_and(|since| since.elapsed() < while_away)
     }
 
@@ -128,9 +133,10 @@ impl Slot {
 
 impl Look {
     /// Whether the source has answered within the head start.
-    async fn is_back(mut self) -> bool {
+    async fn is_back(&self) -> bool {
+        let mut back = self.back.clone();
         let rest = HEAD_START.saturating_sub(self.since.elapsed());
-        let answer = self.back.wait_for(Option::is_some);
+        let answer = back.wait_for(Option::is_some);
         let answer = tokio::time::timeout(rest, answer).await;
         answer.is_ok_and(|seen| seen.is_ok_and(|back| *back == Some(true)))
     }

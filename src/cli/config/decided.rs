@@ -75,7 +75,10 @@ fn read_as_far_as_it_goes(path: Setting<PathBuf>) -> ConfigFile {
 pub(in crate::cli) fn log_format(config: Option<&Path>, flags: &Choices) -> LogFormat {
     let get = |name: &str| std::env::var_os(name);
     let environment = Choices::of_environment(get).unwrap_or_default();
-    let file = config_path(config, get).and_then(ConfigFile::read);
+    let file = config_path(config, get).ok();
+    // What comes through a pipe can be read once only.
+    let file = file.filter(|path| path.value.is_file());
+    let file = file.and_then(|path| ConfigFile::read(path).ok());
     let file = file.map(|file| file.choices).unwrap_or_default();
     Settings::first(&[flags, &environment, &file])
         .log_format

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use anyhow::{Context, bail};
 
 use super::origin::{Line, Origin, Setting};
 use super::table::Choices;
-use super::value;
+use super::value::{self, FromNixConf};
 use crate::fetch::CACHE_NIXOS_ORG;
 use crate::nix::nix_conf::{self, Statement};
 use crate::nix::signature::CACHE_NIXOS_ORG_KEY;
@@ -24,16 +25,6 @@ const LENGTH: u64 = 1 << 20;
 const DEPTH: usize = 32;
 /// The name of the variable that is read after all files, as errors name it.
 const NIX_CONFIG: &str = "NIX_CONFIG";
-
-/// Which `nix.conf` is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum FromNixConf {
-    No,
-    /// What Nix reads: the file of the system, those of the user, and `NIX_CONFIG`.
-    Usual,
-    /// This file alone.
-    File(PathBuf),
-}
 
 /// What is taken of `nix.conf`, and what is not.
 #[derive(Debug, Default)]
@@ -142,7 +133,10 @@ const PASSED_OVER: [(&[&str], &str); 3] = [
 
 /// Reads a file that is not too long; `None` if there is none.
 fn contents(file: &Path) -> io::Result<Option<String>> {
-    let opened = match std::fs::File::open(file) {
+    // Opening a pipe without a writer would wait for one.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut options = std::fs::OpenOptions::new();
+    let opened = match options.read(true).custom_flags(flags).open(file) {
         Err(e)
             if matches!(
                 e.kind(),
@@ -153,6 +147,10 @@ fn contents(file: &Path) -> io::Result<Option<String>> {
         }
         opened => opened?,
     };
+    // It is read again, here and by the daemon, and must then say the same.
+    if opened.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::other("it is a pipe; name a file"));
+    }
     let mut text = String::new();
     opened.take(LENGTH + 1).read_to_string(&mut text)?;
     if text.len() as u64 > LENGTH {
@@ -507,6 +505,12 @@ mod tests {
             let error = format!("{:#}", read(&[("nix.conf", text)]).1.unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
+        let (dir, _) = read(&[]);
+        let pipe = dir.path().join("pipe");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, rustix::fs::Mode::RUSR, 0).unwrap();
+        let said = FromNixConf::File(pipe).read(|_| None).unwrap_err();
+        assert!(format!("{said:#}").contains("it is a pipe"), "{said:#}");
         let absent = FromNixConf::File("/absent/nix.conf".into());
         let said = absent.read(|_| None).unwrap_err().to_string();
         assert!(

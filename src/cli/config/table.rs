@@ -14,11 +14,10 @@ use clap::parser::ValueSource;
 use super::description::{
     COPYING, Description, EVERY, Entry, FETCHING, LISTING, Place, SERVING, switch, valued,
 };
-use super::nix_conf::FromNixConf;
 use super::origin::{Origin, Setting};
 use super::shown::Shown;
 use super::toml_value::{Value, Wrong, bare, bare_or_text, list, text};
-use super::value::{self, utf8};
+use super::value::{self, FromNixConf, utf8};
 use crate::cli::log::LogFormat;
 use crate::cli::size::Size;
 use crate::fetch::{CACHE_NIXOS_ORG, Deadlines, PrefetchPolicy};

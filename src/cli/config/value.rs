@@ -6,7 +6,6 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::nix_conf::FromNixConf;
 use crate::cli::log::LogFormat;
 use crate::cli::size::Size;
 use crate::fetch::PrefetchPolicy;
@@ -14,6 +13,16 @@ use crate::http::{Address, AddressError};
 use crate::nix::signature::PublicKey;
 use crate::nix::store_path::StoreDir;
 use crate::substituter;
+
+/// Which `nix.conf` is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum FromNixConf {
+    No,
+    /// What Nix reads: the file of the system, those of the user, and `NIX_CONFIG`.
+    Usual,
+    /// This file alone.
+    File(PathBuf),
+}
 
 /// With less than this RocksDB's own buffers would not fit.
 const LEAST_MEMORY: u32 = 32;
