@@ -22,6 +22,10 @@ for ((i = 1; i < $#; i++)); do
 import json, sys
 with open(sys.argv[1]) as file: spec = json.load(file)
 spec["linux"].pop("resources", None)
+# podman 4.3 does not know hostPID.
+if any("nsenter" in word for word in spec["process"]["args"]):
+    spaces = spec["linux"]["namespaces"]
+    spec["linux"]["namespaces"] = [space for space in spaces if space["type"] != "pid"]
 spec["linux"]["cgroupsPath"] = "/narfs-test/" + spec["linux"]["cgroupsPath"].rsplit("/", 1)[-1]
 with open(sys.argv[1], "w") as file: json.dump(spec, file)
 PYTHON
@@ -112,4 +116,68 @@ sees_again "$curl"
 ok "and when the pod before was killed, and left a dead mount"
 podman kube down "$dir/whole-store.yaml" >/dev/null 2>&1
 podman stop -t 20 daemon-narfs >/dev/null
+podman kube down "$dir/daemon.yaml" >/dev/null 2>&1
+
+# The DaemonSet that has narfs run outside of its pod. The node is this mount namespace, and its process 1 this
+# shell. There is no network in the pods, nor for the node.
+for program in /bin/{cp,mv,ln,rm,mkdir,sleep} /usr/bin/{nsenter,sha256sum}; do
+    cp -L --parents "$program" "$dir/daemon/"
+    ldd "$program" | grep -o '/[^ ]*' | xargs -I '{}' cp -L --parents '{}' "$dir/daemon/"
+done
+mkdir -p "$dir/opt" "$dir/config"
+image_of() { # PROGRAM
+    cp "$1" "$dir/daemon/usr/local/bin/narfs"
+    tar -C "$dir/daemon" -c . | podman import --quiet - localhost/narfs >/dev/null || fail "podman import"
+}
+kept=$(filled kubernetes-daemonset-kept)
+# The ConfigMap as a directory, which podman 4.3 supports.
+sed -n '/^  config.toml: |/,/^---/{ /^    /s/^    //p }' <<<"$kept" | sed -e "s#/var/lib/narfs#$dir/kept-state#" \
+    -e "s#https://cache.nixos.org#file://$cache#" -e 's/^\[mount\]/require-sigs = false\n&/' >"$dir/config/config.toml"
+{ printf 'apiVersion: v1\nkind: Pod\n'; sed -e '1,/^  template:/d' -e 's/^    //' -e 's/^metadata:/&\n  name: kept/' \
+    -e "s#/opt/narfs#$dir/opt#g; s/--target 1 /--target $$ /" -e "s#configMap:#hostPath:#; s#^      name: narfs\$#      path: $dir/config#" <<<"$kept"
+} >"$dir/kept.yaml"
+on_node() { env -u NARFS_STATE "$dir/opt/narfs" --config "$dir/opt/config.toml" "$@"; }
+serves() { on_node status --json 2>/dev/null | sed -n 's/^ *"pid": \([0-9]*\).*/\1/p'; }
+# start_kept BEFORE: starts the pod, and waits until another process than BEFORE serves the state.
+start_kept() {
+    play "the kept DaemonSet" "$dir/kept.yaml"
+    for _ in {1..900}; do
+        daemon=$(serves) || true
+        [ -z "$daemon" ] || [ "$daemon" = "$1" ] || ! [ -x "${python%/bin/*}/bin" ] || return 0
+        sleep 0.1
+    done
+    podman logs kept-narfs >&2
+    cat "$dir/kept-state/narfs.log" >&2
+    fail "the pod of the DaemonSet has not started narfs on the node"
+}
+strip -o "$dir/first" "$narfs"
+image_of "$dir/first"
+start_kept none
+play whole-store "$dir/whole-store.yaml"
+lists whole-store-pod-0-web /nix/store
+podman stop -t 5 kept-narfs >/dev/null
+podman kube down "$dir/kept.yaml" >/dev/null 2>&1
+[ "$(serves)" = "$daemon" ] || fail "the daemon has ended with the pod of the DaemonSet"
+sees "$bash" || fail "a pod does not see the store after the pod of the DaemonSet has ended"
+ok "the mount stays when the pod of the DaemonSet has ended, also for what is new to the kernel"
+cp "$dir/first" "$dir/second"
+echo >>"$dir/second"
+image_of "$dir/second"
+start_kept "$daemon"
+lists whole-store-pod-0-web /nix/store
+# The upgrade replaces the keeper after the daemon, and then the pod removes the program that was before.
+for _ in {1..900}; do
+    [ "$(find "$dir/opt" -name 'narfs-*' | wc -l)" != 1 ] || break
+    sleep 0.1
+done
+[ "$(find "$dir/opt" -name 'narfs-*' | wc -l)" = 1 ] || fail "the program of the first image is left"
+daemon=$(serves)
+cmp "/proc/$daemon/exe" "$dir/second" || fail "the daemon is not that of the new image"
+ok "the pod of a new image has its program take over, and a pod that runs notices nothing"
+kill -9 "$daemon"
+lists whole-store-pod-0-web /nix/store
+podman kube down "$dir/whole-store.yaml" >/dev/null 2>&1
+podman kube down "$dir/kept.yaml" >/dev/null 2>&1
+on_node umount /nix/store || fail "umount on the node"
+! [ -d /sys/fs/cgroup/narfs ] || rmdir /sys/fs/cgroup/narfs
 echo "ok with the manifests and $(podman --version)"
