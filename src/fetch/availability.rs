@@ -133,9 +133,10 @@ impl Slot {
 
 impl Look {
     /// Whether the source has answered within the head start.
-    async fn is_back(mut self) -> bool {
+    async fn is_back(&self) -> bool {
+        let mut back = self.back.clone();
         let rest = HEAD_START.saturating_sub(self.since.elapsed());
-        let answer = self.back.wait_for(Option::is_some);
+        let answer = back.wait_for(Option::is_some);
         let answer = tokio::time::timeout(rest, answer).await;
         answer.is_ok_and(|seen| seen.is_ok_and(|back| *back == Some(true)))
     }

@@ -32,7 +32,7 @@ pub(in crate::cli) fn announce(
 /// Prints the change of a profile; warnings go to stderr.
 pub(in crate::cli) fn show_change(r: &ProfileChangeReport, json: bool) -> anyhow::Result<()> {
     for warning in &r.warnings {
-        log::warn(&format!("{warning}"));
+        log::warn(warning);
     }
     if json {
         return print_json(r);
