@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use super::Engine;
 use super::binary_cache::{Cache, Offer, Tree, nar, noise};
+use super::users::NOBODY;
 use crate::command::{
     ApplyRequest, ChannelCommand, ClosureRequest, CopyRequest, DeclaredPackage, DeclaredProfile,
     DeclaredTarget, GcRequest, NoOutput, OldGenerations, PrefetchRequest, ProfileAction,
@@ -207,7 +208,7 @@ impl Scene {
             trusted_public_keys: vec![self.cache.key.to_public().to_string()],
             ..SourceRequest::default()
         };
-        Engine::new(Arc::new(store), sources, None)
+        Engine::among(NOBODY, Arc::new(store), sources, None)
     }
 
     fn copy(&self, names: &[&str]) -> Request {

@@ -14,6 +14,7 @@ use super::binary_cache::Cache;
 use super::reference_model::{
     Command, Model, Name, PROFILES, Profile, Seen, Status, TREES, commands, offered, runner,
 };
+use super::users::NOBODY;
 use crate::command::{
     CopyRequest, GcRequest, NoOutput, OldGenerations, Output, PrefetchRequest, ProfileAction,
     ProfileRequest, Report, Request, SourceRequest, chain,
@@ -103,7 +104,7 @@ impl<'w> State<'w> {
             trusted_public_keys: vec![self.world.cache.key.to_public().to_string()],
             ..SourceRequest::default()
         };
-        self.engine = Some(Engine::new(Arc::new(store), sources, None));
+        self.engine = Some(Engine::among(NOBODY, Arc::new(store), sources, None));
     }
 
     fn engine(&self) -> &Engine {

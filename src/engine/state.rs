@@ -5,8 +5,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::in_use::in_use;
 use super::network_state::Network;
-use super::users::Users;
+use super::users::{Scan, Users};
 use crate::command::{Failure, Output, SourceRequest, chain};
 use crate::fetch::{Budget, CopyFailure, Keep, Progress, Snapshot};
 use crate::fs::{FileSystem, Recorder};
@@ -40,8 +41,18 @@ impl Engine {
     /// An engine for a state owned by this process, with default sources for commands and the
     /// budget of stored bytes.
     pub fn new(store: Arc<Store>, defaults: SourceRequest, budget: Option<u64>) -> Self {
+        Self::among(in_use, store, defaults, budget)
+    }
+
+    /// An engine that sees these processes.
+    pub(super) fn among(
+        processes: Scan,
+        store: Arc<Store>,
+        defaults: SourceRequest,
+        budget: Option<u64>,
+    ) -> Self {
         let serving: Arc<Serving> = Arc::default();
-        let users = Arc::new(Users::of(store.clone(), serving.clone()));
+        let users = Arc::new(Users::of(store.clone(), serving.clone(), processes));
         let (rooted, looked) = (store.clone(), users.clone());
         let rooted = move || {
             let pins = rooted.roots().pins()?;

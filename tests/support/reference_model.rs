@@ -384,6 +384,13 @@ impl Model {
                 self.collect();
                 Ok(())
             }
+            Command::Reopen | Command::Kill | Command::LosePower => Ok(()),
+            _ => self.change_profile(command),
+        }
+    }
+
+    fn change_profile(&mut self, command: &Command) -> Result<(), &'static str> {
+        match command {
             Command::Install(profile, package) => self.install(profile, package),
             Command::Remove(profile, package) => self.remove(profile, package),
             Command::Set(profile, path) => {
@@ -411,7 +418,7 @@ impl Model {
                 .remove(profile)
                 .map(drop)
                 .ok_or("no such profile"),
-            Command::Reopen | Command::Kill | Command::LosePower => Ok(()),
+            other => panic!("{other:?} changes no profile"),
         }
     }
 

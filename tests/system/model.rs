@@ -103,12 +103,28 @@ impl Mounted {
             }
             Command::Unpin(name) => self.narfs(&["unpin", self.path(name)]),
             Command::Evict => {
-                // It complains: metadata stay.
-                let _ = self.narfs(&["evict", "--to", "0"]);
+                // It complains: metadata stay. On a busy machine a process that could not be looked into
+                // may have kept something.
+                let left = model.seen().paths.into_values();
+                let left = left.filter(|s| *s == Status::Dropped).count();
+                wait_until("all is dropped", || {
+                    let _ = self.narfs(&["evict", "--to", "0"]);
+                    self.sandbox.json(&["verify"])["dropped"] == left
+                });
                 Ok(())
             }
-            Command::Gc { delete_old: true } => self.narfs(&["gc", "--delete-old"]),
-            Command::Gc { delete_old: false } => self.narfs(&["gc"]),
+            Command::Gc { delete_old } => {
+                let old = if *delete_old {
+                    &["--delete-old"][..]
+                } else {
+                    &[]
+                };
+                wait_until("all processes were looked into", || {
+                    let report = self.sandbox.json(&[&["gc"], old].concat());
+                    report["unseen"].as_array().is_none_or(Vec::is_empty)
+                });
+                Ok(())
+            }
             Command::Install(profile, name) => self.profile(profile, &["install", self.path(name)]),
             Command::Remove(profile, name) => self.profile(profile, &["remove", self.path(name)]),
             Command::Set(profile, name) => self.profile(profile, &["set", self.path(name)]),

@@ -484,13 +484,10 @@ fn a_chain_of_forty_links_is_followed_and_one_more_is_not() {
             .collect()
     };
     let mut memory = Memory::new();
-    let forty = chain(40);
-    memory.add(
-        "forty",
-        &forty.iter().map(String::as_str).collect::<Vec<_>>(),
-    );
-    let more = chain(41);
-    memory.add("more", &more.iter().map(String::as_str).collect::<Vec<_>>());
+    for (name, length) in [("forty", 40), ("more", 41)] {
+        let lines = chain(length);
+        memory.add(name, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    }
     assert_eq!(lines(&memory, &[("forty", 5)]).len(), 41);
     assert!(error(&memory, &[("more", 5)]).contains("/l01'"));
 }
@@ -518,23 +515,16 @@ fn as_many_names_as_the_limit_are_looked_at_and_one_more_is_not() {
     let packages = [memory.package("a", 5), memory.package("b", 5)];
     let within = |limit| synthesize_within(&packages, &memory.store_dir, &memory, limit);
     assert_eq!(memory.lines(&within(5).unwrap().root).len(), 4);
-    let error = within(4).unwrap_err();
-    assert!(
-        matches!(&error, EnvironmentError::TooLarge { path } if path.ends_with("-b/bin/z")),
-        "{error}"
-    );
+    let error = within(4).unwrap_err().to_string();
+    assert!(error.contains("-b/bin/z'; directories"), "{error}");
 }
 
 #[test]
 fn a_list_of_propagated_packages_has_a_limit() {
-    let list = |length: usize| {
-        format!(
-            "nix-support/propagated-user-env-packages = {}",
-            " ".repeat(length)
-        )
-    };
-    let limit = PROPAGATED_LIMIT as usize;
-    let memory = store(&[("a", &[&list(limit)]), ("b", &[&list(limit + 1)])]);
+    let list = |text: &str| format!("nix-support/propagated-user-env-packages = {text}");
+    let longest = " ".repeat(PROPAGATED_LIMIT as usize);
+    let more = list(&format!("{longest} "));
+    let memory = store(&[("a", &[&list(&longest)]), ("b", &[&more])]);
     assert!(environment(&memory, &[("a", 5)]).propagated.is_empty());
     let text = error(&memory, &[("b", 5)]);
     assert!(text.contains("propagated-user-env-packages"), "{text}");

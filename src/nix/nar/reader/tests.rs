@@ -249,18 +249,7 @@ fn the_body_of_a_file_is_in_one_order() {
 fn long_tokens_are_refused_before_they_are_read() {
     let token = |length: usize| defect(&words(&format!("( {}", "t".repeat(length))));
     assert!(matches!(token(32), NarDefect::Unexpected { .. }));
-    let too_long = token(33);
-    assert!(
-        matches!(
-            too_long,
-            NarDefect::TooLong {
-                limit: 32,
-                length: 33,
-                ..
-            }
-        ),
-        "{too_long:?}"
-    );
+    assert!(matches!(token(33), NarDefect::TooLong { .. }));
     let mut nar = words("( type");
     nar.extend_from_slice(&u64::MAX.to_le_bytes());
     assert!(matches!(
