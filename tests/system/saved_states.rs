@@ -118,7 +118,8 @@ fn a_state_that_is_not_whole_is_refused_with_advice_and_never_taken_for_an_empty
         }
         assert!(state.mounts().is_empty());
     };
-    let damages: [(&str, fn(&Path)); 3] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 3] = [
         ("without CURRENT", |state| {
             fs::remove_file(state.join("db/CURRENT")).unwrap()
         }),
