@@ -2,8 +2,9 @@
 
 /// Heaps that glibc's allocator may make for threads to have each its own. What is freed in one
 /// serves no other, so that with its 8 for each core a daemon that fetches holds more than twice
-/// as much as it uses. A copy of 1.2 GB of NARs peaks at 155 MB with one, 190 with two and 208 to 248 with four,
-/// in the same time; small allocations, which threads make often, come from caches of their own.
+/// as much as it uses. A copy of 1.2 GB of NARs peaks at 155 MB with one, 190 with two and 208 to
+/// 248 with four, in the same time; small allocations, which threads make often, come from caches of
+/// their own.
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 2;
 

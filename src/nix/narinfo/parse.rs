@@ -260,8 +260,8 @@ impl Fields {
 
 type Chosen = (String, Compression, Offer);
 
-/// The first offer that can be decoded, and the others that can; without one, the first whose method is at least
-/// known, so that the error comes when it is used and says which method it is.
+/// The first offer that can be decoded, and the others that can; without one, the first whose method is at
+/// least known, so that the error comes when it is used and says which method it is.
 fn choose(offers: Vec<Offer>) -> Result<(Chosen, Vec<NarFile>), NarInfoError> {
     let mut chosen = None;
     let mut further = Vec::new();

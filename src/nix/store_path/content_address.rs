@@ -288,9 +288,9 @@ enum Check {
 }
 
 impl ContentVerifier {
-    /// Starts the check of the NAR of the path with this hash part. `is_vouched_for` says that something else,
-    /// such as a signature, vouches for the contents: an address without the offsets of self-references is
-    /// enough then.
+    /// Starts the check of the NAR of the path with this hash part. `is_vouched_for` says that something
+    /// else, such as a signature, vouches for the contents: an address without the offsets of
+    /// self-references is enough then.
     ///
     /// # Errors
     /// [`ContentVerifyError::UnsupportedGit`] for git addresses.

@@ -2,8 +2,8 @@
 //!
 //! A path that is computed from its content cannot contain its own hash part; Nix therefore hashes the
 //! content with every occurrence blanked, followed by their offsets. Nix 2.17 to 2.34 left the offsets out
-//! (NixOS/nix#15931), so that two contents can share such a hash. Invariant: the result does not depend on how
-//! the stream is cut into blocks.
+//! (NixOS/nix#15931), so that two contents can share such a hash. Invariant: the result does not depend on
+//! how the stream is cut into blocks.
 
 use thiserror::Error;
 

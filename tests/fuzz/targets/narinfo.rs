@@ -10,6 +10,7 @@ pub fn run(data: &[u8]) {
     if let Ok(info) = NarInfo::parse(&store, data) {
         let mut again = NarInfo::parse(&store, info.to_text(&store).as_bytes()).unwrap();
         again.guix_signature.clone_from(&info.guix_signature);
+        again.further.clone_from(&info.further);
         assert_eq!(info, again);
         assert_eq!(info.fingerprint(&store), again.fingerprint(&store));
         let key = PublicKey::parse(CACHE_NIXOS_ORG_KEY).unwrap();
