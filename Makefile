@@ -122,6 +122,7 @@ upgrade-test: build ## another version, in the directory OLD, and this one take 
 
 torture: build ## programs while everything is collected, and TORTURE_SECONDS (1800) of everything at once (root)
 	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3 gcc libc6-dev e2fsprogs)
+	PROPTEST_CASES=2000 cargo test $(CARGO_PROFILE) --lib engine::model
 	@tests/timed.sh "make torture" tests/torture/torture.sh --programs $(TORTURE_PROGRAMS) --seconds $(TORTURE_SECONDS)
 
 deb-test: deb ## the Debian package is installed, upgraded and purged on two Debians, under systemd (root)
