@@ -110,7 +110,7 @@ fn formats_that_are_newer_or_damaged_are_refused() {
     }
     state
         .run(&["path-info"])
-        .fails(&["the database of the state failed"]);
+        .fails(&["is damaged, or a part of it is missing"]);
 }
 
 #[test]

@@ -25,9 +25,9 @@ fn says(objects: &[serde_json::Value], level: &str, text: &str) -> bool {
 fn daemon_keeper_and_the_daemons_after_them_log_objects() {
     let cache = Cache::new();
     let offer = directory("absent", b"");
+    let sandbox = Sandbox::empty();
     let refusing = Refusing::new();
     let url = refusing.url.clone();
-    let sandbox = Sandbox::empty();
     let at = sandbox.at.to_str().unwrap();
     let key = key(&cache);
     let mount = [

@@ -56,9 +56,9 @@ fn a_source_out_of_reach_is_as_if_it_did_not_have_the_path_until_it_is_back() {
     cache.put(&both);
     cache.put(&office);
     let server = public(&cache, &office);
+    let sandbox = Sandbox::empty();
     let refusing = Refusing::new();
     let url = format!("{}?optional=1&priority=1", refusing.url);
-    let sandbox = Sandbox::empty();
     sandbox.mount_from(&[&server.url, &url], &key(&cache), SHORT);
 
     assert_eq!(read(&sandbox, &both).unwrap(), b"both");
