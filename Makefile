@@ -93,7 +93,7 @@ endif
 docs: ## the documentation of the code, and the links and commands in README and docs/
 	@$(rust)
 	@$(call debian,$(BUILD_PACKAGES))
-	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_PROFILE) --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links -A rustdoc::bare-urls" cargo doc $(CARGO_PROFILE) --workspace --no-deps --document-private-items
 	cargo test $(CARGO_PROFILE) --workspace --test architecture links
 
 ##@ The whole system

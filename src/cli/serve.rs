@@ -1,5 +1,10 @@
 //! `narfs serve`
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "help shows an IPv6 address in its brackets"
+)]
+
 use std::time::Duration;
 
 use clap::Args;

@@ -155,7 +155,7 @@ impl Budget {
 
     /// Drops contents, least recently used first, until the state stores at most `to` bytes or
     /// nothing more can go. The space that it gives back is the database's until
-    /// [`Store::reclaim`].
+    /// `reclaim` of the store.
     ///
     /// # Errors
     /// The database failed, or it cannot be told what programs use.

@@ -337,6 +337,9 @@ fn kills() -> usize {
 struct Tally {
     killed: usize,
     before: usize,
+    /// Commands that ended before they came to the point: RocksDB merges and deletes files in the
+    /// background, now more of them before the end of a command and now less.
+    missed: usize,
     places: BTreeSet<String>,
 }
 
@@ -351,10 +354,17 @@ impl Tally {
         let Self {
             killed,
             before,
+            missed,
             places,
         } = self;
-        println!("{what}: {killed} were killed, {before} before they took effect, at {places:?}");
+        println!(
+            "{what}: {killed} were killed, {before} before they took effect, at {places:?}; {missed} had ended"
+        );
         assert!(*before > 0 && before < killed, "{before} of {killed}");
+        assert!(
+            missed * 3 <= *killed,
+            "{missed} had ended, {killed} were killed"
+        );
     }
 }
 
@@ -375,10 +385,11 @@ fn a_command_that_is_killed_leaves_the_profiles_of_before_or_after() {
             fixture.points.kill_at(point);
             let status = fixture.spawn(killed).wait().unwrap();
             let what = format!("narfs {command}, killed {point}");
-            assert!(
-                fixture.points.disarm(),
-                "{what}: it never came there: {status}"
-            );
+            if !fixture.points.disarm() {
+                assert!(status.success(), "{what}: it never came there: {status}");
+                tally.missed += 1;
+                continue;
+            }
             assert_eq!(status.code(), None, "{what}");
             let is_before = fixture.check(command, &undisturbed, round, &what);
             tally.note(point, is_before);
@@ -481,7 +492,11 @@ fn a_daemon_that_is_killed_in_a_command_leaves_the_profiles_of_before_or_after()
                 .wait()
                 .unwrap();
             let killed = fixture.points.disarm();
-            assert!(killed, "{what}: it never came there");
+            if !killed {
+                tally.missed += 1;
+                end_daemon(sandbox);
+                continue;
+            }
             wait_until("the daemon has ended", || !is_alive(pid));
             end_daemon(sandbox);
             fixture.mount(false);

@@ -3,6 +3,11 @@
 //! what a configuration file, `mount -o`, the flags and the environment may say, what `narfs config` prints,
 //! and what help texts and manual pages say of settings.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "help shows an IPv6 address in its brackets"
+)]
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -148,7 +148,7 @@ pub struct ChunkWriter<'c> {
 }
 
 impl ChunkWriter<'_> {
-    /// What keeps the chunks from being deleted, for [`super::Publication::hold`].
+    /// What keeps the chunks from being deleted, for [`crate::store::Publication::hold`].
     pub fn finish(self) -> Hold {
         self.hold
     }

@@ -9,7 +9,7 @@ use crate::tree::Tree;
 
 /// Codec of a tree record: zstd.
 const ZSTD: u8 = 1;
-/// Longest encoded tree that is read: [`crate::tree::MAX_NODES`] nodes with their text.
+/// Longest encoded tree that is read: `MAX_NODES` nodes with their text.
 const LIMIT: usize = 3 << 30;
 
 /// A tree with the numbers of its chunks.
