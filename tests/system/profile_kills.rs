@@ -358,7 +358,8 @@ impl Tally {
             places,
         } = self;
         println!(
-            "{what}: {killed} were killed, {before} before they took effect, at {places:?}; {missed} had ended"
+            "{what}: {killed} were killed, {before} before they took effect, at {places:?}; \
+             {missed} had ended"
         );
         assert!(*before > 0 && before < killed, "{before} of {killed}");
         assert!(
