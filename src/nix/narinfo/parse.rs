@@ -15,6 +15,9 @@ use crate::nix::store_path::{ContentAddress, StoreDir, StorePath};
 /// Most signatures of a narinfo: it is kept with all of them, and a path is signed by some few.
 const MAX_SIGNATURES: usize = 1_000;
 
+/// Most further files of a NAR that are kept, each of which may be asked for: Guix offers some three.
+const MAX_FURTHER: usize = 8;
+
 /// Deriver that some old tools write if it is not known.
 const UNKNOWN_DERIVER: &str = "unknown-deriver";
 
@@ -277,7 +280,9 @@ fn choose(offers: Vec<Offer>) -> Result<(Chosen, Vec<NarFile>), NarInfoError> {
                 chosen = Some((url, method, offer));
             }
             Ok(compression) if compression.is_supported() => {
-                further.push(NarFile { url, compression });
+                if further.len() < MAX_FURTHER {
+                    further.push(NarFile { url, compression });
+                }
             }
             Ok(method) => {
                 known.get_or_insert((url, method, offer));

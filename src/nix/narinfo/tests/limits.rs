@@ -10,6 +10,8 @@ fn further_files_are_kept_in_their_order() {
     assert_eq!(further, [Compression::Zstd]);
     assert!(info.further[0].url.starts_with("nar/zstd/"));
     assert!(parse(HELLO).unwrap().further.is_empty());
+    let many = "URL: nar/x\nCompression: none\n".repeat(100);
+    assert_eq!(parse(&format!("{HELLO}{many}")).unwrap().further.len(), 8);
 }
 
 #[test]
