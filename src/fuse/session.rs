@@ -173,6 +173,11 @@ impl Session {
     /// # Errors
     /// The session failed.
     pub fn join(self) -> io::Result<()> {
-        self.background.join()
+        match self.background.join() {
+            // A thread was reading a request that nobody waits for, like RELEASE, when the kernel ended the
+            // connection: fuse_dev_do_read of the kernel gives this error then, and ENODEV a moment later.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            ended => ended,
+        }
     }
 }

@@ -2,9 +2,10 @@
 //! files, links about to be renamed, and the directory of a user without a profile.
 //!
 //! Invariant: all of it is in memory, limited in number and size, and removed after it was not used
-//! for [`MAX_AGE`]. A removed file stays until it is closed. A number is never reused.
+//! for [`MAX_AGE`]. A removed file stays until it is closed, and for a while if it is not open: the kernel
+//! may have looked it up, and be about to open it. A number is never reused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::fs::attributes::{Attributes, DIRECTORY_SIZE, Kind};
@@ -14,6 +15,8 @@ use crate::fs::{FsError, Inode};
 const MAX_FILES: usize = 1024;
 /// Limit of the length of a file, in bytes. Nix writes one byte into a lock file.
 const MAX_LENGTH: usize = 4096;
+/// Limit of the number of removed files that stay though they are not open.
+const MAX_REMOVED: usize = 64;
 /// Age after which something that is neither open nor used was left behind by a program that was
 /// killed.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -46,6 +49,8 @@ pub(super) struct Temporaries {
     next: u64,
     by_number: BTreeMap<u64, Temporary>,
     by_name: BTreeMap<Name, u64>,
+    /// The files removed last that were not open, the oldest first.
+    removed: VecDeque<u64>,
 }
 
 /// The full name of an entry of a directory of profiles.
@@ -65,6 +70,7 @@ impl Temporaries {
             next: since.map_or(1, |s| s.as_micros() as u64),
             by_number: BTreeMap::new(),
             by_name: BTreeMap::new(),
+            removed: VecDeque::new(),
         }
     }
 
@@ -133,7 +139,7 @@ impl Temporaries {
         if self.by_name.contains_key(&name) {
             return Err(FsError::Exists);
         }
-        if self.by_number.len() >= MAX_FILES {
+        if self.by_number.len() >= MAX_FILES + self.removed.len() {
             return Err(FsError::Full);
         }
         let number = number(Inode::temporary(self.next));
@@ -151,7 +157,7 @@ impl Temporaries {
         Ok(Inode::temporary(number))
     }
 
-    /// Removes a name; an open file stays until it is closed.
+    /// Removes a name; an open file stays until it is closed, any other for a while.
     pub(super) fn remove(&mut self, name: &Name) {
         let Some(number) = self.by_name.remove(name) else {
             return;
@@ -159,8 +165,18 @@ impl Temporaries {
         if let Some(found) = self.by_number.get_mut(&number) {
             found.name = None;
             if found.open == 0 {
-                self.by_number.remove(&number);
+                self.keep_for_a_while(number);
             }
+        }
+    }
+
+    /// Keeps a file without a name, which is not open, until enough others were removed after it.
+    fn keep_for_a_while(&mut self, number: u64) {
+        self.removed.push_back(number);
+        if self.removed.len() > MAX_REMOVED
+            && let Some(oldest) = self.removed.pop_front()
+        {
+            self.by_number.remove(&oldest);
         }
     }
 
@@ -182,6 +198,7 @@ impl Temporaries {
     pub(super) fn open(&mut self, inode: Inode) -> Result<(), FsError> {
         let found = self.get_mut(inode)?;
         found.open += 1;
+        self.removed.retain(|kept| *kept != number(inode));
         Ok(())
     }
 
@@ -191,7 +208,7 @@ impl Temporaries {
             found.open = found.open.saturating_sub(1);
             found.used = Instant::now();
             if found.open == 0 && found.name.is_none() {
-                self.by_number.remove(&number(inode));
+                self.keep_for_a_while(number(inode));
             }
         }
     }
@@ -304,6 +321,16 @@ mod tests {
         let again = all.add(name("p.lock"), Content::File(Vec::new()), 0o600);
         assert_ne!(again.unwrap(), lock);
         all.close(lock);
+        // Another program may have found it before it was removed, and open it now.
+        all.open(lock).unwrap();
+        all.close(lock);
+        for n in 0..MAX_REMOVED {
+            assert!(all.attributes(lock).is_ok(), "after {n} others");
+            let other = name(&n.to_string());
+            all.add(other.clone(), Content::File(Vec::new()), 0o600)
+                .unwrap();
+            all.remove(&other);
+        }
         assert!(matches!(all.attributes(lock), Err(FsError::Stale)));
     }
 
@@ -332,9 +359,10 @@ mod tests {
         all.open(file).unwrap();
         let oldest = all.by_number.values().map(|t| t.used).min().unwrap();
         all.forget_old(oldest + MAX_AGE - Duration::from_nanos(1));
-        assert_eq!(all.by_number.len(), MAX_FILES);
+        assert_eq!(all.by_name.len(), MAX_FILES);
         all.forget_old(Instant::now() + MAX_AGE);
-        assert_eq!(all.by_number.len(), 1);
+        assert_eq!(all.by_name.len(), 1);
+        assert_eq!(all.by_number.len(), 1 + MAX_REMOVED);
         all.add(name("more"), Content::Directory, 0o755).unwrap();
     }
 
@@ -369,6 +397,6 @@ mod tests {
         all.rename(&name("one"), name("two"));
         assert_eq!(all.find(&name("two")), Some(one));
         assert_eq!(all.find(&name("one")), None);
-        assert_eq!(all.by_number.len(), 1);
+        assert_eq!(all.by_name.len(), 1);
     }
 }
