@@ -1,7 +1,7 @@
 //! The command line: one file per command. Only this layer uses clap, anyhow and progress bars.
 //!
 //! Invariant: results go to stdout, everything else to stderr; the exit status is 0, 1 for a
-//! failure, or 2 for an invalid command line.
+//! failure, 2 for an invalid command line, or 78 for a daemon whose mount point is occupied.
 
 mod add;
 mod apply;
@@ -55,10 +55,10 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::command::chain;
-use crate::daemon::{self, ServeRequest, Startup};
+use crate::daemon::{self, ServeError, ServeRequest, Startup};
 use config::Reading;
 use global::{Global, GlobalFlags};
-use outcome::{Outcome, USAGE, Usage};
+use outcome::{OCCUPIED, Outcome, USAGE, Usage};
 use progress::show_fetches;
 
 /// Mounts a Nix store that you have not downloaded: verified, deduplicated, read-only.
@@ -132,10 +132,10 @@ pub fn run() -> ExitCode {
         Err(e) if is_closed_pipe(&e) => ExitCode::FAILURE,
         Err(e) => {
             log::error(&chain(e.as_ref()));
-            if e.is::<Usage>() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::FAILURE
+            match e.downcast_ref::<ServeError>() {
+                Some(refused) if refused.is_occupied() => ExitCode::from(OCCUPIED),
+                _ if e.is::<Usage>() => ExitCode::from(USAGE),
+                _ => ExitCode::FAILURE,
             }
         }
     }

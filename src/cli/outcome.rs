@@ -2,6 +2,9 @@
 
 /// Exit status for an invalid command line, as in clap.
 pub(super) const USAGE: u8 = 2;
+/// Exit status of a daemon whose mount point is occupied, so that no later try can succeed:
+/// `RestartPreventExitStatus=` of narfs.service. As EX_CONFIG of sysexits.h.
+pub(super) const OCCUPIED: u8 = 78;
 
 /// Result of a command that ran.
 #[derive(Debug, PartialEq, Eq)]

@@ -97,7 +97,7 @@ pub fn send(stream: &mut impl Write, kind: u8, payload: &[u8]) -> io::Result<()>
 /// The connection ended or failed, or the frame is too long.
 pub fn receive(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut kind = [0; 1];
-    stream.read_exact(&mut kind)?;
+    stream.read_exact(&mut kind).map_err(ended)?;
     let payload = receive_rest(stream, LIMIT)?;
     let payload = payload
         .ok_or_else(|| io::Error::other("a frame on the control socket exceeds the size limit"))?;
@@ -107,7 +107,7 @@ pub fn receive(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
 /// The payload of a frame whose kind is known; `None` if it is longer than `limit`.
 pub fn receive_rest(stream: &mut impl Read, limit: u32) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
+    stream.read_exact(&mut length).map_err(ended)?;
     let length = u32::from_le_bytes(length);
     if length > limit {
         return Ok(None);
@@ -115,7 +115,18 @@ pub fn receive_rest(stream: &mut impl Read, limit: u32) -> io::Result<Option<Vec
     let mut payload = Vec::new();
     stream.take(u64::from(length)).read_to_end(&mut payload)?;
     if payload.len() < length as usize {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Err(ended(io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(Some(payload))
+}
+
+/// Says what the end of a stream inside a frame means.
+fn ended(error: io::Error) -> io::Error {
+    match error.kind() {
+        kind @ io::ErrorKind::UnexpectedEof => io::Error::new(
+            kind,
+            "the other process ended before it had said everything",
+        ),
+        _ => error,
+    }
 }

@@ -115,6 +115,17 @@ pub enum ServeError {
     Broken(#[source] io::Error),
 }
 
+impl ServeError {
+    /// Whether something is at the mount point that only the user can take away.
+    pub fn is_occupied(&self) -> bool {
+        use MountError::{NixStore, NotEmpty};
+        matches!(
+            self,
+            Self::Session(SessionError::Mount(NixStore { .. } | NotEmpty(_)))
+        )
+    }
+}
+
 /// Wraps an I/O error of the setup.
 pub(super) fn setup(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::Setup { what, source }

@@ -222,8 +222,8 @@ in
         serviceConfig = daemonConfig // {
           ExecStartPre = "${pkgs.coreutils}/bin/mkdir -p ${cfg.mountPoint}";
           ExecStart = "${narfs} mount ${cfg.mountPoint} --foreground";
-          # 0 means that the mount is gone.
-          RestartPreventExitStatus = 0;
+          # 0 means that the mount is gone, 78 that something else is at the mount point.
+          RestartPreventExitStatus = "0 78";
         };
       }
     );

@@ -78,6 +78,17 @@ systemd_understands_the_units() {
     [ ! -s /tmp/verify ] || fail "$(cat /tmp/verify)"
 }
 
+a_store_that_is_there_is_not_hidden() {
+    local path=/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-hello
+    mkdir -p $path
+    ! systemctl start narfs.service 2>/dev/null || fail "the service runs over another store"
+    failed() { [ "$(systemctl is-active narfs.service)" = failed ]; }
+    await "the service gives up" failed
+    [ "$(systemctl show --property NRestarts --value narfs.service)" = 0 ] || fail "the service tries again and again"
+    rm -r /nix
+    systemctl reset-failed narfs.service
+}
+
 the_service_serves_nix() {
     printf 'from = ["%s"]\ntrusted-public-keys = ["%s"]\n' "$cache" "$(cat $world/key.pub)" >/etc/narfs/config.toml
     narfs config check >/dev/null || fail "the configuration is not read"
@@ -181,8 +192,8 @@ the_state_of_another_narfs_stays() {
 }
 
 inventory >/tmp/before
-for step in the_package_starts_nothing systemd_understands_the_units the_service_serves_nix \
-    an_upgrade_is_not_noticed_in_nix what_is_in_use_is_not_removed what_a_container_has_is_not_removed \
+for step in the_package_starts_nothing systemd_understands_the_units a_store_that_is_there_is_not_hidden \
+    the_service_serves_nix an_upgrade_is_not_noticed_in_nix what_is_in_use_is_not_removed what_a_container_has_is_not_removed \
     a_removal_leaves_configuration_and_state mounts_on_demand_are_removed a_purge_leaves_nothing \
     the_state_of_another_narfs_stays; do
     began=$SECONDS
