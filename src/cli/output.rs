@@ -23,7 +23,11 @@ pub(super) fn bytes(n: u64) -> String {
 /// Prints each failed path to stderr.
 pub(super) fn show_failures(failures: &[Failure]) -> Outcome {
     for f in failures {
-        log::error(&format!("{}: {}", f.path, f.error));
+        let name = f.path.rsplit('/').next().unwrap_or(&f.path);
+        match f.error.starts_with(name) {
+            true => log::error(&f.error),
+            false => log::error(&format!("{}: {}", f.path, f.error)),
+        }
     }
     if failures.is_empty() {
         Outcome::Good

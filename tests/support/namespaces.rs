@@ -31,6 +31,11 @@ extern "C" fn own_processes() {
     if std::env::var_os(INSIDE).is_some() || !rustix::process::geteuid().is_root() {
         return;
     }
+    // A shell script has its background programs ignore these; tests send them to what they start.
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: nothing here handles signals.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--mount-proc", "--pid", "--fork", "--kill-child"]);
     unshare.args(["sh", "-c", INIT, "sh"]);
