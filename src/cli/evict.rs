@@ -18,7 +18,7 @@ use crate::command::{EvictReport, Report, Request};
 /// caches do not count as uses.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Size that may remain in the state: 500M, 20G, or a number of bytes
+    /// Size that may remain in the state: 500M, 20G, or a number of bytes; 0 drops whatever can be dropped
     #[arg(long, value_name = "SIZE")]
     to: Size,
     /// Print as JSON
@@ -37,7 +37,7 @@ impl Arguments {
         } else {
             println(&summary(&report))?;
         }
-        if report.stored_bytes > to {
+        if to > 0 && report.stored_bytes > to {
             log::error(&format!(
                 "{} are stored, more than {}: the rest is pinned, in use, metadata, or was \
                  added here",

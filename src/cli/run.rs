@@ -16,10 +16,10 @@ use crate::control::{self, ControlError};
 use crate::engine::{Engine, EngineError};
 use crate::store::{Store, StoreError, StoreOptions};
 
-/// Timeout for a state whose owner is expected to release it soon.
+/// Timeout for a state whose owner is expected to release it soon; it begins anew with each owner.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Timeout for a daemon that is starting, and will execute the request.
+/// Timeout for a daemon that is starting, and will execute the request, and for all owners together.
 const LONG_OWNER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pause between attempts.
@@ -104,6 +104,7 @@ fn run(
 /// Opens the state, or connects to the daemon that owns it.
 fn open_target(state: &Path, options: &StoreOptions) -> Result<Target, RunError> {
     let began = Instant::now();
+    let (mut last_owner, mut since) = (String::new(), began);
     loop {
         if let Ok(stream) = control::connect(state) {
             return Ok(Target::Daemon(stream));
@@ -112,13 +113,19 @@ fn open_target(state: &Path, options: &StoreOptions) -> Result<Target, RunError>
             Ok(store) => return Ok(Target::State(Arc::new(store))),
             Err(error) => error,
         };
+        // Other commands take their turns.
+        if let StoreError::Owned { owner, .. } = &error
+            && *owner != last_owner
+        {
+            (last_owner, since) = (owner.clone(), Instant::now());
+        }
         // A daemon may be starting, or another command may end soon.
         let timeout = match &error {
             StoreError::Owned { owner, .. } if is_daemon(owner) => LONG_OWNER_TIMEOUT,
             StoreError::Owned { .. } | StoreError::Waiting { .. } => OWNER_TIMEOUT,
             _ => Duration::ZERO,
         };
-        if began.elapsed() < timeout {
+        if since.elapsed() < timeout && began.elapsed() < LONG_OWNER_TIMEOUT {
             std::thread::sleep(PAUSE);
             continue;
         }

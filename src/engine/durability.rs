@@ -471,6 +471,8 @@ fn forget_times(value: &mut Json) {
             for time in ["since", "created", "changed", "updated", "store"] {
                 fields.remove(time);
             }
+            // What a view lacks follows from its paths, and changes when damage is found or mended.
+            fields.remove("missing");
             fields.values_mut().for_each(forget_times);
         }
         Json::Array(items) => items.iter_mut().for_each(forget_times),

@@ -11,8 +11,8 @@ use crate::fetch::{Need, Requester};
 use crate::nix::store_path::StorePath;
 use crate::store::{Contents, PathOrdinal, RootKind, StoreError};
 
-/// Number of fetches when contents are dropped between their arrival and the read. This happens if
-/// the budget is smaller than what is read at the same time.
+/// Number of fetches when contents are dropped between their arrival and the read, or are found damaged by
+/// it. The first happens if the budget is smaller than what is read at the same time.
 const MAX_FETCHES: u32 = 3;
 
 /// The part of a path that a request needs.
@@ -78,8 +78,8 @@ impl FileSystem {
         let need = self.inside(inode, Part::Contents);
         self.when_satisfied(need, requester, move |fs, met| {
             match met.and_then(|()| fs.read(inode, part.0, part.1)) {
-                Err(FsError::Store(StoreError::Dropped { .. }))
-                    if again > 0 && fs.fetcher.is_some() =>
+                Err(FsError::Store(e))
+                    if again > 0 && fs.fetcher.is_some() && can_come_again(&e) =>
                 {
                     // Boxed, since a closure cannot contain its own type.
                     let then: Box<dyn FnOnce(_) + Send> = Box::new(then);
@@ -134,8 +134,12 @@ impl FileSystem {
     }
 
     fn has(&self, ordinal: PathOrdinal, part: Part) -> Result<bool, FsError> {
-        let path = self.store.paths().load(ordinal)?;
-        Ok(path.is_some_and(|p| part == Part::Tree || p.is_complete()))
+        match self.store.paths().load(ordinal) {
+            Ok(None) => Ok(false),
+            Ok(Some(path)) => Ok(part == Part::Tree || self.store.paths().can_be_read(&path)),
+            Err(e) if can_come_again(&e) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Names that are not store paths are answered without a query.
@@ -159,4 +163,9 @@ impl FileSystem {
             },
         )
     }
+}
+
+/// Whether what a read met is mended when the path is fetched again.
+fn can_come_again(error: &StoreError) -> bool {
+    matches!(error, StoreError::Dropped { .. }) || error.is_damage()
 }

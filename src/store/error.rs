@@ -214,8 +214,12 @@ fn damage(source: &BackendError) -> &'static str {
 }
 
 impl StoreError {
-    /// Whether RocksDB found bytes that are not those that it wrote.
-    pub(super) fn is_corruption(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if source.is_corruption())
+    /// Whether something of the state cannot be read, or is not what was written.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_corruption(),
+            Self::Damaged { .. } | Self::Tree { .. } | Self::Chunk { .. } => true,
+            _ => false,
+        }
     }
 }

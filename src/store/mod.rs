@@ -210,7 +210,7 @@ impl Store {
         let records = Arc::new(records(directory.format())?);
         let temporary_roots = AllTemporaryRoots::default();
         let observers = Arc::new(Observers::default());
-        let contents = StoredContents::open(records.clone(), parts.chunks, parts.trees)?;
+        let contents = StoredContents::open(dir, records.clone(), parts.chunks, parts.trees)?;
         let contents = Arc::new(contents);
         let paths = Arc::new(Paths::open(
             records.clone(),

@@ -107,6 +107,37 @@ fn a_state_that_was_filled_by_others_can_still_be_read() {
 }
 
 #[test]
+fn space_is_given_back_on_a_disk_that_others_have_filled_to_the_last_byte() {
+    let cache = Cache::new();
+    let offers: Vec<_> = (0..6)
+        .map(|n| Offer::named(&format!("path-{n}"), file(&noise(n, 11 << 20))))
+        .collect();
+    offers.iter().for_each(|offer| cache.put(offer));
+    let disk = PrivateMount::new(260);
+    let state = State::at(disk.path().join("state"));
+    let free = || {
+        let stat = rustix::fs::statvfs(disk.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    let others = disk.path().join("others");
+    for command in [&["evict", "--to", "0"][..], &["gc"]] {
+        state.copy(&cache, &["--all"]).succeeds();
+        let mut file = fs::File::create(&others).unwrap();
+        while std::io::Write::write(&mut file, &[0; 1 << 12]).is_ok_and(|n| n > 0) {}
+        assert_eq!(free(), 0);
+        state.run(command).succeeds();
+        assert!(free() > 60 << 20, "{command:?}: {} bytes are free", free());
+        fs::remove_file(&others).unwrap();
+    }
+    // It goes on as before, and keeps nothing for a state without contents.
+    state.has_exactly(&[]);
+    assert!(!state.dir().join("ballast").exists());
+    state.copy(&cache, &["--all"]).succeeds();
+    assert_eq!(state.is_whole(), 6);
+    assert!(state.dir().join("ballast").exists());
+}
+
+#[test]
 fn a_read_only_disk_is_named() {
     let cache = Cache::new();
     let small = Offer::named("small", file(b"small\n"));

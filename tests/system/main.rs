@@ -22,6 +22,7 @@ mod collection;
 mod commands;
 mod configuration;
 mod contents;
+mod damage;
 mod doctor;
 mod environments;
 mod eviction;

@@ -22,16 +22,18 @@ pub(super) enum ChunkFault {
 }
 
 impl StoredContents {
-    /// Where the chunk of a digest is. A record that cannot be understood names none, and is replaced when
-    /// the chunk comes again.
+    /// Where the chunk of a digest is. A record that cannot be read names none, and is replaced when the
+    /// chunk comes again.
     pub(in crate::store) fn locate(
         &self,
         digest: &ChunkDigest,
     ) -> Result<Option<Located>, StoreError> {
-        let Some(value) = self.records.get(Family::Digests, &digest.0)? else {
-            return Ok(None);
+        let located = match self.records.get(Family::Digests, &digest.0) {
+            Ok(None) => return Ok(None),
+            Ok(Some(value)) => Located::decode(&value),
+            Err(e) if e.is_damage() => None,
+            Err(e) => return Err(e),
         };
-        let located = Located::decode(&value);
         if located.is_none() {
             tracing::warn!(
                 "the digest record of chunk {digest} is damaged; the chunk is not found by it"
@@ -55,7 +57,7 @@ impl StoredContents {
         let record = match self.records.get(Family::Chunks, &number.to_be_bytes()) {
             Ok(record) => record.ok_or(ChunkFault::Missing)?,
             // RocksDB has checksums of its own, and mostly sees it first.
-            Err(e) if e.is_corruption() => return Err(ChunkFault::Damaged(None)),
+            Err(e) if e.is_damage() => return Err(ChunkFault::Damaged(None)),
             Err(e) => return Err(ChunkFault::Database(e)),
         };
         let bytes = ChunkRecord::parse(&record)
@@ -65,15 +67,6 @@ impl StoredContents {
             return Err(ChunkFault::Damaged(None));
         }
         Ok(bytes.into())
-    }
-
-    /// Has the next ingest of this chunk replace its record, which cannot be read.
-    pub(super) fn mark_damaged(&self, digest: ChunkDigest) {
-        lock(&self.damaged).insert(digest);
-    }
-
-    fn is_damaged(&self, digest: &ChunkDigest) -> bool {
-        lock(&self.damaged).contains(digest)
     }
 
     /// Bytes of chunks that wait for the flush that a publication makes, and that a kill would lose.
@@ -157,7 +150,7 @@ impl ChunkWriter<'_> {
     fn reuse(&mut self, digest: &ChunkDigest) -> Result<bool, StoreError> {
         let _shared = read(&self.contents.deleting);
         let found = self.contents.locate(digest)?;
-        let found = found.filter(|_| !self.contents.is_damaged(digest));
+        let found = found.filter(|_| !self.contents.damaged.contains(digest));
         if let Some(found) = found {
             self.hold.add(found.number);
         }
@@ -187,7 +180,7 @@ impl ChunkSink for ChunkWriter<'_> {
         let found = contents.locate(&digest)?;
         let number = match found {
             None => writing.next_chunk,
-            Some(found) if contents.is_damaged(&digest) => found.number,
+            Some(found) if contents.damaged.contains(&digest) => found.number,
             Some(found) => {
                 self.hold.add(found.number);
                 contents.size.count_ingested(chunk.len(), true);
@@ -213,7 +206,7 @@ impl ChunkSink for ChunkWriter<'_> {
         }
         contents.size.count_ingested(chunk.len(), false);
         self.hold.add(number);
-        lock(&contents.damaged).remove(&digest);
+        contents.damaged.remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);
         writing.unflushed += length as u64;
         Ok(())

@@ -14,10 +14,11 @@
 //!    infos; held alone to delete chunks.
 //! 3. `writing`: held while a chunk is written, so that two ingests of the same chunk write it once, and
 //!    so that what is counted as unflushed is written.
-//! 4. `damaged`, and the counts of holds: held for a moment.
+//! 4. What is in `damaged`, and the counts of holds: held for a moment.
 
 mod chunk_uses;
 mod chunks;
+mod damage;
 mod deletion;
 mod holds;
 mod inspection;
@@ -27,7 +28,7 @@ mod stored_tree;
 mod trees;
 mod writing;
 
-use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -48,6 +49,7 @@ use super::error::StoreError;
 use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
 use crate::sync::write;
+use damage::DamagedChunks;
 use holds::Held;
 use size::Size;
 use writing::Writing;
@@ -64,8 +66,7 @@ pub struct StoredContents {
     flushing: Mutex<()>,
     deleting: RwLock<()>,
     writing: Mutex<Writing>,
-    /// Chunks whose records were found missing or damaged.
-    damaged: Mutex<HashSet<ChunkDigest>>,
+    damaged: DamagedChunks,
 }
 
 #[derive(Clone)]
@@ -108,8 +109,9 @@ impl std::fmt::Debug for StoredContents {
 
 impl StoredContents {
     /// The contents in `records`, with caches of `chunk_bytes` bytes of chunks and `tree_bytes` of
-    /// trees.
+    /// trees; `state` is the directory.
     pub(super) fn open(
+        state: &Path,
         records: Arc<Records>,
         chunk_bytes: u64,
         tree_bytes: u64,
@@ -128,7 +130,7 @@ impl StoredContents {
             flushing: Mutex::default(),
             deleting: RwLock::default(),
             writing,
-            damaged: Mutex::default(),
+            damaged: DamagedChunks::open(state),
         })
     }
 
@@ -149,10 +151,9 @@ impl StoredContents {
         }
     }
 
-    /// Chunks whose records were found missing or damaged since the state was opened, and were not replaced
-    /// since.
+    /// Chunks whose records were found missing or damaged, and were not replaced since.
     pub fn damaged_chunks(&self) -> u64 {
-        crate::sync::lock(&self.damaged).len() as u64
+        self.damaged.count() as u64
     }
 
     /// What ingests in flight hold.

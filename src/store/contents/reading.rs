@@ -74,7 +74,8 @@ impl StoredContents {
             ChunkFault::Missing => ("missing", None),
             ChunkFault::Damaged(source) => ("damaged", source),
         };
-        self.mark_damaged(entry.digest);
+        // The next ingest of it replaces the record.
+        self.damaged.add(entry.digest);
         let error = StoreError::Chunk {
             path: path.path.clone(),
             digest: entry.digest,
@@ -83,6 +84,11 @@ impl StoredContents {
         };
         tracing::error!(path = %path.path, chunk = %entry.digest, "{error}");
         Err(error)
+    }
+
+    /// Whether a chunk of a tree was found missing or damaged, and has not come again.
+    pub(in crate::store) fn is_damaged(&self, tree: &Tree) -> bool {
+        self.damaged.count() > 0 && tree.chunks().any(|c| self.damaged.contains(&c.digest))
     }
 
     /// Reads every chunk of a path, and has the next ingest in this process replace those that cannot be

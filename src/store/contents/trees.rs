@@ -86,18 +86,24 @@ impl StoredContents {
         Ok(record.number(index))
     }
 
-    /// Whether the chunks of a tree are here. Fails if its record is damaged.
+    /// Whether a tree and its chunks are here. What is known to be damaged is not.
     pub(in crate::store) fn is_complete(&self, digest: ChunkDigest) -> Result<bool, StoreError> {
-        if let Some(stored) = self.tree_cache.get(&digest) {
-            return Ok(stored.is_complete());
-        }
-        let record = self.records.get(Family::Trees, &digest.0)?;
-        let record = record.as_deref().and_then(TreeRecord::parse);
-        if record.ok_or_else(|| damaged(digest))?.numbers().len() == 0 {
-            // Only the tree itself can say that there are none to be had.
-            return Ok(self.tree(digest)?.is_complete());
-        }
-        Ok(true)
+        let is_complete = || {
+            // With a damaged chunk somewhere, or none to be had, only the tree itself can say it.
+            if self.damaged.count() == 0 && self.tree_cache.get(&digest).is_none() {
+                let record = self.records.get(Family::Trees, &digest.0)?;
+                let record = record.as_deref().and_then(TreeRecord::parse);
+                if record.ok_or_else(|| damaged(digest))?.numbers().len() > 0 {
+                    return Ok(true);
+                }
+            }
+            let stored = self.tree(digest)?;
+            Ok(stored.is_complete() && !self.is_damaged(&stored.tree))
+        };
+        is_complete().or_else(|e: StoreError| match e.is_damage() {
+            true => Ok(false),
+            false => Err(e),
+        })
     }
 
     /// Adds the record of a tree to what is written, unless it is there and complete. One that was
@@ -112,9 +118,7 @@ impl StoredContents {
         if !writes.trees.insert(digest) {
             return Ok(());
         }
-        if self.read_tree(digest).is_ok_and(|t| t.is_complete()) {
-            return Ok(());
-        }
+        let there = self.read_tree(digest).ok();
         let mut numbers = Vec::with_capacity(tree.chunks().len());
         for chunk in tree.chunks() {
             let located = self
@@ -123,6 +127,10 @@ impl StoredContents {
                     what: format!("chunk {} was not kept", chunk.digest),
                 })?;
             numbers.push(located.number);
+        }
+        // A chunk whose digest record was damaged came again under another number.
+        if there.is_some_and(|t| t.is_complete() && t.numbers == numbers) {
+            return Ok(());
         }
         let packed = zstd::bulk::compress(tree.bytes(), LEVEL).map_err(StoreError::Compress)?;
         let record = encode(tree.bytes().len(), &numbers, &packed);

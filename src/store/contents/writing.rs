@@ -1,10 +1,13 @@
 //! What writers of chunks share.
 
+use super::stored_tree::{Located, TreeRecord};
 use crate::store::error::StoreError;
 use crate::store::records::{Family, Records};
 
 /// The number after the last chunk that ever was, as far as chunks were deleted.
 pub(super) const NEXT_CHUNK: &[u8] = b"next-chunk";
+/// Numbers that are passed over where it cannot be read which was the last one.
+const MARGIN: u64 = 1 << 20;
 
 /// What writers of chunks share.
 #[derive(Debug)]
@@ -18,8 +21,14 @@ pub(super) struct Writing {
 
 impl Writing {
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
-        let last = records.last_key(Family::Chunks)?;
-        let last = last.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
+        let last = match records.last_key(Family::Chunks) {
+            Ok(last) => last.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?))),
+            Err(e) if e.is_damage() => {
+                tracing::error!("chunks of the state are damaged: {e}");
+                Some(highest_named(records) + MARGIN)
+            }
+            Err(e) => return Err(e),
+        };
         let noted = records.get(Family::Meta, NEXT_CHUNK)?;
         let noted = noted.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?)));
         Ok(Self {
@@ -27,4 +36,22 @@ impl Writing {
             unflushed: 0,
         })
     }
+}
+
+/// The highest chunk number in the records that can be read and name one.
+fn highest_named(records: &Records) -> u64 {
+    let mut highest = 0;
+    let scanned = records.scan(Family::Digests, &[], |_, record| {
+        highest = highest.max(Located::decode(record).map_or(0, |l| l.number));
+        Ok(true)
+    });
+    let others = records.scan(Family::Trees, &[], |_, record| {
+        let numbers = TreeRecord::parse(record).map(|r| r.numbers().max());
+        highest = highest.max(numbers.flatten().unwrap_or(0));
+        Ok(true)
+    });
+    for e in scanned.err().into_iter().chain(others.err()) {
+        tracing::warn!("not all that names a chunk can be read: {e}");
+    }
+    highest
 }

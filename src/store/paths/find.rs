@@ -139,15 +139,20 @@ impl Paths {
     }
 
     /// Whether the contents of a path are here, chunks included: false if they were never here,
-    /// or if they were dropped.
+    /// if they were dropped, or if they are known to be damaged.
     ///
     /// # Errors
-    /// The database failed or the record of the tree is damaged.
+    /// The database failed.
     pub fn has_contents(&self, info: &PathInfo) -> Result<bool, StoreError> {
         match info.tree() {
             Some(tree) => self.contents.is_complete(tree),
             None => Ok(false),
         }
+    }
+
+    /// Whether the chunks of a loaded path were here when it was loaded, and none is known to be damaged.
+    pub fn can_be_read(&self, path: &LoadedPath) -> bool {
+        path.is_complete() && !self.contents.is_damaged(path.tree())
     }
 
     /// Paths that were registered, looked up or read at this time or later, in seconds since 1970.

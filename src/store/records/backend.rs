@@ -108,7 +108,7 @@ impl AsRef<[u8]> for Record<'_> {
 #[derive(Debug, Error)]
 #[error("{text}")]
 pub struct BackendError {
-    /// Whether it found other bytes than it wrote, or missed a file.
+    /// Whether it found other bytes than it wrote, or could not read a file.
     is_corruption: bool,
     /// In the words of the backend.
     text: String,
@@ -136,15 +136,20 @@ impl BackendError {
     }
 }
 
-/// How RocksDB says that a file is not there.
-const NO_FILE: &str = "No such file or directory";
+/// How RocksDB says that a file is not there, or that the disk does not give it back: ENOENT, EIO, EUCLEAN.
+const UNREADABLE: [&str; 3] = [
+    "No such file or directory",
+    "Input/output error",
+    "Structure needs cleaning",
+];
 
 impl From<rocksdb::Error> for BackendError {
     fn from(error: rocksdb::Error) -> Self {
         let kind = error.kind();
         let text = error.into_string();
         // The binding does not say which error of the disk it was.
-        let is_missing = kind == rocksdb::ErrorKind::IOError && text.contains(NO_FILE);
+        let is_missing = kind == rocksdb::ErrorKind::IOError
+            && UNREADABLE.iter().any(|said| text.contains(said));
         Self {
             is_corruption: kind == rocksdb::ErrorKind::Corruption || is_missing,
             text,

@@ -5,6 +5,7 @@
 //! same contract.
 
 mod backend;
+mod ballast;
 mod blob_files;
 mod codec;
 mod family;
@@ -16,6 +17,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use backend::BackendError;
 pub(super) use backend::{Batch, Durability, Record};
@@ -30,11 +32,14 @@ use super::error::StoreError;
 use super::format::Format;
 use crate::sync::lock;
 use backend::{Backend, End, View};
+use ballast::Ballast;
 use rocks::{OpenError, RocksDb};
 
 /// Free bytes below which nothing is written, neither to the log nor to files: after one write that
 /// finds no room RocksDB refuses all others until it is opened anew.
 const LEAST_FREE: u64 = 16 << 20;
+/// The same for what gives space back.
+const LEAST_TO_GIVE_BACK: u64 = 1 << 20;
 
 /// The records of a state.
 pub(super) struct Records {
@@ -43,6 +48,19 @@ pub(super) struct Records {
     state: PathBuf,
     /// The format of the state. Held while it is raised.
     format: Mutex<Format>,
+    ballast: Ballast,
+    /// How many give space back just now.
+    giving_back: AtomicUsize,
+}
+
+/// While it lives, less room is left free, and the ballast is room.
+pub(super) struct GivingBack<'r>(&'r Records);
+
+impl Drop for GivingBack<'_> {
+    fn drop(&mut self) {
+        self.0.giving_back.fetch_sub(1, Ordering::SeqCst);
+        self.0.keep_ballast();
+    }
 }
 
 /// The records at one moment.
@@ -65,12 +83,17 @@ impl Records {
         memory: usize,
         open_files: i32,
     ) -> Result<Self, StoreError> {
+        let ballast = Ballast::of(state);
+        // An opening writes what the log has to files.
+        if free(state)? < LEAST_FREE {
+            ballast.release();
+        }
         match RocksDb::open(&state.join("db"), format, memory, open_files) {
-            Ok(rocks) => Ok(Self {
-                backend: Box::new(rocks),
-                state: state.to_owned(),
-                format: Mutex::new(format),
-            }),
+            Ok(rocks) => {
+                let records = Self::over(state, format, Box::new(rocks));
+                records.keep_ballast();
+                Ok(records)
+            }
             Err(OpenError::Database(source)) if source.is_corruption() => {
                 Err(StoreError::Incomplete {
                     dir: state.to_owned(),
@@ -88,10 +111,16 @@ impl Records {
 
     #[cfg(test)]
     pub(super) fn in_memory(state: &Path, format: Format, memory: MemoryBackend) -> Self {
+        Self::over(state, format, Box::new(memory))
+    }
+
+    fn over(state: &Path, format: Format, backend: Box<dyn Backend>) -> Self {
         Self {
-            backend: Box::new(memory),
+            backend,
             state: state.to_owned(),
             format: Mutex::new(format),
+            ballast: Ballast::of(state),
+            giving_back: AtomicUsize::new(0),
         }
     }
 
@@ -134,7 +163,7 @@ impl Records {
     ) -> Result<(), StoreError> {
         // A batch that only a flush makes durable is written to memory.
         if durability != Durability::Flush {
-            check_room(&self.state, LEAST_FREE, self.unwritten())?;
+            self.check_room()?;
         }
         self.raise(batch.needed_format())?;
         let written = self.backend.write(batch, durability);
@@ -156,9 +185,11 @@ impl Records {
 
     /// Makes all batches durable that were written before.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
-        check_room(&self.state, LEAST_FREE, self.unwritten())?;
+        self.check_room()?;
         let flushed = self.backend.flush();
-        flushed.map_err(failed("chunks were written to disk"))
+        flushed.map_err(failed("chunks were written to disk"))?;
+        self.keep_ballast();
+        Ok(())
     }
 
     /// The records as they are now, whatever is written later.
@@ -180,7 +211,36 @@ impl Records {
 
     /// An error when the disk is nearly full for chunks, which are written without the log.
     pub(super) fn check_reserve(&self) -> Result<(), StoreError> {
-        check_room(&self.state, RESERVE, self.unwritten())
+        check_room(&self.state, RESERVE, self.unwritten())?;
+        self.keep_ballast();
+        Ok(())
+    }
+
+    /// Has what is written count as giving space back, for which the last bytes are, until the guard is
+    /// dropped.
+    pub(super) fn give_back(&self) -> GivingBack<'_> {
+        self.giving_back.fetch_add(1, Ordering::SeqCst);
+        GivingBack(self)
+    }
+
+    /// An error when there is no room for what is to be written.
+    fn check_room(&self) -> Result<(), StoreError> {
+        let checked = check_room(&self.state, LEAST_FREE, self.unwritten());
+        if checked.is_ok() || self.giving_back.load(Ordering::SeqCst) == 0 {
+            return checked;
+        }
+        let least = || check_room(&self.state, LEAST_TO_GIVE_BACK, self.unwritten());
+        least().or_else(|full| match self.ballast.release() {
+            true => least(),
+            false => Err(full),
+        })
+    }
+
+    fn keep_ballast(&self) {
+        if self.giving_back.load(Ordering::SeqCst) == 0 {
+            let chunks = self.backend.file_bytes(Family::Chunks);
+            self.ballast.keep(&self.state, chunks.unwrap_or(0));
+        }
     }
 
     /// Bytes of batches that are not in a file yet, the log apart.
@@ -210,7 +270,7 @@ impl Records {
     /// Merges the records of a family with what deletes or replaces them; with `all` also where nothing
     /// is newer.
     pub(super) fn merge(&self, family: Family, all: bool) -> Result<(), StoreError> {
-        check_room(&self.state, LEAST_FREE, self.unwritten())?;
+        self.check_room()?;
         self.backend.merge(family, all);
         Ok(())
     }

@@ -203,6 +203,7 @@ impl Collection<'_> {
         removed: &mut dyn FnMut(&StorePath) -> bool,
     ) -> Result<Collected, StoreError> {
         let upkeep = self.upkeep;
+        let _room = upkeep.records.give_back();
         let mut removing = Removing {
             live,
             limit: limit.unwrap_or(u64::MAX),

@@ -155,6 +155,7 @@ impl Upkeep {
         if self.stored_bytes()? <= to {
             return Ok(eviction);
         }
+        let _room = self.records.give_back();
         // Before the lock: fetches wait for that, and lookups for fetches.
         let watch = patient.then(|| self.paths.watch());
         let _one = lock(&self.removing);

@@ -165,7 +165,7 @@ impl Reclaiming<'_> {
                         self.moved += bytes;
                         waiting += bytes;
                     }
-                    Err(e) if e.is_corruption() => {
+                    Err(e) if e.is_damage() => {
                         tracing::warn!(number, "a damaged chunk is not moved: {e}");
                         self.damaged += 1;
                     }
@@ -264,6 +264,7 @@ impl Upkeep {
     /// # Errors
     /// The database failed, or the disk is full.
     pub fn reclaim_after_collection(&self, stop: &AtomicBool) -> Result<u64, StoreError> {
+        let _room = self.records.give_back();
         for family in METADATA {
             self.records.merge(family, false)?;
         }
@@ -280,6 +281,7 @@ impl Upkeep {
         if !worth.is_given(garbage, total) {
             return Ok(0);
         }
+        let _room = self.records.give_back();
         let before = self.records.blob_files()?;
         self.forget_buckets()?;
         self.merge_deletions()?;

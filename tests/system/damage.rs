@@ -1,0 +1,135 @@
+//! A state that is damaged on the disk, in a mount with sources.
+
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
+use crate::on_demand::{SHORT, key, plain};
+use crate::support::Sandbox;
+
+/// The database files of the closed state with this extension.
+fn files(sandbox: &Sandbox, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(sandbox.state.join("db")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .collect()
+}
+
+/// Flips a bit of `content` in the blob file of the closed state that has it.
+fn flip(sandbox: &Sandbox, content: &[u8]) {
+    for file in files(sandbox, "blob") {
+        let mut bytes = fs::read(&file).unwrap();
+        let found = bytes.windows(content.len()).position(|w| w == content);
+        if let Some(at) = found {
+            bytes[at + content.len() / 2] ^= 1;
+            return fs::write(&file, bytes).unwrap();
+        }
+    }
+    panic!("the contents are in no file");
+}
+
+fn offer(name: &str, data: &[u8]) -> Offer {
+    Offer::named(
+        name,
+        nar(&Tree::Directory(vec![("data", Tree::File(data))])),
+    )
+}
+
+fn data_of(sandbox: &Sandbox, offer: &Offer) -> PathBuf {
+    sandbox.store().join(offer.path().base_name()).join("data")
+}
+
+fn is_eio(outcome: Result<Vec<u8>, Error>) -> bool {
+    outcome.is_err_and(|e| e.raw_os_error() == Some(libc::EIO))
+}
+
+fn copy(sandbox: &Sandbox, cache: &Cache, offer: &Offer) {
+    let mut arguments = vec!["copy".to_owned()];
+    arguments.extend(cache.arguments());
+    arguments.push(offer.path().base_name());
+    sandbox.narfs(&arguments);
+}
+
+#[test]
+fn the_read_that_meets_damage_has_the_contents_from_a_source() {
+    let cache = Cache::new();
+    let data = noise(1, 1 << 20);
+    let (victim, twin) = (offer("victim", &data), offer("twin", &data));
+    let other = offer("other", &noise(2, 1 << 20));
+    for offer in [&victim, &twin, &other] {
+        cache.put(offer);
+    }
+    let sandbox = Sandbox::empty();
+    copy(&sandbox, &cache, &victim);
+    copy(&sandbox, &cache, &other);
+    flip(&sandbox, &data[500_000..500_064]);
+
+    // Without a source it is an error, and only of what is damaged.
+    sandbox.mount();
+    assert!(is_eio(fs::read(data_of(&sandbox, &victim))));
+    assert_eq!(
+        fs::read(data_of(&sandbox, &other)).unwrap(),
+        noise(2, 1 << 20)
+    );
+    sandbox.unmount();
+
+    // The next owner knows it: what has the same chunk gets another one.
+    copy(&sandbox, &cache, &twin);
+    let server = plain(&cache);
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    for offer in [&twin, &victim, &other] {
+        let read = fs::read(data_of(&sandbox, offer)).unwrap();
+        assert!(read == data || offer.path() == other.path());
+    }
+    // The copy has mended it, so that nothing is fetched.
+    assert_eq!(server.requests(&format!("/{}", victim.info.url)), 0);
+    sandbox.unmount();
+
+    // A bit that nobody has met yet is mended by the read that does.
+    flip(&sandbox, &data[700_000..700_064]);
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    assert!(fs::read(data_of(&sandbox, &victim)).unwrap() == data);
+    assert!(fs::read(data_of(&sandbox, &twin)).unwrap() == data);
+    assert_eq!(server.requests(&format!("/{}", victim.info.url)), 1);
+    sandbox.narfs(&["verify"]);
+    sandbox.unmount();
+    assert!(!sandbox.state.join("damaged-chunks").exists());
+}
+
+#[test]
+fn files_of_the_database_that_are_gone_or_cut_come_again_from_a_source() {
+    let ways: [fn(&Path); 2] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| fs::write(file, &fs::read(file).unwrap()[..100_000]).unwrap(),
+    ];
+    for way in ways {
+        let cache = Cache::new();
+        let (first, last) = (noise(3, 1 << 20), noise(4, 1 << 20));
+        let offers = [offer("first", &first), offer("last", &last)];
+        let sandbox = Sandbox::empty();
+        for offer in &offers {
+            cache.put(offer);
+            copy(&sandbox, &cache, offer);
+        }
+        let files = files(&sandbox, "blob");
+        assert!(files.len() >= 2, "{files:?}");
+        files.iter().for_each(|file| way(file));
+        let server = plain(&cache);
+        sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+        for (offer, data) in offers.iter().zip([&first, &last]) {
+            assert!(fs::read(data_of(&sandbox, offer)).unwrap() == *data);
+        }
+        sandbox.narfs(&["verify"]);
+        sandbox.unmount();
+        // What was written since is there without a source.
+        sandbox.mount();
+        for (offer, data) in offers.iter().zip([&first, &last]) {
+            assert!(fs::read(data_of(&sandbox, offer)).unwrap() == *data);
+        }
+        let absent = fs::metadata(sandbox.store().join("no-path"));
+        assert_eq!(absent.unwrap_err().kind(), ErrorKind::NotFound);
+        sandbox.unmount();
+    }
+}
