@@ -23,13 +23,14 @@ use super::options::{Deadlines, FetchOptions, PrefetchPolicy};
 use super::outcomes::Outcomes;
 use super::priorities::{AHEAD, Priorities};
 use super::publish::Publisher;
+use super::race;
 use super::rate_limit::RateLimit;
 use super::sources::{Asked, Offer, Sources, Trust};
-use super::transfer::Transfer;
+use super::transfer::{Among, Errand};
 use super::walk::Walk;
 use crate::nix::listing;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{Contents, PathInfo, Publication, RootKind, Store};
+use crate::store::{Contents, PathInfo, RootKind, Store};
 
 /// Narinfos of a closure that are asked for at once in the background.
 const BACKGROUND: usize = 8;
@@ -53,11 +54,11 @@ pub struct Destination {
 
 pub(super) struct Inner {
     pub(super) to: Destination,
-    pub(super) offers: Offers,
+    pub(super) offers: Arc<Offers>,
     pub(super) deadlines: Deadlines,
     pub(super) prefetch: PrefetchPolicy,
     pub(super) priorities: Arc<Priorities>,
-    pub(super) publisher: Publisher,
+    pub(super) publisher: Arc<Publisher>,
     /// Set to end all flights, where the fetcher is that of one copy.
     pub(super) stop: Arc<AtomicBool>,
     failed: Cache<Need, (Instant, Arc<FetchError>)>,
@@ -105,13 +106,15 @@ impl Fetcher {
 
     fn with(to: Destination, slots: Slots, options: &FetchOptions, ahead: usize) -> Self {
         let (trust, store_dir) = (options.trust.clone(), to.store.store_dir().clone());
+        let priorities = Priorities::new(ahead, slots.urls().count());
+        let offers = Offers::new(slots, trust, store_dir, options.deadlines.absent);
         Self(Arc::new(Inner {
-            publisher: Publisher::new(to.store.clone()),
-            offers: Offers::new(slots, trust, store_dir, options.deadlines.absent),
+            publisher: Arc::new(Publisher::new(to.store.clone())),
+            offers: Arc::new(offers),
             to,
             deadlines: options.deadlines,
             prefetch: options.prefetch,
-            priorities: Priorities::new(ahead),
+            priorities,
             stop: Arc::default(),
             failed: Cache::new(FAILURES),
             background: Semaphore::new(BACKGROUND),
@@ -319,53 +322,25 @@ impl Inner {
         offer: Arc<Offer>,
         flight: &Arc<Flight>,
     ) -> Result<(), FetchError> {
-        let place = flight.urgency.enter().await;
-        let received = if self.stop.load(Ordering::Relaxed) {
-            Err(FetchError::Stopped)
-        } else if let Some(missing) = self.publisher.missing(&offer.info.references) {
-            Err(FetchError::Reference(missing))
-        } else {
-            self.receive(offer.clone(), flight.clone()).await
-        };
-        if received.is_err() {
-            // Before the next transfer begins: what refers to this path is not worth fetching.
-            self.publisher.fail(offer.info.store_path.hash());
-        }
-        drop(place);
-        self.publisher.publish(received?, &flight.urgency).await
-    }
-
-    /// Fetches and verifies a path, on a thread that may block.
-    async fn receive(
-        self: &Arc<Self>,
-        offer: Arc<Offer>,
-        flight: Arc<Flight>,
-    ) -> Result<Publication, FetchError> {
-        let sources = self.offers.slots.answered();
         let nar_bytes = &flight.progress.nar_bytes;
         nar_bytes.store(offer.info.nar_size, Ordering::Relaxed);
-        let (inner, span) = (self.clone(), tracing::Span::current());
-        let transfer = move || {
-            let _inside = span.enter();
-            let transfer = Transfer {
-                store: &inner.to.store,
-                runtime: &inner.to.runtime,
-                sources: &sources,
-                trust: &inner.offers.trust,
-                offers: Some(&inner.offers),
-                progress: &flight.progress,
-                urgency: &flight.urgency,
-                budget: Some(&inner.to.budget),
-            };
-            let fetched = transfer.fetch(&offer);
-            let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
-            inner.fetched.fetch_add(sent, Ordering::Relaxed);
-            // What has arrived is above the budget before it is published, so never after.
-            inner.to.budget.make_room();
-            fetched
+        let errand = Errand {
+            store: self.to.store.clone(),
+            runtime: self.to.runtime.clone(),
+            sources: self.offers.slots.answered(),
+            trust: self.offers.trust.clone(),
+            progress: flight.progress.clone(),
+            urgency: flight.urgency.clone(),
+            among: Some(Among {
+                offers: self.offers.clone(),
+                publisher: self.publisher.clone(),
+                budget: self.to.budget.clone(),
+            }),
         };
-        let fetched = self.to.runtime.spawn_blocking(transfer).await;
-        fetched.unwrap_or(Err(FetchError::Stopped))
+        let received = race::fetch(errand, Offer::clone(&offer)).await;
+        let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
+        self.fetched.fetch_add(sent, Ordering::Relaxed);
+        self.publisher.publish(received?, &flight.urgency).await
     }
 
     /// What the state knows of a path; where it knows nothing, what the sources say is registered.

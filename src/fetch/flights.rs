@@ -50,11 +50,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// A number that grows with what arrives and, while the flight waits for a place, with what
+    /// A number that changes when something arrives or, while the flight waits for a place, when something
     /// arrives for those that have one.
     pub(super) fn arrived(&self) -> u64 {
-        let own = || self.progress.furthest.load(Ordering::Relaxed);
-        self.urgency.arrived_before().unwrap_or_else(own)
+        let own = self.progress.advanced.load(Ordering::Relaxed);
+        own.wrapping_add(self.urgency.arrived_before())
     }
 
     /// How many wait for it.

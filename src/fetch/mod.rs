@@ -16,11 +16,13 @@
 //! | `flights` | what is on its way into the state, and who waits for it |
 //! | `walk` | the walk over closures |
 //! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
-//! | `transfer`, `receive` | one NAR, with further tries and further sources; its verification |
+//! | `race` | the sources that are tried for one path, one after another or beside each other |
+//! | `transfer`, `attempt`, `receive` | one NAR from one source, with further tries; how it does; its verification |
 //! | `publish` | groups that are published together, and the order of a copy |
-//! | `priorities`, `budget` | who goes first, and how much may stay |
+//! | `priorities`, `budget` | who goes first at each source, and how much may stay |
 
 mod activity;
+mod attempt;
 mod availability;
 mod batch;
 mod budget;
@@ -37,6 +39,7 @@ mod prefetch;
 mod priorities;
 mod progress;
 mod publish;
+mod race;
 mod rate_limit;
 mod receive;
 mod register;

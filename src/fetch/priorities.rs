@@ -1,37 +1,46 @@
-//! Who goes first: what a program waits for before what is fetched ahead.
+//! Who goes first: what a program waits for before what is fetched ahead, and no source before another.
 //!
-//! Invariants: what is urgent never waits for a place that something less urgent has; what is
+//! Invariants: what is urgent never waits for a place that something less urgent has, nor for one that
+//! belongs to another source; a transfer that is too slow has no place that others wait for; what is
 //! fetched ahead stands still, for moments, while a program waits for something else that goes
 //! on; and it becomes urgent as soon as a program waits for it too.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::sync;
 
-/// NARs that are fetched at once for programs: so many may hang before those from other sources
-/// have to wait.
+/// NARs that are fetched at once for programs from a source.
 const URGENT: usize = 16;
-/// NARs that are fetched ahead at once: enough to hide the latency of a far server.
+/// NARs that are fetched ahead at once from a source: enough to hide the latency of a far server.
 pub(super) const AHEAD: usize = 8;
+/// Sources that have all these places, each; more of them share what so many have. Each transfer has a
+/// connection and a thread.
+const SOURCES: usize = 2;
+/// Transfers of a source that go on without a place because they are slow, as a multiple of its urgent
+/// places. Those beyond keep theirs, and hold up what this source has, and nothing else.
+const SLOW: usize = 2;
 /// Longest pause of a transfer ahead. Servers close idle connections, typically after a minute.
 const STAND_STILL: Duration = Duration::from_secs(2);
 
 /// The places for transfers.
 #[derive(Debug)]
 pub(super) struct Priorities {
-    urgent: Semaphore,
-    ahead: Semaphore,
-    /// Places for what is fetched ahead.
-    places: usize,
+    /// By the URL of the source.
+    places: Mutex<HashMap<String, Arc<Places>>>,
+    /// Places of each source for what programs wait for, and for what is fetched ahead.
+    shares: (usize, usize),
+    /// Places that are taken.
+    taken: AtomicUsize,
     /// Flights that a program waits for.
     pressing: Mutex<usize>,
     relief: Condvar,
     queued: AtomicUsize,
-    /// Bytes that have come for flights that a program waits for.
+    /// Bytes that have come for flights that a program waits for, but for slow ones.
     arrived: AtomicU64,
     /// Flights that a program has waited for so far.
     raised: AtomicU64,
@@ -39,17 +48,30 @@ pub(super) struct Priorities {
     stand_still: Duration,
 }
 
+/// The places of one source.
+#[derive(Debug)]
+struct Places {
+    urgent: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+    /// Bytes that have come from it for flights that a program waits for.
+    arrived: AtomicU64,
+    /// Transfers that go on, slow ones too.
+    transfers: AtomicUsize,
+}
+
 impl Priorities {
-    /// So many places for what is fetched `ahead`.
-    pub(super) fn new(ahead: usize) -> Arc<Self> {
-        Self::with_pauses(ahead, STAND_STILL)
+    /// So many places for what is fetched `ahead` from each of `sources` sources.
+    pub(super) fn new(ahead: usize, sources: usize) -> Arc<Self> {
+        Self::with_pauses(ahead, sources, STAND_STILL)
     }
 
-    fn with_pauses(ahead: usize, stand_still: Duration) -> Arc<Self> {
+    fn with_pauses(ahead: usize, sources: usize, stand_still: Duration) -> Arc<Self> {
+        let share = |all: usize| (SOURCES * all / sources.max(1)).clamp(1, all);
         Arc::new(Self {
-            urgent: Semaphore::new(URGENT),
-            ahead: Semaphore::new(ahead),
-            places: ahead,
+            places: Mutex::default(),
+            shares: (share(URGENT), share(ahead)),
+            taken: AtomicUsize::new(0),
             pressing: Mutex::new(0),
             relief: Condvar::new(),
             queued: AtomicUsize::new(0),
@@ -59,29 +81,112 @@ impl Priorities {
         })
     }
 
-    /// Whether nothing is being transferred.
+    /// Whether nothing is being transferred, but for what is slow.
     pub(super) fn is_idle(&self) -> bool {
-        self.urgent.available_permits() == URGENT
-            && self.ahead.available_permits() == self.places
-            && self.queued() == 0
+        self.taken.load(Ordering::SeqCst) == 0 && self.queued() == 0
     }
 
     pub(super) fn queued(&self) -> usize {
-        self.queued.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that have come for flights that a program waits for.
-    pub(super) fn arrived(&self) -> u64 {
-        self.arrived.load(Ordering::Relaxed)
+        self.queued.load(Ordering::SeqCst)
     }
 
     /// Changes with all that goes on for programs.
     fn motion(&self) -> u64 {
-        self.arrived() + self.raised.load(Ordering::Relaxed)
+        self.arrived.load(Ordering::Relaxed) + self.raised.load(Ordering::Relaxed)
     }
 
     fn pressing(&self) -> MutexGuard<'_, usize> {
         sync::lock(&self.pressing)
+    }
+
+    fn places(&self, source: &str) -> Arc<Places> {
+        let mut all = sync::lock(&self.places);
+        let (urgent, ahead) = self.shares;
+        let new = || {
+            Arc::new(Places {
+                urgent: Arc::new(Semaphore::new(urgent)),
+                ahead: Arc::new(Semaphore::new(ahead)),
+                slow: Arc::new(Semaphore::new(urgent * SLOW)),
+                arrived: AtomicU64::new(0),
+                transfers: AtomicUsize::new(0),
+            })
+        };
+        all.entry(source.to_owned()).or_insert_with(new).clone()
+    }
+}
+
+/// A place for a transfer from one source, which is given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    priorities: Arc<Priorities>,
+    places: Arc<Places>,
+    /// With whether it is one among the slow.
+    held: Mutex<(OwnedSemaphorePermit, bool)>,
+}
+
+impl Place {
+    fn new(priorities: &Arc<Priorities>, places: Arc<Places>, held: OwnedSemaphorePermit) -> Self {
+        priorities.taken.fetch_add(1, Ordering::SeqCst);
+        places.transfers.fetch_add(1, Ordering::Relaxed);
+        Self {
+            priorities: priorities.clone(),
+            places,
+            held: Mutex::new((held, false)),
+        }
+    }
+
+    /// Has others of this source begin, while this transfer goes on among the slow ones, as far as there
+    /// are not too many of them.
+    pub(super) fn leave(&self) {
+        let mut held = sync::lock(&self.held);
+        if !held.1
+            && let Ok(slow) = self.places.slow.clone().try_acquire_owned()
+        {
+            *held = (slow, true);
+            self.priorities.taken.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// How many transfers there are from this source.
+    pub(super) fn transfers(&self) -> usize {
+        self.places.transfers.load(Ordering::Relaxed)
+    }
+
+    /// Notes that so many bytes have come for a program.
+    pub(super) fn note_arrived(&self, bytes: u64) {
+        self.places.arrived.fetch_add(bytes, Ordering::Relaxed);
+        // What is slow has nothing stand still.
+        if !sync::lock(&self.held).1 {
+            let arrived = &self.priorities.arrived;
+            arrived.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.transfers.fetch_sub(1, Ordering::Relaxed);
+        if !sync::lock(&self.held).1 {
+            self.priorities.taken.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A turn that is waited for.
+struct Queued<'u>(&'u Urgency);
+
+impl<'u> Queued<'u> {
+    fn new(urgency: &'u Urgency, at: &Arc<Places>) -> Self {
+        urgency.priorities.queued.fetch_add(1, Ordering::SeqCst);
+        *sync::lock(&urgency.queued) = Some(at.clone());
+        Self(urgency)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        *sync::lock(&self.0.queued) = None;
+        self.0.priorities.queued.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -91,7 +196,8 @@ pub(super) struct Urgency {
     priorities: Arc<Priorities>,
     raised: AtomicBool,
     notify: Notify,
-    queued: AtomicBool,
+    /// Where it waits for a place.
+    queued: Mutex<Option<Arc<Places>>>,
     /// The motion of the priorities when this flight last stood still for nothing.
     in_vain: AtomicU64,
 }
@@ -102,7 +208,7 @@ impl Urgency {
             priorities: priorities.clone(),
             raised: AtomicBool::new(false),
             notify: Notify::new(),
-            queued: AtomicBool::new(false),
+            queued: Mutex::default(),
             in_vain: AtomicU64::new(u64::MAX),
         })
     }
@@ -146,34 +252,30 @@ impl Urgency {
         self.priorities.is_idle()
     }
 
-    /// Notes that so many bytes have come.
-    pub(super) fn note_arrived(&self, bytes: u64) {
-        if self.is_raised() {
-            self.priorities.arrived.fetch_add(bytes, Ordering::Relaxed);
-        }
+    /// What has arrived from the source at which this waits for a place for others that a program waits
+    /// for; 0 if it waits for none.
+    pub(super) fn arrived_before(&self) -> u64 {
+        let queued = sync::lock(&self.queued);
+        let arrived = |at: &Arc<Places>| at.arrived.load(Ordering::Relaxed);
+        queued.as_ref().map_or(0, arrived)
     }
 
-    /// What has arrived for others that a program waits for, as long as this waits for a place;
-    /// else `None`.
-    pub(super) fn arrived_before(&self) -> Option<u64> {
-        let queued = self.queued.load(Ordering::Relaxed);
-        queued.then(|| self.priorities.arrived())
-    }
-
-    /// Waits for a place to transfer something.
-    pub(super) async fn enter(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits for a place to transfer something from a source.
+    pub(super) async fn enter(&self, source: &str) -> Place {
         let priorities = &self.priorities;
-        priorities.queued.fetch_add(1, Ordering::Relaxed);
-        self.queued.store(true, Ordering::Relaxed);
+        let places = priorities.places(source);
+        let _queued = Queued::new(self, &places);
+        let (urgent, ahead) = (places.urgent.clone(), places.ahead.clone());
         let entered = tokio::select! {
             biased;
-            () = self.raised() => priorities.urgent.acquire().await,
-            permit = priorities.ahead.acquire() => permit,
+            () = self.raised() => urgent.acquire_owned().await,
+            permit = ahead.acquire_owned() => permit,
         };
-        self.queued.store(false, Ordering::Relaxed);
-        priorities.queued.fetch_sub(1, Ordering::Relaxed);
-        // The semaphores are never closed; and without a permit there would only be more at once.
-        entered.ok()
+        match entered {
+            Ok(permit) => Place::new(priorities, places, permit),
+            // The semaphores are never closed.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Stands still while a program waits for something else. Blocks; but what a program waits for
@@ -222,27 +324,27 @@ mod tests {
     #[test]
     fn what_is_urgent_does_not_wait_for_what_is_fetched_ahead() {
         block_on(async {
-            let priorities = Priorities::new(AHEAD);
+            let priorities = Priorities::new(AHEAD, 1);
             let ahead: Vec<_> = (0..AHEAD).map(|_| Urgency::new(&priorities)).collect();
             let mut held = Vec::new();
             for one in &ahead {
-                held.push(one.enter().await.unwrap());
+                held.push(one.enter("a").await);
             }
             let late = Urgency::new(&priorities);
-            let mut entering = Box::pin(late.enter());
+            let mut entering = Box::pin(late.enter("a"));
             let moment = Duration::from_millis(20);
             assert!(tokio::time::timeout(moment, &mut entering).await.is_err());
             assert_eq!(priorities.queued(), 1);
             // A program begins to wait for it.
             late.raise();
-            assert!(entering.await.is_some());
+            entering.await;
             assert_eq!(priorities.queued(), 0);
         });
     }
 
     #[test]
     fn what_is_fetched_ahead_stands_still_until_no_program_waits() {
-        let priorities = Priorities::with_pauses(AHEAD, Duration::from_secs(600));
+        let priorities = Priorities::with_pauses(AHEAD, 1, Duration::from_secs(600));
         let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
         ahead.give_way();
         urgent.raise();
@@ -270,9 +372,10 @@ mod tests {
     #[test]
     fn what_is_fetched_ahead_stands_still_for_a_while_once_for_each_motion() {
         const STAND_STILL: Duration = Duration::from_millis(50);
-        let priorities = Priorities::with_pauses(AHEAD, STAND_STILL);
+        let priorities = Priorities::with_pauses(AHEAD, 1, STAND_STILL);
         let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
         urgent.raise();
+        let place = block_on(urgent.enter("a"));
         for _ in 0..3 {
             let began = Instant::now();
             ahead.give_way();
@@ -284,9 +387,74 @@ mod tests {
             }
             assert!(began.elapsed() < STAND_STILL * 500);
             // But as soon as it goes on.
-            urgent.note_arrived(1);
+            place.note_arrived(1);
         }
+        drop(place);
         drop((urgent, ahead));
         assert_eq!(*priorities.pressing(), 0);
+    }
+
+    /// Whether a place at a source is free for what a program waits for.
+    async fn is_free(urgency: &Urgency, source: &str) -> Option<Place> {
+        let moment = Duration::from_millis(20);
+        tokio::time::timeout(moment, urgency.enter(source))
+            .await
+            .ok()
+    }
+
+    #[test]
+    fn no_source_takes_the_places_of_another_however_many_there_are() {
+        for sources in [1, 2, 3, 8, 100] {
+            block_on(async {
+                let priorities = Priorities::new(AHEAD, sources);
+                let urgency = Urgency::new(&priorities);
+                urgency.raise();
+                let mut all = Vec::new();
+                for source in 0..sources {
+                    let source = source.to_string();
+                    let before = all.len();
+                    while all.len() < before + URGENT
+                        && let Some(place) = is_free(&urgency, &source).await
+                    {
+                        all.push(place);
+                    }
+                    assert!(all.len() > before, "{source} of {sources}");
+                }
+                assert!(all.len() <= (SOURCES * URGENT).max(sources));
+                assert!(!priorities.is_idle());
+                drop(all);
+                assert!(priorities.is_idle());
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_slow_leaves_its_place_within_bounds() {
+        block_on(async {
+            let priorities = Priorities::new(AHEAD, 1);
+            let urgency = Urgency::new(&priorities);
+            urgency.raise();
+            let mut all = Vec::new();
+            while let Some(place) = is_free(&urgency, "slow").await {
+                place.leave();
+                place.leave();
+                all.push(place);
+            }
+            assert_eq!(all.len(), URGENT * SLOW + URGENT);
+            assert_eq!(all[0].transfers(), all.len());
+            // It has nothing stand still.
+            let before = priorities.motion();
+            all[0].note_arrived(1);
+            assert_eq!(priorities.motion(), before);
+            // Who waits for a turn sees that something goes on.
+            let (late, seen) = (Urgency::new(&priorities), priorities.places("slow"));
+            assert_eq!(late.arrived_before(), 0);
+            let queued = Queued::new(&late, &seen);
+            assert_eq!(late.arrived_before(), 1);
+            drop(queued);
+            all.truncate(URGENT * SLOW);
+            assert!(priorities.is_idle());
+            assert!(is_free(&urgency, "slow").await.is_some());
+        });
     }
 }

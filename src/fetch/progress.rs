@@ -14,12 +14,12 @@ pub struct Progress {
     pub paths_done: AtomicU64,
     /// NAR bytes that are to be fetched, as far as is known.
     pub nar_bytes: AtomicU64,
-    /// Of these, unpacked.
+    /// Of these, unpacked; of one path as far as any source has come.
     pub nar_bytes_done: AtomicU64,
     /// Bytes that the sources sent for NARs, compressed.
     pub fetched_bytes: AtomicU64,
-    /// How far into a NAR, as it is sent, any try has come.
-    pub furthest: AtomicU64,
+    /// Grows with what is sent and with what is unpacked, as far as the source had not come before.
+    pub(super) advanced: AtomicU64,
     pub stop: Arc<AtomicBool>,
 }
 

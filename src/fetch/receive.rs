@@ -2,11 +2,11 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::progress::Progress;
+use super::attempt::Attempt;
 use crate::nix::compression::CompressionError;
 use crate::nix::hash::{NarHash, Sha256Hasher};
 use crate::nix::nar::{self, NarError};
@@ -75,20 +75,18 @@ pub(super) struct Expected {
 }
 
 /// Hashes the NAR as it passes, and stops it where it gets longer than it may be.
-struct Hashing<'p, R> {
+struct Hashing<'a, R> {
     inner: R,
     sha256: Sha256Hasher,
     content: Option<ContentVerifier>,
     length: u64,
     limit: u64,
-    progress: &'p Progress,
+    attempt: &'a Attempt,
 }
 
 impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.progress.stopped() {
-            return Err(io::Error::other("stopped"));
-        }
+        self.attempt.check_wanted()?;
         let n = self.inner.read(out)?;
         self.length += n as u64;
         if self.length > self.limit {
@@ -98,8 +96,7 @@ impl<R: Read> Read for Hashing<'_, R> {
         if let Some(content) = &mut self.content {
             content.update(&out[..n]);
         }
-        let done = &self.progress.nar_bytes_done;
-        done.fetch_add(n as u64, Ordering::Relaxed);
+        self.attempt.note_unpacked(self.length);
         Ok(n)
     }
 }
@@ -115,7 +112,7 @@ pub(super) fn unpack(
     references: &[StorePath],
     expected: Option<Expected>,
     content: Option<ContentVerifier>,
-    progress: &Progress,
+    attempt: &Attempt,
 ) -> Result<Received, ReceiveError> {
     let mut hashing = Hashing {
         inner: nar,
@@ -123,7 +120,7 @@ pub(super) fn unpack(
         content,
         length: 0,
         limit: expected.map_or(u64::MAX, |e| e.nar_size),
-        progress,
+        attempt,
     };
     let mut writer = store
         .contents()
@@ -131,56 +128,48 @@ pub(super) fn unpack(
         .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
     let unpacker = Unpacker::new(&mut writer, references, &store.spool());
     let unpacked = unpacker.within(store.transfers()).unpack(&mut hashing);
-    let received = compare(unpacked, writer.finish(), hashing, expected);
-    received.map_err(|(length, error)| {
-        progress.nar_bytes_done.fetch_sub(length, Ordering::Relaxed);
-        error
-    })
+    compare(unpacked, writer.finish(), hashing, expected)
 }
 
-/// Judges what was unpacked; an error comes with the bytes that were counted for nothing.
+/// Judges what was unpacked.
 fn compare<R>(
     unpacked: Result<Unpacked, UnpackError<StoreError>>,
     hold: Hold,
     hashing: Hashing<'_, R>,
     expected: Option<Expected>,
-) -> Result<Received, (u64, ReceiveError)> {
+) -> Result<Received, ReceiveError> {
     let length = hashing.length;
     let nar_hash = NarHash::from_bytes(hashing.sha256.finish().sha256);
-    let content = hashing.content;
-    let judge = || {
-        // A NAR that was cut off at its limit looks like one that broke off.
-        if let Some(e) = expected.filter(|e| length > e.nar_size) {
-            return Err(ReceiveError::TooLong {
+    // A NAR that was cut off at its limit looks like one that broke off.
+    if let Some(e) = expected.filter(|e| length > e.nar_size) {
+        return Err(ReceiveError::TooLong {
+            expected: e.nar_size,
+        });
+    }
+    let unpacked = unpacked?;
+    if let Some(e) = expected {
+        if length != e.nar_size {
+            return Err(ReceiveError::Size {
                 expected: e.nar_size,
+                actual: length,
             });
         }
-        let unpacked = unpacked?;
-        if let Some(e) = expected {
-            if length != e.nar_size {
-                return Err(ReceiveError::Size {
-                    expected: e.nar_size,
-                    actual: length,
-                });
-            }
-            if nar_hash != e.nar_hash {
-                return Err(ReceiveError::Hash {
-                    expected: e.nar_hash,
-                    actual: nar_hash,
-                });
-            }
+        if nar_hash != e.nar_hash {
+            return Err(ReceiveError::Hash {
+                expected: e.nar_hash,
+                actual: nar_hash,
+            });
         }
-        if let Some(content) = content {
-            content.finish()?;
-        }
-        Ok(Received {
-            unpacked,
-            hold,
-            nar_hash,
-            nar_size: length,
-        })
-    };
-    judge().map_err(|error| (length, error))
+    }
+    if let Some(content) = hashing.content {
+        content.finish()?;
+    }
+    Ok(Received {
+        unpacked,
+        hold,
+        nar_hash,
+        nar_size: length,
+    })
 }
 
 /// Why a local tree could not be added.
@@ -220,9 +209,9 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
             .name("narfs-add".into())
             .spawn_scoped(scope, move || nar::dump_path(from, writer).map(drop))
             .map_err(AddError::Start)?;
-        let progress = Progress::default();
+        let attempt = Attempt::new(&Arc::default());
         let reader = io::BufReader::with_capacity(256 << 10, reader);
-        let received = unpack(store, reader, &[], None, None, &progress);
+        let received = unpack(store, reader, &[], None, None, &attempt);
         let dumped = dump
             .join()
             .map_err(|_| AddError::Start(io::Error::other("the reading thread failed")))?;

@@ -6,8 +6,9 @@ use tokio::runtime::Handle;
 
 use super::error::FetchError;
 use super::priorities::{Priorities, Urgency};
+use super::race;
 use super::sources::{Asked, Sources, Trust};
-use super::transfer::Transfer;
+use super::transfer::Errand;
 use crate::store::{PathInfo, Store};
 
 /// Fetches a registered path again, to replace those of its chunks that were found damaged. What
@@ -16,7 +17,7 @@ use crate::store::{PathInfo, Store};
 /// # Errors
 /// No source has it, or the state failed.
 pub fn repair(
-    store: &Store,
+    store: &Arc<Store>,
     runtime: &Handle,
     sources: &Sources,
     trust: &Trust,
@@ -27,17 +28,16 @@ pub fn repair(
     let offer = offer
         .filter(|offer| offer.info.nar_hash == info.registration.nar_hash)
         .ok_or_else(|| sources.nowhere(&asked))?;
-    let transfer = Transfer {
-        store,
-        runtime,
-        sources,
-        trust,
-        offers: None,
-        progress: &Arc::default(),
-        urgency: &Urgency::new(&Priorities::new(1)),
-        budget: None,
+    let errand = Errand {
+        store: store.clone(),
+        runtime: runtime.clone(),
+        sources: sources.clone(),
+        trust: trust.clone(),
+        progress: Arc::default(),
+        urgency: Urgency::new(&Priorities::new(1, sources.all.len())),
+        among: None,
     };
-    let publication = transfer.fetch(&offer)?;
+    let publication = runtime.block_on(race::fetch(errand, offer))?;
     store.paths().restore_tree(&publication.tree)?;
     Ok(())
 }

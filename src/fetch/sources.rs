@@ -321,13 +321,12 @@ impl Sources {
         failure.map_or(Ok(None), Err)
     }
 
-    /// The sources after the one named, to try when it fails.
-    pub(super) fn after(&self, source: &Source) -> Self {
-        let all = &self.all;
-        let at = all.iter().position(|s| s.url() == source.url());
-        Self {
-            all: all[at.map_or(all.len(), |at| at + 1)..].to_vec(),
-            unreachable: Vec::new(),
-        }
+    /// The other sources, those after the one named first, to try when it fails.
+    pub(super) fn besides(&self, source: &Source) -> Vec<Source> {
+        let others = self.all.iter().filter(|s| s.url() != source.url());
+        let at = self.all.iter().position(|s| s.url() == source.url());
+        let mut others: Vec<_> = others.cloned().collect();
+        others.rotate_left(at.unwrap_or(0));
+        others
     }
 }

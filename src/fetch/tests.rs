@@ -234,8 +234,8 @@ fn what_is_added_is_refused_where_its_path_has_other_contents() {
         writer.contents(b"other").unwrap();
         writer.finish().unwrap()
     };
-    let progress = Progress::default();
-    let received = receive::unpack(&world.store, &other_nar[..], &[], None, None, &progress);
+    let attempt = attempt::Attempt::new(&Arc::default());
+    let received = receive::unpack(&world.store, &other_nar[..], &[], None, None, &attempt);
     let received = received.unwrap();
     let publication = Publication {
         registration: Registration {

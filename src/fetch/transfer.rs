@@ -1,18 +1,18 @@
-//! The transfer of one path: from its offer to a tree that is ready to be published.
+//! The transfer of one path from one source: from its offer to a tree that is ready to be published.
 
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::attempt::Attempt;
 use super::budget::Budget;
 use super::error::FetchError;
 use super::offers::Offers;
-use super::priorities::Urgency;
+use super::priorities::{Place, Urgency};
 use super::progress::Progress;
+use super::publish::Publisher;
 use super::receive::{Expected, ReceiveError, Received, unpack};
 use super::sources::{Offer, Sources, Trust, Vouched};
 use crate::nix::compression::Compression;
@@ -22,59 +22,96 @@ use crate::store::{Origin, Publication, Registration, Store};
 use crate::substituter::{Retries, Stream};
 use crate::tree::UnpackError;
 
-/// Interval between looks whether the user stopped it.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// Bytes of a transfer after which the budget is looked at again.
 const BUDGET_STEP: u64 = 1 << 20;
+
+/// A path that is to be fetched: what its transfers share.
+pub(super) struct Errand {
+    pub(super) store: Arc<Store>,
+    /// For the network; a transfer itself blocks.
+    pub(super) runtime: Handle,
+    pub(super) sources: Sources,
+    pub(super) trust: Trust,
+    pub(super) progress: Arc<Progress>,
+    pub(super) urgency: Arc<Urgency>,
+    /// `None` if it is fetched for itself alone.
+    pub(super) among: Option<Among>,
+}
+
+/// What paths that are fetched by one fetcher share.
+pub(super) struct Among {
+    /// Where the offer is remembered.
+    pub(super) offers: Arc<Offers>,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) budget: Arc<Budget>,
+}
+
+impl Errand {
+    fn make_room(&self) {
+        if let Some(among) = &self.among {
+            among.budget.make_room();
+        }
+    }
+}
 
 /// Counts what a source sends, lets what programs wait for go first, and keeps to the budget.
 struct Counting {
     inner: Stream,
     at: u64,
-    progress: Arc<Progress>,
-    urgency: Arc<Urgency>,
-    budget: Option<Arc<Budget>>,
+    errand: Arc<Errand>,
+    attempt: Arc<Attempt>,
+    place: Arc<Place>,
 }
 
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.urgency.give_way();
-        let n = self.inner.read(out)?;
+        self.errand.urgency.give_way();
+        let inner = &mut self.inner;
+        let read = self.attempt.waiting(|| inner.read(out));
+        // Where it was ended, the stream may have ended early.
+        self.attempt.check_wanted()?;
+        let n = read?;
         let last = self.at;
         self.at += n as u64;
-        self.urgency.note_arrived(n as u64);
-        let progress = &self.progress;
-        progress
-            .fetched_bytes
-            .fetch_add(n as u64, Ordering::Relaxed);
-        progress.furthest.fetch_max(self.at, Ordering::Relaxed);
-        if let Some(budget) = &self.budget
-            && self.at / BUDGET_STEP != last / BUDGET_STEP
-        {
-            budget.make_room();
+        if self.errand.urgency.is_raised() {
+            self.place.note_arrived(n as u64);
+        }
+        self.attempt.note_sent(n as u64, self.at);
+        if self.at / BUDGET_STEP != last / BUDGET_STEP {
+            self.errand.make_room();
         }
         Ok(n)
     }
 }
 
-/// The transfer of one path.
-pub(super) struct Transfer<'a> {
-    pub(super) store: &'a Store,
-    /// For the network; the transfer itself blocks.
-    pub(super) runtime: &'a Handle,
-    pub(super) sources: &'a Sources,
-    pub(super) trust: &'a Trust,
-    /// Where the offer is remembered.
-    pub(super) offers: Option<&'a Offers>,
-    pub(super) progress: &'a Arc<Progress>,
-    pub(super) urgency: &'a Arc<Urgency>,
-    pub(super) budget: Option<&'a Arc<Budget>>,
+/// The transfer of a path from one source.
+pub(super) struct Transfer {
+    pub(super) errand: Arc<Errand>,
+    pub(super) attempt: Arc<Attempt>,
+    pub(super) place: Arc<Place>,
 }
 
-impl Transfer<'_> {
-    /// Fetches from the source of the offer and, where that fails, from the sources after it.
-    pub(super) fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
+impl Transfer {
+    /// Fetches what is offered, on a thread that may block.
+    pub(super) async fn begun(self, offer: Offer) -> Result<Publication, FetchError> {
+        if self.attempt.check_wanted().is_err() {
+            return Err(FetchError::Stopped);
+        }
+        let among = self.errand.among.as_ref();
+        let missing = among.and_then(|a| a.publisher.missing(&offer.info.references));
+        if let Some(missing) = missing {
+            return Err(FetchError::Reference(missing));
+        }
+        let span = tracing::Span::current();
+        let transfer = move || {
+            let _inside = span.enter();
+            self.fetch(&offer)
+        };
+        let fetched = tokio::task::spawn_blocking(transfer).await;
+        fetched.unwrap_or(Err(FetchError::Stopped))
+    }
+
+    fn fetch(&self, offer: &Offer) -> Result<Publication, FetchError> {
         let mut result = self.fetch_from(offer);
         if let Err(error) = &result
             && error.is_gone()
@@ -82,56 +119,34 @@ impl Transfer<'_> {
         {
             result = self.fetch_from(&anew);
         }
-        let mut rest = self.sources.after(&offer.source);
-        let path = &offer.info.store_path;
-        while let Err(error) = &result
-            && error.is_of_source()
-        {
-            let store_dir = self.store.store_dir();
-            let asked = path.into();
-            let next = rest.offer(&asked, store_dir, self.trust);
-            // The first failure says more than that another source has not got it either.
-            let Ok(Some(other)) = self.runtime.block_on(next) else {
-                break;
-            };
-            rest = rest.after(&other.source);
-            // With other references it is not what was planned for: they may not be here.
-            if other.info.references == offer.info.references {
-                tracing::warn!(%path, "trying the next source: {error}");
-                result = self.fetch_from(&other);
-            }
-        }
+        // What has arrived is above the budget before it is published, so never after.
+        self.errand.make_room();
         result
     }
 
     /// What the source of the offer says by now, if that differs: it may have moved the NAR since.
     fn asked_anew(&self, offer: &Offer) -> Option<Offer> {
         let path = &offer.info.store_path;
-        if let Some(offers) = self.offers {
-            offers.forget(path.hash());
+        let Errand { store, trust, .. } = &*self.errand;
+        if let Some(among) = &self.errand.among {
+            among.offers.forget(path.hash());
         }
         let asked = path.into();
-        let anew = offer
-            .source
-            .offer(&asked, self.store.store_dir(), self.trust);
-        let anew = self.unless_stopped(anew).ok()?.ok()??;
+        let anew = offer.source.offer(&asked, store.store_dir(), trust);
+        let anew = self.unless_ended(anew).ok()?.ok()??;
         let is_same = anew.info.references == offer.info.references;
         let is_news =
             (&anew.info.url, &anew.info.further) != (&offer.info.url, &offer.info.further);
         (is_same && is_news).then_some(anew)
     }
 
-    /// Waits for what the network does, at most until the user stops it.
-    fn unless_stopped<T>(&self, waiting: impl Future<Output = T>) -> Result<T, FetchError> {
-        let stopped = async {
-            while !self.progress.stopped() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        self.runtime.block_on(async {
+    /// Waits for what the network does, at most until this is not wanted any more.
+    fn unless_ended<T>(&self, waiting: impl Future<Output = T>) -> Result<T, FetchError> {
+        let mut ended = self.attempt.ended();
+        self.errand.runtime.block_on(async {
             tokio::select! {
                 done = waiting => Ok(done),
-                () = stopped => Err(FetchError::Stopped),
+                _ = ended.wait_for(|ended| *ended) => Err(FetchError::Stopped),
             }
         })
     }
@@ -139,7 +154,7 @@ impl Transfer<'_> {
     /// A path whose tree is here gets the contents of that tree, and no others.
     fn check_known(&self, offer: &Offer) -> Result<(), FetchError> {
         let info = &offer.info;
-        let known = self.store.paths().info(info.store_path.hash())?;
+        let known = self.errand.store.paths().info(info.store_path.hash())?;
         match known.filter(|known| known.tree().is_some()) {
             Some(known) if known.registration.nar_hash != info.nar_hash => {
                 Err(FetchError::OtherNar {
@@ -164,9 +179,9 @@ impl Transfer<'_> {
         let stream = Counting {
             inner: stream,
             at: 0,
-            progress: self.progress.clone(),
-            urgency: self.urgency.clone(),
-            budget: self.budget.cloned(),
+            errand: self.errand.clone(),
+            attempt: self.attempt.clone(),
+            place: self.place.clone(),
         };
         let nar = compression.reader(stream)?;
         let expected = Expected {
@@ -175,12 +190,12 @@ impl Transfer<'_> {
         };
         let references = &info.references;
         unpack(
-            self.store,
+            &self.errand.store,
             nar,
             references,
             Some(expected),
             content,
-            self.progress,
+            &self.attempt,
         )
     }
 
@@ -231,16 +246,19 @@ impl Transfer<'_> {
         let verifier = |ca| ContentVerifier::new(ca, &own, is_vouched_for);
         let mut retries = Retries::default();
         let received = loop {
-            self.urgency.give_way();
-            let stream = self
-                .unless_stopped(offer.source.substituter.nar(url))??
-                .ok_or_else(|| fail(ReceiveError::Gone))?;
+            self.errand.urgency.give_way();
+            let nar = offer
+                .source
+                .substituter
+                .nar_until(url, self.attempt.ended());
+            let stream = self.attempt.waiting(|| self.unless_ended(nar));
+            let stream = stream??.ok_or_else(|| fail(ReceiveError::Gone))?;
             let content = address.filter(|ca| !info.is_proven(ca));
             let content = content.map(verifier).transpose();
             let content = content.map_err(|e| fail(e.into()))?;
             match self.receive(info, compression, stream, content) {
                 Ok(received) => break received,
-                Err(_) if self.progress.stopped() => return Err(FetchError::Stopped),
+                Err(_) if self.attempt.check_wanted().is_err() => return Err(FetchError::Stopped),
                 Err(e) => {
                     let wait = e.is_transient().then(|| retries.failed()).flatten();
                     let Some(wait) = wait else {
@@ -248,7 +266,7 @@ impl Transfer<'_> {
                     };
                     let attempt = retries.failures();
                     tracing::debug!(path = %info.store_path, attempt, ?wait, "{e}; trying again");
-                    self.unless_stopped(async { tokio::time::sleep(wait).await })?;
+                    self.unless_ended(async { tokio::time::sleep(wait).await })?;
                 }
             }
         };
@@ -262,7 +280,7 @@ impl Transfer<'_> {
             registration: Registration {
                 references: received.unpacked.references,
                 ca: address
-                    .filter(|ca| info.is_named_by(ca, self.store.store_dir()))
+                    .filter(|ca| info.is_named_by(ca, self.errand.store.store_dir()))
                     .copied(),
                 ..offer.registration()
             },

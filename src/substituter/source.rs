@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::error::SourceError;
 use super::traffic::Traffic;
@@ -65,6 +66,12 @@ pub trait Substituter: Send + Sync {
     /// stream must be read on a thread that may block.
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>>;
 
+    /// The same, as a stream that ends early once `ended` is true, if reading it may wait for a server.
+    fn nar_until(&self, url: &str, ended: watch::Receiver<bool>) -> Answer<'_, Option<Stream>> {
+        drop(ended);
+        self.nar(url)
+    }
+
     /// The hashes of all paths.
     fn list(&self) -> Answer<'_, Vec<StorePathHash>>;
 }
@@ -72,7 +79,8 @@ pub trait Substituter: Send + Sync {
 /// How a source is used.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Time without a byte after which a server is given up.
+    /// Time without a byte after which a server is given up, or is asked for the rest. The first byte of a
+    /// NAR may take longer, and so may any byte if there is no asking for the rest.
     pub stall: Duration,
     /// The netrc file. `None` is the one that `NETRC` names, else `~/.netrc`, else
     /// `/etc/nix/netrc`; that there is none is no error then.

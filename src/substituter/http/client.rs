@@ -10,14 +10,17 @@ use reqwest::{Certificate, Client, Url};
 
 /// Timeout for establishing a connection, as in Nix.
 const CONNECT: Duration = Duration::from_secs(15);
+/// Time of silence after which it is looked whether the other side is still there, and how often: a server
+/// that takes its time answers that, and one that has gone without a word does not.
+const KEEP_ALIVE: (Duration, u32) = (Duration::from_secs(5), 4);
 /// Variable that names the file of authorities, as in Nix; it goes before `SSL_CERT_FILE`.
 const AUTHORITIES: &str = "NIX_SSL_CERT_FILE";
 /// Error text for an untrusted certificate.
 pub(super) const CERTIFICATE: &str = "its certificate is not trusted (set NIX_SSL_CERT_FILE or \
     SSL_CERT_FILE for a private authority)";
 
-/// Makes the client for the server at `base`, which has failed after `stall` without a byte. It follows
-/// no redirection: that decides which credentials go where.
+/// Makes the client for the server at `base`. It follows no redirection: that decides which credentials go
+/// where. How long to wait for what is up to whoever asks.
 pub(super) fn client(base: &Url, stall: Duration) -> Result<Client, String> {
     // A second source finds the provider installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -25,7 +28,11 @@ pub(super) fn client(base: &Url, stall: Duration) -> Result<Client, String> {
         Client::builder()
             .user_agent(concat!("narfs/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT.min(stall))
-            .read_timeout(stall)
+            .tcp_keepalive(KEEP_ALIVE.0)
+            .tcp_keepalive_interval(KEEP_ALIVE.0)
+            .tcp_keepalive_retries(KEEP_ALIVE.1)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .http2_keep_alive_timeout(KEEP_ALIVE.0 * KEEP_ALIVE.1)
             .redirect(Policy::none())
             .referer(false)
     };

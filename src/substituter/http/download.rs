@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use reqwest::{Response, StatusCode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::client::cause;
 use super::requests::{Server, header, with_cause};
@@ -27,6 +27,18 @@ pub(super) struct Download {
     pub(super) length: Option<u64>,
     /// Bytes received.
     pub(super) at: u64,
+    /// True once nobody wants it any more.
+    pub(super) ended: Option<watch::Receiver<bool>>,
+}
+
+/// Returns when nobody wants the transfer any more.
+async fn told(ended: Option<watch::Receiver<bool>>) {
+    if let Some(mut ended) = ended
+        && ended.wait_for(|ended| *ended).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Why a body ended early.
@@ -43,9 +55,12 @@ impl Download {
         response: Response,
         pieces: mpsc::Sender<Piece>,
     ) {
+        let ended = self.ended.take();
         let outcome = tokio::select! {
             biased;
             outcome = self.pass_on(response, &pieces) => outcome,
+            // Its reader waits for what comes.
+            () = told(ended) => return,
             // The reader is gone; it may have read everything.
             () = pieces.closed() => {
                 if self.length == Some(self.at) {
@@ -92,11 +107,19 @@ impl Download {
     ) -> Result<(), Interruption> {
         let broken = |cause, resumable| Err(Interruption { cause, resumable });
         loop {
-            let piece = match response.chunk().await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => break,
-                Err(_) if self.length == Some(self.at) => break,
-                Err(e) => return broken(cause(&e), true),
+            // What would have to begin anew is given all the time.
+            let patience = match &self.resumption {
+                Some(_) if self.at > 0 => self.source.stall,
+                _ => self.source.first_byte(),
+            };
+            let piece = match tokio::time::timeout(patience, response.chunk()).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) => break,
+                Ok(Err(_)) if self.length == Some(self.at) => break,
+                Ok(Err(e)) => return broken(cause(&e), true),
+                Err(_) => {
+                    return broken(format!("nothing came for {} s", patience.as_secs()), true);
+                }
             };
             self.source.traffic.received(piece.len());
             let end = self.at + piece.len() as u64;
@@ -133,7 +156,10 @@ impl Download {
             self.source.traffic.retried();
             tokio::time::sleep(wait).await;
             let rest = Some((self.at, resumption));
-            let error = match self.source.send(&self.target, rest).await {
+            // A proxy may have to fetch all of it again before it sends the rest.
+            let longer = self.source.stall.saturating_mul(1 << attempt.min(16));
+            let patience = longer.min(self.source.first_byte());
+            let error = match self.source.send(&self.target, patience, rest).await {
                 Ok(Some(rest)) if self.continues(&rest) => return Ok(rest),
                 Ok(Some(other)) => {
                     let status = other.status().as_u16();

@@ -14,7 +14,7 @@ mod target;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::nix::store_path::StorePathHash;
 use crate::substituter::body::Body;
@@ -38,12 +38,19 @@ impl HttpCache {
         Ok(Self(Arc::new(Server::new(url, options)?)))
     }
 
-    async fn stream(&self, reference: &str) -> Result<Option<Stream>, SourceError> {
+    /// The file that a reference names, whose first byte may take some time.
+    async fn stream(
+        &self,
+        reference: &str,
+        ended: Option<watch::Receiver<bool>>,
+    ) -> Result<Option<Stream>, SourceError> {
         let server = &self.0;
+        let patience = server.first_byte();
         let request = server.traffic.request();
         let response = async {
             let target = server.target(reference)?;
-            let response = server.ask(&target, |r| std::future::ready(Ok(r))).await?;
+            let response = server.ask(&target, patience, |r| std::future::ready(Ok(r)));
+            let response = response.await?;
             Ok(response.map(|r| (target, r)))
         };
         let (target, response) = match response.await {
@@ -67,6 +74,7 @@ impl HttpCache {
             resumption: Resumption::offered(|name| header(&response, name), is_encoded),
             length: response.content_length(),
             at: 0,
+            ended,
         };
         let (sender, pieces) = mpsc::channel(QUEUE_LENGTH);
         tokio::spawn(download.run(request, response, sender));
@@ -98,7 +106,12 @@ impl Substituter for HttpCache {
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
         let url = url.to_owned();
-        Box::pin(async move { self.stream(&url).await })
+        Box::pin(async move { self.stream(&url, None).await })
+    }
+
+    fn nar_until(&self, url: &str, ended: watch::Receiver<bool>) -> Answer<'_, Option<Stream>> {
+        let url = url.to_owned();
+        Box::pin(async move { self.stream(&url, Some(ended)).await })
     }
 
     fn list(&self) -> Answer<'_, Vec<StorePathHash>> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
+use tokio::time::error::Elapsed;
 
 use super::client::{self, CERTIFICATE, cause};
 use super::target::Target;
@@ -30,6 +31,12 @@ const ERROR_PAGE: usize = 16 << 10;
 /// Timeout for reading an error page; after that a new connection is cheaper.
 const ERROR_PAGE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Longest wait for the first byte of a NAR, as Nix (`stalled-download-timeout`): a proxy may fetch all of it
+/// before it sends anything, and begins anew if it is asked anew.
+const FIRST_BYTE: Duration = Duration::from_secs(300);
+/// That wait at most, as a multiple of the time without a byte: whoever shortens one shortens both.
+const FIRST_BYTE_STALLS: u32 = 20;
+
 /// A server, and what is needed to ask it; shared with running transfers.
 pub(super) struct Server {
     /// As given by the user, with the password hidden.
@@ -38,6 +45,8 @@ pub(super) struct Server {
     client: Client,
     credentials: Credentials,
     gate: Gate,
+    /// Time without a byte after which it is given up.
+    pub(super) stall: Duration,
     pub(super) traffic: Arc<Traffic>,
 }
 
@@ -80,6 +89,7 @@ impl Server {
             base,
             credentials,
             gate: Gate::default(),
+            stall: options.stall,
             traffic: Arc::default(),
         })
     }
@@ -87,17 +97,23 @@ impl Server {
         Target::of(&self.base, reference, &self.credentials, &self.url)
     }
 
-    /// Makes one attempt, and follows redirections. `None` if the file is absent; with `rest`, requests the
-    /// rest of a file.
+    /// Time for the first byte of a NAR.
+    pub(super) fn first_byte(&self) -> Duration {
+        self.stall.saturating_mul(FIRST_BYTE_STALLS).min(FIRST_BYTE)
+    }
+
+    /// Makes one attempt, which waits so long for the head of an answer, and follows redirections. `None` if
+    /// the file is absent; with `rest`, requests the rest of a file.
     pub(super) async fn send(
         &self,
         target: &Target,
+        patience: Duration,
         rest: Option<(u64, &Resumption)>,
     ) -> Result<Option<Response>, Failure> {
         self.gate.pass().await;
         let mut target = Cow::Borrowed(target);
         for _ in 0..=REDIRECTIONS {
-            let response = self.send_once(&target, rest).await?;
+            let response = self.send_once(&target, patience, rest).await?;
             let Some(location) = redirection(&response) else {
                 return self.judge(&target, response).await;
             };
@@ -115,6 +131,7 @@ impl Server {
     async fn send_once(
         &self,
         target: &Target,
+        patience: Duration,
         rest: Option<(u64, &Resumption)>,
     ) -> Result<Response, Failure> {
         let mut request = self.client.get(target.url.clone());
@@ -128,7 +145,8 @@ impl Server {
             }
         }
         let sent = Instant::now();
-        let response = request.send().await;
+        let response = tokio::time::timeout(patience, request.send()).await;
+        let response = response.map_err(|late| silent(target, late))?;
         let response = response.map_err(|e| unreachable(target, &e))?;
         self.traffic.answered(sent.elapsed());
         Ok(response)
@@ -163,11 +181,12 @@ impl Server {
         Err(Failure { error, retryable })
     }
 
-    /// Makes a request with retries, and processes the response with `take`. `None` if the file is
-    /// absent.
+    /// Makes a request with retries, each of which waits so long for the head of an answer, and processes the
+    /// response with `take`. `None` if the file is absent.
     pub(super) async fn ask<T, F>(
         &self,
         target: &Target,
+        patience: Duration,
         take: impl Fn(Response) -> F,
     ) -> Result<Option<T>, SourceError>
     where
@@ -175,7 +194,7 @@ impl Server {
     {
         let mut retries = Retries::default();
         loop {
-            let failure = match self.send(target, None).await {
+            let failure = match self.send(target, patience, None).await {
                 Ok(None) => return Ok(None),
                 Ok(Some(response)) => match take(response).await {
                     Ok(taken) => return Ok(Some(taken)),
@@ -205,7 +224,7 @@ impl Server {
         let text = match self.target(name) {
             Ok(target) => {
                 let take = |response| self.whole(&target, response, bound);
-                self.ask(&target, take).await
+                self.ask(&target, self.stall, take).await
             }
             Err(e) => Err(e),
         };
@@ -224,7 +243,12 @@ impl Server {
         let broken = |e| unreachable(target, &e);
         let encoding = header(&response, "content-encoding");
         let encoding = Encoding::of(encoding, &target.shown).map_err(Failure::lasting)?;
-        while let Some(piece) = response.chunk().await.map_err(broken)? {
+        loop {
+            let piece = tokio::time::timeout(self.stall, response.chunk()).await;
+            let piece = piece.map_err(|late| silent(target, late))?;
+            let Some(piece) = piece.map_err(broken)? else {
+                break;
+            };
             self.traffic.received(piece.len());
             text.extend_from_slice(&piece);
             match bound {
@@ -289,6 +313,16 @@ async fn finish(mut response: Response) {
     };
     // If it takes too long, a new connection is used.
     let _ = tokio::time::timeout(ERROR_PAGE_TIMEOUT, page).await;
+}
+
+fn silent(target: &Target, late: Elapsed) -> Failure {
+    let error = SourceError::Unreachable {
+        url: target.shown.clone(),
+        what: "no answer in time",
+        source: late.into(),
+    };
+    let retryable = true;
+    Failure { error, retryable }
 }
 
 fn unreachable(target: &Target, error: &reqwest::Error) -> Failure {
