@@ -4,17 +4,20 @@
 //! sources; what these vouch for takes their place. Where no source can say, it goes on with them and
 //! says so. What a source vouches for and is not what is here is an error, never passed over.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::error::FetchError;
+use super::error::{CopyFailure, FetchError};
 use super::fetcher::{Fetcher, Inner};
 use super::flights::Need;
+use super::progress::Progress;
 use super::rate_limit::RateLimit;
 use super::sources::{Asked, Offer};
-use crate::nix::store_path::StorePathHash;
+use super::walk::Walk;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, PathInfo};
 use crate::substituter;
 use crate::sync;
@@ -22,6 +25,8 @@ use crate::sync;
 /// Time for which nothing is asked for anew after a source did not answer: a closure has hundreds of
 /// paths, and each question may wait for that source.
 const SILENCE: Duration = Duration::from_secs(2);
+/// Paths that are asked for at once.
+const ASKING: usize = 16;
 /// Paths of which it is remembered that no source vouches for them.
 const REMEMBERED: usize = 1 << 14;
 /// Time between two lines of the log.
@@ -33,8 +38,8 @@ pub(super) struct Doubts {
     refused: Cache<StorePathHash, (Instant, Arc<FetchError>)>,
     /// How long that is remembered.
     remember: Duration,
-    /// When a source did not answer last.
-    silent: Mutex<Option<Instant>>,
+    /// When a source did not answer last, and what came of that.
+    silent: Mutex<Option<(Instant, Arc<FetchError>)>>,
     log_limit: RateLimit,
 }
 
@@ -54,14 +59,21 @@ impl Doubts {
         (since.elapsed() < self.remember).then_some(error)
     }
 
-    fn is_silent(&self) -> bool {
+    /// Why nothing is asked at the moment.
+    fn silent(&self) -> Option<Arc<FetchError>> {
         let silent = sync::lock(&self.silent);
-        silent.is_some_and(|since| since.elapsed() < SILENCE)
+        let (since, error) = silent.as_ref()?;
+        (since.elapsed() < SILENCE).then(|| error.clone())
+    }
+
+    /// Why a path is not to be asked for now.
+    fn answered(&self, hash: StorePathHash) -> Option<Arc<FetchError>> {
+        self.refused(hash).or_else(|| self.silent())
     }
 
     fn note(&self, hash: StorePathHash, error: Arc<FetchError>) {
         match error.is_transient() || error.is_out_of_reach() {
-            true => *sync::lock(&self.silent) = Some(Instant::now()),
+            true => *sync::lock(&self.silent) = Some((Instant::now(), error)),
             false => self.refused.insert(hash, (Instant::now(), error)),
         }
     }
@@ -83,33 +95,38 @@ impl Inner {
             return Ok(there);
         }
         let path = there.registration.path.clone();
-        let hash = path.hash();
-        let mut refused = self.doubts.refused(hash);
-        if refused.is_none() && !self.doubts.is_silent() {
-            match self.ask_anew(&there).await {
-                Ok(now) => return Ok(now),
-                Err(error) if error.is_final() => return Err(error),
-                Err(error) => {
-                    let error = Arc::new(error);
-                    self.doubts.note(hash, error.clone());
-                    refused = Some(error);
-                }
-            }
+        let error = match self.ask_unless_answered(&there).await {
+            Ok(now) => return Ok(now),
+            Err(error) => error,
+        };
+        if error.is_contradiction() || error.is_final() {
+            return Err(error.into());
         }
-        match refused {
-            Some(error) if error.is_contradiction() => Err(error.into()),
-            Some(error) => {
-                if let Some(unsaid) = self.doubts.log_limit.say() {
-                    tracing::warn!(
-                        %path, unsaid,
-                        "its references were taken without a signature, and are used since no source \
-                         vouches for others: {error}"
-                    );
-                }
-                Ok(there)
-            }
-            None => Ok(there),
+        if let Some(unsaid) = self.doubts.log_limit.say() {
+            tracing::warn!(
+                %path, unsaid,
+                "its references were taken without a signature, and are used since no source vouches for \
+                 others: {error}"
+            );
         }
+        Ok(there)
+    }
+
+    async fn ask_unless_answered(
+        self: &Arc<Self>,
+        there: &PathInfo,
+    ) -> Result<PathInfo, Arc<FetchError>> {
+        let hash = there.registration.path.hash();
+        if let Some(error) = self.doubts.answered(hash) {
+            return Err(error);
+        }
+        let asked = self.ask_anew(there).await.map_err(Arc::new);
+        if let Err(error) = &asked
+            && !error.is_final()
+        {
+            self.doubts.note(hash, error.clone());
+        }
+        asked
     }
 
     async fn ask_anew(self: &Arc<Self>, there: &PathInfo) -> Result<PathInfo, FetchError> {
@@ -157,6 +174,38 @@ impl Fetcher {
         self.0.doubts(there)
     }
 
+    /// Asks the sources for paths that nobody vouches for. Returns those that they do not vouch for either.
+    ///
+    /// # Errors
+    /// It was stopped by `progress`.
+    pub async fn vouch(
+        &self,
+        wanted: Vec<(StorePathHash, Option<StorePath>)>,
+        progress: &Progress,
+    ) -> Result<Vec<CopyFailure>, FetchError> {
+        let inner = self.0.clone();
+        let mut walk = Walk::new(&self.0.to.store, ASKING, move |asked| {
+            let inner = inner.clone();
+            async move {
+                match inner.to.store.paths().info(asked.hash)? {
+                    Some(there) => Ok(inner.ask_unless_answered(&there).await.map(drop)?),
+                    None => Ok(()),
+                }
+            }
+        });
+        walk.add(wanted);
+        let mut failures = Vec::new();
+        while let Some(found) = walk.found().await {
+            let (asked, answer) = found?;
+            failures.extend(answer.err().map(|error| asked.failed(error)));
+            progress.narinfos.fetch_add(1, Ordering::Relaxed);
+            if progress.stopped() {
+                return Err(FetchError::Stopped);
+            }
+        }
+        Ok(failures)
+    }
+
     /// Has the sources asked in the background for a path that is used and that nobody vouches for.
     ///
     /// # Errors
@@ -166,13 +215,10 @@ impl Fetcher {
             return Ok(());
         }
         let inner = self.0.clone();
-        match inner.doubts.refused(there.registration.path.hash()) {
+        match inner.doubts.answered(there.registration.path.hash()) {
             Some(error) if error.is_contradiction() => return Err(error),
             Some(_) => return Ok(()),
             None => {}
-        }
-        if inner.doubts.is_silent() {
-            return Ok(());
         }
         let there = there.clone();
         self.0.to.runtime.spawn(async move {

@@ -27,6 +27,7 @@ mod path_info;
 mod publish;
 mod removal;
 mod remove;
+mod revise;
 mod uses;
 
 use std::sync::atomic::{AtomicBool, Ordering};

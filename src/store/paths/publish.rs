@@ -37,23 +37,23 @@ pub struct Publication {
 }
 
 /// Paths that are about to be written together.
-struct Publishing {
-    writes: Writes,
+pub(super) struct Publishing {
+    pub(super) writes: Writes,
     now: Duration,
     ordinals: Ordinals,
     seen: HashSet<StorePathHash>,
     /// Paths that are new, or whose contents come.
     changes: Vec<PathOrdinal>,
     /// Paths of which more is registered, and nothing changes that the kernel sees.
-    amended: Vec<PathOrdinal>,
+    pub(super) amended: Vec<PathOrdinal>,
     /// Paths that are used by being published.
     used: Vec<PathOrdinal>,
     /// Whether one of them gets other references.
-    corrects: bool,
+    pub(super) corrects: bool,
 }
 
 impl Publishing {
-    fn new(ordinals: Ordinals) -> Self {
+    pub(super) fn new(ordinals: Ordinals) -> Self {
         Self {
             writes: Writes::default(),
             now: since_1970(),
@@ -314,7 +314,12 @@ impl Paths {
         batch.changes.push(info.ordinal);
     }
 
-    fn put_record(&self, batch: &mut Publishing, info: &PathInfo, there: Option<&PathInfo>) {
+    pub(super) fn put_record(
+        &self,
+        batch: &mut Publishing,
+        info: &PathInfo,
+        there: Option<&PathInfo>,
+    ) {
         let hash = info.registration.path.hash();
         let record = info.encode();
         // Of a record of an older version the length is asked for, not told from the fields.
