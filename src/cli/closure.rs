@@ -110,6 +110,10 @@ fn show(views: &[ClosureReport]) -> anyhow::Result<()> {
         for profile in &view.profiles {
             of("profile", profile)?;
         }
+        if view.unsigned > 0 {
+            let rests = format!("{} of its paths, which nobody vouches for", view.unsigned);
+            of("rests on the word of a source:", &rests)?;
+        }
         if view.unknown > 0 {
             let unknown = format!(
                 "{} of the profile's closure not known yet; the daemon is querying the sources",

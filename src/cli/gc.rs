@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::global::Global;
 use super::outcome::Outcome;
-use super::output::{print_json, println};
+use super::output::{print_json, println, warn_unsigned_paths};
 use super::size::Size;
 use crate::command::{GcReport, GcRequest, OldGenerations, Report, Request};
 use crate::profile::{DeleteSpec, DeleteSpecError};
@@ -62,6 +62,7 @@ impl Arguments {
             print_json(&report)?;
         } else {
             println(&summary(&report))?;
+            warn_unsigned_paths(report.unsigned, "paths that stay");
         }
         Ok(Outcome::Good)
     }

@@ -155,9 +155,8 @@ impl Subcommands {
     fn reading(&self) -> Reading {
         match self {
             Self::Config(a) if a.judges() => Reading::Unread,
-            Self::Key(_) | Self::Completions(_) | Self::Manual(_) | Self::Umount(_) => {
-                Reading::Unread
-            }
+            Self::Key(a) if !a.changes_a_state() => Reading::Unread,
+            Self::Completions(_) | Self::Manual(_) | Self::Umount(_) => Reading::Unread,
             Self::Status(_)
             | Self::Metrics(_)
             | Self::Top(_)
@@ -262,7 +261,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Status(a) => a.run(global),
         Subcommands::Metrics(a) => a.run(global),
         Subcommands::Top(a) => a.run(global),
-        Subcommands::Key(a) => a.run(),
+        Subcommands::Key(a) => a.run(global),
         Subcommands::Config(a) => a.run(global),
         Subcommands::Completions(a) => a.run(Cli::command()),
         Subcommands::Manual(a) => a.run(Cli::command()),

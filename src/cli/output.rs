@@ -15,6 +15,17 @@ pub(super) fn println(line: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
+/// Says that what a command has done or shown rests on the word of a source; `what` names the paths.
+pub(super) fn warn_unsigned_paths(unsigned: u64, what: &str) {
+    if unsigned > 0 {
+        log::warn(&format!(
+            "nothing but the word of a source vouches for {unsigned} {what}, nor for what these need \
+             (`narfs path-info --json` has them as unsigned); a copy or prefetch that requires signatures \
+             from a source that signs them mends that"
+        ));
+    }
+}
+
 /// A human-readable number of bytes.
 pub(super) fn bytes(n: u64) -> String {
     indicatif::HumanBytes(n).to_string()

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::global::Global;
 use super::outcome::Outcome;
-use super::output::{print_json, println};
+use super::output::{print_json, println, warn_unsigned_paths};
 use crate::command::{Report, Request};
 
 /// Show path infos, as `nix path-info` does
@@ -39,6 +39,7 @@ impl Arguments {
             print_json(&paths)?;
             return Ok(Outcome::Good);
         }
+        let unsigned = paths.iter().filter(|p| p.unsigned).count() as u64;
         for p in paths {
             if let Some(closure_size) = p.closure_size {
                 println(&format!(
@@ -49,6 +50,7 @@ impl Arguments {
                 println(&p.path)?;
             }
         }
+        warn_unsigned_paths(unsigned, "of these paths");
         Ok(Outcome::Good)
     }
 }

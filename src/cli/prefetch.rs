@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::global::Global;
 use super::outcome::{Outcome, Usage};
-use super::output::{bytes, print_json, println, show_failures};
+use super::output::{bytes, print_json, println, show_failures, warn_unsigned_paths};
 use super::sources::Sources;
 use crate::command::{PrefetchReport, PrefetchRequest, Report, Request};
 
@@ -86,6 +86,7 @@ impl PrefetchOptions {
             print_json(&report)?;
         } else {
             println(&summary(&report))?;
+            warn_unsigned_paths(report.unsigned, "of these paths");
         }
         Ok(show_failures(&report.failures))
     }

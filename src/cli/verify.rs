@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::global::Global;
 use super::outcome::Outcome;
-use super::output::{bytes, print_json, println, show_failures};
+use super::output::{bytes, print_json, println, show_failures, warn_unsigned_paths};
 use super::sources::Sources;
 use crate::command::{Report, Request, VerifyReport};
 
@@ -41,6 +41,7 @@ impl Arguments {
             print_json(&report)?;
         } else {
             println(&summary(&report))?;
+            warn_unsigned_paths(report.unsigned, "of these paths");
         }
         Ok(show_failures(&report.failures))
     }

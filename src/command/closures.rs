@@ -48,6 +48,10 @@ pub struct ClosureReport {
     pub size: u64,
     /// Number of these paths whose contents are not local; they are fetched on access.
     pub missing: u64,
+    /// Number of these paths that nothing but the word of a source vouches for: whether they refer to
+    /// nothing else rests on it.
+    #[serde(default)]
+    pub unsigned: u64,
     /// Whether some referenced paths are not known and therefore not in the view. Happens only
     /// after a profile switch, while the sources have not yet supplied the path infos of the new
     /// closure.

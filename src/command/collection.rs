@@ -42,6 +42,10 @@ pub struct GcReport {
     /// kept, and so is whatever is newer than they are.
     #[serde(default)]
     pub unseen: Vec<String>,
+    /// Number of the paths that stay which nothing but the word of a source vouches for: what they refer
+    /// to without saying so is not kept.
+    #[serde(default)]
+    pub unsigned: u64,
     /// Stored bytes freed.
     pub freed_bytes: u64,
     /// Bytes returned to the file system.

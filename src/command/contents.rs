@@ -64,6 +64,10 @@ pub struct PrefetchReport {
     pub fetched: u64,
     /// Bytes received from the sources for them.
     pub fetched_bytes: u64,
+    /// Number of the requested paths, closures included, that nothing but the word of a source vouches
+    /// for: whether these are the whole closures rests on it.
+    #[serde(default)]
+    pub unsigned: u64,
     /// Paths that are missing or damaged.
     pub failures: Vec<Failure>,
 }

@@ -9,6 +9,7 @@ mod debug;
 mod exposition;
 mod failure;
 mod figures;
+mod keys;
 mod output;
 mod paths;
 mod profiles;
@@ -32,6 +33,7 @@ pub use debug::{
 };
 pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
+pub use keys::{ForgetKeyReport, ForgetKeyRequest};
 pub use output::{NoOutput, Output};
 pub use paths::{EntryReport, KindReport, PathReport, StateReport, VerifyReport};
 pub use profiles::{
@@ -129,6 +131,8 @@ pub enum Request {
     Channel(ChannelCommand),
     /// Show or change closure views.
     Closure(ClosureRequest),
+    /// Take back what a key alone has vouched for.
+    ForgetKey(ForgetKeyRequest),
     /// Mount at one more mount point.
     Mount(MountRequest),
     /// Hand over to a new daemon.
@@ -170,6 +174,7 @@ pub enum Report {
     Channels(Vec<ChannelReport>),
     ChannelUpdate(ChannelUpdateReport),
     Closures(Vec<ClosureReport>),
+    ForgotKey(ForgetKeyReport),
     Status(StatusReport),
     Figures(Box<FiguresReport>),
 }

@@ -48,6 +48,10 @@ pub struct PathReport {
     pub deriver: Option<String>,
     pub signatures: Vec<String>,
     pub ca: Option<String>,
+    /// Whether nothing but the word of a source vouches for it: no signature by a trusted key, no content
+    /// address, and it was not added on this machine.
+    #[serde(default)]
+    pub unsigned: bool,
     /// When it was registered, in seconds since 1970.
     pub registration_time: u64,
 }
@@ -83,6 +87,9 @@ pub struct VerifyReport {
     pub nar_bytes: u64,
     /// Paths whose contents are not local because they were dropped.
     pub dropped: u64,
+    /// Number of the paths that nothing but the word of a source vouches for.
+    #[serde(default)]
+    pub unsigned: u64,
     /// Paths that were damaged and are repaired.
     pub repaired: Vec<String>,
     pub failures: Vec<Failure>,

@@ -20,6 +20,9 @@ use crate::control::{self, DeadlineStream, SOCKET, Version, receive_rest, send};
 use crate::fetch::Snapshot;
 use crate::sync;
 
+/// Pause after a client without a place of its own: who connects as fast as possible takes no core for
+/// that, and root, who waits behind them, waits for a moment.
+const CROWDED: Duration = Duration::from_millis(1);
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,6 +74,9 @@ pub(super) fn accept(daemon: Arc<Daemon>, listener: UnixListener) -> io::Result<
                 let client = clients.classify(&stream)?;
                 Ok((stream, client))
             });
+            if clients.is_crowded() && !matches!(greeted, Ok((_, Ok(None)))) {
+                std::thread::sleep(CROWDED);
+            }
             let (mut stream, client) = match greeted {
                 Ok((stream, Ok(client))) => (stream, client),
                 Ok((mut stream, Err(TooManyClients))) => {
@@ -137,10 +143,10 @@ fn read(client: Option<&Version>, payload: &[u8]) -> Result<Request, RequestErro
 fn finish(
     stream: &mut impl Write,
     client: Option<&Version>,
-    answered: Result<Vec<u8>, RequestError>,
+    answered: Result<impl AsRef<[u8]>, RequestError>,
 ) -> io::Result<()> {
     match (answered, client) {
-        (Ok(report), _) => send(stream, control::REPORT, &report),
+        (Ok(report), _) => send(stream, control::REPORT, report.as_ref()),
         (Err(e), Some(_)) => send(stream, control::FAILURE, &serde_json::to_vec(&e)?),
         (Err(e), None) => send(stream, control::ERROR, e.message.as_bytes()),
     }
@@ -227,9 +233,10 @@ fn answer_unprivileged(daemon: &Daemon, stream: &UnixStream, client: &Client) ->
         if !Client::may(&request) {
             return Err(refused());
         }
-        let _turn = client.wait_turn();
-        let report = daemon.execute(request, &mut NoOutput);
-        written(&report.map_err(|e| RequestError::from(&e))?)
+        client.answer(request, stream, |request| {
+            let report = daemon.execute(request, &mut NoOutput);
+            written(&report.map_err(|e| RequestError::from(&e))?)
+        })
     });
     let mut stream = DeadlineStream::new(stream, unprivileged::REQUEST_TIMEOUT);
     finish(&mut stream, version_of.as_ref(), answered)

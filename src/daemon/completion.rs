@@ -48,8 +48,7 @@ struct State {
 impl Completion {
     /// Starts the task for the views of an engine, unless it is running.
     pub(super) fn begin(self: &Arc<Self>, engine: &Engine) {
-        let table = engine.store.views().table();
-        if !table.views().any(|view| view.may_be_incomplete()) {
+        if !engine.store.views().may_be_incomplete() {
             return;
         }
         let runtime = match engine.runtime() {

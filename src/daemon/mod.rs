@@ -14,6 +14,7 @@ mod mounts;
 mod process;
 mod request;
 mod serve;
+mod shared_answers;
 mod startup;
 mod status;
 mod unprivileged;

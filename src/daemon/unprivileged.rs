@@ -3,19 +3,21 @@
 //! Everybody may connect to the control socket, and the kernel reports the user (SO_PEERCRED). Root
 //! and the user that the daemon runs as may make any request; every other client is unprivileged.
 //! Invariant: an unprivileged client learns what [`Request::Status`] and [`Request::Figures`]
-//! report, changes nothing, and cannot keep others from being answered: the number of such clients
-//! is limited, in total and per user, requests are short, both directions have deadlines, and these
-//! clients are answered one after the other.
+//! report, changes nothing, and cannot keep others from being answered. Root needs no place here. The
+//! number of such clients is limited, in total and per user; where all places are taken, a new client
+//! gets that of one which the daemon waits for, of the user that has most, so that a user with a range of
+//! uids has no more than others; requests are short, and both directions have deadlines. What they ask
+//! for is computed for all of them together (`shared_answers.rs`), at a rate.
 //!
 //! They learn: version and pid of the daemon, the state directory and the mount points, the size of
-//! the state, sources (their URLs without passwords, see
-//! [`redacted`](crate::substituter::redacted); other parts of a URL are shown, so a token belongs
-//! into netrc) and their health, store paths being fetched, and names of traces being recorded. The
-//! mount lists the names of store paths to everybody anyway; to hide all of this, make the state
-//! directory inaccessible (mode 0700).
+//! the state, sources (their URLs without passwords and tokens, see
+//! [`redacted`](crate::substituter::redacted)) and their health, store paths being fetched, and names of
+//! traces being recorded. The mount lists the names of store paths to everybody anyway; to hide all of
+//! this, make the state directory inaccessible (mode 0700).
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,10 +25,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::command::Request;
+use super::shared_answers::SharedAnswers;
+use crate::command::{Request, RequestError};
+use crate::measure::Pace;
 use crate::sync;
 
-/// Unprivileged clients at once; each has a thread and waits for its turn.
+/// Unprivileged clients at once; each has a thread.
 const MAX_CLIENTS: usize = 32;
 /// Clients of one user at once, so that no user can take all places.
 const MAX_CLIENTS_PER_USER: usize = 8;
@@ -36,11 +40,63 @@ pub(super) const REQUEST_LIMIT: u32 = 64 << 10;
 /// Timeout for reading a request and for sending its answer.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Answers a second. One costs some 200 us, with its thread and its connection.
+const RATE: u32 = 100;
+
 /// The unprivileged clients being answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clients {
-    by_user: Mutex<BTreeMap<u32, usize>>,
-    wait_turn: Mutex<()>,
+    places: Mutex<Places>,
+    answers: SharedAnswers,
+    pace: Pace,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self {
+            places: Mutex::default(),
+            answers: SharedAnswers::default(),
+            pace: Pace::new(RATE),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    next: u64,
+    /// Who has been there longest comes first.
+    taken: BTreeMap<u64, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    user: u32,
+    /// The connection, while it is the client that has to do something: to send, or to read.
+    waits_for: Option<UnixStream>,
+}
+
+impl Places {
+    fn of(&self, user: u32) -> usize {
+        self.taken.values().filter(|p| p.user == user).count()
+    }
+
+    /// Takes the place of the client that the daemon has waited for longest, of the user that has most
+    /// places, if those are more than `user` has. `false` if there is none.
+    fn make_room(&mut self, user: u32) -> bool {
+        let waiting = self.taken.iter().filter(|(_, p)| p.waits_for.is_some());
+        // The first of those that are equal.
+        let longest = waiting.rev().max_by_key(|(_, p)| self.of(p.user));
+        let longest = longest.map(|(at, p)| (*at, self.of(p.user)));
+        let Some((at, _)) = longest.filter(|(_, of_this)| *of_this > self.of(user)) else {
+            return false;
+        };
+        let place = self.taken.remove(&at);
+        if let Some(stream) = place.and_then(|place| place.waits_for) {
+            // Its thread ends; one that has ended already is no failure.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        true
+    }
 }
 
 /// Too many unprivileged clients are connected.
@@ -61,23 +117,36 @@ impl Clients {
         if user.is_root() || user == rustix::process::geteuid() {
             return Ok(Ok(None));
         }
-        Ok(self.admit(user.as_raw()).map(Some).ok_or(TooManyClients))
+        let stream = stream.try_clone()?;
+        let admitted = self.admit(user.as_raw(), stream);
+        Ok(admitted.map(Some).ok_or(TooManyClients))
     }
 
-    fn admit(self: &Arc<Self>, user: u32) -> Option<Client> {
-        let mut by_user = self.by_user();
-        let all: usize = by_user.values().sum();
-        let of_this = by_user.get(&user).copied().unwrap_or_default();
-        if all >= MAX_CLIENTS || of_this >= MAX_CLIENTS_PER_USER {
+    fn admit(self: &Arc<Self>, user: u32, stream: UnixStream) -> Option<Client> {
+        let mut places = self.places();
+        if places.of(user) >= MAX_CLIENTS_PER_USER
+            || places.taken.len() >= MAX_CLIENTS && !places.make_room(user)
+        {
             return None;
         }
-        by_user.insert(user, of_this + 1);
-        let clients = self.clone();
-        Some(Client { clients, user })
+        let number = places.next;
+        places.next += 1;
+        let waits_for = Some(stream);
+        places.taken.insert(number, Place { user, waits_for });
+        Some(Client {
+            clients: self.clone(),
+            user,
+            number,
+        })
     }
 
-    fn by_user(&self) -> MutexGuard<'_, BTreeMap<u32, usize>> {
-        sync::lock(&self.by_user)
+    /// Whether places are scarce, so that admitting costs more than accepting.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.places().taken.len() >= MAX_CLIENTS
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        sync::lock(&self.places)
     }
 }
 
@@ -86,6 +155,7 @@ impl Clients {
 pub(super) struct Client {
     clients: Arc<Clients>,
     user: u32,
+    number: u64,
 }
 
 impl Client {
@@ -110,21 +180,31 @@ impl Client {
         )
     }
 
-    /// Locked while a request is answered.
-    pub(super) fn wait_turn(&self) -> MutexGuard<'_, ()> {
-        sync::lock(&self.clients.wait_turn)
+    /// The answer to a request, which other clients may have been given just before. Nobody takes the place
+    /// of this one meanwhile, and it has to wait until `stream` is read afterwards.
+    pub(super) fn answer(
+        &self,
+        request: Request,
+        stream: &UnixStream,
+        compute: impl FnOnce(Request) -> Result<Vec<u8>, RequestError>,
+    ) -> Result<Arc<[u8]>, RequestError> {
+        self.waits_for(None);
+        std::thread::sleep(self.clients.pace.turn());
+        let answer = self.clients.answers.get(request, compute);
+        self.waits_for(stream.try_clone().ok());
+        answer
+    }
+
+    fn waits_for(&self, stream: Option<UnixStream>) {
+        if let Some(place) = self.clients.places().taken.get_mut(&self.number) {
+            place.waits_for = stream;
+        }
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let mut by_user = self.clients.by_user();
-        if let Some(of_this) = by_user.get_mut(&self.user) {
-            *of_this -= 1;
-            if *of_this == 0 {
-                by_user.remove(&self.user);
-            }
-        }
+        self.clients.places().taken.remove(&self.number);
     }
 }
 
@@ -132,20 +212,70 @@ impl Drop for Client {
 mod tests {
     use super::*;
 
+    /// A connection, with its other end.
+    fn connection() -> (UnixStream, UnixStream) {
+        UnixStream::pair().unwrap()
+    }
+
     #[test]
     fn a_user_has_a_part_of_the_places_and_all_users_have_a_bound() {
         let clients = Arc::new(Clients::default());
-        let admit = |user| clients.admit(user);
+        let admit = |user| clients.admit(user, connection().0);
         let mut first: Vec<_> = (0..MAX_CLIENTS_PER_USER)
             .map(|_| admit(1).unwrap())
             .collect();
         assert!(admit(1).is_none());
-        let others: Vec<_> = (2..100).map_while(admit).collect();
+        // They have been admitted, and are being answered.
+        let answering = |client: Client| {
+            client.waits_for(None);
+            client
+        };
+        first.iter().for_each(|client| client.waits_for(None));
+        let others: Vec<_> = (2..100).map_while(admit).map(answering).collect();
         assert_eq!(first.len() + others.len(), MAX_CLIENTS);
+        assert!(clients.is_crowded());
         drop(first.pop());
         assert!(admit(1).is_some());
         drop((first, others));
-        assert!(clients.by_user().is_empty());
+        assert!(clients.places().taken.is_empty());
+    }
+
+    #[test]
+    fn who_has_no_place_gets_one_of_those_that_the_daemon_waits_for() {
+        let clients = Arc::new(Clients::default());
+        let mut ends = Vec::new();
+        let mut admit = |user| {
+            let (ours, theirs) = connection();
+            ends.push((user, theirs));
+            clients.admit(user, ours)
+        };
+        // One user with few of them, and one with a range of uids that has the rest.
+        let few: Vec<_> = (0..2).map(|_| admit(1).unwrap()).collect();
+        let rest = 1000..1000 + (MAX_CLIENTS - few.len()) as u32;
+        let range: Vec<_> = rest.map(|user| admit(user).unwrap()).collect();
+        assert_eq!(few.len() + range.len(), MAX_CLIENTS);
+        // Somebody else takes the first place of the user that has two, and then that of whoever is
+        // waited for longest.
+        let third = admit(3).unwrap();
+        let fourth = admit(4).unwrap();
+        let users = |clients: &Clients| -> Vec<u32> {
+            let places = clients.places();
+            places.taken.values().map(|place| place.user).collect()
+        };
+        let there = users(&clients);
+        assert_eq!(there.len(), MAX_CLIENTS);
+        assert!(!there.contains(&1));
+        assert!([3, 4, 1000].iter().all(|user| there.contains(user)));
+        // Who has a place already takes none of somebody who has no more.
+        assert!(admit(3).is_none());
+        // Whose place is taken finds the connection ended.
+        let gone = ends.iter().filter(|(_, end)| {
+            end.set_nonblocking(true).unwrap();
+            matches!(io::Read::read(&mut &*end, &mut [0]), Ok(0))
+        });
+        assert_eq!(gone.count(), 2 + 1);
+        drop((few, range, third, fourth));
+        assert!(clients.places().taken.is_empty());
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl Engine {
             paths: 0,
             size: 0,
             missing: 0,
+            unsigned: 0,
             incomplete: false,
             unknown: 0,
             unknown_paths: Vec::new(),
@@ -140,6 +141,7 @@ impl Engine {
             report.paths += 1;
             if let Some(info) = self.store.paths().info(hash)? {
                 report.size += info.registration.nar_size;
+                report.unsigned += u64::from(!info.registration.vouched);
                 report.missing += u64::from(!self.store.paths().has_contents(&info)?);
             }
         }

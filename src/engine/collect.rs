@@ -4,6 +4,7 @@
 //! become roots later (see [`Collection`](crate::store::Collection)); copies and fetches continue
 //! meanwhile.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +18,7 @@ use crate::engine::roots::{Root, links};
 use crate::engine::state::Engine;
 use crate::nix::store_path::StorePath;
 use crate::profile::{DeleteSpec, Generations, ProfileName};
-use crate::store::{Collected, ProfileTable};
+use crate::store::{Collected, PathInfo, ProfileTable};
 
 /// Progress lines, if requested.
 struct Lines<'o> {
@@ -78,6 +79,13 @@ impl Engine {
             // Whatever earlier collections removed is included; they may have been interrupted.
             report.reclaimed_bytes = self.store.upkeep().reclaim_all(&stop)?;
         }
+        let gone: HashSet<_> = collected.paths.iter().map(StorePath::hash).collect();
+        let unsigned = |info: &PathInfo| {
+            let registration = &info.registration;
+            !registration.vouched && !gone.contains(&registration.path.hash())
+        };
+        let left = self.infos(&[])?;
+        report.unsigned = left.into_iter().filter(unsigned).count() as u64;
         report.paths = collected.paths.iter().map(|p| self.full(p)).collect();
         report.freed_bytes = collected.bytes;
         report.stored_bytes = self.store.upkeep().stored_bytes()?;

@@ -94,6 +94,7 @@ impl Engine {
         }
         let mut failed: HashSet<_> = report.failures.iter().map(|f| f.path.clone()).collect();
         for info in infos {
+            report.unsigned += u64::from(!info.registration.vouched);
             let error = match request.check {
                 _ if !self.store.paths().has_contents(&info)? => Ok(false),
                 true => self.check(&info),

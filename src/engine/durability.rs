@@ -21,8 +21,8 @@ use super::binary_cache::{Cache, Offer, Tree, nar, noise};
 use super::users::NOBODY;
 use crate::command::{
     ApplyRequest, ChannelCommand, ClosureRequest, CopyRequest, DeclaredPackage, DeclaredProfile,
-    DeclaredTarget, GcRequest, NoOutput, OldGenerations, PrefetchRequest, ProfileAction,
-    ProfileRequest, Report, Request, SourceRequest, TraceCommand,
+    DeclaredTarget, ForgetKeyRequest, GcRequest, NoOutput, OldGenerations, PrefetchRequest,
+    ProfileAction, ProfileRequest, Report, Request, SourceRequest, TraceCommand,
 };
 use crate::store::{Loss, MemoryBackend, Store, StoreOptions};
 
@@ -66,6 +66,7 @@ samples! {
     RemoveChannel "channel remove",
     Define "closure define",
     DeleteView "closure delete",
+    ForgetKey "key forget",
 }
 
 /// The sample of a command, unless it only reads or is for a daemon. A new command is not forgotten,
@@ -110,6 +111,7 @@ fn sample_of(request: &Request) -> Option<Sample> {
             ClosureRequest::Delete { .. } => Sample::DeleteView,
             ClosureRequest::List { .. } => return None,
         },
+        Request::ForgetKey(_) => Sample::ForgetKey,
         Request::PathInfo { .. }
         | Request::Ls { .. }
         | Request::Cat { .. }
@@ -259,13 +261,6 @@ impl Scene {
             },
             Sample::StopTrace => Request::Trace(TraceCommand::Stop("new".to_owned())),
             Sample::DeleteTrace => Request::Trace(TraceCommand::Delete("kept".to_owned())),
-            Sample::Install
-            | Sample::Remove
-            | Sample::Set
-            | Sample::Rollback
-            | Sample::Switch
-            | Sample::DeleteProfile
-            | Sample::DeleteGenerations => profile_request(sample),
             Sample::Apply => Request::Apply(ApplyRequest {
                 profiles: vec![
                     DeclaredProfile {
@@ -301,6 +296,11 @@ impl Scene {
             Sample::DeleteView => Request::Closure(ClosureRequest::Delete {
                 name: "view".to_owned(),
             }),
+            Sample::ForgetKey => Request::ForgetKey(ForgetKeyRequest {
+                key: self.cache.key.to_public().to_string(),
+                ..ForgetKeyRequest::default()
+            }),
+            _ => profile_request(sample),
         }
     }
 

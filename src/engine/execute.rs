@@ -42,6 +42,7 @@ impl Engine {
             Request::Apply(request) => self.apply(&request, output),
             Request::Channel(request) => self.channel(request),
             Request::Closure(request) => self.closures(&request, output),
+            Request::ForgetKey(request) => self.forget_key(&request, output),
             // Only a daemon can execute these.
             Request::Mount(_) | Request::Upgrade { .. } | Request::Status | Request::Figures => {
                 Err(EngineError::NoDaemon(self.store.dir().to_owned()))

@@ -12,6 +12,7 @@ mod durability;
 mod error;
 mod execute;
 mod in_use;
+mod keys;
 mod location;
 #[cfg(test)]
 mod model;

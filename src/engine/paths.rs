@@ -87,6 +87,7 @@ impl Engine {
                 .ca
                 .filter(|_| info.tree().is_some())
                 .map(|ca| ca.to_string()),
+            unsigned: !r.vouched,
             registration_time: info.registered,
         }
     }

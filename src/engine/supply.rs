@@ -299,13 +299,18 @@ impl Supply<'_> {
         Ok(failed(failures).map_err(ProfileError::from)?)
     }
 
-    /// Whether the closures of paths are registered completely.
+    /// Whether the closures of paths are registered completely, and nothing of them is to be asked for
+    /// anew.
     fn knows_closures(&self, paths: &[StorePath]) -> Result<bool, StoreError> {
         let closure = self
             .engine
             .store
             .paths()
             .closure(paths.iter().map(StorePath::hash))?;
+        let doubted = |info| self.fetcher.as_ref().is_some_and(|f| f.doubts(info));
+        if closure.iter().any(doubted) {
+            return Ok(false);
+        }
         let known: HashSet<_> = closure.iter().map(|i| &i.registration.path).collect();
         let references = closure.iter().flat_map(|i| &i.registration.references);
         Ok(paths.iter().chain(references).all(|p| known.contains(p)))

@@ -47,6 +47,7 @@ impl Engine {
             if found.is_err() && self.was_collected(info) {
                 continue;
             }
+            report.unsigned += u64::from(!info.registration.vouched);
             if let (Err(error), Some(request)) = (&found, &repair) {
                 tracing::warn!(path, "damaged, fetching again: {error}");
                 found = self.repair(info, request).and_then(|()| self.check(info));

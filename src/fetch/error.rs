@@ -84,6 +84,18 @@ pub enum FetchError {
         theirs: NarHash,
         ours: NarHash,
     },
+    /// Contents that were taken without a signature are not what is vouched for.
+    #[error(
+        "{path} is here with contents that were taken without a signature, and they are not those that \
+         {url} vouches for ({ours} instead of {theirs}): remove it from profiles, views and pins, and run \
+         `narfs gc`; then the right ones are fetched"
+    )]
+    Contradiction {
+        url: String,
+        path: StorePath,
+        theirs: NarHash,
+        ours: NarHash,
+    },
     #[error("{url}: {error}")]
     Receive {
         url: String,
@@ -134,6 +146,11 @@ impl FetchError {
             Self::OutOfReach { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether sources vouch for other contents than those that are here.
+    pub(super) fn is_contradiction(&self) -> bool {
+        matches!(self.cause(), Self::Contradiction { .. })
     }
 
     /// Whether a source did not answer, and may another time.

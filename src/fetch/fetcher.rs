@@ -27,6 +27,7 @@ use super::race;
 use super::rate_limit::RateLimit;
 use super::sources::{Asked, Offer, Sources, Trust};
 use super::transfer::{Among, Errand};
+use super::vouching::Doubts;
 use super::walk::Walk;
 use crate::nix::listing;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -62,7 +63,8 @@ pub(super) struct Inner {
     /// Set to end all flights, where the fetcher is that of one copy.
     pub(super) stop: Arc<AtomicBool>,
     failed: Cache<Need, (Instant, Arc<FetchError>)>,
-    background: Semaphore,
+    pub(super) background: Semaphore,
+    pub(super) doubts: Doubts,
     /// Paths whose closures are being fetched ahead, or were.
     pub(super) followed: Mutex<HashSet<StorePathHash>>,
     pub(super) hits: AtomicU64,
@@ -118,6 +120,7 @@ impl Fetcher {
             stop: Arc::default(),
             failed: Cache::new(FAILURES),
             background: Semaphore::new(BACKGROUND),
+            doubts: Doubts::new(options.deadlines.absent),
             followed: Mutex::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -254,7 +257,9 @@ impl Inner {
             (Need::Root(_), Contents::Local(_) | Contents::Absent(Some(RootKind::Directory))) => {
                 true
             }
-            (Need::Contents(_), Contents::Local(_)) => self.to.store.paths().has_contents(there)?,
+            (Need::Contents(_), Contents::Local(_)) => {
+                self.is_believed(there) && self.to.store.paths().has_contents(there)?
+            }
             (_, Contents::Absent(_)) => false,
         })
     }
@@ -343,14 +348,18 @@ impl Inner {
         self.publisher.publish(received?, &flight.urgency).await
     }
 
-    /// What the state knows of a path; where it knows nothing, what the sources say is registered.
-    pub(super) async fn registered(&self, asked: &Asked) -> Result<PathInfo, FetchError> {
+    /// What the state knows of a path; where it knows nothing, or only the word of a source where
+    /// signatures are required, what the sources say is registered.
+    pub(super) async fn registered(
+        self: &Arc<Self>,
+        asked: &Asked,
+    ) -> Result<PathInfo, FetchError> {
         let store = &self.to.store;
         if let Some(there) = store.paths().info(asked.hash)? {
             let path = &there.registration.path;
             return match &asked.path {
                 Some(asked) if asked != path => Err(FetchError::OtherName(path.clone())),
-                _ => Ok(there),
+                _ => self.vouched(there).await,
             };
         }
         let offer = self.offers.get(asked).await?;

@@ -15,6 +15,7 @@
 //! | `fetcher` | the sources of a mount or command, and how a flight of theirs goes |
 //! | `flights` | what is on its way into the state, and who waits for it |
 //! | `walk` | the walk over closures |
+//! | `vouching` | references that nobody vouches for, asked for anew |
 //! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
 //! | `race` | the sources that are tried for one path, one after another or beside each other |
 //! | `transfer`, `attempt`, `receive` | one NAR from one source, with further tries; how it does; its verification |
@@ -47,6 +48,7 @@ mod repair;
 mod requester;
 mod sources;
 mod transfer;
+mod vouching;
 mod walk;
 
 pub use activity::{Activity, FlightReport};

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::sources::{Asked, Offer, Sources};
 use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{Registration, TemporaryRoots};
+use crate::store::TemporaryRoots;
 
 /// Narinfos that are asked for at once, as in Nix.
 const PARALLEL: usize = 25;
@@ -105,12 +105,12 @@ async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen,
     let known = store.paths().info(asked.hash)?;
     // A record that cannot be read is for `verify` to mend.
     if let Some(here) = known.filter(|info| store.paths().has_contents(info).unwrap_or(true)) {
-        let Registration {
-            path, references, ..
-        } = here.registration;
+        let path = &here.registration.path;
         return match &asked.path {
-            Some(asked) if *asked != path => Err(FetchError::OtherName(path)),
-            _ => Ok(Seen::Here(references)),
+            Some(asked) if asked != path => Err(FetchError::OtherName(path.clone())),
+            _ => Ok(Seen::Here(
+                inner.vouched(here).await?.registration.references,
+            )),
         };
     }
     let offer = sources.offer(&asked, store.store_dir(), &inner.offers.trust);

@@ -235,6 +235,7 @@ pub fn add(store: &Store, from: &Path, name: &str) -> Result<StorePath, AddError
             deriver: None,
             signatures: Vec::new(),
             ca: Some(address),
+            vouched: true,
         },
         origin: Origin::Added,
         tree: received.unpacked.tree,

@@ -238,8 +238,8 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// What the narinfo says of its path; without its content address, with which the contents have not been
-    /// compared.
+    /// What the narinfo says of its path; without a content address with which the contents have not been
+    /// compared, unless that is what it is believed for: path and references follow from it.
     pub(super) fn registration(&self) -> Registration {
         let info = &self.info;
         Registration {
@@ -249,7 +249,8 @@ impl Offer {
             references: info.references.clone(),
             deriver: info.deriver.clone(),
             signatures: info.signatures.iter().map(ToString::to_string).collect(),
-            ca: None,
+            ca: info.ca.filter(|_| self.vouched == Vouched::ContentAddress),
+            vouched: self.vouched != Vouched::Unsigned,
         }
     }
 }

@@ -246,6 +246,7 @@ fn what_is_added_is_refused_where_its_path_has_other_contents() {
             deriver: None,
             signatures: Vec::new(),
             ca: None,
+            vouched: false,
         },
         origin: Origin::Fetched,
         tree: received.unpacked.tree,

@@ -276,12 +276,12 @@ impl Transfer {
             nar_bytes = info.nar_size,
             "fetched"
         );
+        let ca = address.filter(|ca| info.is_named_by(ca, self.errand.store.store_dir()));
         Ok(Publication {
             registration: Registration {
                 references: received.unpacked.references,
-                ca: address
-                    .filter(|ca| info.is_named_by(ca, self.errand.store.store_dir()))
-                    .copied(),
+                ca: ca.copied(),
+                vouched: ca.is_some() || offer.vouched != Vouched::Unsigned,
                 ..offer.registration()
             },
             origin: Origin::Fetched,

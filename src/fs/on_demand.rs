@@ -152,16 +152,20 @@ impl FileSystem {
         };
         // From here on a collection does not remove the path before the reply.
         let there = self.store.paths().look_up(path.hash())?;
-        Ok(
-            match there.map(|i| (i.registration.path == path, i.contents)) {
-                Some((false, _)) => None,
-                Some((true, Contents::Local(_) | Contents::Absent(Some(RootKind::Directory)))) => {
-                    fetcher.hit();
-                    None
-                }
-                Some((true, Contents::Absent(_))) | None => Some(Need::Root(path)),
-            },
-        )
+        let Some(there) = there else {
+            return Ok(Some(Need::Root(path)));
+        };
+        if there.registration.path != path {
+            return Ok(None);
+        }
+        fetcher.doubt(&there).map_err(FsError::Fetch)?;
+        Ok(match there.contents {
+            Contents::Local(_) | Contents::Absent(Some(RootKind::Directory)) => {
+                fetcher.hit();
+                None
+            }
+            Contents::Absent(_) => Some(Need::Root(path)),
+        })
     }
 }
 

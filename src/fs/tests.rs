@@ -57,6 +57,7 @@ fn publish_nar(store: &Store, seed: u8, nar: &[u8]) {
         deriver: None,
         signatures: Vec::new(),
         ca: None,
+        vouched: false,
     };
     let tree = unpacked.tree;
     let publication = Publication {

@@ -1,22 +1,33 @@
 //! Monitoring endpoints: `/metrics`, `/status` and `/healthz`.
 //!
 //! Invariant: however many clients ask, there is one query of each kind at a time, no more often
-//! than answers expire; and every client gets an answer in time.
+//! than answers expire, and so many answers a second; and every client gets an answer in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Mutex;
 
+use crate::measure::Pace;
+
 /// Lifetime of a cached answer. Monitoring systems scrape every few seconds at most, and do not
 /// notice.
 const LIFETIME: Duration = Duration::from_millis(500);
+/// Share of the time that queries take at most: an answer that took long is used for that much longer, so
+/// that a large state costs no more of a core than a small one.
+const SHARE: u32 = 10;
+/// Longest lifetime that follows from that.
+const LONGEST: Duration = Duration::from_secs(30);
+/// Answers a second. One costs some 100 us, so that whoever asks as fast as possible takes a few percent
+/// of a core; the 128 connections that may wait at once have their turns within a second.
+const RATE: u32 = 200;
 /// Timeout for an answer. The daemon answers sooner, or reports why it cannot.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -54,12 +65,18 @@ pub trait Monitored: Send + Sync + 'static {
 /// A query and its cached answer.
 struct Query {
     ask: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
-    last: Mutex<Option<(Instant, Answer)>>,
-    /// How long an answer is used.
+    last: Mutex<Option<Last>>,
+    /// How long an answer is used that took no time.
     lifetime: Duration,
 }
 
 type Answer = Result<Arc<str>, Arc<str>>;
+
+/// The last answer.
+struct Last {
+    expires: Instant,
+    answer: Answer,
+}
 
 impl Query {
     fn new(
@@ -79,19 +96,23 @@ impl Query {
         // are two at a time.
         let query_task = tokio::spawn(async move {
             let mut last = self.last.lock().await;
-            if let Some((when, answer)) = &*last
-                && when.elapsed() < self.lifetime
+            if let Some(Last { expires, answer }) = &*last
+                && Instant::now() < *expires
             {
                 return answer.clone();
             }
-            let query = self.clone();
+            let (query, began) = (self.clone(), Instant::now());
             let answer = tokio::task::spawn_blocking(move || (query.ask)());
             let answer = match answer.await {
                 Ok(Ok(text)) => Ok(text.into()),
                 Ok(Err(reason)) => Err(reason.into()),
                 Err(_) => Err("the answer could not be produced; see the log".into()),
             };
-            *last = Some((Instant::now(), Answer::clone(&answer)));
+            let took = began.elapsed();
+            *last = Some(Last {
+                expires: Instant::now() + self.lifetime.max((took * SHARE).min(LONGEST)),
+                answer: Answer::clone(&answer),
+            });
             answer
         });
         match tokio::time::timeout(TIMEOUT, query_task).await {
@@ -108,6 +129,7 @@ pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
 
 fn monitoring_with(lifetime: Duration, monitored: Arc<dyn Monitored>) -> Router {
     let (metrics, status) = (monitored.clone(), monitored.clone());
+    let pace = Arc::new(Pace::new(RATE));
     let query = |query, kind| {
         get(move |State(query): State<Arc<Query>>| respond(query, kind)).with_state(query)
     };
@@ -138,6 +160,13 @@ fn monitoring_with(lifetime: Duration, monitored: Arc<dyn Monitored>) -> Router 
             let said = format!("{} supports GET and HEAD, not {method}\n", uri.path());
             text(StatusCode::METHOD_NOT_ALLOWED, TEXT, said)
         })
+        .layer(from_fn(move |request: Request, next: Next| {
+            let turn = pace.turn();
+            async move {
+                tokio::time::sleep(turn).await;
+                next.run(request).await
+            }
+        }))
 }
 
 async fn respond(query: Arc<Query>, kind: &'static str) -> Response {

@@ -115,6 +115,53 @@ impl FromStr for PublicKey {
     }
 }
 
+/// A key that somebody names: all keys of a name, or a single one, since several may share a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedKey {
+    Name(String),
+    Key(PublicKey),
+}
+
+impl NamedKey {
+    /// Parses a name, or a public key.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it has a colon and is no public key, or is no name.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        if text.contains(':') {
+            return PublicKey::parse(text).map(Self::Key);
+        }
+        match is_name(text) {
+            true => Ok(Self::Name(text.into())),
+            false => Err(KeyError::Name { name: text.into() }),
+        }
+    }
+
+    fn is(&self, key: &PublicKey) -> bool {
+        match self {
+            Self::Name(name) => *name == key.name,
+            Self::Key(named) => named == key,
+        }
+    }
+
+    /// Whether a signature of `fingerprint` is by it; of a name, whether it says so.
+    #[must_use]
+    pub fn has_signed(&self, fingerprint: &str, signature: &Signature) -> bool {
+        match self {
+            Self::Name(name) => name == signature.key_name(),
+            Self::Key(key) => {
+                key.name == signature.key_name() && key.verifies(fingerprint.as_bytes(), signature)
+            }
+        }
+    }
+}
+
+/// Whether a text can be the name of a key.
+fn is_name(text: &str) -> bool {
+    let bad = |c: char| c == ':' || c == ';' || c.is_whitespace() || c.is_control();
+    !text.is_empty() && !text.contains(bad)
+}
+
 /// A key that signs, with its name. Wiped from memory when dropped; its `Debug` form shows the name only.
 #[derive(Clone)]
 pub struct SecretKey {
@@ -128,8 +175,7 @@ impl SecretKey {
     /// # Errors
     /// [`KeyError::Name`] if the name is not allowed in the text of a key.
     pub fn from_seed(name: &str, seed: [u8; 32]) -> Result<Self, KeyError> {
-        let bad = |c: char| c == ':' || c == ';' || c.is_whitespace() || c.is_control();
-        if name.is_empty() || name.contains(bad) {
+        if !is_name(name) {
             return Err(KeyError::Name { name: name.into() });
         }
         Ok(Self {
@@ -295,6 +341,19 @@ impl TrustedKeys {
         if !self.keys.contains(&key) {
             self.keys.push(key);
         }
+    }
+
+    /// The keys without one.
+    #[must_use]
+    pub fn without(&self, key: &NamedKey) -> Self {
+        let others = self.keys.iter().filter(|other| !key.is(other));
+        others.cloned().collect()
+    }
+
+    /// Whether a key is among them.
+    #[must_use]
+    pub fn has(&self, key: &NamedKey) -> bool {
+        self.keys.iter().any(|other| key.is(other))
     }
 
     /// Looks for a signature of `fingerprint` by a trusted key. Signatures by other keys are ignored.

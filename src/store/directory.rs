@@ -2,6 +2,7 @@
 //!
 //! Invariant: while a [`Directory`] lives, no other process has the state open.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -10,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::format::Format;
+use super::format::{Feature, Format, Needs};
 use crate::nix::store_path::StoreDir;
 
 /// The file that the owner locks, with its number and command.
@@ -22,9 +23,6 @@ const COMMAND: usize = 200;
 
 /// Begins each line of a file of format 4 that names a feature.
 const FEATURE: &str = "feature ";
-/// Features that this version knows. A state gets a feature before the first record that needs it is
-/// written.
-const FEATURES: [&str; 0] = [];
 
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
@@ -52,7 +50,7 @@ pub(super) struct Directory {
     path: PathBuf,
     store_dir: StoreDir,
     /// When it was opened.
-    format: Format,
+    needs: Needs,
     ownership: Ownership,
 }
 
@@ -85,10 +83,11 @@ impl Directory {
         let lock = take_lock(path, ownership)?;
         // Who had the lock before may have made the state meanwhile.
         if is_new && !path.join("format").exists() {
-            write_format(path, Format::NEW, &wanted.cloned().unwrap_or_default())
+            let store_dir = wanted.cloned().unwrap_or_default();
+            write_format(path, &Format::NEW.into(), &store_dir)
                 .map_err(fail("it cannot be written"))?;
         }
-        let (store_dir, format) = read_format(path, wanted)?;
+        let (store_dir, needs) = read_format(path, wanted)?;
         let tmp = path.join("tmp");
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(fail("tmp/ cannot be emptied"))?;
@@ -100,7 +99,7 @@ impl Directory {
         Ok(Self {
             path: path.to_owned(),
             store_dir,
-            format,
+            needs,
             ownership: lock,
         })
     }
@@ -113,8 +112,8 @@ impl Directory {
         &self.store_dir
     }
 
-    pub(super) fn format(&self) -> Format {
-        self.format
+    pub(super) fn needs(&self) -> &Needs {
+        &self.needs
     }
 
     pub(super) fn ownership(&self) -> &Ownership {
@@ -168,10 +167,10 @@ pub fn inspect(dir: &Path, wanted: Option<&StoreDir>) -> Result<Inspected, Store
     if !is_made(dir)? {
         return Err(StoreError::Absent(dir.to_owned()));
     }
-    let (store_dir, format) = read_format(dir, wanted)?;
+    let (store_dir, needs) = read_format(dir, wanted)?;
     Ok(Inspected {
         store_dir,
-        is_older: format < Format::NEW,
+        is_older: needs.format < Format::NEW,
     })
 }
 
@@ -230,18 +229,18 @@ pub(crate) fn sync_names(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Has the format file say that a state needs a newer format. It is written before the first record
+/// Has the format file say that a state needs a newer format, or features. It is written before the first record
 /// that an older version does not know, so that such a version never meets one.
-pub(super) fn raise(dir: &Path, format: Format) -> Result<(), StoreError> {
+pub(super) fn raise(dir: &Path, needs: &Needs) -> Result<(), StoreError> {
     let (store_dir, _) = read_format(dir, None)?;
-    write_format(dir, format, &store_dir).map_err(|source| StoreError::Directory {
+    write_format(dir, needs, &store_dir).map_err(|source| StoreError::Directory {
         dir: dir.to_owned(),
         what: "it cannot be upgraded",
         source,
     })
 }
 
-fn write_format(dir: &Path, format: Format, store_dir: &StoreDir) -> io::Result<()> {
+fn write_format(dir: &Path, needs: &Needs, store_dir: &StoreDir) -> io::Result<()> {
     let temporary = dir.join(FORMAT_DRAFT);
     let mut file = OpenOptions::new()
         .write(true)
@@ -249,14 +248,17 @@ fn write_format(dir: &Path, format: Format, store_dir: &StoreDir) -> io::Result<
         .truncate(true)
         .mode(0o644)
         .open(&temporary)?;
-    write!(file, "{}\nstore-dir {store_dir}\n", format.line())?;
+    write!(file, "{}\nstore-dir {store_dir}\n", needs.format.line())?;
+    for feature in &needs.features {
+        writeln!(file, "{FEATURE}{}", feature.name())?;
+    }
     file.sync_all()?;
     fs::rename(&temporary, dir.join("format"))?;
     File::open(dir)?.sync_all()
 }
 
-/// The store directory of a state, and its format.
-fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Format), StoreError> {
+/// The store directory of a state, and what a reader has to know.
+fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Needs), StoreError> {
     let text = fs::read_to_string(dir.join("format")).map_err(|source| StoreError::Directory {
         dir: dir.to_owned(),
         what: "its file \"format\" cannot be read",
@@ -281,8 +283,9 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Forma
         .ok_or_else(|| StoreError::Damaged {
             what: format!("{}/format has no store-dir", dir.display()),
         })?;
+    let mut needs = Needs::from(format);
     if format == Format::Listed {
-        check_features(dir, lines)?;
+        needs.features = features(dir, lines)?;
     }
     match wanted {
         Some(wanted) if *wanted != store_dir => Err(StoreError::OtherStoreDir {
@@ -290,16 +293,25 @@ fn read_format(dir: &Path, wanted: Option<&StoreDir>) -> Result<(StoreDir, Forma
             found: store_dir.to_string(),
             wanted: wanted.to_string(),
         }),
-        _ => Ok((store_dir, format)),
+        _ => Ok((store_dir, needs)),
     }
 }
 
-/// Fails if there is a feature that this version does not know; the other lines are the features.
-fn check_features<'l>(dir: &Path, lines: impl Iterator<Item = &'l str>) -> Result<(), StoreError> {
-    let features = lines.map(|line| line.strip_prefix(FEATURE).unwrap_or(line));
-    let unknown: Vec<_> = features.filter(|f| !FEATURES.contains(f)).collect();
+/// The features, one a line; an error names those that this version does not know.
+fn features<'l>(
+    dir: &Path,
+    lines: impl Iterator<Item = &'l str>,
+) -> Result<BTreeSet<Feature>, StoreError> {
+    let (mut features, mut unknown) = (BTreeSet::new(), Vec::new());
+    for line in lines {
+        let name = line.strip_prefix(FEATURE).unwrap_or(line);
+        match Feature::named(name) {
+            Some(feature) => drop(features.insert(feature)),
+            None => unknown.push(name),
+        }
+    }
     match unknown[..] {
-        [] => Ok(()),
+        [] => Ok(features),
         _ => Err(StoreError::UnknownFeatures {
             dir: dir.to_owned(),
             features: unknown.join(", "),

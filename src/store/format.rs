@@ -1,7 +1,58 @@
-//! Formats of a state.
+//! Formats of a state, and the features that a format of today lists.
+
+use std::collections::BTreeSet;
 
 /// Begins the first line of the format file, before the number of the format.
 const MAGIC: &str = "narfs-state ";
+
+/// Something that records have only in states that list it, so that a program that does not know it
+/// refuses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Feature {
+    /// Path infos that say themselves whether the path is vouched for.
+    Vouched,
+}
+
+impl Feature {
+    const ALL: [Self; 1] = [Self::Vouched];
+
+    /// As the format file names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Vouched => "vouched",
+        }
+    }
+
+    /// The feature of this name, if this version knows it.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|feature| feature.name() == name)
+    }
+}
+
+/// What a reader of a state has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    pub(super) format: Format,
+    /// Of a state of format 4.
+    pub(super) features: BTreeSet<Feature>,
+}
+
+impl From<Format> for Needs {
+    fn from(format: Format) -> Self {
+        let features = BTreeSet::new();
+        Self { format, features }
+    }
+}
+
+impl Needs {
+    /// What a reader of both has to know.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        Self {
+            format: self.format.max(other.format),
+            features: &self.features | &other.features,
+        }
+    }
+}
 
 /// The format of a state, which says what a reader has to know. It is the oldest that has all that is in
 /// the state, so that an older version can open the state until something newer is used.

@@ -82,7 +82,7 @@ use crate::measure::Allowance;
 use crate::nix::store_path::StoreDir;
 use changes::Observers;
 use directory::Directory;
-use format::Format;
+use format::Needs;
 use records::Records;
 use tables::Tables;
 use temporary_roots::AllTemporaryRoots;
@@ -183,7 +183,7 @@ impl Store {
         let descriptors = descriptors::raise()?;
         let open_files = descriptors::for_database(descriptors);
         let memory = Parts::of(options.memory).database;
-        let records = |format| Records::open(dir, format, memory, open_files);
+        let records = |needs| Records::open(dir, needs, memory, open_files);
         Self::open_over(dir, options, ownership, records)
     }
 
@@ -194,7 +194,7 @@ impl Store {
         options: &StoreOptions,
         records: MemoryBackend,
     ) -> Result<Self, StoreError> {
-        let records = |format| Ok(Records::in_memory(dir, format, records));
+        let records = |needs| Ok(Records::in_memory(dir, needs, records));
         Self::open_over(dir, options, None, records)
     }
 
@@ -202,12 +202,12 @@ impl Store {
         dir: &Path,
         options: &StoreOptions,
         ownership: Option<Ownership>,
-        records: impl FnOnce(Format) -> Result<Records, StoreError>,
+        records: impl FnOnce(Needs) -> Result<Records, StoreError>,
     ) -> Result<Self, StoreError> {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
         let parts = Parts::of(options.memory);
-        let records = Arc::new(records(directory.format())?);
+        let records = Arc::new(records(directory.needs().clone())?);
         let temporary_roots = AllTemporaryRoots::default();
         let observers = Arc::new(Observers::default());
         let contents = StoredContents::open(dir, records.clone(), parts.chunks, parts.trees)?;

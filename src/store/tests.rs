@@ -88,6 +88,7 @@ fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
             deriver: None,
             signatures: Vec::new(),
             ca: None,
+            vouched: false,
         },
         origin: Origin::Fetched,
         tree: unpacked.tree,

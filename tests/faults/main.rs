@@ -47,6 +47,7 @@ mod servers;
 mod socks;
 mod sources;
 mod transfers;
+mod vouching;
 #[path = "../support/waiting.rs"]
 mod waiting;
 #[path = "../support/write_points.rs"]

@@ -21,6 +21,7 @@ use crate::command::{ErrorKind, KeyError, RequestError, chain};
 use crate::engine::location::LocationError;
 use crate::fetch::{AddError, FetchError};
 use crate::fuse::MountError;
+use crate::nix::signature;
 use crate::nix::store_path::StorePath;
 use crate::store::StoreError;
 use crate::tree::DumpError;
@@ -47,6 +48,13 @@ pub enum EngineError {
     },
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// What is to be forgotten is no key.
+    #[error("{text:?} is no key: give its name, or the whole public key as NAME:BASE64")]
+    ForgottenKey {
+        text: String,
+        #[source]
+        source: signature::KeyError,
+    },
     #[error(transparent)]
     Dump(#[from] DumpError<StoreError>),
     #[error(transparent)]
@@ -118,7 +126,7 @@ impl EngineError {
             }
             Self::Mount(_) => ErrorKind::Mount,
             Self::NoDaemon(_) => ErrorKind::NoDaemon,
-            Self::Usage(_) | Self::Key(_) => ErrorKind::Usage,
+            Self::Usage(_) | Self::Key(_) | Self::ForgottenKey { .. } => ErrorKind::Usage,
             Self::Channel(e) if matches!(**e, ChannelError::Source(_)) => ErrorKind::Source,
             _ => ErrorKind::Other,
         }

@@ -149,6 +149,7 @@ impl Engine {
                 deriver: None,
                 signatures: Vec::new(),
                 ca: Some(content_address),
+                vouched: true,
             },
             origin: Origin::Added,
             tree: unpacked.tree,

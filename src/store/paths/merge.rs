@@ -5,10 +5,14 @@
 //! - **path**: never changes: what has the same hash and another name is left alone.
 //! - **NarHash, NarSize, references**: what the last registration says, until contents come; from
 //!   then on what these are. Another NAR is left alone for good. References are numbered as the tree
-//!   has them, so that another tree of the same NAR brings its own.
+//!   has them, so that another tree of the same NAR brings its own. What is vouched for is not
+//!   replaced by the word of a source without contents; that word, however, is replaced by references
+//!   that are vouched for, with the tree that has them where contents are here.
 //! - **deriver**: the first that is said stays.
 //! - **signatures**: those for the same path, NarHash, NarSize and references are gathered: none
 //!   goes, none comes twice, new ones come last.
+//! - **vouched**: says it of what is registered then; of one statement it is enough to be vouched for
+//!   once.
 //! - **CA**: what `add` has computed, else the first with which the contents were compared.
 //! - **origin**: fetched becomes added when the same contents are added here, and added stays added,
 //!   whatever brings them once more.
@@ -46,6 +50,7 @@ fn joined(
     // Without contents it was a claim.
     let compared = there.ca.filter(|_| was_here);
     joined.ca = computed.or(compared).or(said.ca);
+    joined.vouched = there.vouched || said.vouched;
     joined.signatures.clone_from(&there.signatures);
     let there: HashSet<_> = there.signatures.iter().collect();
     let new = said.signatures.iter().filter(|new| !there.contains(new));
@@ -54,22 +59,35 @@ fn joined(
 }
 
 impl PathInfo {
-    /// What this path becomes when a narinfo is read once more and the kind of its root is known
-    /// from then on; `None` if that changes nothing.
+    /// What this path becomes when a narinfo is read once more, and the kind of its root is known
+    /// from then on, or it is vouched for; `None` if that changes nothing.
     pub(super) fn registered_again(
         &self,
         said: &Registration,
         root: Option<RootKind>,
         now: u64,
     ) -> Option<Self> {
-        let is_news = self.contents == Contents::Absent(None) && root.is_some();
-        if !is_news || said.path != self.registration.path {
+        let there = &self.registration;
+        let is_root_new = self.contents == Contents::Absent(None) && root.is_some();
+        let is_now_vouched = said.vouched && !there.vouched;
+        if !(is_root_new || is_now_vouched) || said.path != there.path {
             return None;
         }
+        if let Contents::Local(_) = self.contents {
+            // Other references need a tree that has them.
+            return is_same_statement(there, said).then(|| Self {
+                registration: joined(there, said, false, false, true),
+                ..self.clone()
+            });
+        }
+        let is_taken = said.vouched || !there.vouched;
         Some(Self {
-            registration: joined(&self.registration, said, true, false, false),
+            registration: joined(there, said, is_taken, false, false),
             registered: now,
-            contents: Contents::Absent(root),
+            contents: match is_root_new {
+                true => Contents::Absent(root),
+                false => self.contents,
+            },
             ..self.clone()
         })
     }
@@ -84,7 +102,8 @@ impl PathInfo {
             return None;
         }
         let is_added = new.origin == Origin::Added;
-        let is_taken = !is_complete && self.contents != new.contents;
+        let is_corrected = said.vouched && !there.vouched && !is_same_statement(there, said);
+        let is_taken = is_corrected || !is_complete && self.contents != new.contents;
         let of = if is_taken { new } else { self };
         Some(Self {
             registration: joined(there, said, is_taken, is_added, was_here),
@@ -120,6 +139,7 @@ mod tests {
             deriver: None,
             signatures: signatures.iter().map(|s| (*s).to_owned()).collect(),
             ca: None,
+            vouched: true,
         }
     }
 
@@ -183,6 +203,71 @@ mod tests {
         new.registration.references.pop();
         let both = there.published_again(&new, true).unwrap();
         assert_eq!(both.registration, there.registration);
+    }
+
+    fn unsigned(of: &Registration, references: Vec<StorePath>) -> Registration {
+        Registration {
+            references,
+            signatures: Vec::new(),
+            vouched: false,
+            ..of.clone()
+        }
+    }
+
+    #[test]
+    fn references_that_nobody_vouches_for_get_no_signatures_and_give_way_to_those_that_are() {
+        let signed = info(&["a:1"], Origin::Fetched, tree(b"signed"));
+        let said = &signed.registration;
+        let believed = PathInfo {
+            registration: unsigned(said, vec![path(3)]),
+            contents: tree(b"believed"),
+            ..signed.clone()
+        };
+        for is_complete in [true, false] {
+            let both = believed.published_again(&signed, is_complete).unwrap();
+            assert_eq!((&both.registration, both.contents), (said, signed.contents));
+        }
+        // What is vouched for stays.
+        let both = signed.published_again(&believed, true).unwrap();
+        assert_eq!(both, signed);
+        // A narinfo alone brings no tree with its references.
+        assert_eq!(believed.registered_again(said, None, 300), None);
+        let registered = PathInfo {
+            contents: Contents::Absent(Some(RootKind::File)),
+            ..believed.clone()
+        };
+        let corrected = registered.registered_again(said, None, 300).unwrap();
+        assert_eq!(
+            (&corrected.registration, corrected.contents),
+            (said, registered.contents)
+        );
+        let known = PathInfo {
+            contents: Contents::Absent(None),
+            ..signed.clone()
+        };
+        let word = &believed.registration;
+        assert_eq!(known.registered_again(word, None, 300), None);
+        let rooted = known
+            .registered_again(word, Some(RootKind::File), 300)
+            .unwrap();
+        assert_eq!(&rooted.registration, said);
+    }
+
+    #[test]
+    fn the_same_statement_is_vouched_for_once_it_was() {
+        let signed = info(&["a:1"], Origin::Fetched, tree(b"t"));
+        let said = &signed.registration;
+        let believed = PathInfo {
+            registration: unsigned(said, said.references.clone()),
+            ..signed.clone()
+        };
+        assert_eq!(believed.registered_again(said, None, 300).unwrap(), signed);
+        assert_eq!(believed.published_again(&signed, true).unwrap(), signed);
+        assert_eq!(signed.published_again(&believed, true).unwrap(), signed);
+        assert_eq!(
+            signed.registered_again(&believed.registration, None, 300),
+            None
+        );
     }
 
     #[test]

@@ -27,8 +27,10 @@ mod path_info;
 mod publish;
 mod removal;
 mod remove;
+mod revise;
 mod uses;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quick_cache::sync::Cache;
@@ -67,6 +69,8 @@ pub struct Paths {
     publishing: Mutex<Option<Removal>>,
     /// The ordinals that the next new paths get.
     next_ordinal: Mutex<Ordinals>,
+    /// Whether a path got other references, so that closures are not what they were.
+    corrected: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -105,6 +109,7 @@ impl Paths {
             lookups: Lookups::default(),
             publishing: Mutex::default(),
             next_ordinal,
+            corrected: AtomicBool::new(false),
         })
     }
 
@@ -143,6 +148,11 @@ impl Paths {
     /// When a path was used last, in milliseconds since 1970; 0 if no use is known.
     pub fn last_use(&self, ordinal: PathOrdinal) -> u64 {
         self.uses.last(ordinal)
+    }
+
+    /// Whether a path got other references since that was set back; `set_back` does.
+    pub(super) fn is_corrected(&self, set_back: bool) -> bool {
+        self.corrected.fetch_and(!set_back, Ordering::SeqCst)
     }
 
     /// Begins to watch what is looked up, for a removal.

@@ -1,12 +1,14 @@
 //! The record of a path: what narinfo says of it, its ordinal, where it came from, and its tree.
 //!
-//! Invariant: what is signed (path, NarHash, NarSize, references) and the signatures are kept
-//! byte for byte.
+//! Invariants: what is signed (path, NarHash, NarSize, references) and the signatures are kept
+//! byte for byte. Which paths rest on the word of a source alone is told from the other fields; only
+//! where these say something else is it in the record, which needs a feature then.
 
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::hash::NarHash;
 use crate::nix::store_path::{ContentAddress, StorePath, StorePathHash};
 use crate::store::error::StoreError;
+use crate::store::format::Feature;
 use crate::store::records::{Reader, Writer};
 
 /// A path's part of an inode number; from 1, never reused.
@@ -35,6 +37,9 @@ pub struct Registration {
     pub signatures: Vec<String>,
     /// Its content address, if it has one with which its contents were compared.
     pub ca: Option<ContentAddress>,
+    /// Whether a trusted key has signed NarHash, NarSize and references, or a content address or
+    /// contents of this machine say the same. If not, they are the word of a source alone.
+    pub vouched: bool,
 }
 
 /// What the root of a path is.
@@ -82,8 +87,17 @@ pub struct PathInfo {
 /// Records of version 1 have no origin: those with a signature count as fetched.
 const WITHOUT_ORIGIN: u8 = 1;
 const VERSION: u8 = 2;
+/// Records of version 3 say themselves whether the path is vouched for.
+const WITH_VOUCHED: u8 = 3;
 const UNKNOWN: u8 = 0;
 const LOCAL: u8 = 255;
+
+impl Registration {
+    /// Whether records of a version that does not say so are vouched for.
+    fn is_vouched_by_default(&self, origin: Origin) -> bool {
+        origin == Origin::Added || self.ca.is_some() || !self.signatures.is_empty()
+    }
+}
 
 impl PathInfo {
     /// The hashes of the references as text, in the order of their numbers.
@@ -107,14 +121,27 @@ impl PathInfo {
         }
     }
 
+    /// The feature that a state needs for the record.
+    pub(in crate::store) fn needed_feature(&self) -> Option<Feature> {
+        let registration = &self.registration;
+        let default = registration.is_vouched_by_default(self.origin);
+        (registration.vouched != default).then_some(Feature::Vouched)
+    }
+
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let r = &self.registration;
-        let mut out = Writer::versioned(VERSION);
+        let mut out = Writer::versioned(match self.needed_feature() {
+            None => VERSION,
+            Some(_) => WITH_VOUCHED,
+        });
         out.u32(self.ordinal.0);
         out.bytes(r.nar_hash.as_bytes());
         out.u64(r.nar_size);
         out.u64(self.registered);
         out.byte(self.origin as u8);
+        if self.needed_feature().is_some() {
+            out.byte(u8::from(r.vouched));
+        }
         match self.contents {
             Contents::Local(tree) => {
                 out.byte(LOCAL);
@@ -148,7 +175,7 @@ impl PathInfo {
 
     fn read(hash: StorePathHash, fields: &mut Reader<'_>) -> Option<Self> {
         let version = fields.byte()?;
-        if !matches!(version, WITHOUT_ORIGIN | VERSION) {
+        if !matches!(version, WITHOUT_ORIGIN | VERSION | WITH_VOUCHED) {
             return None;
         }
         let ordinal = PathOrdinal(fields.u32()?);
@@ -162,6 +189,14 @@ impl PathInfo {
                 1 => Some(Origin::Fetched),
                 _ => return None,
             },
+        };
+        let vouched = match version {
+            WITH_VOUCHED => match fields.byte()? {
+                0 => Some(false),
+                1 => Some(true),
+                _ => return None,
+            },
+            _ => None,
         };
         let contents = match fields.byte()? {
             LOCAL => Contents::Local(ChunkDigest(fields.array()?)),
@@ -186,16 +221,20 @@ impl PathInfo {
             true => Origin::Added,
             false => Origin::Fetched,
         });
+        let mut registration = Registration {
+            path,
+            nar_hash,
+            nar_size,
+            references: fields.list(Reader::path)?,
+            deriver,
+            signatures,
+            ca,
+            vouched: true,
+        };
+        let default = registration.is_vouched_by_default(origin);
+        registration.vouched = vouched.unwrap_or(default);
         Some(Self {
-            registration: Registration {
-                path,
-                nar_hash,
-                nar_size,
-                references: fields.list(Reader::path)?,
-                deriver,
-                signatures,
-                ca,
-            },
+            registration,
             ordinal,
             registered,
             origin,
@@ -221,6 +260,7 @@ mod tests {
                 deriver: Some(path(3, "hello.drv")),
                 signatures: vec!["k-1:AAAA".into(), "odd text".into()],
                 ca: None,
+                vouched: true,
             },
             ordinal: PathOrdinal(77),
             registered: 1_700_000_000,
@@ -239,6 +279,40 @@ mod tests {
     }
 
     #[test]
+    fn a_record_says_that_nobody_vouches_for_it_only_where_the_other_fields_do_not() {
+        let path = StorePath::new(StorePathHash::from_bytes([1; 20]), "x").unwrap();
+        let signed = vec!["k-1:AAAA".to_owned()];
+        for (signatures, origin, vouched, version) in [
+            (signed.clone(), Origin::Fetched, true, VERSION),
+            (signed, Origin::Fetched, false, WITH_VOUCHED),
+            (Vec::new(), Origin::Fetched, false, VERSION),
+            (Vec::new(), Origin::Fetched, true, WITH_VOUCHED),
+            (Vec::new(), Origin::Added, true, VERSION),
+        ] {
+            let info = PathInfo {
+                registration: Registration {
+                    path: path.clone(),
+                    nar_hash: NarHash::of(b"x"),
+                    nar_size: 120,
+                    references: Vec::new(),
+                    deriver: None,
+                    signatures,
+                    ca: None,
+                    vouched,
+                },
+                ordinal: PathOrdinal(3),
+                registered: 5,
+                origin,
+                contents: Contents::Absent(None),
+            };
+            let record = info.encode();
+            assert_eq!(record[0], version, "{info:?}");
+            assert_eq!(info.needed_feature().is_some(), version == WITH_VOUCHED);
+            assert_eq!(PathInfo::decode(path.hash(), &record).unwrap(), info);
+        }
+    }
+
+    #[test]
     fn a_record_of_version_1_was_fetched_if_it_is_signed() {
         for (signatures, origin) in [
             (vec!["k-1:AAAA".to_owned()], Origin::Fetched),
@@ -254,6 +328,7 @@ mod tests {
                     deriver: None,
                     signatures,
                     ca: None,
+                    vouched: true,
                 },
                 ordinal: PathOrdinal(3),
                 registered: 5,

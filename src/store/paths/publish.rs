@@ -3,14 +3,15 @@
 //! Invariant: a path is published in one batch with its tree, after the chunks that the tree
 //! names are durable.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Paths;
 use super::ordinals::{self, Ordinals};
 use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 use crate::chunk::ChunkDigest;
-use crate::nix::store_path::StorePathHash;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::changes::Change;
 use crate::store::clock::since_1970;
 use crate::store::contents::{Hold, Writes};
@@ -36,21 +37,23 @@ pub struct Publication {
 }
 
 /// Paths that are about to be written together.
-struct Publishing {
-    writes: Writes,
+pub(super) struct Publishing {
+    pub(super) writes: Writes,
     now: Duration,
     ordinals: Ordinals,
     seen: HashSet<StorePathHash>,
     /// Paths that are new, or whose contents come.
     changes: Vec<PathOrdinal>,
     /// Paths of which more is registered, and nothing changes that the kernel sees.
-    amended: Vec<PathOrdinal>,
+    pub(super) amended: Vec<PathOrdinal>,
     /// Paths that are used by being published.
     used: Vec<PathOrdinal>,
+    /// Whether one of them gets other references.
+    pub(super) corrects: bool,
 }
 
 impl Publishing {
-    fn new(ordinals: Ordinals) -> Self {
+    pub(super) fn new(ordinals: Ordinals) -> Self {
         Self {
             writes: Writes::default(),
             now: since_1970(),
@@ -59,6 +62,7 @@ impl Publishing {
             changes: Vec::new(),
             amended: Vec::new(),
             used: Vec::new(),
+            corrects: false,
         }
     }
 
@@ -128,6 +132,7 @@ impl Paths {
         }
         *next = batch.ordinals;
         drop(next);
+        self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
         if let Some(removal) = publishing.as_mut() {
             removal.published(&batch.writes);
         }
@@ -149,9 +154,10 @@ impl Paths {
         Ok(())
     }
 
-    /// Registers paths whose contents are not here: what their narinfo says, and the kind of
-    /// their roots as far as it is known. What is known already is left as it is. When it returns, it
-    /// survives a kill; a power loss may take it, and its numbers are given to nothing else then.
+    /// Registers what narinfos say of paths, and the kind of their roots as far as it is known. What is
+    /// known already is left as it is, but for what `merge.rs` says of references that are vouched for
+    /// now. When it returns, it survives a kill; a power loss may take it, and its numbers are given to
+    /// nothing else then.
     ///
     /// # Errors
     /// The database failed, the disk is full, or there is no number left; nothing is registered then.
@@ -164,7 +170,7 @@ impl Paths {
         for (registration, kind) in registrations {
             self.add_absent(&mut batch, registration, *kind)?;
         }
-        if batch.changes.is_empty() {
+        if batch.changes.is_empty() && batch.amended.is_empty() {
             return Ok(());
         }
         // A power loss takes only what can be looked up again. Its numbers are given to nothing else.
@@ -175,6 +181,11 @@ impl Paths {
         self.contents
             .write(&mut batch.writes, durability, "a path was registered")?;
         *next = batch.ordinals;
+        drop(next);
+        self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
+        for ordinal in batch.amended {
+            self.cache.remove(&ordinal);
+        }
         Ok(())
     }
 
@@ -202,6 +213,11 @@ impl Paths {
                 None => return Ok(()),
             },
         };
+        if info.tree().is_some() {
+            self.put_record(batch, &info, there.as_ref());
+            batch.amended.push(info.ordinal);
+            return Ok(());
+        }
         self.put_info(batch, &info, root, there.as_ref());
         Ok(())
     }
@@ -298,7 +314,12 @@ impl Paths {
         batch.changes.push(info.ordinal);
     }
 
-    fn put_record(&self, batch: &mut Publishing, info: &PathInfo, there: Option<&PathInfo>) {
+    pub(super) fn put_record(
+        &self,
+        batch: &mut Publishing,
+        info: &PathInfo,
+        there: Option<&PathInfo>,
+    ) {
         let hash = info.registration.path.hash();
         let record = info.encode();
         // Of a record of an older version the length is asked for, not told from the fields.
@@ -308,6 +329,14 @@ impl Paths {
                 .ok()
                 .flatten()
         });
+        let references = |info: &PathInfo| -> BTreeSet<_> {
+            let each = info.registration.references.iter();
+            each.map(StorePath::hash).collect()
+        };
+        batch.corrects |= there.is_some_and(|there| references(there) != references(info));
+        if let Some(feature) = info.needed_feature() {
+            batch.writes.batch.need(feature);
+        }
         batch.writes.grown += record.len() as i64 - before.map_or(0, |b| b.len() as i64);
         let paths = Family::Paths;
         batch.writes.batch.put(paths, hash.as_bytes(), record);

@@ -1,5 +1,6 @@
 //! What keeps records.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 
@@ -7,12 +8,13 @@ use thiserror::Error;
 
 use super::blob_files::BlobFile;
 use super::family::Family;
-use crate::store::format::Format;
+use crate::store::format::{Feature, Format, Needs};
 
 /// Writes that are done together or not at all, in their order.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Batch {
     pub(super) writes: Vec<Write>,
+    features: BTreeSet<Feature>,
 }
 
 /// A write of a [`Batch`].
@@ -43,6 +45,7 @@ impl Batch {
     /// Adds the writes of another batch behind those of this one.
     pub(in crate::store) fn append(&mut self, mut other: Self) {
         self.writes.append(&mut other.writes);
+        self.features.append(&mut other.features);
     }
 
     pub(in crate::store) fn is_empty(&self) -> bool {
@@ -54,14 +57,24 @@ impl Batch {
         self.writes.push(Write::Clear(family));
     }
 
-    /// The format that a state needs for these writes. Any record may be one that format 1 does not know,
-    /// such as a path info with an origin; what deletes records needs no family.
-    pub(super) fn needed_format(&self) -> Format {
+    /// Says that a record needs a feature.
+    pub(in crate::store) fn need(&mut self, feature: Feature) {
+        self.features.insert(feature);
+    }
+
+    /// What a state needs for these writes. Any record may be one that format 1 does not know, such as a
+    /// path info with an origin; what deletes records needs no family.
+    pub(super) fn needs(&self) -> Needs {
         let needed = self.writes.iter().map(|write| match write {
             Write::Put(family, ..) => family.since().max(Format::Second),
             Write::Delete(..) | Write::Clear(_) => Format::Second,
         });
-        needed.max().unwrap_or(Format::First)
+        let format = needed.max().unwrap_or(Format::First);
+        let listed = (!self.features.is_empty()).then_some(Format::Listed);
+        Needs {
+            format: listed.unwrap_or(format),
+            features: self.features.clone(),
+        }
     }
 }
 

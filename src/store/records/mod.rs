@@ -29,7 +29,7 @@ pub(crate) use memory::{Loss, MemoryBackend};
 
 use super::directory::{self, RESERVE, check_room, free};
 use super::error::StoreError;
-use super::format::Format;
+use super::format::Needs;
 use crate::sync::lock;
 use backend::{Backend, End, View};
 use ballast::Ballast;
@@ -46,8 +46,8 @@ pub(super) struct Records {
     backend: Box<dyn Backend>,
     /// The state directory.
     state: PathBuf,
-    /// The format of the state. Held while it is raised.
-    format: Mutex<Format>,
+    /// What a reader of the state has to know. Held while that changes.
+    needs: Mutex<Needs>,
     ballast: Ballast,
     /// How many give space back just now.
     giving_back: AtomicUsize,
@@ -75,11 +75,11 @@ fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreE
 }
 
 impl Records {
-    /// Opens or makes the database of the state in `state`, which has this format, with at most `memory`
+    /// Opens or makes the database of the state in `state`, which has this format and features, with at most `memory`
     /// bytes for blocks and for what is not flushed yet, and at most `open_files` files.
     pub(super) fn open(
         state: &Path,
-        format: Format,
+        needs: Needs,
         memory: usize,
         open_files: i32,
     ) -> Result<Self, StoreError> {
@@ -88,9 +88,9 @@ impl Records {
         if free(state)? < LEAST_FREE {
             ballast.release();
         }
-        match RocksDb::open(&state.join("db"), format, memory, open_files) {
+        match RocksDb::open(&state.join("db"), needs.format, memory, open_files) {
             Ok(rocks) => {
-                let records = Self::over(state, format, Box::new(rocks));
+                let records = Self::over(state, needs, Box::new(rocks));
                 records.keep_ballast();
                 Ok(records)
             }
@@ -110,15 +110,15 @@ impl Records {
     }
 
     #[cfg(test)]
-    pub(super) fn in_memory(state: &Path, format: Format, memory: MemoryBackend) -> Self {
-        Self::over(state, format, Box::new(memory))
+    pub(super) fn in_memory(state: &Path, needs: Needs, memory: MemoryBackend) -> Self {
+        Self::over(state, needs, Box::new(memory))
     }
 
-    fn over(state: &Path, format: Format, backend: Box<dyn Backend>) -> Self {
+    fn over(state: &Path, needs: Needs, backend: Box<dyn Backend>) -> Self {
         Self {
             backend,
             state: state.to_owned(),
-            format: Mutex::new(format),
+            needs: Mutex::new(needs),
             ballast: Ballast::of(state),
             giving_back: AtomicUsize::new(0),
         }
@@ -165,20 +165,21 @@ impl Records {
         if durability != Durability::Flush {
             self.check_room()?;
         }
-        self.raise(batch.needed_format())?;
+        self.raise(&batch.needs())?;
         let written = self.backend.write(batch, durability);
         written.map_err(failed(what))
     }
 
-    /// Has the state have a format and its families. The format file comes first, so that an older version
-    /// never meets what it does not know.
-    fn raise(&self, needed: Format) -> Result<(), StoreError> {
-        let mut format = lock(&self.format);
-        if *format < needed {
-            directory::raise(&self.state, needed)?;
-            let made = self.backend.make_families(needed);
+    /// Has the state have a format with its families, and features. The format file comes first, so that
+    /// an older version never meets what it does not know.
+    fn raise(&self, needed: &Needs) -> Result<(), StoreError> {
+        let mut needs = lock(&self.needs);
+        let raised = needs.and(needed);
+        if *needs != raised {
+            directory::raise(&self.state, &raised)?;
+            let made = self.backend.make_families(raised.format);
             made.map_err(failed("it was upgraded"))?;
-            *format = needed;
+            *needs = raised;
         }
         Ok(())
     }

@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use super::*;
+use crate::store::format::Format;
 
 /// Runs a test over each backend.
 fn each(test: fn(&Records)) {
     let dir = tempfile::tempdir().unwrap();
     eprintln!("RocksDB");
-    test(&Records::open(dir.path(), Format::Third, 32 << 20, 64).unwrap());
+    test(&Records::open(dir.path(), Format::Third.into(), 32 << 20, 64).unwrap());
     eprintln!("memory");
     test(&Records::in_memory(
         dir.path(),
-        Format::Third,
+        Format::Third.into(),
         MemoryBackend::default(),
     ));
 }
@@ -191,9 +192,9 @@ fn a_family_that_the_format_lacks_is_empty_until_a_record_raises_the_format() {
                 format!("narfs-state {number}\nstore-dir /nix/store\n")
             );
         };
-        let open = |format| match is_in_memory {
-            false => Records::open(dir.path(), format, 32 << 20, 64).unwrap(),
-            true => Records::in_memory(dir.path(), format, MemoryBackend::default()),
+        let open = |format: Format| match is_in_memory {
+            false => Records::open(dir.path(), format.into(), 32 << 20, 64).unwrap(),
+            true => Records::in_memory(dir.path(), format.into(), MemoryBackend::default()),
         };
         let records = open(Format::First);
         let write = |writes: &[_]| records.write(batch(writes), Durability::Power, "a test");
@@ -261,19 +262,23 @@ fn a_batch_survives_what_its_durability_says() {
         all.map(|(key, _)| key).collect::<Vec<_>>()
     };
     let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let rocks = Records::open(dir.path(), Format::Third, 32 << 20, 64).unwrap();
+    let rocks = Records::open(dir.path(), Format::Third.into(), 32 << 20, 64).unwrap();
     write_each(&rocks);
     // What the files have now is what they would have if this process were killed.
     copy(&dir.path().join("db"), &after.path().join("db"));
-    let killed = Records::open(after.path(), Format::Third, 32 << 20, 64).unwrap();
+    let killed = Records::open(after.path(), Format::Third.into(), 32 << 20, 64).unwrap();
     assert_eq!(keys(&killed), ["a", "b", "c", "d", "flushed"]);
 
     let disk = MemoryBackend::default();
-    write_each(&Records::in_memory(dir.path(), Format::Third, disk.clone()));
+    write_each(&Records::in_memory(
+        dir.path(),
+        Format::Third.into(),
+        disk.clone(),
+    ));
     let after = |loss| {
         keys(&Records::in_memory(
             dir.path(),
-            Format::Third,
+            Format::Third.into(),
             disk.after(loss),
         ))
     };
@@ -285,7 +290,7 @@ fn a_batch_survives_what_its_durability_says() {
 fn a_write_that_fails_writes_nothing_and_neither_does_one_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let disk = MemoryBackend::default();
-    let records = Records::in_memory(dir.path(), Format::Third, disk.clone());
+    let records = Records::in_memory(dir.path(), Format::Third.into(), disk.clone());
     let write = |key| records.write(batch(&[(T, key, Some("1"))]), Durability::Power, "a test");
     disk.fail_from(Some(1));
     write("a").unwrap();

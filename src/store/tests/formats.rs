@@ -56,6 +56,7 @@ fn a_state_of_format_1_is_upgraded_by_its_first_change_and_works() {
     let contents = noise(1, 300_000);
     let mut signed = kept(&store, &path(1), &contents);
     signed.registration.signatures.push("k-1:AAAA".into());
+    signed.registration.vouched = true;
     store.paths().publish(&[signed]).unwrap();
     publish(&store, &path(2), &noise(3, 300_000));
     drop(store);

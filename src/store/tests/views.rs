@@ -18,6 +18,7 @@ fn register(store: &Store, path: &StorePath, references: &[StorePath]) {
         deriver: None,
         signatures: Vec::new(),
         ca: None,
+        vouched: false,
     };
     store.paths().register(&[(registration, None)]).unwrap();
 }

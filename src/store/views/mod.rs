@@ -180,7 +180,14 @@ impl Views {
         Ok(true)
     }
 
-    /// Has views show what has become known of their closures, one after the other. Returns what is
+    /// Whether there may be a view that does not show all of its closures.
+    pub fn may_be_incomplete(&self) -> bool {
+        let table = self.table();
+        self.0.paths.is_corrected(false) || table.views().any(|view| view.may_be_incomplete())
+    }
+
+    /// Has views show what has become known of their closures, one after the other: all of them where a
+    /// path got other references. Returns what is
     /// still not registered, in order.
     ///
     /// # Errors
@@ -188,7 +195,8 @@ impl Views {
     pub fn complete(&self) -> Result<Vec<StorePath>, StoreError> {
         let mut missing = Vec::new();
         let table = self.table();
-        for view in table.views().filter(|view| view.may_be_incomplete()) {
+        let corrected = self.0.paths.is_corrected(true);
+        for view in table.views().filter(|v| corrected || v.may_be_incomplete()) {
             missing.extend(self.complete_one(&view.name)?);
         }
         missing.sort();
@@ -203,10 +211,10 @@ impl Views {
         };
         let profiles = &changing.profiles;
         let Reach { all, unknown } = reach_of(&self.0.paths, &view.record, profiles)?;
-        if view.unknown.as_deref() == Some(unknown.as_slice()) {
+        let is_shown = is_all(self.members(view)?.as_ref(), &all);
+        if is_shown && view.unknown.as_deref() == Some(unknown.as_slice()) {
             return Ok(unknown);
         }
-        let is_shown = is_all(self.members(view)?.as_ref(), &all);
         // Then nothing is to be written; whether names have become known is for listings to tell.
         let is_recorded = is_shown && view.unknown.is_none();
         let mut record = view.record.clone();
