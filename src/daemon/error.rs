@@ -118,10 +118,16 @@ pub enum ServeError {
 impl ServeError {
     /// Whether something is at the mount point that only the user can take away.
     pub fn is_occupied(&self) -> bool {
-        use MountError::{NixStore, NotEmpty};
+        let mounting = match self {
+            Self::Session(SessionError::Mount(e))
+            | Self::Daemon(DaemonError::Mount(e) | DaemonError::Session(SessionError::Mount(e))) => {
+                e
+            }
+            _ => return false,
+        };
         matches!(
-            self,
-            Self::Session(SessionError::Mount(NixStore { .. } | NotEmpty(_)))
+            mounting,
+            MountError::NixStore { .. } | MountError::NotEmpty(_)
         )
     }
 }

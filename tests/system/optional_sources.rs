@@ -160,7 +160,7 @@ fn what_breaks_off_comes_from_the_next_source_and_what_is_known_is_never_absent(
     let url = format!("{}?optional=1&priority=1", optional.url);
     let sandbox = Sandbox::empty();
     // A source that breaks off is tried for some seconds before another one is.
-    let options = SHORT.replace("contents-timeout=2", "contents-timeout=30");
+    let options = SHORT.replace("contents-timeout=5", "contents-timeout=30");
     sandbox.mount_from(&[&server.url, &url], &key(&cache), &options);
     // Its root is known from now on; its contents are not here.
     assert!(place(&sandbox, &office).is_dir());

@@ -146,11 +146,22 @@ impl<'s> Manager<'s> {
 
     /// Sends a signal to the service, and waits for its end.
     fn end(&mut self, signal: Signal) -> ExitStatus {
+        let daemon = self.daemon.as_ref().unwrap();
+        kill_process(Pid::from_child(daemon), signal).unwrap();
+        self.ended()
+    }
+
+    /// Waits for the end of the service. Who sends to a manager that hears nothing waits for it, too.
+    fn ended(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().unwrap();
-        kill_process(Pid::from_child(&daemon), signal).unwrap();
-        let status = daemon.wait().unwrap();
+        let mut status = None;
+        wait_until("the service ends", || {
+            self.catch_up();
+            status = daemon.try_wait().unwrap();
+            status.is_some()
+        });
         self.catch_up();
-        status
+        status.unwrap()
     }
 }
 
@@ -189,23 +200,40 @@ fn a_service_that_is_killed_stopped_or_replaced_leaves_its_mount_to_the_next() {
     let said = sandbox.complaint(&["upgrade", "--program", env!("CARGO_BIN_EXE_narfs")]);
     assert!(said.contains("unit"), "{said} {}", program.display());
     let mut upgrade = sandbox.command(&["upgrade"]).spawn().unwrap();
-    let status = manager.daemon.take().unwrap().wait().unwrap();
-    assert_eq!(status.code(), Some(75));
-    manager.catch_up();
+    assert_eq!(manager.ended().code(), Some(75));
     manager.start();
     assert!(upgrade.wait().unwrap().success());
     assert!(read_anew(&file) == expected);
 
     drop(file);
-    let daemon = manager.daemon.take();
     // A process that another test is about to start may have the file open for a moment.
     wait_until("it can be unmounted", || {
         rustix::mount::unmount(&sandbox.at, rustix::mount::UnmountFlags::empty()).is_ok()
     });
-    assert_eq!(daemon.unwrap().wait().unwrap().code(), Some(0));
-    manager.catch_up();
+    assert_eq!(manager.ended().code(), Some(0));
     let kept: Vec<_> = manager.store.keys().collect();
     assert!(kept.is_empty(), "{kept:?}");
+}
+
+#[test]
+fn a_service_over_another_store_says_by_its_status_that_no_try_will_succeed() {
+    let sandbox = Sandbox::with_worlds();
+    let manager = Manager::new(&sandbox);
+    let other = format!("store/{}-hello", "a".repeat(32));
+    fs::create_dir_all(sandbox.at.join(&other)).unwrap();
+    let at = sandbox.at.to_str().unwrap();
+    let mut service = sandbox.command(&["mount", at, "--offline", "--foreground"]);
+    service
+        .env("NOTIFY_SOCKET", &manager.name)
+        .env("FDSTORE", "16");
+    let ran = run(&mut service, b"");
+    assert_eq!(ran.code, Some(78), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("has a store of its own"),
+        "{}",
+        ran.stderr
+    );
+    assert!(sandbox.at.join(&other).exists());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use rustix::mount::{MountFlags, mount};
 
+use crate::on_demand::PATIENT;
 use crate::support::{Sandbox, World, run, succeed};
 
 /// Makes the systems, in a mount namespace of its own.
@@ -69,7 +70,7 @@ fn mounted() -> Sandbox {
     sandbox.at = "/nix".into();
     let url = format!("file://{}/cache", systems.out.display());
     let key = fs::read_to_string(systems.out.join("key.pub")).unwrap();
-    sandbox.mount_from(&[&url], key.trim(), "nonempty");
+    sandbox.mount_from(&[&url], key.trim(), &format!("nonempty,{PATIENT}"));
     sandbox
 }
 
