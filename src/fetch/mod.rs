@@ -17,7 +17,8 @@
 //! | `walk` | the walk over closures |
 //! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
 //! | `race` | the sources that are tried for one path, one after another or beside each other |
-//! | `transfer`, `attempt`, `receive` | one NAR from one source, with further tries; how it does; its verification |
+//! | `transfer`, `attempt` | one NAR from one source, with further tries; how it does |
+//! | `decode`, `receive` | its decoder, with memory that is shared; its verification |
 //! | `publish` | groups that are published together, and the order of a copy |
 //! | `priorities`, `budget` | who goes first at each source, and how much may stay |
 
@@ -27,6 +28,7 @@ mod availability;
 mod batch;
 mod budget;
 mod copy;
+mod decode;
 mod error;
 mod fetcher;
 mod flights;
