@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::progress::Progress;
+use crate::measure::Taken;
 use crate::sync;
 
 /// Bytes a second that a source owes to all its transfers together, each its part: curl and Nix give up
@@ -32,6 +33,8 @@ pub(super) struct Attempt {
     /// How far into the NAR.
     unpacked: AtomicU64,
     waits: Mutex<Waits>,
+    /// Of its decoder.
+    memory: Mutex<Option<Taken>>,
 }
 
 /// Time for which an attempt has waited for its source.
@@ -50,6 +53,7 @@ impl Attempt {
             sent: AtomicU64::new(0),
             unpacked: AtomicU64::new(0),
             waits: Mutex::default(),
+            memory: Mutex::default(),
         })
     }
 
@@ -112,6 +116,28 @@ impl Attempt {
         done
     }
 
+    /// Holds memory for its decoder, until it is given back.
+    pub(super) fn hold(&self, memory: Taken) {
+        *sync::lock(&self.memory) = Some(memory);
+    }
+
+    /// Gives the memory back; the decoder waits for it when it is to go on.
+    pub(super) fn give_back(&self) {
+        sync::lock(&self.memory).take();
+    }
+
+    /// Whether it has its memory; if so, those who wait for it learn that it goes on.
+    pub(super) fn note_moved(&self) -> bool {
+        let memory = sync::lock(&self.memory);
+        memory.as_ref().map(Taken::note_moved).is_some()
+    }
+
+    /// Notes, while it waits for its turn, whether that has come nearer.
+    pub(super) fn note_turn(&self, has_moved: bool) {
+        let advanced = &self.progress.advanced;
+        advanced.fetch_add(u64::from(has_moved), Ordering::Relaxed);
+    }
+
     fn waited(&self) -> Duration {
         let waits = sync::lock(&self.waits);
         waits.before + waits.since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -124,9 +150,17 @@ pub(super) struct Pace {
     /// Time and bytes at the beginning of the window.
     from: (Duration, u64),
     is_slow: bool,
+    /// Whether the last window was below the least rate even if the source had no other transfer, and nobody
+    /// has asked since.
+    had_little: bool,
 }
 
 impl Pace {
+    /// Whether it had little since this was asked last.
+    pub(super) fn had_little(&mut self) -> bool {
+        std::mem::take(&mut self.had_little)
+    }
+
     /// Whether the attempt gets less than the least rate, of which so many `transfers` have their parts.
     pub(super) fn is_slow(&mut self, attempt: &Attempt, transfers: usize) -> bool {
         self.look(attempt.waited(), attempt.arrived(), transfers)
@@ -140,8 +174,9 @@ impl Pace {
     fn look(&mut self, waited: Duration, arrived: u64, transfers: usize) -> bool {
         let (time, bytes) = (waited - self.from.0, arrived - self.from.1);
         if time >= WINDOW {
-            let owed = LEAST_RATE * time.as_millis() as u64 / 1000 / transfers.max(1) as u64;
-            self.is_slow = bytes < owed;
+            let owed = LEAST_RATE * time.as_millis() as u64 / 1000;
+            self.had_little = bytes < owed;
+            self.is_slow = bytes < owed / transfers.max(1) as u64;
             self.from = (waited, arrived);
         }
         self.is_slow
@@ -181,7 +216,9 @@ mod tests {
         let mut pace = Pace::default();
         // Nothing is said before the time is over.
         assert!(!pace.look(WINDOW - seconds(1), 0, 1));
+        assert!(!pace.had_little());
         assert!(pace.look(WINDOW, 0, 1));
+        assert!(pace.had_little() && !pace.had_little());
         assert!(pace.look(WINDOW + seconds(1), 1 << 30, 1));
         // It has recovered.
         assert!(!pace.look(WINDOW * 2, 1 << 30, 1));
@@ -189,6 +226,7 @@ mod tests {
         let part = LEAST_RATE * WINDOW.as_secs() / 16;
         let mut pace = Pace::default();
         assert!(!pace.look(WINDOW, part, 16));
+        assert!(pace.had_little());
         assert!(pace.look(WINDOW * 2, 2 * part - 1, 16));
         // Time that the state takes is not the source's.
         assert!(!Pace::default().look(Duration::ZERO, 0, 1));

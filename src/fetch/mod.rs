@@ -18,7 +18,8 @@
 //! | `vouching` | references that nobody vouches for, asked for anew |
 //! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
 //! | `race` | the sources that are tried for one path, one after another or beside each other |
-//! | `transfer`, `attempt`, `receive` | one NAR from one source, with further tries; how it does; its verification |
+//! | `transfer`, `attempt` | one NAR from one source, with further tries; how it does |
+//! | `decode`, `receive` | its decoder, with memory that is shared; its verification |
 //! | `publish` | groups that are published together, and the order of a copy |
 //! | `priorities`, `budget` | who goes first at each source, and how much may stay |
 
@@ -28,6 +29,7 @@ mod availability;
 mod batch;
 mod budget;
 mod copy;
+mod decode;
 mod error;
 mod fetcher;
 mod flights;

@@ -164,6 +164,10 @@ impl Race {
                     if is_slow {
                         place.leave();
                     }
+                    let memory = &self.errand.store.transfers().decoders;
+                    if pace.had_little() && memory.is_wanted() {
+                        attempt.give_back();
+                    }
                     !is_slow && !Pace::is_late(attempt)
                 }
             };

@@ -127,7 +127,9 @@ pub(super) fn unpack(
         .chunk_writer()
         .map_err(|e| ReceiveError::Unpack(UnpackError::Sink(e)))?;
     let unpacker = Unpacker::new(&mut writer, references, &store.spool());
-    let unpacked = unpacker.within(store.transfers()).unpack(&mut hashing);
+    let unpacked = unpacker
+        .within(&store.transfers().programs)
+        .unpack(&mut hashing);
     compare(unpacked, writer.finish(), hashing, expected)
 }
 

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use super::attempt::Attempt;
 use super::budget::Budget;
+use super::decode::Decoder;
 use super::error::FetchError;
 use super::offers::Offers;
 use super::priorities::{Place, Urgency};
@@ -183,7 +184,8 @@ impl Transfer {
             attempt: self.attempt.clone(),
             place: self.place.clone(),
         };
-        let nar = compression.reader(stream)?;
+        let memory = &self.errand.store.transfers().decoders;
+        let nar = Decoder::new(compression, stream, info.nar_size, memory, &self.attempt)?;
         let expected = Expected {
             nar_hash: info.nar_hash,
             nar_size: info.nar_size,

@@ -118,8 +118,24 @@ struct Parts {
     chunks: u64,
     trees: u64,
     paths: u64,
-    /// What transfers hold.
+    /// Programs that transfers hold; and as much again for decoders with large windows, of which there are
+    /// few.
     transfers: u64,
+    /// What one decoder may have alone.
+    decoder: u64,
+}
+
+/// Memory that one decoder may have whatever the bound: a window of 128 MiB, the largest that `zstd` makes
+/// without `--long=28` or more, and its tables.
+const DECODER: u64 = 136 << 20;
+
+/// Memory that transfers share, in two parts: who waits for one does not depend on the other.
+#[derive(Debug)]
+pub struct TransferMemory {
+    /// Programs, which are held to be cut at their sections.
+    pub programs: Arc<Allowance>,
+    /// Decoders with windows that are larger than usual.
+    pub decoders: Arc<Allowance>,
 }
 
 impl Parts {
@@ -131,6 +147,7 @@ impl Parts {
             trees: bytes / 8,
             paths: bytes / 32,
             transfers: bytes / 5,
+            decoder: DECODER.max(bytes / 2),
         }
     }
 }
@@ -141,8 +158,7 @@ pub struct Store {
     contents: Arc<StoredContents>,
     paths: Arc<Paths>,
     upkeep: Upkeep,
-    /// What transfers hold in memory.
-    transfers: Arc<Allowance>,
+    transfers: TransferMemory,
     profiles: Profiles,
     views: Views,
     channels: Channels,
@@ -242,7 +258,10 @@ impl Store {
             contents,
             paths,
             upkeep,
-            transfers: Allowance::new(parts.transfers),
+            transfers: TransferMemory {
+                programs: Allowance::new(parts.transfers, parts.transfers),
+                decoders: Allowance::new(parts.transfers, parts.decoder),
+            },
             observers,
             directory,
         })
@@ -288,8 +307,8 @@ impl Store {
         &self.upkeep
     }
 
-    /// Bytes of memory that transfers may hold together.
-    pub fn transfers(&self) -> &Arc<Allowance> {
+    /// The memory that transfers share.
+    pub fn transfers(&self) -> &TransferMemory {
         &self.transfers
     }
 

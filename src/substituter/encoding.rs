@@ -24,6 +24,10 @@ const NOT_ENCODED: &[&str] = &[
     "7bit",
 ];
 
+/// Memory of the decoder of an encoding: windows may have 8 MiB (RFC 9659), since the server cannot know what
+/// its clients have.
+const MEMORY: u64 = 16 << 20;
+
 /// Encodings of one response that are decoded.
 const MOST: usize = 2;
 
@@ -98,10 +102,12 @@ impl Encoding {
     /// Decodes a stream.
     pub(super) fn stream(&self, stream: Stream, url: &str) -> Result<Stream, SourceError> {
         self.0.iter().rev().try_fold(stream, |stream, method| {
-            method.reader(stream).map_err(|_| SourceError::Encoding {
-                url: url.to_owned(),
-                encoding: method.name().to_owned(),
-            })
+            method
+                .reader_within(stream, MEMORY)
+                .map_err(|_| SourceError::Encoding {
+                    url: url.to_owned(),
+                    encoding: method.name().to_owned(),
+                })
         })
     }
 }

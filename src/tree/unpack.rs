@@ -3,7 +3,7 @@
 //! Memory use does not depend on the size of the NAR or its files: larger files are streamed. The
 //! sections of an ELF file should be cut points, but its section table is at the end; up to
 //! [`HOLD_LIMIT`] such a file is held in memory, and beyond that, or when the shared allowance is used
-//! up, in an unlinked temporary file.
+//! up, in an unlinked temporary file; where the disk has no room for that, it has no cut points.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -24,6 +24,10 @@ use crate::nix::store_path::StorePath;
 
 /// Limit of the size of ELF files that are held in memory for cutting, in bytes.
 const HOLD_LIMIT: u64 = 32 << 20;
+/// Bytes of the disk that temporary files leave free: twice what a state needs to keep what arrives.
+const LEAVE_FREE: u64 = 192 << 20;
+/// Bytes of a temporary file after which the room on the disk is looked at again: others take of it, too.
+const ROOM_STEP: u64 = 8 << 20;
 /// Bytes read from the NAR at once.
 const PIECE: usize = 256 << 10;
 
@@ -188,7 +192,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
             have += nar.read_contents(&mut head[have..])?;
         }
         if head != *b"\x7fELF" {
-            self.stream(&head, nar)?;
+            self.stream(&head, None, nar)?;
             return self.end_of_large();
         }
         let held = self.held.as_ref().map(|held| held.take(size));
@@ -211,15 +215,25 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         self.large.boundary(self.sink).map_err(UnpackError::Sink)
     }
 
-    /// A larger file without cut points.
+    /// A larger file without cut points; its beginning may be in a temporary file.
     fn stream<R: Read>(
         &mut self,
         head: &[u8],
+        spooled: Option<File>,
         nar: &mut Reader<R>,
     ) -> Result<(), UnpackError<S::Error>> {
         let mut masker = Masker::new(self.large.length);
         self.mask(&mut masker, head)?;
         let mut piece = std::mem::take(&mut self.piece);
+        if let Some(mut file) = spooled {
+            loop {
+                let n = file.read(&mut piece).map_err(|e| self.spool_failed(e))?;
+                if n == 0 {
+                    break;
+                }
+                self.mask(&mut masker, &piece[..n])?;
+            }
+        }
         loop {
             let n = nar.read_contents(&mut piece)?;
             if n == 0 {
@@ -232,30 +246,51 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         rest.map_err(UnpackError::Sink)
     }
 
-    /// A program too large to hold in memory, through a temporary file.
+    /// A program too large to hold in memory, through a temporary file as long as there is room for it.
     fn spooled<R: Read>(
         &mut self,
         head: &[u8],
         size: u64,
         nar: &mut Reader<R>,
     ) -> Result<(), UnpackError<S::Error>> {
-        let dir = self.spool.clone();
-        let spool = |source| UnpackError::Spool {
-            dir: dir.clone(),
-            source,
-        };
-        let mut file = tempfile::tempfile_in(&self.spool).map_err(spool)?;
-        file.write_all(head).map_err(spool)?;
+        if !self.has_room(size)? {
+            return self.stream(head, None, nar);
+        }
+        let file = tempfile::tempfile_in(&self.spool);
+        let mut file = file.map_err(|e| self.spool_failed(e))?;
+        file.write_all(head).map_err(|e| self.spool_failed(e))?;
+        let mut length = head.len() as u64;
         loop {
             let n = nar.read_contents(&mut self.piece)?;
             if n == 0 {
                 break;
             }
-            file.write_all(&self.piece[..n]).map_err(spool)?;
+            let written = file.write_all(&self.piece[..n]);
+            written.map_err(|e| self.spool_failed(e))?;
+            let before = length;
+            length += n as u64;
+            if length / ROOM_STEP != before / ROOM_STEP && !self.has_room(0)? {
+                let rewound = file.seek(SeekFrom::Start(0));
+                rewound.map_err(|e| self.spool_failed(e))?;
+                return self.stream(&[], Some(file), nar);
+            }
         }
         let cuts = section_cuts(size, |at, out| file.read_exact_at(out, at).ok());
-        file.seek(SeekFrom::Start(0)).map_err(spool)?;
+        let rewound = file.seek(SeekFrom::Start(0));
+        rewound.map_err(|e| self.spool_failed(e))?;
         self.cut(&mut file, &cuts)
+    }
+
+    /// Whether a temporary file may grow by so many bytes.
+    fn has_room(&self, bytes: u64) -> Result<bool, UnpackError<S::Error>> {
+        let disk = rustix::fs::statvfs(&self.spool).map_err(|e| self.spool_failed(e.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        Ok(free >= bytes.saturating_add(LEAVE_FREE))
+    }
+
+    fn spool_failed(&self, source: io::Error) -> UnpackError<S::Error> {
+        let dir = self.spool.clone();
+        UnpackError::Spool { dir, source }
     }
 
     /// A program in memory, cut at `cuts`.
@@ -282,10 +317,7 @@ impl<'s, S: ChunkSink> Unpacker<'s, S> {
         let mut cuts = cuts.iter().map(|c| start + c).peekable();
         let mut done = false;
         while !done {
-            let n = from.read(&mut piece).map_err(|source| UnpackError::Spool {
-                dir: self.spool.clone(),
-                source,
-            })?;
+            let n = from.read(&mut piece).map_err(|e| self.spool_failed(e))?;
             done = n == 0;
             masked.extend_from_slice(masker.push(
                 &piece[..n],

@@ -45,6 +45,21 @@ fn a_large_memory_does_not_fill_the_disk_behind_the_back_of_the_check() {
 }
 
 #[test]
+fn a_program_that_is_larger_than_the_disk_comes_without_a_temporary_file() {
+    let cache = Cache::new();
+    let mut program = vec![0; 330 << 20];
+    program[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let large = Offer::named("large", file(&program));
+    cache.put(&large);
+    let disk = PrivateMount::new(300);
+    let state = State::at(disk.path().join("state"));
+    // Nothing is left of the 300 MiB if it is written there first.
+    state.copy(&cache, &["--all"]).succeeds().counts(1, 0);
+    assert_eq!(state.is_whole(), 1);
+    state.gives_out(large.path(), &large.stored);
+}
+
+#[test]
 fn contents_that_are_dropped_make_room_on_a_disk_that_is_nearly_full() {
     let cache = Cache::new();
     let offers: Vec<_> = (0..8)

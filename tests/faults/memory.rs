@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use narfs::nix::compression::Compression;
 use narfs::nix::hash::{NarHash, Sha256Hasher};
 use narfs::nix::nar::sizes;
 
@@ -98,4 +99,64 @@ fn a_large_file_passes_in_bounded_memory() {
     ran.succeeds();
     println!("verify: {} MiB resident at the peak", peak >> 20);
     assert!(peak < PROMISED, "verify: {} MiB resident", peak >> 20);
+}
+
+/// A file of zeros in a stream with a window of two to the power of `log`.
+fn zeros(name: &str, size: usize, log: u32) -> Offer {
+    let nar = file(&vec![0; size]);
+    let mut offer = Offer::named(name, nar);
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(log).unwrap();
+    encoder.write_all(&offer.stored).unwrap();
+    offer.stored = encoder.finish().unwrap();
+    offer.info.compression = Compression::Zstd;
+    offer
+}
+
+#[test]
+fn large_windows_are_decoded_one_after_the_other() {
+    const WINDOW_LOG: u32 = 26;
+    const NUMBER: usize = 6;
+    let cache = Cache::new();
+    for n in 0..NUMBER {
+        // Each fills its window.
+        let size = (1 << WINDOW_LOG) + (n << 20);
+        cache.put(&zeros(&format!("zeros-{n}"), size, WINDOW_LOG));
+    }
+    let state = State::new();
+    let mut arguments = ["--memory", "64", "copy", "--all", "--jobs", "6"]
+        .map(str::to_owned)
+        .to_vec();
+    arguments.extend(cache.arguments());
+    let (ran, peak) = peak_of(&mut state.command(&arguments));
+    ran.succeeds().counts(NUMBER, 0);
+    println!("copy: {} MiB resident at the peak", peak >> 20);
+    let bound = PROMISED + (1 << WINDOW_LOG);
+    assert!(peak < bound, "copy: {} MiB resident", peak >> 20);
+}
+
+#[test]
+fn what_needs_more_memory_than_there_is_says_which_setting_gives_it() {
+    let cache = Cache::new();
+    let large = zeros("large", 160 << 20, 28);
+    // Its window is as large, but stays empty.
+    let small = zeros("small", 1 << 20, 28);
+    cache.put(&large);
+    cache.put(&small);
+    let state = State::new();
+    let copy = |memory: &str| {
+        let mut arguments = ["--memory", memory, "copy", "--all"]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.extend(cache.arguments());
+        state.run(&arguments)
+    };
+    let ran = copy("64");
+    ran.copies_but(1, &[(large.path(), "--memory")]);
+    assert!(
+        ran.stderr().contains("needs 162 MiB of memory"),
+        "{}",
+        ran.stderr()
+    );
+    copy("324").succeeds().counts(1, 0);
 }

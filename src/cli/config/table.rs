@@ -257,7 +257,7 @@ settings! {
         FromNixConf::File(file) => Shown::text(file),
     };
 
-    /// NARs that `narfs copy` unpacks in parallel; 0 for one per core.
+    /// NARs of each source that `narfs copy` unpacks in parallel; 0 for one per core.
     Top jobs: usize = 0;
     "jobs", valued("N").flag(COPYING, "jobs");
     bare(value::jobs), utf8(value::jobs), |jobs| Shown::Number(*jobs as u64);

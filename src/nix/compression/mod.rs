@@ -7,6 +7,7 @@
 
 mod brotli;
 mod lz4;
+mod memory;
 
 use std::fmt;
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -15,11 +16,13 @@ use std::str::FromStr;
 use liblzma::stream::{CONCATENATED, Stream};
 use thiserror::Error;
 
-/// Largest window of zstd that is accepted: 128 MiB, which `zstd --ultra -22` uses.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Memory of a decoder where nobody says otherwise: windows of 128 MiB, which `zstd --ultra -22` uses, and 65
+/// MiB for `xz -9`.
+const MEMORY: u64 = 128 << 20;
 
-/// Memory limit of xz and lzip decoders in bytes; `xz -9` needs 65 MiB.
-const LZMA_MEMORY_LIMIT: u64 = 128 << 20;
+/// Memory that any stream may need, however it begins: windows of 8 MiB, which `zstd -19` and `xz -6` use,
+/// and the tables of the decoder.
+pub const USUAL_MEMORY: u64 = 9 << 20;
 
 /// Bytes read from the input at a time.
 const INPUT_BUFFER_SIZE: usize = 128 * 1024;
@@ -160,6 +163,12 @@ impl Compression {
         )
     }
 
+    /// Bytes of memory that a decoder needs for a stream that begins like this; `None` if more of it has to be
+    /// seen. What follows is taken to need no more than that, or than what is usual.
+    pub fn memory(self, head: &[u8]) -> Option<u64> {
+        memory::of(self, head)
+    }
+
     /// Decodes `input` to its end. Truncated or corrupt input is an error of the returned reader, and stays
     /// one.
     ///
@@ -168,6 +177,18 @@ impl Compression {
     pub fn reader<R: Read + Send + 'static>(
         self,
         input: R,
+    ) -> Result<Box<dyn Read + Send>, CompressionError> {
+        self.reader_within(input, MEMORY)
+    }
+
+    /// The same, with so many bytes of memory. That more is needed is an error of the returned reader.
+    ///
+    /// # Errors
+    /// See [`Self::reader`].
+    pub fn reader_within<R: Read + Send + 'static>(
+        self,
+        input: R,
+        memory: u64,
     ) -> Result<Box<dyn Read + Send>, CompressionError> {
         let setup = |source| CompressionError::Setup {
             method: self,
@@ -179,12 +200,12 @@ impl Compression {
         let input = BufReader::with_capacity(INPUT_BUFFER_SIZE, NonEmpty::new(input));
         Ok(match self {
             Self::Xz => {
-                let stream = Stream::new_stream_decoder(LZMA_MEMORY_LIMIT, CONCATENATED);
+                let stream = Stream::new_stream_decoder(memory, CONCATENATED);
                 let stream = stream.map_err(|error| setup(error.into()))?;
                 boxed(liblzma::bufread::XzDecoder::new_stream(input, stream))
             }
             Self::Lzip => {
-                let stream = Stream::new_lzip_decoder(LZMA_MEMORY_LIMIT, CONCATENATED);
+                let stream = Stream::new_lzip_decoder(memory, CONCATENATED);
                 let stream = stream.map_err(|error| setup(error.into()))?;
                 boxed(liblzma::bufread::XzDecoder::new_stream(input, stream))
             }
@@ -193,7 +214,7 @@ impl Compression {
             Self::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(input);
                 let mut decoder = decoder.map_err(setup)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(setup)?;
+                decoder.window_log_max(memory::log(memory)).map_err(setup)?;
                 boxed(decoder)
             }
             Self::Br => boxed(brotli::Decoder::new(input)),
