@@ -15,7 +15,7 @@
 //! | `fetcher` | the sources of a mount or command, and how a flight of theirs goes |
 //! | `flights` | what is on its way into the state, and who waits for it |
 //! | `walk` | the walk over closures |
-//! | `vouching` | references that nobody vouches for, asked for anew |
+//! | `vouching`, `doubts` | references that nobody vouches for, asked for anew |
 //! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
 //! | `transfer`, `receive` | one NAR, with further tries and further sources; its verification |
 //! | `publish` | groups that are published together, and the order of a copy |
@@ -26,6 +26,7 @@ mod availability;
 mod batch;
 mod budget;
 mod copy;
+mod doubts;
 mod error;
 mod fetcher;
 mod flights;
