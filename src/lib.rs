@@ -23,7 +23,7 @@
 //! | [`chunk`] | digest, chunker, reference mask, compression |
 //! | [`nix`] | pure formats: nix32, hash, store path, NAR, narinfo, signature, listing |
 //! | [`measure`] | latency histograms, and budgets of memory |
-//! | [`sync`] | locks and threads |
+//! | [`sync`] | locks, threads, turns |
 //!
 //! Layers beside each other never import each other: `daemon` and `doctor`; `engine`, `control` and
 //! `supervision`; `store` and `substituter`.

@@ -29,7 +29,7 @@ enum Keys {
     },
     /// Print the public key of the secret key on stdin
     Public,
-    Forget(Forget),
+    Forget(Box<Forget>),
 }
 
 /// Take back what a key alone has vouched for

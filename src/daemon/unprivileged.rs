@@ -27,8 +27,7 @@ use thiserror::Error;
 
 use super::shared_answers::SharedAnswers;
 use crate::command::{Request, RequestError};
-use crate::measure::Pace;
-use crate::sync;
+use crate::sync::{self, Pace};
 
 /// Unprivileged clients at once; each has a thread.
 const MAX_CLIENTS: usize = 32;

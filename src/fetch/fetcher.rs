@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use super::availability::Slots;
 use super::budget::Budget;
+use super::doubts::Doubts;
 use super::error::FetchError;
 use super::flights::{Flight, Flights, Landing, Need, Outcome, Waiting};
 use super::offers::Offers;
@@ -27,7 +28,6 @@ use super::race;
 use super::rate_limit::RateLimit;
 use super::sources::{Asked, Offer, Sources, Trust};
 use super::transfer::{Among, Errand};
-use super::vouching::Doubts;
 use super::walk::Walk;
 use crate::nix::listing;
 use crate::nix::store_path::{StorePath, StorePathHash};

@@ -15,7 +15,7 @@
 //! | `fetcher` | the sources of a mount or command, and how a flight of theirs goes |
 //! | `flights` | what is on its way into the state, and who waits for it |
 //! | `walk` | the walk over closures |
-//! | `vouching` | references that nobody vouches for, asked for anew |
+//! | `vouching`, `doubts` | references that nobody vouches for, asked for anew |
 //! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
 //! | `race` | the sources that are tried for one path, one after another or beside each other |
 //! | `transfer`, `attempt` | one NAR from one source, with further tries; how it does |
@@ -30,6 +30,7 @@ mod batch;
 mod budget;
 mod copy;
 mod decode;
+mod doubts;
 mod error;
 mod fetcher;
 mod flights;

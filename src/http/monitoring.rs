@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Mutex;
 
-use crate::measure::Pace;
+use crate::sync::Pace;
 
 /// Lifetime of a cached answer. Monitoring systems scrape every few seconds at most, and do not
 /// notice.

@@ -1,11 +1,10 @@
-//! Measurements: latency histograms that many threads update without locks, an [`Allowance`] of
-//! memory that many share, and a [`Pace`] that many keep.
+//! Measurements: latency histograms that many threads update without locks, and an [`Allowance`] of
+//! memory that many share.
 //!
 //! Invariant: counts never decrease, and a [`Histogram`] is consistent: its buckets add up to the
 //! number of measurements.
 
 mod allowance;
-mod pace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +12,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use allowance::{Allowance, Taken};
-pub use pace::Pace;
 
 /// First bound: the kernel and two context switches alone take up to this long.
 const FIRST_MICROS: u64 = 4;

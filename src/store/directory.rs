@@ -229,8 +229,8 @@ pub(crate) fn sync_names(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Has the format file say that a state needs a newer format, or features. It is written before the first record
-/// that an older version does not know, so that such a version never meets one.
+/// Has the format file say that a state needs a newer format, or features. It is written before the first
+/// record that an older version does not know, so that such a version never meets one.
 pub(super) fn raise(dir: &Path, needs: &Needs) -> Result<(), StoreError> {
     let (store_dir, _) = read_format(dir, None)?;
     write_format(dir, needs, &store_dir).map_err(|source| StoreError::Directory {

@@ -1,12 +1,16 @@
-//! Locks and threads.
+//! Locks, threads, and turns.
 //!
 //! A lock whose holder panicked is used as it is: the data behind it is changed in one step, or
 //! checked again by the next holder.
+
+mod pace;
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+pub use pace::Pace;
 
 /// Locks a mutex.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -402,6 +402,26 @@ impl Golden {
     }
 }
 
+impl Golden {
+    /// Has what came with format 3, and goes on from there.
+    fn with_views_is_read_and_used(&self) {
+        self.is_what_another_reads();
+        self.is_what_was_written();
+        self.has_profiles_pins_traces_and_channels();
+        self.says("closures", &["closures"]);
+        self.goes_on_with_traces_and_profiles();
+        // The view follows its profile, which points to a tool and its library now.
+        let views = self.json(&["closures", "following"]);
+        let shown = [self.path("note-1.0")];
+        assert_eq!(views[0]["roots"], serde_json::json!(shown));
+        assert_eq!(views[0]["paths"], 3, "{views}");
+        self.is_filled_again();
+        self.takes_more();
+        self.is_collected(&["added-1.0", "extra-1.0", "spare-1.0"]);
+        self.has_lost_no_root();
+    }
+}
+
 #[test]
 fn a_state_of_format_1_is_read_and_used() {
     let golden = Golden::new(1);
@@ -464,18 +484,20 @@ fn a_state_of_format_2_is_read_and_used() {
 #[test]
 fn a_state_of_format_3_is_read_and_used() {
     let golden = Golden::new(3);
-    golden.is_what_another_reads();
-    golden.is_what_was_written();
-    golden.has_profiles_pins_traces_and_channels();
-    golden.says("closures", &["closures"]);
-    golden.goes_on_with_traces_and_profiles();
-    // The view follows its profile, which points to a tool and its library now.
-    let views = golden.json(&["closures", "following"]);
-    let shown = [golden.path("note-1.0")];
-    assert_eq!(views[0]["roots"], serde_json::json!(shown));
-    assert_eq!(views[0]["paths"], 3, "{views}");
-    golden.is_filled_again();
-    golden.takes_more();
-    golden.is_collected(&["added-1.0", "extra-1.0", "spare-1.0"]);
-    golden.has_lost_no_root();
+    golden.with_views_is_read_and_used();
+}
+
+#[test]
+fn a_state_of_format_4_is_read_and_used() {
+    let golden = Golden::new(4);
+    // Some paths have signatures of keys that were not trusted.
+    let (spare, extra) = (golden.path("spare-1.0"), golden.path("extra-1.0"));
+    let unsigned = || {
+        let infos = golden.json(&["path-info", "--closure", &spare, &extra]);
+        let infos = infos.as_array().unwrap().iter();
+        let each = infos.map(|info| (info["signatures"][0].is_string(), info["unsigned"] == true));
+        each.collect::<Vec<_>>()
+    };
+    assert_eq!(unsigned(), [(true, true), (true, true)]);
+    golden.with_views_is_read_and_used();
 }

@@ -10,8 +10,8 @@
 #                   JSON of that, and for each path the hash of its NAR, null where nothing is here
 #
 # These are format-N.tar.zst and format-N.json here. They were made by the programs that were built
-# from acc9224 (format 1), 321c778 (format 2) and a17a984 (format 3). The paths are those of
-# cache.tar.zst, of which cache.py says how it is made.
+# from acc9224 (format 1), 321c778 (format 2), a17a984 (format 3) and 90b18e9 (format 4). The paths are
+# those of cache.tar.zst, of which cache.py says how it is made.
 set -euo pipefail
 
 narfs=$(realpath "$1")
@@ -33,7 +33,12 @@ trap cleanup EXIT
 # Paths that are fetched and one that is added.
 mapfile -t twins < <(grep -e '-twin-1.0$' "$dir/cache/store-paths")
 run copy "${from[@]}" "$(path joint-1.0)" "$(path tool-1.0)" "$(path note-1.0)" "$(path fixed-1.0)" \
-    "$(path pointer-1.0)" "$(path spare-1.0)"
+    "$(path pointer-1.0)"
+# Where states say which paths nobody vouches for, there are such paths with signatures: of keys that are
+# not trusted.
+lookups=("${from[@]}")
+if "$narfs" key forget --help >/dev/null 2>&1; then lookups=("${from[@]:0:2}" --no-require-sigs); fi
+run copy "${lookups[@]}" "$(path spare-1.0)"
 run copy "${from[@]}" "$(path tool-2.0)"
 printf 'added to %s\n' "$(path base-1.0)" >"$dir/tree/file"
 install -m 755 "$dir/tree/file" "$dir/tree/program"
@@ -41,7 +46,7 @@ ln -s file "$dir/tree/link"
 run add "$dir/tree" --name added-1.0
 
 # Of a path that is looked up and not looked into nothing is here but what it is.
-run mount "$dir/nix" "${from[@]}"
+run mount "$dir/nix" "${lookups[@]}"
 stat --format %F "$dir/nix/store/$(basename "$(path extra-1.0)")"
 if knows trace; then
     run trace start job

@@ -244,7 +244,7 @@ class State:
             first, second, *features = file.read().splitlines()
         self.format = int(first.removeprefix("narfs-state "))
         expect(self.format in (1, 2, 3, 4), f"format {self.format}")
-        expect(self.format < 4 or not features, f"features {features}")
+        expect(features in ([], ["feature vouched"][: self.format // 4]), f"features {features}")
         self.store_dir = second.removeprefix("store-dir ")
         self.chunks = dict(self.family("chunks"))
         self.digests = dict(self.family("digests"))
@@ -308,10 +308,12 @@ class State:
         uses = dict(self.family("uses"))
         for key, record in self.family("paths"):
             fields = Fields(record)
-            version = fields.version(1, 2)
+            version = fields.version(1, 2, 3)
             ordinal, nar_hash = fields.u32(), fields.take(32)
             nar_size, registered = fields.u64(), fields.u64()
-            origin = fields.u8() if version == 2 else None
+            origin = fields.u8() if version > 1 else None
+            vouched = fields.u8() if version == 3 else None
+            expect(vouched in (None, 0, 1), "a path info that is vouched for in another way")
             contents = fields.u8()
             expect(contents in (0, 1, 2, 3, 255), "contents of another kind")
             digest = fields.take(32) if contents == 255 else None
@@ -322,6 +324,8 @@ class State:
             fields.end()
             if origin is None:
                 origin = int(bool(signatures) or digest is None)
+            if vouched is None:
+                vouched = origin == 0 or bool(ca) or bool(signatures)
             path = f"{nix32(key)}-{name}"
             ordinal = struct.pack(">I", ordinal)
             state, named = ordinals[ordinal][0], ordinals[ordinal][1:]
@@ -342,6 +346,8 @@ class State:
                 "ca": ca or None,
                 "registrationTime": registered,
             }
+            if self.format == 4:
+                info["unsigned"] = not vouched
             record = {
                 "ordinal": struct.unpack(">I", ordinal)[0],
                 "origin": ["added", "fetched"][origin],

@@ -75,8 +75,8 @@ fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreE
 }
 
 impl Records {
-    /// Opens or makes the database of the state in `state`, which has this format and features, with at most `memory`
-    /// bytes for blocks and for what is not flushed yet, and at most `open_files` files.
+    /// Opens or makes the database of the state in `state`, which has this format and features, with at
+    /// most `memory` bytes for blocks and for what is not flushed yet, and at most `open_files` files.
     pub(super) fn open(
         state: &Path,
         needs: Needs,

@@ -3,8 +3,6 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::sync;
-
 /// Turns that follow each other at a distance.
 #[derive(Debug)]
 pub struct Pace {
@@ -24,7 +22,7 @@ impl Pace {
     /// Takes a turn, and says how long to wait for it; nothing, unless there were others just before.
     pub fn turn(&self) -> Duration {
         let now = Instant::now();
-        let mut next = sync::lock(&self.next);
+        let mut next = super::lock(&self.next);
         let turn = next.map_or(now, |next| next.max(now));
         *next = Some(turn + self.every);
         turn - now
@@ -45,7 +43,7 @@ mod tests {
             assert!(*after <= *before + Duration::from_secs(1));
         }
         // As if that was long ago.
-        *sync::lock(&pace.next) = Instant::now().checked_sub(Duration::from_secs(9));
+        *crate::sync::lock(&pace.next) = Instant::now().checked_sub(Duration::from_secs(9));
         assert_eq!(pace.turn(), Duration::ZERO);
     }
 }
