@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
-use super::availability::Slots;
 use super::budget::Budget;
 use super::error::FetchError;
 use super::flights::{Flight, Flights, Landing, Need, Outcome, Waiting};
@@ -24,7 +23,8 @@ use super::outcomes::Outcomes;
 use super::priorities::{AHEAD, Priorities};
 use super::publish::Publisher;
 use super::rate_limit::RateLimit;
-use super::sources::{Asked, Offer, Sources, Trust};
+use super::source::{Asked, Offer, Trust};
+use super::sources::Sources;
 use super::transfer::Transfer;
 use super::walk::Walk;
 use crate::nix::listing;
@@ -80,14 +80,14 @@ pub struct Fetcher(pub(super) Arc<Inner>);
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.offers.slots.urls()).finish()
+        self.0.offers.sources.fmt(f)
     }
 }
 
 impl Fetcher {
     /// A fetcher for programs. No source is asked before something is needed.
     pub fn new(to: Destination, options: &FetchOptions) -> Self {
-        Self::with(to, Slots::new(options), options, AHEAD)
+        Self::with(to, Sources::new(options), options, AHEAD)
     }
 
     /// A fetcher for one copy, from sources that have answered; `jobs` NARs are transferred at once.
@@ -99,15 +99,14 @@ impl Fetcher {
             deadlines: Deadlines::default(),
             prefetch: PrefetchPolicy::None,
         };
-        let slots = Slots::opened(sources, &options);
-        Self::with(to, slots, &options, jobs.max(1)).quiet()
+        Self::with(to, sources, &options, jobs.max(1)).quiet()
     }
 
-    fn with(to: Destination, slots: Slots, options: &FetchOptions, ahead: usize) -> Self {
+    fn with(to: Destination, sources: Sources, options: &FetchOptions, ahead: usize) -> Self {
         let (trust, store_dir) = (options.trust.clone(), to.store.store_dir().clone());
         Self(Arc::new(Inner {
             publisher: Publisher::new(to.store.clone()),
-            offers: Offers::new(slots, trust, store_dir, options.deadlines.absent),
+            offers: Offers::new(sources, trust, store_dir, options.deadlines.absent),
             to,
             deadlines: options.deadlines,
             prefetch: options.prefetch,
@@ -341,7 +340,7 @@ impl Inner {
         offer: Arc<Offer>,
         flight: Arc<Flight>,
     ) -> Result<Publication, FetchError> {
-        let sources = self.offers.slots.answered();
+        let sources = self.offers.sources.clone();
         let nar_bytes = &flight.progress.nar_bytes;
         nar_bytes.store(offer.info.nar_size, Ordering::Relaxed);
         let (inner, span) = (self.clone(), tracing::Span::current());
@@ -381,7 +380,7 @@ impl Inner {
         let offer = self.offers.get(asked).await?;
         store.paths().register(&[(offer.registration(), None)])?;
         let there = store.paths().info(asked.hash)?;
-        there.ok_or_else(|| self.offers.nowhere(asked, Vec::new()))
+        there.ok_or_else(|| self.offers.sources.nowhere(asked, Vec::new()))
     }
 
     /// Registers what a path refers to, and what these refer to, so that the next lookups find it.

@@ -15,7 +15,8 @@
 //! | `fetcher` | the sources of a mount or command, and how a flight of theirs goes |
 //! | `flights` | what is on its way into the state, and who waits for it |
 //! | `walk` | the walk over closures |
-//! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
+//! | `offers`, `sources`, `question` | what the sources say of paths, and which one is asked when |
+//! | `availability`, `health`, `source` | one source: whether it answers, and what it says |
 //! | `transfer`, `receive` | one NAR, with further tries and further sources; its verification |
 //! | `publish` | groups that are published together, and the order of a copy |
 //! | `priorities`, `budget` | who goes first, and how much may stay |
@@ -28,6 +29,7 @@ mod copy;
 mod error;
 mod fetcher;
 mod flights;
+mod health;
 mod offers;
 mod on_demand;
 mod options;
@@ -37,11 +39,13 @@ mod prefetch;
 mod priorities;
 mod progress;
 mod publish;
+mod question;
 mod rate_limit;
 mod receive;
 mod register;
 mod repair;
 mod requester;
+mod source;
 mod sources;
 mod transfer;
 mod walk;
@@ -60,7 +64,8 @@ pub use progress::{Progress, Snapshot};
 pub use receive::{AddError, ReceiveError, Received, add};
 pub use repair::repair;
 pub use requester::Requester;
-pub use sources::{AskedSource, CACHE_NIXOS_ORG, Source, Sources, Trust, ask_source};
+pub use source::{AskedSource, CACHE_NIXOS_ORG, Trust, ask_source};
+pub use sources::Sources;
 
 #[cfg(test)]
 mod tests;

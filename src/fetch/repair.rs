@@ -6,7 +6,8 @@ use tokio::runtime::Handle;
 
 use super::error::FetchError;
 use super::priorities::{Priorities, Urgency};
-use super::sources::{Asked, Sources, Trust};
+use super::source::{Asked, Trust};
+use super::sources::Sources;
 use super::transfer::Transfer;
 use crate::store::{PathInfo, Store};
 
@@ -23,10 +24,10 @@ pub fn repair(
     info: &PathInfo,
 ) -> Result<(), FetchError> {
     let asked = Asked::from(&info.registration.path);
-    let offer = runtime.block_on(sources.offer(&asked, store.store_dir(), trust))?;
-    let offer = offer
-        .filter(|offer| offer.info.nar_hash == info.registration.nar_hash)
-        .ok_or_else(|| sources.nowhere(&asked))?;
+    let offer = runtime.block_on(sources.find(&asked, store.store_dir(), trust))?;
+    if offer.info.nar_hash != info.registration.nar_hash {
+        return Err(sources.nowhere(&asked, Vec::new()));
+    }
     let transfer = Transfer {
         store,
         runtime,

@@ -14,7 +14,8 @@ use super::offers::Offers;
 use super::priorities::Urgency;
 use super::progress::Progress;
 use super::receive::{Expected, ReceiveError, Received, unpack};
-use super::sources::{Offer, Sources, Trust, Vouched};
+use super::source::{Offer, Trust, Vouched};
+use super::sources::Sources;
 use crate::nix::compression::Compression;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::ContentVerifier;
@@ -252,6 +253,7 @@ impl Transfer<'_> {
                 }
             }
         };
+        offer.source.answered();
         tracing::info!(
             path = %info.store_path,
             source = offer.source.url(),

@@ -23,7 +23,7 @@ pub use error::{BrokenOff, SourceError};
 use file::FileCache;
 use http::HttpCache;
 pub use redaction::redacted;
-pub use retry::Retries;
+pub use retry::{Retries, spread};
 pub use source::{Options, Stream, Substituter};
 pub use traffic::{LastFailure, Traffic, TrafficSnapshot};
 use url::Kind;
