@@ -16,11 +16,12 @@ pub use superblock::{DetachedMount, NOSYMFOLLOW, NewSuperblock, Superblock, moun
 
 /// Options of `mount -o` that a daemon takes when it starts, each with what stands for its value. The table
 /// of settings of narfs says what they are; mount.narfs passes them on.
-pub const DAEMON_OPTIONS: [&str; 7] = [
+pub const DAEMON_OPTIONS: [&str; 8] = [
     "from-nix-conf[=FILE]",
     "lookup-timeout=SECONDS",
     "contents-timeout=SECONDS",
     "absent-ttl=SECONDS",
+    "head-start=MILLISECONDS",
     "prefetch=none|closure",
     "budget=SIZE",
     "file-handles",

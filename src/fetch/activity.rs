@@ -51,7 +51,7 @@ impl Fetcher {
     }
 
     pub fn times(&self) -> FetcherTimes {
-        self.0.outcomes.times(self.0.offers.slots.latencies())
+        self.0.outcomes.times(self.0.offers.sources.latencies())
     }
 
     pub fn activity(&self) -> Activity {
@@ -69,7 +69,7 @@ impl Fetcher {
             .collect();
         fetches.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Activity {
-            sources: inner.offers.slots.report(),
+            sources: inner.offers.sources.report(),
             fetches,
             queued: inner.priorities.queued() as u64,
             hits: inner.hits.load(Ordering::Relaxed),

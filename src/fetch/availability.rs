@@ -1,167 +1,35 @@
-//! Sources that may be away: a mount starts at once, and goes on with those that answer.
+//! Sources that may be away: each is opened, asked and probed here, for a mount as for a command.
 //!
-//! Invariants: that no source has a path is said only when every one said so, or is optional and cannot
-//! be reached; a source that is away holds up what another one has once, and is then asked last for a
-//! while, an optional one only after it has answered in the background; whoever waits for a source that
-//! is being opened learns what that try gives.
+//! Invariants: a source is opened in the background, once, and not anew because a question gives up; what is
+//! known to be away holds up no question; one that is away is probed until it answers.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::error::FetchError;
-use super::options::FetchOptions;
-use super::sources::{Asked, OPTIONAL, Offer, Source, Sources, Trust};
+use super::error::{AwaySource, FetchError};
+use super::health::{Health, State, Told};
+use super::source::{Asked, Offer, Source, Trust, priority_parameter};
 use crate::measure::Histogram;
-use crate::nix::store_path::{StoreDir, StorePathHash};
+use crate::nix::store_path::StoreDir;
 use crate::substituter::{self, Options, SourceError, Substituter, TrafficSnapshot};
-use crate::sync;
 
-/// Time for which a source that did not answer is asked last.
-const AWAY: Duration = Duration::from_secs(10);
-/// The same for an optional source, which is then asked in the background.
-const OUT_OF_REACH: Duration = Duration::from_secs(5);
-/// Time that a lookup gives an optional source that was away, from its being asked in the background on,
-/// where no other source has the path. One that is back answers sooner; one that is not costs this once
-/// in [`OUT_OF_REACH`].
-const HEAD_START: Duration = Duration::from_millis(300);
-
-/// A failure that several requests share, and when it came.
-type Failed = (Instant, Arc<FetchError>);
-
-struct Slot {
-    url: String,
-    /// As it may be shown.
-    shown: String,
-    /// Kept from one try to the next, with its counters and its wishes.
-    substituter: OnceLock<Arc<dyn Substituter>>,
-    source: OnceLock<Source>,
-    /// Held by whoever opens it.
-    failed: tokio::sync::Mutex<Option<Failed>>,
-    /// Since when it has not answered.
-    away: Mutex<Option<Instant>>,
-    /// Whether it may be out of reach.
-    optional: bool,
-    /// The last look whether it is back, where it is optional.
-    look: Mutex<Option<Look>>,
-}
-
-/// A look in the background whether a source is back.
-#[derive(Clone)]
-struct Look {
-    since: Instant,
-    /// `None` while it goes on.
-    back: watch::Receiver<Option<bool>>,
-}
-
-/// What the sources say of a path.
-pub(super) enum Answer {
-    Offer(Box<Offer>),
-    /// None has it, but for optional ones that cannot be reached.
-    Nowhere {
-        unreachable: Vec<String>,
-    },
-}
-
-impl Slot {
-    fn new(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-            shown: substituter::redacted(url),
-            substituter: OnceLock::new(),
-            source: OnceLock::new(),
-            failed: tokio::sync::Mutex::default(),
-            away: Mutex::default(),
-            optional: substituter::is_optional(url),
-            look: Mutex::default(),
-        }
-    }
-
-    /// Whether it is optional and did not answer the last question, however long ago.
-    fn is_out_of_reach(&self) -> bool {
-        self.optional && sync::lock(&self.away).is_some()
-    }
-
-    /// Whether a failure says that it is away.
-    fn is_silent(&self, e: &FetchError) -> bool {
-        e.is_transient() || self.optional && e.is_out_of_the_way(&self.url)
-    }
-
-    fn is_away(&self) -> bool {
-        let away = sync::lock(&self.away);
-        let while_away = match self.optional {
-            true => OUT_OF_REACH,
-            false => AWAY,
-        };
-        away.is_some_and(|since| since.elapsed() < while_away)
-    }
-
-    fn note<T>(&self, outcome: &Result<T, FetchError>) {
-        let failure = outcome.as_ref().err().filter(|e| self.is_silent(e));
-        let mut away = sync::lock(&self.away);
-        match (&*away, failure) {
-            (None, Some(e)) if self.optional => tracing::warn!(
-                source = self.shown,
-                "an optional source cannot be reached, and what only it has is not found: {e}"
-            ),
-            (None, Some(e)) => tracing::warn!(source = self.shown, "a source is away: {e}"),
-            (Some(_), None) => tracing::info!(source = self.shown, "a source answers again"),
-            _ => {}
-        }
-        *away = failure.map(|_| Instant::now());
-    }
-
-    fn report(&self) -> SourceReport {
-        let source = self.source.get();
-        let state = match source {
-            _ if self.away.lock().is_ok_and(|away| away.is_some()) => SourceState::Away,
-            Some(_) => SourceState::Answers,
-            None => SourceState::NotAsked,
-        };
-        SourceReport {
-            url: self.shown.clone(),
-            state,
-            optional: self.optional,
-            priority: source.map(|s| s.priority),
-            traffic: self.substituter.get().map(|s| s.traffic().snapshot()),
-        }
-    }
-}
-
-impl Look {
-    /// Whether the source has answered within the head start.
-    async fn is_back(&self) -> bool {
-        let mut back = self.back.clone();
-        let rest = HEAD_START.saturating_sub(self.since.elapsed());
-        let answer = back.wait_for(Option::is_some);
-        let answer = tokio::time::timeout(rest, answer).await;
-        answer.is_ok_and(|seen| seen.is_ok_and(|back| *back == Some(true)))
-    }
-}
-
-/// A question to the sources, and what came of it so far.
-struct Question<'q> {
-    asked: Asked,
-    store_dir: &'q StoreDir,
-    trust: &'q Trust,
-    /// Why a source could not say.
-    failure: Option<FetchError>,
-    /// Optional sources that could not be asked.
-    unreachable: Vec<String>,
-}
-
-impl Question<'_> {
-    fn failed(&mut self, slot: &Slot, error: FetchError) {
-        if slot.optional && slot.is_silent(&error) {
-            self.unreachable.push(slot.shown.clone());
-        } else {
-            self.failure = Some(error);
-        }
-    }
-}
+/// Time for a source to say what it is, with all tries; also for an answer to a copy, for which no program
+/// waits.
+const GENEROUS: Duration = Duration::from_secs(60);
+/// Time for which a question waits for an optional source that is being opened: where it is out of reach,
+/// nobody waits longer.
+const OPTIONAL: Duration = Duration::from_secs(2);
+/// Time for a source that did not answer a question to show that it is there.
+const DOUBT: Duration = Duration::from_secs(1);
+/// Time for the answer to a probe.
+const PROBE: Duration = Duration::from_secs(15);
+/// Time without an answer after which a question is late. A source that is merely far away answers sooner.
+const LATE: Duration = Duration::from_secs(2);
+/// Late questions of a source from which on it has no head start any more: the others are asked before it.
+const SLOW: usize = 4;
 
 /// How a source is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,9 +37,9 @@ impl Question<'_> {
 pub enum SourceState {
     /// Nothing was needed of it so far.
     NotAsked,
-    /// It answered the last question.
+    /// It answers.
     Answers,
-    /// It did not answer the last question; it is asked last for a while.
+    /// It does not answer. It is probed in the background, and no question waits for it meanwhile.
     Away,
 }
 
@@ -189,247 +57,277 @@ pub struct SourceReport {
     pub traffic: Option<TrafficSnapshot>,
 }
 
-/// The sources of a mount.
-#[derive(Clone)]
-pub(super) struct Slots {
-    slots: Arc<[Slot]>,
-    /// Optional sources that could not be opened, and are not among the slots.
-    unreachable: Arc<[String]>,
-    /// For one answer of one source.
-    patience: Duration,
-    open: Arc<Options>,
+/// What a question finds a source to be.
+pub(super) enum Standing {
+    Ready(Source),
+    /// It is being opened or looked for, for so long already; no question waits longer than `wait`.
+    Coming {
+        since: Instant,
+        wait: Duration,
+        /// Whether it may be better than those that are there.
+        is_new: bool,
+    },
+    Away(FetchError),
 }
 
-impl Slots {
-    /// Sources that are asked for narinfos for at most the deadline of a lookup in all, if each
-    /// has its share.
-    pub(super) fn new(options: &FetchOptions) -> Self {
-        let slots = options.urls.iter().map(|url| Slot::new(url));
-        Self::with(slots, Vec::new(), options)
+/// The place of one source, whether it has answered or not.
+pub(super) struct Slot {
+    url: String,
+    /// As it may be shown.
+    pub(super) shown: String,
+    /// Whether it may be out of reach.
+    pub(super) optional: bool,
+    open: Arc<Options>,
+    /// For one answer.
+    patience: Duration,
+    /// Kept from one try to the next, with its counters and its wishes.
+    substituter: OnceLock<Arc<dyn Substituter>>,
+    source: OnceLock<Source>,
+    pub(super) health: Arc<Health>,
+    /// Questions that are late.
+    late: AtomicUsize,
+}
+
+impl Slot {
+    /// A source of a mount, whose programs wait for so long.
+    pub(super) fn of_mount(url: &str, open: &Arc<Options>, patience: Duration) -> Self {
+        let optional = substituter::is_optional(url);
+        let told = match optional {
+            true => Told::LogOfOptional,
+            false => Told::Log,
+        };
+        Self::new(url, optional, open, patience, told)
     }
 
-    /// Sources that have answered.
-    pub(super) fn opened(sources: Sources, options: &FetchOptions) -> Self {
-        let slots = sources.all.into_iter().map(|source| Slot {
-            source: OnceLock::from(source.clone()),
-            optional: source.optional,
-            ..Slot::new(source.url())
-        });
-        Self::with(slots, sources.unreachable, options)
+    /// A source of a command, which says whether it is `optional`.
+    pub(super) fn of_command(url: &str, optional: bool, open: &Arc<Options>) -> Self {
+        Self::new(url, optional, open, GENEROUS, Told::Command)
     }
 
-    fn with(
-        slots: impl Iterator<Item = Slot>,
-        unreachable: Vec<String>,
-        options: &FetchOptions,
-    ) -> Self {
-        let slots: Arc<[_]> = slots.collect();
-        let shares = u32::try_from(slots.len()).unwrap_or(u32::MAX).max(1);
+    fn new(url: &str, optional: bool, open: &Arc<Options>, patience: Duration, told: Told) -> Self {
+        let shown = substituter::redacted(url);
         Self {
-            slots,
-            unreachable: unreachable.into(),
-            patience: options.deadlines.lookup / shares,
-            open: Arc::new(Options {
-                // Half: who waits for a NAR that stopped coming sees a second try.
-                stall: options.deadlines.contents / 2,
-                netrc: options.netrc.clone(),
-            }),
+            url: url.to_owned(),
+            health: Arc::new(Health::new(&shown, told)),
+            shown,
+            optional,
+            open: open.clone(),
+            patience,
+            substituter: OnceLock::new(),
+            source: OnceLock::new(),
+            late: AtomicUsize::new(0),
         }
     }
 
-    /// All of them, in the order in which they are asked as far as that is known.
-    pub(super) fn report(&self) -> Vec<SourceReport> {
-        let mut all: Vec<_> = self.slots.iter().map(Slot::report).collect();
-        all.sort_by_key(|s| s.priority.unwrap_or(u32::MAX));
-        all
+    /// The lower, the earlier it is asked; as far as that is known.
+    pub(super) fn priority(&self) -> Option<u32> {
+        let said = self.source.get().map(|source| source.priority);
+        said.or_else(|| priority_parameter(&self.url))
     }
 
-    /// From asking to the heads of the answers, by source; those that were asked.
-    pub(super) fn latencies(&self) -> Vec<(String, Histogram)> {
-        let asked = self.slots.iter().filter_map(|slot| {
-            let substituter = slot.substituter.get()?;
-            Some((slot.shown.clone(), substituter.traffic().latencies()))
-        });
-        asked.collect()
+    /// Whether it is so slow that others are asked before it.
+    pub(super) fn is_slow(&self) -> bool {
+        self.late.load(Ordering::Relaxed) >= SLOW
     }
 
-    pub(super) fn urls(&self) -> impl Iterator<Item = &str> {
-        self.slots.iter().map(|s| s.shown.as_str())
+    /// Whether what only this source has is absent after such a failure: it is optional, and does not answer,
+    /// or something else does in its place.
+    pub(super) fn is_out_of_reach(&self, error: &FetchError) -> bool {
+        self.optional && error.is_out_of_the_way(&self.url)
     }
 
-    /// Those that have answered so far.
-    pub(super) fn answered(&self) -> Sources {
-        let answered = self.slots.iter().filter_map(|s| s.source.get().cloned());
-        Sources::of(answered.collect(), self.unreachable.to_vec())
+    /// Has it opened in the background, unless that was begun before.
+    pub(super) fn begin(self: &Arc<Self>, store_dir: &StoreDir) {
+        if let Some(turn) = self.health.open() {
+            let looking = look_after(Arc::downgrade(self), store_dir.clone(), turn, GENEROUS);
+            tokio::spawn(looking);
+        }
     }
 
-    /// The best usable offer of a path, or that every source said that it has none. Optional sources
-    /// that are away hold up nobody who gets an offer of another one.
-    pub(super) async fn offer(
-        &self,
-        hash: StorePathHash,
+    /// What it is to a question that is asked now. It must have begun.
+    pub(super) fn standing(&self) -> Standing {
+        match (self.health.state(), self.source.get()) {
+            (State::Answers, Some(source)) => Standing::Ready(source.clone()),
+            (State::Away { since, error }, _) => Standing::Away(self.away(since, error)),
+            (State::Doubted { since, error }, _) => match since.elapsed() < DOUBT {
+                true => Standing::Coming {
+                    since,
+                    wait: DOUBT,
+                    is_new: false,
+                },
+                false => Standing::Away(self.away(since, error)),
+            },
+            (State::Opening { since }, _) => {
+                let wait = match self.optional {
+                    true => self.patience.min(OPTIONAL),
+                    false => self.patience,
+                };
+                if since.elapsed() < wait {
+                    let is_new = true;
+                    return Standing::Coming {
+                        since,
+                        wait,
+                        is_new,
+                    };
+                }
+                let error = self.late();
+                self.health.log_away(&error);
+                Standing::Away(self.away(since, Arc::new(error)))
+            }
+            (State::NotAsked | State::Answers, _) => Standing::Away(self.late()),
+        }
+    }
+
+    /// Waits until it has answered, or is known not to. It must have begun.
+    pub(super) async fn settled(&self) -> Result<Source, FetchError> {
+        loop {
+            match self.standing() {
+                Standing::Ready(source) => return Ok(source),
+                Standing::Away(error) => return Err(error),
+                Standing::Coming { since, wait, .. } => {
+                    let rest = wait.saturating_sub(since.elapsed());
+                    self.health.settled(rest).await;
+                }
+            }
+        }
+    }
+
+    /// Asks it for a path.
+    pub(super) async fn ask(
+        self: Arc<Self>,
+        source: Source,
+        asked: &Asked,
         store_dir: &StoreDir,
         trust: &Trust,
-    ) -> Result<Answer, FetchError> {
-        let all = 0..self.slots.len();
-        let (out, rest): (Vec<_>, Vec<_>) = all.partition(|at| self.slots[*at].is_out_of_reach());
-        let (away, there): (Vec<_>, Vec<_>) =
-            rest.into_iter().partition(|at| self.slots[*at].is_away());
-        let looks: Vec<_> = out.iter().map(|at| self.look(*at, store_dir)).collect();
-        let mut question = Question {
-            asked: Asked { hash, path: None },
-            store_dir,
-            trust,
-            failure: None,
-            unreachable: Vec::new(),
+    ) -> Result<Option<Offer>, FetchError> {
+        let began = Instant::now();
+        let asking = self.within(self.patience, source.offer(asked, store_dir, trust));
+        let mut asking = std::pin::pin!(asking);
+        let outcome = tokio::select! {
+            outcome = &mut asking => outcome,
+            () = tokio::time::sleep(LATE) => {
+                let _late = Late::of(&self.late);
+                asking.await
+            }
         };
-        for group in [there, away] {
-            if let Some(found) = self.ask(group, &mut question).await {
-                return Ok(Answer::Offer(found));
+        let error = match outcome {
+            Err(e) if e.is_transient() => Arc::new(e),
+            said => {
+                source.answered();
+                return said;
             }
-        }
-        let mut back = Vec::new();
-        for (at, look) in out.into_iter().zip(looks) {
-            let is_back = match look {
-                Some(look) => look.is_back().await,
-                None => false,
-            };
-            match is_back {
-                true => back.push(at),
-                false => question.unreachable.push(self.slots[at].shown.clone()),
-            }
-        }
-        if let Some(found) = self.ask(back, &mut question).await {
-            return Ok(Answer::Offer(found));
-        }
-        let unreachable = question.unreachable;
-        let nowhere = Answer::Nowhere { unreachable };
-        question.failure.map_or(Ok(nowhere), Err)
-    }
-
-    /// Asks the sources of a group, best first.
-    async fn ask(&self, group: Vec<usize>, question: &mut Question<'_>) -> Option<Box<Offer>> {
-        for (at, source) in self.sources(group, question).await {
-            let slot = &self.slots[at];
-            let offer = source.offer(&question.asked, question.store_dir, question.trust);
-            match self.within(self.patience, slot, offer).await {
-                Ok(None) => {}
-                Ok(Some(found)) => return Some(Box::new(found)),
-                Err(e) => question.failed(slot, e),
-            }
-        }
-        None
-    }
-
-    /// Those of `group` that answer, best first.
-    async fn sources(
-        &self,
-        group: Vec<usize>,
-        question: &mut Question<'_>,
-    ) -> Vec<(usize, Source)> {
-        let mut opening = JoinSet::new();
-        for at in group {
-            let (slots, store_dir) = (self.clone(), question.store_dir.clone());
-            opening.spawn(async move { (at, slots.source(at, &store_dir).await) });
-        }
-        let mut found = Vec::new();
-        while let Some(opened) = opening.join_next().await {
-            match opened {
-                Ok((at, Ok(source))) => found.push((at, source)),
-                Ok((at, Err(e))) => question.failed(&self.slots[at], e),
-                Err(_) => question.failure = Some(FetchError::Stopped),
-            }
-        }
-        // Equal priorities keep the user's order.
-        found.sort_by_key(|(at, source)| (source.priority, *at));
-        found
-    }
-
-    /// Looks in the background whether a source is back that is out of reach, unless that was tried a
-    /// moment ago.
-    fn look(&self, at: usize, store_dir: &StoreDir) -> Option<Look> {
-        let slot = &self.slots[at];
-        let mut last = sync::lock(&slot.look);
-        if let Some(look) = &*last
-            && look.back.borrow().is_none()
-            && look.back.has_changed().is_ok()
-        {
-            return Some(look.clone());
-        }
-        if slot.is_away() {
-            return None;
-        }
-        let (looked, back) = watch::channel(None);
-        let (slots, store_dir) = (self.clone(), store_dir.clone());
-        tokio::spawn(async move {
-            let slot = &slots.slots[at];
-            let answer = match slot.source.get() {
-                Some(source) => {
-                    let answer = async { Ok(source.substituter.cache_info().await?) };
-                    slots.within(OPTIONAL, slot, answer).await.map(drop)
-                }
-                None => slots.source(at, &store_dir).await.map(drop),
-            };
-            looked.send_replace(Some(answer.is_ok()));
-        });
-        let since = Instant::now();
-        Some(last.insert(Look { since, back }).clone())
-    }
-
-    async fn source(&self, at: usize, store_dir: &StoreDir) -> Result<Source, FetchError> {
-        let slot = &self.slots[at];
-        let asked = Instant::now();
-        if let Some(source) = slot.source.get() {
-            return Ok(source.clone());
-        }
-        let mut failed = slot.failed.lock().await;
-        if let Some(source) = slot.source.get() {
-            return Ok(source.clone());
-        }
-        if let Some((when, error)) = &*failed
-            && *when >= asked
-        {
-            return Err(error.clone().into());
-        }
-        let open = async {
-            let substituter = match slot.substituter.get() {
-                Some(substituter) => substituter.clone(),
-                None => {
-                    let opened = substituter::open(&slot.url, &self.open)?;
-                    slot.substituter.get_or_init(|| opened).clone()
-                }
-            };
-            Source::of(substituter, store_dir).await
         };
-        let patience = match slot.optional {
-            true => self.patience.min(OPTIONAL),
-            false => self.patience,
-        };
-        match self.within(patience, slot, open).await {
-            Ok(source) => Ok(slot.source.get_or_init(|| source).clone()),
-            Err(error) => {
-                let error = Arc::new(error);
-                *failed = Some((Instant::now(), error.clone()));
-                Err(error.into())
-            }
+        if let Some(turn) = self.health.silent(began, &error) {
+            let looking = look_after(Arc::downgrade(&self), store_dir.clone(), turn, DOUBT);
+            tokio::spawn(looking);
         }
+        Err(error.into())
+    }
+
+    /// Opens it; one that is open already is asked whether it is there.
+    async fn look(&self, store_dir: &StoreDir) -> Result<(), FetchError> {
+        if let Some(source) = self.source.get() {
+            return source.probe().await;
+        }
+        let substituter = match self.substituter.get() {
+            Some(substituter) => substituter.clone(),
+            None => {
+                let opened = substituter::open(&self.url, &self.open)?;
+                self.substituter.get_or_init(|| opened).clone()
+            }
+        };
+        let source = Source::of(substituter, store_dir, self.optional, &self.health).await?;
+        self.source.get_or_init(|| source);
+        Ok(())
     }
 
     async fn within<T>(
         &self,
         patience: Duration,
-        slot: &Slot,
         asking: impl Future<Output = Result<T, FetchError>>,
     ) -> Result<T, FetchError> {
         let answer = tokio::time::timeout(patience, asking).await;
-        let outcome = answer.unwrap_or_else(|late| {
-            Err(FetchError::Source(SourceError::Unreachable {
-                url: slot.shown.clone(),
-                what: "no answer in time",
-                source: late.into(),
-            }))
-        });
-        slot.note(&outcome);
-        outcome
+        answer.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// The error that it has not answered in time.
+    fn late(&self) -> FetchError {
+        FetchError::Source(SourceError::Unreachable {
+            url: self.shown.clone(),
+            what: "no answer in time",
+            source: std::io::ErrorKind::TimedOut.into(),
+        })
+    }
+
+    fn away(&self, since: Instant, error: Arc<FetchError>) -> FetchError {
+        FetchError::Away(vec![AwaySource {
+            url: self.shown.clone(),
+            since: since.elapsed(),
+            error,
+        }])
+    }
+
+    pub(super) fn report(&self) -> SourceReport {
+        let traffic = self.substituter.get().map(|s| s.traffic().snapshot());
+        let is_tried_again = traffic.as_ref().is_some_and(|t| t.retries > 0);
+        let state = match self.health.state() {
+            State::NotAsked => SourceState::NotAsked,
+            State::Opening { since } if is_tried_again || since.elapsed() > OPTIONAL => {
+                SourceState::Away
+            }
+            State::Opening { .. } => SourceState::NotAsked,
+            State::Answers => SourceState::Answers,
+            State::Doubted { .. } | State::Away { .. } => SourceState::Away,
+        };
+        SourceReport {
+            url: self.shown.clone(),
+            state,
+            optional: self.optional,
+            priority: self.source.get().map(|source| source.priority),
+            traffic,
+        }
+    }
+
+    /// From asking to the heads of the answers; `None` before it was asked.
+    pub(super) fn latencies(&self) -> Option<(String, Histogram)> {
+        let substituter = self.substituter.get()?;
+        Some((self.shown.clone(), substituter.traffic().latencies()))
+    }
+}
+
+/// A question that is late.
+struct Late<'a>(&'a AtomicUsize);
+
+impl<'a> Late<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Late<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Opens a source, or asks it whether it is there, until it answers; the first time with this `patience`.
+async fn look_after(slot: Weak<Slot>, store_dir: StoreDir, turn: u64, mut patience: Duration) {
+    // Nobody needs it any more when the slot is gone.
+    while let Some(there) = slot.upgrade() {
+        let looked = there.within(patience, there.look(&store_dir)).await;
+        let health = there.health.clone();
+        drop(there);
+        let Err(error) = looked else {
+            health.answered();
+            return;
+        };
+        let Some(pause) = health.failed_probe(turn, &Arc::new(error)) else {
+            return;
+        };
+        if !health.pause(turn, pause).await {
+            return;
+        }
+        patience = PROBE;
     }
 }

@@ -13,7 +13,7 @@ use super::error::{CopyFailure, FetchError};
 use super::fetcher::Inner;
 use super::flights::{Need, Outcome};
 use super::progress::Progress;
-use super::sources::Offer;
+use super::source::Offer;
 use crate::nix::store_path::{StorePath, StorePathHash};
 
 /// Paths that are under way at once, those apart that wait to be published: enough that a place

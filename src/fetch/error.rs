@@ -22,6 +22,9 @@ pub enum FetchError {
     /// A source does not answer, or not in a way that makes sense.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// These sources are known not to answer.
+    #[error("{}", away(.0))]
+    Away(Vec<AwaySource>),
     #[error("{url} is not a binary cache: it has no nix-cache-info")]
     NoBinaryCache { url: String },
     #[error("{url}: nix-cache-info is malformed")]
@@ -113,6 +116,34 @@ pub enum FetchError {
     Patience { path: StorePath, patience: Duration },
 }
 
+/// A source that is known not to answer.
+#[derive(Debug)]
+pub struct AwaySource {
+    pub(super) url: String,
+    /// For how long.
+    pub(super) since: Duration,
+    /// What came of the last try.
+    pub(super) error: Arc<FetchError>,
+}
+
+/// What is said of sources that do not answer.
+fn away(sources: &[AwaySource]) -> String {
+    let each = sources.iter().map(|source| {
+        let seconds = source.since.as_secs();
+        let mut said = format!(
+            "{} has been away for {seconds} s: {}",
+            source.url, source.error
+        );
+        let mut cause = std::error::Error::source(&source.error);
+        while let Some(error) = cause {
+            said = format!("{said}: {error}");
+            cause = error.source();
+        }
+        said
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// What is said of optional sources that could not be asked.
 fn not_reached(sources: &[String]) -> String {
     match sources {
@@ -155,7 +186,11 @@ impl FetchError {
 
     /// Whether a source did not answer, and may another time.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(self.cause(), Self::Source(error) if error.is_transient())
+        match self.cause() {
+            Self::Source(error) => error.is_transient(),
+            Self::Away(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether an optional source at `url` counts as out of reach with this failure: it does not answer, or
@@ -165,7 +200,16 @@ impl FetchError {
             Self::Source(SourceError::Url { .. }) => url.starts_with("file:"),
             Self::Source(error) => error.is_transient(),
             Self::NoBinaryCache { .. } | Self::CacheInfo { .. } => true,
+            Self::Away(sources) => sources.iter().all(|s| s.error.is_out_of_the_way(url)),
             _ => false,
+        }
+    }
+
+    /// What came of the last try, where that is why a source is away.
+    pub(super) fn into_last_try(self) -> Self {
+        match self {
+            Self::Away(sources) if sources.len() == 1 => sources[0].error.clone().into(),
+            error => error,
         }
     }
 

@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
-use super::availability::Slots;
 use super::budget::Budget;
 use super::doubts::Doubts;
 use super::error::FetchError;
@@ -26,7 +25,8 @@ use super::priorities::{AHEAD, Priorities};
 use super::publish::Publisher;
 use super::race;
 use super::rate_limit::RateLimit;
-use super::sources::{Asked, Offer, Sources, Trust};
+use super::source::{Asked, Offer, Trust};
+use super::sources::Sources;
 use super::transfer::{Among, Errand};
 use super::walk::Walk;
 use crate::nix::listing;
@@ -83,14 +83,14 @@ pub struct Fetcher(pub(super) Arc<Inner>);
 
 impl std::fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.offers.slots.urls()).finish()
+        self.0.offers.sources.fmt(f)
     }
 }
 
 impl Fetcher {
     /// A fetcher for programs. No source is asked before something is needed.
     pub fn new(to: Destination, options: &FetchOptions) -> Self {
-        Self::with(to, Slots::new(options), options, AHEAD)
+        Self::with(to, Sources::new(options), options, AHEAD)
     }
 
     /// A fetcher for one copy, from sources that have answered; `jobs` NARs are transferred at once.
@@ -102,14 +102,13 @@ impl Fetcher {
             deadlines: Deadlines::default(),
             prefetch: PrefetchPolicy::None,
         };
-        let slots = Slots::opened(sources, &options);
-        Self::with(to, slots, &options, jobs.max(1)).quiet()
+        Self::with(to, sources, &options, jobs.max(1)).quiet()
     }
 
-    fn with(to: Destination, slots: Slots, options: &FetchOptions, ahead: usize) -> Self {
+    fn with(to: Destination, sources: Sources, options: &FetchOptions, ahead: usize) -> Self {
         let (trust, store_dir) = (options.trust.clone(), to.store.store_dir().clone());
-        let priorities = Priorities::new(ahead, slots.urls().count());
-        let offers = Offers::new(slots, trust, store_dir, options.deadlines.absent);
+        let priorities = Priorities::new(ahead, sources.urls().count());
+        let offers = Offers::new(sources, trust, store_dir, options.deadlines.absent);
         Self(Arc::new(Inner {
             publisher: Arc::new(Publisher::new(to.store.clone())),
             offers: Arc::new(offers),
@@ -332,7 +331,7 @@ impl Inner {
         let errand = Errand {
             store: self.to.store.clone(),
             runtime: self.to.runtime.clone(),
-            sources: self.offers.slots.answered(),
+            sources: self.offers.sources.clone(),
             trust: self.offers.trust.clone(),
             progress: flight.progress.clone(),
             urgency: flight.urgency.clone(),
@@ -365,7 +364,7 @@ impl Inner {
         let offer = self.offers.get(asked).await?;
         store.paths().register(&[(offer.registration(), None)])?;
         let there = store.paths().info(asked.hash)?;
-        there.ok_or_else(|| self.offers.nowhere(asked, Vec::new()))
+        there.ok_or_else(|| self.offers.sources.nowhere(asked, Vec::new()))
     }
 
     /// Registers what a path refers to, and what these refer to, so that the next lookups find it.

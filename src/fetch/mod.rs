@@ -16,7 +16,8 @@
 //! | `flights` | what is on its way into the state, and who waits for it |
 //! | `walk` | the walk over closures |
 //! | `vouching`, `doubts` | references that nobody vouches for, asked for anew |
-//! | `offers`, `availability`, `sources` | what the sources say of paths, and whether they answer |
+//! | `offers`, `sources`, `question` | what the sources say of paths, and which one is asked when |
+//! | `availability`, `health`, `source` | one source: whether it answers, and what it says |
 //! | `race` | the sources that are tried for one path, one after another or beside each other |
 //! | `transfer`, `attempt` | one NAR from one source, with further tries; how it does |
 //! | `decode`, `receive` | its decoder, with memory that is shared; its verification |
@@ -34,6 +35,7 @@ mod doubts;
 mod error;
 mod fetcher;
 mod flights;
+mod health;
 mod offers;
 mod on_demand;
 mod options;
@@ -43,12 +45,14 @@ mod prefetch;
 mod priorities;
 mod progress;
 mod publish;
+mod question;
 mod race;
 mod rate_limit;
 mod receive;
 mod register;
 mod repair;
 mod requester;
+mod source;
 mod sources;
 mod transfer;
 mod vouching;
@@ -68,7 +72,8 @@ pub use progress::{Progress, Snapshot};
 pub use receive::{AddError, ReceiveError, Received, add};
 pub use repair::repair;
 pub use requester::Requester;
-pub use sources::{AskedSource, CACHE_NIXOS_ORG, Source, Sources, Trust, ask_source};
+pub use source::{AskedSource, CACHE_NIXOS_ORG, Trust, ask_source};
+pub use sources::Sources;
 
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::availability::{Answer, Slots};
 use super::error::FetchError;
-use super::sources::{Asked, Offer, Trust};
+use super::source::{Asked, Offer, Trust};
+use super::sources::Sources;
 use crate::nix::store_path::{StoreDir, StorePathHash};
 
 /// Narinfos that are kept in memory, so that contents need not ask for them again.
@@ -31,7 +31,7 @@ struct Nowhere {
 
 /// See the module.
 pub(super) struct Offers {
-    pub(super) slots: Slots,
+    pub(super) sources: Sources,
     pub(super) trust: Trust,
     store_dir: StoreDir,
     /// How long it is remembered that no source has a path.
@@ -41,9 +41,14 @@ pub(super) struct Offers {
 }
 
 impl Offers {
-    pub(super) fn new(slots: Slots, trust: Trust, store_dir: StoreDir, remember: Duration) -> Self {
+    pub(super) fn new(
+        sources: Sources,
+        trust: Trust,
+        store_dir: StoreDir,
+        remember: Duration,
+    ) -> Self {
         Self {
-            slots,
+            sources,
             trust,
             store_dir,
             remember,
@@ -61,19 +66,22 @@ impl Offers {
             if let Some(absent) = self.absent.get(&hash)
                 && absent.since.elapsed() < self.remembered(&absent)
             {
-                return Err(self.nowhere(asked, absent.unreachable));
+                return Err(self.sources.nowhere(asked, absent.unreachable));
             }
-            let answer = self.slots.offer(hash, &self.store_dir, &self.trust);
-            let unreachable = match answer.await? {
-                Answer::Offer(offer) => return Ok(Arc::new(*offer)),
-                Answer::Nowhere { unreachable } => unreachable,
-            };
-            let absent = Nowhere {
-                since: Instant::now(),
-                unreachable: unreachable.clone(),
-            };
-            self.absent.insert(hash, absent);
-            Err(self.nowhere(asked, unreachable))
+            // All who want this hash share the answer, under whatever name.
+            let any = Asked { hash, path: None };
+            let found = self.sources.find(&any, &self.store_dir, &self.trust);
+            match found.await {
+                Err(FetchError::Absent { unreachable, .. }) => {
+                    let absent = Nowhere {
+                        since: Instant::now(),
+                        unreachable: unreachable.clone(),
+                    };
+                    self.absent.insert(hash, absent);
+                    Err(self.sources.nowhere(asked, unreachable))
+                }
+                found => Ok(Arc::new(found?)),
+            }
         };
         let offer = self.known.get_or_insert_async(&hash, ask).await?;
         if path
@@ -81,7 +89,7 @@ impl Offers {
             .is_some_and(|path| offer.info.store_path != *path)
         {
             // The hash is another path's, so that there is none of this name.
-            return Err(self.nowhere(asked, Vec::new()));
+            return Err(self.sources.nowhere(asked, Vec::new()));
         }
         Ok(offer)
     }
@@ -101,10 +109,5 @@ impl Offers {
     /// Has the next try ask again: the narinfo may be mended by then.
     pub(super) fn forget(&self, hash: StorePathHash) {
         self.known.remove(&hash);
-    }
-
-    pub(super) fn nowhere(&self, asked: &Asked, unreachable: Vec<String>) -> FetchError {
-        let urls: Vec<_> = self.slots.urls().collect();
-        asked.nowhere(urls.join(", "), unreachable)
     }
 }

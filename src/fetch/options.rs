@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::sources::Trust;
+use super::source::Trust;
 
 /// How long whoever waits is let wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -14,6 +14,14 @@ pub struct Deadlines {
     pub contents: Duration,
     /// How long it is remembered that no source has a path.
     pub absent: Duration,
+    /// Head start of a source, before the next one is asked as well.
+    #[serde(default = "head_start")]
+    pub head_start: Duration,
+}
+
+/// Enough for a source that is well to answer alone, and hardly noticed where it is not.
+fn head_start() -> Duration {
+    Duration::from_millis(200)
 }
 
 impl Default for Deadlines {
@@ -22,6 +30,7 @@ impl Default for Deadlines {
             lookup: Duration::from_secs(10),
             contents: Duration::from_secs(30),
             absent: Duration::from_secs(10),
+            head_start: head_start(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::error::{CopyFailure, FetchError};
 use super::fetcher::Inner;
 use super::progress::Progress;
-use super::sources::{Asked, Offer, Sources};
+use super::source::{Asked, Offer};
 use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::TemporaryRoots;
@@ -42,18 +42,15 @@ pub(super) async fn plan(
     recursive: bool,
     progress: &Progress,
 ) -> Result<Plan, FetchError> {
-    let sources = inner.offers.slots.answered();
     let mut walk = Walk::new(&inner.to.store, PARALLEL, {
-        let (inner, sources) = (inner.clone(), sources.clone());
-        move |asked| look(inner.clone(), sources.clone(), asked)
+        let inner = inner.clone();
+        move |asked| look(inner.clone(), asked)
     });
     match wanted {
         Wanted::Paths(paths) => walk.add(paths.iter().cloned()),
         Wanted::All => {
-            for source in &sources.all {
-                let listed = source.substituter.list().await?;
-                walk.add(listed.into_iter().map(|hash| (hash, None)));
-            }
+            let listed = inner.offers.sources.list(inner.to.store.store_dir());
+            walk.add(listed.await?.into_iter().map(|hash| (hash, None)));
         }
     }
     let follow = |walk: &mut Walk<_>, references: &[StorePath]| {
@@ -100,7 +97,7 @@ enum Seen {
     Offered(Box<Offer>),
 }
 
-async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen, FetchError> {
+async fn look(inner: Arc<Inner>, asked: Asked) -> Result<Seen, FetchError> {
     let store = &inner.to.store;
     let known = store.paths().info(asked.hash)?;
     // A record that cannot be read is for `verify` to mend.
@@ -113,8 +110,8 @@ async fn look(inner: Arc<Inner>, sources: Sources, asked: Asked) -> Result<Seen,
             )),
         };
     }
-    let offer = sources.offer(&asked, store.store_dir(), &inner.offers.trust);
-    let offer = offer.await?.ok_or_else(|| sources.nowhere(&asked))?;
+    let (sources, trust) = (&inner.offers.sources, &inner.offers.trust);
+    let offer = sources.find(&asked, store.store_dir(), trust).await?;
     Ok(Seen::Offered(Box::new(offer)))
 }
 

@@ -10,7 +10,7 @@ use super::batch::{Batch, Fetched, Missing};
 use super::error::FetchError;
 use super::fetcher::{Fetcher, Inner};
 use super::progress::Progress;
-use super::sources::Asked;
+use super::source::Asked;
 use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{PathInfo, Registration};

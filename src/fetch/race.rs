@@ -5,7 +5,6 @@
 //! that is published, and the others end; a transfer is never given up for its slowness, since no other may
 //! come to its end.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,8 @@ use tracing::{Instrument, Span};
 use super::attempt::{Attempt, FIRST_BYTE, Pace};
 use super::error::FetchError;
 use super::priorities::Place;
-use super::sources::{Asked, Offer, Source};
+use super::source::{Asked, Offer};
+use super::sources::Sources;
 use super::transfer::{Errand, Transfer};
 use crate::store::Publication;
 
@@ -52,7 +52,7 @@ struct Ended {
 }
 
 /// Further sources, and what one of them offers.
-type Found = (VecDeque<Source>, Option<Offer>);
+type Found = (Option<Sources>, Option<Offer>);
 
 /// Fetches and verifies a path from the source of the offer and, where that does not do well, from others.
 pub(super) async fn fetch(errand: Errand, offer: Offer) -> Result<Publication, FetchError> {
@@ -76,11 +76,14 @@ pub(super) async fn fetch(errand: Errand, offer: Offer) -> Result<Publication, F
 impl Race {
     async fn run(&mut self, offer: &Offer) -> Result<Publication, FetchError> {
         let mut asking: JoinSet<Found> = JoinSet::new();
-        let mut rest = VecDeque::from(self.errand.sources.besides(&offer.source));
+        let mut rest = self.errand.sources.besides(&offer.source);
         self.begin(offer.clone());
         loop {
-            if !self.does_well() && asking.is_empty() && !rest.is_empty() {
-                asking.spawn(self.next(std::mem::take(&mut rest), offer));
+            if !self.does_well()
+                && asking.is_empty()
+                && let Some(others) = rest.take()
+            {
+                asking.spawn(self.next(others, offer));
             }
             tokio::select! {
                 Some(ended) = self.running.join_next() => {
@@ -101,7 +104,7 @@ impl Race {
                     }
                 }
             }
-            if self.running.is_empty() && asking.is_empty() && rest.is_empty() {
+            if self.running.is_empty() && asking.is_empty() && rest.is_none() {
                 return Err(self.failure.take().unwrap_or(FetchError::Stopped));
             }
         }
@@ -175,30 +178,28 @@ impl Race {
         well
     }
 
-    /// The offer of the first of the sources that has the path too, and the sources after it.
-    fn next(
-        &self,
-        mut rest: VecDeque<Source>,
-        offer: &Offer,
-    ) -> impl Future<Output = Found> + use<> {
+    /// The best offer of the other sources, and the sources that are left then.
+    fn next(&self, others: Sources, offer: &Offer) -> impl Future<Output = Found> + use<> {
         let errand = self.errand.clone();
         let (asked, references) = (
             Asked::from(&offer.info.store_path),
             offer.info.references.clone(),
         );
         async move {
-            while let Some(source) = rest.pop_front() {
+            let mut rest = Some(others);
+            while let Some(others) = rest {
                 let store_dir = errand.store.store_dir();
-                let answer = source.offer(&asked, store_dir, &errand.trust);
-                let answer = tokio::time::timeout(ANSWER, answer).await;
+                let answer = others.find(&asked, store_dir, &errand.trust);
+                let Ok(Ok(other)) = tokio::time::timeout(ANSWER, answer).await else {
+                    break;
+                };
+                rest = others.besides(&other.source);
                 // With other references it is not what was planned for: they may not be here.
-                if let Ok(Ok(Some(other))) = answer
-                    && other.info.references == references
-                {
+                if other.info.references == references {
                     return (rest, Some(other));
                 }
             }
-            (rest, None)
+            (None, None)
         }
     }
 

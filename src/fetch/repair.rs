@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 use super::error::FetchError;
 use super::priorities::{Priorities, Urgency};
 use super::race;
-use super::sources::{Asked, Sources, Trust};
+use super::source::{Asked, Trust};
+use super::sources::Sources;
 use super::transfer::Errand;
 use crate::store::{PathInfo, Store};
 
@@ -24,17 +25,17 @@ pub fn repair(
     info: &PathInfo,
 ) -> Result<(), FetchError> {
     let asked = Asked::from(&info.registration.path);
-    let offer = runtime.block_on(sources.offer(&asked, store.store_dir(), trust))?;
-    let offer = offer
-        .filter(|offer| offer.info.nar_hash == info.registration.nar_hash)
-        .ok_or_else(|| sources.nowhere(&asked))?;
+    let offer = runtime.block_on(sources.find(&asked, store.store_dir(), trust))?;
+    if offer.info.nar_hash != info.registration.nar_hash {
+        return Err(sources.nowhere(&asked, Vec::new()));
+    }
     let errand = Errand {
         store: store.clone(),
         runtime: runtime.clone(),
         sources: sources.clone(),
         trust: trust.clone(),
         progress: Arc::default(),
-        urgency: Urgency::new(&Priorities::new(1, sources.all.len())),
+        urgency: Urgency::new(&Priorities::new(1, sources.urls().count())),
         among: None,
     };
     let publication = runtime.block_on(race::fetch(errand, offer))?;

@@ -15,7 +15,8 @@ use super::priorities::{Place, Urgency};
 use super::progress::Progress;
 use super::publish::Publisher;
 use super::receive::{Expected, ReceiveError, Received, unpack};
-use super::sources::{Offer, Sources, Trust, Vouched};
+use super::source::{Offer, Trust, Vouched};
+use super::sources::Sources;
 use crate::nix::compression::Compression;
 use crate::nix::narinfo::NarInfo;
 use crate::nix::store_path::ContentVerifier;
@@ -272,6 +273,7 @@ impl Transfer {
                 }
             }
         };
+        offer.source.answered();
         tracing::info!(
             path = %info.store_path,
             source = offer.source.url(),

@@ -11,7 +11,7 @@ use super::error::{CopyFailure, FetchError};
 use super::fetcher::{Fetcher, Inner};
 use super::flights::Need;
 use super::progress::Progress;
-use super::sources::{Asked, Offer};
+use super::source::{Asked, Offer};
 use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, PathInfo};
@@ -85,7 +85,7 @@ impl Inner {
         }
         let url = substituter::redacted(offer.source.url());
         tracing::info!(%path, source = url, "it is vouched for now");
-        now.ok_or_else(|| self.offers.nowhere(&Asked::from(path), Vec::new()))
+        now.ok_or_else(|| self.offers.sources.nowhere(&Asked::from(path), Vec::new()))
     }
 
     /// Whether contents that are here are good enough, whatever is known of their references.

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use tokio::task::JoinSet;
 
 use super::error::FetchError;
-use super::sources::Asked;
+use super::source::Asked;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Store, TemporaryRoots};
 

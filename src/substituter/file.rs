@@ -1,4 +1,7 @@
 //! A binary cache in a directory.
+//!
+//! Invariants: a disk that hangs blocks threads of its own only; a file is absent only in a directory that is
+//! a binary cache still.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -9,41 +12,126 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::error::SourceError;
-use super::source::{Answer, Bound, CACHE_INFO, LISTING, NARINFO, Stream, Substituter};
+use super::source::{
+    Answer, Bound, CACHE_INFO, CACHE_INFO_NAME, LISTING, NARINFO, Stream, Substituter,
+};
 use super::traffic::{Request, Traffic};
 use crate::nix::store_path::StorePathHash;
+use crate::sync;
 
+/// Files that are looked for at once: a disk that hangs, such as one of a network, takes no more threads.
+const AT_ONCE: usize = 8;
+
+/// A binary cache in a directory.
 pub(super) struct FileCache {
+    directory: Arc<Directory>,
+    places: Arc<Semaphore>,
+}
+
+/// A directory with the files of a binary cache. All of this blocks.
+struct Directory {
     url: String,
     dir: PathBuf,
     traffic: Arc<Traffic>,
 }
 
 impl FileCache {
+    /// The binary cache at a URL. Nothing is looked at yet.
     pub(super) fn open(url: &str) -> Result<Self, SourceError> {
-        let fail = |what: String| SourceError::Url {
-            url: url.to_owned(),
-            what,
-        };
         // Parameters such as `?priority=…` are for the client.
         let plain = url.split(['?', '#']).next().unwrap_or(url);
         let path = plain.strip_prefix("file://").unwrap_or(plain);
         let path = percent_decode_str(path).decode_utf8_lossy();
         let dir = PathBuf::from(path.into_owned());
         if !dir.is_absolute() {
-            return Err(fail("the directory of a file:// source is absolute".into()));
+            return Err(SourceError::Url {
+                url: url.to_owned(),
+                what: "the directory of a file:// source is absolute".into(),
+            });
         }
-        match std::fs::metadata(&dir) {
-            Ok(m) if m.is_dir() => Ok(Self {
+        Ok(Self {
+            directory: Arc::new(Directory {
                 url: url.to_owned(),
                 dir,
                 traffic: Arc::default(),
             }),
-            Ok(_) => Err(fail(format!("{} is not a directory", dir.display()))),
-            Err(e) => Err(fail(format!("{}: {e}", dir.display()))),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        })
+    }
+
+    /// The file at a `file://` URL, whatever directory it is in; `None` if there is none.
+    pub(super) async fn stream_of(url: &str) -> Result<Option<Stream>, SourceError> {
+        let plain = url.split(['?', '#']).next().unwrap_or(url);
+        let (directory, name) = plain.rsplit_once('/').unwrap_or((plain, ""));
+        let (cache, name) = (Self::open(&format!("{directory}/"))?, name.to_owned());
+        let open = cache.apart(move |directory| {
+            directory.check()?;
+            directory.stream(&name, false)
+        });
+        open.await
+    }
+
+    /// Does `work` on a thread that may block, and may be left behind: nobody waits for one that hangs.
+    fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Directory) -> Result<T, SourceError> + Send + 'static,
+    ) -> Answer<'static, T> {
+        let (directory, places) = (self.directory.clone(), self.places.clone());
+        Box::pin(async move {
+            let fail = {
+                let url = directory.url.clone();
+                move |source| SourceError::Unreachable {
+                    url,
+                    what: "cannot be read",
+                    source,
+                }
+            };
+            let Ok(place) = places.acquire_owned().await else {
+                return Err(fail(io::ErrorKind::Interrupted.into()));
+            };
+            let (done, answer) = oneshot::channel();
+            let work = move || {
+                let worked = work(&directory);
+                drop(place);
+                // Whoever asked may have given up.
+                let _ = done.send(worked);
+            };
+            if let Err(e) = sync::spawn("narfs-file", work) {
+                return Err(fail(e));
+            }
+            match answer.await {
+                Ok(worked) => worked,
+                Err(_) => Err(fail(io::Error::other("the thread that read it has failed"))),
+            }
+        })
+    }
+}
+
+impl Directory {
+    /// Whether the directory is there.
+    fn check(&self) -> Result<(), SourceError> {
+        let fail = |what: String| SourceError::Url {
+            url: self.url.clone(),
+            what,
+        };
+        match std::fs::metadata(&self.dir) {
+            Ok(m) if m.is_dir() => Ok(()),
+            Ok(_) => Err(fail(format!("{} is not a directory", self.dir.display()))),
+            Err(e) => Err(fail(format!("{}: {e}", self.dir.display()))),
         }
+    }
+
+    /// Whether it is a binary cache still: that of a disk that is not mounted is not, and lacks nothing.
+    fn check_cache(&self) -> Result<(), SourceError> {
+        let there = std::fs::metadata(self.dir.join(CACHE_INFO_NAME));
+        there.map(drop).map_err(|source| SourceError::Unreachable {
+            url: self.url.clone(),
+            what: "it is no binary cache any more: its nix-cache-info is gone",
+            source,
+        })
     }
 
     /// Opens a regular file below the directory; `None` if there is none.
@@ -78,25 +166,44 @@ impl FileCache {
         Ok(Some(file))
     }
 
-    /// Opens a file, and counts it as a request.
-    fn answer(&self, relative: &str) -> Result<Option<File>, SourceError> {
+    /// Opens a file, and counts it as a request. That there is none is believed `of_cache` only while there
+    /// is a binary cache.
+    fn answer(&self, relative: &str, of_cache: bool) -> Result<Option<File>, SourceError> {
         let started = Instant::now();
-        let file = self.file(relative);
-        if file.is_ok() {
-            self.traffic.answered(started.elapsed());
+        let file = self.file(relative)?;
+        if file.is_none() && of_cache {
+            self.check_cache()?;
         }
-        file
+        self.traffic.answered(started.elapsed());
+        Ok(file)
+    }
+
+    fn cache_info(&self) -> Result<Option<Bytes>, SourceError> {
+        self.check()?;
+        self.counted(|| self.whole(CACHE_INFO_NAME, CACHE_INFO, false))
     }
 
     fn text(&self, relative: &str, bound: Bound) -> Result<Option<Bytes>, SourceError> {
-        let request = self.traffic.request();
-        let text = self.whole(relative, bound);
-        request.end_found(&text);
-        text
+        self.counted(|| self.whole(relative, bound, true))
     }
 
-    fn whole(&self, relative: &str, bound: Bound) -> Result<Option<Bytes>, SourceError> {
-        let Some(file) = self.answer(relative)? else {
+    fn counted<T>(
+        &self,
+        asking: impl FnOnce() -> Result<Option<T>, SourceError>,
+    ) -> Result<Option<T>, SourceError> {
+        let request = self.traffic.request();
+        let answer = asking();
+        request.end_found(&answer);
+        answer
+    }
+
+    fn whole(
+        &self,
+        relative: &str,
+        bound: Bound,
+        of_cache: bool,
+    ) -> Result<Option<Bytes>, SourceError> {
+        let Some(file) = self.answer(relative, of_cache)? else {
             return Ok(None);
         };
         let url = || self.dir.join(relative).display().to_string();
@@ -115,6 +222,25 @@ impl FileCache {
             return Err(SourceError::TooLong { url: url(), limit });
         }
         Ok(Some(bytes.into()))
+    }
+
+    fn stream(&self, relative: &str, of_cache: bool) -> Result<Option<Stream>, SourceError> {
+        let request = self.traffic.request();
+        match self.answer(relative, of_cache) {
+            Ok(Some(file)) => Ok(Some(Box::new(Counted {
+                file,
+                traffic: self.traffic.clone(),
+                request: Some(request),
+            }) as Stream)),
+            Ok(None) => {
+                request.absent();
+                Ok(None)
+            }
+            Err(e) => {
+                request.failed(&e);
+                Err(e)
+            }
+        }
     }
 
     fn hashes(&self) -> Result<Vec<StorePathHash>, SourceError> {
@@ -137,57 +263,45 @@ impl FileCache {
     }
 }
 
-// A local disk does not block like a network, so the futures are ready at once.
 impl Substituter for FileCache {
     fn url(&self) -> &str {
-        &self.url
+        &self.directory.url
+    }
+
+    fn is_server(&self) -> bool {
+        false
     }
 
     fn traffic(&self) -> &Traffic {
-        &self.traffic
+        &self.directory.traffic
     }
 
     fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(std::future::ready(self.text("nix-cache-info", CACHE_INFO)))
+        self.apart(Directory::cache_info)
     }
 
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
-        let name = format!("{hash}.narinfo");
-        Box::pin(std::future::ready(self.text(&name, NARINFO)))
+        self.apart(move |directory| directory.text(&format!("{hash}.narinfo"), NARINFO))
     }
 
     fn listing_start(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {
-        let name = format!("{hash}.ls");
-        Box::pin(std::future::ready(self.text(&name, LISTING)))
+        self.apart(move |directory| directory.text(&format!("{hash}.ls"), LISTING))
     }
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
         // A query is for servers that make the NAR on demand.
         let path = percent_decode_str(url.split('?').next().unwrap_or(url)).decode_utf8_lossy();
-        let request = self.traffic.request();
-        let stream = match self.answer(&path) {
-            Ok(Some(file)) => Ok(Some(Box::new(Counted {
-                file,
-                traffic: self.traffic.clone(),
-                request: Some(request),
-            }) as Stream)),
-            Ok(None) => {
-                request.absent();
-                Ok(None)
-            }
-            Err(e) => {
-                request.failed(&e);
-                Err(e)
-            }
-        };
-        Box::pin(std::future::ready(stream))
+        let path = path.into_owned();
+        self.apart(move |directory| directory.stream(&path, true))
     }
 
     fn list(&self) -> Answer<'_, Vec<StorePathHash>> {
-        let request = self.traffic.request();
-        let hashes = self.hashes();
-        request.end(&hashes);
-        Box::pin(std::future::ready(hashes))
+        self.apart(|directory| {
+            let request = directory.traffic.request();
+            let hashes = directory.hashes();
+            request.end(&hashes);
+            hashes
+        })
     }
 }
 
@@ -232,7 +346,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a b/c%zz%4")).unwrap();
         let url = format!("file://{}/a%20b%2Fc%zz%4", dir.path().display());
-        assert!(FileCache::open(&url).is_ok());
+        assert!(FileCache::open(&url).unwrap().directory.check().is_ok());
     }
 
     #[test]
@@ -240,10 +354,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("nar")).unwrap();
         let cache = FileCache::open(&format!("file://{}", dir.path().display())).unwrap();
-        assert!(cache.file("../etc/passwd").is_err());
-        assert!(cache.file("/etc/passwd").is_err());
-        assert!(cache.file("nar").is_err());
-        assert!(cache.file("nar/none").unwrap().is_none());
+        assert!(cache.directory.file("../etc/passwd").is_err());
+        assert!(cache.directory.file("/etc/passwd").is_err());
+        assert!(cache.directory.file("nar").is_err());
+        assert!(cache.directory.file("nar/none").unwrap().is_none());
     }
 
     #[test]
@@ -251,7 +365,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = FileCache::open(&format!("file://{}", dir.path().display())).unwrap();
         std::fs::write(dir.path().join("x"), [b'x'; 100]).unwrap();
-        let length = |bound| cache.text("x", bound).map(|text| text.unwrap().len());
+        let length = |bound| {
+            cache
+                .directory
+                .text("x", bound)
+                .map(|text| text.unwrap().len())
+        };
         assert_eq!(length(Bound::Refuse(100)).unwrap(), 100);
         assert_eq!(length(Bound::Cut(99)).unwrap(), 99);
         let error = length(Bound::Refuse(99)).unwrap_err();

@@ -23,16 +23,16 @@ pub use error::{BrokenOff, SourceError};
 use file::FileCache;
 use http::HttpCache;
 pub use redaction::redacted;
-pub use retry::Retries;
+pub use retry::{Retries, spread};
 pub use source::{Options, Stream, Substituter};
 pub use traffic::{LastFailure, Traffic, TrafficSnapshot};
 use url::Kind;
 pub use url::{check, is_optional, parameter};
 
-/// The source that a URL names. No server is asked yet.
+/// The source that a URL names. Nothing is asked yet.
 ///
 /// # Errors
-/// The URL is of another kind, the netrc file is malformed, or a `file://` URL is not a directory.
+/// The URL is of another kind, or the netrc file is malformed.
 pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, SourceError> {
     match Kind::of(url)? {
         Kind::File => Ok(Arc::new(FileCache::open(url)?)),
@@ -49,11 +49,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, Source
 pub async fn file(url: &str, options: &Options) -> Result<Option<Stream>, SourceError> {
     match Kind::of(url)? {
         Kind::Http => HttpCache::open(url, options)?.nar(url).await,
-        Kind::File => {
-            let plain = url.split(['?', '#']).next().unwrap_or(url);
-            let (directory, name) = plain.rsplit_once('/').unwrap_or((plain, ""));
-            FileCache::open(&format!("{directory}/"))?.nar(name).await
-        }
+        Kind::File => FileCache::stream_of(url).await,
     }
 }
 

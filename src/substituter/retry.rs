@@ -51,6 +51,11 @@ fn backoff(failures: u32, random: u64) -> Duration {
     (wait / 2 + part(wait, random)).min(LONGEST_WAIT)
 }
 
+/// Between a half and one and a half of a pause, so that those who failed together do not try again together.
+pub fn spread(pause: Duration) -> Duration {
+    pause / 2 + part(pause, random())
+}
+
 /// A random part of a duration of at most some hours.
 fn part(whole: Duration, random: u64) -> Duration {
     let nanoseconds = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);

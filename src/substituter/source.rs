@@ -13,6 +13,9 @@ use super::error::SourceError;
 use super::traffic::Traffic;
 use crate::nix::store_path::StorePathHash;
 
+/// Name of the file by which a binary cache says what it is.
+pub(super) const CACHE_INFO_NAME: &str = "nix-cache-info";
+
 /// Longest nix-cache-info that is read, in bytes; real ones have some hundred.
 pub(super) const CACHE_INFO: Bound = Bound::Refuse(1 << 20);
 
@@ -49,6 +52,9 @@ pub type Stream = Box<dyn Read + Send>;
 pub trait Substituter: Send + Sync {
     /// How users name it, a password hidden.
     fn url(&self) -> &str;
+
+    /// Whether it is a server; else a directory.
+    fn is_server(&self) -> bool;
 
     /// What went on with it so far.
     fn traffic(&self) -> &Traffic;

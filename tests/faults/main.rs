@@ -44,6 +44,7 @@ mod program;
 #[allow(dead_code, reason = "what other tests need")]
 mod server;
 mod servers;
+mod several_sources;
 mod socks;
 mod sources;
 mod transfers;

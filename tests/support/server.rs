@@ -46,6 +46,8 @@ pub enum Answer {
     Stall,
     /// The header and half of the file; then nothing.
     HalfAndStall,
+    /// The header, one byte every tenth of a second.
+    SlowHead,
     /// Bytes without end.
     Endless,
     /// The file in so many pieces, one every fifth of a second.
@@ -333,7 +335,14 @@ impl Inner {
             "HTTP/1.1 {} X\r\n{length}{}Connection: {connection}\r\n\r\n",
             reply.status, reply.more
         );
-        stream.write_all(head.as_bytes())?;
+        if matches!(answer, Answer::SlowHead) {
+            for byte in head.as_bytes().chunks(1) {
+                stream.write_all(byte)?;
+                sleep(Duration::from_millis(100));
+            }
+        } else {
+            stream.write_all(head.as_bytes())?;
+        }
         let half = reply.body.len() / 2;
         let send = match answer {
             Answer::Half | Answer::HalfAndStall => half,

@@ -71,6 +71,7 @@ mod saved_states;
 #[allow(dead_code, reason = "what other tests need")]
 mod server;
 mod services;
+mod several_sources;
 mod slow_sources;
 mod support;
 mod switches;

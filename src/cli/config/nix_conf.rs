@@ -123,7 +123,7 @@ const PASSED_OVER: [(&[&str], &str); 3] = [
     ),
     (
         &["connect-timeout"],
-        "narfs shares mount.lookup-timeout among the sources",
+        "mount.lookup-timeout is what is nearest to it",
     ),
     (
         &["stalled-download-timeout"],

@@ -38,6 +38,7 @@ impl Settings {
                 lookup: self.lookup_timeout.value,
                 contents: self.contents_timeout.value,
                 absent: self.absent_ttl.value,
+                head_start: self.head_start.value,
             },
             prefetch: self.prefetch.value,
             budget: self.budget.value.map(|size| size.0),

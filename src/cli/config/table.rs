@@ -293,6 +293,12 @@ settings! {
     "absent-ttl", valued("SECONDS");
     bare(value::seconds), utf8(value::seconds), |time| Shown::Number(time.as_secs());
 
+    /// Milliseconds that a source has to answer a lookup alone, before the next one is asked as well.
+    Mount head_start: Duration = Deadlines::default().head_start;
+    "head-start", valued("MILLISECONDS");
+    bare(value::milliseconds), utf8(value::milliseconds),
+    |time| Shown::Number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+
     /// Paths that are fetched ahead: none, or closure, the closure of a path once something looks inside
     /// the path.
     Mount prefetch: PrefetchPolicy = PrefetchPolicy::None;

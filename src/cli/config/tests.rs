@@ -47,7 +47,7 @@ fn full() -> String {
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
          require-sigs = false\nnetrc-file = \"/n\"\nfrom-nix-conf = \"/nix.conf\"\njobs = 3\n\
          listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\n[mount]\n\
-         lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nprefetch = \"closure\"\n\
+         lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nhead-start = 4\nprefetch = \"closure\"\n\
          budget = \"20G\"\nwritable-profiles = true\nfile-handles = true\n"
     )
 }
@@ -71,10 +71,11 @@ fn every_option_is_read_with_its_line() {
         lookup_timeout: in_file(seconds(1), 14),
         contents_timeout: in_file(seconds(2), 15),
         absent_ttl: in_file(seconds(3), 16),
-        prefetch: in_file(PrefetchPolicy::Closure, 17),
-        budget: in_file(Some(Size(20 << 30)), 18),
-        writable_profiles: in_file(true, 19),
-        file_handles: in_file(true, 20),
+        head_start: in_file(Duration::from_millis(4), 17),
+        prefetch: in_file(PrefetchPolicy::Closure, 18),
+        budget: in_file(Some(Size(20 << 30)), 19),
+        writable_profiles: in_file(true, 20),
+        file_handles: in_file(true, 21),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -311,6 +312,7 @@ fn flags() -> Choices {
         "lookup-timeout=91",
         "contents-timeout=92",
         "absent-ttl=93",
+        "head-start=94",
         "prefetch=closure",
         "budget=9G",
         "writable-profiles",
@@ -477,6 +479,10 @@ fn mount_options_that_make_no_sense_are_refused_by_name() {
             "contents-timeout: \"\" is no number of seconds",
         ),
         (
+            "head-start=0.2",
+            "head-start: \"0.2\" is no number of milliseconds; give 0 or more",
+        ),
+        (
             "absent-ttl=1s",
             "absent-ttl: \"1s\" is no number of seconds",
         ),
@@ -507,6 +513,7 @@ fn what_is_decided_for_a_mount_is_one_value() {
         lookup: Duration::from_secs(91),
         contents: Duration::from_secs(92),
         absent: Duration::from_secs(93),
+        head_start: Duration::from_millis(94),
     };
     let expected = MountSettings {
         deadlines,

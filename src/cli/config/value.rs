@@ -168,6 +168,15 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(milliseconds) => Ok(Duration::from_millis(milliseconds.into())),
+        _ => Err(format!(
+            "{text:?} is no number of milliseconds; give 0 or more"
+        )),
+    }
+}
+
 pub(super) fn prefetch(text: &str) -> Result<PrefetchPolicy, String> {
     let policies = [PrefetchPolicy::None, PrefetchPolicy::Closure];
     let found = policies.into_iter().find(|p| p.name() == text);

@@ -22,7 +22,7 @@ use crate::substituter::encoding::Encoding;
 use crate::substituter::error::SourceError;
 use crate::substituter::range::Resumption;
 use crate::substituter::source::{
-    Answer, CACHE_INFO, LISTING, NARINFO, Options, Stream, Substituter,
+    Answer, CACHE_INFO, CACHE_INFO_NAME, LISTING, NARINFO, Options, Stream, Substituter,
 };
 use crate::substituter::traffic::Traffic;
 use download::Download;
@@ -88,12 +88,16 @@ impl Substituter for HttpCache {
         &self.0.url
     }
 
+    fn is_server(&self) -> bool {
+        true
+    }
+
     fn traffic(&self) -> &Traffic {
         &self.0.traffic
     }
 
     fn cache_info(&self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(self.0.text("nix-cache-info", CACHE_INFO))
+        Box::pin(self.0.text(CACHE_INFO_NAME, CACHE_INFO))
     }
 
     fn narinfo(&self, hash: StorePathHash) -> Answer<'_, Option<Bytes>> {

@@ -19,7 +19,7 @@ use crate::substituter::error::SourceError;
 use crate::substituter::range::Resumption;
 use crate::substituter::redaction::redacted;
 use crate::substituter::retry::{self, Gate, Retries};
-use crate::substituter::source::{Bound, Options};
+use crate::substituter::source::{Bound, CACHE_INFO_NAME, Options};
 use crate::substituter::traffic::Traffic;
 
 /// Redirections that are followed for one request, as many as Nix lets curl follow.
@@ -174,7 +174,13 @@ impl Server {
             self.gate.close_for(delay);
         }
         finish(response).await;
-        if matches!(status.as_u16(), 403 | 404 | 410) {
+        // As in Nix: S3 answers 403 for files that are not there, but a source says what it is.
+        let is_absent = match status.as_u16() {
+            404 | 410 => true,
+            403 => !target.url.path().ends_with(CACHE_INFO_NAME),
+            _ => false,
+        };
+        if is_absent {
             return Ok(None);
         }
         let error = self.refused(target, status);
@@ -270,7 +276,7 @@ impl Server {
             url: target.shown.clone(),
             status: status.as_u16(),
             hint: match status.as_u16() {
-                401 => self.credentials.hint(&target.sent),
+                401 | 403 => self.credentials.hint(&target.sent),
                 407 => "; the proxy requires a name and a password, set in the URL in http_proxy, \
                         https_proxy or all_proxy: http://NAME:PASSWORD@HOST:PORT"
                     .into(),
