@@ -141,3 +141,30 @@ impl Flights {
         landing.send_replace(Some(outcome));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch::attempt::Attempt;
+
+    #[test]
+    fn what_comes_out_of_a_decoder_is_progress_and_so_is_what_comes_nearer_to_ones_turn() {
+        let path = format!("{}-name", "0".repeat(32));
+        let path = StorePath::parse_base_name(path.as_bytes()).unwrap();
+        let (flights, priorities) = (Flights::default(), Priorities::new(1, 1));
+        let need = Need::Contents(path);
+        let (waiting, _landing) = flights.join(&need, &priorities, &Arc::default());
+        let flight = &waiting.0;
+        let attempt = Attempt::new(&flight.progress);
+        let mut seen = flight.arrived();
+        let mut has_moved = || std::mem::replace(&mut seen, flight.arrived()) != flight.arrived();
+        assert!(!has_moved());
+        // Nothing more is sent for it.
+        attempt.note_unpacked(1);
+        assert!(has_moved() && !has_moved());
+        attempt.note_turn(true);
+        assert!(has_moved() && !has_moved());
+        attempt.note_turn(false);
+        assert!(!has_moved());
+    }
+}

@@ -200,6 +200,8 @@ pub(super) struct Urgency {
     queued: Mutex<Option<Arc<Places>>>,
     /// The motion of the priorities when this flight last stood still for nothing.
     in_vain: AtomicU64,
+    /// Until when it goes on, having stood still for other sources.
+    free: Mutex<Option<Instant>>,
 }
 
 impl Urgency {
@@ -210,6 +212,7 @@ impl Urgency {
             notify: Notify::new(),
             queued: Mutex::default(),
             in_vain: AtomicU64::new(u64::MAX),
+            free: Mutex::default(),
         })
     }
 
@@ -278,11 +281,16 @@ impl Urgency {
         }
     }
 
-    /// Stands still while a program waits for something else. Blocks; but what a program waits for
-    /// needs nothing of what this gives up when nothing comes of it, as from a source that hangs.
-    pub(super) fn give_way(&self) {
+    /// Stands still with its `place` while a program waits for something else. Blocks; but what a program
+    /// waits for needs nothing of what this gives up when nothing comes of it, as from a source that hangs;
+    /// and for what comes from other sources, which may be slow by themselves, it stands still half of the
+    /// time.
+    pub(super) fn give_way(&self, place: &Place) {
         let before = self.priorities.motion();
-        if self.is_raised() || self.in_vain.load(Ordering::Relaxed) == before {
+        let own = || place.places.arrived.load(Ordering::Relaxed);
+        let own_before = own();
+        let is_free = sync::lock(&self.free).is_some_and(|until| Instant::now() < until);
+        if self.is_raised() || is_free || self.in_vain.load(Ordering::Relaxed) == before {
             return;
         }
         let until = Instant::now() + self.priorities.stand_still;
@@ -292,6 +300,9 @@ impl Urgency {
             if left.is_zero() {
                 if self.priorities.motion() == before {
                     self.in_vain.store(before, Ordering::Relaxed);
+                } else if own() == own_before {
+                    let until = Instant::now() + self.priorities.stand_still;
+                    *sync::lock(&self.free) = Some(until);
                 }
                 return;
             }
@@ -346,13 +357,14 @@ mod tests {
     fn what_is_fetched_ahead_stands_still_until_no_program_waits() {
         let priorities = Priorities::with_pauses(AHEAD, 1, Duration::from_secs(600));
         let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
-        ahead.give_way();
+        let place = block_on(ahead.enter("a"));
+        ahead.give_way(&place);
         urgent.raise();
         urgent.raise();
         let waiting = std::thread::spawn({
             let ahead = ahead.clone();
             move || {
-                ahead.give_way();
+                ahead.give_way(&place);
                 Instant::now()
             }
         });
@@ -364,7 +376,7 @@ mod tests {
         let urgent = Urgency::new(&priorities);
         urgent.raise();
         ahead.raise();
-        ahead.give_way();
+        ahead.give_way(&block_on(ahead.enter("a")));
         drop((urgent, ahead));
         assert_eq!(*priorities.pressing(), 0);
     }
@@ -376,22 +388,61 @@ mod tests {
         let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
         urgent.raise();
         let place = block_on(urgent.enter("a"));
+        let own = block_on(ahead.enter("a"));
         for _ in 0..3 {
             let began = Instant::now();
-            ahead.give_way();
+            ahead.give_way(&own);
             assert!(began.elapsed() >= STAND_STILL);
             // Not again for what hangs: the motion is noted.
             assert_eq!(ahead.in_vain.load(Ordering::Relaxed), priorities.motion());
             for _ in 0..1000 {
-                ahead.give_way();
+                ahead.give_way(&own);
             }
             assert!(began.elapsed() < STAND_STILL * 500);
             // But as soon as it goes on.
             place.note_arrived(1);
         }
-        drop(place);
+        drop((place, own));
         drop((urgent, ahead));
         assert_eq!(*priorities.pressing(), 0);
+    }
+
+    #[test]
+    fn for_another_source_it_stands_still_half_of_the_time() {
+        const STAND_STILL: Duration = Duration::from_millis(300);
+        let priorities = Priorities::with_pauses(AHEAD, 2, STAND_STILL);
+        let (ahead, urgent) = (Urgency::new(&priorities), Urgency::new(&priorities));
+        urgent.raise();
+        let place = Arc::new(block_on(urgent.enter("slow")));
+        let own = block_on(ahead.enter("good"));
+        // Something comes all the time.
+        let is_over = Arc::new(AtomicBool::new(false));
+        let trickle = std::thread::spawn({
+            let is_over = is_over.clone();
+            move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    place.note_arrived(1);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        let began = Instant::now();
+        ahead.give_way(&own);
+        assert!(began.elapsed() >= STAND_STILL);
+        let free = sync::lock(&ahead.free).unwrap();
+        assert!(free >= began + STAND_STILL * 2);
+        *sync::lock(&ahead.free) = Some(Instant::now() + Duration::from_secs(600));
+        for _ in 0..1000 {
+            ahead.give_way(&own);
+        }
+        assert!(began.elapsed() < STAND_STILL * 500);
+        // And then again.
+        *sync::lock(&ahead.free) = Some(Instant::now());
+        let began = Instant::now();
+        ahead.give_way(&own);
+        assert!(began.elapsed() >= STAND_STILL);
+        is_over.store(true, Ordering::Relaxed);
+        trickle.join().unwrap();
     }
 
     /// Whether a place at a source is free for what a program waits for.

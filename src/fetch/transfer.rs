@@ -67,7 +67,7 @@ struct Counting {
 
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.errand.urgency.give_way();
+        self.errand.urgency.give_way(&self.place);
         let inner = &mut self.inner;
         let read = self.attempt.waiting(|| inner.read(out));
         // Where it was ended, the stream may have ended early.
@@ -249,7 +249,7 @@ impl Transfer {
         let verifier = |ca| ContentVerifier::new(ca, &own, is_vouched_for);
         let mut retries = Retries::default();
         let received = loop {
-            self.errand.urgency.give_way();
+            self.errand.urgency.give_way(&self.place);
             let nar = offer
                 .source
                 .substituter

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::sync;
-
 /// Interval between looks of who waits whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -57,7 +55,8 @@ impl Allowance {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        sync::lock(&self.state)
+        // Numbers alone, which are right between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fits(&self, state: &State, bytes: u64) -> bool {

@@ -48,7 +48,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Substituter>, Source
 /// See [`open`]; also errors of the request.
 pub async fn file(url: &str, options: &Options) -> Result<Option<Stream>, SourceError> {
     match Kind::of(url)? {
-        Kind::Http => HttpCache::open(url, options)?.nar(url).await,
+        Kind::Http => HttpCache::open(url, options)?.file(url).await,
         Kind::File => FileCache::stream_of(url).await,
     }
 }

@@ -1,12 +1,14 @@
 //! Transfers that break off and go on, and sources that want to be left alone.
 
 use std::io::{self, Read};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use narfs::nix::compression::Compression;
 use narfs::nix::store_path::StorePathHash;
 use narfs::substituter::{self, BrokenOff, Options, Substituter};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 
 use crate::binary_cache::{Cache, Offer, file, noise, path};
@@ -340,4 +342,75 @@ fn a_connection_serves_many_requests_whether_there_is_such_a_file_or_not() {
     assert_eq!(server.log().len(), 40);
     // On a busy machine one may not be back in the pool when the next request begins.
     assert!(server.connections() <= 3, "{}", server.connections());
+}
+
+#[test]
+fn a_copy_that_waits_for_a_first_byte_ends_as_soon_as_it_is_told_to() {
+    for answer in [Answer::Stall, Answer::HalfAndStall] {
+        let cache = Cache::new();
+        let offer = Offer::named("hello", file(&noise(1, 300_000)));
+        cache.put(&offer);
+        let server = Server::new(cache.dir().to_owned(), move |path, _| {
+            match path.starts_with("/nar/") {
+                true => answer,
+                false => Answer::File,
+            }
+        });
+        let state = State::new();
+        let mut arguments = vec!["copy".to_owned(), offer.path().base_name()];
+        arguments.extend(cache.arguments_from(&server.url));
+        let mut command = state.command(&arguments);
+        let mut copy = command.stderr(Stdio::null()).spawn().unwrap();
+        let nar = format!("/{}", offer.info.url);
+        wait_until("the NAR is asked for", || server.requests(&nar) > 0);
+        kill_process(Pid::from_child(&copy), Signal::INT).unwrap();
+        // The source may take longer than this waits.
+        wait_until("it has ended", || copy.try_wait().unwrap().is_some());
+        state.has_exactly(&[]);
+    }
+}
+
+#[test]
+fn commands_take_from_a_second_source_what_the_first_is_slow_with() {
+    let kinds = [
+        Answer::Stall,
+        Answer::HalfAndStall,
+        Answer::Slow(100_000),
+        Answer::Half,
+        Answer::Flipped,
+    ];
+    let cache = Cache::new();
+    let offers = (0..kinds.len() as u64).map(|n| {
+        let offer = Offer::named(&format!("path-{n}"), file(&noise(n, 100_000)));
+        cache.put(&offer);
+        offer
+    });
+    let offers: Vec<_> = offers.collect();
+    let urls: Vec<_> = offers.iter().map(|o| format!("/{}", o.info.url)).collect();
+    for command in ["copy", "prefetch", "pin"] {
+        for bad_is_first in [true, false] {
+            let known = urls.clone();
+            let bad = Server::new(cache.dir().to_owned(), move |path, _| {
+                let at = known.iter().position(|url| url == path);
+                at.map_or(Answer::File, |at| kinds[at])
+            });
+            let good = Server::new(cache.dir().to_owned(), |_, _| Answer::File);
+            let [bad_priority, good_priority] = match bad_is_first {
+                true => [10, 20],
+                false => [20, 10],
+            };
+            let bad_url = format!("{}?priority={bad_priority}", bad.url);
+            let good_url = format!("{}?priority={good_priority}", good.url);
+            let state = State::new();
+            let mut arguments = vec![command.to_owned(), "--from".into(), bad_url];
+            arguments.extend(cache.arguments_from(&good_url));
+            arguments.extend(offers.iter().map(|o| o.path().base_name()));
+            state.run(&arguments).succeeds();
+            assert_eq!(state.is_whole(), offers.len() as u64);
+            for url in &urls {
+                assert_eq!(good.requests(url), 1, "{command}");
+                assert!(bad_is_first == (bad.requests(url) > 0), "{command}");
+            }
+        }
+    }
 }

@@ -2,12 +2,9 @@
 //! what only they have arrives all the same.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::scope;
-
-use narfs::nix::compression::Compression;
 
 use crate::binary_cache::{Cache, Offer, noise};
 use crate::on_demand::{PATIENT, SHORT, directory, errno, key, plain};
@@ -215,25 +212,4 @@ fn what_only_a_slow_source_has_arrives() {
     let sandbox = Sandbox::empty();
     sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
     assert_eq!(fs::read(file(&sandbox, &offer)).unwrap(), b"x");
-}
-
-#[test]
-fn a_decoder_that_works_long_on_little_is_no_silence() {
-    const SIZE: usize = 96 << 20;
-    let cache = Cache::new();
-    // All of it is in the first piece that is read.
-    let offer = directory("zeros", &vec![0; SIZE]).compressed(Compression::Xz);
-    cache.put(&offer);
-    cache.put_listing(&offer, "directory");
-    let sandbox = Sandbox::empty();
-    let options = "lookup-timeout=600,contents-timeout=1";
-    sandbox.mount_from(&[&cache.url()], &key(&cache), options);
-    assert_eq!(first_bytes(&file(&sandbox, &offer)), [0; 16]);
-}
-
-fn first_bytes(place: &Path) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let mut opened = fs::File::open(place).unwrap();
-    std::io::Read::read_exact(&mut opened, &mut bytes).unwrap();
-    bytes
 }

@@ -1,29 +1,12 @@
-//! The memory that a decoder needs, as the beginning of a stream says it.
+//! The windows of compressed streams, as the beginning of a stream says them.
 //!
 //! Invariant: whatever the bytes are, the answer is a number or that there are too few of them.
 
-use super::{Compression, USUAL_MEMORY};
-
-/// Memory of a decoder beside its window.
-const TABLES: u64 = 1 << 20;
 /// Logarithms of the windows that zstd knows.
 const ZSTD_LOGS: (u32, u32) = (10, 31);
 
-/// See [`Compression::memory`].
-pub(super) fn of(method: Compression, head: &[u8]) -> Option<u64> {
-    let window = match method {
-        Compression::Zstd => zstd(head)?,
-        Compression::Xz => xz(head)?,
-        Compression::Lzip => lzip(head)?,
-        Compression::Br => brotli(head)?,
-        Compression::None | Compression::Gzip => return Some(0),
-        _ => 0,
-    };
-    Some(window.saturating_add(TABLES).max(USUAL_MEMORY))
-}
-
 /// The logarithm of the largest window of zstd in so much memory.
-pub(super) fn log(memory: u64) -> u32 {
+pub(super) fn zstd_log(memory: u64) -> u32 {
     memory.max(1).ilog2().clamp(ZSTD_LOGS.0, ZSTD_LOGS.1)
 }
 
@@ -34,7 +17,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// The window of the first frame (RFC 8878, section 3.1.1.1), as a power of two.
-fn zstd(head: &[u8]) -> Option<u64> {
+pub(super) fn zstd(head: &[u8]) -> Option<u64> {
     if head.get(..4)? != [0x28, 0xb5, 0x2f, 0xfd] {
         // A frame to be skipped, or nothing that can be decoded.
         return Some(0);
@@ -54,7 +37,7 @@ fn zstd(head: &[u8]) -> Option<u64> {
 }
 
 /// The dictionary of the first block (section 3.1 of the format).
-fn xz(head: &[u8]) -> Option<u64> {
+pub(super) fn xz(head: &[u8]) -> Option<u64> {
     const STREAM_HEADER: usize = 12;
     if head.get(..6)? != b"\xfd7zXZ\0" {
         return Some(0);
@@ -107,7 +90,7 @@ fn integer(rest: &mut &[u8]) -> Option<u64> {
 }
 
 /// The window of a stream (RFC 7932, section 9.1).
-fn brotli(head: &[u8]) -> Option<u64> {
+pub(super) fn brotli(head: &[u8]) -> Option<u64> {
     let byte = *head.first()?;
     let bits = match (byte & 1, byte >> 1 & 7, byte >> 4 & 7) {
         (0, ..) => 16,
@@ -119,7 +102,7 @@ fn brotli(head: &[u8]) -> Option<u64> {
 }
 
 /// The dictionary of the first member.
-fn lzip(head: &[u8]) -> Option<u64> {
+pub(super) fn lzip(head: &[u8]) -> Option<u64> {
     if head.get(..4)? != b"LZIP" {
         return Some(0);
     }
@@ -132,7 +115,7 @@ fn lzip(head: &[u8]) -> Option<u64> {
 mod tests {
     use std::io::{Read, Write};
 
-    use super::*;
+    use crate::nix::compression::{Compression, TABLES, USUAL_MEMORY};
 
     fn zstd_of(log: u32, length: usize) -> Vec<u8> {
         let mut encoder = ::zstd::Encoder::new(Vec::new(), 1).unwrap();
@@ -155,7 +138,7 @@ mod tests {
 
     /// The need of a stream, which is the same however little of it is seen first.
     fn need(method: Compression, stream: &[u8]) -> u64 {
-        let needs = (0..=stream.len()).map(|length| of(method, &stream[..length]));
+        let needs = (0..=stream.len()).map(|length| method.memory(&stream[..length]));
         let needs: Vec<_> = needs.skip_while(Option::is_none).collect();
         assert!(needs.iter().all(|need| *need == needs[0]));
         needs[0].unwrap()
@@ -226,7 +209,7 @@ mod tests {
             let magic: &[u8] = [&[0x28, 0xb5, 0x2f, 0xfd][..], b"\xfd7zXZ\0", b"LZIP", b""][magic];
             let bytes = [magic, &bytes].concat();
             for method in [Compression::Zstd, Compression::Xz, Compression::Lzip, Compression::Br] {
-                let need = of(method, &bytes);
+                let need = method.memory(&bytes);
                 assert!(need.is_none_or(|need| need >= USUAL_MEMORY));
             }
         });

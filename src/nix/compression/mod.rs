@@ -24,6 +24,9 @@ const MEMORY: u64 = 128 << 20;
 /// and the tables of the decoder.
 pub const USUAL_MEMORY: u64 = 9 << 20;
 
+/// Memory of a decoder beside its window.
+const TABLES: u64 = 1 << 20;
+
 /// Bytes read from the input at a time.
 const INPUT_BUFFER_SIZE: usize = 128 * 1024;
 
@@ -163,10 +166,19 @@ impl Compression {
         )
     }
 
-    /// Bytes of memory that a decoder needs for a stream that begins like this; `None` if more of it has to be
-    /// seen. What follows is taken to need no more than that, or than what is usual.
+    /// Bytes of memory that a decoder needs for a stream that begins like this; `None` if more of it has to
+    /// be seen. What follows is taken to need no more than that, or than what is usual.
+    #[must_use]
     pub fn memory(self, head: &[u8]) -> Option<u64> {
-        memory::of(self, head)
+        let window = match self {
+            Self::Zstd => memory::zstd(head)?,
+            Self::Xz => memory::xz(head)?,
+            Self::Lzip => memory::lzip(head)?,
+            Self::Br => memory::brotli(head)?,
+            Self::None | Self::Gzip => return Some(0),
+            _ => 0,
+        };
+        Some(window.saturating_add(TABLES).max(USUAL_MEMORY))
     }
 
     /// Decodes `input` to its end. Truncated or corrupt input is an error of the returned reader, and stays
@@ -214,7 +226,9 @@ impl Compression {
             Self::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(input);
                 let mut decoder = decoder.map_err(setup)?;
-                decoder.window_log_max(memory::log(memory)).map_err(setup)?;
+                decoder
+                    .window_log_max(memory::zstd_log(memory))
+                    .map_err(setup)?;
                 boxed(decoder)
             }
             Self::Br => boxed(brotli::Decoder::new(input)),

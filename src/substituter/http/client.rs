@@ -10,9 +10,11 @@ use reqwest::{Certificate, Client, Url};
 
 /// Timeout for establishing a connection, as in Nix.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Time of silence after which it is looked whether the other side is still there, and how often: a server
-/// that takes its time answers that, and one that has gone without a word does not.
-const KEEP_ALIVE: (Duration, u32) = (Duration::from_secs(5), 4);
+/// Time after which a connection has failed whose other side does not even acknowledge: a server that takes
+/// its time does that, and one that has gone without a word does not. As long as a program waits.
+const GONE: Duration = Duration::from_secs(30);
+/// Times that the other side is asked for that while nothing is sent.
+const PROBES: u32 = 4;
 /// Variable that names the file of authorities, as in Nix; it goes before `SSL_CERT_FILE`.
 const AUTHORITIES: &str = "NIX_SSL_CERT_FILE";
 /// Error text for an untrusted certificate.
@@ -28,11 +30,10 @@ pub(super) fn client(base: &Url, stall: Duration) -> Result<Client, String> {
         Client::builder()
             .user_agent(concat!("narfs/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT.min(stall))
-            .tcp_keepalive(KEEP_ALIVE.0)
-            .tcp_keepalive_interval(KEEP_ALIVE.0)
-            .tcp_keepalive_retries(KEEP_ALIVE.1)
-            .http2_keep_alive_interval(KEEP_ALIVE.0)
-            .http2_keep_alive_timeout(KEEP_ALIVE.0 * KEEP_ALIVE.1)
+            .tcp_user_timeout(GONE)
+            .tcp_keepalive(GONE / (PROBES + 2) * 2)
+            .tcp_keepalive_interval(GONE / (PROBES + 2))
+            .tcp_keepalive_retries(PROBES)
             .redirect(Policy::none())
             .referer(false)
     };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,8 @@ pub(super) struct Download {
     pub(super) length: Option<u64>,
     /// Bytes received.
     pub(super) at: u64,
+    /// Time for the first byte, and for any byte if the rest cannot be asked for.
+    pub(super) patience: Duration,
     /// True once nobody wants it any more.
     pub(super) ended: Option<watch::Receiver<bool>>,
 }
@@ -110,7 +113,7 @@ impl Download {
             // What would have to begin anew is given all the time.
             let patience = match &self.resumption {
                 Some(_) if self.at > 0 => self.source.stall,
-                _ => self.source.first_byte(),
+                _ => self.patience,
             };
             let piece = match tokio::time::timeout(patience, response.chunk()).await {
                 Ok(Ok(Some(piece))) => piece,
@@ -158,7 +161,7 @@ impl Download {
             let rest = Some((self.at, resumption));
             // A proxy may have to fetch all of it again before it sends the rest.
             let longer = self.source.stall.saturating_mul(1 << attempt.min(16));
-            let patience = longer.min(self.source.first_byte());
+            let patience = longer.min(self.patience);
             let error = match self.source.send(&self.target, patience, rest).await {
                 Ok(Some(rest)) if self.continues(&rest) => return Ok(rest),
                 Ok(Some(other)) => {

@@ -12,6 +12,7 @@ mod requests;
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -38,14 +39,19 @@ impl HttpCache {
         Ok(Self(Arc::new(Server::new(url, options)?)))
     }
 
-    /// The file that a reference names, whose first byte may take some time.
+    /// The file that a URL names, of which a server is not expected to take its time.
+    pub(super) async fn file(&self, url: &str) -> Result<Option<Stream>, SourceError> {
+        self.stream(url, self.0.stall, None).await
+    }
+
+    /// The file that a reference names, whose first byte may take so long.
     async fn stream(
         &self,
         reference: &str,
+        patience: Duration,
         ended: Option<watch::Receiver<bool>>,
     ) -> Result<Option<Stream>, SourceError> {
         let server = &self.0;
-        let patience = server.first_byte();
         let request = server.traffic.request();
         let response = async {
             let target = server.target(reference)?;
@@ -74,6 +80,7 @@ impl HttpCache {
             resumption: Resumption::offered(|name| header(&response, name), is_encoded),
             length: response.content_length(),
             at: 0,
+            patience,
             ended,
         };
         let (sender, pieces) = mpsc::channel(QUEUE_LENGTH);
@@ -110,12 +117,12 @@ impl Substituter for HttpCache {
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
         let url = url.to_owned();
-        Box::pin(async move { self.stream(&url, None).await })
+        Box::pin(async move { self.stream(&url, self.0.first_byte(), None).await })
     }
 
     fn nar_until(&self, url: &str, ended: watch::Receiver<bool>) -> Answer<'_, Option<Stream>> {
         let url = url.to_owned();
-        Box::pin(async move { self.stream(&url, Some(ended)).await })
+        Box::pin(async move { self.stream(&url, self.0.first_byte(), Some(ended)).await })
     }
 
     fn list(&self) -> Answer<'_, Vec<StorePathHash>> {
