@@ -324,6 +324,7 @@ impl Inner {
         offer: Arc<Offer>,
         flight: &Arc<Flight>,
     ) -> Result<(), FetchError> {
+        let offer = self.as_vouched(offer)?;
         let place = flight.urgency.enter().await;
         let received = if self.stop.load(Ordering::Relaxed) {
             Err(FetchError::Stopped)

@@ -68,6 +68,8 @@ struct Query {
     last: Mutex<Option<Last>>,
     /// How long an answer is used that took no time.
     lifetime: Duration,
+    /// How many times longer than it took it is used at least.
+    share: u32,
 }
 
 type Answer = Result<Arc<str>, Arc<str>>;
@@ -80,13 +82,14 @@ struct Last {
 
 impl Query {
     fn new(
-        lifetime: Duration,
+        (lifetime, share): (Duration, u32),
         ask: impl Fn() -> Result<String, String> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             ask: Box::new(ask),
             last: Mutex::new(None),
             lifetime,
+            share,
         })
     }
 
@@ -110,7 +113,7 @@ impl Query {
             };
             let took = began.elapsed();
             *last = Some(Last {
-                expires: Instant::now() + self.lifetime.max((took * SHARE).min(LONGEST)),
+                expires: Instant::now() + self.lifetime.max((took * self.share).min(LONGEST)),
                 answer: Answer::clone(&answer),
             });
             answer
@@ -124,10 +127,10 @@ impl Query {
 
 /// The endpoints, as a router.
 pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
-    monitoring_with(LIFETIME, monitored)
+    monitoring_with((LIFETIME, SHARE), monitored)
 }
 
-fn monitoring_with(lifetime: Duration, monitored: Arc<dyn Monitored>) -> Router {
+fn monitoring_with(lifetime: (Duration, u32), monitored: Arc<dyn Monitored>) -> Router {
     let (metrics, status) = (monitored.clone(), monitored.clone());
     let pace = Arc::new(Pace::new(RATE));
     let query = |query, kind| {
