@@ -60,6 +60,10 @@ pub trait Monitored: Send + Sync + 'static {
     /// # Errors
     /// The reason why it is not, as text.
     fn health(&self) -> Result<(), String>;
+
+    /// Whether answers are computed in this process, so that the time for one is work. Elsewhere it may
+    /// be the wait for a daemon that is being restarted.
+    fn is_here(&self) -> bool;
 }
 
 /// A query and its cached answer.
@@ -127,7 +131,8 @@ impl Query {
 
 /// The endpoints, as a router.
 pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
-    monitoring_with((LIFETIME, SHARE), monitored)
+    let share = if monitored.is_here() { SHARE } else { 0 };
+    monitoring_with((LIFETIME, share), monitored)
 }
 
 fn monitoring_with(lifetime: (Duration, u32), monitored: Arc<dyn Monitored>) -> Router {

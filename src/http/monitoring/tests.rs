@@ -39,6 +39,10 @@ impl Monitored for Daemon {
     fn health(&self) -> Result<(), String> {
         self.answer("").map(drop)
     }
+
+    fn is_here(&self) -> bool {
+        true
+    }
 }
 
 fn start(daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
