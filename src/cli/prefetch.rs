@@ -86,7 +86,9 @@ impl PrefetchOptions {
             print_json(&report)?;
         } else {
             println(&summary(&report))?;
-            warn_unsigned_paths(report.unsigned, "of these paths");
+            if report.complete {
+                warn_unsigned_paths(report.unsigned, "of these paths");
+            }
         }
         Ok(show_failures(&report.failures))
     }

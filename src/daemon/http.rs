@@ -89,6 +89,10 @@ impl Monitored for RemoteDaemon {
         let figures = control::figures(&self.state, Some(DAEMON_TIMEOUT));
         figures.map(drop).map_err(|e| chain(&e))
     }
+
+    fn is_here(&self) -> bool {
+        false
+    }
 }
 
 impl Monitored for Daemon {
@@ -104,6 +108,10 @@ impl Monitored for Daemon {
     fn health(&self) -> Result<(), String> {
         let fs = FileSystem::new(self.store().clone(), None, Arc::default());
         fs.answers().map_err(|e| chain(&e))
+    }
+
+    fn is_here(&self) -> bool {
+        true
     }
 }
 

@@ -326,6 +326,7 @@ impl Inner {
         offer: Arc<Offer>,
         flight: &Arc<Flight>,
     ) -> Result<(), FetchError> {
+        let offer = self.as_vouched(offer)?;
         let nar_bytes = &flight.progress.nar_bytes;
         nar_bytes.store(offer.info.nar_size, Ordering::Relaxed);
         let errand = Errand {

@@ -11,7 +11,7 @@ use super::error::{CopyFailure, FetchError};
 use super::fetcher::{Fetcher, Inner};
 use super::flights::Need;
 use super::progress::Progress;
-use super::source::{Asked, Offer};
+use super::source::{Asked, Offer, Vouched};
 use super::walk::Walk;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::{Contents, PathInfo};
@@ -86,6 +86,27 @@ impl Inner {
         let url = substituter::redacted(offer.source.url());
         tracing::info!(%path, source = url, "it is vouched for now");
         now.ok_or_else(|| self.offers.sources.nowhere(&Asked::from(path), Vec::new()))
+    }
+
+    /// An offer of contents that are known by what is vouched for: with the references that this says, not
+    /// those of a source without signatures.
+    pub(super) fn as_vouched(&self, offer: Arc<Offer>) -> Result<Arc<Offer>, FetchError> {
+        let info = &offer.info;
+        let there = self.to.store.paths().info(info.store_path.hash())?;
+        let known = there.map(|there| there.registration).filter(|known| {
+            let is_same = (&known.path, known.nar_hash, known.nar_size)
+                == (&info.store_path, info.nar_hash, info.nar_size);
+            is_same && known.vouched && offer.vouched == Vouched::Unsigned
+        });
+        Ok(match known {
+            Some(known) => {
+                let mut offer = Offer::clone(&offer);
+                offer.info.references = known.references;
+                offer.info.references.sort();
+                Arc::new(offer)
+            }
+            None => offer,
+        })
     }
 
     /// Whether contents that are here are good enough, whatever is known of their references.

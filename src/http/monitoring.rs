@@ -60,6 +60,10 @@ pub trait Monitored: Send + Sync + 'static {
     /// # Errors
     /// The reason why it is not, as text.
     fn health(&self) -> Result<(), String>;
+
+    /// Whether answers are computed in this process, so that the time for one is work. Elsewhere it may
+    /// be the wait for a daemon that is being restarted.
+    fn is_here(&self) -> bool;
 }
 
 /// A query and its cached answer.
@@ -68,6 +72,8 @@ struct Query {
     last: Mutex<Option<Last>>,
     /// How long an answer is used that took no time.
     lifetime: Duration,
+    /// How many times longer than it took it is used at least.
+    share: u32,
 }
 
 type Answer = Result<Arc<str>, Arc<str>>;
@@ -80,13 +86,14 @@ struct Last {
 
 impl Query {
     fn new(
-        lifetime: Duration,
+        (lifetime, share): (Duration, u32),
         ask: impl Fn() -> Result<String, String> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             ask: Box::new(ask),
             last: Mutex::new(None),
             lifetime,
+            share,
         })
     }
 
@@ -110,7 +117,7 @@ impl Query {
             };
             let took = began.elapsed();
             *last = Some(Last {
-                expires: Instant::now() + self.lifetime.max((took * SHARE).min(LONGEST)),
+                expires: Instant::now() + self.lifetime.max((took * self.share).min(LONGEST)),
                 answer: Answer::clone(&answer),
             });
             answer
@@ -124,10 +131,11 @@ impl Query {
 
 /// The endpoints, as a router.
 pub fn monitoring(monitored: Arc<dyn Monitored>) -> Router {
-    monitoring_with(LIFETIME, monitored)
+    let share = if monitored.is_here() { SHARE } else { 0 };
+    monitoring_with((LIFETIME, share), monitored)
 }
 
-fn monitoring_with(lifetime: Duration, monitored: Arc<dyn Monitored>) -> Router {
+fn monitoring_with(lifetime: (Duration, u32), monitored: Arc<dyn Monitored>) -> Router {
     let (metrics, status) = (monitored.clone(), monitored.clone());
     let pace = Arc::new(Pace::new(RATE));
     let query = |query, kind| {

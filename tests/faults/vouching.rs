@@ -134,7 +134,8 @@ fn references_that_nobody_vouches_for_are_told_and_give_way_to_signed_ones() {
         .unwrap()[0]
         .clone();
     assert_eq!((&view["paths"], &view["unsigned"]), (&json!(2), &json!(0)));
-    // What was signed stays so, whatever another one says.
+    // What was signed stays so, whatever another one says, also where the contents come anew.
+    state.run(&["evict", "--to", "0"]);
     unsigned(&state, &sources.other, &["copy"], &[&x]).succeeds();
     unsigned(&state, &sources.other, &["closure", "v"], &[&x]).succeeds();
     sources.are_signed_in(&state);

@@ -79,6 +79,7 @@ mod system_profile;
 mod use_during_collection;
 mod view_completion;
 mod volumes;
+mod vouching;
 #[path = "../support/waiting.rs"]
 mod waiting;
 mod watching;

@@ -39,13 +39,17 @@ impl Monitored for Daemon {
     fn health(&self) -> Result<(), String> {
         self.answer("").map(drop)
     }
+
+    fn is_here(&self) -> bool {
+        true
+    }
 }
 
 fn start(daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
-    start_with(LIFETIME, daemon)
+    start_with((LIFETIME, SHARE), daemon)
 }
 
-fn start_with(lifetime: Duration, daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
+fn start_with(lifetime: (Duration, u32), daemon: Daemon) -> (SocketAddr, Arc<Daemon>, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let daemon = Arc::new(daemon);
@@ -113,7 +117,7 @@ fn a_daemon_that_is_away_is_service_unavailable_with_the_reason() {
 
 #[test]
 fn many_who_ask_at_once_cost_one_question() {
-    let (at, daemon, _server) = start_with(Duration::from_secs(600), Daemon::default());
+    let (at, daemon, _server) = start_with((Duration::from_secs(600), 0), Daemon::default());
     let pause = daemon.pause.lock().unwrap();
     // A client that disconnects.
     let mut gone = TcpStream::connect(at).unwrap();
@@ -138,8 +142,25 @@ fn many_who_ask_at_once_cost_one_question() {
 
 #[test]
 fn an_answer_that_has_expired_is_not_used() {
-    let (at, _daemon, _server) = start_with(Duration::ZERO, Daemon::default());
+    let (at, _daemon, _server) = start_with((Duration::ZERO, 0), Daemon::default());
     for query in 0..3 {
         assert!(ask(at, "GET", "/metrics").ends_with(&format!("narfs_x {query}\n")));
     }
+}
+
+#[test]
+fn an_answer_that_took_long_is_used_for_longer() {
+    let (at, daemon, _server) = start_with((Duration::ZERO, SHARE), Daemon::default());
+    let pause = daemon.pause.lock().unwrap();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(at, "GET", "/metrics"));
+        while daemon.queries.load(Ordering::SeqCst) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It is used for ten times as long.
+        std::thread::sleep(Duration::from_secs(3));
+        drop(pause);
+        assert!(asked.join().unwrap().ends_with("narfs_x 0\n"));
+    });
+    assert!(ask(at, "GET", "/metrics").ends_with("narfs_x 0\n"));
 }
