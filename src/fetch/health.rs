@@ -190,8 +190,12 @@ impl Health {
     /// Notes that it could not be opened, or has not answered a probe. Returns the pause before the next
     /// probe, of which a part is random, or `None` if that is not for the caller any more.
     pub(super) fn failed_probe(&self, turn: u64, error: &Arc<FetchError>) -> Option<Duration> {
-        let pause = self.change(|c| c.note_failed_probe(turn, Instant::now(), error))?;
+        if self.condition.borrow().is_over(turn) {
+            return None;
+        }
+        // Before those who wait are told.
         self.log_away(error);
+        let pause = self.change(|c| c.note_failed_probe(turn, Instant::now(), error))?;
         Some(substituter::spread(pause))
     }
 

@@ -54,7 +54,7 @@ fn daemon_keeper_and_the_daemons_after_them_log_objects() {
     let away = log().into_iter().find(|o| o["source"] == *url).unwrap();
     assert_eq!(
         (&away["level"], &away["target"]),
-        (&"WARN".into(), &"narfs::fetch::availability".into())
+        (&"WARN".into(), &"narfs::fetch::health".into())
     );
 
     let pid = sandbox.pid();
