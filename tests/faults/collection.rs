@@ -51,8 +51,12 @@ fn root(state: &State, path: &StorePath) {
     symlink(full(path), roots.join(path.name())).unwrap();
 }
 
+/// Without the room that is kept for collections on full disks.
 fn disk_usage(state: &State) -> u64 {
-    let du = Command::new("du").arg("-sk").arg(state.dir()).output();
+    let du = Command::new("du")
+        .args(["-sk", "--exclude=ballast"])
+        .arg(state.dir())
+        .output();
     let text = String::from_utf8(du.unwrap().stdout).unwrap();
     text.split('\t').next().unwrap().parse::<u64>().unwrap() << 10
 }
