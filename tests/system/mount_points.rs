@@ -21,7 +21,12 @@ fn refused(sandbox: &Sandbox, at: &Path, reason: &str) {
         let at = at.to_str().unwrap();
         let mut arguments = vec!["mount", at];
         arguments.extend(options);
-        let said = sandbox.complaint(&arguments);
+        // A service manager need not try again what only the user can change.
+        let is_occupied = ["is not empty", "has a store of its own"].contains(&reason);
+        let said = match options {
+            ["--foreground"] if is_occupied => sandbox.failure(78, &arguments),
+            _ => sandbox.complaint(&arguments),
+        };
         assert!(said.contains(at) && said.contains(reason), "{said}");
     }
 }

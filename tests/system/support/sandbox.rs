@@ -150,7 +150,8 @@ impl Sandbox {
         self.failure(2, arguments)
     }
 
-    fn failure<A: AsRef<OsStr>>(&self, status: i32, arguments: &[A]) -> String {
+    /// Runs a command that fails with this exit status and one line on stderr; that line.
+    pub fn failure<A: AsRef<OsStr>>(&self, status: i32, arguments: &[A]) -> String {
         let mut command = self.command(arguments);
         let Ran { code, stderr, .. } = run(&mut command, b"");
         assert_eq!(code, Some(status), "{command:?}: {stderr}");
