@@ -30,7 +30,7 @@ import time
 import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../torture"))
-from ground import HANGS, NIX, Fault, Ground, Server  # noqa: E402
+from ground import AT_NIX, HANGS, NIX, Fault, Ground, Server  # noqa: E402
 from restarts import PROCESSES, Load, Store  # noqa: E402
 
 
@@ -89,7 +89,7 @@ class Case:
         return ["--from", self.server.url, "--trusted-public-key", self.key]
 
     def mount(self, version):
-        self.narfs(version, "mount", NIX, *self.sources())
+        self.narfs(version, "mount", *AT_NIX, *self.sources())
 
     def status(self):
         return wait_until("a daemon answers", self.ground.status)
@@ -290,7 +290,7 @@ class Manager:
             for at, number in enumerate(high):
                 os.dup2(number, 3 + at)
 
-        words = [version.narfs, "mount", NIX, *self.case.sources(), "--foreground"]
+        words = [version.narfs, "mount", *AT_NIX, *self.case.sources(), "--foreground"]
         script = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *words]
         self.process = subprocess.Popen(script, env=environment, preexec_fn=place, close_fds=False)
         deadline = time.monotonic() + HANGS

@@ -24,6 +24,5 @@ old=$(realpath -m "$1") new=$(realpath -m "${NARFS:-target/release}"); shift
 [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || die "there is no /dev/fuse: in a container, pass --device /dev/fuse"
 world=$PWD/target/world/torture
 tests/world/make-world.sh "$world" hello bash coreutils python3
-# The store that a Nix of this machine may have is not in the way.
-exec unshare --mount --propagation private sh -euc 'mkdir -p /nix; mount -t tmpfs nix /nix; exec "$@"' sh \
+exec unshare --mount --propagation private \
     python3 -B tests/services/upgrade.py "${options[@]}" "$old" "$new" "$PWD/target/upgrade" "$world" "$@"

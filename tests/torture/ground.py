@@ -18,6 +18,8 @@ import time
 import zlib
 
 NIX = "/nix"
+# Where to mount. The store that a Nix of this machine has is not in the way: nobody else sees the mount.
+AT_NIX = [NIX, "-o", "nonempty"] if os.path.isdir(NIX) and os.listdir(NIX) else [NIX]
 LETTERS = "0123456789abcdfghijklmnpqrsvwxyz"
 # Duration in seconds from which an operation counts as hanging.
 HANGS = 60.0
@@ -171,7 +173,7 @@ class Ground:
         return json.loads(self.narfs(*words, "--json"))
 
     def mount(self, url, *words):
-        self.narfs("mount", NIX, "--from", url, *words)
+        self.narfs("mount", *AT_NIX, "--from", url, *words)
 
     def status(self):
         """The status of the daemon; {} if none answers."""
