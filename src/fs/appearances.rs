@@ -1,7 +1,7 @@
 //! All inode numbers under which the kernel may know a path.
 
 use super::{Inode, Member};
-use crate::store::{Leaving, LoadedPath, Store, StoreError};
+use crate::store::{Leaving, ServedPath, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// A path with its appearances in the store directory and in closure views.
@@ -40,24 +40,22 @@ impl Appearances {
     /// # Errors
     /// The database failed, or the tree is damaged.
     pub fn all(&self, store: &Store) -> Result<Vec<Inode>, StoreError> {
-        match store.paths().load(self.leaving.ordinal)? {
-            Some(path) => Ok(self.inside(&path)),
+        match store.paths().serve(self.leaving.ordinal)? {
+            Some(path) => self.inside(&path),
             None => Ok(self.roots().collect()),
         }
     }
 
     /// Children have higher indices than their parents: see [`crate::tree::Tree`].
-    fn inside(&self, path: &LoadedPath) -> Vec<Inode> {
-        let tree = path.tree();
+    fn inside(&self, path: &ServedPath) -> Result<Vec<Inode>, StoreError> {
         let mut all = Vec::new();
-        for node in (0..tree.len()).rev() {
+        for node in (0..path.node_count()).rev() {
             let node = node as NodeIndex;
             all.push(Inode::node(self.leaving.ordinal, node));
-            let kind = tree.node(node).map(|n| n.kind);
-            if let Some(NodeKind::Directory { .. }) = kind {
+            if let Some(NodeKind::Directory { .. }) = path.kind(node)? {
                 all.extend(self.members.iter().map(|m| Inode::member(*m, node)));
             }
         }
-        all
+        Ok(all)
     }
 }

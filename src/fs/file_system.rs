@@ -11,7 +11,7 @@ use super::inode::{Inode, Place, Special};
 use super::trace::Recorder;
 use crate::fetch::Fetcher;
 use crate::nix::store_path::StorePath;
-use crate::store::{Contents, LoadedPath, PathOrdinal, ProfileDirectory, RootKind, Store};
+use crate::store::{Contents, PathOrdinal, ProfileDirectory, RootKind, ServedPath, Store};
 use crate::tree::{NodeIndex, NodeKind};
 
 /// A state seen as a file system.
@@ -87,15 +87,15 @@ impl FileSystem {
     /// Looks up a name in a directory of a path.
     fn lookup_node(
         &self,
-        path: &LoadedPath,
+        path: &ServedPath,
         node: NodeIndex,
         name: &[u8],
     ) -> Result<Lookup, FsError> {
-        match path.tree().node(node).ok_or(FsError::Stale)?.kind {
+        match path.kind(node)?.ok_or(FsError::Stale)? {
             NodeKind::Directory { .. } => {}
             _ => return Err(FsError::NotADirectory),
         }
-        match path.tree().lookup(node, name) {
+        match path.lookup(node, name)? {
             Some(child) => Ok(Lookup::Found(self.node(path, child)?)),
             None => Ok(Lookup::NeverExists),
         }
@@ -135,7 +135,7 @@ impl FileSystem {
             Place::Profile(id, node) => self.profile_attributes(id, node),
             Place::View(id) | Place::ViewStore(id) => self.view_attributes(id, inode),
             Place::Member(member, node) => self.member_attributes(member, node),
-            Place::Node(ordinal, 0) => match self.store.paths().load(ordinal)? {
+            Place::Node(ordinal, 0) => match self.store.paths().serve(ordinal)? {
                 Some(path) => self.node(&path, 0),
                 // Known, but not here: what was said of it when it was looked up.
                 None => self
@@ -159,7 +159,9 @@ impl FileSystem {
                 Err(FsError::NotALink)
             }
             Place::Profile(id, node) => self.profile_target(id, node),
-            Place::Node(ordinal, node) => self.path(ordinal)?.target(node).ok_or(FsError::NotALink),
+            Place::Node(ordinal, node) => {
+                self.path(ordinal)?.target(node)?.ok_or(FsError::NotALink)
+            }
         }
     }
 
@@ -233,19 +235,18 @@ impl FileSystem {
     /// The entries of a directory of a path.
     fn list_node(
         &self,
-        path: &LoadedPath,
+        path: &ServedPath,
         node: NodeIndex,
         from: u64,
         take: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<(), FsError> {
-        let Some(NodeKind::Directory { first, count, .. }) = path.tree().node(node).map(|n| n.kind)
-        else {
+        let Some(NodeKind::Directory { first, count, .. }) = path.kind(node)? else {
             return Err(FsError::NotADirectory);
         };
         for at in from..u64::from(count) {
             let child = first + at as NodeIndex;
             let attributes = self.node(path, child)?;
-            let name = path.tree().node(child).map_or(&[][..], |n| n.name).to_vec();
+            let name = path.name(child)?;
             if take(Entry {
                 name,
                 next: at + 3,
@@ -325,14 +326,14 @@ impl FileSystem {
             Place::Member(member, node) => self.member_parent(member, node),
             Place::Node(_, 0) => Ok(Inode::special(Special::Store)),
             Place::Node(ordinal, node) => {
-                let parent = self.path(ordinal)?.tree().parent(node);
+                let parent = self.path(ordinal)?.parent(node)?;
                 Ok(Inode::node(ordinal, parent))
             }
         }
     }
 
-    pub(super) fn path(&self, ordinal: PathOrdinal) -> Result<LoadedPath, FsError> {
-        self.store.paths().load(ordinal)?.ok_or(FsError::Stale)
+    pub(super) fn path(&self, ordinal: PathOrdinal) -> Result<ServedPath, FsError> {
+        self.store.paths().serve(ordinal)?.ok_or(FsError::Stale)
     }
 
     fn special(&self, special: Special) -> Result<Attributes, FsError> {
@@ -357,9 +358,8 @@ impl FileSystem {
         Ok(above_paths(Inode::special(special), time))
     }
 
-    fn node(&self, path: &LoadedPath, index: NodeIndex) -> Result<Attributes, FsError> {
-        let node = path.tree().node(index).ok_or(FsError::Stale)?;
-        let (kind, mode, size) = match node.kind {
+    fn node(&self, path: &ServedPath, index: NodeIndex) -> Result<Attributes, FsError> {
+        let (kind, mode, size) = match path.kind(index)?.ok_or(FsError::Stale)? {
             NodeKind::Directory { .. } => (Kind::Directory, 0o555, DIRECTORY_SIZE),
             NodeKind::File {
                 executable, size, ..

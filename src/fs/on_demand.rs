@@ -134,9 +134,13 @@ impl FileSystem {
     }
 
     fn has(&self, ordinal: PathOrdinal, part: Part) -> Result<bool, FsError> {
-        match self.store.paths().load(ordinal) {
-            Ok(None) => Ok(false),
-            Ok(Some(path)) => Ok(part == Part::Tree || self.store.paths().can_be_read(&path)),
+        let can_be_read = |path| match part {
+            Part::Tree => Ok(true),
+            Part::Contents => self.store.paths().can_be_read(&path),
+        };
+        let served = self.store.paths().serve(ordinal);
+        match served.and_then(|path| path.map_or(Ok(false), can_be_read)) {
+            Ok(has) => Ok(has),
             Err(e) if can_come_again(&e) => Ok(false),
             Err(e) => Err(e.into()),
         }

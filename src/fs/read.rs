@@ -31,7 +31,7 @@ impl FileSystem {
             Place::Profile(..) => return Err(FsError::NotAFile),
         };
         let path = self.path(ordinal)?;
-        match path.tree().node(node).ok_or(FsError::Stale)?.kind {
+        match path.kind(node)?.ok_or(FsError::Stale)? {
             NodeKind::File {
                 offset: start,
                 size,
@@ -40,7 +40,7 @@ impl FileSystem {
                 let length = u64::from(length).min(size.saturating_sub(offset));
                 let mut out = Vec::with_capacity(length as usize);
                 if length > 0 {
-                    self.store.contents().read(
+                    self.store.contents().serve(
                         path.contents(),
                         start + offset,
                         length,

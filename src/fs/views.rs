@@ -171,7 +171,7 @@ impl FileSystem {
             return Ok(Inode::view_store(view.record.id));
         }
         let path = self.path(self.ordinal_of(member)?)?;
-        Ok(Inode::member(member, path.tree().parent(node)))
+        Ok(Inode::member(member, path.parent(node)?))
     }
 
     /// The time of the last change of a view.

@@ -15,6 +15,7 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::clock;
+use super::directory::SPOOL;
 use super::error::StoreError;
 use crate::nix::store_path::StorePath;
 use crate::sync::lock;
@@ -253,7 +254,7 @@ impl Channels {
     /// No file can be made.
     pub fn write(&self, name: &ChannelName, url: &str) -> Result<ChannelWriter<'_>, StoreError> {
         let open = || {
-            let mut file = BufWriter::new(NamedTempFile::new_in(self.state.join("tmp"))?);
+            let mut file = BufWriter::new(NamedTempFile::new_in(self.state.join(SPOOL))?);
             let nothing = ChannelList {
                 paths: 0,
                 updated: 0,

@@ -24,6 +24,9 @@ const COMMAND: usize = 200;
 /// Begins each line of a file of format 4 that names a feature.
 const FEATURE: &str = "feature ";
 
+/// Directory of temporary files in the state, which is emptied when the state is opened.
+pub(super) const SPOOL: &str = "tmp";
+
 /// Bytes that stay free on the state's disk. RocksDB needs room to write its memory tables and
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
 pub const RESERVE: u64 = 96 << 20;
@@ -88,7 +91,7 @@ impl Directory {
                 .map_err(fail("it cannot be written"))?;
         }
         let (store_dir, needs) = read_format(path, wanted)?;
-        let tmp = path.join("tmp");
+        let tmp = path.join(SPOOL);
         if tmp.exists() {
             fs::remove_dir_all(&tmp).map_err(fail("tmp/ cannot be emptied"))?;
         }

@@ -135,6 +135,17 @@ pub enum StoreError {
         #[source]
         source: TreeError,
     },
+    /// A tree that is too large for memory.
+    #[error(
+        "tree {digest}, which is too large for the memory, cannot be read from its temporary file in the \
+         state directory; the next access makes it anew"
+    )]
+    TemporaryTree {
+        /// Which tree.
+        digest: ChunkDigest,
+        #[source]
+        source: TreeError,
+    },
     /// A chunk of a path is not there, or not what its digest says.
     #[error("chunk {digest} of {path} is {what}")]
     Chunk {

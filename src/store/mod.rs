@@ -28,6 +28,7 @@
 //! come first, then those of `tables.rs`, `roots/` and `channels.rs`, of `paths/`, and of `contents/`.
 //! No lock is held while the observer is told.
 
+mod cache;
 mod changes;
 mod channels;
 mod clock;
@@ -55,14 +56,15 @@ pub use channels::{
 };
 pub use contents::{
     CacheCounts, ChunkWriter, Hold, Ingested, InspectedChunk, InspectedTree, PathContents,
-    StoredContents,
+    ServedContents, StoredContents,
 };
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub(crate) use directory::{make_directory, sync_names};
 pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{
-    Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration, RootKind,
+    Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration,
+    RootKind, ServedPath,
 };
 pub use profiles::{
     ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
@@ -81,7 +83,7 @@ pub use views::{
 use crate::measure::Allowance;
 use crate::nix::store_path::StoreDir;
 use changes::Observers;
-use directory::Directory;
+use directory::{Directory, SPOOL};
 use format::Needs;
 use records::Records;
 use tables::Tables;
@@ -336,7 +338,7 @@ impl Store {
 
     /// The directory for temporary files, which is emptied when the state is opened.
     pub fn spool(&self) -> PathBuf {
-        self.directory.path().join("tmp")
+        self.directory.path().join(SPOOL)
     }
 
     /// The store directory of the paths, usually `/nix/store`.

@@ -35,8 +35,12 @@
 //! file. A side list has a pair of LEB128 numbers for each masked hash: the distance from the end
 //! of the previous one, and the number of the reference. An empty file has offset 0.
 
+use std::convert::Infallible;
+use std::ops::Range;
+
 use thiserror::Error;
 
+use super::access::{emit_range, search};
 use super::leb128::{read_number, write_number};
 use crate::chunk::{ChunkDigest, HASH_LEN, MAXIMUM, Occurrence, unmask};
 
@@ -61,6 +65,12 @@ pub enum TreeError {
     Version(u32),
     #[error("the tree is malformed: {0}")]
     Malformed(&'static str),
+    /// The temporary file of a [`LargeTree`](super::LargeTree).
+    #[error("its temporary file cannot be used")]
+    File(#[source] std::io::Error),
+    /// The same: not what was written.
+    #[error("its temporary file was changed")]
+    Changed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,16 +197,9 @@ impl Tree {
         let NodeKind::Directory { first, count, .. } = self.node(directory)?.kind else {
             return None;
         };
-        let (mut low, mut high) = (first, first + count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.node(middle)?.name.cmp(name) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Some(middle),
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        let name_of = |index| Ok::<_, Infallible>(self.node(index).map_or(&[][..], |n| n.name));
+        let Ok(found) = search(first..first + count, name, name_of);
+        found
     }
 
     /// The directory that contains `index`; the root contains itself.
@@ -232,14 +235,7 @@ impl Tree {
     fn chunk(&self, index: usize) -> ChunkEntry {
         let at = HEADER + self.nodes * NODE + index * CHUNK;
         let raw = &self.bytes[at..at + CHUNK];
-        let length = u32_at(raw, 0);
-        let mut digest = [0; 32];
-        digest.copy_from_slice(&raw[4..]);
-        ChunkEntry {
-            start: self.ends[index] - u64::from(length),
-            length,
-            digest: ChunkDigest(digest),
-        }
+        chunk_of(raw, self.ends[index])
     }
 
     /// The hashes that are masked in the stream.
@@ -264,45 +260,21 @@ impl Tree {
         length: u64,
         table: &[[u8; HASH_LEN]],
         mut fetch: impl FnMut(usize, &ChunkEntry) -> Result<C, E>,
-        mut emit: impl FnMut(&[u8]) -> Result<(), E>,
+        emit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let end = offset.saturating_add(length).min(self.stream_length());
-        let mut at = offset;
         let mut index = self.ends.partition_point(|e| *e <= offset);
-        let mut patched = Vec::new();
-        while at < end {
+        let next = || {
             let entry = self.chunk(index);
             let chunk = fetch(index, &entry)?;
-            let from = (at - entry.start) as usize;
-            let to = (end - entry.start).min(u64::from(entry.length)) as usize;
-            let part = &chunk.as_ref()[from..to];
-            if self.masked_within(at, part.len() as u64) {
-                patched.clear();
-                patched.extend_from_slice(part);
-                unmask(&mut patched, at, &self.content_masks, |n| {
-                    table.get(n as usize)
-                });
-                emit(&patched)?;
-            } else {
-                emit(part)?;
-            }
-            at += part.len() as u64;
             index += 1;
-        }
-        Ok(())
-    }
-
-    fn masked_within(&self, offset: u64, length: u64) -> bool {
-        let from = self
-            .content_masks
-            .partition_point(|o| o.offset + HASH_LEN as u64 <= offset);
-        self.content_masks
-            .get(from)
-            .is_some_and(|o| o.offset < offset + length)
+            Ok((entry, chunk))
+        };
+        emit_range(offset..end, &self.content_masks, table, next, emit)
     }
 }
 
-fn kind_of(raw: &[u8]) -> NodeKind {
+pub(super) fn kind_of(raw: &[u8]) -> NodeKind {
     let a = u64_at(raw, 8);
     match raw[5] {
         DIRECTORY => NodeKind::Directory {
@@ -322,6 +294,66 @@ fn kind_of(raw: &[u8]) -> NodeKind {
     }
 }
 
+/// The entry of a chunk that ends at `end`.
+pub(super) fn chunk_of(raw: &[u8], end: u64) -> ChunkEntry {
+    let length = u32_at(raw, 0);
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&raw[4..CHUNK]);
+    ChunkEntry {
+        start: end - u64::from(length),
+        length,
+        digest: ChunkDigest(digest),
+    }
+}
+
+/// Where the sections of an encoding are.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) nodes: Range<usize>,
+    pub(super) chunks: Range<usize>,
+    pub(super) names: Range<usize>,
+    pub(super) targets: Range<usize>,
+    pub(super) content_list: Range<usize>,
+    pub(super) target_list: Range<usize>,
+    pub(super) references: u32,
+}
+
+impl Layout {
+    /// Of an encoding of this length, which begins with `header`.
+    pub(super) fn of(header: &[u8], length: usize) -> Result<Self, TreeError> {
+        if header.len() < HEADER || &header[..8] != MAGIC {
+            return Err(TreeError::Malformed("no header"));
+        }
+        let version = u32_at(header, 8);
+        if version != VERSION {
+            return Err(TreeError::Version(version));
+        }
+        let mut end = HEADER;
+        let mut take = |at: usize, unit: usize| -> Result<Range<usize>, TreeError> {
+            let start = end;
+            end = (u32_at(header, at) as usize)
+                .checked_mul(unit)
+                .and_then(|section| start.checked_add(section))
+                .filter(|end| *end <= length)
+                .ok_or(TreeError::Malformed("cut short"))?;
+            Ok(start..end)
+        };
+        let layout = Self {
+            nodes: take(12, NODE)?,
+            chunks: take(16, CHUNK)?,
+            names: take(24, 1)?,
+            targets: take(28, 1)?,
+            content_list: take(32, 1)?,
+            target_list: take(36, 1)?,
+            references: u32_at(header, 20),
+        };
+        if end != length {
+            return Err(TreeError::Malformed("bytes after the end"));
+        }
+        Ok(layout)
+    }
+}
+
 /// The sections of an encoding, with lengths checked and contents unchecked.
 struct Parser<'a> {
     nodes: &'a [u8],
@@ -335,36 +367,16 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self, TreeError> {
-        if bytes.len() < HEADER || &bytes[..8] != MAGIC {
-            return Err(TreeError::Malformed("no header"));
-        }
-        let version = u32_at(bytes, 8);
-        if version != VERSION {
-            return Err(TreeError::Version(version));
-        }
-        let mut rest = &bytes[HEADER..];
-        let mut take = |at: usize, unit: usize| -> Result<&'a [u8], TreeError> {
-            let length = (u32_at(bytes, at) as usize)
-                .checked_mul(unit)
-                .filter(|n| *n <= rest.len())
-                .ok_or(TreeError::Malformed("cut short"))?;
-            let (part, after) = rest.split_at(length);
-            rest = after;
-            Ok(part)
-        };
-        let parser = Self {
-            nodes: take(12, NODE)?,
-            chunks: take(16, CHUNK)?,
-            names: take(24, 1)?,
-            targets: take(28, 1)?,
-            content_list: take(32, 1)?,
-            target_list: take(36, 1)?,
-            references: u32_at(bytes, 20),
-        };
-        if !rest.is_empty() {
-            return Err(TreeError::Malformed("bytes after the end"));
-        }
-        Ok(parser)
+        let layout = Layout::of(bytes, bytes.len())?;
+        Ok(Self {
+            nodes: &bytes[layout.nodes],
+            chunks: &bytes[layout.chunks],
+            names: &bytes[layout.names],
+            targets: &bytes[layout.targets],
+            content_list: &bytes[layout.content_list],
+            target_list: &bytes[layout.target_list],
+            references: layout.references,
+        })
     }
 
     /// Validates everything, and returns the tree without its bytes.
@@ -484,7 +496,7 @@ pub(super) fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-fn u64_at(b: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(b: &[u8], at: usize) -> u64 {
     u64::from(u32_at(b, at)) | u64::from(u32_at(b, at + 4)) << 32
 }
 

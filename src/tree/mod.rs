@@ -4,15 +4,19 @@
 //! trees have equal encodings, so a tree is identified by the digest of its encoding; a tree does
 //! not contain hashes of paths, only indices into the path's table of references.
 
+mod access;
 mod builder;
 mod dump;
 mod format;
+mod large;
 mod leb128;
+mod pieces;
 mod unpack;
 
 pub use builder::{BuildError, TreeBuilder};
 pub use dump::{DumpError, dump_nar, nar_size};
 pub use format::{ChunkEntry, Node, NodeIndex, NodeKind, Tree, TreeError};
+pub use large::LargeTree;
 pub use leb128::{read_number, write_number};
 pub use unpack::{ChunkSink, UnpackError, Unpacked, Unpacker};
 

@@ -1,5 +1,7 @@
 //! NAR → tree and chunks → NAR, without a database.
 
+mod large;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 

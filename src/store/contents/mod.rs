@@ -23,12 +23,13 @@ mod deletion;
 mod holds;
 mod inspection;
 mod reading;
+mod served_tree;
 mod size;
 mod stored_tree;
 mod trees;
 mod writing;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -39,12 +40,15 @@ pub use chunks::ChunkWriter;
 pub(super) use deletion::Deletion;
 pub use holds::Hold;
 pub use inspection::{InspectedChunk, InspectedTree};
-pub use reading::PathContents;
+pub use reading::{PathContents, ServedContents};
+pub(super) use served_tree::ServedTree;
 pub(super) use size::Growth;
 pub use size::Ingested;
 pub(super) use stored_tree::{Located, StoredTree, TreeRecord};
 pub(super) use trees::Writes;
 
+use super::cache;
+use super::directory::SPOOL;
 use super::error::StoreError;
 use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
@@ -54,13 +58,23 @@ use holds::Held;
 use size::Size;
 use writing::Writing;
 
+/// Part of the cache of trees that a tree may take in memory, so that many fit.
+const LARGE: u64 = 16;
+/// Length of an encoding that stays in memory whatever the bound, in bytes: in a temporary file a tree takes
+/// half as much.
+const SMALL: u64 = 1 << 20;
+
 /// The contents of the paths of a state. Methods that say nothing of a crash write nothing.
 pub struct StoredContents {
     records: Arc<Records>,
     /// Masked chunks, decompressed and checked. They are named by their digests, and so are right
     /// whether they are on disk or not.
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
-    tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
+    tree_cache: Cache<ChunkDigest, ServedTree, Weight>,
+    /// Length of encoding from which on a tree is unpacked into a temporary file, in bytes.
+    large: usize,
+    /// The directory of temporary files.
+    spool: PathBuf,
     size: Size,
     held: Arc<Held>,
     flushing: Mutex<()>,
@@ -78,8 +92,8 @@ impl quick_cache::Weighter<ChunkDigest, Bytes> for Weight {
     }
 }
 
-impl quick_cache::Weighter<ChunkDigest, Arc<StoredTree>> for Weight {
-    fn weight(&self, _: &ChunkDigest, tree: &Arc<StoredTree>) -> u64 {
+impl quick_cache::Weighter<ChunkDigest, ServedTree> for Weight {
+    fn weight(&self, _: &ChunkDigest, tree: &ServedTree) -> u64 {
         tree.weight() as u64
     }
 }
@@ -124,7 +138,9 @@ impl StoredContents {
         Ok(Self {
             records,
             chunk_cache: Cache::with_weighter(chunks, chunk_bytes, Weight),
-            tree_cache: tree_cache(tree_bytes),
+            tree_cache: cache::of_few_shards(tree_bytes, Weight),
+            large: SMALL.max(tree_bytes / LARGE) as usize,
+            spool: state.join(SPOOL),
             size: Size::default(),
             held,
             flushing: Mutex::default(),
@@ -188,24 +204,5 @@ impl StoredContents {
     pub(super) fn forget_all(&self) {
         self.chunk_cache.clear();
         self.tree_cache.clear();
-    }
-}
-
-/// A cache for trees, whose sizes differ by orders of magnitude: with few shards, so that a large
-/// one still fits into one.
-fn tree_cache(capacity: u64) -> Cache<ChunkDigest, Arc<StoredTree>, Weight> {
-    let options = quick_cache::OptionsBuilder::new()
-        .estimated_items_capacity(1000)
-        .weight_capacity(capacity)
-        .shards(2)
-        .build();
-    match options {
-        Ok(options) => Cache::with_options(
-            options,
-            Weight,
-            quick_cache::DefaultHashBuilder::default(),
-            quick_cache::sync::DefaultLifecycle::default(),
-        ),
-        Err(_) => Cache::with_weighter(1000, capacity, Weight),
     }
 }

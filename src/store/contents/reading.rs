@@ -12,11 +12,12 @@ use bytes::Bytes;
 
 use super::StoredContents;
 use super::chunks::ChunkFault;
+use super::served_tree::ServedTree;
 use super::stored_tree::StoredTree;
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::nix::store_path::StorePath;
 use crate::store::error::StoreError;
-use crate::tree::{ChunkEntry, DumpError, NodeIndex, Tree, dump_nar};
+use crate::tree::{ChunkEntry, DumpError, NodeIndex, Tree, TreeError, dump_nar};
 
 /// The contents of a path, for [`StoredContents::read`] and the like.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,43 @@ impl<'p> PathContents<'p> {
     fn tree(self) -> &'p Tree {
         &self.stored.tree
     }
+
+    fn owner(self) -> Owner<'p> {
+        Owner {
+            path: self.path,
+            digest: self.digest,
+            numbers: &self.stored.numbers,
+        }
+    }
+}
+
+/// The same of a path that a mount serves.
+#[derive(Clone, Copy, Debug)]
+pub struct ServedContents<'p> {
+    pub(in crate::store) path: &'p StorePath,
+    pub(in crate::store) digest: ChunkDigest,
+    pub(in crate::store) tree: &'p ServedTree,
+    pub(in crate::store) table: &'p [[u8; HASH_LEN]],
+}
+
+/// Whose chunks are read.
+#[derive(Clone, Copy)]
+struct Owner<'p> {
+    path: &'p StorePath,
+    digest: ChunkDigest,
+    numbers: &'p [u64],
+}
+
+/// Why a large tree or one of its chunks cannot be read.
+enum LargeFault {
+    Tree(TreeError),
+    Store(StoreError),
+}
+
+impl From<TreeError> for LargeFault {
+    fn from(error: TreeError) -> Self {
+        Self::Tree(error)
+    }
 }
 
 impl StoredContents {
@@ -40,12 +78,12 @@ impl StoredContents {
     /// the database in any case.
     fn chunk_of(
         &self,
-        path: PathContents<'_>,
+        path: Owner<'_>,
         index: usize,
         entry: &ChunkEntry,
         fresh: bool,
     ) -> Result<Bytes, StoreError> {
-        let mut number = path.stored.numbers.get(index).copied();
+        let mut number = path.numbers.get(index).copied();
         let fault = loop {
             let read = match number {
                 Some(number) if fresh => self.read_chunk(number, &entry.digest),
@@ -87,15 +125,15 @@ impl StoredContents {
     }
 
     /// Whether a chunk of a tree was found missing or damaged, and has not come again.
-    pub(in crate::store) fn is_damaged(&self, tree: &Tree) -> bool {
-        self.damaged.count() > 0 && tree.chunks().any(|c| self.damaged.contains(&c.digest))
+    pub(in crate::store) fn is_damaged(&self, tree: &ServedTree) -> Result<bool, StoreError> {
+        Ok(self.damaged.count() > 0 && tree.any_chunk(|digest| self.damaged.contains(digest))?)
     }
 
     /// Reads every chunk of a path, and has the next ingest in this process replace those that cannot be
     /// read. Returns how many these are. What was dropped is not damaged.
     pub fn find_damage(&self, path: PathContents<'_>) -> usize {
         let is_damaged = |(index, entry): &(usize, ChunkEntry)| {
-            let read = self.chunk_of(path, *index, entry, true);
+            let read = self.chunk_of(path.owner(), *index, entry, true);
             read.is_err_and(|e| !matches!(e, StoreError::Dropped { .. }))
         };
         path.tree().chunks().enumerate().filter(is_damaged).count()
@@ -117,12 +155,62 @@ impl StoredContents {
             offset,
             length,
             path.table,
-            |index, entry| self.chunk_of(path, index, entry, false),
+            |index, entry| self.chunk_of(path.owner(), index, entry, false),
             |bytes| {
                 out.extend_from_slice(bytes);
                 Ok(())
             },
         )
+    }
+
+    /// As [`StoredContents::read`], for a mount.
+    ///
+    /// # Errors
+    /// As there, or the temporary file of the tree cannot be read.
+    pub fn serve(
+        &self,
+        path: ServedContents<'_>,
+        offset: u64,
+        length: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let ServedContents {
+            path,
+            digest,
+            tree,
+            table,
+        } = path;
+        let large = match tree {
+            ServedTree::Whole(stored) => {
+                let whole = PathContents {
+                    path,
+                    digest,
+                    stored,
+                    table,
+                };
+                return self.read(whole, offset, length, out);
+            }
+            ServedTree::Large(large) => large,
+        };
+        let numbers = &large.numbers;
+        let owner = Owner {
+            path,
+            digest,
+            numbers,
+        };
+        let fetch = |index: usize, entry: &ChunkEntry| {
+            let read = self.chunk_of(owner, index, entry, false);
+            read.map_err(LargeFault::Store)
+        };
+        let emit = |bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        let read = large.tree.read(offset, length, table, fetch, emit);
+        read.map_err(|fault| match fault {
+            LargeFault::Tree(source) => large.failure(source),
+            LargeFault::Store(error) => error,
+        })
     }
 
     /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory,
@@ -142,7 +230,7 @@ impl StoredContents {
             if let Some((_, bytes)) = last.as_ref().filter(|(at, _)| *at == index) {
                 return Ok(bytes.clone());
             }
-            let bytes = self.chunk_of(path, index, entry, true)?;
+            let bytes = self.chunk_of(path.owner(), index, entry, true)?;
             last = Some((index, bytes.clone()));
             Ok(bytes)
         };

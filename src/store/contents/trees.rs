@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::StoredContents;
+use super::served_tree::{ServedTree, StoredLargeTree};
 use super::stored_tree::{StoredTree, TreeRecord, encode};
 use crate::chunk::ChunkDigest;
 use crate::store::error::StoreError;
-use crate::store::records::{Batch, Durability, Family};
+use crate::store::records::{Batch, Durability, Family, Record};
 use crate::sync::read;
-use crate::tree::Tree;
+use crate::tree::{LargeTree, Tree, TreeError};
 
 /// Trees are small and read whole: worth a higher level than chunks.
 const LEVEL: i32 = 9;
@@ -32,44 +33,107 @@ fn damaged(digest: ChunkDigest) -> StoreError {
     }
 }
 
+/// Decodes the record of a tree.
+fn unpack(digest: ChunkDigest, record: &TreeRecord<'_>) -> Result<StoredTree, StoreError> {
+    let damaged = || damaged(digest);
+    let bytes = zstd::bulk::decompress(record.packed, record.length).map_err(|_| damaged())?;
+    if ChunkDigest::of(&bytes) != digest {
+        return Err(damaged());
+    }
+    let tree = Tree::parse(bytes).map_err(|source| StoreError::Tree { digest, source })?;
+    let numbers = record.numbers();
+    if numbers.len() != tree.chunks().len() && numbers.len() != 0 {
+        return Err(damaged());
+    }
+    Ok(StoredTree {
+        numbers: numbers.collect(),
+        tree,
+    })
+}
+
 impl StoredContents {
-    /// A tree, from memory if it is there.
+    /// A tree as a mount asks it, from memory if it is there.
     ///
     /// The cache is never behind the database: a tree is taken out of the cache after its record was
     /// written, and with it the place that a reader of the old record has reserved, so that what was
     /// read before does not get in.
+    pub(in crate::store) fn served(&self, digest: ChunkDigest) -> Result<ServedTree, StoreError> {
+        let load = || self.load_tree(digest);
+        let served = self.tree_cache.get_or_insert_with(&digest, load)?;
+        if !served.has_failed() {
+            return Ok(served);
+        }
+        self.tree_cache.remove(&digest);
+        self.tree_cache.get_or_insert_with(&digest, load)
+    }
+
+    /// A tree in memory whole.
     pub(in crate::store) fn tree(
         &self,
         digest: ChunkDigest,
     ) -> Result<Arc<StoredTree>, StoreError> {
-        self.tree_cache
-            .get_or_insert_with(&digest, || self.read_tree(digest).map(Arc::new))
+        match self.served(digest)? {
+            ServedTree::Whole(stored) => Ok(stored),
+            ServedTree::Large(_) => self.read_tree(digest).map(Arc::new),
+        }
     }
 
-    /// The same from the database in any case.
+    /// A tree from the database, in memory or, if it is large, in a temporary file.
+    fn load_tree(&self, digest: ChunkDigest) -> Result<ServedTree, StoreError> {
+        let record = self.tree_record(digest)?;
+        let record = TreeRecord::parse(&record).ok_or_else(|| damaged(digest))?;
+        if record.length >= self.large {
+            match self.unpack_large(digest, &record) {
+                Ok(large) => return Ok(ServedTree::Large(Arc::new(large))),
+                Err(StoreError::TemporaryTree { source, .. }) => {
+                    tracing::warn!(
+                        tree = %digest,
+                        "a tree that is large for the memory is read whole at each request: {source}"
+                    );
+                }
+                Err(StoreError::Full { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let stored = unpack(digest, &record)?;
+        Ok(ServedTree::Whole(Arc::new(stored)))
+    }
+
+    /// Unpacks a tree into a temporary file.
+    fn unpack_large(
+        &self,
+        digest: ChunkDigest,
+        record: &TreeRecord<'_>,
+    ) -> Result<StoredLargeTree, StoreError> {
+        self.records.check_reserve()?;
+        let bytes = zstd::stream::read::Decoder::with_buffer(record.packed);
+        let bytes = bytes.map_err(|_| damaged(digest))?;
+        let tree = LargeTree::unpack(bytes, record.length, &digest, &self.spool);
+        let tree = tree.map_err(|source| match source {
+            TreeError::File(_) | TreeError::Changed => StoreError::TemporaryTree { digest, source },
+            TreeError::Version(_) => StoreError::Tree { digest, source },
+            TreeError::Malformed(_) => damaged(digest),
+        })?;
+        let numbers = record.numbers();
+        if numbers.len() != tree.chunk_count() && numbers.len() != 0 {
+            return Err(damaged(digest));
+        }
+        Ok(StoredLargeTree::new(digest, tree, numbers.collect()))
+    }
+
+    fn tree_record(&self, digest: ChunkDigest) -> Result<Record<'_>, StoreError> {
+        let record = self.records.get(Family::Trees, &digest.0)?;
+        record.ok_or_else(|| damaged(digest))
+    }
+
+    /// A tree from the database in any case, in memory whole.
     pub(in crate::store) fn read_tree(
         &self,
         digest: ChunkDigest,
     ) -> Result<StoredTree, StoreError> {
-        let damaged = || damaged(digest);
-        let record = self
-            .records
-            .get(Family::Trees, &digest.0)?
-            .ok_or_else(damaged)?;
-        let record = TreeRecord::parse(&record).ok_or_else(damaged)?;
-        let bytes = zstd::bulk::decompress(record.packed, record.length).map_err(|_| damaged())?;
-        if ChunkDigest::of(&bytes) != digest {
-            return Err(damaged());
-        }
-        let tree = Tree::parse(bytes).map_err(|source| StoreError::Tree { digest, source })?;
-        let numbers = record.numbers();
-        if numbers.len() != tree.chunks().len() && numbers.len() != 0 {
-            return Err(damaged());
-        }
-        Ok(StoredTree {
-            numbers: numbers.collect(),
-            tree,
-        })
+        let record = self.tree_record(digest)?;
+        let record = TreeRecord::parse(&record).ok_or_else(|| damaged(digest))?;
+        unpack(digest, &record)
     }
 
     /// The number that the record of a tree has now for one of its chunks; `None` if the contents
@@ -97,8 +161,8 @@ impl StoredContents {
                     return Ok(true);
                 }
             }
-            let stored = self.tree(digest)?;
-            Ok(stored.is_complete() && !self.is_damaged(&stored.tree))
+            let stored = self.served(digest)?;
+            Ok(stored.is_complete() && !self.is_damaged(&stored)?)
         };
         is_complete().or_else(|e: StoreError| match e.is_damage() {
             true => Ok(false),

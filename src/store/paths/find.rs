@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Paths;
-use super::loaded::{LoadedPath, PathRecord};
+use super::loaded::{LoadedPath, PathRecord, ServedPath};
 use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path};
 use super::path_info::{PathInfo, PathOrdinal};
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -96,13 +96,31 @@ impl Paths {
     /// # Errors
     /// The database failed, or the record or the tree is damaged.
     pub fn load(&self, ordinal: PathOrdinal) -> Result<Option<LoadedPath>, StoreError> {
+        let record = self.record(ordinal)?;
+        record.map(|record| self.with_tree(record)).transpose()
+    }
+
+    /// The same for a mount.
+    ///
+    /// # Errors
+    /// As [`Paths::load`].
+    pub fn serve(&self, ordinal: PathOrdinal) -> Result<Option<ServedPath>, StoreError> {
+        let Some(record) = self.record(ordinal)? else {
+            return Ok(None);
+        };
+        let tree = self.contents.served(record.tree)?;
+        record.check(tree.references())?;
+        Ok(Some(ServedPath { record, tree }))
+    }
+
+    fn record(&self, ordinal: PathOrdinal) -> Result<Option<Arc<PathRecord>>, StoreError> {
         // As with trees: a write that comes while this is read takes the place in the cache away.
         let record = self.cache.get_or_insert_with(&ordinal, || {
             let record = self.read_path(ordinal).transpose();
             record.unwrap_or(Err(None))
         });
         match record {
-            Ok(record) => self.with_tree(record).map(Some),
+            Ok(record) => Ok(Some(record)),
             Err(None) => Ok(None),
             Err(Some(e)) => Err(e),
         }
@@ -121,11 +139,7 @@ impl Paths {
 
     fn with_tree(&self, record: Arc<PathRecord>) -> Result<LoadedPath, StoreError> {
         let stored = self.contents.tree(record.tree)?;
-        if stored.tree.references() as usize != record.table.len() {
-            return Err(StoreError::Damaged {
-                what: format!("the references of {}", record.info.registration.path),
-            });
-        }
+        record.check(stored.tree.references())?;
         Ok(LoadedPath { record, stored })
     }
 
@@ -151,8 +165,11 @@ impl Paths {
     }
 
     /// Whether the chunks of a loaded path were here when it was loaded, and none is known to be damaged.
-    pub fn can_be_read(&self, path: &LoadedPath) -> bool {
-        path.is_complete() && !self.contents.is_damaged(path.tree())
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn can_be_read(&self, path: &ServedPath) -> Result<bool, StoreError> {
+        Ok(path.tree.is_complete() && !self.contents.is_damaged(&path.tree)?)
     }
 
     /// Paths that were registered, looked up or read at this time or later, in seconds since 1970.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::path_info::PathInfo;
 use crate::chunk::{ChunkDigest, HASH_LEN};
-use crate::store::contents::{PathContents, StoredTree};
-use crate::tree::{NodeIndex, Tree};
+use crate::store::contents::{PathContents, ServedContents, ServedTree, StoredTree};
+use crate::store::error::StoreError;
+use crate::tree::{NodeIndex, NodeKind, Tree};
 
 /// What is a path's own: all but its tree, which other paths may share.
 #[derive(Debug)]
@@ -21,6 +22,16 @@ impl PathRecord {
         let tree = info.tree()?;
         let table = info.table();
         Some(Arc::new(Self { info, tree, table }))
+    }
+
+    /// An error if the tree is for another number of references.
+    pub(super) fn check(&self, references: u32) -> Result<(), StoreError> {
+        match references as usize == self.table.len() {
+            true => Ok(()),
+            false => Err(StoreError::Damaged {
+                what: format!("the references of {}", self.info.registration.path),
+            }),
+        }
     }
 
     /// Memory held, in bytes.
@@ -76,5 +87,79 @@ impl LoadedPath {
     /// The target of link `node`.
     pub fn target(&self, node: NodeIndex) -> Option<Vec<u8>> {
         self.tree().target(node, &self.record.table)
+    }
+}
+
+/// A path as a mount asks it: each question costs as much of a large path as of a small one. An error says
+/// that a temporary file could not be read.
+#[derive(Clone, Debug)]
+pub struct ServedPath {
+    pub(super) record: Arc<PathRecord>,
+    pub(super) tree: ServedTree,
+}
+
+impl ServedPath {
+    /// What is registered.
+    pub fn info(&self) -> &PathInfo {
+        &self.record.info
+    }
+
+    /// Number of nodes, at least 1.
+    pub fn node_count(&self) -> u32 {
+        self.tree.node_count()
+    }
+
+    /// What a node is, if it exists.
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn kind(&self, node: NodeIndex) -> Result<Option<NodeKind>, StoreError> {
+        self.tree.kind(node)
+    }
+
+    /// The name of a node; empty for the root.
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn name(&self, node: NodeIndex) -> Result<Vec<u8>, StoreError> {
+        self.tree.name(node)
+    }
+
+    /// The child of a directory that has a name.
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn lookup(
+        &self,
+        directory: NodeIndex,
+        name: &[u8],
+    ) -> Result<Option<NodeIndex>, StoreError> {
+        self.tree.lookup(directory, name)
+    }
+
+    /// The directory that contains a node; the root contains itself.
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn parent(&self, node: NodeIndex) -> Result<NodeIndex, StoreError> {
+        self.tree.parent(node)
+    }
+
+    /// The target of a link.
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn target(&self, node: NodeIndex) -> Result<Option<Vec<u8>>, StoreError> {
+        self.tree.target(node, &self.record.table)
+    }
+
+    /// What [`StoredContents`](crate::store::StoredContents) reads.
+    pub fn contents(&self) -> ServedContents<'_> {
+        ServedContents {
+            path: &self.record.info.registration.path,
+            digest: self.record.tree,
+            tree: &self.tree,
+            table: &self.record.table,
+        }
     }
 }

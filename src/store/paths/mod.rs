@@ -38,12 +38,13 @@ use quick_cache::sync::Cache;
 pub(super) use closure::Reach;
 pub(super) use kernel_caches::Watch;
 pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
-pub use loaded::LoadedPath;
+pub use loaded::{LoadedPath, ServedPath};
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
 
+use super::cache;
 use super::changes::Observers;
 use super::clock::milliseconds;
 use super::contents::StoredContents;
@@ -89,13 +90,13 @@ impl std::fmt::Debug for Paths {
 }
 
 impl Paths {
-    /// The paths in `records`, with `cache` bytes for what was read of them.
+    /// The paths in `records`, with `cache_bytes` bytes for what was read of them.
     pub(super) fn open(
         records: Arc<Records>,
         contents: Arc<StoredContents>,
         temporary_roots: AllTemporaryRoots,
         observers: Arc<Observers>,
-        cache: u64,
+        cache_bytes: u64,
     ) -> Result<Self, StoreError> {
         let uses = Uses::open(&records)?;
         let next_ordinal = Mutex::new(Ordinals::open(&records)?);
@@ -104,7 +105,7 @@ impl Paths {
             contents,
             temporary_roots,
             observers,
-            cache: Cache::with_weighter(10_000, cache, Weight),
+            cache: cache::of_few_shards(cache_bytes, Weight),
             uses,
             lookups: Lookups::default(),
             publishing: Mutex::default(),
