@@ -3,6 +3,7 @@
 mod channels;
 mod damaged;
 mod dropped;
+mod evicted;
 mod formats;
 mod in_use;
 mod large;

@@ -194,7 +194,6 @@ impl StoredContents {
     }
 
     /// The number of the next new chunk.
-    #[cfg(test)]
     pub(super) fn next_chunk(&self) -> u64 {
         crate::sync::lock(&self.writing).next_chunk
     }

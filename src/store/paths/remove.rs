@@ -17,13 +17,20 @@ use crate::sync::lock;
 /// A removal that runs. Publications tell it what they add, until it is dropped.
 pub(in crate::store) struct RunningRemoval<'p> {
     paths: &'p Paths,
-    /// The records when it began.
+    /// The records when it began, or went on.
     pub(in crate::store) snapshot: Snapshot<'p>,
+    /// Whether the next removal goes on where this one ends.
+    is_kept: bool,
 }
 
 impl Drop for RunningRemoval<'_> {
     fn drop(&mut self) {
-        *lock(&self.paths.publishing) = None;
+        let mut publishing = lock(&self.paths.publishing);
+        let next = self.paths.contents.next_chunk();
+        let is_kept = self.is_kept && publishing.as_ref().is_some_and(|r| r.can_be_kept(next));
+        if !is_kept {
+            *publishing = None;
+        }
     }
 }
 
@@ -31,6 +38,11 @@ impl RunningRemoval<'_> {
     /// What it knows of publications. None comes while this is held.
     pub(in crate::store) fn lock(&self) -> MutexGuard<'_, Option<Removal>> {
         lock(&self.paths.publishing)
+    }
+
+    /// Ends, and has publications tell the next removal what they add.
+    pub(in crate::store) fn keep(mut self) {
+        self.is_kept = true;
     }
 }
 
@@ -45,6 +57,20 @@ impl Paths {
         Ok(RunningRemoval {
             paths: self,
             snapshot: self.records.snapshot(),
+            is_kept: false,
+        })
+    }
+
+    /// Goes on with the last removal, if that was kept.
+    pub(in crate::store) fn resume_removal(&self) -> Option<RunningRemoval<'_>> {
+        let mut publishing = lock(&self.publishing);
+        let next = self.contents.next_chunk();
+        *publishing = publishing.take().filter(|r| r.can_be_kept(next));
+        publishing.as_ref()?;
+        Some(RunningRemoval {
+            paths: self,
+            snapshot: self.records.snapshot(),
+            is_kept: false,
         })
     }
 

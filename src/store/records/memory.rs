@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
@@ -41,6 +42,8 @@ struct Disk {
     failing: Option<u64>,
     /// Snapshots that live.
     snapshots: Arc<()>,
+    /// Records that were read, one after the other or by their keys.
+    reads: Arc<AtomicU64>,
 }
 
 impl MemoryBackend {
@@ -62,6 +65,11 @@ impl MemoryBackend {
         };
         damage(&mut disk.seen);
         damage(&mut disk.flushed);
+    }
+
+    /// How many records were read so far, by their keys or one after the other.
+    pub(crate) fn reads(&self) -> u64 {
+        lock(&self.0).reads.load(Ordering::Relaxed)
     }
 
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
@@ -111,10 +119,11 @@ fn apply(map: &mut Map, batch: &[Write]) {
     }
 }
 
-fn scan(map: &Map, family: Family, from: &[u8], visit: &mut Visitor<'_>) {
+fn scan(map: &Map, reads: &AtomicU64, family: Family, from: &[u8], visit: &mut Visitor<'_>) {
     let from = Bound::Included((family, from.to_vec()));
     let records = map.range((from, Bound::Unbounded));
     for ((_, key), record) in records.take_while(|((of, _), _)| *of == family) {
+        reads.fetch_add(1, Ordering::Relaxed);
         if !visit(key, record) {
             return;
         }
@@ -129,14 +138,22 @@ impl View for MemoryBackend {
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
         // The visitor may write.
-        let seen = lock(&self.0).seen.clone();
-        scan(&seen, family, from, visit);
+        let (seen, reads) = {
+            let disk = lock(&self.0);
+            (disk.seen.clone(), disk.reads.clone())
+        };
+        scan(&seen, &reads, family, from, visit);
         Ok(())
     }
 }
 
 /// The records at one moment.
-struct MemorySnapshot(Arc<Map>, #[expect(dead_code, reason = "it counts")] Arc<()>);
+struct MemorySnapshot {
+    seen: Arc<Map>,
+    #[expect(dead_code, reason = "it counts")]
+    counted: Arc<()>,
+    reads: Arc<AtomicU64>,
+}
 
 impl View for MemorySnapshot {
     fn scan(
@@ -145,14 +162,16 @@ impl View for MemorySnapshot {
         from: &[u8],
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
-        scan(&self.0, family, from, visit);
+        scan(&self.seen, &self.reads, family, from, visit);
         Ok(())
     }
 }
 
 impl Backend for MemoryBackend {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
-        let found = lock(&self.0).seen.get(&(family, key.to_vec())).cloned();
+        let disk = lock(&self.0);
+        disk.reads.fetch_add(1, Ordering::Relaxed);
+        let found = disk.seen.get(&(family, key.to_vec())).cloned();
         Ok(found.map(Record::Owned))
     }
 
@@ -194,7 +213,11 @@ impl Backend for MemoryBackend {
 
     fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {
         let disk = lock(&self.0);
-        Box::new(MemorySnapshot(disk.seen.clone(), disk.snapshots.clone()))
+        Box::new(MemorySnapshot {
+            seen: disk.seen.clone(),
+            counted: disk.snapshots.clone(),
+            reads: disk.reads.clone(),
+        })
     }
 
     fn snapshots(&self) -> Result<u64, BackendError> {

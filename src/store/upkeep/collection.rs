@@ -214,7 +214,8 @@ impl Collection<'_> {
             collected: Collected::default(),
         };
         let outcome = {
-            let _removing = lock(&upkeep.removing);
+            let mut candidates = lock(&upkeep.removing);
+            *candidates = None;
             let running = upkeep.paths.begin_removal()?;
             removing.run(upkeep, &running)
         };
@@ -243,7 +244,7 @@ impl Removing<'_> {
     fn run(&mut self, upkeep: &Upkeep, running: &RunningRemoval<'_>) -> Result<(), StoreError> {
         let snapshot = &running.snapshot;
         let mut graph = Graph::read(snapshot)?;
-        let all_read = unreferenced::count_uses(running, |_| false)?;
+        let all_read = unreferenced::count_uses(running, |_, _| {})?;
         self.collected.bytes += upkeep.remove_unreferenced(running, all_read)?;
         let mut reached = HashSet::new();
         graph.reach(self.live.iter().copied(), &mut reached);
@@ -326,7 +327,7 @@ impl Upkeep {
             if tree.is_ok_and(|t| !left.contains(&t)) {
                 collected.bytes += record.len() as u64;
             } else if let Some(record) = TreeRecord::parse(record) {
-                record.numbers().for_each(|n| uses.add(n, false));
+                record.numbers().for_each(|n| uses.add(n));
             }
             Ok(true)
         })?;

@@ -46,17 +46,14 @@
 //! The caches in memory: trees are taken out of theirs after each write of their record (see
 //! `trees.rs`); chunks are named by their digest and are right whether they are on disk or not.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::HashSet;
 
-use super::{Upkeep, unreferenced};
+use super::Upkeep;
+use super::candidates::{Candidate, Candidates};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;
-use crate::store::paths::{
-    InUse, Leaving, Origin, PathInfo, PathOrdinal, Paths, RunningRemoval, Watch,
-};
-use crate::store::records::{Family, Snapshot};
+use crate::store::paths::{InUse, RunningRemoval, Watch};
 use crate::sync::lock;
 
 /// What an eviction dropped.
@@ -73,62 +70,59 @@ pub struct Eviction {
 const FIRST_BATCH: usize = 16;
 const LARGEST_BATCH: usize = 1024;
 
-/// A tree that may be dropped.
-struct Candidate {
-    tree: ChunkDigest,
-    paths: Vec<(StorePath, PathOrdinal)>,
-    /// Of the youngest of its paths, in milliseconds since 1970.
-    last_use: u64,
-    /// Kept by the caller, or not to be had again.
-    kept: bool,
+/// An eviction that runs.
+struct Evicting<'e> {
+    to: u64,
+    keep: &'e HashSet<StorePathHash>,
+    in_use: InUse<'e>,
+    watch: Option<&'e Watch<'e>>,
+    eviction: &'e mut Eviction,
+    /// What is kept or in use now.
+    left: &'e mut Vec<Candidate>,
+    /// What was dropped, or cannot be.
+    seen: &'e mut HashSet<ChunkDigest>,
 }
 
-impl Candidate {
-    /// When the youngest of its paths was used last, in milliseconds since 1970; 0 if that is not known.
-    fn last_use_in(&self, paths: &Paths) -> u64 {
-        let each = self.paths.iter();
-        let each = each.map(|(_, ordinal)| paths.last_use(*ordinal));
-        each.max().unwrap_or(0)
-    }
-
-    fn leaving(&self) -> impl Iterator<Item = Leaving> {
-        self.paths.iter().map(|(path, ordinal)| Leaving {
-            hash: path.hash(),
-            ordinal: *ordinal,
-        })
-    }
-}
-
-/// Trees that may be dropped, the least recently used first.
-struct Oldest {
-    heap: BinaryHeap<Reverse<(u64, ChunkDigest)>>,
-    /// Those that were used since, for which others went first. Only once, so that this ends.
-    put_back: HashSet<ChunkDigest>,
-}
-
-impl Oldest {
-    /// The next `count` of them.
-    fn take<'c>(
+impl Evicting<'_> {
+    /// Drops candidates until there is room or none is left.
+    fn drop_oldest(
         &mut self,
-        paths: &Paths,
-        candidates: &'c HashMap<ChunkDigest, Candidate>,
-        count: usize,
-    ) -> Vec<&'c Candidate> {
-        let mut taken = Vec::new();
-        while taken.len() < count
-            && let Some(Reverse((age, tree))) = self.heap.pop()
-        {
-            let Some(candidate) = candidates.get(&tree) else {
-                continue;
+        upkeep: &Upkeep,
+        running: &RunningRemoval<'_>,
+        candidates: &mut Candidates,
+    ) -> Result<(), StoreError> {
+        let mut put_back = HashSet::new();
+        let mut at_once = FIRST_BATCH;
+        while upkeep.stored_bytes()? > self.to {
+            let batch = candidates.take(&upkeep.paths, &mut put_back, at_once);
+            at_once = (at_once * 4).min(LARGEST_BATCH);
+            if batch.is_empty() {
+                break;
+            }
+            let in_keep = |c: &Candidate| c.is_in(self.keep);
+            let (kept, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(in_keep);
+            self.left.extend(kept);
+            let used = match self.watch {
+                Some(watch) => {
+                    let leaving = batch.iter().flat_map(Candidate::leaving);
+                    watch.used(&leaving.collect::<Vec<_>>(), self.in_use)?
+                }
+                None => (self.in_use)()?,
             };
-            let last_use = candidate.last_use_in(paths);
-            if last_use > age && self.put_back.insert(tree) {
-                self.heap.push(Reverse((last_use, tree)));
-            } else {
-                taken.push(candidate);
+            for candidate in batch {
+                if candidate.is_in(&used) || upkeep.stored_bytes()? <= self.to {
+                    self.left.push(candidate);
+                    continue;
+                }
+                self.seen.insert(candidate.tree);
+                if let Some(freed) = upkeep.drop_tree(running, &candidate, self.watch)? {
+                    self.eviction.bytes += freed;
+                    let paths = candidate.paths.into_iter().map(|(path, _)| path);
+                    self.eviction.paths.extend(paths);
+                }
             }
         }
-        taken
+        Ok(())
     }
 }
 
@@ -158,85 +152,61 @@ impl Upkeep {
         let _room = self.records.give_back();
         // Before the lock: fetches wait for that, and lookups for fetches.
         let watch = patient.then(|| self.paths.watch());
-        let _one = lock(&self.removing);
+        let mut known = lock(&self.removing);
         if self.stored_bytes()? <= to {
             return Ok(eviction);
         }
         self.paths.save_uses()?;
-        let running = self.paths.begin_removal()?;
-        let mut candidates = self.candidates(&running.snapshot, keep)?;
-        let kept = |tree: &ChunkDigest| candidates.get(tree).is_none_or(|c: &Candidate| c.kept);
-        let all_read = unreferenced::count_uses(&running, kept)?;
-        eviction.bytes += self.remove_unreferenced(&running, all_read)?;
-        candidates.retain(|_, c| !c.kept);
-        let ages = candidates.values().map(|c| Reverse((c.last_use, c.tree)));
-        let mut oldest = Oldest {
-            heap: ages.collect(),
-            put_back: HashSet::new(),
+        let resumed = self.paths.resume_removal().zip(known.take());
+        let mut is_resumed = resumed.is_some();
+        let (mut running, mut candidates) = match resumed {
+            Some(resumed) => resumed,
+            None => self.begin_eviction(keep, &HashSet::new())?,
         };
-        let mut at_once = FIRST_BATCH;
-        while self.stored_bytes()? > to {
-            let batch = oldest.take(&self.paths, &candidates, at_once);
-            at_once = (at_once * 4).min(LARGEST_BATCH);
-            if batch.is_empty() {
+        eviction.bytes += self.remove_unreferenced(&running, candidates.all_read)?;
+        let (mut left, mut seen) = (Vec::new(), HashSet::new());
+        loop {
+            let mut evicting = Evicting {
+                to,
+                keep,
+                in_use,
+                watch: watch.as_ref(),
+                eviction: &mut eviction,
+                left: &mut left,
+                seen: &mut seen,
+            };
+            evicting.drop_oldest(self, &running, &mut candidates)?;
+            let all_listed = !is_resumed && !candidates.is_cut;
+            if self.stored_bytes()? <= to || all_listed {
                 break;
             }
-            let paths = batch.iter().flat_map(|c| c.leaving());
-            let used = match &watch {
-                Some(watch) => watch.used(&paths.collect::<Vec<_>>(), in_use)?,
-                None => in_use()?,
-            };
-            for candidate in batch {
-                if candidate
-                    .paths
-                    .iter()
-                    .any(|(p, _)| used.contains(&p.hash()))
-                {
-                    continue;
-                }
-                if self.stored_bytes()? <= to {
-                    break;
-                }
-                if let Some(freed) = self.drop_tree(&running, candidate, watch.as_ref())? {
-                    eviction.bytes += freed;
-                    let paths = candidate.paths.iter().map(|(path, _)| path.clone());
-                    eviction.paths.extend(paths);
-                }
+            drop(running);
+            if is_resumed {
+                // What was known of them when they were listed may have changed.
+                left.clear();
+                seen.clear();
+            }
+            seen.extend(left.iter().map(|c: &Candidate| c.tree));
+            (running, candidates) = self.begin_eviction(keep, &seen)?;
+            is_resumed = false;
+            if candidates.is_empty() {
+                break;
             }
         }
+        left.into_iter().for_each(|c| candidates.put_back(c));
+        running.keep();
+        *known = Some(candidates);
         Ok(eviction)
     }
 
-    /// All trees that paths have, with their paths.
-    fn candidates(
+    fn begin_eviction(
         &self,
-        snapshot: &Snapshot<'_>,
         keep: &HashSet<StorePathHash>,
-    ) -> Result<HashMap<ChunkDigest, Candidate>, StoreError> {
-        let mut candidates = HashMap::new();
-        snapshot.scan(Family::Paths, &[], |key, record| {
-            let info = PathInfo::scanned(key, record)?;
-            let Some(tree) = info.tree() else {
-                return Ok(true);
-            };
-            let candidate = candidates.entry(tree).or_insert(Candidate {
-                tree,
-                paths: Vec::new(),
-                last_use: 0,
-                kept: false,
-            });
-            let path = info.registration.path;
-            candidate.kept |= info.origin == Origin::Added || keep.contains(&path.hash());
-            candidate.paths.push((path, info.ordinal));
-            // A path that was never used is as old as its registration.
-            let age = self
-                .paths
-                .last_use(info.ordinal)
-                .max(info.registered * 1000);
-            candidate.last_use = candidate.last_use.max(age);
-            Ok(true)
-        })?;
-        Ok(candidates)
+        but: &HashSet<ChunkDigest>,
+    ) -> Result<(RunningRemoval<'_>, Candidates), StoreError> {
+        let running = self.paths.begin_removal()?;
+        let candidates = self.candidates(&running, keep, but)?;
+        Ok((running, candidates))
     }
 
     /// Drops the chunks of a tree, unless it is to be left alone after all; then `None`. Returns the

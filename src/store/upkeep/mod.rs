@@ -12,6 +12,7 @@
 //! `reclaiming`, held while space is given back, is taken with none of these. `counting`, held while the
 //! state is counted for the first time, is taken after any of them.
 
+mod candidates;
 mod collection;
 mod eviction;
 mod lengths;
@@ -38,6 +39,7 @@ use super::paths::Paths;
 use super::records::Records;
 use super::temporary_roots::AllTemporaryRoots;
 use crate::nix::store_path::StoreDir;
+use candidates::Candidates;
 use survey::KnownFiles;
 
 /// What keeps a state small. Methods that say nothing of a crash write nothing.
@@ -49,7 +51,8 @@ pub struct Upkeep {
     observers: Arc<Observers>,
     store_dir: StoreDir,
     collecting: Mutex<()>,
-    removing: Mutex<()>,
+    /// What is known of what may be dropped, from one eviction to the next.
+    removing: Mutex<Option<Candidates>>,
     /// What is known of the blob files.
     reclaiming: Mutex<KnownFiles>,
     counting: Mutex<()>,

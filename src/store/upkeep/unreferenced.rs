@@ -10,10 +10,11 @@ use crate::store::records::Family;
 /// Chunks that are deleted under one hold of the deletion lock, for which ingests wait.
 const BATCH: usize = 1000;
 
-/// Counts what all trees of the snapshot name. Returns whether all of them could be read.
+/// Counts what all trees of the snapshot name, and shows each to `see`. Returns whether all of them could be
+/// read.
 pub(super) fn count_uses(
     running: &RunningRemoval<'_>,
-    kept: impl Fn(&ChunkDigest) -> bool,
+    mut see: impl FnMut(&ChunkDigest, &TreeRecord<'_>),
 ) -> Result<bool, StoreError> {
     let mut all_read = true;
     running.snapshot.scan(Family::Trees, &[], |key, record| {
@@ -22,10 +23,10 @@ pub(super) fn count_uses(
             all_read = false;
             return Ok(true);
         };
-        let kept = kept(&tree);
+        see(&tree, &record);
         if let Some(removal) = running.lock().as_mut() {
             for number in record.numbers() {
-                removal.uses.add(number, kept);
+                removal.uses.add(number);
             }
         }
         Ok(true)
