@@ -1,10 +1,13 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::StoredContents;
 use super::holds::Hold;
 use super::stored_tree::Located;
+use super::writing::NEXT_CHUNK;
 use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Durability, Family};
@@ -13,6 +16,9 @@ use crate::tree::ChunkSink;
 
 /// After this many bytes of new chunks an ingest looks whether the disk is full.
 const CHECK_ROOM_EVERY: u64 = 16 << 20;
+/// Bytes of chunks of one publication that go to the log, and with the next flush to a file as well. Of
+/// more, to write them twice takes longer than the ten or so syncs of a flush.
+const LOGGED: u64 = 1 << 20;
 
 /// Why a chunk cannot be read, before it is known for which path.
 pub(super) enum ChunkFault {
@@ -71,7 +77,7 @@ impl StoredContents {
 
     /// Bytes of chunks that wait for the flush that a publication makes, and that a kill would lose.
     pub fn unflushed(&self) -> u64 {
-        lock(&self.writing).unflushed
+        lock(&self.writing).unflushed()
     }
 
     /// Has all chunks that were kept so far survive a power loss. Without it a kill loses them, which is
@@ -83,12 +89,65 @@ impl StoredContents {
         let _flushing = lock(&self.flushing);
         // Whatever is counted is written: both happen under the lock. What is written while the
         // flush runs stays counted.
-        let unflushed = self.unflushed();
-        if unflushed > 0 {
+        let flushing = {
+            let writing = lock(&self.writing);
+            (writing.unflushed() > 0).then(|| writing.begin_flush())
+        };
+        if let Some(flushing) = flushing {
             self.records.flush()?;
-            lock(&self.writing).unflushed -= unflushed;
+            lock(&self.writing).set_flushed(&flushing);
         }
         Ok(())
+    }
+
+    /// Has those of some chunks that a crash would lose survive a kill, and a power loss if the log is
+    /// synced later: by a batch of [`Durability::Power`], or [`StoredContents::sync`]. Few are written to
+    /// the log, more are flushed.
+    pub(in crate::store) fn secure(
+        &self,
+        numbers: impl Iterator<Item = u64>,
+    ) -> Result<(), StoreError> {
+        match self.log(numbers)? {
+            true => Ok(()),
+            false => self.flush(),
+        }
+    }
+
+    /// Has all that was written to the log survive a power loss.
+    pub(in crate::store) fn sync(&self) -> Result<(), StoreError> {
+        let next = lock(&self.writing).next_chunk.to_le_bytes();
+        let mut batch = Batch::default();
+        batch.put(Family::Meta, NEXT_CHUNK, next);
+        let what = "the log was synced";
+        self.records.write(batch, Durability::Power, what)
+    }
+
+    /// Writes those of some chunks to the log that a crash would lose; `false`, and nothing, if they are
+    /// too large for that.
+    fn log(&self, numbers: impl Iterator<Item = u64>) -> Result<bool, StoreError> {
+        let _shared = read(&self.deleting);
+        let mut writing = lock(&self.writing);
+        let fresh = numbers.filter_map(|number| Some((number, writing.fresh(number)?)));
+        let fresh: BTreeMap<_, _> = fresh.collect();
+        if fresh.values().map(|fresh| fresh.length).sum::<u64>() > LOGGED {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        for (number, fresh) in &fresh {
+            let (chunk, digest) = (number.to_be_bytes(), fresh.digest.0);
+            let record = self.records.get(Family::Chunks, &chunk)?;
+            let located = self.records.get(Family::Digests, &digest)?;
+            if let Some((record, located)) = record.zip(located) {
+                batch.put(Family::Chunks, chunk, &*record);
+                batch.put(Family::Digests, digest, &*located);
+            }
+        }
+        if !batch.is_empty() {
+            let what = "chunks were written";
+            self.records.write(batch, Durability::Process, what)?;
+        }
+        fresh.keys().for_each(|number| writing.set_durable(*number));
+        Ok(true)
     }
 
     /// Writes a chunk anew as it is, to memory as a new one, if it is still there. A kill before the
@@ -110,7 +169,7 @@ impl StoredContents {
         drop(record);
         self.records
             .write(batch, Durability::Flush, "a chunk was written")?;
-        writing.unflushed += bytes;
+        writing.note_moved(bytes);
         Ok(bytes)
     }
 
@@ -208,7 +267,7 @@ impl ChunkSink for ChunkWriter<'_> {
         self.hold.add(number);
         contents.damaged.remove(&digest);
         writing.next_chunk = writing.next_chunk.max(number + 1);
-        writing.unflushed += length as u64;
+        writing.note(number, digest, length as u64);
         Ok(())
     }
 }

@@ -64,6 +64,11 @@ impl Hold {
         self.numbers.push(number);
     }
 
+    /// The chunks.
+    pub(in crate::store) fn numbers(&self) -> &[u64] {
+        &self.numbers
+    }
+
     /// Says that a tree names the chunks now, so that giving them up leaves nothing behind.
     pub(in crate::store) fn set_published(&self) {
         self.published.store(true, Ordering::Release);

@@ -1,6 +1,9 @@
 //! What writers of chunks share.
 
+use std::collections::HashMap;
+
 use super::stored_tree::{Located, TreeRecord};
+use crate::chunk::ChunkDigest;
 use crate::store::error::StoreError;
 use crate::store::records::{Family, Records};
 
@@ -15,8 +18,30 @@ pub(super) struct Writing {
     /// The number that the next new chunk gets: none is given twice, even where the last ones were
     /// deleted.
     pub(super) next_chunk: u64,
-    /// Bytes of chunks that a crash would lose.
-    pub(super) unflushed: u64,
+    /// Chunks that a crash would lose, by number.
+    fresh: HashMap<u64, Fresh>,
+    /// Bytes of their records.
+    fresh_bytes: u64,
+    /// Bytes of chunks that a crash would leave where they were.
+    moved: u64,
+    /// How many chunks were written so far.
+    written: u64,
+}
+
+/// A chunk that a crash would lose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fresh {
+    pub(super) digest: ChunkDigest,
+    /// Bytes of its record.
+    pub(super) length: u64,
+    /// How many were written before it.
+    at: u64,
+}
+
+/// What a flush that begins now makes durable.
+pub(super) struct Flushing {
+    written: u64,
+    moved: u64,
 }
 
 impl Writing {
@@ -33,8 +58,55 @@ impl Writing {
         let noted = noted.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?)));
         Ok(Self {
             next_chunk: last.map_or(0, |n| n + 1).max(noted.unwrap_or(0)),
-            unflushed: 0,
+            fresh: HashMap::new(),
+            fresh_bytes: 0,
+            moved: 0,
+            written: 0,
         })
+    }
+
+    /// Bytes of chunks that wait for a flush.
+    pub(super) fn unflushed(&self) -> u64 {
+        self.fresh_bytes + self.moved
+    }
+
+    /// Notes a chunk that was written to memory.
+    pub(super) fn note(&mut self, number: u64, digest: ChunkDigest, length: u64) {
+        let at = self.written;
+        self.written += 1;
+        self.set_durable(number);
+        self.fresh.insert(number, Fresh { digest, length, at });
+        self.fresh_bytes += length;
+    }
+
+    /// Notes bytes that were written to memory and are on disk as well.
+    pub(super) fn note_moved(&mut self, bytes: u64) {
+        self.moved += bytes;
+    }
+
+    /// A chunk, if a crash would lose it.
+    pub(super) fn fresh(&self, number: u64) -> Option<Fresh> {
+        self.fresh.get(&number).copied()
+    }
+
+    /// Notes that a chunk survives a crash.
+    pub(super) fn set_durable(&mut self, number: u64) {
+        let fresh = self.fresh.remove(&number);
+        self.fresh_bytes -= fresh.map_or(0, |fresh| fresh.length);
+    }
+
+    /// What a flush that begins now makes durable: what is written while it runs is not.
+    pub(super) fn begin_flush(&self) -> Flushing {
+        Flushing {
+            written: self.written,
+            moved: self.moved,
+        }
+    }
+
+    pub(super) fn set_flushed(&mut self, flushing: &Flushing) {
+        self.fresh.retain(|_, fresh| fresh.at >= flushing.written);
+        self.fresh_bytes = self.fresh.values().map(|fresh| fresh.length).sum();
+        self.moved -= flushing.moved;
     }
 }
 

@@ -97,8 +97,8 @@ impl Paths {
         Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
     }
 
-    /// Publishes paths, in one batch: first all chunks are made durable, then the trees, path
-    /// infos and ordinals are written. What becomes of a path that is there already
+    /// Publishes paths, in one batch: first their chunks are made durable, or are written to the log that the
+    /// batch syncs, then the trees, path infos and ordinals are written. What becomes of a path that is there already
     /// is said in `merge.rs`; where its contents were dropped, they are here again.
     /// When it returns, all of it survives a power loss, and the paths can be seen, listings included. A
     /// crash before leaves each path as it was.
@@ -107,10 +107,12 @@ impl Paths {
     /// The database failed, the disk is full, or there is no number left; nothing is published then.
     pub fn publish(&self, publications: &[Publication]) -> Result<(), StoreError> {
         let mut publishing = lock(&self.publishing);
-        self.contents.flush()?;
         // A collection learns of them before it removes one more path: it needs the lock above.
         let hashes = publications.iter().map(|p| p.registration.path.hash());
         self.temporary_roots.note(hashes);
+        let held = publications.iter().flat_map(|p| p.hold.numbers());
+        let held: Vec<_> = held.copied().collect();
+        self.contents.secure(held.iter().copied())?;
         let mut next = lock(&self.next_ordinal);
         let mut batch = Publishing::new(*next);
         let digests: Vec<_> = publications.iter().map(|p| p.tree.digest()).collect();
@@ -125,10 +127,17 @@ impl Paths {
             set_changed(&mut batch.writes.batch);
             batch.ordinals.set_apart(&mut batch.writes.batch);
         }
+        // After damage a chunk may have come again under a number that is held by another.
+        let named = batch.writes.completed.iter();
+        let named = named.flat_map(|(_, numbers)| numbers.iter().copied());
+        self.contents.secure(named)?;
         if is_new || !batch.amended.is_empty() || !batch.writes.completed.is_empty() {
             let durability = Durability::Power;
             self.contents
                 .write(&mut batch.writes, durability, "a path was published")?;
+        } else if !held.is_empty() {
+            // Chunks that were damaged may have been replaced.
+            self.contents.sync()?;
         }
         *next = batch.ordinals;
         drop(next);
