@@ -1,6 +1,7 @@
 //! Publishing, finding and listing on a real database.
 
 mod channels;
+mod costs;
 mod damaged;
 mod dropped;
 mod evicted;

@@ -11,6 +11,7 @@ use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::clock::milliseconds;
 use crate::store::error::StoreError;
 use crate::store::records::Family;
+use crate::sync::lock;
 
 impl Paths {
     /// What is registered under a hash.
@@ -77,17 +78,25 @@ impl Paths {
         Ok(listed.into_iter().map(|(_, path, _)| path).collect())
     }
 
-    /// How many paths there are whose trees are here.
+    /// How many paths there are whose trees are here. Costs a scan when first asked for, and nothing after
+    /// that.
     ///
     /// # Errors
     /// The database failed.
     pub fn count(&self) -> Result<u64, StoreError> {
+        if let Some(count) = self.local.count() {
+            return Ok(count);
+        }
+        let (snapshot, grown) = {
+            let _next = lock(&self.next_ordinal);
+            (self.records.snapshot(), self.local.grown())
+        };
         let mut count = 0;
-        self.records.scan(Family::Ordinals, &[], |_, value| {
-            count += u64::from(value.first().is_some_and(|state| *state != NOT_HERE));
+        snapshot.scan(Family::Ordinals, &[], |_, value| {
+            count += i64::from(value.first().is_some_and(|state| *state != NOT_HERE));
             Ok(true)
         })?;
-        Ok(count)
+        Ok(self.local.set_opened(count - grown))
     }
 
     /// A path with its tree, ready to be read; `None` if there is no such path or its contents

@@ -21,6 +21,7 @@ mod closure;
 mod find;
 mod kernel_caches;
 mod loaded;
+mod local;
 mod merge;
 mod ordinals;
 mod path_info;
@@ -54,6 +55,7 @@ use super::temporary_roots::AllTemporaryRoots;
 use crate::sync::lock;
 use kernel_caches::Lookups;
 use loaded::PathRecord;
+use local::LocalCount;
 use ordinals::Ordinals;
 use uses::Uses;
 
@@ -70,6 +72,7 @@ pub struct Paths {
     publishing: Mutex<Option<Removal>>,
     /// The ordinals that the next new paths get.
     next_ordinal: Mutex<Ordinals>,
+    local: LocalCount,
     /// Whether a path got other references, so that closures are not what they were.
     corrected: AtomicBool,
 }
@@ -110,6 +113,7 @@ impl Paths {
             lookups: Lookups::default(),
             publishing: Mutex::default(),
             next_ordinal,
+            local: LocalCount::default(),
             corrected: AtomicBool::new(false),
         })
     }

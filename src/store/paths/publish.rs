@@ -50,6 +50,8 @@ pub(super) struct Publishing {
     used: Vec<PathOrdinal>,
     /// Whether one of them gets other references.
     pub(super) corrects: bool,
+    /// How many more paths have their trees here.
+    local: i64,
 }
 
 impl Publishing {
@@ -63,6 +65,7 @@ impl Publishing {
             amended: Vec::new(),
             used: Vec::new(),
             corrects: false,
+            local: 0,
         }
     }
 
@@ -140,6 +143,7 @@ impl Paths {
             self.contents.sync()?;
         }
         *next = batch.ordinals;
+        self.local.grow(batch.local);
         drop(next);
         self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
         if let Some(removal) = publishing.as_mut() {
@@ -190,6 +194,7 @@ impl Paths {
         self.contents
             .write(&mut batch.writes, durability, "a path was registered")?;
         *next = batch.ordinals;
+        self.local.grow(batch.local);
         drop(next);
         self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
         for ordinal in batch.amended {
@@ -312,6 +317,8 @@ impl Paths {
         there: Option<&PathInfo>,
     ) {
         self.put_record(batch, info, there);
+        let was_local = there.is_some_and(|there| there.tree().is_some());
+        batch.local += i64::from(info.tree().is_some()) - i64::from(was_local);
         let state = match (info.tree(), root) {
             (None, _) => ordinals::NOT_HERE,
             (Some(_), Some(RootKind::Directory)) => ordinals::DIRECTORY_HERE,

@@ -98,6 +98,7 @@ impl Paths {
         set_changed(writes);
         more(&mut deletion)?;
         let freed = deletion.commit()?;
+        self.local.grow(-i64::from(tree.is_some()));
         self.cache.remove(&ordinal);
         self.uses.clear(ordinal);
         Ok(Some(freed))

@@ -42,6 +42,8 @@ struct Disk {
     failing: Option<u64>,
     /// Snapshots that live.
     snapshots: Arc<()>,
+    /// Batches that survive a power loss, and flushes.
+    syncs: (u64, u64),
     /// Records that were read, one after the other or by their keys.
     reads: Arc<AtomicU64>,
 }
@@ -65,6 +67,12 @@ impl MemoryBackend {
         };
         damage(&mut disk.seen);
         damage(&mut disk.flushed);
+    }
+
+    /// How many times it was waited for the disk so far: by batches that survive a power loss, and by
+    /// flushes.
+    pub(crate) fn syncs(&self) -> (u64, u64) {
+        lock(&self.0).syncs
     }
 
     /// How many records were read so far, by their keys or one after the other.
@@ -198,6 +206,7 @@ impl Backend for MemoryBackend {
         }
         if durability == Durability::Power {
             disk.synced = disk.log.len();
+            disk.syncs.0 += 1;
         }
         Ok(())
     }
@@ -208,6 +217,7 @@ impl Backend for MemoryBackend {
         disk.flushed = disk.seen.clone();
         disk.log.clear();
         disk.synced = 0;
+        disk.syncs.1 += 1;
         Ok(())
     }
 
