@@ -277,21 +277,8 @@ impl FileSystem {
                 .look_up_from(PathOrdinal(ordinal), GROUP)?;
             for (ordinal, path, is_directory) in &group {
                 from = u64::from(ordinal.0) + 1;
-                let attributes = if *is_directory {
-                    Ok(Attributes {
-                        settled: true,
-                        ..expected(*ordinal)
-                    })
-                } else {
-                    self.attributes(Inode::node(*ordinal, 0))
-                };
-                // One that cannot be read must not hide the others.
-                let attributes = match attributes {
-                    Ok(attributes) => attributes,
-                    Err(e) => {
-                        tracing::warn!(%path, "left out of a listing: {e}");
-                        continue;
-                    }
+                let Some(attributes) = self.listed_root(*ordinal, path, *is_directory) else {
+                    continue;
                 };
                 if take(Entry {
                     name: path.base_name().into_bytes(),
@@ -305,6 +292,25 @@ impl FileSystem {
                 return Ok(());
             }
         }
+    }
+
+    /// The attributes of a path in a listing, of which its tree is asked only where it is not noted to be a
+    /// directory; `None` if it cannot be read, which must not hide the others.
+    pub(super) fn listed_root(
+        &self,
+        ordinal: PathOrdinal,
+        path: &StorePath,
+        is_directory: bool,
+    ) -> Option<Attributes> {
+        if is_directory {
+            return Some(Attributes {
+                settled: true,
+                ..expected(ordinal)
+            });
+        }
+        let attributes = self.attributes(Inode::node(ordinal, 0));
+        let omitted = |e: &FsError| tracing::warn!(%path, "left out of a listing: {e}");
+        attributes.inspect_err(omitted).ok()
     }
 
     /// Whether questions can be answered: a look at the store directory and at what is in it.

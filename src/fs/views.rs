@@ -13,7 +13,7 @@ use super::attributes::{Attributes, Entry, Kind, Lookup, above_paths, expected};
 use super::profiles::since_1970;
 use super::{FileSystem, FsError, Inode, Member, Place, Special, StaleEntries};
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::{ChangedView, Contents, PathOrdinal, View};
+use crate::store::{ChangedView, PathOrdinal, View};
 use crate::tree::NodeIndex;
 
 /// The only name in the directory of a view.
@@ -248,24 +248,14 @@ impl FileSystem {
 
     /// The entry of a path in a listing; if it is not local, only its existence is shown.
     fn listed(&self, hash: StorePathHash) -> Result<Option<(String, Attributes)>, FsError> {
-        let Some(info) = self.store.paths().look_up(hash)? else {
+        let Some((ordinal, path, is_directory)) = self.store.paths().look_up_listed(hash)? else {
             return Ok(None);
         };
-        let name = info.registration.path.base_name();
-        match info.contents {
-            Contents::Local(_) => match self.attributes(Inode::node(info.ordinal, 0)) {
-                Ok(attributes) => Ok(Some((name, attributes))),
-                // A damaged path must not hide the others.
-                Err(e) => {
-                    tracing::warn!("{name} was omitted from a listing: {e}");
-                    Ok(None)
-                }
-            },
-            Contents::Absent(_) if self.fetcher.is_some() => {
-                Ok(Some((name, expected(info.ordinal))))
-            }
-            Contents::Absent(_) => Ok(None),
-        }
+        let attributes = match is_directory {
+            Some(is_directory) => self.listed_root(ordinal, &path, is_directory),
+            None => self.fetcher.as_ref().map(|_| expected(ordinal)),
+        };
+        Ok(attributes.map(|attributes| (path.base_name(), attributes)))
     }
 }
 

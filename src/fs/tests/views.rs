@@ -181,3 +181,16 @@ fn what_the_kernel_has_to_forget_of_a_view_is_named() {
     // A listing in progress is waited for.
     assert_eq!(stale.paths[0].names, ["."]);
 }
+
+#[test]
+fn a_listing_of_a_view_reads_no_tree_of_a_directory() {
+    let (_dir, fs) = with_views();
+    let store = at(&fs, "v", "").unwrap();
+    let misses = || {
+        let counts = fs.store.contents().cache_counts();
+        counts.tree_hits + counts.tree_misses
+    };
+    let before = misses();
+    assert_eq!(names(&fs, store.inode, 10).len(), 4);
+    assert_eq!(misses(), before);
+}

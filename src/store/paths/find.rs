@@ -244,4 +244,36 @@ impl Paths {
         }
         Ok(found)
     }
+
+    /// A path for a listing after which the kernel knows it: its ordinal, and whether its root is noted to be
+    /// a directory, or `None` if its tree is not here.
+    ///
+    /// # Errors
+    /// The database failed or a record is damaged.
+    pub fn look_up_listed(
+        &self,
+        hash: StorePathHash,
+    ) -> Result<Option<(PathOrdinal, StorePath, Option<bool>)>, StoreError> {
+        let lookup = self.lookups.begin();
+        loop {
+            let Some(record) = self.records.get(Family::Paths, hash.as_bytes())? else {
+                return Ok(None);
+            };
+            let ordinal = PathInfo::ordinal_of(hash, &record)?;
+            let key = ordinal.0.to_be_bytes();
+            // Without one the path has just got another ordinal.
+            if let Some(named) = self.records.get(Family::Ordinals, &key)? {
+                let (state, path) = named_path(ordinal, &named)?;
+                lookup.found(ordinal);
+                let is_directory = (state != NOT_HERE).then_some(state == DIRECTORY_HERE);
+                return Ok(Some((ordinal, path, is_directory)));
+            }
+            let again = self.info(hash)?;
+            if again.is_some_and(|info| info.ordinal == ordinal) {
+                return Err(StoreError::Damaged {
+                    what: format!("the record of ordinal {}", ordinal.0),
+                });
+            }
+        }
+    }
 }

@@ -164,6 +164,18 @@ impl PathInfo {
         Reader::whole(record, what, |fields| Self::read(hash, fields))
     }
 
+    /// The ordinal that a record begins with, for who needs no more of it.
+    pub(super) fn ordinal_of(
+        hash: StorePathHash,
+        record: &[u8],
+    ) -> Result<PathOrdinal, StoreError> {
+        let mut fields = Reader::new(record);
+        let ordinal = fields.byte().and_then(|_| fields.u32());
+        ordinal.map(PathOrdinal).ok_or_else(|| StoreError::Damaged {
+            what: format!("the path info of {hash}"),
+        })
+    }
+
     /// The path info of a record with its key.
     pub(in crate::store) fn scanned(key: &[u8], record: &[u8]) -> Result<Self, StoreError> {
         let hash = key.try_into().map(StorePathHash::from_bytes);
