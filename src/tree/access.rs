@@ -2,15 +2,14 @@
 
 use std::ops::Range;
 
-use super::format::{ChunkEntry, NodeIndex};
 use crate::chunk::{HASH_LEN, Occurrence, unmask};
 
 /// The one of `children`, which are sorted by name, that is named `name`.
 pub(super) fn search<N: AsRef<[u8]>, E>(
-    children: Range<NodeIndex>,
+    children: Range<u32>,
     name: &[u8],
-    name_of: impl Fn(NodeIndex) -> Result<N, E>,
-) -> Result<Option<NodeIndex>, E> {
+    name_of: impl Fn(u32) -> Result<N, E>,
+) -> Result<Option<u32>, E> {
     let (mut low, mut high) = (children.start, children.end);
     while low < high {
         let middle = low + (high - low) / 2;
@@ -24,21 +23,22 @@ pub(super) fn search<N: AsRef<[u8]>, E>(
 }
 
 /// Passes a range of a stream to `emit`, with the hashes of `table` restored where `masks` says. `next`
-/// supplies one chunk after the other, from the one on in which the range begins.
+/// supplies one chunk after the other, each with its offset in the stream, from the one on in which the range
+/// begins.
 pub(super) fn emit_range<C: AsRef<[u8]>, E>(
     range: Range<u64>,
     masks: &[Occurrence],
     table: &[[u8; HASH_LEN]],
-    mut next: impl FnMut() -> Result<(ChunkEntry, C), E>,
+    mut next: impl FnMut() -> Result<(u64, C), E>,
     mut emit: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut at = range.start;
     let mut patched = Vec::new();
     while at < range.end {
-        let (entry, chunk) = next()?;
-        let from = (at - entry.start) as usize;
-        let to = (range.end - entry.start).min(u64::from(entry.length)) as usize;
-        let part = &chunk.as_ref()[from..to];
+        let (start, chunk) = next()?;
+        let chunk = chunk.as_ref();
+        let to = (range.end - start).min(chunk.len() as u64) as usize;
+        let part = &chunk[(at - start) as usize..to];
         let end = at + part.len() as u64;
         if is_masked(masks, at..end) {
             patched.clear();

@@ -268,7 +268,7 @@ impl Tree {
             let entry = self.chunk(index);
             let chunk = fetch(index, &entry)?;
             index += 1;
-            Ok((entry, chunk))
+            Ok((entry.start, chunk))
         };
         emit_range(offset..end, &self.content_masks, table, next, emit)
     }

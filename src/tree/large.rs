@@ -288,7 +288,7 @@ impl LargeTree {
             let entry = entry.ok_or(TreeError::Malformed("cut short"))?;
             let chunk = fetch(index, &entry)?;
             index += 1;
-            Ok((entry, chunk))
+            Ok((entry.start, chunk))
         };
         emit_range(offset..end, &masks, table, next, emit)
     }

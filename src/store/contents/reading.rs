@@ -236,4 +236,13 @@ impl StoredContents {
         };
         dump_nar(path.tree(), node, path.table, fetch, out)
     }
+
+    /// Changes the temporary file of a tree, as a disk may that fails.
+    #[cfg(test)]
+    pub(in crate::store) fn damage_large(&self, path: ServedContents<'_>) {
+        match path.tree {
+            ServedTree::Large(stored) => stored.tree.damage(),
+            ServedTree::Whole(_) => unreachable!("it is small"),
+        }
+    }
 }

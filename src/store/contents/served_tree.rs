@@ -154,14 +154,3 @@ impl ServedTree {
         }
     }
 }
-
-#[cfg(test)]
-impl super::StoredContents {
-    /// Changes the temporary file of a tree, as a disk may that fails.
-    pub(in crate::store) fn damage_large(&self, path: super::ServedContents<'_>) {
-        match path.tree {
-            ServedTree::Large(stored) => stored.tree.damage(),
-            ServedTree::Whole(_) => unreachable!("it is small"),
-        }
-    }
-}

@@ -100,9 +100,9 @@ impl Paths {
         Ok(UNIX_EPOCH + time.unwrap_or(Duration::from_secs(1)))
     }
 
-    /// Publishes paths, in one batch: first their chunks are made durable, or are written to the log that the
-    /// batch syncs, then the trees, path infos and ordinals are written. What becomes of a path that is there already
-    /// is said in `merge.rs`; where its contents were dropped, they are here again.
+    /// Publishes paths, in one batch: first their chunks are made durable, or are written to the log that
+    /// the batch syncs, then the trees, path infos and ordinals are written. What becomes of a path that is
+    /// there already is said in `merge.rs`; where its contents were dropped, they are here again.
     /// When it returns, all of it survives a power loss, and the paths can be seen, listings included. A
     /// crash before leaves each path as it was.
     ///

@@ -119,3 +119,22 @@ fn chunks_that_came_to_be_shared_between_two_evictions_stay() {
         assert_sound(&store);
     }
 }
+
+#[test]
+fn small_paths_go_after_all_others_and_then_in_their_order() {
+    let disk = MemoryBackend::default();
+    let (_dir, store) = open_in_memory(disk.clone());
+    arrive(&store, 0..200);
+    let large: Vec<_> = (0..4).map(|n| path(210 + n)).collect();
+    for (n, path) in (1..).zip(&large) {
+        publish(&store, path, &noise(n * 2 + 1000, 100_000));
+    }
+    // The small ones were used before, but one of usual size frees what all of them do.
+    let (gone, _) = evict_some(&store, &disk, 50_000);
+    assert_eq!(gone.len(), 1);
+    assert!(large.contains(&gone[0]));
+    let (gone, _) = evict_some(&store, &disk, 300_500);
+    assert_eq!(gone.len(), 4);
+    assert_eq!(gone[3], numbered(0));
+    assert_sound(&store);
+}

@@ -1,4 +1,4 @@
-//! Trees that may be dropped, the least recently used first.
+//! Trees that may be dropped, the least recently used first, and small ones last.
 //!
 //! To list them takes a look at all trees and path infos. So they are listed for many evictions at once: some
 //! of the oldest, which the evictions to come take one after the other, until none is left. What was
@@ -8,43 +8,59 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use super::{Upkeep, unreferenced};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
-use crate::store::contents::TreeRecord;
-use crate::store::error::StoreError;
-use crate::store::paths::{Leaving, Origin, PathInfo, PathOrdinal, Paths, RunningRemoval};
-use crate::store::records::Family;
+use crate::store::paths::{Leaving, PathInfo, PathOrdinal, Paths};
 
+/// Length of a NAR, in bytes, below which a path is small: many of them would have to go for one of usual
+/// size, and each takes as long to be fetched again.
+const SMALL: u64 = 16 << 10;
 /// Paths that are listed at once: some 5 MB of memory, and a look at 60 records for each path that goes where
 /// there are a million.
-const LISTED: usize = 1 << 14;
+pub(super) const LISTED: usize = 1 << 14;
 
 /// A tree that may be dropped.
 pub(super) struct Candidate {
     pub(super) tree: ChunkDigest,
     pub(super) paths: Vec<(StorePath, PathOrdinal)>,
-    /// Of the youngest of its paths, in milliseconds since 1970.
-    last_use: u64,
+    nar_size: u64,
+    /// The later it goes, the higher.
+    pub(super) rank: u64,
     /// Kept by the caller, or not to be had again.
-    kept: bool,
+    pub(super) kept: bool,
+}
+
+/// The rank of a path whose NAR has `nar_size` bytes and that was used last at a time, in milliseconds
+/// since 1970: small ones go after all others.
+pub(super) fn rank(nar_size: u64, last_use: u64) -> u64 {
+    let is_small = nar_size < SMALL;
+    last_use | u64::from(is_small) << 63
 }
 
 impl Candidate {
-    fn new(tree: ChunkDigest) -> Self {
+    pub(super) fn new(tree: ChunkDigest) -> Self {
         Self {
             tree,
             paths: Vec::new(),
-            last_use: 0,
+            rank: 0,
+            nar_size: 0,
             kept: false,
         }
     }
 
-    /// When the youngest of its paths was used last, in milliseconds since 1970; 0 if that is not known.
-    fn last_use_in(&self, paths: &Paths) -> u64 {
+    /// The rank by the last use of the youngest of its paths, as far as one is known.
+    fn rank_in(&self, paths: &Paths) -> u64 {
         let each = self.paths.iter();
         let each = each.map(|(_, ordinal)| paths.last_use(*ordinal));
-        each.max().unwrap_or(0)
+        rank(self.nar_size, each.max().unwrap_or(0))
+    }
+
+    /// Adds a path that has it.
+    pub(super) fn add(&mut self, info: PathInfo, age: u64) {
+        let r = info.registration;
+        self.nar_size = r.nar_size;
+        self.rank = self.rank.max(rank(r.nar_size, age));
+        self.paths.push((r.path, info.ordinal));
     }
 
     pub(super) fn leaving(&self) -> impl Iterator<Item = Leaving> {
@@ -65,7 +81,7 @@ impl Candidate {
 /// Trees that may be dropped.
 pub(super) struct Candidates {
     all: HashMap<ChunkDigest, Candidate>,
-    /// By last use.
+    /// By rank.
     oldest: BinaryHeap<Reverse<(u64, ChunkDigest)>>,
     /// Whether there were more, which are younger.
     pub(super) is_cut: bool,
@@ -74,6 +90,23 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
+    /// Of those that were listed; `is_cut` if there are more.
+    pub(super) fn new(
+        listed: impl IntoIterator<Item = Candidate>,
+        is_cut: bool,
+        all_read: bool,
+    ) -> Self {
+        let mut candidates = Self {
+            all: HashMap::new(),
+            oldest: BinaryHeap::new(),
+            is_cut,
+            all_read,
+        };
+        let listed = listed.into_iter();
+        listed.for_each(|candidate| candidates.put_back(candidate));
+        candidates
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
@@ -88,15 +121,15 @@ impl Candidates {
     ) -> Vec<Candidate> {
         let mut taken = Vec::new();
         while taken.len() < count
-            && let Some(Reverse((age, tree))) = self.oldest.pop()
+            && let Some(Reverse((rank, tree))) = self.oldest.pop()
         {
             let Some(candidate) = self.all.remove(&tree) else {
                 continue;
             };
-            let last_use = candidate.last_use_in(paths);
-            if last_use > age && put_back.insert(tree) {
+            let now = candidate.rank_in(paths);
+            if now > rank && put_back.insert(tree) {
                 self.put_back(Candidate {
-                    last_use,
+                    rank: now,
                     ..candidate
                 });
             } else {
@@ -108,116 +141,7 @@ impl Candidates {
 
     /// Has one that was taken and not dropped be taken again later.
     pub(super) fn put_back(&mut self, candidate: Candidate) {
-        self.oldest
-            .push(Reverse((candidate.last_use, candidate.tree)));
+        self.oldest.push(Reverse((candidate.rank, candidate.tree)));
         self.all.insert(candidate.tree, candidate);
-    }
-}
-
-/// The first bytes of a digest, which tell it from the others.
-fn short(digest: &ChunkDigest) -> u64 {
-    let (first, _) = digest.0.split_at(8);
-    first.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
-}
-
-impl Upkeep {
-    /// When a path was used last, in milliseconds since 1970; one that never was is as old as its
-    /// registration.
-    fn age(&self, info: &PathInfo) -> u64 {
-        let used = self.paths.last_use(info.ordinal);
-        used.max(info.registered * 1000)
-    }
-
-    /// Visits all path infos whose trees are here.
-    fn each_path(
-        running: &RunningRemoval<'_>,
-        mut visit: impl FnMut(ChunkDigest, PathInfo),
-    ) -> Result<(), StoreError> {
-        running.snapshot.scan(Family::Paths, &[], |key, record| {
-            let info = PathInfo::scanned(key, record)?;
-            if let Some(tree) = info.tree() {
-                visit(tree, info);
-            }
-            Ok(true)
-        })
-    }
-
-    /// Counts the uses of all chunks, and lists the oldest of the trees that have some and may be dropped:
-    /// none of `but`, none with a path that is in `keep` or was added.
-    pub(super) fn candidates(
-        &self,
-        running: &RunningRemoval<'_>,
-        keep: &HashSet<StorePathHash>,
-        but: &HashSet<ChunkDigest>,
-    ) -> Result<Candidates, StoreError> {
-        // In the order of the digests.
-        let mut full = Vec::new();
-        let all_read = unreferenced::count_uses(running, |tree, record| {
-            if record.numbers().len() > 0 {
-                full.push(short(tree));
-            }
-        })?;
-        let is_kept = |info: &PathInfo| {
-            info.origin == Origin::Added || keep.contains(&info.registration.path.hash())
-        };
-        let (mut kept, mut oldest, mut is_cut) = (HashSet::new(), BinaryHeap::new(), false);
-        Self::each_path(running, |tree, info| {
-            if is_kept(&info) {
-                kept.insert(tree);
-            } else if full.binary_search(&short(&tree)).is_ok() && !but.contains(&tree) {
-                oldest.push((self.age(&info), tree));
-                is_cut |= oldest.len() > LISTED;
-                if oldest.len() > LISTED {
-                    oldest.pop();
-                }
-            }
-        })?;
-        for tree in &kept {
-            self.keep_chunks(running, tree)?;
-        }
-        let youngest = oldest.peek().map_or(0, |(age, _)| *age);
-        let mut all: HashMap<_, _> = oldest
-            .into_iter()
-            .map(|(_, tree)| (tree, Candidate::new(tree)))
-            .collect();
-        Self::each_path(running, |tree, info| {
-            if let Some(candidate) = all.get_mut(&tree) {
-                candidate.kept |= is_kept(&info);
-                candidate.last_use = candidate.last_use.max(self.age(&info));
-                candidate.paths.push((info.registration.path, info.ordinal));
-            }
-        })?;
-        all.retain(|_, candidate| !candidate.kept);
-        // Where other paths of the same trees are younger, there may be older ones that were left out.
-        if all.values().any(|candidate| candidate.last_use <= youngest) {
-            all.retain(|_, candidate| candidate.last_use <= youngest);
-        }
-        let ages = all.values().map(|c| Reverse((c.last_use, c.tree)));
-        Ok(Candidates {
-            oldest: ages.collect(),
-            all,
-            is_cut,
-            all_read,
-        })
-    }
-
-    /// Notes the chunks of a kept tree.
-    fn keep_chunks(
-        &self,
-        running: &RunningRemoval<'_>,
-        tree: &ChunkDigest,
-    ) -> Result<(), StoreError> {
-        let record = match self.records.get(Family::Trees, &tree.0) {
-            Err(e) if e.is_damage() => None,
-            record => record?,
-        };
-        if let Some(record) = record.as_deref().and_then(TreeRecord::parse)
-            && let Some(removal) = running.lock().as_mut()
-        {
-            record
-                .numbers()
-                .for_each(|number| removal.uses.keep(number));
-        }
-        Ok(())
     }
 }

@@ -16,6 +16,7 @@ mod candidates;
 mod collection;
 mod eviction;
 mod lengths;
+mod listing;
 mod reclaim;
 mod sizes;
 mod statistics;

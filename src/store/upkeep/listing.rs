@@ -1,0 +1,115 @@
+//! Listing of what may be dropped: a look at all trees and path infos.
+
+use std::collections::{BinaryHeap, HashMap, HashSet};
+
+use super::candidates::{Candidate, Candidates, LISTED, rank};
+use super::{Upkeep, unreferenced};
+use crate::chunk::ChunkDigest;
+use crate::nix::store_path::StorePathHash;
+use crate::store::contents::TreeRecord;
+use crate::store::error::StoreError;
+use crate::store::paths::{Origin, PathInfo, RunningRemoval};
+use crate::store::records::Family;
+
+/// The first bytes of a digest, which tell it from the others.
+fn short(digest: &ChunkDigest) -> u64 {
+    let (first, _) = digest.0.split_at(8);
+    first.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+impl Upkeep {
+    /// When a path was used last, in milliseconds since 1970; one that never was is as old as its
+    /// registration.
+    fn age(&self, info: &PathInfo) -> u64 {
+        let used = self.paths.last_use(info.ordinal);
+        used.max(info.registered * 1000)
+    }
+
+    /// Visits all path infos whose trees are here.
+    fn each_path(
+        running: &RunningRemoval<'_>,
+        mut visit: impl FnMut(ChunkDigest, PathInfo),
+    ) -> Result<(), StoreError> {
+        running.snapshot.scan(Family::Paths, &[], |key, record| {
+            let info = PathInfo::scanned(key, record)?;
+            if let Some(tree) = info.tree() {
+                visit(tree, info);
+            }
+            Ok(true)
+        })
+    }
+
+    /// Counts the uses of all chunks, and lists the oldest of the trees that have some and may be dropped:
+    /// none of `but`, none with a path that is in `keep` or was added.
+    pub(super) fn candidates(
+        &self,
+        running: &RunningRemoval<'_>,
+        keep: &HashSet<StorePathHash>,
+        but: &HashSet<ChunkDigest>,
+    ) -> Result<Candidates, StoreError> {
+        // In the order of the digests.
+        let mut full = Vec::new();
+        let all_read = unreferenced::count_uses(running, |tree, record| {
+            if record.numbers().len() > 0 {
+                full.push(short(tree));
+            }
+        })?;
+        let is_kept = |info: &PathInfo| {
+            info.origin == Origin::Added || keep.contains(&info.registration.path.hash())
+        };
+        let (mut kept, mut oldest, mut is_cut) = (HashSet::new(), BinaryHeap::new(), false);
+        Self::each_path(running, |tree, info| {
+            if is_kept(&info) {
+                kept.insert(tree);
+            } else if full.binary_search(&short(&tree)).is_ok() && !but.contains(&tree) {
+                let nar_size = info.registration.nar_size;
+                oldest.push((rank(nar_size, self.age(&info)), tree));
+                is_cut |= oldest.len() > LISTED;
+                if oldest.len() > LISTED {
+                    oldest.pop();
+                }
+            }
+        })?;
+        for tree in &kept {
+            self.keep_chunks(running, tree)?;
+        }
+        let last = oldest.peek().map_or(0, |(rank, _)| *rank);
+        let mut all: HashMap<_, _> = oldest
+            .into_iter()
+            .map(|(_, tree)| (tree, Candidate::new(tree)))
+            .collect();
+        Self::each_path(running, |tree, info| {
+            if let Some(candidate) = all.get_mut(&tree) {
+                candidate.kept |= is_kept(&info);
+                let age = self.age(&info);
+                candidate.add(info, age);
+            }
+        })?;
+        all.retain(|_, candidate| !candidate.kept);
+        // Where other paths of the same trees are younger, there may be older ones that were left out.
+        if all.values().any(|candidate| candidate.rank <= last) {
+            all.retain(|_, candidate| candidate.rank <= last);
+        }
+        Ok(Candidates::new(all.into_values(), is_cut, all_read))
+    }
+
+    /// Notes the chunks of a kept tree.
+    fn keep_chunks(
+        &self,
+        running: &RunningRemoval<'_>,
+        tree: &ChunkDigest,
+    ) -> Result<(), StoreError> {
+        let record = match self.records.get(Family::Trees, &tree.0) {
+            Err(e) if e.is_damage() => None,
+            record => record?,
+        };
+        if let Some(record) = record.as_deref().and_then(TreeRecord::parse)
+            && let Some(removal) = running.lock().as_mut()
+        {
+            record
+                .numbers()
+                .for_each(|number| removal.uses.keep(number));
+        }
+        Ok(())
+    }
+}
