@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Paths;
 use super::ordinals::{self, Ordinals};
 use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
+use super::removal::Removal;
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::changes::Change;
@@ -146,9 +147,7 @@ impl Paths {
         self.local.grow(batch.local);
         drop(next);
         self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
-        if let Some(removal) = publishing.as_mut() {
-            removal.published(&batch.writes);
-        }
+        Removal::tell(&mut publishing, &batch.writes);
         drop(publishing);
         for (p, digest) in publications.iter().zip(&digests) {
             if batch.writes.trees.contains(digest) {
@@ -374,9 +373,7 @@ impl Paths {
         let durability = Durability::Power;
         self.contents
             .write(&mut writes, durability, "a tree was restored")?;
-        if let Some(removal) = publishing.as_mut() {
-            removal.published(&writes);
-        }
+        Removal::tell(&mut publishing, &writes);
         Ok(())
     }
 }

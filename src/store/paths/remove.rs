@@ -1,6 +1,5 @@
 //! Removing paths: path info, ordinal and last use, in one batch with what else goes.
 
-use std::collections::HashSet;
 use std::sync::MutexGuard;
 
 use super::path_info::{PathInfo, PathOrdinal};
@@ -26,10 +25,9 @@ pub(in crate::store) struct RunningRemoval<'p> {
 impl Drop for RunningRemoval<'_> {
     fn drop(&mut self) {
         let mut publishing = lock(&self.paths.publishing);
-        let next = self.paths.contents.next_chunk();
-        let is_kept = self.is_kept && publishing.as_ref().is_some_and(|r| r.can_be_kept(next));
-        if !is_kept {
-            *publishing = None;
+        match publishing.as_mut().filter(|_| self.is_kept) {
+            Some(removal) => removal.is_waiting = true,
+            None => *publishing = None,
         }
     }
 }
@@ -50,10 +48,7 @@ impl Paths {
     /// From now on publications tell what they add. One removal runs at a time.
     pub(in crate::store) fn begin_removal(&self) -> Result<RunningRemoval<'_>, StoreError> {
         let mut publishing = lock(&self.publishing);
-        *publishing = Some(Removal {
-            uses: ChunkUses::new(&self.records)?,
-            trees: HashSet::new(),
-        });
+        *publishing = Some(Removal::new(ChunkUses::new(&self.records)?));
         Ok(RunningRemoval {
             paths: self,
             snapshot: self.records.snapshot(),
@@ -65,8 +60,8 @@ impl Paths {
     pub(in crate::store) fn resume_removal(&self) -> Option<RunningRemoval<'_>> {
         let mut publishing = lock(&self.publishing);
         let next = self.contents.next_chunk();
-        *publishing = publishing.take().filter(|r| r.can_be_kept(next));
-        publishing.as_ref()?;
+        *publishing = publishing.take().filter(|r| r.can_go_on(next));
+        publishing.as_mut()?.is_waiting = false;
         Some(RunningRemoval {
             paths: self,
             snapshot: self.records.snapshot(),

@@ -14,7 +14,8 @@
 //!    takes under this lock, and leaves a [`Removal`](crate::store::paths::Removal) behind the lock. A
 //!    publication, under the same lock, adds to it what its trees name. So under the lock the counts are
 //!    those of the database, although paths are published while a removal runs. The lock is held for one
-//!    victim at a time; publications come in between.
+//!    victim at a time; publications come in between. An eviction leaves both for the next one, which goes
+//!    on with them: publications in between keep the counts right, and a collection begins anew.
 //! 3. The deletion lock: shared to find, hold or write a chunk, held alone to delete chunks.
 //! 4. Holds: what an ingest has been told it may use, or has written, is held from under
 //!    the deletion lock on until its path is published or given up.
