@@ -44,7 +44,7 @@ fn one_eviction_after_the_other_does_not_look_at_all_paths() {
     let (first, looked) = evict_some(&store, &disk, 500);
     assert_eq!(first, [numbered(0)]);
     assert!(looked > 600);
-    let mut used_since = 0;
+    let (mut used_since, mut used_last) = (0, Vec::new());
     for n in 1..100 {
         arrive(&store, 599 + n..600 + n);
         // One that is used meanwhile is not the oldest any more.
@@ -52,6 +52,7 @@ fn one_eviction_after_the_other_does_not_look_at_all_paths() {
         if n % 10 == 0 {
             used(&store, oldest, 10_000 + u64::from(n));
             used_since += 1;
+            used_last.push(numbered(oldest));
         }
         let (gone, reads) = evict_some(&store, &disk, 500);
         assert_eq!(gone, [numbered(n + used_since)]);
@@ -61,6 +62,7 @@ fn one_eviction_after_the_other_does_not_look_at_all_paths() {
     // Those that came since are found as well, each once.
     let rest = evict(&store, 0, &HashSet::new()).unwrap().paths;
     assert_eq!(rest.len(), 600 + 99 - 100);
+    assert_eq!(rest[rest.len() - used_last.len()..], used_last);
     assert_eq!(store.upkeep().statistics().unwrap().chunks, 0);
     assert_sound(&store);
 }

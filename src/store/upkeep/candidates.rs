@@ -2,7 +2,7 @@
 //!
 //! To list them takes a look at all trees and path infos. So they are listed for many evictions at once: some
 //! of the oldest, which the evictions to come take one after the other, until none is left. What was
-//! published since is younger; what was used since goes back into its place; what is kept by now is left
+//! published since is younger; what was used since waits for the next listing; what is kept by now is left
 //! alone by whoever takes it.
 
 use std::cmp::Reverse;
@@ -111,12 +111,14 @@ impl Candidates {
         self.all.is_empty()
     }
 
-    /// Takes the oldest `count` of them. One that was used since it was listed comes back for a later time,
-    /// but only once for each `put_back`, so that this ends.
+    /// Takes the oldest `count` of them. One that was used since it was listed is passed over, and added to
+    /// `used`. It comes back for a later time, once, unless there are others that are not listed and may be
+    /// older: then the next listing has it.
     pub(super) fn take(
         &mut self,
         paths: &Paths,
-        put_back: &mut HashSet<ChunkDigest>,
+        used: &mut HashSet<ChunkDigest>,
+        has_all: bool,
         count: usize,
     ) -> Vec<Candidate> {
         let mut taken = Vec::new();
@@ -127,13 +129,13 @@ impl Candidates {
                 continue;
             };
             let now = candidate.rank_in(paths);
-            if now > rank && put_back.insert(tree) {
+            if now <= rank || !used.insert(tree) {
+                taken.push(candidate);
+            } else if has_all {
                 self.put_back(Candidate {
                     rank: now,
                     ..candidate
                 });
-            } else {
-                taken.push(candidate);
             }
         }
         taken

@@ -77,6 +77,8 @@ struct Evicting<'e> {
     keep: &'e HashSet<StorePathHash>,
     in_use: InUse<'e>,
     watch: Option<&'e Watch<'e>>,
+    /// Whether all that may be dropped was listed just now.
+    has_all: bool,
     eviction: &'e mut Eviction,
     /// What is kept or in use now.
     left: &'e mut Vec<Candidate>,
@@ -92,10 +94,10 @@ impl Evicting<'_> {
         running: &RunningRemoval<'_>,
         candidates: &mut Candidates,
     ) -> Result<(), StoreError> {
-        let mut put_back = HashSet::new();
+        let mut used_since = HashSet::new();
         let mut at_once = FIRST_BATCH;
         while upkeep.stored_bytes()? > self.to {
-            let batch = candidates.take(&upkeep.paths, &mut put_back, at_once);
+            let batch = candidates.take(&upkeep.paths, &mut used_since, self.has_all, at_once);
             at_once = (at_once * 4).min(LARGEST_BATCH);
             if batch.is_empty() {
                 break;
@@ -122,6 +124,9 @@ impl Evicting<'_> {
                     self.eviction.paths.extend(paths);
                 }
             }
+        }
+        if !self.has_all {
+            self.seen.extend(used_since);
         }
         Ok(())
     }
@@ -167,8 +172,10 @@ impl Upkeep {
         eviction.bytes += self.remove_unreferenced(&running, candidates.all_read)?;
         let (mut left, mut seen) = (Vec::new(), HashSet::new());
         loop {
+            let has_all = !is_resumed && !candidates.is_cut;
             let mut evicting = Evicting {
                 to,
+                has_all,
                 keep,
                 in_use,
                 watch: watch.as_ref(),
@@ -177,8 +184,7 @@ impl Upkeep {
                 seen: &mut seen,
             };
             evicting.drop_oldest(self, &running, &mut candidates)?;
-            let all_listed = !is_resumed && !candidates.is_cut;
-            if self.stored_bytes()? <= to || all_listed {
+            if self.stored_bytes()? <= to || has_all {
                 break;
             }
             drop(running);
