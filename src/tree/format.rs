@@ -229,6 +229,13 @@ impl Tree {
         (0..self.ends.len()).map(|i| self.chunk(i))
     }
 
+    /// The indexes of the chunks that have bytes of `from..to` of the stream.
+    pub fn chunks_in(&self, from: u64, to: u64) -> std::ops::Range<usize> {
+        let after = |n: usize| (n + 1).min(self.ends.len());
+        let last = self.ends.partition_point(|e| *e < to);
+        self.ends.partition_point(|e| *e <= from)..after(last)
+    }
+
     fn chunk(&self, index: usize) -> ChunkEntry {
         let at = HEADER + self.nodes * NODE + index * CHUNK;
         let raw = &self.bytes[at..at + CHUNK];

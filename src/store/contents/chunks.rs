@@ -1,5 +1,7 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use bytes::Bytes;
 
 use super::StoredContents;
@@ -44,8 +46,10 @@ impl StoredContents {
 
     /// The masked bytes of chunk `number`, checked against `digest`; kept in memory.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
-        self.chunk_cache
-            .get_or_insert_with(digest, || self.read_chunk(number, digest))
+        self.chunk_cache.get_or_insert_with(digest, || {
+            self.chunk_misses.fetch_add(1, Relaxed);
+            self.read_chunk(number, digest)
+        })
     }
 
     /// The same from the database in any case.

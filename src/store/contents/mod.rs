@@ -29,6 +29,7 @@ mod trees;
 mod writing;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -61,6 +62,10 @@ pub struct StoredContents {
     /// whether they are on disk or not.
     chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
     tree_cache: Cache<ChunkDigest, Arc<StoredTree>, Weight>,
+    /// What was read because it was not in memory. The caches count a miss when they are asked, and again
+    /// when a place is reserved.
+    chunk_misses: AtomicU64,
+    tree_misses: AtomicU64,
     size: Size,
     held: Arc<Held>,
     flushing: Mutex<()>,
@@ -125,6 +130,8 @@ impl StoredContents {
             records,
             chunk_cache: Cache::with_weighter(chunks, chunk_bytes, Weight),
             tree_cache: tree_cache(tree_bytes),
+            chunk_misses: AtomicU64::default(),
+            tree_misses: AtomicU64::default(),
             size: Size::default(),
             held,
             flushing: Mutex::default(),
@@ -132,6 +139,11 @@ impl StoredContents {
             writing,
             damaged: DamagedChunks::open(state),
         })
+    }
+
+    /// The bytes of chunks that memory may hold.
+    pub fn chunk_capacity(&self) -> u64 {
+        self.chunk_cache.capacity()
     }
 
     /// Drops all chunks from memory. None is lost: they are in the database as well.
@@ -143,10 +155,10 @@ impl StoredContents {
     pub fn cache_counts(&self) -> CacheCounts {
         CacheCounts {
             chunk_hits: self.chunk_cache.hits(),
-            chunk_misses: self.chunk_cache.misses(),
+            chunk_misses: self.chunk_misses.load(Relaxed),
             chunk_bytes: self.chunk_cache.weight(),
             tree_hits: self.tree_cache.hits(),
-            tree_misses: self.tree_cache.misses(),
+            tree_misses: self.tree_misses.load(Relaxed),
             tree_bytes: self.tree_cache.weight(),
         }
     }

@@ -86,6 +86,14 @@ impl StoredContents {
         Err(error)
     }
 
+    /// Has the chunk at `index` of a path in memory, if it can be read; a reader will hear if it cannot.
+    pub fn load_ahead(&self, path: PathContents<'_>, index: usize) {
+        let number = path.stored.numbers.get(index);
+        if let (Some(number), Some(entry)) = (number, path.tree().chunks().nth(index)) {
+            let _ = self.chunk(*number, &entry.digest);
+        }
+    }
+
     /// Whether a chunk of a tree was found missing or damaged, and has not come again.
     pub(in crate::store) fn is_damaged(&self, tree: &Tree) -> bool {
         self.damaged.count() > 0 && tree.chunks().any(|c| self.damaged.contains(&c.digest))

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::StoredContents;
 use super::stored_tree::{StoredTree, TreeRecord, encode};
@@ -42,8 +43,10 @@ impl StoredContents {
         &self,
         digest: ChunkDigest,
     ) -> Result<Arc<StoredTree>, StoreError> {
-        self.tree_cache
-            .get_or_insert_with(&digest, || self.read_tree(digest).map(Arc::new))
+        self.tree_cache.get_or_insert_with(&digest, || {
+            self.tree_misses.fetch_add(1, Relaxed);
+            self.read_tree(digest).map(Arc::new)
+        })
     }
 
     /// The same from the database in any case.
