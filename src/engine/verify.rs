@@ -161,7 +161,7 @@ mod tests {
             },
             origin: info.origin,
             tree: crate::tree::Tree::parse(loaded.tree().bytes().to_vec()).unwrap(),
-            hold: store.contents().chunk_writer().unwrap().finish(),
+            hold: store.contents().chunk_writer().unwrap().finish().unwrap(),
         };
         store.paths().publish(&[publication]).unwrap();
         let engine = Engine::new(Arc::new(store), SourceRequest::default(), None);

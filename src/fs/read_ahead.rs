@@ -6,12 +6,11 @@
 //! follow each other in a path follow each other in its stream, so that a walk through small files is such
 //! a reader, too; a reader that jumps costs nothing.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use crate::chunk::{AVERAGE, MAXIMUM};
 use crate::store::{LoadedPath, PathOrdinal, Store};
-use crate::sync::lock;
+use crate::sync::{Workers, lock};
 
 /// The farthest point ahead of a reader, in bytes.
 const FARTHEST: u64 = 2 << 20;
@@ -27,11 +26,20 @@ const READERS: usize = 32;
 /// The number of chunks that wait for a thread. More are not decoded ahead.
 const QUEUE: usize = 64;
 
-/// Decodes ahead of those who read in order. Its threads begin with the first of them, and end with it.
-#[derive(Debug, Default)]
+/// Decodes ahead of those who read in order.
+#[derive(Debug)]
 pub(super) struct ReadAhead {
     readers: Mutex<Vec<Reader>>,
-    chunks: OnceLock<SyncSender<Ahead>>,
+    workers: Workers,
+}
+
+impl Default for ReadAhead {
+    fn default() -> Self {
+        Self {
+            readers: Mutex::default(),
+            workers: Workers::new("read-ahead", QUEUE),
+        }
+    }
 }
 
 /// Somebody who reads a path in order; offsets are those of its stream.
@@ -44,13 +52,6 @@ struct Reader {
     run: u64,
     /// Everything before it was asked of a thread.
     decoded: u64,
-}
-
-/// A chunk to be decoded.
-#[derive(Debug)]
-struct Ahead {
-    path: LoadedPath,
-    chunk: usize,
 }
 
 impl ReadAhead {
@@ -67,31 +68,15 @@ impl ReadAhead {
         let Some((from, to)) = ahead else {
             return;
         };
-        let chunks = self.chunks.get_or_init(|| begin(store));
         for chunk in path.tree().chunks_in(from, to) {
-            let path = path.clone();
+            let (store, path) = (store.clone(), path.clone());
+            let decode = move || store.contents().load_ahead(path.contents(), chunk);
             // What has no place is decoded when it is read.
-            if chunks.try_send(Ahead { path, chunk }).is_err() {
+            if !self.workers.try_run(decode) {
                 return;
             }
         }
     }
-}
-
-/// Begins the threads, one for each core.
-fn begin(store: &Arc<Store>) -> SyncSender<Ahead> {
-    let (chunks, queue) = sync_channel(QUEUE);
-    let queue = Arc::new(Mutex::new(queue));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    for _ in 0..cores {
-        let (store, queue) = (store.clone(), queue.clone());
-        let thread = std::thread::Builder::new().name("read-ahead".to_owned());
-        // Without threads nothing is decoded ahead.
-        if let Err(e) = thread.spawn(move || decode(&store, &queue)) {
-            tracing::warn!("no thread that decodes ahead of readers: {e}");
-        }
-    }
-    chunks
 }
 
 /// Notes what is read, and returns what is to be decoded ahead of it.
@@ -127,16 +112,6 @@ fn note(
     }
     readers.push(reader);
     ahead
-}
-
-fn decode(store: &Store, queue: &Mutex<Receiver<Ahead>>) {
-    loop {
-        let next = lock(queue).recv();
-        let Ok(Ahead { path, chunk }) = next else {
-            return;
-        };
-        store.contents().load_ahead(path.contents(), chunk);
-    }
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
         },
         origin: Origin::Fetched,
         tree: unpacked.tree,
-        hold: writer.finish(),
+        hold: writer.finish().unwrap(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 
@@ -15,6 +18,9 @@ use crate::tree::ChunkSink;
 
 /// After this many bytes of new chunks an ingest looks whether the disk is full.
 const CHECK_ROOM_EVERY: u64 = 16 << 20;
+
+/// The number of chunks of one path that are compressed beside the rest of its work.
+const BESIDE: usize = 4;
 
 /// Why a chunk cannot be read, before it is known for which path.
 pub(super) enum ChunkFault {
@@ -127,10 +133,21 @@ impl StoredContents {
         Ok(ChunkWriter {
             contents: self,
             encoder: Encoder::new().map_err(StoreError::Compress)?,
+            begun: false,
+            compressed: VecDeque::new(),
             unchecked: CHECK_ROOM_EVERY,
             hold: Hold::new(self.held.clone()),
         })
     }
+}
+
+/// A chunk that another thread compresses.
+#[derive(Debug)]
+struct Compressed {
+    digest: ChunkDigest,
+    /// Its bytes before that.
+    length: usize,
+    record: Receiver<std::io::Result<Vec<u8>>>,
 }
 
 /// Keeps the chunks of one path, and holds them: none of them is deleted before the path is
@@ -139,6 +156,10 @@ impl StoredContents {
 pub struct ChunkWriter<'c> {
     contents: &'c StoredContents,
     encoder: Encoder,
+    /// Whether a chunk was compressed already.
+    begun: bool,
+    /// Chunks that others compress, in their order.
+    compressed: VecDeque<Compressed>,
     /// Bytes written since the last look at the disk.
     unchecked: u64,
     hold: Hold,
@@ -146,8 +167,109 @@ pub struct ChunkWriter<'c> {
 
 impl ChunkWriter<'_> {
     /// What keeps the chunks from being deleted, for [`crate::store::Publication::hold`].
-    pub fn finish(self) -> Hold {
-        self.hold
+    ///
+    /// # Errors
+    /// Those of [`ChunkSink::put`], of chunks that were still compressed.
+    pub fn finish(mut self) -> Result<Hold, StoreError> {
+        while self.keep_next()? {}
+        Ok(self.hold)
+    }
+
+    /// Has another thread compress a chunk, if one is free.
+    fn compress_beside(&mut self, digest: ChunkDigest, chunk: &[u8]) -> bool {
+        let (sender, record) = sync_channel(1);
+        let bytes: Box<[u8]> = chunk.into();
+        let compress = move || {
+            thread_local! {
+                static ENCODER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
+            }
+            let record = ENCODER.with_borrow_mut(|slot| {
+                let encoder = match slot {
+                    Some(encoder) => encoder,
+                    None => slot.insert(Encoder::new()?),
+                };
+                encoder.encode(&bytes)
+            });
+            // Whoever gave it up does not want it.
+            let _ = sender.send(record);
+        };
+        let is_taken = self.contents.compressors.try_run(compress);
+        if is_taken {
+            self.compressed.push_back(Compressed {
+                digest,
+                length: chunk.len(),
+                record,
+            });
+        }
+        is_taken
+    }
+
+    /// Keeps the chunk that was given to another thread first; `false` if there is none.
+    fn keep_next(&mut self) -> Result<bool, StoreError> {
+        let Some(next) = self.compressed.pop_front() else {
+            return Ok(false);
+        };
+        let ended = || {
+            Err(std::io::Error::other(
+                "the thread that compresses has ended",
+            ))
+        };
+        let record = next.record.recv().unwrap_or_else(|_| ended());
+        let record = record.map_err(StoreError::Compress)?;
+        self.keep(next.digest, next.length, record)?;
+        Ok(true)
+    }
+
+    /// Writes the record of a chunk of `raw_length` bytes, unless another ingest has, and holds the chunk.
+    fn keep(
+        &mut self,
+        digest: ChunkDigest,
+        raw_length: usize,
+        record: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let contents = self.contents;
+        if self.unchecked >= CHECK_ROOM_EVERY {
+            contents.records.check_reserve()?;
+            self.unchecked = 0;
+        }
+        self.unchecked += record.len() as u64;
+        let _shared = read(&contents.deleting);
+        let mut writing = lock(&contents.writing);
+        // Another ingest may have written it while this one compressed. A damaged record is
+        // replaced where it is: trees know it by that number.
+        let found = contents.locate(&digest)?;
+        let number = match found {
+            None => writing.next_chunk,
+            Some(found) if contents.damaged.contains(&digest) => found.number,
+            Some(found) => {
+                self.hold.add(found.number);
+                contents.size.count_ingested(raw_length, true);
+                return Ok(());
+            }
+        };
+        let located = Located {
+            number,
+            raw_length: raw_length as u32,
+            stored_length: record.len() as u32,
+        };
+        let mut batch = Batch::default();
+        let length = record.len();
+        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
+        batch.put(Family::Digests, digest.0, located.encode());
+        contents
+            .records
+            .write(batch, Durability::Flush, "a chunk was written")?;
+        let before = found.map_or(0, |f| i64::from(f.stored_length));
+        contents.size.grow_chunks(length as i64 - before);
+        if found.is_none() {
+            contents.size.grow_unique(1, raw_length as i64);
+        }
+        contents.size.count_ingested(raw_length, false);
+        self.hold.add(number);
+        contents.damaged.remove(&digest);
+        writing.next_chunk = writing.next_chunk.max(number + 1);
+        writing.unflushed += length as u64;
+        Ok(())
     }
 
     /// Holds the chunk if it is there and can be read.
@@ -171,48 +293,15 @@ impl ChunkSink for ChunkWriter<'_> {
             contents.size.count_ingested(chunk.len(), true);
             return Ok(());
         }
-        if self.unchecked >= CHECK_ROOM_EVERY {
-            contents.records.check_reserve()?;
-            self.unchecked = 0;
-        }
-        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
-        self.unchecked += record.len() as u64;
-        let _shared = read(&contents.deleting);
-        let mut writing = lock(&contents.writing);
-        // Another ingest may have written it while this one compressed. A damaged record is
-        // replaced where it is: trees know it by that number.
-        let found = contents.locate(&digest)?;
-        let number = match found {
-            None => writing.next_chunk,
-            Some(found) if contents.damaged.contains(&digest) => found.number,
-            Some(found) => {
-                self.hold.add(found.number);
-                contents.size.count_ingested(chunk.len(), true);
-                return Ok(());
+        // Most paths have one chunk, for which nobody else needs to be asked.
+        if self.begun && self.compress_beside(digest, chunk) {
+            if self.compressed.len() > BESIDE {
+                self.keep_next()?;
             }
-        };
-        let located = Located {
-            number,
-            raw_length: chunk.len() as u32,
-            stored_length: record.len() as u32,
-        };
-        let mut batch = Batch::default();
-        let length = record.len();
-        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
-        batch.put(Family::Digests, digest.0, located.encode());
-        contents
-            .records
-            .write(batch, Durability::Flush, "a chunk was written")?;
-        let before = found.map_or(0, |f| i64::from(f.stored_length));
-        contents.size.grow_chunks(length as i64 - before);
-        if found.is_none() {
-            contents.size.grow_unique(1, chunk.len() as i64);
+            return Ok(());
         }
-        contents.size.count_ingested(chunk.len(), false);
-        self.hold.add(number);
-        contents.damaged.remove(&digest);
-        writing.next_chunk = writing.next_chunk.max(number + 1);
-        writing.unflushed += length as u64;
-        Ok(())
+        self.begun = true;
+        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
+        self.keep(digest, chunk.len(), record)
     }
 }

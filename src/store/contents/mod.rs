@@ -49,7 +49,7 @@ pub(super) use trees::Writes;
 use super::error::StoreError;
 use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
-use crate::sync::write;
+use crate::sync::{Workers, write};
 use damage::DamagedChunks;
 use holds::Held;
 use size::Size;
@@ -71,6 +71,8 @@ pub struct StoredContents {
     flushing: Mutex<()>,
     deleting: RwLock<()>,
     writing: Mutex<Writing>,
+    /// Compress chunks of large paths.
+    compressors: Workers,
     damaged: DamagedChunks,
 }
 
@@ -137,6 +139,7 @@ impl StoredContents {
             flushing: Mutex::default(),
             deleting: RwLock::default(),
             writing,
+            compressors: Workers::new("compress", 0),
             damaged: DamagedChunks::open(state),
         })
     }
