@@ -68,6 +68,9 @@ impl Engine {
         if repair.is_some() {
             // An earlier repair may have replaced chunks, and failed to make them durable.
             self.store.contents().flush()?;
+            if names.is_empty() && report.failures.is_empty() {
+                self.store.upkeep().set_mended();
+            }
         }
         Ok(Report::Verify(report))
     }

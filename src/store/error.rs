@@ -222,4 +222,9 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether a write was refused because something else is damaged. Who opens the state anew can write.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if source.is_refusal())
+    }
 }

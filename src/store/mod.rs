@@ -323,14 +323,18 @@ impl Store {
         self.directory.path()
     }
 
-    /// Whether the database has met an error in the background, such as a full disk, after which it
-    /// refuses to write until it is opened anew.
-    pub fn has_given_up_writing(&self) -> bool {
-        self.records.refuses_writes()
+    /// Why the state is better opened anew, if it is: the database has met an error in the background,
+    /// such as a full disk, after which it refuses to write, or what is damaged in it can be taken out.
+    pub fn is_to_be_reopened(&self) -> Option<&'static str> {
+        match (self.records.refuses_writes(), self.records.is_mended()) {
+            (true, _) if self.has_room() => Some("the database refuses writes after a disk error"),
+            (_, true) => Some("what was damaged in the database is mended, and taken out now"),
+            _ => None,
+        }
     }
 
     /// Whether more than [`RESERVE`] bytes are free on the disk of the state.
-    pub fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.directory.check_room(0).is_ok()
     }
 

@@ -123,6 +123,8 @@ impl AsRef<[u8]> for Record<'_> {
 pub struct BackendError {
     /// Whether it found other bytes than it wrote, or could not read a file.
     is_corruption: bool,
+    /// Whether it refuses every write for that, until it is opened anew.
+    is_refusal: bool,
     /// In the words of the backend.
     text: String,
 }
@@ -132,6 +134,7 @@ impl BackendError {
     pub(super) fn missing(text: &str) -> Self {
         Self {
             is_corruption: true,
+            is_refusal: false,
             text: text.to_owned(),
         }
     }
@@ -139,8 +142,23 @@ impl BackendError {
     pub(super) fn new(text: &str) -> Self {
         Self {
             is_corruption: false,
+            is_refusal: false,
             text: text.to_owned(),
         }
+    }
+
+    /// The same of a write that was refused because something is damaged.
+    pub(super) fn refusing(self) -> Self {
+        Self {
+            is_refusal: self.is_corruption,
+            ..self
+        }
+    }
+
+    /// Whether a write was refused because something is damaged: it is accepted once the database is opened
+    /// anew.
+    pub(in crate::store) fn is_refusal(&self) -> bool {
+        self.is_refusal
     }
 
     /// Whether it found other bytes than it wrote, or missed a file.
@@ -149,11 +167,13 @@ impl BackendError {
     }
 }
 
-/// How RocksDB says that a file is not there, or that the disk does not give it back: ENOENT, EIO, EUCLEAN.
-const UNREADABLE: [&str; 3] = [
+/// How RocksDB says that a file is not there, or that the disk does not give it back: ENOENT, EIO, EUCLEAN,
+/// EISDIR.
+const UNREADABLE: [&str; 4] = [
     "No such file or directory",
     "Input/output error",
     "Structure needs cleaning",
+    "Is a directory",
 ];
 
 impl From<rocksdb::Error> for BackendError {
@@ -165,6 +185,7 @@ impl From<rocksdb::Error> for BackendError {
             && UNREADABLE.iter().any(|said| text.contains(said));
         Self {
             is_corruption: kind == rocksdb::ErrorKind::Corruption || is_missing,
+            is_refusal: false,
             text,
         }
     }
@@ -221,6 +242,11 @@ pub(super) trait Backend: View + Send + Sync {
     /// Whether it has met an error after which it refuses every write.
     fn refuses_writes(&self) -> bool;
 
+    /// Says that all was written anew that it could not read. The next one that opens the database then
+    /// takes out what is damaged.
+    fn set_mended(&self);
+    /// Whether there is something that the next one takes out.
+    fn is_mended(&self) -> bool;
     /// Bytes of the files of a family.
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError>;
 

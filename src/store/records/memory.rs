@@ -205,6 +205,12 @@ impl Backend for MemoryBackend {
         0
     }
 
+    fn set_mended(&self) {}
+
+    fn is_mended(&self) -> bool {
+        false
+    }
+
     fn refuses_writes(&self) -> bool {
         false
     }

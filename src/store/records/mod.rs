@@ -9,9 +9,13 @@ mod ballast;
 mod blob_files;
 mod codec;
 mod family;
+mod gaps;
+mod manifest;
 #[cfg(test)]
 mod memory;
+mod mending;
 mod rocks;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -88,7 +92,11 @@ impl Records {
         if free(state)? < LEAST_FREE {
             ballast.release();
         }
-        match RocksDb::open(&state.join("db"), needs.format, memory, open_files) {
+        let db = state.join("db");
+        if let Err(e) = mending::take_out_mended(state, &db, needs.format, memory) {
+            tracing::warn!("what is damaged in the database stays: {e}");
+        }
+        match RocksDb::open(&db, needs.format, memory, open_files) {
             Ok(rocks) => {
                 let records = Self::over(state, needs, Box::new(rocks));
                 records.keep_ballast();
@@ -253,6 +261,17 @@ impl Records {
     /// until it is opened anew.
     pub(super) fn refuses_writes(&self) -> bool {
         self.backend.refuses_writes()
+    }
+
+    /// Says that all was written anew that could not be read, so that the next opening takes out what is
+    /// damaged.
+    pub(super) fn set_mended(&self) {
+        self.backend.set_mended();
+    }
+
+    /// Whether there is something damaged that the next opening takes out.
+    pub(super) fn is_mended(&self) -> bool {
+        self.backend.is_mended()
     }
 
     /// Bytes of the files of a family.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor,
     CompactOptions, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode, FlushOptions,
-    LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode, WaitForCompactOptions,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    LiveFile, LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode,
+    WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
+use super::tables::DamagedTables;
 use crate::store::directory::make_directory;
 use crate::store::format::Format;
 
@@ -33,6 +34,12 @@ const LOG: u64 = 16 << 20;
 /// Time that a merge waits at most until files that it has emptied are deleted.
 const DELETION: Duration = Duration::from_secs(2);
 
+/// Most files that are open while tables cannot be read: with so few RocksDB opens no table before it is
+/// asked for one of its records.
+pub(super) const FEW_FILES: i32 = 13;
+/// What RocksDB makes anew where it is missing, and does not open without being able to read or replace it.
+const MADE_ANEW: [&str; 2] = ["IDENTITY", "LOG"];
+
 /// The database.
 pub(super) struct RocksDb {
     db: DB,
@@ -41,6 +48,7 @@ pub(super) struct RocksDb {
     buffers: WriteBufferManager,
     /// Its directory.
     dir: PathBuf,
+    damaged: DamagedTables,
 }
 
 /// Why the database cannot be opened.
@@ -68,7 +76,8 @@ fn has_records(dir: &Path) -> io::Result<bool> {
 
 impl RocksDb {
     /// Opens or makes the database in `dir`, with the families of `format`, and at most `memory` bytes for
-    /// blocks and for what is not flushed yet.
+    /// blocks and for what is not flushed yet. Where tables are damaged, their records cannot be read, and
+    /// nothing is merged by itself.
     pub(super) fn open(
         dir: &Path,
         format: Format,
@@ -79,7 +88,7 @@ impl RocksDb {
         // charged to the cache, so that an ingest does not push out what a mount reads.
         let cache = Cache::new_lru_cache(memory / 2);
         let buffers = WriteBufferManager::new_write_buffer_manager(memory / 2, false);
-        let options = options(&buffers, open_files).map_err(BackendError::from)?;
+        let options = options(&buffers).map_err(BackendError::from)?;
         // RocksDB opens all families that are there, which may be more than the format has.
         let there = match format {
             Format::First | Format::Second => DB::list_cf(&options, dir).unwrap_or_default(),
@@ -87,9 +96,8 @@ impl RocksDb {
         };
         let is_opened =
             |f: &Family| f.since() <= format || there.iter().any(|name| name == f.name());
-        let families = Family::ALL.into_iter().filter(is_opened);
-        let families = families
-            .map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache, memory)));
+        let families: Vec<_> = Family::ALL.into_iter().filter(is_opened).collect();
+        let damaged = DamagedTables::of(dir);
         // RocksDB syncs what it writes there, but not the name of the directory.
         if !dir.join("CURRENT").exists() {
             make_directory(dir)?;
@@ -99,13 +107,37 @@ impl RocksDb {
                 return Err(OpenError::Database(missing));
             }
         }
-        let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
+        for name in MADE_ANEW {
+            if dir.join(name).is_dir() {
+                std::fs::remove_dir(dir.join(name))?;
+            }
+        }
+        let attempt = |files, merges: bool| {
+            let mut options = options.clone();
+            options.set_max_open_files(files);
+            let families = families.iter().map(|f| {
+                let mut of_family = family_options(*f, &cache, memory);
+                of_family.set_disable_auto_compactions(!merges);
+                ColumnFamilyDescriptor::new(f.name(), of_family)
+            });
+            DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)
+        };
+        let opened = attempt(open_files, !damaged.are_there() && open_files > FEW_FILES);
+        let db = opened.or_else(|e| match e.is_corruption() {
+            true => {
+                tracing::error!("a part of the database is damaged, and left alone: {e}");
+                damaged.note(&e.to_string());
+                attempt(FEW_FILES, false)
+            }
+            false => Err(e),
+        })?;
         let database = Self {
             db,
             cache,
             memory,
             buffers,
             dir: dir.to_owned(),
+            damaged,
         };
         database.delete_leftovers()?;
         Ok(database)
@@ -125,8 +157,11 @@ impl RocksDb {
         let (mut needed, mut left) = (Vec::new(), Vec::new());
         for file in files {
             // RocksDB deletes meanwhile what it knows that it needs no more.
-            let Some(is_finished) = if_there(file.is_finished())? else {
-                continue;
+            let is_finished = match file.is_finished() {
+                Ok(is_finished) => is_finished,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                // It is not one that RocksDB was still writing.
+                Err(_) => true,
             };
             // What was in use when this one was opened is older than its manifest.
             if file.number > newest || !is_finished {
@@ -145,7 +180,10 @@ impl RocksDb {
             return Ok(());
         }
         for file in &left {
-            if_there(file.delete())?;
+            match file.delete() {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
         }
         tracing::info!(
             bytes,
@@ -158,6 +196,46 @@ impl RocksDb {
     /// A family; `None` if the format of the state does not have it, so that it is empty.
     fn family(&self, family: Family) -> Option<Arc<BoundColumnFamily<'_>>> {
         self.db.cf_handle(family.name())
+    }
+
+    /// An error of RocksDB. A table that it names is left alone from now on.
+    fn failed(&self, error: rocksdb::Error) -> BackendError {
+        let error = BackendError::from(error);
+        if error.is_corruption() && self.damaged.note(&error.to_string()) {
+            // After a compaction has met what it cannot read, RocksDB refuses every write.
+            for family in Family::ALL {
+                if let Some(at) = self.family(family) {
+                    let off = [("disable_auto_compactions", "true")];
+                    if let Err(e) = self.db.set_options_cf(&at, &off) {
+                        tracing::warn!("what is damaged cannot be left alone: {e}");
+                    }
+                }
+            }
+        }
+        error
+    }
+
+    /// The tables that are damaged and mended: name, family, level, first and last key.
+    pub(super) fn mended_tables(&self) -> Result<Vec<LiveFile>, BackendError> {
+        let mut files = self.db.live_files()?;
+        files.retain(|file| self.damaged.is_mended(&file.name));
+        Ok(files)
+    }
+
+    /// Forgets the damage that is mended.
+    pub(super) fn forget_mended(&self) {
+        self.damaged.forget_mended();
+    }
+
+    /// Whether a table of a family is known to be damaged.
+    fn is_damaged(&self, family: Family) -> bool {
+        let is_of_family = |file: &LiveFile| {
+            file.column_family_name == family.name() && self.damaged.contains(&file.name)
+        };
+        self.damaged.are_there() && {
+            let files = self.db.live_files();
+            files.is_ok_and(|files| files.iter().any(is_of_family))
+        }
     }
 
     /// A property of a family that is a number.
@@ -178,7 +256,10 @@ impl View for RocksDb {
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
         match self.family(family) {
-            Some(family) => walk(self.db.raw_iterator_cf(&family), from, visit),
+            Some(family) => {
+                let walked = walk(self.db.raw_iterator_cf(&family), from, visit);
+                walked.map_err(|e| self.failed(e))
+            }
             None => Ok(()),
         }
     }
@@ -189,8 +270,8 @@ impl Backend for RocksDb {
         let Some(family) = self.family(family) else {
             return Ok(None);
         };
-        let found = self.db.get_pinned_cf(&family, key)?;
-        Ok(found.map(Record::Pinned))
+        let found = self.db.get_pinned_cf(&family, key);
+        Ok(found.map_err(|e| self.failed(e))?.map(Record::Pinned))
     }
 
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
@@ -203,7 +284,7 @@ impl Backend for RocksDb {
             End::Last => iterator.seek_to_last(),
         }
         let key = iterator.key().map(<[u8]>::to_vec);
-        iterator.status()?;
+        iterator.status().map_err(|e| self.failed(e))?;
         Ok(key)
     }
 
@@ -240,7 +321,8 @@ impl Backend for RocksDb {
             Durability::Process => {}
             Durability::Power => options.set_sync(true),
         }
-        Ok(self.db.write_opt(writes, &options)?)
+        let written = self.db.write_opt(writes, &options);
+        written.map_err(|e| self.failed(e).refusing())
     }
 
     fn flush(&self) -> Result<(), BackendError> {
@@ -248,7 +330,8 @@ impl Backend for RocksDb {
         options.set_wait(true);
         let families = Family::ALL.map(|f| self.family(f));
         let families: Vec<_> = families.iter().flatten().collect();
-        Ok(self.db.flush_cfs_opt(&families, &options)?)
+        let flushed = self.db.flush_cfs_opt(&families, &options);
+        flushed.map_err(|e| self.failed(e).refusing())
     }
 
     fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {
@@ -272,6 +355,14 @@ impl Backend for RocksDb {
         errors.ok().flatten().unwrap_or(0) > 0
     }
 
+    fn set_mended(&self) {
+        self.damaged.set_mended();
+    }
+
+    fn is_mended(&self) -> bool {
+        self.damaged.are_mended()
+    }
+
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError> {
         let blobs = self.number_of(family, "rocksdb.live-blob-file-size")?;
         Ok(blobs + self.number_of(family, "rocksdb.live-sst-files-size")?)
@@ -285,6 +376,9 @@ impl Backend for RocksDb {
     }
 
     fn merge(&self, family: Family, all: bool) {
+        if self.is_damaged(family) {
+            return;
+        }
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         if all {
@@ -322,7 +416,10 @@ impl View for RocksSnapshot<'_> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         match self.database.family(family) {
-            Some(family) => walk(self.at.raw_iterator_cf_opt(&family, options), from, visit),
+            Some(family) => {
+                let walked = walk(self.at.raw_iterator_cf_opt(&family, options), from, visit);
+                walked.map_err(|e| self.database.failed(e))
+            }
             None => Ok(()),
         }
     }
@@ -332,7 +429,7 @@ fn walk(
     mut iterator: DBRawIteratorWithThreadMode<'_, DB>,
     from: &[u8],
     visit: &mut Visitor<'_>,
-) -> Result<(), BackendError> {
+) -> Result<(), rocksdb::Error> {
     iterator.seek(from);
     while let Some((key, record)) = iterator.item() {
         if !visit(key, record) {
@@ -340,10 +437,10 @@ fn walk(
         }
         iterator.next();
     }
-    Ok(iterator.status()?)
+    iterator.status()
 }
 
-fn options(buffers: &WriteBufferManager, open_files: i32) -> Result<Options, rocksdb::Error> {
+fn options(buffers: &WriteBufferManager) -> Result<Options, rocksdb::Error> {
     // Else RocksDB reserves disk for what it may write some day, first of all for its log.
     let options = Options::default().get_options_from_string("allow_fallocate=false");
     let mut options = options?;
@@ -352,7 +449,6 @@ fn options(buffers: &WriteBufferManager, open_files: i32) -> Result<Options, roc
     // Chunks go without the log; an atomic flush keeps them and their digests together.
     options.set_atomic_flush(true);
     options.set_write_buffer_manager(buffers);
-    options.set_max_open_files(open_files);
     options.set_max_total_wal_size(LOG);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(8 << 20);
@@ -409,12 +505,4 @@ fn family_options(family: Family, cache: &Cache, memory: usize) -> Options {
         options.set_target_file_size_base(FRAGMENT);
     }
     options
-}
-
-/// What came of a file; `None` if it was deleted meanwhile.
-fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
-    match done {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        done => done.map(Some),
-    }
 }

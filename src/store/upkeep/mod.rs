@@ -85,4 +85,10 @@ impl Upkeep {
             opened: OnceLock::new(),
         }
     }
+
+    /// Says that a verification of all paths has mended what could not be read, so that the next opening of
+    /// the state takes out what is damaged in the database. A kill or a power loss now leaves it there.
+    pub fn set_mended(&self) {
+        self.records.set_mended();
+    }
 }
