@@ -24,6 +24,7 @@ mod roots;
 mod state;
 mod supply;
 mod traces;
+mod unreadable;
 mod users;
 mod verify;
 

@@ -1,11 +1,14 @@
 //! Verification: reads stored contents, checks digests and NAR hashes, and repairs damage from
 //! sources.
 
+use std::collections::HashSet;
+
 use crate::command::{Failure, Output, Report, SourceRequest, VerifyReport, chain};
 use crate::engine::error::EngineError;
 use crate::engine::state::Engine;
 use crate::fetch::{self, Snapshot};
 use crate::nix::hash::{NarHash, Sha256Writer};
+use crate::nix::store_path::StorePathHash;
 use crate::store::{LoadedPath, PathInfo, StoreError};
 use crate::tree::DumpError;
 
@@ -17,21 +20,7 @@ impl Engine {
         output: &mut dyn Output,
     ) -> Result<Report, EngineError> {
         let mut report = VerifyReport::default();
-        let mut infos = Vec::new();
-        if names.is_empty() {
-            // A record that cannot be read is a failure of its path only.
-            for path in self.store.paths().all()? {
-                match self.store.paths().info(path.hash()) {
-                    Ok(info) => infos.extend(info),
-                    Err(e) => report.failures.push(Failure {
-                        path: self.full(&path),
-                        error: chain(&e),
-                    }),
-                }
-            }
-        } else {
-            infos = self.infos(names)?;
-        }
+        let (infos, mended) = self.verify_infos(names, repair.as_ref(), output, &mut report)?;
         let total = Snapshot {
             paths: infos.len() as u64,
             nar_bytes: infos.iter().map(|i| i.registration.nar_size).sum(),
@@ -58,6 +47,9 @@ impl Engine {
             }
             match found {
                 Ok(false) => report.dropped += 1,
+                Ok(true) if mended.contains(&info.registration.path.hash()) => {
+                    report.repaired.push(path);
+                }
                 Ok(true) => {
                     report.good += 1;
                     report.nar_bytes += info.registration.nar_size;
@@ -73,6 +65,56 @@ impl Engine {
             }
         }
         Ok(Report::Verify(report))
+    }
+
+    /// The path infos that can be read, once those that cannot were fetched again, if that is wanted. Returns
+    /// the hashes of these as well.
+    fn verify_infos(
+        &self,
+        names: &[String],
+        repair: Option<&SourceRequest>,
+        output: &mut dyn Output,
+        report: &mut VerifyReport,
+    ) -> Result<(Vec<PathInfo>, HashSet<StorePathHash>), EngineError> {
+        let (infos, lost) = self.readable(names)?;
+        if lost.is_empty() {
+            return Ok((infos, HashSet::new()));
+        }
+        let asked = match repair {
+            Some(request) => self.register_anew(&lost.paths, request, true, output),
+            None => Ok(Vec::new()),
+        };
+        report.failures = self.unreadable_failures(&lost.paths, &asked);
+        let unnamed = lost.unnamed.iter().map(|ordinal| Failure {
+            path: format!("path number {}", ordinal.0),
+            error:
+                "neither its path info nor its name can be read any more; `narfs verify --repair` \
+                    gives it up, and what looks it up by its name asks the sources"
+                    .to_owned(),
+        });
+        report.failures.extend(unnamed);
+        if repair.is_some() {
+            self.store.paths().give_up_unnamed(&lost.unnamed)?;
+        }
+        let mut mended = HashSet::new();
+        for path in &lost.paths {
+            match self.store.paths().readable_info(path.hash)? {
+                // With its contents it is read below.
+                Some(info) if info.tree().is_some() => drop(mended.insert(path.hash)),
+                Some(_) if !path.was_here => report.repaired.push(self.name_of(path)),
+                Some(_) | None => {}
+            }
+        }
+        match names {
+            [] => Ok((self.infos(&[])?, mended)),
+            _ => {
+                let mut infos = infos;
+                for hash in &mended {
+                    infos.extend(self.store.paths().info(*hash)?);
+                }
+                Ok((infos, mended))
+            }
+        }
     }
 
     /// Whether a path was collected meanwhile.

@@ -151,7 +151,11 @@ impl FileSystem {
             return Ok(None);
         };
         // From here on a collection does not remove the path before the reply.
-        let there = self.store.paths().look_up(path.hash())?;
+        let there = match self.store.paths().look_up(path.hash()) {
+            // Registered anew, as if it were not known.
+            Err(e) if e.is_damage() => None,
+            there => there?,
+        };
         let Some(there) = there else {
             return Ok(Some(Need::Root(path)));
         };

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::records::BackendError;
 use crate::chunk::{ChunkDigest, RecordError};
-use crate::nix::store_path::StorePath;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::tree::TreeError;
 
 /// Why the state could not be opened, read or written.
@@ -127,6 +127,16 @@ pub enum StoreError {
         /// Which record.
         what: String,
     },
+    /// What is registered of a path cannot be read.
+    #[error(
+        "the path info of {path} in the database is damaged; `narfs verify --repair` fetches it again, \
+        and `narfs forget` gives up what no source has any more"
+    )]
+    PathInfo {
+        hash: StorePathHash,
+        /// The path, or its hash where its name is not known.
+        path: String,
+    },
     /// A tree cannot be understood.
     #[error("the tree {digest} of the database is damaged")]
     Tree {
@@ -218,7 +228,10 @@ impl StoreError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Database { source, .. } => source.is_corruption(),
-            Self::Damaged { .. } | Self::Tree { .. } | Self::Chunk { .. } => true,
+            Self::Damaged { .. }
+            | Self::PathInfo { .. }
+            | Self::Tree { .. }
+            | Self::Chunk { .. } => true,
             _ => false,
         }
     }

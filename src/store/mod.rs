@@ -62,7 +62,8 @@ pub(crate) use directory::{make_directory, sync_names};
 pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{
-    Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration, RootKind,
+    Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration,
+    RootKind, Unreadable, UnreadablePath,
 };
 pub use profiles::{
     ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,

@@ -52,13 +52,16 @@ impl Deletion<'_> {
         &mut self.writes
     }
 
-    /// Deletes a record of a path info or a tree, whose bytes count as freed.
+    /// Deletes a record of a path info or a tree, whose bytes count as freed if it can be read.
     pub(in crate::store) fn record(
         &mut self,
         family: Family,
         key: &[u8],
     ) -> Result<(), StoreError> {
-        let record = self.contents.records.get(family, key)?;
+        let record = match self.contents.records.get(family, key) {
+            Err(e) if e.is_damage() => None,
+            record => record?,
+        };
         self.freed += record.map_or(0, |r| r.len() as u64);
         self.writes.delete(family, key);
         Ok(())

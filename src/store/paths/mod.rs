@@ -16,6 +16,7 @@
 //! 3. The lock of lookups (`kernel_caches.rs`): shared by lookups, held alone while a path or its
 //!    contents are removed.
 //! 4. `next_ordinal`: held while path infos are written.
+//! 5. `unreadable`: what is known of path infos that cannot be read; held while it is found out.
 
 mod closure;
 mod find;
@@ -28,6 +29,7 @@ mod publish;
 mod removal;
 mod remove;
 mod revise;
+mod unreadable;
 mod uses;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +45,8 @@ pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootK
 pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
+pub(super) use unreadable::Listed;
+pub use unreadable::{Unreadable, UnreadablePath};
 
 use super::changes::Observers;
 use super::clock::milliseconds;
@@ -54,6 +58,7 @@ use crate::sync::lock;
 use kernel_caches::Lookups;
 use loaded::PathRecord;
 use ordinals::Ordinals;
+use unreadable::Known;
 use uses::Uses;
 
 /// The paths of a state. Methods that say nothing of a crash write nothing to the database.
@@ -71,6 +76,8 @@ pub struct Paths {
     next_ordinal: Mutex<Ordinals>,
     /// Whether a path got other references, so that closures are not what they were.
     corrected: AtomicBool,
+    /// What cannot be read.
+    unreadable: Mutex<Known>,
 }
 
 #[derive(Clone)]
@@ -110,6 +117,7 @@ impl Paths {
             publishing: Mutex::default(),
             next_ordinal,
             corrected: AtomicBool::new(false),
+            unreadable: Mutex::default(),
         })
     }
 

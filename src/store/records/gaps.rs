@@ -26,6 +26,18 @@ impl Gap {
         *key >= *self.from && self.to.as_deref().is_none_or(|to| key < to)
     }
 
+    /// The first and the last of its keys, where keys are numbers.
+    pub(in crate::store) fn numbers(&self) -> (u32, u32) {
+        let number = |key: &[u8]| {
+            let mut bytes = [0; 4];
+            let length = key.len().min(4);
+            bytes[..length].copy_from_slice(&key[..length]);
+            u32::from_be_bytes(bytes)
+        };
+        let last = self.to.as_deref().map_or(u32::MAX, number);
+        (number(&self.from), last)
+    }
+
     /// One key whose record cannot be understood.
     fn of(key: &[u8]) -> Self {
         Self {

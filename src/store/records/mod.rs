@@ -28,6 +28,7 @@ pub(super) use backend::{Batch, Durability, Record};
 pub(super) use blob_files::{BlobFile, OVERHEAD};
 pub(super) use codec::{Reader, Writer};
 pub(super) use family::Family;
+pub(super) use gaps::Gap;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
 
@@ -146,6 +147,17 @@ impl Records {
         visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         scan(&*self.backend, family, from, visit)
+    }
+
+    /// The same, going on behind what cannot be read, or is damaged in the eyes of `visit`. Returns what
+    /// was passed over.
+    pub(super) fn scan_readable(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<Vec<Gap>, StoreError> {
+        gaps::scan(&*self.backend, family, from, visit)
     }
 
     /// The first key of a family.
@@ -312,14 +324,14 @@ impl Records {
 }
 
 impl Snapshot<'_> {
-    /// Visits records, as [`Records::scan`] does, without filling the cache with them.
-    pub(super) fn scan(
+    /// Visits records, as [`Records::scan_readable`] does, without filling the cache with them.
+    pub(super) fn scan_readable(
         &self,
         family: Family,
         from: &[u8],
         visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
-        scan(&*self.0, family, from, visit)
+    ) -> Result<Vec<Gap>, StoreError> {
+        gaps::scan(&*self.0, family, from, visit)
     }
 }
 
