@@ -9,7 +9,6 @@ use super::process::Daemon;
 use crate::command::chain;
 use crate::fetch::{Activity, Fetcher};
 use crate::fs::FileSystem;
-use crate::store::Store;
 use crate::supervision::Supervisor;
 use crate::sync::every;
 
@@ -54,9 +53,9 @@ pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, 
         bound.keep(&kept);
     });
     if daemon.supervisor.restarts() {
-        let store = store.clone();
+        let daemon = daemon.clone();
         every(CHECK_INTERVAL, "narfs-disk", move || {
-            restart_for_database(&store)
+            restart_for_database(&daemon)
         });
     }
     let fs = FileSystem::new(store.clone(), None, Arc::default());
@@ -64,12 +63,17 @@ pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, 
 }
 
 /// Hands over to a new daemon if the state is better opened anew: after a disk error, usually a full disk,
-/// RocksDB refuses all writes until then.
-fn restart_for_database(store: &Store) {
-    if let Some(why) = store.is_to_be_reopened() {
-        tracing::error!("{why}; handing over to the next daemon");
-        leave(store, EXIT_RESTART);
-    }
+/// RocksDB refuses all writes until then; and what is damaged is taken out then, for which no command has to
+/// be interrupted.
+fn restart_for_database(daemon: &Daemon) {
+    let store = daemon.store();
+    let why = match (store.is_to_be_reopened(), store.has_new_damage()) {
+        (true, _) => "the database refuses writes after a disk error",
+        (_, true) if daemon.engine.running_commands() == 0 => "the database is damaged",
+        _ => return,
+    };
+    tracing::error!("{why}; handing over to the next daemon");
+    leave(store, EXIT_RESTART);
 }
 
 /// Notifies the watchdog of a service manager, if it has one (sd_watchdog_enabled(3)), as long as

@@ -324,14 +324,15 @@ impl Store {
         self.directory.path()
     }
 
-    /// Why the state is better opened anew, if it is: the database has met an error in the background,
-    /// such as a full disk, after which it refuses to write, or what is damaged in it can be taken out.
-    pub fn is_to_be_reopened(&self) -> Option<&'static str> {
-        match (self.records.refuses_writes(), self.records.is_mended()) {
-            (true, _) if self.has_room() => Some("the database refuses writes after a disk error"),
-            (_, true) => Some("what was damaged in the database is mended, and taken out now"),
-            _ => None,
-        }
+    /// Whether the database has met an error in the background, such as a full disk, after which it
+    /// refuses to write until it is opened anew, and could write again.
+    pub fn is_to_be_reopened(&self) -> bool {
+        self.records.refuses_writes() && self.has_room()
+    }
+
+    /// Whether the database has met damage that the next opening of the state takes out.
+    pub fn has_new_damage(&self) -> bool {
+        self.records.has_new_damage()
     }
 
     /// Whether more than [`RESERVE`] bytes are free on the disk of the state.

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::blob_files::BlobFile;
 use super::family::Family;
+use super::tables::Lost;
 use crate::store::format::{Feature, Format, Needs};
 
 /// Writes that are done together or not at all, in their order.
@@ -203,6 +204,11 @@ pub(super) trait View {
         from: &[u8],
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError>;
+
+    /// The keys of a family of which some were lost with a table that was damaged.
+    fn lost(&self, _family: Family) -> Vec<Lost> {
+        Vec::new()
+    }
 }
 
 /// The first or the last.
@@ -242,11 +248,10 @@ pub(super) trait Backend: View + Send + Sync {
     /// Whether it has met an error after which it refuses every write.
     fn refuses_writes(&self) -> bool;
 
-    /// Says that all was written anew that it could not read. The next one that opens the database then
-    /// takes out what is damaged.
+    /// Says that what was lost has come again, or is known to be lost.
     fn set_mended(&self);
-    /// Whether there is something that the next one takes out.
-    fn is_mended(&self) -> bool;
+    /// Whether it has met damage that the next one who opens it takes out.
+    fn has_new_damage(&self) -> bool;
     /// Bytes of the files of a family.
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError>;
 

@@ -16,9 +16,9 @@ const PLACE: usize = 16;
 /// Keys of a family that a listing could not read.
 #[derive(Debug)]
 pub(in crate::store) struct Gap {
-    from: Vec<u8>,
+    pub(super) from: Vec<u8>,
     /// The first that is not among them; `None` if there is no more.
-    to: Option<Vec<u8>>,
+    pub(super) to: Option<Vec<u8>>,
 }
 
 impl Gap {
@@ -60,7 +60,12 @@ pub(super) fn scan<V: View + ?Sized>(
     from: &[u8],
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
 ) -> Result<Vec<Gap>, StoreError> {
-    let mut gaps = Vec::new();
+    let lost = view.lost(family).into_iter();
+    let lost = lost.filter(|lost| *lost.last >= *from).map(|lost| Gap {
+        from: lost.first,
+        to: Some(behind(&lost.last)),
+    });
+    let mut gaps: Vec<_> = lost.collect();
     let mut from = from.to_vec();
     loop {
         let mut last: Option<Vec<u8>> = None;

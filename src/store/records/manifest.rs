@@ -7,9 +7,10 @@
 //! kind and bytes; an edit is a sequence of tagged fields. Invariant: what cannot be understood is an error,
 //! and nothing is written then.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Error, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::tree::{read_number, write_number};
 
@@ -21,54 +22,173 @@ const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
 
-/// Tags of fields: those that come before the name of a family in the edit that makes it.
+/// Tags of fields of an edit.
 const COMPARATOR: u64 = 1;
-const NUMBERS: [u64; 7] = [2, 3, 4, 9, 10, 203, 300];
-const DELETED_FILE: u64 = 6;
+const COMPACTED: u64 = 5;
+const DELETED_TABLE: u64 = 6;
+const NEW_TABLE: u64 = 103;
 const FAMILY: u64 = 200;
 const NEW_FAMILY: u64 = 201;
+const DROPPED_FAMILY: u64 = 202;
+const NEW_BLOB_FILE: u64 = 400;
+const BLOB_GARBAGE: u64 = 401;
+/// Those that are a number that does not matter here.
+const NUMBERS: [u64; 7] = [2, 3, 4, 9, 10, 203, 300];
 /// Fields that whoever does not know them passes over have this bit, and a length.
 const IGNORABLE: u64 = 1 << 13;
+/// What ends the further fields of a table, and those of a blob file.
+const END_OF_TABLE: u64 = 1;
+const END_OF_BLOB_FILE: u64 = 0;
+/// Bytes behind a key in the manifest: when it was written, and how.
+const WRITTEN: usize = 8;
 
 /// A table.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) number: u64,
-    pub(super) level: u64,
+    level: u64,
+    family_number: u64,
     /// The name of its family.
     pub(super) family: String,
+    pub(super) first: Vec<u8>,
+    pub(super) last: Vec<u8>,
 }
 
-/// Takes tables out of the closed database in `dir`.
-pub(super) fn take_out(dir: &Path, tables: &[&Table]) -> io::Result<()> {
-    let current = fs::read_to_string(dir.join("CURRENT"))?;
-    let path = dir.join(current.trim_end());
-    let bytes = fs::read(&path)?;
-    let mut families: Vec<(String, u64)> = Vec::new();
+/// The tables of the closed database in `dir`.
+pub(super) fn tables(dir: &Path) -> io::Result<Vec<Table>> {
+    let bytes = fs::read(current(dir)?)?;
+    let mut contents = Contents::default();
     for edit in edits(&bytes)? {
-        families.extend(new_family(&edit));
+        contents.apply(&edit).ok_or_else(invalid)?;
     }
+    Ok(contents.tables.into_values().collect())
+}
+
+/// Takes tables out of the closed database in `dir`, which has them.
+pub(super) fn take_out(dir: &Path, tables: &[Table]) -> io::Result<()> {
+    let path = current(dir)?;
+    let before = fs::metadata(&path)?.len() as usize;
     let mut out = Vec::new();
     for table in tables {
-        // A name is given again only after the family was dropped.
-        let of_family = |(name, _): &&(String, u64)| *name == table.family;
-        let (_, family) = families.iter().rev().find(of_family).ok_or_else(|| {
-            let what = format!("the manifest does not have the family {}", table.family);
-            Error::new(ErrorKind::InvalidData, what)
-        })?;
         let mut edit = Vec::new();
-        for number in [DELETED_FILE, table.level, table.number, FAMILY, *family] {
+        for number in [
+            DELETED_TABLE,
+            table.level,
+            table.number,
+            FAMILY,
+            table.family_number,
+        ] {
             write_number(&mut edit, number);
         }
-        append(bytes.len(), &mut out, &edit);
+        append(before, &mut out, &edit);
     }
     let mut file = File::options().append(true).open(&path)?;
     file.write_all(&out)?;
     file.sync_all()
 }
 
+/// The manifest that is used.
+fn current(dir: &Path) -> io::Result<PathBuf> {
+    let current = fs::read_to_string(dir.join("CURRENT"))?;
+    Ok(dir.join(current.trim_end()))
+}
+
+fn invalid() -> Error {
+    Error::new(ErrorKind::InvalidData, "the manifest is not understood")
+}
+
+/// What a database has.
+#[derive(Default)]
+struct Contents {
+    families: HashMap<u64, String>,
+    tables: BTreeMap<u64, Table>,
+}
+
+impl Contents {
+    fn apply(&mut self, mut edit: &[u8]) -> Option<()> {
+        let edit = &mut edit;
+        let (mut family, mut name, mut is_dropped) = (0, None, false);
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        while !edit.is_empty() {
+            match read_number(edit)? {
+                FAMILY => family = read_number(edit)?,
+                NEW_FAMILY => name = Some(String::from_utf8(text(edit)?.to_vec()).ok()?),
+                DROPPED_FAMILY => is_dropped = true,
+                DELETED_TABLE => {
+                    read_number(edit)?;
+                    gone.push(read_number(edit)?);
+                }
+                NEW_TABLE => new.push(table(edit)?),
+                COMPACTED => {
+                    read_number(edit)?;
+                    text(edit)?;
+                }
+                NEW_BLOB_FILE => {
+                    (0..3).try_for_each(|_| read_number(edit).map(drop))?;
+                    (0..2).try_for_each(|_| text(edit).map(drop))?;
+                    pass_over(edit, END_OF_BLOB_FILE)?;
+                }
+                BLOB_GARBAGE => {
+                    (0..3).try_for_each(|_| read_number(edit).map(drop))?;
+                    pass_over(edit, END_OF_BLOB_FILE)?;
+                }
+                tag if NUMBERS.contains(&tag) => drop(read_number(edit)?),
+                tag if tag == COMPARATOR || tag & IGNORABLE != 0 => drop(text(edit)?),
+                _ => return None,
+            }
+        }
+        if let Some(name) = name {
+            self.families.insert(family, name);
+        }
+        if is_dropped {
+            self.families.remove(&family);
+            self.tables.retain(|_, table| table.family_number != family);
+        }
+        for number in gone {
+            self.tables.remove(&number);
+        }
+        for table in new {
+            let of_family = Table {
+                family_number: family,
+                family: self.families.get(&family).cloned().unwrap_or_default(),
+                ..table
+            };
+            self.tables.insert(of_family.number, of_family);
+        }
+        Some(())
+    }
+}
+
+/// A table, its family apart.
+fn table(edit: &mut &[u8]) -> Option<Table> {
+    let (level, number, _size) = (read_number(edit)?, read_number(edit)?, read_number(edit)?);
+    let mut key = || {
+        let key = text(edit)?;
+        Some(key.get(..key.len().checked_sub(WRITTEN)?)?.to_vec())
+    };
+    let (first, last) = (key()?, key()?);
+    (0..2).try_for_each(|_| read_number(edit).map(drop))?;
+    pass_over(edit, END_OF_TABLE)?;
+    Some(Table {
+        number,
+        level,
+        family_number: 0,
+        family: String::new(),
+        first,
+        last,
+    })
+}
+
+/// Passes over further fields, each with a length.
+fn pass_over(edit: &mut &[u8], end: u64) -> Option<()> {
+    while read_number(edit)? != end {
+        text(edit)?;
+    }
+    Some(())
+}
+
 /// The edits of a manifest.
 fn edits(bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let invalid = || Error::new(ErrorKind::InvalidData, "the manifest is not understood");
     let mut edits = Vec::new();
     let mut whole = Vec::new();
     for block in bytes.chunks(BLOCK) {
@@ -92,21 +212,6 @@ fn edits(bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(edits)
-}
-
-/// Name and number of the family that an edit makes.
-fn new_family(mut edit: &[u8]) -> Option<(String, u64)> {
-    let (mut name, mut number) = (None, 0);
-    while !edit.is_empty() {
-        match read_number(&mut edit)? {
-            NEW_FAMILY => name = Some(String::from_utf8(text(&mut edit)?.to_vec()).ok()?),
-            FAMILY => number = read_number(&mut edit)?,
-            tag if NUMBERS.contains(&tag) => drop(read_number(&mut edit)?),
-            tag if tag == COMPARATOR || tag & IGNORABLE != 0 => drop(text(&mut edit)?),
-            _ => return None,
-        }
-    }
-    Some((name?, number))
 }
 
 fn text<'e>(edit: &mut &'e [u8]) -> Option<&'e [u8]> {

@@ -262,7 +262,7 @@ impl Backend for MemoryBackend {
 
     fn set_mended(&self) {}
 
-    fn is_mended(&self) -> bool {
+    fn has_new_damage(&self) -> bool {
         false
     }
 

@@ -1,9 +1,10 @@
-//! Taking tables out that cannot be read.
+//! Opening a database of which tables cannot be read: they are taken out.
 //!
-//! A table of which a block is damaged cannot be merged, so that it would stay for ever. Once all of it that
-//! was lost has come again, and lies in newer tables, it goes: what can still be read in its range of keys is
+//! A table of which a block is damaged cannot be merged, so that it would stay for ever, and one without its
+//! end, or that is gone, keeps RocksDB from opening at all. What can still be read in the range of its keys is
 //! written anew, the table is taken out of the manifest, and what it had deleted from older tables is deleted
-//! again. A kill at any moment leaves the records as they were, or the deletions to whoever collects next.
+//! again. What is lost is noted (`tables.rs`). A kill at any moment leaves the records as they were, or the
+//! deletions to whoever collects next.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,8 +14,8 @@ use super::backend::{Backend, Batch, Durability, View};
 use super::family::Family;
 use super::gaps::{self, Gap};
 use super::manifest::{self, Table};
-use super::rocks::{FEW_FILES, OpenError, RocksDb};
-use super::tables::{DamagedTables, number};
+use super::rocks::{OpenError, RocksDb};
+use super::tables::{Damage, Lost, table_named};
 use super::{LEAST_FREE, failed};
 use crate::store::directory::check_room;
 use crate::store::error::StoreError;
@@ -22,108 +23,153 @@ use crate::store::format::Format;
 
 /// Bytes of records that are written anew together.
 const STEP: usize = 8 << 20;
+/// Times that the database is tried to be opened: each attempt may meet another table.
+const ATTEMPTS: usize = 1000;
+
+/// Opens the database in `dir`, as [`RocksDb::open`] does, without the tables that cannot be read.
+pub(super) fn open(
+    dir: &Path,
+    format: Format,
+    memory: usize,
+    open_files: i32,
+) -> Result<RocksDb, OpenError> {
+    let open = || RocksDb::open(dir, format, memory, open_files);
+    for _ in 0..ATTEMPTS {
+        let damage = Damage::of(dir);
+        match take_out(dir, &damage, open) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(e) => {
+                tracing::warn!("what is damaged in the database stays: {e}");
+                break;
+            }
+        }
+        match open() {
+            Err(OpenError::Database(e)) if e.is_corruption() && damage.note(&e.to_string()) => {}
+            opened => return opened,
+        }
+    }
+    open()
+}
 
 /// What was in the range of a table.
 struct Range {
     table: Table,
     family: Family,
-    first: Vec<u8>,
-    last: Vec<u8>,
     /// The keys that can be read.
     keys: HashSet<Vec<u8>>,
-    gaps: Vec<Gap>,
+    lost: Vec<Lost>,
 }
 
-/// Takes out of the database in `dir`, of the state in `state`, what is damaged and mended, if there is
-/// something.
-pub(super) fn take_out_mended(
-    state: &Path,
+/// Takes out the tables that are noted, and notes what is lost. Returns whether there is more to take out.
+fn take_out(
     dir: &Path,
-    format: Format,
-    memory: usize,
-) -> Result<(), StoreError> {
-    if !DamagedTables::of(dir).are_mended() {
-        return Ok(());
+    damage: &Damage,
+    open: impl Fn() -> Result<RocksDb, OpenError>,
+) -> Result<bool, StoreError> {
+    let noted = damage.tables();
+    if noted.is_empty() {
+        return Ok(false);
     }
-    let open = || {
-        RocksDb::open(dir, format, memory, FEW_FILES).map_err(|e| match e {
-            OpenError::Database(e) => failed("what is damaged was taken out")(e),
-            OpenError::Directory(source) => StoreError::Directory {
-                dir: state.to_owned(),
-                what: "what is damaged in its database cannot be taken out",
-                source,
-            },
-        })
+    let failed_in = |what| {
+        let dir = dir.to_owned();
+        move |source| StoreError::Directory { dir, what, source }
     };
-    let database = open()?;
-    let mut ranges = Vec::new();
-    let files = database.mended_tables();
-    for file in files.map_err(failed("its files were listed"))? {
-        let of = Family::ALL
-            .into_iter()
-            .find(|f| f.name() == file.column_family_name);
-        let (Some(family), Some(number)) = (of, number(&file.name)) else {
-            continue;
-        };
-        let table = Table {
-            number,
-            level: u64::try_from(file.level).unwrap_or(0),
-            family: file.column_family_name,
-        };
-        let range = Range {
-            table,
-            family,
-            first: file.start_key.unwrap_or_default(),
-            last: file.end_key.unwrap_or_default(),
-            keys: HashSet::new(),
-            gaps: Vec::new(),
-        };
-        ranges.push(range.write_anew(state, &database)?);
+    let there = manifest::tables(dir);
+    let there = there.map_err(failed_in("the manifest of its database cannot be read"))?;
+    let is_noted = |table: &Table| noted.contains(&table.number);
+    let mut ranges: Vec<_> = there
+        .into_iter()
+        .filter(is_noted)
+        .filter_map(Range::of)
+        .collect();
+    if ranges.is_empty() {
+        damage.take_out(&noted, Vec::new());
+        return Ok(false);
     }
-    database
-        .flush()
-        .map_err(failed("records were written anew"))?;
-    drop(database);
-    let tables: Vec<_> = ranges.iter().map(|range| &range.table).collect();
-    manifest::take_out(dir, &tables).map_err(|source| StoreError::Directory {
-        dir: state.to_owned(),
-        what: "what is damaged in its database cannot be taken out",
-        source,
-    })?;
+    let mut done = noted.clone();
+    match open() {
+        Ok(database) => {
+            for range in &mut ranges {
+                range.write_anew(dir, &database)?;
+            }
+            let flushed = database.flush();
+            flushed.map_err(failed("records were written anew"))?;
+        }
+        // It opens nothing with a table that it cannot open, so that this one goes unread.
+        Err(OpenError::Database(e)) if e.is_corruption() => {
+            damage.note(&e.to_string());
+            let Some(table) = table_named(&e.to_string()) else {
+                return Ok(false);
+            };
+            done.retain(|number| *number == table);
+            ranges.retain(|range| range.table.number == table);
+            ranges.iter_mut().for_each(Range::lose);
+            if ranges.is_empty() {
+                return Ok(!noted.contains(&table));
+            }
+        }
+        Err(_) => return Ok(false),
+    }
+    let lost = ranges.iter().flat_map(|range| range.lost.clone());
+    damage.take_out(&done, lost.collect());
+    let tables: Vec<_> = ranges.iter().map(|range| range.table.clone()).collect();
+    let gone = manifest::take_out(dir, &tables);
+    gone.map_err(failed_in("the manifest of its database cannot be written"))?;
     for table in &tables {
+        tracing::warn!(
+            table = table.number,
+            family = table.family,
+            "a table that is damaged was taken out of the database"
+        );
         // RocksDB deletes files only.
         let _ = fs::remove_dir(dir.join(format!("{:06}.sst", table.number)));
     }
-    let database = open()?;
-    for range in &ranges {
-        range.delete_again(&database)?;
+    if let Ok(database) = open() {
+        for range in &ranges {
+            range.delete_again(&database)?;
+        }
+        database.flush().map_err(failed("records were deleted"))?;
     }
-    database.flush().map_err(failed("records were deleted"))?;
-    database.forget_mended();
-    tracing::info!(
-        tables = ranges.len(),
-        "what was damaged in the database was taken out"
-    );
-    Ok(())
+    Ok(true)
 }
 
 impl Range {
+    fn of(table: Table) -> Option<Self> {
+        let family = Family::ALL.into_iter().find(|f| f.name() == table.family)?;
+        Some(Self {
+            table,
+            family,
+            keys: HashSet::new(),
+            lost: Vec::new(),
+        })
+    }
+
+    /// Takes all of it for lost.
+    fn lose(&mut self) {
+        self.lost = vec![Lost {
+            family: self.family,
+            first: self.table.first.clone(),
+            last: self.table.last.clone(),
+        }];
+    }
+
     /// Writes anew what can be read.
-    fn write_anew(mut self, state: &Path, database: &RocksDb) -> Result<Self, StoreError> {
+    fn write_anew(&mut self, dir: &Path, database: &RocksDb) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         let mut bytes = 0;
         let write = |batch: &mut Batch, bytes: &mut usize| {
-            check_room(state, LEAST_FREE, *bytes as u64 * 2)?;
+            check_room(dir, LEAST_FREE, *bytes as u64 * 2)?;
             *bytes = 0;
             let written = database.write(std::mem::take(batch), Durability::Flush);
             written.map_err(failed("records were written anew"))
         };
-        let (last, keys) = (&self.last, &mut self.keys);
-        self.gaps = gaps::scan(database, self.family, &self.first, |key, record| {
+        let (first, last) = (&self.table.first, &self.table.last);
+        let gaps = gaps::scan(database, self.family, first, |key, record| {
             if key > last.as_slice() {
                 return Ok(false);
             }
-            keys.insert(key.to_vec());
+            self.keys.insert(key.to_vec());
             batch.put(self.family, key, record);
             bytes += key.len() + record.len();
             if bytes >= STEP {
@@ -132,20 +178,31 @@ impl Range {
             Ok(true)
         })?;
         write(&mut batch, &mut bytes)?;
-        Ok(self)
+        let within = |gap: Gap| Lost {
+            family: self.family,
+            first: gap.from.max(first.clone()),
+            last: gap
+                .to
+                .map_or_else(|| last.clone(), |to| to.min(last.clone())),
+        };
+        let lost = gaps.into_iter().map(within);
+        self.lost = lost.filter(|lost| lost.first <= lost.last).collect();
+        Ok(())
     }
 
     /// Deletes what was not there before the table was taken out.
     fn delete_again(&self, database: &RocksDb) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        let scanned = database.scan(self.family, &self.first, &mut |key, _| {
-            if key > self.last.as_slice() {
-                return false;
-            }
-            if !self.keys.contains(key) && !self.gaps.iter().any(|gap| gap.contains(key)) {
+        let is_lost = |key: &[u8]| {
+            let mut lost = self.lost.iter();
+            lost.any(|lost| *key >= *lost.first && *key <= *lost.last)
+        };
+        let scanned = database.scan(self.family, &self.table.first, &mut |key, _| {
+            let is_within = key <= self.table.last.as_slice();
+            if is_within && !self.keys.contains(key) && !is_lost(key) {
                 batch.delete(self.family, key);
             }
-            true
+            is_within
         });
         scanned.map_err(failed("records were listed"))?;
         let written = database.write(batch, Durability::Process);
@@ -236,33 +293,78 @@ mod tests {
             };
             harm(table);
 
-            // What is elsewhere can be read and written, whatever is merged.
+            // What is elsewhere is there, whatever is merged.
             let records = open(dir.path());
             assert_eq!(&*records.get(T, b"a").unwrap().unwrap(), b"first");
-            assert!(records.get(T, b"b").is_err_and(|e| e.is_damage()));
-            assert!(all(&records).unwrap_err().is_damage());
+            let is_there = |key| matches!(records.get(T, key), Ok(Some(_)));
+            assert!(!is_there(b"b"));
             records.merge(T, true).unwrap();
             write(&records, &[("f", Some("new"))]);
-            drop(records);
-            let records = open(dir.path());
-            records.merge(T, true).unwrap();
-            write(&records, &[("b", Some("again"))]);
-            assert_eq!(&*records.get(T, b"b").unwrap().unwrap(), b"again");
-            assert!(!records.refuses_writes() && !records.is_mended());
-            records.set_mended();
-            assert!(records.is_mended());
+            assert!(!records.refuses_writes());
             drop(records);
 
+            // What was met by the one before is taken out.
             let records = open(dir.path());
-            assert!(!records.is_mended() && !dir.path().join("damaged-tables").exists());
             let mut found = all(&records).unwrap();
             // Nothing says any more that it was deleted.
             found.retain(|record| record != "c=old");
-            assert_eq!(found, ["a=first", "b=again", "e=last", "f=new", "x=1"]);
+            assert_eq!(found, ["a=first", "e=last", "f=new", "x=1"]);
+            write(&records, &[("b", Some("again"))]);
             records.merge(T, true).unwrap();
-            assert!(!records.refuses_writes());
+            assert!(!records.refuses_writes() && !records.has_new_damage());
+            assert_eq!(&*records.get(T, b"b").unwrap().unwrap(), b"again");
             assert!(tables(dir.path(), b"middle").is_empty());
+            assert!(!dir.path().join("damaged-tables").exists());
         }
+    }
+
+    #[test]
+    fn what_may_be_lost_is_damage_until_it_is_mended() {
+        const P: Family = Family::Paths;
+        let dir = tempfile::tempdir().unwrap();
+        let records = open(dir.path());
+        let put = |keys: &[&str]| {
+            let mut batch = Batch::default();
+            for key in keys {
+                batch.put(P, *key, *key);
+            }
+            records.write(batch, Durability::Process, "a test").unwrap();
+            records.flush().unwrap();
+        };
+        put(&["a", "z"]);
+        let before = tables(dir.path(), b"rocksdb");
+        put(&["d", "m"]);
+        drop(records);
+        for table in tables(dir.path(), b"rocksdb") {
+            if !before.contains(&table) {
+                fs::remove_file(table).unwrap();
+            }
+        }
+        let list = |records: &Records| records.scan(P, &[], |_, _| Ok(true));
+        for _ in 0..2 {
+            let records = open(dir.path());
+            for key in ["d", "e", "m"] {
+                assert!(records.get(P, key.as_bytes()).is_err_and(|e| e.is_damage()));
+            }
+            for key in ["b", "n"] {
+                assert!(records.get(P, key.as_bytes()).unwrap().is_none());
+            }
+            assert!(records.get(P, b"a").unwrap().is_some());
+            assert!(list(&records).is_err_and(|e| e.is_damage()));
+            let mut found = Vec::new();
+            let gaps = records.scan_readable(P, &[], |key, _| {
+                found.push(key.to_vec());
+                Ok(true)
+            });
+            let gaps = gaps.unwrap();
+            assert!(found == [b"a", b"z"] && gaps.iter().any(|gap| gap.contains(b"d")));
+        }
+        let records = open(dir.path());
+        records.set_mended();
+        assert!(records.get(P, b"d").unwrap().is_none());
+        list(&records).unwrap();
+        drop(records);
+        list(&open(dir.path())).unwrap();
     }
 
     #[test]
@@ -290,7 +392,7 @@ mod tests {
 
         let records = open(dir.path());
         assert!(all(&records).unwrap_err().is_damage());
-        records.set_mended();
+        assert!(records.has_new_damage());
         drop(records);
         let records = open(dir.path());
         let after = all(&records).unwrap();

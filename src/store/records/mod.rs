@@ -38,7 +38,7 @@ use super::format::Needs;
 use crate::sync::lock;
 use backend::{Backend, End, View};
 use ballast::Ballast;
-use rocks::{OpenError, RocksDb};
+use rocks::OpenError;
 
 /// Free bytes below which nothing is written, neither to the log nor to files: after one write that
 /// finds no room RocksDB refuses all others until it is opened anew.
@@ -93,11 +93,7 @@ impl Records {
         if free(state)? < LEAST_FREE {
             ballast.release();
         }
-        let db = state.join("db");
-        if let Err(e) = mending::take_out_mended(state, &db, needs.format, memory) {
-            tracing::warn!("what is damaged in the database stays: {e}");
-        }
-        match RocksDb::open(&db, needs.format, memory, open_files) {
+        match mending::open(&state.join("db"), needs.format, memory, open_files) {
             Ok(rocks) => {
                 let records = Self::over(state, needs, Box::new(rocks));
                 records.keep_ballast();
@@ -275,15 +271,14 @@ impl Records {
         self.backend.refuses_writes()
     }
 
-    /// Says that all was written anew that could not be read, so that the next opening takes out what is
-    /// damaged.
+    /// Says that what was lost with damaged tables has come again, or is known to be lost.
     pub(super) fn set_mended(&self) {
         self.backend.set_mended();
     }
 
-    /// Whether there is something damaged that the next opening takes out.
-    pub(super) fn is_mended(&self) -> bool {
-        self.backend.is_mended()
+    /// Whether the database has met damage that the next opening takes out.
+    pub(super) fn has_new_damage(&self) -> bool {
+        self.backend.has_new_damage()
     }
 
     /// Bytes of the files of a family.
@@ -342,11 +337,20 @@ fn scan<V: View + ?Sized>(
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
     let mut outcome = Ok(());
+    let mut is_at_end = true;
     let scanned = view.scan(family, from, &mut |key, record| {
-        visit(key, record).unwrap_or_else(|e| {
+        is_at_end = visit(key, record).unwrap_or_else(|e| {
             outcome = Err(e);
             false
-        })
+        });
+        is_at_end
     });
-    outcome.and(scanned.map_err(failed("records were listed")))
+    outcome.and(scanned.map_err(failed("records were listed")))?;
+    match view.lost(family).iter().find(|lost| *lost.last >= *from) {
+        Some(_) if is_at_end => {
+            let what = "some records were in a table that is damaged";
+            Err(failed("records were listed")(BackendError::missing(what)))
+        }
+        _ => Ok(()),
+    }
 }

@@ -15,7 +15,7 @@ use rocksdb::{
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
-use super::tables::DamagedTables;
+use super::tables::{Damage, Lost, number};
 use crate::store::directory::make_directory;
 use crate::store::format::Format;
 
@@ -34,9 +34,6 @@ const LOG: u64 = 16 << 20;
 /// Time that a merge waits at most until files that it has emptied are deleted.
 const DELETION: Duration = Duration::from_secs(2);
 
-/// Most files that are open while tables cannot be read: with so few RocksDB opens no table before it is
-/// asked for one of its records.
-pub(super) const FEW_FILES: i32 = 13;
 /// What RocksDB makes anew where it is missing, and does not open without being able to read or replace it.
 const MADE_ANEW: [&str; 2] = ["IDENTITY", "LOG"];
 
@@ -48,7 +45,7 @@ pub(super) struct RocksDb {
     buffers: WriteBufferManager,
     /// Its directory.
     dir: PathBuf,
-    damaged: DamagedTables,
+    damage: Damage,
 }
 
 /// Why the database cannot be opened.
@@ -76,8 +73,8 @@ fn has_records(dir: &Path) -> io::Result<bool> {
 
 impl RocksDb {
     /// Opens or makes the database in `dir`, with the families of `format`, and at most `memory` bytes for
-    /// blocks and for what is not flushed yet. Where tables are damaged, their records cannot be read, and
-    /// nothing is merged by itself.
+    /// blocks and for what is not flushed yet. While a table is known to be damaged, nothing is merged by
+    /// itself.
     pub(super) fn open(
         dir: &Path,
         format: Format,
@@ -88,7 +85,7 @@ impl RocksDb {
         // charged to the cache, so that an ingest does not push out what a mount reads.
         let cache = Cache::new_lru_cache(memory / 2);
         let buffers = WriteBufferManager::new_write_buffer_manager(memory / 2, false);
-        let options = options(&buffers).map_err(BackendError::from)?;
+        let options = options(&buffers, open_files).map_err(BackendError::from)?;
         // RocksDB opens all families that are there, which may be more than the format has.
         let there = match format {
             Format::First | Format::Second => DB::list_cf(&options, dir).unwrap_or_default(),
@@ -96,8 +93,8 @@ impl RocksDb {
         };
         let is_opened =
             |f: &Family| f.since() <= format || there.iter().any(|name| name == f.name());
-        let families: Vec<_> = Family::ALL.into_iter().filter(is_opened).collect();
-        let damaged = DamagedTables::of(dir);
+        let families = Family::ALL.into_iter().filter(is_opened);
+        let damage = Damage::of(dir);
         // RocksDB syncs what it writes there, but not the name of the directory.
         if !dir.join("CURRENT").exists() {
             make_directory(dir)?;
@@ -112,32 +109,20 @@ impl RocksDb {
                 std::fs::remove_dir(dir.join(name))?;
             }
         }
-        let attempt = |files, merges: bool| {
-            let mut options = options.clone();
-            options.set_max_open_files(files);
-            let families = families.iter().map(|f| {
-                let mut of_family = family_options(*f, &cache, memory);
-                of_family.set_disable_auto_compactions(!merges);
-                ColumnFamilyDescriptor::new(f.name(), of_family)
-            });
-            DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)
-        };
-        let opened = attempt(open_files, !damaged.are_there() && open_files > FEW_FILES);
-        let db = opened.or_else(|e| match e.is_corruption() {
-            true => {
-                tracing::error!("a part of the database is damaged, and left alone: {e}");
-                damaged.note(&e.to_string());
-                attempt(FEW_FILES, false)
-            }
-            false => Err(e),
-        })?;
+        let merges = damage.tables().is_empty();
+        let families = families.map(|f| {
+            let mut of_family = family_options(f, &cache, memory);
+            of_family.set_disable_auto_compactions(!merges);
+            ColumnFamilyDescriptor::new(f.name(), of_family)
+        });
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
         let database = Self {
             db,
             cache,
             memory,
             buffers,
             dir: dir.to_owned(),
-            damaged,
+            damage,
         };
         database.delete_leftovers()?;
         Ok(database)
@@ -201,38 +186,29 @@ impl RocksDb {
     /// An error of RocksDB. A table that it names is left alone from now on.
     fn failed(&self, error: rocksdb::Error) -> BackendError {
         let error = BackendError::from(error);
-        if error.is_corruption() && self.damaged.note(&error.to_string()) {
-            // After a compaction has met what it cannot read, RocksDB refuses every write.
+        if error.is_corruption() && self.damage.note(&error.to_string()) {
             for family in Family::ALL {
-                if let Some(at) = self.family(family) {
-                    let off = [("disable_auto_compactions", "true")];
-                    if let Err(e) = self.db.set_options_cf(&at, &off) {
-                        tracing::warn!("what is damaged cannot be left alone: {e}");
-                    }
+                if let Some(at) = self.family(family)
+                    && self.is_damaged(family)
+                    && let Err(e) = self
+                        .db
+                        .set_options_cf(&at, &[("disable_auto_compactions", "true")])
+                {
+                    tracing::warn!("what is damaged cannot be left alone: {e}");
                 }
             }
         }
         error
     }
 
-    /// The tables that are damaged and mended: name, family, level, first and last key.
-    pub(super) fn mended_tables(&self) -> Result<Vec<LiveFile>, BackendError> {
-        let mut files = self.db.live_files()?;
-        files.retain(|file| self.damaged.is_mended(&file.name));
-        Ok(files)
-    }
-
-    /// Forgets the damage that is mended.
-    pub(super) fn forget_mended(&self) {
-        self.damaged.forget_mended();
-    }
-
     /// Whether a table of a family is known to be damaged.
     fn is_damaged(&self, family: Family) -> bool {
+        let tables = self.damage.tables();
         let is_of_family = |file: &LiveFile| {
-            file.column_family_name == family.name() && self.damaged.contains(&file.name)
+            file.column_family_name == family.name()
+                && number(&file.name).is_some_and(|number| tables.contains(&number))
         };
-        self.damaged.are_there() && {
+        !tables.is_empty() && {
             let files = self.db.live_files();
             files.is_ok_and(|files| files.iter().any(is_of_family))
         }
@@ -263,15 +239,24 @@ impl View for RocksDb {
             None => Ok(()),
         }
     }
+
+    fn lost(&self, family: Family) -> Vec<Lost> {
+        self.damage.lost(family)
+    }
 }
 
 impl Backend for RocksDb {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
-        let Some(family) = self.family(family) else {
+        let Some(at) = self.family(family) else {
             return Ok(None);
         };
-        let found = self.db.get_pinned_cf(&family, key);
-        Ok(found.map_err(|e| self.failed(e))?.map(Record::Pinned))
+        let found = self.db.get_pinned_cf(&at, key);
+        match found.map_err(|e| self.failed(e))? {
+            None if self.damage.is_lost(family, key) => Err(BackendError::missing(
+                "the record was in a table that is damaged, if it was there",
+            )),
+            found => Ok(found.map(Record::Pinned)),
+        }
     }
 
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
@@ -356,11 +341,11 @@ impl Backend for RocksDb {
     }
 
     fn set_mended(&self) {
-        self.damaged.set_mended();
+        self.damage.set_mended();
     }
 
-    fn is_mended(&self) -> bool {
-        self.damaged.are_mended()
+    fn has_new_damage(&self) -> bool {
+        self.damage.has_new_table()
     }
 
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError> {
@@ -423,6 +408,10 @@ impl View for RocksSnapshot<'_> {
             None => Ok(()),
         }
     }
+
+    fn lost(&self, family: Family) -> Vec<Lost> {
+        self.database.damage.lost(family)
+    }
 }
 
 fn walk(
@@ -440,7 +429,7 @@ fn walk(
     iterator.status()
 }
 
-fn options(buffers: &WriteBufferManager) -> Result<Options, rocksdb::Error> {
+fn options(buffers: &WriteBufferManager, open_files: i32) -> Result<Options, rocksdb::Error> {
     // Else RocksDB reserves disk for what it may write some day, first of all for its log.
     let options = Options::default().get_options_from_string("allow_fallocate=false");
     let mut options = options?;
@@ -449,6 +438,7 @@ fn options(buffers: &WriteBufferManager) -> Result<Options, rocksdb::Error> {
     // Chunks go without the log; an atomic flush keeps them and their digests together.
     options.set_atomic_flush(true);
     options.set_write_buffer_manager(buffers);
+    options.set_max_open_files(open_files);
     options.set_max_total_wal_size(LOG);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(8 << 20);

@@ -1,128 +1,211 @@
-//! Tables of the database that cannot be read.
+//! What is known to be damaged in the database.
 //!
-//! RocksDB names the table in its errors. Those that it has named are in the file `damaged-tables` of the
-//! state as well, one a line, so that the next owner leaves them alone from the beginning; behind a name is
-//! `mended` once all that was in the table has been written anew as far as it can be. Invariant: a table that
-//! is damaged takes part in no merge once it is known.
+//! RocksDB names a table in the errors that it causes. It is noted in the file `damaged-tables` of the state,
+//! so that the next opening takes it out (`mending.rs`), with a line `table NUMBER`. What could not be read
+//! of it is noted then, where nothing else would tell that it was there: a line `lost FAMILY FIRST LAST`, with
+//! keys in hexadecimal. Invariants: a table that is noted takes part in no merge, since RocksDB refuses every
+//! write after it has met what it cannot merge; and the key of a record that may be lost is never taken for
+//! one that was never there.
 
-use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
+use data_encoding::HEXLOWER;
+
+use super::family::Family;
 use crate::sync::lock;
 
 /// The name of the file in the state.
 const FILE: &str = "damaged-tables";
-/// How the name of a table ends.
-const TABLE: &str = ".sst";
-/// What follows the name of one that is mended.
-const MENDED: &str = " mended";
 
-/// The tables that are known to be damaged.
-pub(super) struct DamagedTables {
-    file: PathBuf,
-    /// Their numbers, and whether they are mended.
-    all: Mutex<BTreeMap<u64, bool>>,
-    are_there: AtomicBool,
+/// Keys of a family, of which some may be lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) family: Family,
+    pub(super) first: Vec<u8>,
+    pub(super) last: Vec<u8>,
 }
 
-impl DamagedTables {
-    /// Those of the database in `dir` that the owner before has left.
+impl Lost {
+    /// Whether the loss would be taken for a record that was never there. Contents that are not there are
+    /// damage anyway, and what is only a matter of speed or tidiness is done without.
+    fn matters(&self) -> bool {
+        matches!(
+            self.family,
+            Family::Paths | Family::Ordinals | Family::Roots | Family::Profiles | Family::Views
+        )
+    }
+
+    fn contains(&self, family: Family, key: &[u8]) -> bool {
+        family == self.family && *key >= *self.first && *key <= *self.last
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    tables: BTreeSet<u64>,
+    lost: Vec<Lost>,
+}
+
+/// What is known to be damaged.
+pub(super) struct Damage {
+    file: PathBuf,
+    known: Mutex<Known>,
+    /// Whether something is known at all, for readers.
+    is_there: AtomicBool,
+    /// Whether a table was noted since the database was opened.
+    is_new: AtomicBool,
+}
+
+impl Damage {
+    /// What the owner before has left of the database in `dir`.
     pub(super) fn of(dir: &Path) -> Self {
         let file = dir.with_file_name(FILE);
-        let known = fs::read_to_string(&file).unwrap_or_default();
-        let mut all = BTreeMap::new();
-        for line in known.lines() {
-            let (name, is_mended) = match line.strip_suffix(MENDED) {
-                Some(name) => (name, true),
-                None => (line, false),
-            };
-            all.extend(number(name).map(|number| (number, is_mended)));
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| {
+            if e.kind() != io::ErrorKind::NotFound {
+                tracing::warn!("{} cannot be read: {e}", file.display());
+            }
+            String::new()
+        });
+        let mut known = Known::default();
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            match words[..] {
+                ["table", number] => known.tables.extend(number.parse::<u64>()),
+                ["lost", family, first, last] => known.lost.extend(lost(family, first, last)),
+                _ => {}
+            }
         }
         Self {
             file,
-            are_there: AtomicBool::new(!all.is_empty()),
-            all: Mutex::new(all),
+            is_there: AtomicBool::new(!known.tables.is_empty() || !known.lost.is_empty()),
+            known: Mutex::new(known),
+            is_new: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn are_there(&self) -> bool {
-        self.are_there.load(Ordering::Relaxed)
+    /// What is known, unless it is nothing.
+    fn known(&self) -> Option<MutexGuard<'_, Known>> {
+        let is_there = self.is_there.load(Ordering::Relaxed);
+        is_there.then(|| lock(&self.known))
     }
 
-    /// Whether a table with this name is one.
-    pub(super) fn contains(&self, name: &str) -> bool {
-        number(name).is_some_and(|number| lock(&self.all).contains_key(&number))
+    /// The tables that are to be taken out.
+    pub(super) fn tables(&self) -> BTreeSet<u64> {
+        let known = self.known();
+        known.map_or_else(BTreeSet::new, |known| known.tables.clone())
     }
 
-    /// Whether a table with this name is damaged, and mended.
-    pub(super) fn is_mended(&self, name: &str) -> bool {
-        let all = lock(&self.all);
-        number(name).is_some_and(|number| all.get(&number) == Some(&true))
+    /// Whether a table was noted since the database was opened.
+    pub(super) fn has_new_table(&self) -> bool {
+        self.is_new.load(Ordering::Relaxed)
     }
 
-    /// Whether some of them are mended, so that the next owner can take them out.
-    pub(super) fn are_mended(&self) -> bool {
-        self.are_there() && lock(&self.all).values().any(|is_mended| *is_mended)
+    /// The keys of a family of which some may be lost.
+    pub(super) fn lost(&self, family: Family) -> Vec<Lost> {
+        let lost = |known: MutexGuard<'_, Known>| {
+            let of_family = known.lost.iter().filter(|lost| lost.family == family);
+            of_family.cloned().collect()
+        };
+        self.known().map_or_else(Vec::new, lost)
     }
 
-    /// Notes that all that are known are mended.
-    pub(super) fn set_mended(&self) {
-        let mut all = lock(&self.all);
-        let known: Vec<_> = all.keys().copied().collect();
-        for table in known
-            .into_iter()
-            .filter(|table| all.insert(*table, true) != Some(true))
-        {
-            self.append(&format!("{table:06}{TABLE}{MENDED}\n"));
-        }
-    }
-
-    /// Forgets those that are mended: they were taken out.
-    pub(super) fn forget_mended(&self) {
-        let mut all = lock(&self.all);
-        all.retain(|_, is_mended| !*is_mended);
-        // A file that stays names tables that are not there.
-        let _ = fs::remove_file(&self.file);
-        for table in all.keys() {
-            self.append(&format!("{table:06}{TABLE}\n"));
-        }
+    /// Whether the record of a key that is not there may be lost.
+    pub(super) fn is_lost(&self, family: Family, key: &[u8]) -> bool {
+        let contains = |lost: &Lost| lost.contains(family, key);
+        self.known()
+            .is_some_and(|known| known.lost.iter().any(contains))
     }
 
     /// Notes the table that an error names; says whether it was not known.
     pub(super) fn note(&self, error: &str) -> bool {
-        let words = error.split(|c: char| c.is_whitespace() || c == ':' || c == ',');
-        let Some(table) = words.filter_map(number).next() else {
+        let Some(table) = table_named(error) else {
             return false;
         };
-        let mut all = lock(&self.all);
-        let is_new = !all.contains_key(&table);
-        self.are_there.store(true, Ordering::Relaxed);
-        if is_new {
-            all.insert(table, false);
-            tracing::error!("a table of the database is damaged: {error}");
-            self.append(&format!("{table:06}{TABLE}\n"));
+        let mut known = lock(&self.known);
+        if !known.tables.insert(table) {
+            return false;
         }
-        is_new
+        tracing::error!("a table of the database is damaged: {error}");
+        self.is_new.store(true, Ordering::Relaxed);
+        self.write(&known);
+        true
     }
 
-    fn append(&self, line: &str) {
-        let append = || -> io::Result<()> {
-            let mut options = OpenOptions::new();
-            let mut file = options.create(true).append(true).open(&self.file)?;
-            file.write_all(line.as_bytes())
+    /// Notes that tables are taken out, and what was lost with them.
+    pub(super) fn take_out(&self, tables: &BTreeSet<u64>, lost: Vec<Lost>) {
+        let mut known = lock(&self.known);
+        known.tables.retain(|table| !tables.contains(table));
+        for lost in lost.into_iter().filter(Lost::matters) {
+            if !known.lost.contains(&lost) {
+                known.lost.push(lost);
+            }
+        }
+        self.write(&known);
+    }
+
+    /// Notes that nothing is lost any more, or that it is known to be.
+    pub(super) fn set_mended(&self) {
+        if let Some(mut known) = self.known() {
+            known.lost.clear();
+            self.write(&known);
+        }
+    }
+
+    fn write(&self, known: &Known) {
+        let is_there = !known.tables.is_empty() || !known.lost.is_empty();
+        self.is_there.store(is_there, Ordering::Relaxed);
+        let mut text = String::new();
+        for table in &known.tables {
+            text += &format!("table {table}\n");
+        }
+        for lost in &known.lost {
+            let [first, last] = [&lost.first, &lost.last].map(|key| HEXLOWER.encode(key));
+            text += &format!("lost {} {first} {last}\n", lost.family.name());
+        }
+        let replace = || -> io::Result<()> {
+            if !is_there {
+                return match fs::remove_file(&self.file) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                    _ => Ok(()),
+                };
+            }
+            let new = self.file.with_extension("new");
+            let mut file = File::create(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &self.file)
         };
-        if let Err(e) = append() {
+        if let Err(e) = replace() {
             tracing::warn!("{} cannot be written: {e}", self.file.display());
         }
     }
 }
 
-/// The number of the table with this name, or at this path.
-pub(super) fn number(name: &str) -> Option<u64> {
-    let name = name.rsplit('/').next()?;
-    name.trim_end_matches('.').strip_suffix(TABLE)?.parse().ok()
+fn lost(family: &str, first: &str, last: &str) -> Option<Lost> {
+    let key = |text: &str| HEXLOWER.decode(text.as_bytes()).ok();
+    Some(Lost {
+        family: Family::ALL.into_iter().find(|f| f.name() == family)?,
+        first: key(first)?,
+        last: key(last)?,
+    })
+}
+
+/// The number of the table that an error names.
+pub(super) fn table_named(error: &str) -> Option<u64> {
+    let mut words = error.split(|c: char| c.is_whitespace() || c == ':' || c == ',');
+    words.find_map(number)
+}
+
+/// The number of the table at this path.
+pub(super) fn number(path: &str) -> Option<u64> {
+    let name = path.rsplit('/').next()?;
+    name.trim_end_matches('.')
+        .strip_suffix(".sst")?
+        .parse()
+        .ok()
 }

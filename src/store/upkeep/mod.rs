@@ -86,8 +86,8 @@ impl Upkeep {
         }
     }
 
-    /// Says that a verification of all paths has mended what could not be read, so that the next opening of
-    /// the state takes out what is damaged in the database. A kill or a power loss now leaves it there.
+    /// Says that a verification of all paths has fetched again what was lost with damaged tables of the
+    /// database. A kill or a power loss now has it lost still.
     pub fn set_mended(&self) {
         self.records.set_mended();
     }
