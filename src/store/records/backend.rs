@@ -8,7 +8,6 @@ use thiserror::Error;
 
 use super::blob_files::BlobFile;
 use super::family::Family;
-use super::tables::Lost;
 use crate::store::format::{Feature, Format, Needs};
 
 /// Writes that are done together or not at all, in their order.
@@ -189,6 +188,29 @@ impl From<rocksdb::Error> for BackendError {
             is_refusal: false,
             text,
         }
+    }
+}
+
+/// Keys of a family, of which some may be lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) family: Family,
+    pub(super) first: Vec<u8>,
+    pub(super) last: Vec<u8>,
+}
+
+impl Lost {
+    /// Whether the loss would be taken for a record that was never there. Contents that are not there are
+    /// damage anyway, and what is only a matter of speed or tidiness is done without.
+    pub(super) fn matters(&self) -> bool {
+        matches!(
+            self.family,
+            Family::Paths | Family::Ordinals | Family::Roots | Family::Profiles | Family::Views
+        )
+    }
+
+    pub(super) fn contains(&self, family: Family, key: &[u8]) -> bool {
+        family == self.family && *key >= *self.first && *key <= *self.last
     }
 }
 

@@ -8,14 +8,17 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::backend::{Backend, Batch, Durability, View};
+use tempfile::TempDir;
+
+use super::backend::{Backend, BackendError, Batch, Durability, Lost, View};
 use super::family::Family;
 use super::gaps::{self, Gap};
 use super::manifest::{self, Table};
 use super::rocks::{OpenError, RocksDb};
-use super::tables::{Damage, Lost, table_named};
+use super::tables::{Damage, table_named};
 use super::{LEAST_FREE, failed};
 use crate::store::directory::check_room;
 use crate::store::error::StoreError;
@@ -25,6 +28,8 @@ use crate::store::format::Format;
 const STEP: usize = 8 << 20;
 /// Times that the database is tried to be opened: each attempt may meet another table.
 const ATTEMPTS: usize = 1000;
+/// Number of open files with which RocksDB opens every table at once.
+const ALL_FILES: i32 = -1;
 
 /// Opens the database in `dir`, as [`RocksDb::open`] does, without the tables that cannot be read.
 pub(super) fn open(
@@ -36,7 +41,13 @@ pub(super) fn open(
     let open = || RocksDb::open(dir, format, memory, open_files);
     for _ in 0..ATTEMPTS {
         let damage = Damage::of(dir);
-        match take_out(dir, &damage, open) {
+        if damage.has_unknown() {
+            damage.know(unopenable(dir, format, memory));
+        }
+        let culprit = |e: &BackendError| {
+            table_named(&e.to_string()).or_else(|| unopenable(dir, format, memory))
+        };
+        match take_out(dir, &damage, open, culprit) {
             Ok(true) => continue,
             Ok(false) => {}
             Err(e) => {
@@ -45,7 +56,10 @@ pub(super) fn open(
             }
         }
         match open() {
-            Err(OpenError::Database(e)) if e.is_corruption() && damage.note(&e.to_string()) => {}
+            Err(OpenError::Database(e)) if e.is_corruption() => match culprit(&e) {
+                Some(table) if damage.add(table, &e) => {}
+                _ => return Err(OpenError::Database(e)),
+            },
             opened => return opened,
         }
     }
@@ -66,6 +80,7 @@ fn take_out(
     dir: &Path,
     damage: &Damage,
     open: impl Fn() -> Result<RocksDb, OpenError>,
+    culprit: impl Fn(&BackendError) -> Option<u64>,
 ) -> Result<bool, StoreError> {
     let noted = damage.tables();
     if noted.is_empty() {
@@ -98,10 +113,10 @@ fn take_out(
         }
         // It opens nothing with a table that it cannot open, so that this one goes unread.
         Err(OpenError::Database(e)) if e.is_corruption() => {
-            damage.note(&e.to_string());
-            let Some(table) = table_named(&e.to_string()) else {
+            let Some(table) = culprit(&e) else {
                 return Ok(false);
             };
+            damage.add(table, &e);
             done.retain(|number| *number == table);
             ranges.retain(|range| range.table.number == table);
             ranges.iter_mut().for_each(Range::lose);
@@ -132,6 +147,59 @@ fn take_out(
         database.flush().map_err(failed("records were deleted"))?;
     }
     Ok(true)
+}
+
+/// A table with which RocksDB does not open the database in `dir`, where it does not say which it is.
+fn unopenable(dir: &Path, format: Format, memory: usize) -> Option<u64> {
+    let tables = manifest::tables(dir).ok()?;
+    let fails_with = |some: &[Table]| {
+        let others: Vec<_> = tables
+            .iter()
+            .filter(|t| !some.contains(t))
+            .cloned()
+            .collect();
+        match copy_without(dir, &others) {
+            Ok(copy) => matches!(
+                RocksDb::open(&copy.path().join("db"), format, memory, ALL_FILES),
+                Err(OpenError::Database(e)) if e.is_corruption()
+            ),
+            Err(e) => {
+                tracing::warn!("what is damaged in the database cannot be looked for: {e}");
+                false
+            }
+        }
+    };
+    let mut some = &tables[..];
+    if fails_with(&[]) || !fails_with(some) {
+        return None;
+    }
+    while some.len() > 1 {
+        let (first, second) = some.split_at(some.len() / 2);
+        some = if fails_with(first) { first } else { second };
+    }
+    some.first().map(|table| table.number)
+}
+
+/// A copy of the database in `dir` without some tables, logs and contents; the tables are links to those of
+/// the database.
+fn copy_without(dir: &Path, tables: &[Table]) -> io::Result<TempDir> {
+    let copy = TempDir::with_prefix_in("db-", dir.parent().unwrap_or(dir))?;
+    let to = copy.path().join("db");
+    fs::create_dir(&to)?;
+    for entry in fs::read_dir(dir)? {
+        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let is_table = entry.extension().is_some_and(|e| e == "sst");
+        let text = name.to_string_lossy();
+        match () {
+            () if is_table && entry.is_file() => fs::hard_link(&entry, to.join(&name))?,
+            () if text == "CURRENT" || text.starts_with("MANIFEST-") => {
+                fs::copy(&entry, to.join(&name))?;
+            }
+            () => {}
+        }
+    }
+    manifest::take_out(&to, tables)?;
+    Ok(copy)
 }
 
 impl Range {

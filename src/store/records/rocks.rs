@@ -12,10 +12,12 @@ use rocksdb::{
     WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
-use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::backend::{
+    Backend, BackendError, Batch, Durability, End, Lost, Record, View, Visitor, Write,
+};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
-use super::tables::{Damage, Lost, number};
+use super::tables::{Damage, number};
 use crate::store::directory::make_directory;
 use crate::store::format::Format;
 
@@ -186,7 +188,7 @@ impl RocksDb {
     /// An error of RocksDB. A table that it names is left alone from now on.
     fn failed(&self, error: rocksdb::Error) -> BackendError {
         let error = BackendError::from(error);
-        if error.is_corruption() && self.damage.note(&error.to_string()) {
+        if error.is_corruption() && self.damage.note(&error) {
             for family in Family::ALL {
                 if let Some(at) = self.family(family)
                     && self.is_damaged(family)
@@ -197,6 +199,15 @@ impl RocksDb {
                     tracing::warn!("what is damaged cannot be left alone: {e}");
                 }
             }
+        }
+        error
+    }
+
+    /// The same of a write.
+    fn refused(&self, error: rocksdb::Error) -> BackendError {
+        let error = self.failed(error).refusing();
+        if error.is_refusal() {
+            self.damage.note_refusal(&error);
         }
         error
     }
@@ -307,7 +318,7 @@ impl Backend for RocksDb {
             Durability::Power => options.set_sync(true),
         }
         let written = self.db.write_opt(writes, &options);
-        written.map_err(|e| self.failed(e).refusing())
+        written.map_err(|e| self.refused(e))
     }
 
     fn flush(&self) -> Result<(), BackendError> {
@@ -316,7 +327,7 @@ impl Backend for RocksDb {
         let families = Family::ALL.map(|f| self.family(f));
         let families: Vec<_> = families.iter().flatten().collect();
         let flushed = self.db.flush_cfs_opt(&families, &options);
-        flushed.map_err(|e| self.failed(e).refusing())
+        flushed.map_err(|e| self.refused(e))
     }
 
     fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {

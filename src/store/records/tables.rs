@@ -3,7 +3,7 @@
 //! RocksDB names a table in the errors that it causes. It is noted in the file `damaged-tables` of the state,
 //! so that the next opening takes it out (`mending.rs`), with a line `table NUMBER`. What could not be read
 //! of it is noted then, where nothing else would tell that it was there: a line `lost FAMILY FIRST LAST`, with
-//! keys in hexadecimal. Invariants: a table that is noted takes part in no merge, since RocksDB refuses every
+//! keys in hexadecimal. Where RocksDB refuses to write and names no table, there is a line `unknown`. Invariants: a table that is noted takes part in no merge, since RocksDB refuses every
 //! write after it has met what it cannot merge; and the key of a record that may be lost is never taken for
 //! one that was never there.
 
@@ -16,39 +16,25 @@ use std::sync::{Mutex, MutexGuard};
 
 use data_encoding::HEXLOWER;
 
+use super::backend::{BackendError, Lost};
 use super::family::Family;
 use crate::sync::lock;
 
 /// The name of the file in the state.
 const FILE: &str = "damaged-tables";
 
-/// Keys of a family, of which some may be lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lost {
-    pub(super) family: Family,
-    pub(super) first: Vec<u8>,
-    pub(super) last: Vec<u8>,
-}
-
-impl Lost {
-    /// Whether the loss would be taken for a record that was never there. Contents that are not there are
-    /// damage anyway, and what is only a matter of speed or tidiness is done without.
-    fn matters(&self) -> bool {
-        matches!(
-            self.family,
-            Family::Paths | Family::Ordinals | Family::Roots | Family::Profiles | Family::Views
-        )
-    }
-
-    fn contains(&self, family: Family, key: &[u8]) -> bool {
-        family == self.family && *key >= *self.first && *key <= *self.last
-    }
-}
-
 #[derive(Default)]
 struct Known {
     tables: BTreeSet<u64>,
+    /// Whether there is a table that is not named.
+    has_unknown: bool,
     lost: Vec<Lost>,
+}
+
+impl Known {
+    fn is_something(&self) -> bool {
+        self.has_unknown || !self.tables.is_empty() || !self.lost.is_empty()
+    }
 }
 
 /// What is known to be damaged.
@@ -77,12 +63,13 @@ impl Damage {
             match words[..] {
                 ["table", number] => known.tables.extend(number.parse::<u64>()),
                 ["lost", family, first, last] => known.lost.extend(lost(family, first, last)),
+                ["unknown"] => known.has_unknown = true,
                 _ => {}
             }
         }
         Self {
             file,
-            is_there: AtomicBool::new(!known.tables.is_empty() || !known.lost.is_empty()),
+            is_there: AtomicBool::new(known.is_something()),
             known: Mutex::new(known),
             is_new: AtomicBool::new(false),
         }
@@ -121,16 +108,40 @@ impl Damage {
             .is_some_and(|known| known.lost.iter().any(contains))
     }
 
+    /// Whether a table is to be looked for.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.known().is_some_and(|known| known.has_unknown)
+    }
+
+    /// Notes what a search for a table has found.
+    pub(super) fn know(&self, found: Option<u64>) {
+        let mut known = lock(&self.known);
+        known.has_unknown = false;
+        known.tables.extend(found);
+        self.write(&known);
+    }
+
     /// Notes the table that an error names; says whether it was not known.
-    pub(super) fn note(&self, error: &str) -> bool {
-        let Some(table) = table_named(error) else {
-            return false;
-        };
+    pub(super) fn note(&self, error: &BackendError) -> bool {
+        table_named(&error.to_string()).is_some_and(|table| self.add(table, error))
+    }
+
+    /// Notes that there is a table which an error does not name, and that it has RocksDB refuse to write.
+    pub(super) fn note_refusal(&self, error: &BackendError) {
+        let mut known = lock(&self.known);
+        if table_named(&error.to_string()).is_none() && !known.has_unknown {
+            known.has_unknown = true;
+            self.write(&known);
+        }
+    }
+
+    /// Notes a table for an error; says whether it was not known.
+    pub(super) fn add(&self, table: u64, error: &BackendError) -> bool {
         let mut known = lock(&self.known);
         if !known.tables.insert(table) {
             return false;
         }
-        tracing::error!("a table of the database is damaged: {error}");
+        tracing::error!(table, "a table of the database is damaged: {error}");
         self.is_new.store(true, Ordering::Relaxed);
         self.write(&known);
         true
@@ -157,9 +168,12 @@ impl Damage {
     }
 
     fn write(&self, known: &Known) {
-        let is_there = !known.tables.is_empty() || !known.lost.is_empty();
+        let is_there = known.is_something();
         self.is_there.store(is_there, Ordering::Relaxed);
         let mut text = String::new();
+        if known.has_unknown {
+            text += "unknown\n";
+        }
         for table in &known.tables {
             text += &format!("table {table}\n");
         }
