@@ -19,8 +19,20 @@ struct Taken<'t> {
     large: Option<(u64, u64)>,
 }
 
+impl Tree {
+    /// Decodes a tree and validates it completely.
+    ///
+    /// # Errors
+    /// The version is newer, or the bytes are not a canonical tree.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, TreeError> {
+        let tree = Self::decode(bytes)?;
+        check(&tree)?;
+        Ok(tree)
+    }
+}
+
 /// Checks a tree whose nodes are valid each for itself.
-pub(super) fn check(tree: &Tree) -> Result<(), TreeError> {
+fn check(tree: &Tree) -> Result<(), TreeError> {
     let mut taken = Taken {
         tree,
         targets: 0,

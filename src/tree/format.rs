@@ -37,7 +37,6 @@
 
 use thiserror::Error;
 
-use super::canonical;
 use super::leb128::{read_number, write_number};
 use crate::chunk::{ChunkDigest, HASH_LEN, MAXIMUM, Occurrence, unmask};
 
@@ -121,15 +120,10 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Decodes a tree and validates it completely.
-    ///
-    /// # Errors
-    /// The version is newer, or the bytes are not a canonical tree.
-    pub fn parse(bytes: Vec<u8>) -> Result<Self, TreeError> {
+    /// Decodes a tree, in which nodes and their order are right; where their parts lie may be any place.
+    pub(super) fn decode(bytes: Vec<u8>) -> Result<Self, TreeError> {
         let checked = Parser::new(&bytes)?.check()?;
-        let tree = Self { bytes, ..checked };
-        canonical::check(&tree)?;
-        Ok(tree)
+        Ok(Self { bytes, ..checked })
     }
 
     /// The encoding; its digest identifies the tree.
