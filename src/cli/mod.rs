@@ -49,22 +49,17 @@ mod upgrade;
 mod verify;
 
 use std::ffi::OsStr;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::command::chain;
 use crate::daemon::{self, ServeError, ServeRequest, Startup};
-use crate::store::StoreError;
 use config::Reading;
 use global::{Global, GlobalFlags};
 use outcome::{OCCUPIED, Outcome, USAGE, Usage};
 use progress::show_fetches;
-
-/// Tells a command that it is done for the second time.
-const AGAIN: &str = "NARFS_AGAIN";
 
 /// Mounts a Nix store that you have not downloaded: verified, deduplicated, read-only.
 #[derive(Debug, Parser)]
@@ -135,7 +130,6 @@ pub fn run() -> ExitCode {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         Err(e) if is_closed_pipe(&e) => ExitCode::FAILURE,
-        Err(e) if is_refused(&e) && std::env::var_os(AGAIN).is_none() => begin_again(),
         Err(e) => {
             log::error(&chain(e.as_ref()));
             match e.downcast_ref::<ServeError>() {
@@ -272,27 +266,6 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Completions(a) => a.run(Cli::command()),
         Subcommands::Manual(a) => a.run(Cli::command()),
     }
-}
-
-/// Whether the database refused a write because something in it is damaged, which whoever opens it next leaves
-/// alone.
-fn is_refused(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain();
-    causes.any(|cause| cause.downcast_ref().is_some_and(StoreError::is_refusal))
-}
-
-/// Does the command once more, from the beginning.
-fn begin_again() -> ExitCode {
-    let mut command = Command::new("/proc/self/exe");
-    let error = command
-        .args(std::env::args_os().skip(1))
-        .env(AGAIN, "1")
-        .exec();
-    log::error(&format!(
-        "cannot run {}: {error}",
-        command.get_program().display()
-    ));
-    ExitCode::FAILURE
 }
 
 /// A closed pipe, as in `narfs dump … | head`, needs no error message.

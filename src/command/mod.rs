@@ -145,6 +145,24 @@ pub enum Request {
     Figures,
 }
 
+impl Request {
+    /// Whether a request whose daemon has ended may be done once more: nothing of it is told or done twice.
+    pub fn can_be_repeated(&self) -> bool {
+        matches!(
+            self,
+            Self::Copy(_)
+                | Self::PathInfo { .. }
+                | Self::Stats { .. }
+                | Self::Verify { .. }
+                | Self::Prefetch(_)
+                | Self::Pins
+                | Self::Evict { .. }
+                | Self::Gc(_)
+                | Self::Roots
+        )
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Report {
     Done,

@@ -1,8 +1,10 @@
 //! Execution of requests: those that need a daemon, and those of the engine.
 
+use super::ending::{EXIT_RESTART, leave};
 use super::error::DaemonError;
 use super::process::Daemon;
 use crate::command::{Output, Report, Request};
+use crate::engine::EngineError;
 
 impl Daemon {
     /// Executes a request.
@@ -21,6 +23,10 @@ impl Daemon {
             Request::Figures => Ok(Report::Figures(Box::new(self.figures()))),
             request => {
                 let done = self.engine.execute(request, output);
+                if self.supervisor.restarts() && done.as_ref().is_err_and(EngineError::is_refusal) {
+                    // The next daemon leaves alone what is damaged, and the client asks it again.
+                    leave(self.store(), EXIT_RESTART);
+                }
                 // Even a request that failed later may have switched a profile that a view follows.
                 self.complete_views();
                 let mut report = done?;

@@ -223,6 +223,14 @@ fn damage(source: &BackendError) -> &'static str {
     }
 }
 
+/// Names what was done when a backend failed.
+pub(super) fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |e| StoreError::Database {
+        what,
+        source: e.into(),
+    }
+}
+
 impl StoreError {
     /// Whether something of the state cannot be read, or is not what was written.
     pub fn is_damage(&self) -> bool {
@@ -236,8 +244,10 @@ impl StoreError {
         }
     }
 
-    /// Whether a write was refused because something else is damaged. Who opens the state anew can write.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Database { source, .. } if source.is_refusal())
+    /// Whether the cause of an error is that the database refused a write because something else in it is
+    /// damaged. Who opens the state anew can write.
+    pub fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+        let mut causes = std::iter::successors(Some(error), |e| e.source());
+        causes.any(|cause| cause.downcast_ref().is_some_and(BackendError::is_refusal))
     }
 }

@@ -110,6 +110,12 @@ impl From<ChannelError> for EngineError {
 }
 
 impl EngineError {
+    /// Whether the database refused a write because something else in it is damaged, and accepts it once it is
+    /// opened anew.
+    pub fn is_refusal(&self) -> bool {
+        StoreError::is_refusal(self)
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSource(_) => ErrorKind::NoSource,

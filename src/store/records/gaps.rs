@@ -6,9 +6,8 @@
 //! a gap says what was not read, not that nothing of it can be.
 
 use super::backend::{BackendError, View};
-use super::failed;
 use super::family::Family;
-use crate::store::error::StoreError;
+use crate::store::error::{StoreError, failed};
 
 /// Bytes of a key with which places are told apart: more than hashes need.
 const PLACE: usize = 16;

@@ -1,10 +1,10 @@
 //! Opening a database of which tables cannot be read: they are taken out.
 //!
-//! A table of which a block is damaged cannot be merged, so that it would stay for ever, and one without its
-//! end, or that is gone, keeps RocksDB from opening at all. What can still be read in the range of its keys is
-//! written anew, the table is taken out of the manifest, and what it had deleted from older tables is deleted
-//! again. What is lost is noted (`tables.rs`). A kill at any moment leaves the records as they were, or the
-//! deletions to whoever collects next.
+//! A table of which a block is damaged cannot be merged, so that it would stay for ever, and one without
+//! its end, or that is gone, keeps RocksDB from opening at all. What can still be read in the range of its
+//! keys is written anew, the table is taken out of the manifest, and what it had deleted from older tables is
+//! deleted again. What is lost is noted (`tables.rs`). A kill at any moment leaves the records as they were, or
+//! the deletions to whoever collects next.
 
 use std::collections::HashSet;
 use std::fs;
@@ -19,9 +19,8 @@ use super::gaps::{self, Gap};
 use super::manifest::{self, Table};
 use super::rocks::{OpenError, RocksDb};
 use super::tables::{Damage, table_named};
-use super::{LEAST_FREE, failed};
-use crate::store::directory::check_room;
-use crate::store::error::StoreError;
+use crate::store::directory::{LEAST_FREE, check_room};
+use crate::store::error::{StoreError, failed};
 use crate::store::format::Format;
 
 /// Bytes of records that are written anew together.

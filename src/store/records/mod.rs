@@ -32,18 +32,15 @@ pub(super) use gaps::Gap;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
 
-use super::directory::{self, RESERVE, check_room, free};
-use super::error::StoreError;
+use super::directory::{self, LEAST_FREE, RESERVE, check_room, free};
+use super::error::{StoreError, failed};
 use super::format::Needs;
 use crate::sync::lock;
 use backend::{Backend, End, View};
 use ballast::Ballast;
 use rocks::OpenError;
 
-/// Free bytes below which nothing is written, neither to the log nor to files: after one write that
-/// finds no room RocksDB refuses all others until it is opened anew.
-const LEAST_FREE: u64 = 16 << 20;
-/// The same for what gives space back.
+/// Free bytes below which nothing is written that gives space back; [`LEAST_FREE`] holds for the rest.
 const LEAST_TO_GIVE_BACK: u64 = 1 << 20;
 
 /// The records of a state.
@@ -70,14 +67,6 @@ impl Drop for GivingBack<'_> {
 
 /// The records at one moment.
 pub(super) struct Snapshot<'r>(Box<dyn View + Send + Sync + 'r>);
-
-/// Names what was done when a backend failed.
-fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
-    move |e| StoreError::Database {
-        what,
-        source: e.into(),
-    }
-}
 
 impl Records {
     /// Opens or makes the database of the state in `state`, which has this format and features, with at
