@@ -20,6 +20,10 @@ const NAR: usize = 16;
 /// disk; a crash loses as many.
 const SET_APART: u32 = 64;
 
+/// Numbers that are left out when the records of those given last may be lost: more than are looked up
+/// before a system writes them to the disk by itself.
+const LOST: u32 = 1 << 16;
+
 /// The numbers that are given next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ordinals {
@@ -28,12 +32,26 @@ pub(super) struct Ordinals {
     end: u32,
 }
 
+fn next(records: &Records) -> Result<u32, StoreError> {
+    match records.get(Family::Meta, NEXT)? {
+        None => Ok(1),
+        Some(record) => Reader::whole(&record, || "next-ordinal".into(), Reader::u32),
+    }
+}
+
+/// Leaves out the numbers that may have been given before what says so was lost.
+pub(in crate::store) fn skip(records: &Records) -> Result<Batch, StoreError> {
+    let next = next(records)?
+        .saturating_add(LOST)
+        .min(PathOrdinal::MAX + 1);
+    let mut writes = Batch::default();
+    writes.put(Family::Meta, NEXT, next.to_le_bytes());
+    Ok(writes)
+}
+
 impl Ordinals {
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
-        let next = match records.get(Family::Meta, NEXT)? {
-            None => 1,
-            Some(record) => Reader::whole(&record, || "next-ordinal".into(), Reader::u32)?,
-        };
+        let next = next(records)?;
         Ok(Self { next, end: next })
     }
 

@@ -125,6 +125,9 @@ impl Paths {
             set_changed(&mut batch.writes.batch);
             batch.ordinals.set_apart(&mut batch.writes.batch);
         }
+        if publications.iter().any(|p| p.origin == Origin::Added) {
+            batch.writes.batch.set_irreplaceable();
+        }
         if is_new || !batch.amended.is_empty() || !batch.writes.completed.is_empty() {
             let durability = Durability::Power;
             self.contents

@@ -12,10 +12,13 @@ use rocksdb::{
     WriteBatch, WriteBufferManager, WriteOptions,
 };
 
-use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::backend::{
+    Backend, BackendError, Batch, Durability, End, Opening, Record, View, Visitor, Write,
+};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
 use crate::store::directory::make_directory;
+use crate::store::error::{StoreError, failed};
 use crate::store::format::Format;
 
 /// A database that gets families while it is used.
@@ -41,6 +44,7 @@ pub(super) struct RocksDb {
     buffers: WriteBufferManager,
     /// Its directory.
     dir: PathBuf,
+    opening: Opening,
 }
 
 /// Why the database cannot be opened.
@@ -49,6 +53,26 @@ pub(super) enum OpenError {
     Database(BackendError),
     /// Its directory cannot be used.
     Directory(io::Error),
+}
+
+impl OpenError {
+    /// The same of a state, which has a second copy or not.
+    pub(super) fn of_state(self, state: &Path, has_copy: bool) -> StoreError {
+        let dir = state.to_owned();
+        match self {
+            Self::Database(source) if source.is_corruption() => StoreError::Incomplete {
+                dir,
+                has_copy,
+                source: source.into(),
+            },
+            Self::Database(e) => failed("it was opened")(e),
+            Self::Directory(source) => StoreError::Directory {
+                dir,
+                what: "what a killed process left behind in its database cannot be deleted",
+                source,
+            },
+        }
+    }
 }
 
 /// Whether there are files with records. Those come after the file `CURRENT`.
@@ -99,13 +123,17 @@ impl RocksDb {
                 return Err(OpenError::Database(missing));
             }
         }
+        // Each opening begins a new manifest.
+        let before = newest_manifest(dir).map_err(OpenError::Directory)?;
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
+        let now = newest_manifest(dir).map_err(OpenError::Directory)?;
         let database = Self {
             db,
             cache,
             memory,
             buffers,
             dir: dir.to_owned(),
+            opening: Opening { before, now },
         };
         database.delete_leftovers()?;
         Ok(database)
@@ -153,6 +181,11 @@ impl RocksDb {
             "deleted what a process had left behind that was killed"
         );
         Ok(())
+    }
+
+    /// When it was opened.
+    pub(super) fn opening(&self) -> Opening {
+        self.opening
     }
 
     /// A family; `None` if the format of the state does not have it, so that it is empty.
@@ -211,6 +244,17 @@ impl Backend for RocksDb {
         for family in Family::ALL {
             if family.since() <= format && self.family(family).is_none() {
                 let options = family_options(family, &self.cache, self.memory);
+                self.db.create_cf(family.name(), &options)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError> {
+        for family in families {
+            if self.family(*family).is_some() {
+                self.db.drop_cf(family.name())?;
+                let options = family_options(*family, &self.cache, self.memory);
                 self.db.create_cf(family.name(), &options)?;
             }
         }
