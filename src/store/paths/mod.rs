@@ -29,6 +29,7 @@ mod removal;
 mod remove;
 mod revise;
 mod settle;
+mod small;
 mod uses;
 
 use std::sync::atomic::{AtomicBool, Ordering};

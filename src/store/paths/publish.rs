@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Paths;
 use super::ordinals::{self, Ordinals};
 use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
+use super::small;
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::changes::Change;
@@ -118,6 +119,9 @@ impl Paths {
             if self.add_local(&mut batch, p, *digest)? {
                 self.contents
                     .put_tree(&mut batch.writes, &p.tree, *digest)?;
+                if p.origin == Origin::Added {
+                    small::keep(&self.records, &self.contents, &mut batch.writes.batch, p)?;
+                }
             }
         }
         let is_new = !batch.changes.is_empty();
