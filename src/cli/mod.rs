@@ -34,6 +34,7 @@ mod prefetch;
 mod profile;
 mod profiles;
 mod progress;
+mod rebuild;
 mod roots;
 mod run;
 mod serve;

@@ -35,7 +35,7 @@ pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
 pub use keys::{ForgetKeyReport, ForgetKeyRequest};
 pub use output::{NoOutput, Output};
-pub use paths::{EntryReport, KindReport, PathReport, StateReport, VerifyReport};
+pub use paths::{EntryReport, KindReport, PathReport, RebuiltReport, StateReport, VerifyReport};
 pub use profiles::{
     ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileOutcome,

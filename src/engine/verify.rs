@@ -9,7 +9,7 @@ use crate::engine::state::Engine;
 use crate::fetch::{self, Snapshot};
 use crate::nix::hash::{NarHash, Sha256Writer};
 use crate::nix::store_path::StorePathHash;
-use crate::store::{LoadedPath, PathInfo, StoreError};
+use crate::store::{LoadedPath, Origin, PathInfo, StoreError};
 use crate::tree::DumpError;
 
 impl Engine {
@@ -20,6 +20,12 @@ impl Engine {
         output: &mut dyn Output,
     ) -> Result<Report, EngineError> {
         let mut report = VerifyReport::default();
+        if names.is_empty() {
+            self.verify_second_copy(repair.is_some(), &mut report);
+            if repair.is_some() {
+                self.restore_small(&mut report)?;
+            }
+        }
         let (infos, mended) = self.verify_infos(names, repair.as_ref(), output, &mut report)?;
         let total = Snapshot {
             paths: infos.len() as u64,
@@ -84,7 +90,8 @@ impl Engine {
             Some(request) => self.register_anew(&lost.paths, request, true, output),
             None => Ok(Vec::new()),
         };
-        report.failures = self.unreadable_failures(&lost.paths, &asked);
+        let failures = self.unreadable_failures(&lost.paths, &asked);
+        report.failures.extend(failures);
         let unnamed = lost.unnamed.iter().map(|ordinal| Failure {
             path: format!("path number {}", ordinal.0),
             error:
@@ -115,6 +122,49 @@ impl Engine {
                 Ok((infos, mended))
             }
         }
+    }
+
+    /// Checks what is kept a second time, and makes it anew if it is damaged and to be repaired.
+    fn verify_second_copy(&self, repair: bool, report: &mut VerifyReport) {
+        let upkeep = self.store.upkeep();
+        let Some(error) = upkeep.check_second_copy() else {
+            return;
+        };
+        let path = self.store.dir().join("second-copy").display().to_string();
+        let renewed = match repair {
+            true => upkeep.renew_second_copy(),
+            false => Err(error),
+        };
+        match renewed {
+            Ok(()) => report.repaired.push(path),
+            Err(e) => report.failures.push(Failure {
+                path,
+                error: chain(&e),
+            }),
+        }
+    }
+
+    /// Restores what was added here, is lost, and is kept a second time.
+    fn restore_small(&self, report: &mut VerifyReport) -> Result<(), EngineError> {
+        let paths = self.store.paths();
+        for hash in paths.with_small_contents()? {
+            let Some(info) = paths.info(hash)? else {
+                continue;
+            };
+            if info.origin == Origin::Fetched || info.tree().is_some() {
+                continue;
+            }
+            let path = self.full(&info.registration.path);
+            match fetch::restore(&self.store, &info) {
+                Ok(true) => report.repaired.push(path),
+                Ok(false) => {}
+                Err(e) => report.failures.push(Failure {
+                    path,
+                    error: chain(&e),
+                }),
+            }
+        }
+        Ok(())
     }
 
     /// Whether a path was collected meanwhile.
@@ -155,13 +205,18 @@ impl Engine {
 
     /// Fetches a damaged path again; chunks found damaged are replaced.
     fn repair(&self, info: &PathInfo, request: &SourceRequest) -> Result<(), String> {
-        let trust = request.or(&self.network.defaults).trust();
-        let trust = trust.map_err(|e| chain(&e))?;
-        let runtime = self.runtime().map_err(|e| chain(&e))?;
         // If even the tree cannot be read, it is written again.
         if let Ok(Some(path)) = self.load(info) {
             self.store.contents().find_damage(path.contents());
         }
+        if info.origin == Origin::Added
+            && fetch::restore(&self.store, info).map_err(|e| chain(&e))?
+        {
+            return Ok(());
+        }
+        let trust = request.or(&self.network.defaults).trust();
+        let trust = trust.map_err(|e| chain(&e))?;
+        let runtime = self.runtime().map_err(|e| chain(&e))?;
         let mended = runtime.block_on(self.sources(request)).and_then(|sources| {
             let handle = runtime.handle();
             Ok(fetch::repair(&self.store, handle, &sources, &trust, info)?)

@@ -1,7 +1,7 @@
 //! What can go wrong with a state.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -110,17 +110,24 @@ pub enum StoreError {
     },
     /// The database cannot be opened as it is.
     #[error(
-        "the database of the state {} is damaged, or a part of it is missing; if it is a copy, copy all \
-         of it again, while no narfs uses it; otherwise remove the state: what sources have is fetched \
-         again, but profiles, roots and what was added here are lost", dir.display()
+        "the database of the state {} is damaged, or a part of it is missing; {}", dir.display(),
+        remedy(*has_copy)
     )]
     Incomplete {
         /// The state directory.
         dir: PathBuf,
-        /// RocksDB's words.
+        /// Whether there is a second copy, of which it can be made anew.
+        has_copy: bool,
+        /// What could not be read.
         #[source]
-        source: BackendError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is kept a second time.
+    #[error(
+        "it is damaged, or is not what the database has; `narfs verify --repair` makes it anew from the \
+         database"
+    )]
+    SecondCopy,
     /// A record of the database cannot be understood.
     #[error("the database is damaged: {what}; `narfs verify` names the paths that suffer")]
     Damaged {
@@ -213,6 +220,29 @@ pub enum StoreError {
     Compress(#[source] io::Error),
 }
 
+/// Names what was done when the database failed.
+pub(super) fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |e| StoreError::Database {
+        what,
+        source: e.into(),
+    }
+}
+
+/// What is to be done about a database that cannot be opened.
+fn remedy(has_copy: bool) -> &'static str {
+    match has_copy {
+        true => {
+            "`narfs verify --repair` makes a new one: what no source has is restored from the second \
+                copy, and contents are fetched again (if the state is a copy itself, rather copy all of \
+                it again, while no narfs uses it)"
+        }
+        false => {
+            "if it is a copy, copy all of it again, while no narfs uses it; otherwise remove the state: what \
+                sources have is fetched again, but profiles, roots and what was added here are lost"
+        }
+    }
+}
+
 /// What is said of a database that is damaged.
 fn damage(source: &BackendError) -> &'static str {
     match source.is_corruption() {
@@ -232,6 +262,19 @@ pub(super) fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E
 }
 
 impl StoreError {
+    /// What damage means that keeps the state in `dir` from being opened; other errors are what they are.
+    pub(super) fn of_opening(self, dir: &Path, has_copy: bool) -> Self {
+        let is_known = matches!(self, Self::Incomplete { .. });
+        if is_known || !self.is_damage() {
+            return self;
+        }
+        Self::Incomplete {
+            dir: dir.to_owned(),
+            has_copy,
+            source: self.into(),
+        }
+    }
+
     /// Whether something of the state cannot be read, or is not what was written.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -38,7 +38,9 @@ mod error;
 mod format;
 mod paths;
 mod profiles;
+mod rebuild;
 mod records;
+mod restore;
 mod roots;
 mod tables;
 mod temporary_roots;
@@ -69,6 +71,7 @@ pub use profiles::{
     ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
     ProfileMember, ProfileRecord, ProfileTable, Profiles, ProfilesChanged,
 };
+pub use rebuild::{Rebuilt, rebuild};
 #[cfg(test)]
 pub(crate) use records::{Loss, MemoryBackend};
 pub use roots::{LinkedRoot, LinkedRoots, Pin, Roots};
@@ -223,8 +226,20 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
-        let parts = Parts::of(options.memory);
         let records = Arc::new(records(directory.needs().clone())?);
+        let has_copy = records.has_second_copy();
+        let opened = Self::over(directory, options, records);
+        opened.map_err(|e| e.of_opening(dir, has_copy))
+    }
+
+    fn over(
+        directory: Directory,
+        options: &StoreOptions,
+        records: Arc<Records>,
+    ) -> Result<Self, StoreError> {
+        restore::restore(&records)?;
+        let parts = Parts::of(options.memory);
+        let dir = directory.path();
         let temporary_roots = AllTemporaryRoots::default();
         let observers = Arc::new(Observers::default());
         let contents = StoredContents::open(dir, records.clone(), parts.chunks, parts.trees)?;

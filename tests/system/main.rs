@@ -40,6 +40,7 @@ mod json_log;
 mod kernel_cache;
 mod lifecycle;
 mod limits;
+mod lost_database;
 mod model;
 mod monitoring;
 mod mount_helper;

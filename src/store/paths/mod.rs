@@ -29,6 +29,8 @@ mod publish;
 mod removal;
 mod remove;
 mod revise;
+mod settle;
+mod small;
 mod unreadable;
 mod uses;
 
@@ -41,10 +43,12 @@ pub(super) use closure::Reach;
 pub(super) use kernel_caches::Watch;
 pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
 pub use loaded::LoadedPath;
+pub(super) use ordinals::skip as skip_ordinals;
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
+pub(super) use settle::settled;
 pub(super) use unreadable::Listed;
 pub use unreadable::{Unreadable, UnreadablePath};
 

@@ -20,7 +20,8 @@ const NAR: usize = 16;
 /// disk; a crash loses as many.
 const SET_APART: u32 = 64;
 
-/// Numbers that are passed over where it cannot be read which was the last one.
+/// Numbers that are passed over where it cannot be read which was the last one, or the records of those
+/// given last may be lost: more than are looked up before a system writes them to the disk by itself.
 const MARGIN: u32 = 1 << 16;
 
 /// The numbers that are given next.
@@ -29,6 +30,16 @@ pub(super) struct Ordinals {
     next: u32,
     /// From here on none is set apart on disk.
     end: u32,
+}
+
+/// Leaves out the numbers that may have been given before what says so was lost.
+pub(in crate::store) fn skip(records: &Records) -> Result<Batch, StoreError> {
+    let next = noted_end(records)?
+        .saturating_add(MARGIN)
+        .min(PathOrdinal::MAX + 1);
+    let mut writes = Batch::default();
+    writes.put(Family::Meta, NEXT, next.to_le_bytes());
+    Ok(writes)
 }
 
 impl Ordinals {

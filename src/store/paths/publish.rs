@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Paths;
 use super::ordinals::{self, Ordinals};
 use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
+use super::small;
 use super::unreadable::UnreadablePath;
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -133,12 +134,18 @@ impl Paths {
             if self.add_local(&mut batch, p, *digest)? {
                 self.contents
                     .put_tree(&mut batch.writes, &p.tree, *digest)?;
+                if p.origin == Origin::Added {
+                    small::keep(&self.records, &self.contents, &mut batch.writes.batch, p)?;
+                }
             }
         }
         let is_new = !batch.changes.is_empty();
         if is_new {
             set_changed(&mut batch.writes.batch);
             batch.ordinals.set_apart(&mut batch.writes.batch);
+        }
+        if publications.iter().any(|p| p.origin == Origin::Added) {
+            batch.writes.batch.set_irreplaceable();
         }
         if is_new || !batch.amended.is_empty() || !batch.writes.completed.is_empty() {
             let durability = Durability::Power;

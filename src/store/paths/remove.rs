@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::MutexGuard;
 
-use super::path_info::{PathInfo, PathOrdinal};
+use super::path_info::{Origin, PathInfo, PathOrdinal};
 use super::publish::set_changed;
 use super::removal::Removal;
-use super::{Paths, ordinals};
+use super::{Paths, ordinals, small};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::contents::{ChunkUses, Deletion};
@@ -79,6 +79,9 @@ impl Paths {
         writes.delete(Family::Uses, key);
         if let Some(info) = &there {
             ordinals::keep(writes, info);
+            if info.origin == Origin::Added {
+                small::remove(writes, &info.registration.path);
+            }
         }
         set_changed(writes);
         more(&mut deletion)?;

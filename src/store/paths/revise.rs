@@ -43,6 +43,8 @@ impl Paths {
         if batch.amended.is_empty() {
             return Ok(());
         }
+        // Nothing is to be trusted again when the database is lost.
+        batch.writes.batch.set_irreplaceable();
         let what = "path infos were revised";
         self.contents
             .write(&mut batch.writes, Durability::Power, what)?;

@@ -15,6 +15,7 @@ use crate::store::format::{Feature, Format, Needs};
 pub(in crate::store) struct Batch {
     pub(super) writes: Vec<Write>,
     features: BTreeSet<Feature>,
+    is_irreplaceable: bool,
 }
 
 /// A write of a [`Batch`].
@@ -26,6 +27,14 @@ pub(super) enum Write {
 }
 
 impl Batch {
+    /// These writes.
+    pub(super) fn of(writes: Vec<Write>) -> Self {
+        Self {
+            writes,
+            ..Self::default()
+        }
+    }
+
     /// Writes a record; it replaces the one with the same key.
     pub(in crate::store) fn put(
         &mut self,
@@ -46,6 +55,7 @@ impl Batch {
     pub(in crate::store) fn append(&mut self, mut other: Self) {
         self.writes.append(&mut other.writes);
         self.features.append(&mut other.features);
+        self.is_irreplaceable |= other.is_irreplaceable;
     }
 
     pub(in crate::store) fn is_empty(&self) -> bool {
@@ -60,6 +70,31 @@ impl Batch {
     /// Says that a record needs a feature.
     pub(in crate::store) fn need(&mut self, feature: Feature) {
         self.features.insert(feature);
+    }
+
+    /// Says that no source could bring back a path info among these writes.
+    pub(in crate::store) fn set_irreplaceable(&mut self) {
+        self.is_irreplaceable = true;
+    }
+
+    /// Whether no source could bring back something of these writes.
+    pub(super) fn is_irreplaceable(&self) -> bool {
+        let is_of_state = |write: &Write| {
+            let (Write::Put(family, ..) | Write::Delete(family, _) | Write::Clear(family)) = write;
+            matches!(
+                family,
+                Family::Profiles | Family::Views | Family::Roots | Family::Traces
+            )
+        };
+        self.is_irreplaceable || self.writes.iter().any(is_of_state)
+    }
+
+    /// Keys of a family that these writes put.
+    pub(in crate::store) fn keys_put(&self, family: Family) -> impl Iterator<Item = &[u8]> {
+        self.writes.iter().filter_map(move |write| match write {
+            Write::Put(of, key, _) if *of == family => Some(&key[..]),
+            _ => None,
+        })
     }
 
     /// What a state needs for these writes. Any record may be one that format 1 does not know, such as a
@@ -214,6 +249,14 @@ impl Lost {
     }
 }
 
+/// The number of an opening of a database, and that of the last one before. Any program that opens it gives
+/// it another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) before: u64,
+    pub(super) now: u64,
+}
+
 /// Takes a record, and says whether it wants the next one.
 pub(super) type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> bool + 'v;
 
@@ -250,6 +293,9 @@ pub(super) trait Backend: View + Send + Sync {
 
     /// Makes the families of a format that are not there. A family that is not there is empty.
     fn make_families(&self, format: Format) -> Result<(), BackendError>;
+
+    /// Empties families, whether they can be read or not.
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError>;
 
     /// Writes a batch; when this returns, it survives what `durability` says. The families of the records
     /// that it puts are there.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
-use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::backend::{
+    Backend, BackendError, Batch, Durability, End, Opening, Record, View, Visitor, Write,
+};
 use super::blob_files::BlobFile;
 use super::family::Family;
 use crate::store::format::Format;
@@ -39,6 +41,8 @@ struct Disk {
     writes: u64,
     /// The number of the write that fails, and that all later ones do.
     failing: Option<u64>,
+    /// Processes that have opened it.
+    openings: u64,
     /// Snapshots that live.
     snapshots: Arc<()>,
     unreadable: Arc<Unreadable>,
@@ -76,6 +80,16 @@ impl MemoryBackend {
         unreadable.insert((family, key.to_vec()), false);
     }
 
+    /// Counts an opening.
+    pub(super) fn opened(&self) -> Opening {
+        let mut disk = lock(&self.0);
+        disk.openings += 1;
+        Opening {
+            before: disk.openings - 1,
+            now: disk.openings,
+        }
+    }
+
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
     pub(crate) fn writes(&self) -> u64 {
         lock(&self.0).writes
@@ -97,6 +111,7 @@ impl MemoryBackend {
             synced: log.len(),
             log,
             unreadable: disk.unreadable.clone(),
+            openings: disk.openings,
             ..Disk::default()
         })))
     }
@@ -218,6 +233,12 @@ impl Backend for MemoryBackend {
 
     fn make_families(&self, _: Format) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError> {
+        let mut batch = Batch::default();
+        families.iter().for_each(|family| batch.clear(*family));
+        self.write(batch, Durability::Power)
     }
 
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {

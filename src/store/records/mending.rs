@@ -17,7 +17,8 @@ use super::backend::{Backend, BackendError, Batch, Durability, Lost, View};
 use super::family::Family;
 use super::gaps::{self, Gap};
 use super::manifest::{self, Table};
-use super::rocks::{OpenError, RocksDb};
+use super::rocks::{OpenError, RocksDb, newest_manifest};
+use super::second_copy;
 use super::tables::{Damage, table_named};
 use crate::store::directory::{LEAST_FREE, check_room};
 use crate::store::error::{StoreError, failed};
@@ -32,6 +33,19 @@ const ALL_FILES: i32 = -1;
 
 /// Opens the database in `dir`, as [`RocksDb::open`] does, without the tables that cannot be read.
 pub(super) fn open(
+    dir: &Path,
+    format: Format,
+    memory: usize,
+    open_files: i32,
+) -> Result<RocksDb, OpenError> {
+    let before = newest_manifest(dir).ok();
+    let mut database = open_readable(dir, format, memory, open_files)?;
+    // However often it was opened meanwhile.
+    database.follow(before);
+    Ok(database)
+}
+
+fn open_readable(
     dir: &Path,
     format: Format,
     memory: usize,
@@ -126,6 +140,9 @@ fn take_out(
         Err(_) => return Ok(false),
     }
     let lost = ranges.iter().flat_map(|range| range.lost.clone());
+    let state = dir.parent().unwrap_or(dir);
+    let has_copy = second_copy::is_there(state);
+    let lost = lost.filter(|lost| lost.matters() || has_copy && second_copy::keeps_of(lost.family));
     damage.take_out(&done, lost.collect());
     let tables: Vec<_> = ranges.iter().map(|range| range.table.clone()).collect();
     let gone = manifest::take_out(dir, &tables);

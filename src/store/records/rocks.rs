@@ -13,12 +13,13 @@ use rocksdb::{
 };
 
 use super::backend::{
-    Backend, BackendError, Batch, Durability, End, Lost, Record, View, Visitor, Write,
+    Backend, BackendError, Batch, Durability, End, Lost, Opening, Record, View, Visitor, Write,
 };
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
 use super::tables::{Damage, number};
 use crate::store::directory::make_directory;
+use crate::store::error::{StoreError, failed};
 use crate::store::format::Format;
 
 /// A database that gets families while it is used.
@@ -48,6 +49,7 @@ pub(super) struct RocksDb {
     /// Its directory.
     dir: PathBuf,
     damage: Damage,
+    opening: Opening,
 }
 
 /// Why the database cannot be opened.
@@ -56,6 +58,26 @@ pub(super) enum OpenError {
     Database(BackendError),
     /// Its directory cannot be used.
     Directory(io::Error),
+}
+
+impl OpenError {
+    /// The same of a state, which has a second copy or not.
+    pub(super) fn of_state(self, state: &Path, has_copy: bool) -> StoreError {
+        let dir = state.to_owned();
+        match self {
+            Self::Database(source) if source.is_corruption() => StoreError::Incomplete {
+                dir,
+                has_copy,
+                source: source.into(),
+            },
+            Self::Database(e) => failed("it was opened")(e),
+            Self::Directory(source) => StoreError::Directory {
+                dir,
+                what: "what a killed process left behind in its database cannot be deleted",
+                source,
+            },
+        }
+    }
 }
 
 /// Whether there are files with records. Those come after the file `CURRENT`.
@@ -117,7 +139,10 @@ impl RocksDb {
             of_family.set_disable_auto_compactions(!merges);
             ColumnFamilyDescriptor::new(f.name(), of_family)
         });
+        // Each opening begins a new manifest.
+        let before = newest_manifest(dir).map_err(OpenError::Directory)?;
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
+        let now = newest_manifest(dir).map_err(OpenError::Directory)?;
         let database = Self {
             db,
             cache,
@@ -125,6 +150,7 @@ impl RocksDb {
             buffers,
             dir: dir.to_owned(),
             damage,
+            opening: Opening { before, now },
         };
         database.delete_leftovers()?;
         Ok(database)
@@ -178,6 +204,21 @@ impl RocksDb {
             "deleted what a process had left behind that was killed"
         );
         Ok(())
+    }
+
+    /// Takes another manifest for that of the opening before, if there was one.
+    pub(super) fn follow(&mut self, before: Option<u64>) {
+        self.opening.before = before.unwrap_or(self.opening.before);
+    }
+
+    /// Whether records may be lost that were in tables which are damaged.
+    pub(super) fn has_lost(&self) -> bool {
+        self.damage.has_lost()
+    }
+
+    /// When it was opened.
+    pub(super) fn opening(&self) -> Opening {
+        self.opening
     }
 
     /// A family; `None` if the format of the state does not have it, so that it is empty.
@@ -288,6 +329,17 @@ impl Backend for RocksDb {
         for family in Family::ALL {
             if family.since() <= format && self.family(family).is_none() {
                 let options = family_options(family, &self.cache, self.memory);
+                self.db.create_cf(family.name(), &options)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError> {
+        for family in families {
+            if self.family(*family).is_some() {
+                self.db.drop_cf(family.name())?;
+                let options = family_options(*family, &self.cache, self.memory);
                 self.db.create_cf(family.name(), &options)?;
             }
         }
@@ -473,7 +525,7 @@ impl From<io::Error> for OpenError {
 }
 
 /// The number of the newest manifest in the directory of the database.
-fn newest_manifest(db: &Path) -> io::Result<u64> {
+pub(super) fn newest_manifest(db: &Path) -> io::Result<u64> {
     let mut newest = 0;
     for entry in std::fs::read_dir(db)? {
         let name = entry?.file_name();

@@ -102,6 +102,11 @@ impl Damage {
         self.known().map_or_else(Vec::new, lost)
     }
 
+    /// Whether something may be lost.
+    pub(super) fn has_lost(&self) -> bool {
+        self.known().is_some_and(|known| !known.lost.is_empty())
+    }
+
     /// Whether the record of a key that is not there may be lost.
     pub(super) fn is_lost(&self, family: Family, key: &[u8]) -> bool {
         let contains = |lost: &Lost| lost.contains(family, key);
@@ -152,7 +157,7 @@ impl Damage {
     pub(super) fn take_out(&self, tables: &BTreeSet<u64>, lost: Vec<Lost>) {
         let mut known = lock(&self.known);
         known.tables.retain(|table| !tables.contains(table));
-        for lost in lost.into_iter().filter(Lost::matters) {
+        for lost in lost {
             if !known.lost.contains(&lost) {
                 known.lost.push(lost);
             }
@@ -199,6 +204,11 @@ impl Damage {
             tracing::warn!("{} cannot be written: {e}", self.file.display());
         }
     }
+}
+
+/// Forgets what is known to be damaged in the database of a state, which gets another one.
+pub(super) fn forget(state: &Path) {
+    let _ = fs::remove_file(state.join(FILE));
 }
 
 fn lost(family: &str, first: &str, last: &str) -> Option<Lost> {

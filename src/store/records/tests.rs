@@ -127,7 +127,7 @@ fn a_scan_goes_from_a_key_on_until_it_is_ended() {
         assert!(matches!(failed, Err(StoreError::Damaged { .. })));
         assert_eq!(records.first_key(T).unwrap().as_deref(), Some(&b"a"[..]));
         assert_eq!(records.last_key(T).unwrap().as_deref(), Some(&b"c"[..]));
-        assert_eq!(records.last_key(M).unwrap(), None);
+        assert_eq!(records.last_key(Family::Uses).unwrap(), None);
     });
 }
 
