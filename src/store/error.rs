@@ -253,14 +253,6 @@ fn damage(source: &BackendError) -> &'static str {
     }
 }
 
-/// Names what was done when a backend failed.
-pub(super) fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
-    move |e| StoreError::Database {
-        what,
-        source: e.into(),
-    }
-}
-
 impl StoreError {
     /// What damage means that keeps the state in `dir` from being opened; other errors are what they are.
     pub(super) fn of_opening(self, dir: &Path, has_copy: bool) -> Self {

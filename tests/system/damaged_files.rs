@@ -50,15 +50,18 @@ enum Kind {
     Notes,
     /// What narfs keeps beside the database.
     Beside,
+    /// What says which files the database has, so that it cannot be opened.
+    Manifest,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Table,
         Self::Blob,
         Self::WriteAheadLog,
         Self::Notes,
         Self::Beside,
+        Self::Manifest,
     ];
 
     fn of(state: &Path, file: &Path) -> Option<Self> {
@@ -75,6 +78,7 @@ impl Kind {
             _ if name.starts_with("OPTIONS") || name == "LOG" || name == "IDENTITY" => {
                 Some(Self::Notes)
             }
+            _ if name.starts_with("MANIFEST") || name == "CURRENT" => Some(Self::Manifest),
             _ => None,
         }
     }
@@ -270,7 +274,11 @@ impl Round<'_> {
                 files.entry(kind).or_default().push(seen.path);
             }
         }
-        let kinds: Vec<_> = Kind::ALL.iter().filter(|k| files.contains_key(k)).collect();
+        let is_wanted = |kind: &&Kind| {
+            let needs_source = **kind == Kind::Manifest;
+            files.contains_key(kind) && (self.has_source || !needs_source)
+        };
+        let kinds: Vec<_> = Kind::ALL.iter().filter(is_wanted).collect();
         let kind = *kinds[seed as usize % kinds.len()];
         let files = &files[&kind];
         let file = &files[self.chance.below(files.len())];
@@ -335,11 +343,15 @@ impl Round<'_> {
 
     /// Has another daemon serve what this one left behind, at its end or when it was killed.
     fn restart(&mut self) {
+        self.end();
+        self.mount();
+    }
+
+    fn end(&mut self) {
         match self.chance.below(2) {
             0 => self.umount(),
             _ => self.ground.kill(),
         }
-        self.mount();
     }
 
     /// Reads every file of `paths` and compares it; the names of the paths that gave an error.
@@ -472,7 +484,13 @@ for name in sys.argv[3:]:
         self.narfs(&["profile", "-p", "tools", "switch", "1"]);
         self.goes_on();
         self.has_its_own(3);
-        self.restart();
+        if self.outcome.kind == Some(Kind::Manifest) {
+            self.end();
+            self.repair();
+            self.mount();
+        } else {
+            self.restart();
+        }
         self.read_all_but_added(0..all, "after a restart");
         self.map_all();
         self.is_switched();
