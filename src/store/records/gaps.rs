@@ -6,7 +6,6 @@
 //! a gap says what was not read, not that nothing of it can be.
 
 use super::backend::{BackendError, View};
-use super::failed;
 use super::family::Family;
 use crate::store::error::StoreError;
 
@@ -26,7 +25,7 @@ impl Gap {
         *key >= *self.from && self.to.as_deref().is_none_or(|to| key < to)
     }
 
-    /// The first and the last of its keys, where keys are numbers.
+    /// About the first and the last of its keys, where keys are numbers.
     pub(in crate::store) fn numbers(&self) -> (u32, u32) {
         let number = |key: &[u8]| {
             let mut bytes = [0; 4];
@@ -44,6 +43,14 @@ impl Gap {
             from: key.to_vec(),
             to: Some(behind(key)),
         }
+    }
+}
+
+/// Names what was done when a backend failed.
+pub(super) fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |e| StoreError::Database {
+        what,
+        source: e.into(),
     }
 }
 

@@ -35,6 +35,7 @@ use super::format::Needs;
 use crate::sync::lock;
 use backend::{Backend, End, View};
 use ballast::Ballast;
+use gaps::failed;
 use rocks::{OpenError, RocksDb};
 
 /// Free bytes below which nothing is written, neither to the log nor to files: after one write that
@@ -67,14 +68,6 @@ impl Drop for GivingBack<'_> {
 
 /// The records at one moment.
 pub(super) struct Snapshot<'r>(Box<dyn View + Send + Sync + 'r>);
-
-/// Names what was done when a backend failed.
-fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
-    move |e| StoreError::Database {
-        what,
-        source: e.into(),
-    }
-}
 
 impl Records {
     /// Opens or makes the database of the state in `state`, which has this format and features, with at
