@@ -31,6 +31,7 @@ mod exposition;
 mod fetched_ahead;
 mod fidelity;
 mod file_handles;
+mod forgotten;
 mod held;
 mod idmapped;
 mod in_use;
