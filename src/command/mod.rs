@@ -9,6 +9,7 @@ mod debug;
 mod exposition;
 mod failure;
 mod figures;
+mod forget;
 mod keys;
 mod output;
 mod paths;
@@ -33,6 +34,7 @@ pub use debug::{
 };
 pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
+pub use forget::{ForgetReport, ForgetRequest};
 pub use keys::{ForgetKeyReport, ForgetKeyRequest};
 pub use output::{NoOutput, Output};
 pub use paths::{EntryReport, KindReport, PathReport, RebuiltReport, StateReport, VerifyReport};
@@ -133,6 +135,8 @@ pub enum Request {
     Closure(ClosureRequest),
     /// Take back what a key alone has vouched for.
     ForgetKey(ForgetKeyRequest),
+    /// Forget paths that no source vouches for any more.
+    Forget(ForgetRequest),
     /// Mount at one more mount point.
     Mount(MountRequest),
     /// Hand over to a new daemon.
@@ -193,6 +197,7 @@ pub enum Report {
     ChannelUpdate(ChannelUpdateReport),
     Closures(Vec<ClosureReport>),
     ForgotKey(ForgetKeyReport),
+    Forgot(ForgetReport),
     Status(StatusReport),
     Figures(Box<FiguresReport>),
 }

@@ -11,6 +11,7 @@ mod debug;
 mod durability;
 mod error;
 mod execute;
+mod forget;
 mod in_use;
 mod keys;
 mod location;

@@ -46,7 +46,7 @@ impl Engine {
         let fetcher = self.fetcher_for(sources)?;
         let runtime = self.runtime()?;
         let wanted = |lost: &UnreadablePath| (lost.hash, lost.path.clone());
-        Ok(self.with_progress(output, |progress| {
+        self.with_progress(output, |progress| {
             runtime.block_on(async {
                 let all = lost.iter().map(wanted).collect();
                 let mut failures = fetcher.register(all, false, progress).await?;
@@ -58,7 +58,7 @@ impl Engine {
                 failures.extend(fetcher.prefetch(here, false, progress).await?.failures);
                 Ok::<_, EngineError>(failures)
             })
-        })?)
+        })
     }
 
     /// Why paths cannot be read still, after sources were asked for them with this outcome.

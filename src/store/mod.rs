@@ -57,7 +57,7 @@ pub use channels::{
 };
 pub use contents::{
     CacheCounts, ChunkWriter, Hold, Ingested, InspectedChunk, InspectedTree, PathContents,
-    StoredContents,
+    StoredContents, damaged_chunks,
 };
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub(crate) use directory::{make_directory, sync_names};

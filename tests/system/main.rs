@@ -33,6 +33,7 @@ mod fetched_ahead;
 mod fidelity;
 mod file_handles;
 mod filled_disk;
+mod forgotten;
 mod held;
 mod idmapped;
 mod in_use;

@@ -28,6 +28,7 @@ pub(in crate::store) struct Deletion<'c> {
     freed_unique: (u64, u64),
     /// Trees whose records it changes.
     trees: Vec<ChunkDigest>,
+    durability: Durability,
     _alone: RwLockWriteGuard<'c, ()>,
 }
 
@@ -41,6 +42,7 @@ impl StoredContents {
             freed_chunks: 0,
             freed_unique: (0, 0),
             trees: Vec::new(),
+            durability: Durability::Process,
             _alone: write(&self.deleting),
         }
     }
@@ -50,6 +52,11 @@ impl Deletion<'_> {
     /// Other writes of the same batch.
     pub(in crate::store) fn writes(&mut self) -> &mut Batch {
         &mut self.writes
+    }
+
+    /// Has the deletion survive a power loss.
+    pub(in crate::store) fn set_durable(&mut self) {
+        self.durability = Durability::Power;
     }
 
     /// Deletes a record of a path info or a tree, whose bytes count as freed if it can be read.
@@ -143,13 +150,13 @@ impl Deletion<'_> {
         self.record(Family::Trees, &digest.0)
     }
 
-    /// Writes the deletion, all of it or nothing. It survives this process, but not a power loss, after
-    /// which all may be there again. Returns the bytes of stored records that this freed.
+    /// Writes the deletion, all of it or nothing. It survives this process, but, unless it is durable, not a
+    /// power loss, after which all may be there again. Returns the bytes of stored records that this freed.
     pub(in crate::store) fn commit(mut self) -> Result<u64, StoreError> {
         let contents = self.contents;
         let next = lock(&contents.writing).next_chunk.to_le_bytes();
         self.writes.put(Family::Meta, NEXT_CHUNK, next);
-        let (writes, durability) = (self.writes, Durability::Process);
+        let (writes, durability) = (self.writes, self.durability);
         contents
             .records
             .write(writes, durability, "contents were dropped")?;

@@ -50,6 +50,7 @@ use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
 use crate::sync::write;
 use damage::DamagedChunks;
+pub use damage::damaged_chunks;
 use holds::Held;
 use size::Size;
 use writing::Writing;

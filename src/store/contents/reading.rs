@@ -82,7 +82,9 @@ impl StoredContents {
             what,
             source,
         };
-        tracing::error!(path = %path.path, chunk = %entry.digest, "{error}");
+        if let Some(chunks) = self.damaged.meet(path.path.hash(), entry.digest) {
+            tracing::error!(path = %path.path, chunk = %entry.digest, chunks, "{error}");
+        }
         Err(error)
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::Paths;
 use super::loaded::{LoadedPath, PathRecord};
+use super::lost::Listed;
 use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path, of_key};
 use super::path_info::{PathInfo, PathOrdinal};
-use super::unreadable::Listed;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::clock::milliseconds;
 use crate::store::error::StoreError;

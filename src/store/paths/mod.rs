@@ -22,6 +22,7 @@ mod closure;
 mod find;
 mod kernel_caches;
 mod loaded;
+mod lost;
 mod merge;
 mod ordinals;
 mod path_info;
@@ -43,14 +44,14 @@ pub(super) use closure::Reach;
 pub(super) use kernel_caches::Watch;
 pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
 pub use loaded::LoadedPath;
+pub(super) use lost::Listed;
+pub use lost::{Unreadable, UnreadablePath};
 pub(super) use ordinals::skip as skip_ordinals;
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
 pub(super) use settle::settled;
-pub(super) use unreadable::Listed;
-pub use unreadable::{Unreadable, UnreadablePath};
 
 use super::changes::Observers;
 use super::clock::milliseconds;
@@ -61,8 +62,8 @@ use super::temporary_roots::AllTemporaryRoots;
 use crate::sync::lock;
 use kernel_caches::Lookups;
 use loaded::PathRecord;
+use lost::Known;
 use ordinals::Ordinals;
-use unreadable::Known;
 use uses::Uses;
 
 /// The paths of a state. Methods that say nothing of a crash write nothing to the database.

@@ -49,8 +49,8 @@ impl Paths {
     }
 
     /// Removes a path if it still has this ordinal and this tree, with what `more` adds to the deletion;
-    /// `None` if it has not. One whose path info cannot be read has no tree. All goes or nothing; a power loss may bring it back. Returns the bytes that
-    /// this freed.
+    /// `None` if it has not. One whose path info cannot be read has no tree. All goes or nothing; a power
+    /// loss may bring it back, unless the deletion is durable. Returns the bytes that this freed.
     pub(in crate::store) fn remove(
         &self,
         (hash, ordinal, tree): (StorePathHash, PathOrdinal, Option<ChunkDigest>),

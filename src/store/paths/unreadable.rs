@@ -9,77 +9,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::loaded::PathRecord;
+use super::lost::{Listed, Unreadable, UnreadablePath};
 use super::ordinals::{HERE, NOT_HERE, name_path, named_path};
 use super::path_info::{PathInfo, PathOrdinal};
 use super::{Paths, ordinals};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;
-use crate::store::records::{Batch, Durability, Family, Gap, Records, Snapshot};
+use crate::store::records::{Batch, Durability, Family, Gap};
 use crate::sync::lock;
-
-/// A path whose path info cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnreadablePath {
-    pub hash: StorePathHash,
-    /// As the record of its ordinal, or what refers to it, names it.
-    pub path: Option<StorePath>,
-    pub ordinal: Option<PathOrdinal>,
-    /// Whether its tree was here.
-    pub was_here: bool,
-}
-
-impl UnreadablePath {
-    fn new(hash: StorePathHash, path: Option<StorePath>) -> Self {
-        Self {
-            hash,
-            path,
-            ordinal: None,
-            was_here: false,
-        }
-    }
-}
-
-/// What of the path infos cannot be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unreadable {
-    /// Paths that are known.
-    pub paths: Vec<UnreadablePath>,
-    /// Ordinals of which nothing else is known.
-    pub unnamed: Vec<PathOrdinal>,
-}
-
-impl Unreadable {
-    pub fn is_empty(&self) -> bool {
-        self.paths.is_empty() && self.unnamed.is_empty()
-    }
-}
-
-/// What cannot be read, as far as this process knows it.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    paths: HashMap<StorePathHash, UnreadablePath>,
-    /// Ordinals whose records cannot be written anew.
-    ordinals: HashSet<PathOrdinal>,
-}
-
-/// Has what may hold a record listed.
-pub(in crate::store) enum Listed<'l> {
-    Now(&'l Records),
-    Then(&'l Snapshot<'l>),
-}
-
-impl Listed<'_> {
-    fn scan(
-        &self,
-        family: Family,
-        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<Vec<Gap>, StoreError> {
-        match self {
-            Self::Now(records) => records.scan_readable(family, &[], visit),
-            Self::Then(snapshot) => snapshot.scan_readable(family, &[], visit),
-        }
-    }
-}
 
 impl Paths {
     /// Visits all path infos, with the lengths of their records. Those that a listing passes over are read
@@ -184,7 +121,8 @@ impl Paths {
         let end = ordinals::end(&self.records)?;
         let each = gaps.iter().flat_map(|gap| {
             let (first, last) = gap.numbers();
-            (first.max(from.0)..end).take_while(move |number| *number <= last)
+            let numbers = (first.max(from.0)..end).take_while(move |number| *number <= last);
+            numbers.filter(|number| gap.contains(&number.to_be_bytes()))
         });
         Ok(each.map(PathOrdinal).collect())
     }
@@ -270,6 +208,19 @@ impl Paths {
         Ok(found)
     }
 
+    /// Visits the path infos that can be read.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn each_readable(&self, visit: &mut dyn FnMut(&PathInfo)) -> Result<(), StoreError> {
+        let nothing = &mut std::iter::empty();
+        self.scan_infos(&self.listed(), nothing, &mut |info, _| {
+            visit(&info);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     fn listed(&self) -> Listed<'_> {
         Listed::Now(&self.records)
     }
@@ -318,24 +269,6 @@ impl Paths {
         let mut known = lock(&self.unreadable);
         known.ordinals.retain(|ordinal| !unnamed.contains(ordinal));
         Ok(())
-    }
-}
-
-impl Known {
-    fn note(&mut self, lost: UnreadablePath) {
-        let path = lost.path.as_ref().map(ToString::to_string);
-        let path = path.unwrap_or_else(|| lost.hash.to_string());
-        if self.paths.insert(lost.hash, lost).is_none() {
-            tracing::error!(
-                path,
-                "its path info cannot be read; it is asked for again where a source has it"
-            );
-        }
-    }
-
-    /// Notes that a path info was written or removed.
-    pub(super) fn forget(&mut self, hash: StorePathHash) {
-        self.paths.remove(&hash);
     }
 }
 

@@ -25,7 +25,7 @@ impl Gap {
         *key >= *self.from && self.to.as_deref().is_none_or(|to| key < to)
     }
 
-    /// The first and the last of its keys, where keys are numbers.
+    /// About the first and the last of its keys, where keys are numbers.
     pub(in crate::store) fn numbers(&self) -> (u32, u32) {
         let number = |key: &[u8]| {
             let mut bytes = [0; 4];

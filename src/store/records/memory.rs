@@ -74,7 +74,7 @@ impl MemoryBackend {
 
     /// Has a record be unreadable, as in a block that has changed on the disk: until it is replaced for those
     /// who know its key, and for good for listings.
-    pub(crate) fn damage(&self, family: Family, key: &[u8]) {
+    pub(in crate::store) fn damage(&self, family: Family, key: &[u8]) {
         let mut disk = lock(&self.0);
         let unreadable = Arc::make_mut(&mut disk.unreadable);
         unreadable.insert((family, key.to_vec()), false);

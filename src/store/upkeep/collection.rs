@@ -295,7 +295,7 @@ impl Collection<'_> {
     }
 
     /// Removes these paths, with their contents, whatever refers to them; but for what is in use, or was
-    /// published or became a root since it began. What is gone stays so as after [`Collection::remove`].
+    /// published or became a root since it began. What is gone stays so after a power loss.
     ///
     /// # Errors
     /// The database failed; what was removed until then is.
@@ -406,7 +406,8 @@ impl Removing<'_> {
                 continue;
             }
             let ordinal = graph.paths.get(&hash).map(|found| found.ordinal);
-            let remove = || upkeep.remove_path(removal, graph, hash);
+            let durable = self.only.is_some();
+            let remove = || upkeep.remove_path(removal, graph, hash, durable);
             let Some(freed) = self.watch.unless_looked_up(ordinal.into_iter(), remove) else {
                 graph.reach([hash], reached);
                 continue;
@@ -489,6 +490,7 @@ impl Upkeep {
         removal: &mut Removal,
         graph: &mut Graph,
         hash: StorePathHash,
+        durable: bool,
     ) -> Result<Option<u64>, StoreError> {
         let Some(found) = graph.paths.get(&hash) else {
             return Ok(None);
@@ -499,6 +501,9 @@ impl Upkeep {
         let may_share = lost.any(|other| *other != hash) || !graph.unnamed.is_empty();
         let path = (hash, found.ordinal, found.tree);
         self.paths.remove(path, |deletion| {
+            if durable {
+                deletion.set_durable();
+            }
             let Some(tree) = found.tree else {
                 return Ok(());
             };
