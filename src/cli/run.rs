@@ -89,10 +89,11 @@ fn run(
         let stream = match open_target(state, options)? {
             Target::Daemon(stream) => stream,
             Target::State(store) => {
-                let engine = Engine::new(store, defaults.clone(), None);
+                let can_be_repeated = is_first && request.can_be_repeated();
+                let engine = Engine::new(store.clone(), defaults.clone(), None);
                 match engine.execute(request.clone(), output) {
-                    // The next opening leaves alone what is damaged.
-                    Err(e) if e.is_refusal() && is_first => {}
+                    // The next opening takes out what is damaged.
+                    Err(e) if can_be_repeated && e.comes_of_damage() && store.has_new_damage() => {}
                     done => return Ok(done?),
                 }
                 is_first = false;

@@ -22,9 +22,14 @@ impl Daemon {
             Request::Status => Ok(Report::Status(self.status()?)),
             Request::Figures => Ok(Report::Figures(Box::new(self.figures()))),
             request => {
+                let can_be_repeated = request.can_be_repeated();
                 let done = self.engine.execute(request, output);
-                if self.supervisor.restarts() && done.as_ref().is_err_and(EngineError::is_refusal) {
-                    // The next daemon leaves alone what is damaged, and the client asks it again.
+                if can_be_repeated
+                    && done.as_ref().is_err_and(EngineError::comes_of_damage)
+                    && self.store().has_new_damage()
+                    && self.supervisor.restarts()
+                {
+                    // The next daemon takes out what is damaged, and the client asks it again.
                     leave(self.store(), EXIT_RESTART);
                 }
                 // Even a request that failed later may have switched a profile that a view follows.

@@ -279,10 +279,14 @@ impl StoreError {
         }
     }
 
-    /// Whether the cause of an error is that the database refused a write because something else in it is
-    /// damaged. Who opens the state anew can write.
-    pub fn is_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+    /// Whether the cause of an error is that something of the database cannot be read, or that it refuses to
+    /// write for that reason.
+    pub fn comes_of_damage(error: &(dyn std::error::Error + 'static)) -> bool {
         let mut causes = std::iter::successors(Some(error), |e| e.source());
-        causes.any(|cause| cause.downcast_ref().is_some_and(BackendError::is_refusal))
+        causes.any(|cause| {
+            cause
+                .downcast_ref()
+                .is_some_and(BackendError::is_corruption)
+        })
     }
 }

@@ -91,6 +91,10 @@ use records::Records;
 use tables::Tables;
 use temporary_roots::AllTemporaryRoots;
 
+/// Tables of the database that are taken out at most until a state is opened: each may have what an opening
+/// reads.
+const TABLES: usize = 100;
+
 /// How to open a state.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -214,7 +218,7 @@ impl Store {
         options: &StoreOptions,
         records: MemoryBackend,
     ) -> Result<Self, StoreError> {
-        let records = |needs| Ok(Records::in_memory(dir, needs, records));
+        let records = |needs| Ok(Records::in_memory(dir, needs, records.clone()));
         Self::open_over(dir, options, None, records)
     }
 
@@ -222,11 +226,21 @@ impl Store {
         dir: &Path,
         options: &StoreOptions,
         ownership: Option<Ownership>,
-        records: impl FnOnce(Needs) -> Result<Records, StoreError>,
+        records: impl Fn(Needs) -> Result<Records, StoreError>,
     ) -> Result<Self, StoreError> {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
-        let records = Arc::new(records(directory.needs().clone())?);
+        let open = || records(directory.needs().clone());
+        let mut records = open()?;
+        for _ in 0..TABLES {
+            if restore::is_readable(&records) || !records.has_new_damage() {
+                break;
+            }
+            // What was met is taken out by another opening.
+            drop(records);
+            records = open()?;
+        }
+        let records = Arc::new(records);
         let has_copy = records.has_second_copy();
         let opened = Self::over(directory, options, records);
         opened.map_err(|e| e.of_opening(dir, has_copy))

@@ -34,7 +34,14 @@ pub(super) fn restore(records: &Records) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The same, without noting it.
+/// Restores what is lost, and says whether all can be read that an opening reads.
+pub(super) fn is_readable(records: &Records) -> bool {
+    let read = |family| records.scan(family, &[], |_, _| Ok(true)).is_ok();
+    let families = [Family::Meta, Family::Roots, Family::Profiles, Family::Views];
+    restore(records).is_ok() && families.into_iter().all(read)
+}
+
+/// The same as [`restore`], without noting it.
 pub(super) fn restored(records: &Records) -> Result<Restored, StoreError> {
     let is_all = records.missing() == Some(Missing::All);
     if is_all {

@@ -110,10 +110,9 @@ impl From<ChannelError> for EngineError {
 }
 
 impl EngineError {
-    /// Whether the database refused a write because something else in it is damaged, and accepts it once it is
-    /// opened anew.
-    pub fn is_refusal(&self) -> bool {
-        StoreError::is_refusal(self)
+    /// Whether something of the database cannot be read, or it refuses to write for that reason.
+    pub fn comes_of_damage(&self) -> bool {
+        StoreError::comes_of_damage(self)
     }
 
     pub fn kind(&self) -> ErrorKind {

@@ -140,8 +140,11 @@ fn highest_named(records: &Records) -> Result<u32, StoreError> {
         Ok(true)
     })?;
     records.scan_readable(Family::Meta, FORMER, |key, record| {
-        note(Reader::new(record).u32().unwrap_or(0));
-        Ok(key.starts_with(FORMER))
+        let is_former = key.starts_with(FORMER);
+        if is_former {
+            note(Reader::new(record).u32().unwrap_or(0));
+        }
+        Ok(is_former)
     })?;
     Ok(highest)
 }

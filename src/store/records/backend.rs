@@ -192,7 +192,7 @@ impl BackendError {
 
     /// Whether a write was refused because something is damaged: it is accepted once the database is opened
     /// anew.
-    pub(in crate::store) fn is_refusal(&self) -> bool {
+    pub(super) fn is_refusal(&self) -> bool {
         self.is_refusal
     }
 

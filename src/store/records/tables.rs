@@ -137,6 +137,7 @@ impl Damage {
         let mut known = lock(&self.known);
         if table_named(&error.to_string()).is_none() && !known.has_unknown {
             known.has_unknown = true;
+            self.is_new.store(true, Ordering::Relaxed);
             self.write(&known);
         }
     }
