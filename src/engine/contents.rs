@@ -173,8 +173,11 @@ impl Engine {
     pub(super) fn pins(&self) -> Result<Report, EngineError> {
         let pins = self.store.roots().pins()?;
         let reports = pins.into_iter().map(|pin| {
-            let closure = self.store.paths().closure([pin.path.hash()])?;
-            let mut missing = 0;
+            let paths = self.store.paths();
+            let closure = paths.readable_closure([pin.path.hash()])?;
+            let unknown = paths.unknown_of(std::slice::from_ref(&pin.path))?;
+            let is_lost = |path: &&StorePath| paths.info(path.hash()).is_err();
+            let mut missing = unknown.iter().filter(is_lost).count() as u64;
             for info in &closure {
                 missing += u64::from(!self.store.paths().has_contents(info)?);
             }

@@ -10,6 +10,7 @@ mod races;
 mod removed;
 mod roots;
 mod space;
+mod unreadable;
 mod views;
 
 use std::collections::HashSet;

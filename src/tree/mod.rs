@@ -5,6 +5,7 @@
 //! not contain hashes of paths, only indices into the path's table of references.
 
 mod builder;
+mod canonical;
 mod dump;
 mod format;
 mod leb128;

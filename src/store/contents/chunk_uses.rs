@@ -1,5 +1,6 @@
 //! How often complete trees name each chunk: what nothing names may be deleted.
 
+use super::writing::highest_named;
 use crate::store::error::StoreError;
 use crate::store::records::{Family, Records};
 
@@ -27,11 +28,24 @@ impl ChunkUses {
             let key = key.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
             key.unwrap_or(0)
         };
+        let first = match records.first_key(Family::Chunks) {
+            Err(e) if e.is_damage() => 0,
+            first => number(first?),
+        };
+        let last = match records.last_key(Family::Chunks) {
+            Err(e) if e.is_damage() => highest_named(records)?,
+            last => number(last?),
+        };
         Ok(Self {
-            first: number(records.first_key(Family::Chunks)?),
-            end: number(records.last_key(Family::Chunks)?).saturating_add(COMING),
+            first,
+            end: last.saturating_add(COMING),
             counts: Vec::new(),
         })
+    }
+
+    /// Has no chunk judged: each counts as used and kept.
+    pub(in crate::store) fn judge_none(&mut self) {
+        self.end = self.first;
     }
 
     fn at(&self, number: u64) -> Option<usize> {

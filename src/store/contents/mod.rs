@@ -51,6 +51,7 @@ use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
 use crate::sync::{Workers, write};
 use damage::DamagedChunks;
+pub use damage::damaged_chunks;
 use holds::Held;
 use size::Size;
 use writing::Writing;

@@ -82,7 +82,9 @@ impl StoredContents {
             what,
             source,
         };
-        tracing::error!(path = %path.path, chunk = %entry.digest, "{error}");
+        if let Some(chunks) = self.damaged.meet(path.path.hash(), entry.digest) {
+            tracing::error!(path = %path.path, chunk = %entry.digest, chunks, "{error}");
+        }
         Err(error)
     }
 
@@ -131,6 +133,18 @@ impl StoredContents {
                 Ok(())
             },
         )
+    }
+
+    /// The NAR of a tree whose chunks are here, with this table; `None` if one cannot be read.
+    pub(in crate::store) fn nar(&self, tree: &Tree, table: &[[u8; HASH_LEN]]) -> Option<Vec<u8>> {
+        let fetch = |_, entry: &ChunkEntry| {
+            let located = self.locate(&entry.digest).ok().flatten();
+            let read = located.map(|at| self.chunk(at.number, &entry.digest));
+            read.and_then(Result::ok).ok_or(std::fmt::Error)
+        };
+        let mut nar = Vec::new();
+        let dumped = dump_nar(tree, 0, table, fetch, &mut nar);
+        dumped.ok().map(|()| nar)
     }
 
     /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory,

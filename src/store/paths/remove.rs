@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::MutexGuard;
 
-use super::path_info::{PathInfo, PathOrdinal};
+use super::path_info::{Origin, PathInfo, PathOrdinal};
 use super::publish::set_changed;
 use super::removal::Removal;
-use super::{Paths, ordinals};
+use super::{Paths, ordinals, small};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::contents::{ChunkUses, Deletion};
@@ -49,18 +49,27 @@ impl Paths {
     }
 
     /// Removes a path if it still has this ordinal and this tree, with what `more` adds to the deletion;
-    /// `None` if it has not. All goes or nothing; a power loss may bring it back. Returns the bytes that
-    /// this freed.
+    /// `None` if it has not. One whose path info cannot be read has no tree. All goes or nothing; a power
+    /// loss may bring it back, unless the deletion is durable. Returns the bytes that this freed.
     pub(in crate::store) fn remove(
         &self,
         (hash, ordinal, tree): (StorePathHash, PathOrdinal, Option<ChunkDigest>),
         more: impl FnOnce(&mut Deletion<'_>) -> Result<(), StoreError>,
     ) -> Result<Option<u64>, StoreError> {
         let _next = lock(&self.next_ordinal);
-        let there = self.info(hash)?;
         let is_same = |info: &PathInfo| info.ordinal == ordinal && info.tree() == tree;
-        let Some(info) = there.filter(is_same) else {
-            return Ok(None);
+        let there = match self.read_info(hash) {
+            Err(e) if e.is_damage() => {
+                let lost = self.unreadable_path(hash)?;
+                if lost.ordinal != Some(ordinal) || tree.is_some() {
+                    return Ok(None);
+                }
+                None
+            }
+            there => match there?.filter(|(info, _)| is_same(info)) {
+                Some((info, _)) => Some(info),
+                None => return Ok(None),
+            },
         };
         let mut deletion = self.contents.begin_deletion();
         deletion.record(Family::Paths, hash.as_bytes())?;
@@ -68,11 +77,17 @@ impl Paths {
         let writes = deletion.writes();
         writes.delete(Family::Ordinals, key);
         writes.delete(Family::Uses, key);
-        ordinals::keep(writes, &info);
+        if let Some(info) = &there {
+            ordinals::keep(writes, info);
+            if info.origin == Origin::Added {
+                small::remove(writes, &info.registration.path);
+            }
+        }
         set_changed(writes);
         more(&mut deletion)?;
         let freed = deletion.commit()?;
         self.cache.remove(&ordinal);
+        lock(&self.unreadable).forget(hash);
         self.uses.clear(ordinal);
         Ok(Some(freed))
     }

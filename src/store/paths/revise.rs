@@ -24,24 +24,27 @@ impl Paths {
         let _publishing = lock(&self.publishing);
         let next = lock(&self.next_ordinal);
         let mut batch = Publishing::new(*next);
-        self.records.scan(Family::Paths, &[], |key, record| {
-            // What cannot be read vouches for nothing, and is for `verify` to mend.
-            let Ok(there) = PathInfo::scanned(key, record) else {
-                return Ok(true);
-            };
-            if let Some(registration) = judge(&there).filter(|_| !is_trial) {
-                let info = PathInfo {
-                    registration,
-                    ..there.clone()
+        self.records
+            .scan_readable(Family::Paths, &[], |key, record| {
+                // What cannot be read vouches for nothing, and is for `verify` to mend.
+                let Ok(there) = PathInfo::scanned(key, record) else {
+                    return Ok(true);
                 };
-                self.put_record(&mut batch, &info, Some(&there));
-                batch.amended.push(info.ordinal);
-            }
-            Ok(true)
-        })?;
+                if let Some(registration) = judge(&there).filter(|_| !is_trial) {
+                    let info = PathInfo {
+                        registration,
+                        ..there.clone()
+                    };
+                    self.put_record(&mut batch, &info, Some(&there));
+                    batch.amended.push(info.ordinal);
+                }
+                Ok(true)
+            })?;
         if batch.amended.is_empty() {
             return Ok(());
         }
+        // Nothing is to be trusted again when the database is lost.
+        batch.writes.batch.set_irreplaceable();
         let what = "path infos were revised";
         self.contents
             .write(&mut batch.writes, Durability::Power, what)?;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
-use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::backend::{
+    Backend, BackendError, Batch, Durability, End, Opening, Record, View, Visitor, Write,
+};
 use super::blob_files::BlobFile;
 use super::family::Family;
 use crate::store::format::Format;
@@ -39,9 +41,15 @@ struct Disk {
     writes: u64,
     /// The number of the write that fails, and that all later ones do.
     failing: Option<u64>,
+    /// Processes that have opened it.
+    openings: u64,
     /// Snapshots that live.
     snapshots: Arc<()>,
+    unreadable: Arc<Unreadable>,
 }
+
+/// Records that cannot be read; with `true` those that were replaced since: a listing ends there even so.
+type Unreadable = BTreeMap<(Family, Vec<u8>), bool>;
 
 impl MemoryBackend {
     /// Has the write of this number, counted from now on and from 0, fail, and each one after it. What
@@ -64,6 +72,24 @@ impl MemoryBackend {
         damage(&mut disk.flushed);
     }
 
+    /// Has a record be unreadable, as in a block that has changed on the disk: until it is replaced for those
+    /// who know its key, and for good for listings.
+    pub(in crate::store) fn damage(&self, family: Family, key: &[u8]) {
+        let mut disk = lock(&self.0);
+        let unreadable = Arc::make_mut(&mut disk.unreadable);
+        unreadable.insert((family, key.to_vec()), false);
+    }
+
+    /// Counts an opening.
+    pub(super) fn opened(&self) -> Opening {
+        let mut disk = lock(&self.0);
+        disk.openings += 1;
+        Opening {
+            before: disk.openings - 1,
+            now: disk.openings,
+        }
+    }
+
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
     pub(crate) fn writes(&self) -> u64 {
         lock(&self.0).writes
@@ -84,6 +110,8 @@ impl MemoryBackend {
             flushed: disk.flushed.clone(),
             synced: log.len(),
             log,
+            unreadable: disk.unreadable.clone(),
+            openings: disk.openings,
             ..Disk::default()
         })))
     }
@@ -101,6 +129,25 @@ impl Disk {
     }
 }
 
+/// Notes that the records of a batch can be read.
+fn replace(unreadable: &mut Arc<Unreadable>, batch: &[Write]) {
+    if unreadable.is_empty() {
+        return;
+    }
+    let unreadable = Arc::make_mut(unreadable);
+    for write in batch {
+        if let Write::Put(family, key, _) | Write::Delete(family, key) = write
+            && let Some(replaced) = unreadable.get_mut(&(*family, key.clone()))
+        {
+            *replaced = true;
+        }
+    }
+}
+
+fn damaged() -> BackendError {
+    BackendError::missing("this record cannot be read")
+}
+
 fn apply(map: &mut Map, batch: &[Write]) {
     for write in batch {
         match write.clone() {
@@ -111,14 +158,24 @@ fn apply(map: &mut Map, batch: &[Write]) {
     }
 }
 
-fn scan(map: &Map, family: Family, from: &[u8], visit: &mut Visitor<'_>) {
-    let from = Bound::Included((family, from.to_vec()));
-    let records = map.range((from, Bound::Unbounded));
-    for ((_, key), record) in records.take_while(|((of, _), _)| *of == family) {
-        if !visit(key, record) {
-            return;
+fn scan(
+    (map, unreadable): (&Map, &Unreadable),
+    family: Family,
+    from: &[u8],
+    visit: &mut Visitor<'_>,
+) -> Result<(), BackendError> {
+    let from = (Bound::Included((family, from.to_vec())), Bound::Unbounded);
+    let end = unreadable.range(from.clone()).next();
+    let end = end.filter(|((of, _), _)| *of == family).map(|(at, _)| at);
+    for (at, record) in map.range(from).take_while(|((of, _), _)| *of == family) {
+        if end.is_some_and(|end| at >= end) {
+            break;
+        }
+        if !visit(&at.1, record) {
+            return Ok(());
         }
     }
+    end.map_or(Ok(()), |_| Err(damaged()))
 }
 
 impl View for MemoryBackend {
@@ -129,14 +186,20 @@ impl View for MemoryBackend {
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
         // The visitor may write.
-        let seen = lock(&self.0).seen.clone();
-        scan(&seen, family, from, visit);
-        Ok(())
+        let (seen, unreadable) = {
+            let disk = lock(&self.0);
+            (disk.seen.clone(), disk.unreadable.clone())
+        };
+        scan((&seen, &unreadable), family, from, visit)
     }
 }
 
 /// The records at one moment.
-struct MemorySnapshot(Arc<Map>, #[expect(dead_code, reason = "it counts")] Arc<()>);
+struct MemorySnapshot(
+    Arc<Map>,
+    Arc<Unreadable>,
+    #[expect(dead_code, reason = "it counts")] Arc<()>,
+);
 
 impl View for MemorySnapshot {
     fn scan(
@@ -145,15 +208,17 @@ impl View for MemorySnapshot {
         from: &[u8],
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
-        scan(&self.0, family, from, visit);
-        Ok(())
+        scan((&self.0, &self.1), family, from, visit)
     }
 }
 
 impl Backend for MemoryBackend {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
-        let found = lock(&self.0).seen.get(&(family, key.to_vec())).cloned();
-        Ok(found.map(Record::Owned))
+        let (disk, key) = (lock(&self.0), (family, key.to_vec()));
+        if disk.unreadable.get(&key) == Some(&false) {
+            return Err(damaged());
+        }
+        Ok(disk.seen.get(&key).cloned().map(Record::Owned))
     }
 
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
@@ -170,10 +235,17 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError> {
+        let mut batch = Batch::default();
+        families.iter().for_each(|family| batch.clear(*family));
+        self.write(batch, Durability::Power)
+    }
+
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {
         let mut disk = lock(&self.0);
         disk.begin()?;
         apply(Arc::make_mut(&mut disk.seen), &batch.writes);
+        replace(&mut disk.unreadable, &batch.writes);
         if durability != Durability::Flush {
             disk.log.push(batch.writes);
         }
@@ -194,7 +266,11 @@ impl Backend for MemoryBackend {
 
     fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {
         let disk = lock(&self.0);
-        Box::new(MemorySnapshot(disk.seen.clone(), disk.snapshots.clone()))
+        Box::new(MemorySnapshot(
+            disk.seen.clone(),
+            disk.unreadable.clone(),
+            disk.snapshots.clone(),
+        ))
     }
 
     fn snapshots(&self) -> Result<u64, BackendError> {
@@ -203,6 +279,12 @@ impl Backend for MemoryBackend {
 
     fn unwritten(&self) -> u64 {
         0
+    }
+
+    fn set_mended(&self) {}
+
+    fn has_new_damage(&self) -> bool {
+        false
     }
 
     fn refuses_writes(&self) -> bool {

@@ -49,14 +49,15 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use super::{Upkeep, unreferenced};
+use super::Upkeep;
+use super::unreferenced::KnownTrees;
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::error::StoreError;
 use crate::store::paths::{
-    InUse, Leaving, Origin, PathInfo, PathOrdinal, Paths, RunningRemoval, Watch,
+    InUse, Leaving, Listed, Origin, PathOrdinal, Paths, RunningRemoval, Watch,
 };
-use crate::store::records::{Family, Snapshot};
+use crate::store::records::Snapshot;
 use crate::sync::lock;
 
 /// What an eviction dropped.
@@ -164,9 +165,13 @@ impl Upkeep {
         }
         self.paths.save_uses()?;
         let running = self.paths.begin_removal()?;
-        let mut candidates = self.candidates(&running.snapshot, keep)?;
+        let (mut candidates, and_others) = self.candidates(&running.snapshot, keep)?;
         let kept = |tree: &ChunkDigest| candidates.get(tree).is_none_or(|c: &Candidate| c.kept);
-        let all_read = unreferenced::count_uses(&running, kept)?;
+        let known = KnownTrees {
+            trees: candidates.values().map(|c| (c.tree, c.kept)).collect(),
+            and_others,
+        };
+        let all_read = self.count_uses(&running, known, kept)?;
         eviction.bytes += self.remove_unreferenced(&running, all_read)?;
         candidates.retain(|_, c| !c.kept);
         let ages = candidates.values().map(|c| Reverse((c.last_use, c.tree)));
@@ -207,17 +212,18 @@ impl Upkeep {
         Ok(eviction)
     }
 
-    /// All trees that paths have, with their paths.
+    /// All trees that paths have, with their paths; and whether there may be others, of paths that cannot
+    /// be read.
     fn candidates(
         &self,
         snapshot: &Snapshot<'_>,
         keep: &HashSet<StorePathHash>,
-    ) -> Result<HashMap<ChunkDigest, Candidate>, StoreError> {
+    ) -> Result<(HashMap<ChunkDigest, Candidate>, bool), StoreError> {
         let mut candidates = HashMap::new();
-        snapshot.scan(Family::Paths, &[], |key, record| {
-            let info = PathInfo::scanned(key, record)?;
+        let (listed, nothing) = (Listed::Then(snapshot), &mut std::iter::empty());
+        let unreadable = self.paths.scan_infos(&listed, nothing, &mut |info, _| {
             let Some(tree) = info.tree() else {
-                return Ok(true);
+                return Ok(());
             };
             let candidate = candidates.entry(tree).or_insert(Candidate {
                 tree,
@@ -234,9 +240,9 @@ impl Upkeep {
                 .last_use(info.ordinal)
                 .max(info.registered * 1000);
             candidate.last_use = candidate.last_use.max(age);
-            Ok(true)
+            Ok(())
         })?;
-        Ok(candidates)
+        Ok((candidates, !unreadable.is_empty()))
     }
 
     /// Drops the chunks of a tree, unless it is to be left alone after all; then `None`. Returns the
