@@ -5,6 +5,7 @@
 //! ```text
 //! ingest, size, on_demand, profiles, start    the benchmarks
 //! report         medians, ratios, tables, JSON
+//! baseline       ratios of an earlier run, compared with those of this one
 //! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
 //! cache, world   the input: binary caches, given or made here
 //! measure        wall clock, CPU, memory and bytes written of a command
@@ -13,6 +14,7 @@
 //! work           the one directory that this program writes to
 //! ```
 
+mod baseline;
 mod cache;
 mod files;
 mod image;
@@ -32,13 +34,14 @@ mod work;
 mod world;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
+use crate::baseline::Baseline;
 use crate::cache::BinaryCache;
 use crate::narfs::Narfs;
 use crate::nix::Nix;
@@ -81,6 +84,9 @@ struct Options {
     /// Write every sample and setting to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Say which ratios are better or worse than those of an earlier run, in a file that --json wrote
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -117,6 +123,9 @@ fn run(options: &Options) -> Result<()> {
             "this needs root: Nix stores are read-only directories, which only root can remove again"
         );
     }
+    // Before hours of measuring.
+    let baseline = options.baseline.as_deref().map(Baseline::read);
+    let baseline = baseline.transpose()?;
     let narfs = Narfs::find(options.narfs.as_deref())?;
     let work = Work::open(&options.work)?;
     let nix = Nix::find(&work)?;
@@ -127,16 +136,24 @@ fn run(options: &Options) -> Result<()> {
         println!("{}", section.markdown);
     }
     println!("{machine}");
+    if let Some(baseline) = baseline {
+        println!("\n{}", baseline.compare(&sections));
+    }
     if let Some(file) = &options.json {
+        let ratios = baseline::ratios(&sections);
         let sections: serde_json::Map<_, _> = sections
             .into_iter()
             .map(|Section { name, data, .. }| (name.to_owned(), data))
             .collect();
-        let all = json!({ "machine": machine, "benchmarks": sections });
-        fs::write(file, format!("{all:#}\n"))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        let mut all = json!({ "machine": machine, "benchmarks": sections });
+        all[baseline::RATIOS] = ratios;
+        write(file, &format!("{all:#}\n"))?;
     }
     Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The benchmarks that are wanted, one after the other.
