@@ -1,8 +1,8 @@
 //! A baseline: the ratios of an earlier run, kept in a file, which those of this run are compared with.
 //!
-//! Any file that `--json` wrote is one; of it only `ratios` and `machine` are read. What a ratio was is its
-//! range over the rounds: what lies beyond the range of the baseline is better or worse, all else is not known
-//! to differ.
+//! Any file that `--json` wrote is one; of it only `ratios` and `machine` are read. What a ratio was is
+//! its range over the rounds: what lies beyond the range of the baseline is better or worse, all else is not
+//! known to differ.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -146,7 +146,7 @@ fn verdict(was: &Spread, is: &Spread) -> &'static str {
     } else if is.low > was.high {
         "**worse**"
     } else {
-        "the same"
+        "as before"
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         };
         assert!(line("find").contains("better |"), "{text}");
         assert!(line("stat").contains("**worse** |"), "{text}");
-        assert!(line("read").contains("the same |"), "{text}");
+        assert!(line("read").contains("as before |"), "{text}");
         assert!(line("gone").contains("not measured") && line("new").contains("not measured"));
         assert!(text.contains("The baseline: 2 CPUs") && !text.contains("another world"));
     }

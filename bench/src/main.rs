@@ -3,19 +3,21 @@
 //! It drives the `narfs` program as a user would, and needs nothing else of the library. Its modules:
 //!
 //! ```text
-//! ingest, size, on_demand, profiles, start    the benchmarks
-//! report         medians, ratios, tables, JSON
+//! ingest, size, on_demand, reads, profiles, start    the benchmarks
+//! report, chart  medians, ratios, tables, JSON, SVG
 //! baseline       ratios of an earlier run, compared with those of this one
 //! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
 //! cache, world   the input: binary caches, given or made here
 //! measure        wall clock, CPU, memory and bytes written of a command
 //! server, link   a binary cache behind HTTP, near and far
 //! namespace      a /nix of one's own
+//! program        a program of the binary cache to start
 //! work           the one directory that this program writes to
 //! ```
 
 mod baseline;
 mod cache;
+mod chart;
 mod files;
 mod image;
 mod ingest;
@@ -26,6 +28,8 @@ mod narfs;
 mod nix;
 mod on_demand;
 mod profiles;
+mod program;
+mod reads;
 mod report;
 mod server;
 mod size;
@@ -48,7 +52,7 @@ use crate::nix::Nix;
 use crate::report::Section;
 use crate::work::Work;
 
-/// Measures narfs beside its peers: Nix, file-level deduplication, squashfs, EROFS
+/// Measures narfs beside its peers: Nix, file-level deduplication, native files, squashfs, EROFS
 ///
 /// Tables go to standard output as markdown, progress to standard error. Needs root. A peer that
 /// this machine does not have is reported as not measured.
@@ -84,6 +88,9 @@ struct Options {
     /// Write every sample and setting to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the ratios of reads to this file, as a chart of bars
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Say which ratios are better or worse than those of an earlier run, in a file that --json wrote
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -98,6 +105,9 @@ enum What {
     /// From nothing until a program has run, from a binary cache behind HTTP, near and far: narfs
     /// and Nix. Needs a python3 in the first binary cache, and FUSE
     OnDemand,
+    /// Listing, stat, reads, page faults and the start of a program, with cold caches and with warm ones:
+    /// narfs, a native copy, EROFS and squashfs images. Needs FUSE, loop devices, mkfs.erofs and mksquashfs
+    Reads,
     /// A user environment of 30,000 links made, changed and switched: narfs, nix-env and nix
     /// profile. Needs no binary cache, but FUSE
     Profiles,
@@ -123,6 +133,9 @@ fn run(options: &Options) -> Result<()> {
             "this needs root: Nix stores are read-only directories, which only root can remove again"
         );
     }
+    if options.svg.is_some() && !matches!(options.what, What::Reads | What::All) {
+        bail!("--svg draws what `reads` measures: give `reads` or `all`");
+    }
     // Before hours of measuring.
     let baseline = options.baseline.as_deref().map(Baseline::read);
     let baseline = baseline.transpose()?;
@@ -138,6 +151,13 @@ fn run(options: &Options) -> Result<()> {
     println!("{machine}");
     if let Some(baseline) = baseline {
         println!("\n{}", baseline.compare(&sections));
+    }
+    if let Some(file) = &options.svg {
+        let chart = sections.iter().find_map(|section| section.chart.as_deref());
+        write(
+            file,
+            chart.context("nothing was measured that --svg could draw")?,
+        )?;
     }
     if let Some(file) = &options.json {
         let ratios = baseline::ratios(&sections);
@@ -177,6 +197,9 @@ fn measure(
         }
         if wanted(What::OnDemand) {
             sections.push(on_demand::run(narfs, nix, &caches[0], work, rounds)?);
+        }
+        if wanted(What::Reads) {
+            sections.push(reads::run(narfs, &caches[0], work, rounds)?);
         }
     }
     if wanted(What::Profiles) {

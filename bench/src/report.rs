@@ -20,6 +20,8 @@ pub struct Section {
     pub input: String,
     /// What narfs needs as a part of what it is compared with, to be compared with a baseline.
     pub ratios: Vec<Ratio>,
+    /// An SVG.
+    pub chart: Option<String>,
 }
 
 impl Section {
@@ -31,6 +33,7 @@ impl Section {
             data: Value::Null,
             input: String::new(),
             ratios: Vec::new(),
+            chart: None,
         }
     }
 }
