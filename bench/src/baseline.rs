@@ -98,7 +98,7 @@ impl Baseline {
             };
             if suite.input != section.input {
                 other_worlds.push(format!(
-                    "**Of another world**: {} of the baseline read {}, and now {}.\n\n",
+                    "**Of another world**: {} of the baseline had {}, and now has {}.\n\n",
                     section.name, suite.input, section.input
                 ));
             }
