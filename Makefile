@@ -170,7 +170,8 @@ world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/
 
 bench: build world ## the benchmarks, with the tools they are compared to (root)
 	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
-	    --key target/world/bench/key.pub --json target/bench/results.json
+	    --key target/world/bench/key.pub --json target/bench/results.json --svg target/bench/reads.svg \
+	    --baseline bench/baseline.json
 
 ##@ Installing
 target/release/narfs:
