@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
 use super::blob_files::BlobFile;
 use super::family::Family;
+use crate::nix::store_path::StorePath;
 use crate::store::format::Format;
 use crate::sync::lock;
 
@@ -74,6 +75,11 @@ impl MemoryBackend {
         let mut disk = lock(&self.0);
         let unreadable = Arc::make_mut(&mut disk.unreadable);
         unreadable.insert((family, key.to_vec()), false);
+    }
+
+    /// The same of the path info of a path.
+    pub(crate) fn damage_path_info(&self, path: &StorePath) {
+        self.damage(Family::Paths, path.hash().as_bytes());
     }
 
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
