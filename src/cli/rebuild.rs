@@ -19,7 +19,11 @@ pub(super) fn rebuild(global: &Global) -> anyhow::Result<Option<Rebuilt>> {
     match store::rebuild(&state, &global.options(false)) {
         // Whoever owns it may end soon, as with any command.
         Err(StoreError::Owned { .. } | StoreError::Waiting { .. }) => Ok(None),
-        rebuilt => Ok(rebuilt?),
+        rebuilt => {
+            let rebuilt = rebuilt?;
+            rebuilt.iter().for_each(show);
+            Ok(rebuilt)
+        }
     }
 }
 
@@ -44,6 +48,10 @@ pub(super) fn fetch_again(
     let mut failures = fetch_pins(global, sources, &mut report)?;
     let added = lost.iter().map(StorePath::base_name).collect();
     failures.extend(fetch_added(global, sources, added, &mut report)?);
+    log::warn(&format!(
+        "{} pinned or added paths were fetched; all others are fetched when they are used",
+        report.fetched
+    ));
     Ok((report, failures))
 }
 
@@ -121,30 +129,26 @@ fn all_fail(paths: Vec<String>, error: &str) -> Vec<Failure> {
 }
 
 /// Says what was done.
-pub(super) fn show_rebuilt(report: &RebuiltReport) {
-    let moved = match &report.moved {
+fn show(rebuilt: &Rebuilt) {
+    let moved = match &rebuilt.moved {
         Some(moved) => format!(
             "; what was left of it is in {}, which may be deleted (rm -r)",
             moved.display()
         ),
         None => String::new(),
     };
-    let contents = match report.has_contents {
+    let contents = match rebuilt.has_contents {
         true => "; contents that can be read are still there",
         false => "",
     };
     log::warn(&format!(
         "the database could not be opened, and was made anew from the second copy{contents}{moved}"
     ));
-    if let Some(copy) = &report.damaged_copy {
+    if let Some(copy) = &rebuilt.damaged_copy {
         log::warn(&format!(
             "that copy was damaged, too, so that some of what it had is lost: look at `narfs profiles`, \
              `narfs pins` and `narfs closures`; it is in {}",
             copy.display()
         ));
     }
-    log::warn(&format!(
-        "{} pinned or added paths were fetched; all others are fetched when they are used",
-        report.fetched
-    ));
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use super::global::Global;
 use super::outcome::Outcome;
 use super::output::{bytes, print_json, println, show_failures, warn_unsigned_paths};
-use super::rebuild::{fetch_again, rebuild, show_rebuilt};
+use super::rebuild::{fetch_again, rebuild};
 use super::sources::Sources;
 use crate::command::{Report, Request, VerifyReport};
 
@@ -14,8 +14,9 @@ use crate::command::{Report, Request, VerifyReport};
 ///
 /// Without PATH also the second copy of what no source can bring back (profiles, pins, closure views, path
 /// infos). With --repair, damaged contents are fetched again, a damaged second copy is made anew, and a
-/// database that cannot be opened is moved aside and made anew from the second copy: pinned paths are fetched
-/// then, all other contents when they are used, and paths that were added here and that no source has are named.
+/// database that cannot be opened is made anew from the second copy; what was left of it is moved to
+/// damaged-db in the state. Pinned paths are fetched then, all others when they are used, and paths that were
+/// added here and that no source has are named.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Fetch damaged contents again, and make a database anew that cannot be opened
@@ -50,7 +51,6 @@ impl Arguments {
         };
         if let Some((rebuilt, sources)) = rebuilt.zip(repair) {
             let (rebuilt, failures) = fetch_again(global, &sources, rebuilt)?;
-            show_rebuilt(&rebuilt);
             report.rebuilt = Some(rebuilt);
             report.failures.extend(failures);
         }

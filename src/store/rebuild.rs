@@ -33,8 +33,8 @@ pub struct Rebuilt {
 /// Repairs the database of a state that cannot be opened with the second copy. `None` if it can be opened.
 ///
 /// Where RocksDB itself opens it, all records that the copy has are restored, and contents stay. Else it is
-/// moved aside, and a new one without contents is made. When this returns, that survives a power loss; a crash
-/// leaves a database that cannot be opened, or none, and the copy.
+/// moved aside, and a new one without contents is made. When this returns, that survives a power loss; a
+/// crash leaves a database that cannot be opened, or none, and the copy.
 ///
 /// # Errors
 /// As [`Store::open`](super::Store::open). There is no second copy; files cannot be moved.

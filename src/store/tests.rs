@@ -5,6 +5,7 @@ mod damaged;
 mod dropped;
 mod formats;
 mod in_use;
+mod lost;
 mod profiles;
 mod races;
 mod removed;

@@ -135,7 +135,8 @@ impl Paths {
                 self.contents
                     .put_tree(&mut batch.writes, &p.tree, *digest)?;
                 if p.origin == Origin::Added {
-                    small::keep(&self.records, &self.contents, &mut batch.writes.batch, p)?;
+                    let said = (&p.registration, &p.tree);
+                    small::keep(&self.records, &self.contents, &mut batch.writes.batch, said)?;
                 }
             }
         }

@@ -48,6 +48,12 @@ impl Paths {
         let what = "path infos were revised";
         self.contents
             .write(&mut batch.writes, Durability::Power, what)?;
+        // Nor is it to be in older parts of the second copy, of which a later one may be damaged.
+        if let Err(e) = self.records.renew_second_copy() {
+            tracing::warn!(
+                "the second copy still has what was revised, before what it is now: {e}"
+            );
+        }
         self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
         for ordinal in batch.amended {
             self.cache.remove(&ordinal);

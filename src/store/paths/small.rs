@@ -4,11 +4,12 @@
 //! leads nowhere.
 
 use super::Paths;
-use super::publish::Publication;
+use super::path_info::Registration;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::contents::StoredContents;
 use crate::store::error::StoreError;
 use crate::store::records::{Batch, Family, Records};
+use crate::tree::Tree;
 
 /// First bytes of the key in `meta` of the contents of a path.
 const CONTENTS: &[u8] = b"contents-";
@@ -26,16 +27,15 @@ pub(super) fn keep(
     records: &Records,
     contents: &StoredContents,
     batch: &mut Batch,
-    publication: &Publication,
+    (registration, tree): (&Registration, &Tree),
 ) -> Result<(), StoreError> {
-    let registration = &publication.registration;
     let key = key(registration.path.hash());
     if registration.nar_size > LARGEST || records.get(Family::Meta, &key)?.is_some() {
         return Ok(());
     }
     let references = registration.references.iter();
     let table: Vec<_> = references.map(|r| r.hash().to_ascii()).collect();
-    if let Some(nar) = contents.nar(&publication.tree, &table) {
+    if let Some(nar) = contents.nar(tree, &table) {
         let packed = zstd::bulk::compress(&nar, LEVEL).map_err(StoreError::Compress)?;
         batch.put(Family::Meta, key, packed);
     }

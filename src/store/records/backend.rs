@@ -72,7 +72,7 @@ impl Batch {
         self.features.insert(feature);
     }
 
-    /// Says that no source could bring back a path info among these writes.
+    /// Says that no source could bring back what these writes are, in whatever families they are.
     pub(in crate::store) fn set_irreplaceable(&mut self) {
         self.is_irreplaceable = true;
     }

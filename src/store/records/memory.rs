@@ -21,6 +21,8 @@ pub(crate) enum Loss {
     Process,
     /// The power fails: so is what was written since the last batch of [`Durability::Power`].
     Power,
+    /// The disk fails: so is everything.
+    All,
 }
 
 /// Records in memory. A clone shares them, as two processes share a disk; only one may use it at a time.
@@ -98,10 +100,17 @@ impl MemoryBackend {
     /// What the next process finds. Nothing fails any more.
     pub(crate) fn after(&self, loss: Loss) -> Self {
         let disk = lock(&self.0);
+        if loss == Loss::All {
+            return Self(Arc::new(Mutex::new(Disk {
+                openings: disk.openings,
+                ..Disk::default()
+            })));
+        }
         let mut seen = (*disk.flushed).clone();
         let kept = match loss {
             Loss::Process => disk.log.len(),
             Loss::Power => disk.synced,
+            Loss::All => 0,
         };
         let log = disk.log.iter().take(kept).cloned().collect::<Vec<_>>();
         log.iter().for_each(|batch| apply(&mut seen, batch));

@@ -167,21 +167,22 @@ impl CopyFile {
         self.write_header()
     }
 
-    /// Adds a change, which survives a power loss if `sync`, and this process in any case.
-    pub(super) fn append<'w>(
-        &mut self,
-        writes: impl Iterator<Item = &'w Write>,
-        sync: bool,
-    ) -> io::Result<()> {
+    /// Adds a change, which survives this process.
+    pub(super) fn append<'w>(&mut self, writes: impl Iterator<Item = &'w Write>) -> io::Result<()> {
         let entry = encode(Kind::Change, writes);
         self.file.write_all_at(&entry, self.length)?;
-        let length = self.length + entry.len() as u64;
-        if sync {
-            self.file.sync_data()?;
-            self.synced = length;
-        }
-        self.length = length;
+        self.length += entry.len() as u64;
         Ok(())
+    }
+
+    /// Has all of it survive a power loss.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Notes that it does.
+    pub(super) fn set_synced(&mut self) {
+        self.synced = self.length;
     }
 
     /// Takes away what was added behind a length.

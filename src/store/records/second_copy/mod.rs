@@ -37,6 +37,8 @@ const NEXT_CHUNK: &[u8] = b"next-chunk";
 const ENTRY: usize = 64 << 10;
 /// Bytes by which a file may grow before it is made anew, beyond its length when it was made.
 const GROWTH: u64 = 4 << 20;
+/// Bytes that may wait to be synced until the next batch that is: an opening reads them.
+const UNSYNCED: u64 = 1 << 20;
 
 /// Whether records of a family, or this one of them, are kept.
 fn is_kept(family: Family, key: Option<&[u8]>) -> bool {
@@ -136,6 +138,8 @@ struct Kept {
     missing: Option<(Missing, u64)>,
     /// Whether this process tries no more to make one.
     gave_up: bool,
+    /// Whether it was said that there is none, since there was one.
+    is_told: bool,
 }
 
 /// What came of an attempt to make or read the file.
@@ -197,7 +201,7 @@ impl SecondCopy {
         let kept = Kept {
             missing: Some((Missing::All, 0)),
             file: found,
-            gave_up: false,
+            ..Kept::default()
         };
         Ok(Self {
             state: state.to_owned(),
@@ -242,17 +246,14 @@ impl SecondCopy {
         Ok(Some(Kept {
             file: Some(file),
             missing,
-            gave_up: false,
+            ..Kept::default()
         }))
     }
 
     fn make_again(&self, kept: &mut Kept, backend: &dyn Backend, why: &str) {
         let path = path(&self.state);
-        match self.make_alone(backend) {
-            Ok(file) => {
-                tracing::info!("made {} anew from the database: {why}", path.display());
-                kept.file = Some(file);
-            }
+        match self.make_alone(kept, backend) {
+            Ok(()) => tracing::info!("made {} anew from the database: {why}", path.display()),
             Err(e) => self.give_up(kept, self.error(e)),
         }
     }
@@ -261,10 +262,12 @@ impl SecondCopy {
     fn give_up(&self, kept: &mut Kept, error: StoreError) {
         // Another attempt would meet it again.
         kept.gave_up = error.is_damage();
-        tracing::warn!(
-            "what no source can bring back is not kept a second time in {}: {error}",
-            path(&self.state).display()
-        );
+        if !std::mem::replace(&mut kept.is_told, true) {
+            tracing::warn!(
+                "what no source can bring back is not kept a second time in {}: {error}",
+                path(&self.state).display()
+            );
+        }
     }
 
     fn error(&self, error: CopyError) -> StoreError {
@@ -275,13 +278,19 @@ impl SecondCopy {
     }
 
     /// Makes the file from the database, which learns of it.
-    fn make_alone(&self, backend: &dyn Backend) -> Result<CopyFile, CopyError> {
+    fn make_alone(&self, kept: &mut Kept, backend: &dyn Backend) -> Result<(), CopyError> {
         let file = self.make(backend)?;
         let mut batch = Batch::default();
         Position::of(&file).put(&mut batch);
-        let written = backend.write(batch, Durability::Process);
-        written.map_err(failed("records were copied"))?;
-        Ok(file)
+        *kept = Kept {
+            file: Some(file),
+            ..Kept::default()
+        };
+        if let Err(e) = backend.write(batch, Durability::Process) {
+            // It learns of it with the next batch.
+            tracing::debug!("the second copy is ahead: {e}");
+        }
+        Ok(())
     }
 
     /// Makes the file from the database, which learns of it with the next batch.
@@ -321,14 +330,14 @@ impl SecondCopy {
         durability: Durability,
         what: &'static str,
     ) -> Result<(), StoreError> {
-        let sync = durability == Durability::Power && batch.is_irreplaceable();
+        let has_promised = durability == Durability::Power && batch.is_irreplaceable();
         let mut kept = lock(&self.kept);
         let ready = self.have_file(&mut kept, backend);
         let before = kept.file.as_ref().map(|file| file.length);
         let added = ready.and_then(|()| match &mut kept.file {
             Some(file) => {
                 let writes = batch.writes.iter().filter(|w| is_kept_write(w));
-                file.append(writes, sync).map_err(CopyError::File)
+                file.append(writes).map_err(CopyError::File)
             }
             None => Ok(()),
         });
@@ -336,7 +345,7 @@ impl SecondCopy {
             kept.file = None;
             let e = self.error(e);
             // Damage of the database keeps nobody from changing what can be read.
-            if sync && !e.is_damage() {
+            if has_promised && !e.is_damage() {
                 return Err(e);
             }
             self.give_up(&mut kept, e);
@@ -345,12 +354,23 @@ impl SecondCopy {
             Some(file) => Position::of(file).put(&mut batch),
             None => Position::NOWHERE.put(&mut batch),
         }
-        let written = backend.write(batch, durability);
-        if written.is_err()
-            && let (Some(file), Some(before)) = (&mut kept.file, before)
-            && file.cut(before).is_err()
-        {
-            kept.file = None;
+        let is_behind = |file: &CopyFile| file.length - file.synced > UNSYNCED;
+        let sync = durability == Durability::Power
+            && (has_promised || kept.file.as_ref().is_some_and(is_behind));
+        let syncing = kept.file.as_ref().filter(|_| sync);
+        let (written, synced) = beside(syncing, || backend.write(batch, durability));
+        if let Some(file) = &mut kept.file {
+            match (&written, sync, synced) {
+                (Err(_), ..) if before.is_some_and(|before| file.cut(before).is_ok()) => {}
+                (Err(_), ..) => kept.file = None,
+                (Ok(()), false, _) => {}
+                (Ok(()), true, Ok(())) => file.set_synced(),
+                // What is in the database is done; another file may keep it.
+                (Ok(()), true, Err(e)) => {
+                    kept.file = None;
+                    self.make_again(&mut kept, backend, &e.to_string());
+                }
+            }
         }
         written.map_err(failed(what))
     }
@@ -373,7 +393,10 @@ impl SecondCopy {
             }
             None if kept.gave_up => Ok(()),
             None => {
-                kept.file = Some(self.make(backend)?);
+                *kept = Kept {
+                    file: Some(self.make(backend)?),
+                    ..Kept::default()
+                };
                 Ok(())
             }
         }
@@ -398,7 +421,7 @@ impl SecondCopy {
             *lock(&self.kept) = Kept {
                 file,
                 missing: Some((Missing::All, 0)),
-                gave_up: false,
+                ..Kept::default()
             };
         }
         is_whole
@@ -443,22 +466,18 @@ impl SecondCopy {
     /// Makes the file anew from the database.
     pub(super) fn renew(&self, backend: &dyn Backend) -> Result<(), StoreError> {
         let mut kept = lock(&self.kept);
-        let made = self.make_alone(backend).map_err(|e| self.error(e))?;
-        kept.file = Some(made);
-        kept.gave_up = false;
-        Ok(())
+        self.make_alone(&mut kept, backend)
+            .map_err(|e| self.error(e))
     }
 
     /// Reads the whole file, and says what is wrong with it; `None` if nothing is, or there is none yet.
     pub(super) fn check(&self, backend: &dyn Backend) -> Option<StoreError> {
         loop {
-            let (ours, has_come) = {
+            let (ours, follows) = {
                 let kept = lock(&self.kept);
                 let ours = kept.file.as_ref().map(Position::of);
-                let come = Position::read(backend).ok().flatten();
-                let place = |p: Option<Position>| p.map(|p| (p.edition, p.length));
-                let has_come = place(come) == place(ours);
-                (ours, has_come && !kept.gave_up)
+                let is_nowhere = Position::read(backend).ok().flatten() == Some(Position::NOWHERE);
+                (ours, ours.is_some() || !is_nowhere && !kept.gave_up)
             };
             let found = match ours {
                 Some(ours) => has_whole(&self.state, ours),
@@ -468,13 +487,35 @@ impl SecondCopy {
             let now = lock(&self.kept).file.as_ref().map(|file| file.edition);
             if now == ours.map(|ours| ours.edition) {
                 return match found {
-                    Ok(true) if has_come => None,
+                    Ok(true) if follows => None,
                     Ok(_) => Some(StoreError::SecondCopy),
                     Err(e) => Some(unusable(&self.state)(e)),
                 };
             }
         }
     }
+}
+
+/// Writes, and has a file survive a power loss meanwhile: two syncs at once take little more than one.
+fn beside(
+    file: Option<&CopyFile>,
+    write: impl FnOnce() -> Result<(), BackendError>,
+) -> (Result<(), BackendError>, io::Result<()>) {
+    let Some(file) = file else {
+        return (write(), Ok(()));
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("narfs-copy".into());
+        let syncing = thread.spawn_scoped(scope, || file.sync());
+        let written = write();
+        let synced = match syncing {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => file.sync(),
+        };
+        (written, synced)
+    })
 }
 
 /// Whether the file of a state is the one of a position, and whole up to there.
