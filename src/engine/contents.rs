@@ -85,12 +85,13 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let mut infos = Vec::new();
         if request.recursive {
-            infos = self.store.paths().closure(named)?;
+            // What cannot be read has failed.
+            infos = self.store.paths().readable_closure(named)?;
         } else {
             alone.extend(named);
         }
         for hash in alone {
-            infos.extend(self.store.paths().info(hash)?);
+            infos.extend(self.store.paths().readable_info(hash)?);
         }
         let mut failed: HashSet<_> = report.failures.iter().map(|f| f.path.clone()).collect();
         for info in infos {

@@ -52,7 +52,7 @@ pub(super) struct Known {
     pub(super) ordinals: HashSet<PathOrdinal>,
 }
 
-/// Has what may hold a record listed.
+/// The records that are listed: as they are now, or as they were then.
 pub(in crate::store) enum Listed<'l> {
     Now(&'l Records),
     Then(&'l Snapshot<'l>),

@@ -53,15 +53,15 @@ impl Paths {
     /// loss may bring it back, unless the deletion is durable. Returns the bytes that this freed.
     pub(in crate::store) fn remove(
         &self,
-        (hash, ordinal, tree): (StorePathHash, PathOrdinal, Option<ChunkDigest>),
+        (hash, ordinal, tree): (StorePathHash, Option<PathOrdinal>, Option<ChunkDigest>),
         more: impl FnOnce(&mut Deletion<'_>) -> Result<(), StoreError>,
     ) -> Result<Option<u64>, StoreError> {
         let _next = lock(&self.next_ordinal);
-        let is_same = |info: &PathInfo| info.ordinal == ordinal && info.tree() == tree;
+        let is_same = |info: &PathInfo| Some(info.ordinal) == ordinal && info.tree() == tree;
         let there = match self.read_info(hash) {
             Err(e) if e.is_damage() => {
                 let lost = self.unreadable_path(hash)?;
-                if lost.ordinal != Some(ordinal) || tree.is_some() {
+                if lost.ordinal != ordinal || tree.is_some() {
                     return Ok(None);
                 }
                 None
@@ -73,10 +73,12 @@ impl Paths {
         };
         let mut deletion = self.contents.begin_deletion();
         deletion.record(Family::Paths, hash.as_bytes())?;
-        let key = ordinal.0.to_be_bytes();
         let writes = deletion.writes();
-        writes.delete(Family::Ordinals, key);
-        writes.delete(Family::Uses, key);
+        if let Some(ordinal) = ordinal {
+            let key = ordinal.0.to_be_bytes();
+            writes.delete(Family::Ordinals, key);
+            writes.delete(Family::Uses, key);
+        }
         if let Some(info) = &there {
             ordinals::keep(writes, info);
             if info.origin == Origin::Added {
@@ -86,9 +88,11 @@ impl Paths {
         set_changed(writes);
         more(&mut deletion)?;
         let freed = deletion.commit()?;
-        self.cache.remove(&ordinal);
+        if let Some(ordinal) = ordinal {
+            self.cache.remove(&ordinal);
+            self.uses.clear(ordinal);
+        }
         lock(&self.unreadable).forget(hash);
-        self.uses.clear(ordinal);
         Ok(Some(freed))
     }
 }

@@ -260,6 +260,9 @@ impl Paths {
     /// # Errors
     /// The database failed; nothing has changed then.
     pub fn give_up_unnamed(&self, unnamed: &[PathOrdinal]) -> Result<(), StoreError> {
+        if unnamed.is_empty() {
+            return Ok(());
+        }
         let mut batch = Batch::default();
         for ordinal in unnamed {
             batch.delete(Family::Ordinals, ordinal.0.to_be_bytes());

@@ -9,6 +9,7 @@ use super::backend::{
 };
 use super::blob_files::BlobFile;
 use super::family::Family;
+use crate::nix::store_path::StorePath;
 use crate::store::format::Format;
 use crate::sync::lock;
 
@@ -90,6 +91,11 @@ impl MemoryBackend {
             before: disk.openings - 1,
             now: disk.openings,
         }
+    }
+
+    /// The same of the path info of a path.
+    pub(crate) fn damage_path_info(&self, path: &StorePath) {
+        self.damage(Family::Paths, path.hash().as_bytes());
     }
 
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].

@@ -183,6 +183,29 @@ fn a_path_without_a_name_keeps_everything_until_it_is_given_up() {
 }
 
 #[test]
+fn a_path_that_only_another_one_names_is_forgotten() {
+    let (_dir, disk, store) = state(&[(2, &[]), (1, &[2]), (3, &[])]);
+    let number = ordinal(&store, 2);
+    damage_info(&disk, 2);
+    damage_ordinal(&disk, number);
+    let found = store.paths().unreadable().unwrap();
+    assert_eq!(found.paths[0].path, Some(path(2)));
+    assert_eq!(
+        (found.paths[0].ordinal, &*found.unnamed),
+        (None, &[number][..])
+    );
+    store.paths().give_up_unnamed(&found.unnamed).unwrap();
+    let collected = collect(&store, &live(&[1]), None);
+    assert_eq!(collected.unreadable, [path(2).to_string()]);
+    let collection = store.upkeep().begin_collection();
+    let nothing = || Ok(HashSet::new());
+    let forgotten = collection.forget(&[path(2).hash()], &nothing).unwrap();
+    assert_eq!(forgotten.registered, [path(2)]);
+    assert!(store.paths().unreadable().unwrap().is_empty());
+    assert_eq!(gone(&collect(&store, &live(&[1]), None)), live(&[3]));
+}
+
+#[test]
 fn chunks_of_a_tree_that_cannot_be_read_stay_unless_they_can_be_fetched_again() {
     for (origin, stays) in [(Origin::Added, true), (Origin::Fetched, false)] {
         let disk = MemoryBackend::default();

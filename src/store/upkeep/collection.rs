@@ -45,7 +45,8 @@ pub struct Collected {
 /// A path as it was when the collection began.
 struct Found {
     path: StorePath,
-    ordinal: PathOrdinal,
+    /// Not known of some paths that cannot be read; nor does the kernel find anything of these.
+    ordinal: Option<PathOrdinal>,
     tree: Option<ChunkDigest>,
     /// What is live with it: its references, and its derivation.
     needs: Vec<StorePathHash>,
@@ -79,7 +80,7 @@ struct Graph {
     added: HashSet<ChunkDigest>,
     /// Paths that cannot be read: what they need is not known.
     unreadable: HashMap<StorePathHash, UnreadablePath>,
-    /// Whether there are such paths of which not even the names are known.
+    /// Ordinals of such paths of which not even the names are known.
     unnamed: Vec<PathOrdinal>,
 }
 
@@ -100,7 +101,7 @@ impl Graph {
                 graph.added.extend(tree);
             }
             let found = Found {
-                ordinal: info.ordinal,
+                ordinal: Some(info.ordinal),
                 tree,
                 needs: needs(&info),
                 references: info.registration.references.len(),
@@ -111,11 +112,11 @@ impl Graph {
             Ok(())
         })?;
         for lost in unreadable.paths {
-            // Without a number the kernel could not be asked for it: it stays.
-            if let (Some(path), Some(ordinal)) = (lost.path.clone(), lost.ordinal) {
+            // Only a root has no name.
+            if let Some(path) = lost.path.clone() {
                 let found = Found {
                     path,
-                    ordinal,
+                    ordinal: lost.ordinal,
                     tree: None,
                     needs: Vec::new(),
                     references: 0,
@@ -177,7 +178,7 @@ impl Graph {
 
     fn leaving(&self, hashes: &[StorePathHash]) -> Vec<Leaving> {
         let found = hashes.iter().filter_map(|hash| {
-            let ordinal = self.paths.get(hash)?.ordinal;
+            let ordinal = self.paths.get(hash)?.ordinal?;
             Some(Leaving {
                 hash: *hash,
                 ordinal,
@@ -405,7 +406,7 @@ impl Removing<'_> {
             if reached.contains(&hash) {
                 continue;
             }
-            let ordinal = graph.paths.get(&hash).map(|found| found.ordinal);
+            let ordinal = graph.paths.get(&hash).and_then(|found| found.ordinal);
             let durable = self.only.is_some();
             let remove = || upkeep.remove_path(removal, graph, hash, durable);
             let Some(freed) = self.watch.unless_looked_up(ordinal.into_iter(), remove) else {
