@@ -282,6 +282,10 @@ impl Round<'_> {
         let kind = *kinds[seed as usize % kinds.len()];
         let files = &files[&kind];
         let file = &files[self.chance.below(files.len())];
+        if kind == Kind::Beside && self.harm == Harm::Replace {
+            // Nobody puts a directory there but on purpose.
+            self.harm = Harm::Remove;
+        }
         let length = fs::metadata(file).unwrap().len() as usize;
         let at = self.chance.below(length) as u64;
         let opened = || {

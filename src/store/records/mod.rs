@@ -96,13 +96,16 @@ impl Records {
             false => mending::open(&db, needs.format, memory, open_files),
         };
         let rocks = opened.map_err(|e| e.of_state(state, has_copy))?;
-        if has_copy && rocks.has_lost() {
+        let is_unsettled = rocks.is_unsettled();
+        if is_unsettled && has_copy {
             second_copy::forget_position(&rocks)?;
         }
         let copy = SecondCopy::open(state, &rocks, rocks.opening());
         if copy.missing() == Some(Missing::All) {
             // All comes again from the copy.
             rocks.set_mended();
+        } else if is_unsettled {
+            rocks.settle();
         }
         let records = Self::over(state, needs, Box::new(rocks), copy);
         records.keep_ballast();

@@ -211,9 +211,14 @@ impl RocksDb {
         self.opening.before = before.unwrap_or(self.opening.before);
     }
 
-    /// Whether records may be lost that were in tables which are damaged.
-    pub(super) fn has_lost(&self) -> bool {
-        self.damage.has_lost()
+    /// Whether records may be lost that were in tables which are damaged, and that nothing was asked for.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.damage.is_unsettled()
+    }
+
+    /// Notes that nothing brings these records back.
+    pub(super) fn settle(&self) {
+        self.damage.settle();
     }
 
     /// When it was opened.

@@ -4,7 +4,7 @@
 //! state, so that the next opening takes it out (`mending.rs`), with a line `table NUMBER`; where RocksDB
 //! refuses to write and names no table, there is a line `unknown`. What could not be read of a table is noted
 //! then, where nothing else would tell that it was there: a line `lost FAMILY FIRST LAST`, with keys in
-//! hexadecimal. Invariants: a table that is noted takes part in no merge, since RocksDB refuses every write
+//! hexadecimal, and `unsettled` until the second copy was asked for it. Invariants: a table that is noted takes part in no merge, since RocksDB refuses every write
 //! after it has met what it cannot merge; and the key of a record that may be lost is never taken for one that
 //! was never there.
 
@@ -30,6 +30,8 @@ struct Known {
     /// Whether there is a table that is not named.
     has_unknown: bool,
     lost: Vec<Lost>,
+    /// Whether something else may bring back what is lost.
+    is_unsettled: bool,
 }
 
 impl Known {
@@ -65,6 +67,7 @@ impl Damage {
                 ["table", number] => known.tables.extend(number.parse::<u64>()),
                 ["lost", family, first, last] => known.lost.extend(lost(family, first, last)),
                 ["unknown"] => known.has_unknown = true,
+                ["unsettled"] => known.is_unsettled = true,
                 _ => {}
             }
         }
@@ -102,9 +105,17 @@ impl Damage {
         self.known().map_or_else(Vec::new, lost)
     }
 
-    /// Whether something may be lost.
-    pub(super) fn has_lost(&self) -> bool {
-        self.known().is_some_and(|known| !known.lost.is_empty())
+    /// Whether something may be lost that nothing else was asked for.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.known().is_some_and(|known| known.is_unsettled)
+    }
+
+    /// Notes that nothing else brings back what is lost. What is copied from now on lacks it.
+    pub(super) fn settle(&self) {
+        if let Some(mut known) = self.known() {
+            known.is_unsettled = false;
+            self.write(&known);
+        }
     }
 
     /// Whether the record of a key that is not there may be lost.
@@ -161,6 +172,7 @@ impl Damage {
         for lost in lost {
             if !known.lost.contains(&lost) {
                 known.lost.push(lost);
+                known.is_unsettled = true;
             }
         }
         self.write(&known);
@@ -170,6 +182,7 @@ impl Damage {
     pub(super) fn set_mended(&self) {
         if let Some(mut known) = self.known() {
             known.lost.clear();
+            known.is_unsettled = false;
             self.write(&known);
         }
     }
@@ -180,6 +193,9 @@ impl Damage {
         let mut text = String::new();
         if known.has_unknown {
             text += "unknown\n";
+        }
+        if known.is_unsettled {
+            text += "unsettled\n";
         }
         for table in &known.tables {
             text += &format!("table {table}\n");
