@@ -3,8 +3,8 @@
 //! A table of which a block is damaged cannot be merged, so that it would stay for ever, and one without
 //! its end, or that is gone, keeps RocksDB from opening at all. What can still be read in the range of its
 //! keys is written anew, the table is taken out of the manifest, and what it had deleted from older tables is
-//! deleted again. What is lost is noted (`tables.rs`). A kill at any moment leaves the records as they were, or
-//! the deletions to whoever collects next.
+//! deleted again. What is lost is noted (`tables.rs`). A kill at any moment leaves the records as they were,
+//! or the deletions to whoever collects next.
 
 use std::collections::HashSet;
 use std::fs;

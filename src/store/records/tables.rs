@@ -4,9 +4,11 @@
 //! state, so that the next opening takes it out (`mending.rs`), with a line `table NUMBER`; where RocksDB
 //! refuses to write and names no table, there is a line `unknown`. What could not be read of a table is noted
 //! then, where nothing else would tell that it was there: a line `lost FAMILY FIRST LAST`, with keys in
-//! hexadecimal, and `unsettled` until the second copy was asked for it. Invariants: a table that is noted takes part in no merge, since RocksDB refuses every write
-//! after it has met what it cannot merge; and the key of a record that may be lost is never taken for one that
-//! was never there.
+//! hexadecimal, and `unsettled` until the second copy was asked for it.
+//!
+//! Invariants: a table that is noted takes part in no merge, since RocksDB refuses every write after it has
+//! met what it cannot merge; and the key of a record that may be lost is never taken for one that was never
+//! there.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
