@@ -15,6 +15,9 @@ FUZZ_SECONDS ?= 60
 RESTARTS_SECONDS ?= 60
 TORTURE_SECONDS ?= 1800
 TORTURE_PROGRAMS ?= 500
+TORTURE_FLIPS ?= 1000
+TORTURE_FILES ?= 300
+TORTURE_MOMENTS ?= 200
 
 # One profile for the program, its tests, the lints and the documentation: the dependencies, most of all
 # RocksDB's 340 C++ files, are compiled once. Where a second clone needs them, ccache has them.
@@ -120,9 +123,18 @@ upgrade-test: build ## another version, in the directory OLD, and this one take 
 	tests/services/upgrade.sh $(OLD)
 	OLD=$(OLD) tests/services/restarts.sh --seconds $(RESTARTS_SECONDS)
 
-torture: build ## programs while everything is collected, and TORTURE_SECONDS (1800) of everything at once (root)
-	@$(call debian,$(WORLD_PACKAGES) hello bash coreutils python3 gcc libc6-dev e2fsprogs)
+# $(call rounds,N,TEST): N rounds of a test, each by its seed; `SEED=n make test T=TEST` repeats one.
+define rounds
+ROUNDS=$(1) cargo test $(CARGO_PROFILE) --test system $(2) -- --nocapture
+endef
+
+torture: build ## flipped bytes, lost files, full disks; programs while all is collected; TORTURE_SECONDS (1800) of everything at once (root)
+	@$(call debian,$(TEST_PACKAGES) gcc libc6-dev)
 	PROPTEST_CASES=2000 cargo test $(CARGO_PROFILE) --lib engine::model
+	$(call rounds,$(TORTURE_FLIPS),damaged_files::a_flipped_byte)
+	$(call rounds,$(TORTURE_FILES),damaged_files::a_file)
+	$(call rounds,$(TORTURE_FILES),damaged_files::without_a_source)
+	$(call rounds,$(TORTURE_MOMENTS),filled_disk)
 	@tests/timed.sh "make torture" tests/torture/torture.sh --programs $(TORTURE_PROGRAMS) --seconds $(TORTURE_SECONDS)
 
 deb-test: deb ## the Debian package is installed, upgraded and purged on two Debians, under systemd (root)
@@ -158,7 +170,8 @@ world: ## the world of the benchmarks and its mass rebuild, 500 MB each: target/
 
 bench: build world ## the benchmarks, with the tools they are compared to (root)
 	target/release/narfs-bench --cache target/world/bench/cache --cache target/world/rebuild/cache \
-	    --key target/world/bench/key.pub --json target/bench/results.json
+	    --key target/world/bench/key.pub --json target/bench/results.json --svg target/bench/reads.svg \
+	    --baseline bench/baseline.json
 
 ##@ Installing
 target/release/narfs:

@@ -15,5 +15,11 @@ fn main() -> std::process::ExitCode {
         // Refused, it changes nothing.
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
     }
+    #[cfg(target_arch = "x86_64")]
+    if !(is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq")) {
+        // RocksDB's checksums are compiled for them.
+        eprintln!("narfs: this processor has no SSE4.2 or no PCLMULQDQ, which narfs needs");
+        return std::process::ExitCode::FAILURE;
+    }
     narfs::cli::run()
 }

@@ -82,6 +82,12 @@ impl BinaryCache {
         self.paths.values().map(|entry| entry.nar_size).sum()
     }
 
+    /// What it is, in numbers.
+    pub fn shown(&self) -> String {
+        let megabytes = (self.nar_bytes() + 500_000) / 1_000_000;
+        format!("{} store paths, {megabytes} MB of NARs", self.paths.len())
+    }
+
     /// The paths that no other path refers to: their closures are the whole binary cache.
     pub fn roots(&self) -> Vec<&str> {
         let referenced: BTreeSet<&str> = self

@@ -1,10 +1,11 @@
-//! Read-only file system images of unpacked store paths: squashfs and EROFS.
+//! Read-only file system images of unpacked store paths, squashfs and EROFS: made, and mounted by the kernel.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::measure;
 use crate::work::{self, Work};
@@ -23,23 +24,53 @@ struct How {
 impl Recipe {
     /// The size of an image of all that lies in a directory, hard links of Nix's aside.
     pub fn size(&self, source: &Path, work: &Work) -> Result<u64, String> {
-        let how = self.how.as_ref().map_err(|&reason| reason.to_owned())?;
         let image = work.scratch("image");
+        self.make(source, &image, work)?;
         let size = || -> Result<u64> {
-            work::remove(&image)?;
-            let mut command = Command::new(how.program);
-            if how.program == SQUASHFS {
-                command.arg(source).arg(&image).args(&how.args);
-            } else {
-                command.args(&how.args).arg(&image).arg(source);
-            }
-            measure::run(&mut command, &work.scratch(""), &work.scratch("log"))?;
             let size = fs::metadata(&image)?.len();
             work::remove(&image)?;
             Ok(size)
         };
         size().map_err(|error| format!("{error:#}"))
     }
+
+    /// Makes the image in place of what may be there, or says why it cannot.
+    pub fn make(&self, source: &Path, image: &Path, work: &Work) -> Result<(), String> {
+        let how = self.how.as_ref().map_err(|&reason| reason.to_owned())?;
+        let make = || -> Result<()> {
+            work::remove(image)?;
+            let mut command = Command::new(how.program);
+            if how.program == SQUASHFS {
+                command.arg(source).arg(image).args(&how.args);
+            } else {
+                command.args(&how.args).arg(image).arg(source);
+            }
+            measure::run(&mut command, &work.scratch(""), &work.scratch("log")).map(drop)
+        };
+        make().map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// Mounts an image by a loop device, in this namespace.
+pub fn mount(image: &Path, at: &Path) -> Result<()> {
+    // `mount` finds out which of the two it is.
+    let output = Command::new("mount")
+        .args(["-o", "ro,loop"])
+        .args([image, at])
+        .output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let first = said.lines().next().unwrap_or("mount says nothing");
+        bail!("the image cannot be mounted here: {first}");
+    }
+    Ok(())
+}
+
+/// The same in place of what is mounted there: the kernel keeps nothing of that.
+pub fn mount_anew(image: &Path, at: &Path) -> Result<()> {
+    unmount(at, UnmountFlags::empty())
+        .with_context(|| format!("cannot unmount {}", at.display()))?;
+    mount(image, at)
 }
 
 const SQUASHFS: &str = "mksquashfs";
@@ -90,38 +121,99 @@ fn squashfs() -> [Recipe; 2] {
     ]
 }
 
-/// The best that this version can do. What it cannot do it may ignore without a word, hence the versions.
+/// The best that this version can do.
 fn erofs(work: &Work) -> Recipe {
-    let Some(text) = says(EROFS, "--version") else {
-        return Recipe {
+    match Erofs::find(work) {
+        Ok(tool) => Recipe {
+            name: format!(
+                "EROFS image, {}{}",
+                if tool.zstd {
+                    "zstd level 3"
+                } else {
+                    "lz4hc (this mkfs.erofs has no zstd)"
+                },
+                if tool.dedupes() {
+                    ", dedupe, fragments"
+                } else {
+                    ""
+                }
+            ),
+            how: Ok(tool.compressed()),
+        },
+        Err(reason) => Recipe {
             name: "EROFS image".into(),
-            how: Err("mkfs.erofs is not installed (Debian: erofs-utils)"),
-        };
+            how: Err(reason),
+        },
+    }
+}
+
+/// What is read beside narfs: the images whose size is compared, and EROFS as it is without compression.
+pub fn read_beside(work: &Work) -> Vec<Recipe> {
+    let recipe = |name: &str, how| Recipe {
+        name: name.to_owned(),
+        how,
     };
-    let version = version(&text).unwrap_or((1, 0));
-    let mut args = vec!["-d1", "-T1", "--all-root", "--exclude-path=.links"];
-    let (compression, algorithm) = if version >= (1, 8) && takes_zstd(work) {
-        ("zstd level 3", "-zzstd,3")
-    } else {
-        ("lz4hc (this mkfs.erofs has no zstd)", "-zlz4hc,9")
+    let mut all = match Erofs::find(work) {
+        Ok(tool) if tool.zstd => vec![
+            recipe("EROFS zstd", Ok(tool.compressed())),
+            recipe("EROFS plain", Ok(Erofs::plain())),
+        ],
+        Ok(tool) => vec![
+            recipe(
+                "EROFS zstd",
+                Err("this mkfs.erofs has no zstd (erofs-utils has it from 1.8 on)"),
+            ),
+            recipe("EROFS lz4hc", Ok(tool.compressed())),
+            recipe("EROFS plain", Ok(Erofs::plain())),
+        ],
+        Err(reason) => ["EROFS zstd", "EROFS plain"]
+            .map(|name| recipe(name, Err(reason)))
+            .into(),
     };
-    // Clusters as large as a block of squashfs and a chunk of narfs.
-    args.extend([algorithm, "-C131072"]);
-    let dedupe = version >= (1, 6);
-    args.push(if dedupe {
-        "-Eztailpacking,fragments,dedupe"
-    } else {
-        "-Eztailpacking"
-    });
-    Recipe {
-        name: format!(
-            "EROFS image, {compression}{}",
-            if dedupe { ", dedupe, fragments" } else { "" }
-        ),
-        how: Ok(How {
+    let [squashfs, _] = squashfs();
+    all.push(recipe("squashfs zstd", squashfs.how));
+    all
+}
+
+/// mkfs.erofs. What it cannot do it may ignore without a word, hence its version.
+struct Erofs {
+    version: (u32, u32),
+    zstd: bool,
+}
+
+impl Erofs {
+    fn find(work: &Work) -> Result<Self, &'static str> {
+        let text =
+            says(EROFS, "--version").ok_or("mkfs.erofs is not installed (Debian: erofs-utils)")?;
+        let version = version(&text).unwrap_or((1, 0));
+        let zstd = version >= (1, 8) && takes_zstd(work);
+        Ok(Self { version, zstd })
+    }
+
+    fn dedupes(&self) -> bool {
+        self.version >= (1, 6)
+    }
+
+    fn plain() -> How {
+        How {
             program: EROFS,
-            args,
-        }),
+            args: vec!["-d1", "-T1", "--all-root", "--exclude-path=.links"],
+        }
+    }
+
+    fn compressed(&self) -> How {
+        let mut how = Self::plain();
+        // Clusters as large as a block of squashfs and a chunk of narfs.
+        how.args.extend([
+            if self.zstd { "-zzstd,3" } else { "-zlz4hc,9" },
+            "-C131072",
+            if self.dedupes() {
+                "-Eztailpacking,fragments,dedupe"
+            } else {
+                "-Eztailpacking"
+            },
+        ]);
+        how
     }
 }
 

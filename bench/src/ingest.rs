@@ -11,7 +11,7 @@ use crate::files;
 use crate::measure::{self, Cost};
 use crate::narfs::Narfs;
 use crate::nix::{self, Nix};
-use crate::report::{Section, mb, median, spread, table};
+use crate::report::{Ratio, Section, Spread, mb, median, spread, table};
 use crate::work::Work;
 
 /// What the rest of the machine may take of its CPUs: writing out what a contender wrote is a part
@@ -125,9 +125,11 @@ pub fn run(
         }
     }
     Ok(Section {
-        name: "ingest",
         markdown: markdown(&contenders, cache, rounds, dropped),
         data: data(&contenders, cache, dropped),
+        input: cache.shown(),
+        ratios: ratios(&contenders),
+        ..Section::new("ingest")
     })
 }
 
@@ -228,14 +230,13 @@ fn markdown(contenders: &[Contender], cache: &BinaryCache, rounds: u32, dropped:
         ""
     };
     format!(
-        "### Ingest: {} store paths, {:.0} MB of NARs, from a binary cache on the same \
+        "### Ingest: {}, from a binary cache on the same \
          disk\n\n{table}{missing}\n\
          {how} Ratios are to the column on their left; aims are ratios to plain `nix copy`. Both check \
          every signature and NAR hash. Programs and binary cache are in the page cache, {rest}. What the \
          disk wrote is its own count, with the journal and with whatever else ran; what the processes wrote \
          is what the kernel charges to them. Everything else had {:.0} % of the CPUs{quiet}.\n",
-        cache.paths.len(),
-        mb(cache.nar_bytes()),
+        cache.shown(),
         others * 100.0
     )
 }
@@ -264,6 +265,22 @@ fn row(measure: &Measure, contenders: &[Contender]) -> Vec<String> {
         });
     }
     cells
+}
+
+/// To plain `nix copy`, of all that is measured in each round.
+fn ratios(contenders: &[Contender]) -> Vec<Ratio> {
+    let [ours, plain, ..] = contenders else {
+        return Vec::new();
+    };
+    let of = |contender: &Contender, measure: &Measure| -> Option<Vec<f64>> {
+        contender.samples.iter().map(measure.of).collect()
+    };
+    let ratio = |measure: &Measure| {
+        let spread = Spread::of_ratios(&of(ours, measure)?, &of(plain, measure)?)?;
+        let row = measure.name.to_owned();
+        Some(Ratio { row, spread })
+    };
+    MEASURES.iter().filter_map(ratio).collect()
 }
 
 fn data(contenders: &[Contender], cache: &BinaryCache, dropped: bool) -> Value {

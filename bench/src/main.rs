@@ -3,17 +3,21 @@
 //! It drives the `narfs` program as a user would, and needs nothing else of the library. Its modules:
 //!
 //! ```text
-//! ingest, size, on_demand, profiles, start    the benchmarks
-//! report         medians, ratios, tables, JSON
+//! ingest, size, on_demand, reads, profiles, start    the benchmarks
+//! report, chart  medians, ratios, tables, JSON, SVG
+//! baseline       ratios of an earlier run, compared with those of this one
 //! narfs, nix, image, files   the contenders: narfs, Nix, squashfs and EROFS, files kept once
 //! cache, world   the input: binary caches, given or made here
 //! measure        wall clock, CPU, memory and bytes written of a command
 //! server, link   a binary cache behind HTTP, near and far
 //! namespace      a /nix of one's own
+//! program        a program of the binary cache to start
 //! work           the one directory that this program writes to
 //! ```
 
+mod baseline;
 mod cache;
+mod chart;
 mod files;
 mod image;
 mod ingest;
@@ -24,6 +28,8 @@ mod narfs;
 mod nix;
 mod on_demand;
 mod profiles;
+mod program;
+mod reads;
 mod report;
 mod server;
 mod size;
@@ -32,20 +38,21 @@ mod work;
 mod world;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
+use crate::baseline::Baseline;
 use crate::cache::BinaryCache;
 use crate::narfs::Narfs;
 use crate::nix::Nix;
 use crate::report::Section;
 use crate::work::Work;
 
-/// Measures narfs beside its peers: Nix, file-level deduplication, squashfs, EROFS
+/// Measures narfs beside its peers: Nix, file-level deduplication, native files, squashfs, EROFS
 ///
 /// Tables go to standard output as markdown, progress to standard error. Needs root. A peer that
 /// this machine does not have is reported as not measured.
@@ -81,6 +88,12 @@ struct Options {
     /// Write every sample and setting to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the ratios of reads to this file, as a chart of bars
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Say which ratios are better or worse than those of an earlier run, in a file that --json wrote
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -92,6 +105,9 @@ enum What {
     /// From nothing until a program has run, from a binary cache behind HTTP, near and far: narfs
     /// and Nix. Needs a python3 in the first binary cache, and FUSE
     OnDemand,
+    /// Listing, stat, reads, page faults and the start of a program, with cold caches and with warm ones:
+    /// narfs, a native copy, EROFS and squashfs images. Needs FUSE, loop devices, mkfs.erofs and mksquashfs
+    Reads,
     /// A user environment of 30,000 links made, changed and switched: narfs, nix-env and nix
     /// profile. Needs no binary cache, but FUSE
     Profiles,
@@ -117,6 +133,12 @@ fn run(options: &Options) -> Result<()> {
             "this needs root: Nix stores are read-only directories, which only root can remove again"
         );
     }
+    if options.svg.is_some() && !matches!(options.what, What::Reads | What::All) {
+        bail!("--svg draws what `reads` measures: give `reads` or `all`");
+    }
+    // Before hours of measuring.
+    let baseline = options.baseline.as_deref().map(Baseline::read);
+    let baseline = baseline.transpose()?;
     let narfs = Narfs::find(options.narfs.as_deref())?;
     let work = Work::open(&options.work)?;
     let nix = Nix::find(&work)?;
@@ -127,16 +149,31 @@ fn run(options: &Options) -> Result<()> {
         println!("{}", section.markdown);
     }
     println!("{machine}");
+    if let Some(baseline) = baseline {
+        println!("\n{}", baseline.compare(&sections));
+    }
+    if let Some(file) = &options.svg {
+        let chart = sections.iter().find_map(|section| section.chart.as_deref());
+        write(
+            file,
+            chart.context("nothing was measured that --svg could draw")?,
+        )?;
+    }
     if let Some(file) = &options.json {
+        let ratios = baseline::ratios(&sections);
         let sections: serde_json::Map<_, _> = sections
             .into_iter()
             .map(|Section { name, data, .. }| (name.to_owned(), data))
             .collect();
-        let all = json!({ "machine": machine, "benchmarks": sections });
-        fs::write(file, format!("{all:#}\n"))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        let mut all = json!({ "machine": machine, "benchmarks": sections });
+        all[baseline::RATIOS] = ratios;
+        write(file, &format!("{all:#}\n"))?;
     }
     Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The benchmarks that are wanted, one after the other.
@@ -160,6 +197,9 @@ fn measure(
         }
         if wanted(What::OnDemand) {
             sections.push(on_demand::run(narfs, nix, &caches[0], work, rounds)?);
+        }
+        if wanted(What::Reads) {
+            sections.push(reads::run(narfs, &caches[0], work, rounds)?);
         }
     }
     if wanted(What::Profiles) {

@@ -1,5 +1,6 @@
 //! The program that is measured.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -115,6 +116,18 @@ impl Narfs {
         })
     }
 
+    /// What the kernel has asked the daemon that serves a state so far, by operation. To ask for this
+    /// reads nothing of the state.
+    pub fn requests(&self, state: &Path) -> Result<BTreeMap<String, u64>> {
+        let said = self.ask(state, &["metrics"])?;
+        let said = String::from_utf8(said).context("narfs metrics is no text")?;
+        let requests = requests(&said);
+        if requests.is_empty() {
+            bail!("narfs metrics has no {REQUESTS}");
+        }
+        Ok(requests)
+    }
+
     /// The process that serves a state.
     pub fn daemon(&self, state: &Path) -> Result<u32> {
         let said = self.ask(state, &["status", "--json"])?;
@@ -161,9 +174,37 @@ impl Narfs {
     }
 }
 
+/// The metric of requests that the kernel made.
+const REQUESTS: &str = "narfs_fuse_requests_total";
+
+fn requests(metrics: &str) -> BTreeMap<String, u64> {
+    let lines = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(REQUESTS)?;
+        let (operation, count) = rest.strip_prefix("{operation=\"")?.split_once("\"} ")?;
+        Some((operation.to_owned(), count.parse().ok()?))
+    });
+    lines.collect()
+}
+
 /// A number in what `narfs stats` or `status` said.
 fn number(said: &Value, place: &str) -> Result<u64> {
     said.pointer(place)
         .and_then(Value::as_u64)
         .with_context(|| format!("narfs --json has no number at {place}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_found_among_all_metrics() {
+        let metrics = "# HELP narfs_fuse_requests_total FUSE requests.\n\
+            narfs_fuse_requests_total{operation=\"lookup\"} 4\n\
+            narfs_fuse_requests_total{operation=\"read\"} 12\n\
+            narfs_fuse_requests_waiting 7\n";
+        let found = requests(metrics);
+        let expected = [("lookup".to_owned(), 4), ("read".to_owned(), 12)];
+        assert_eq!(found, BTreeMap::from(expected));
+    }
 }

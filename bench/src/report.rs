@@ -1,6 +1,9 @@
 //! Numbers for people: medians, ratios, markdown tables, the machine that they were measured on.
 
+use std::fmt;
 use std::fs;
+
+use serde_json::{Value, json};
 
 use crate::image;
 use crate::narfs::Narfs;
@@ -12,7 +15,87 @@ pub struct Section {
     pub name: &'static str,
     pub markdown: String,
     /// Every sample and setting.
-    pub data: serde_json::Value,
+    pub data: Value,
+    /// The world that was measured: ratios of other ones differ.
+    pub input: String,
+    /// What narfs needs as a part of what it is compared with, to be compared with a baseline.
+    pub ratios: Vec<Ratio>,
+    /// An SVG.
+    pub chart: Option<String>,
+}
+
+impl Section {
+    /// One with nothing in it.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            markdown: String::new(),
+            data: Value::Null,
+            input: String::new(),
+            ratios: Vec::new(),
+            chart: None,
+        }
+    }
+}
+
+/// A row of a table as a ratio; less is better.
+pub struct Ratio {
+    pub row: String,
+    pub spread: Spread,
+}
+
+/// The smallest, middle and largest value of all rounds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Spread {
+    pub low: f64,
+    pub middle: f64,
+    pub high: f64,
+}
+
+impl Spread {
+    /// None of no values.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let ordered = values.iter().copied();
+        Some(Self {
+            low: ordered.clone().reduce(f64::min)?,
+            middle: median(ordered.clone()),
+            high: ordered.reduce(f64::max)?,
+        })
+    }
+
+    /// Of values to others, those of the same round to each other; None where a round has no ratio.
+    pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
+        let rounds = ours.iter().zip(theirs);
+        let ratios: Vec<f64> = rounds.map(|(ours, theirs)| ours / theirs).collect();
+        let complete = ours.len() == theirs.len() && ratios.iter().all(|ratio| ratio.is_finite());
+        Self::of(&ratios).filter(|_| complete)
+    }
+
+    /// As JSON has it, with more digits than count.
+    pub fn data(&self) -> Value {
+        let rounded = |value: f64| (value * 1e4).round() / 1e4;
+        json!([self.low, self.middle, self.high].map(rounded))
+    }
+
+    /// What [`Self::data`] made.
+    pub fn parse(data: &Value) -> Option<Self> {
+        match data.as_array()?.as_slice() {
+            [low, middle, high] => Some(Self {
+                low: low.as_f64()?,
+                middle: middle.as_f64()?,
+                high: high.as_f64()?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// As a ratio.
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { low, middle, high } = self;
+        write!(f, "{middle:.2} × ({low:.2}–{high:.2})")
+    }
 }
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -111,6 +194,18 @@ mod tests {
         assert!((median([4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
         assert!(median([]).is_nan());
         assert!((spread([2.0, 1.5, 2.2]) - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn ratios_are_those_of_rounds_and_outlast_json() {
+        let ratios = Spread::of_ratios(&[1.0, 4.0, 3.0], &[2.0, 4.0, 2.0]).unwrap();
+        assert_eq!(ratios.to_string(), "1.00 × (0.50–1.50)");
+        assert_eq!(Spread::parse(&ratios.data()), Some(ratios));
+        assert_eq!(Spread::parse(&json!([1.0, 2.0])), None);
+        assert_eq!(Spread::parse(&json!([1.0, 2.0, "3"])), None);
+        assert_eq!(Spread::of_ratios(&[], &[]), None);
+        assert_eq!(Spread::of_ratios(&[1.0], &[0.0]), None);
+        assert_eq!(Spread::of_ratios(&[1.0], &[1.0, 1.0]), None);
     }
 
     #[test]

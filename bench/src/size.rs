@@ -33,9 +33,9 @@ pub fn run(
     rows.extend(unpacked(nix, caches, work)?);
     rows.extend(ours);
     Ok(Section {
-        name: "size",
         markdown: markdown(&rows, caches, &stats),
         data: data(&rows, caches, &stats),
+        ..Section::new("size")
     })
 }
 

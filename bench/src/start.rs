@@ -149,9 +149,9 @@ fn section(states: &[State], not_measured: &str) -> Section {
     const NAME: &str = "start";
     if !not_measured.is_empty() {
         return Section {
-            name: NAME,
             markdown: format!("### Start\n\nNot measured: {not_measured}.\n"),
             data: json!({ "not_measured": not_measured }),
+            ..Section::new(NAME)
         };
     }
     let head = states.iter().map(|s| format!("{} paths", s.paths));
@@ -202,8 +202,8 @@ fn section(states: &[State], not_measured: &str) -> Section {
         })
     });
     Section {
-        name: NAME,
         markdown,
         data: json!({ "states": states.collect::<Vec<_>>() }),
+        ..Section::new(NAME)
     }
 }

@@ -4,6 +4,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::global::Global;
+use super::log;
 use super::outcome::Outcome;
 use super::output::{print_json, println, warn_unsigned_paths};
 use super::size::Size;
@@ -63,6 +64,13 @@ impl Arguments {
         } else {
             println(&summary(&report))?;
             warn_unsigned_paths(report.unsigned, "paths that stay");
+            for path in &report.unreadable {
+                log::warn(&format!(
+                    "{path}: its path info is damaged, and what it refers to is not known, so that nothing \
+                     is deleted that it may need; `narfs verify --repair` fetches the path info again, and \
+                     `narfs forget` gives it up"
+                ));
+            }
         }
         Ok(Outcome::Good)
     }

@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
         "Fetch and keep",
         &[
             "copy", "add", "prefetch", "pin", "unpin", "pins", "trace", "evict", "gc", "add-root",
-            "verify", "key",
+            "verify", "forget", "key",
         ],
     ),
     ("Profiles", &["profile", "profiles", "apply", "channel"]),

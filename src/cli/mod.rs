@@ -16,6 +16,7 @@ mod debug;
 mod doctor;
 mod dump;
 mod evict;
+mod forget;
 mod gc;
 mod global;
 mod groups;
@@ -34,6 +35,7 @@ mod prefetch;
 mod profile;
 mod profiles;
 mod progress;
+mod rebuild;
 mod roots;
 mod run;
 mod serve;
@@ -95,6 +97,7 @@ enum Subcommands {
     Pins(pins::Arguments),
     Evict(evict::Arguments),
     Gc(gc::Arguments),
+    Forget(forget::Arguments),
     Roots(roots::Arguments),
     AddRoot(roots::AddArguments),
     Trace(trace::Arguments),
@@ -248,6 +251,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Pins(a) => a.run(global),
         Subcommands::Evict(a) => a.run(global),
         Subcommands::Gc(a) => a.run(global),
+        Subcommands::Forget(a) => a.run(global),
         Subcommands::Roots(a) => a.run(global),
         Subcommands::AddRoot(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),

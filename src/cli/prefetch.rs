@@ -85,7 +85,7 @@ impl PrefetchOptions {
         if self.json {
             print_json(&report)?;
         } else {
-            println(&summary(&report))?;
+            println(&summary(&report, self.check))?;
             if report.complete {
                 warn_unsigned_paths(report.unsigned, "of these paths");
             }
@@ -104,11 +104,21 @@ pub(super) fn paths(named: Vec<String>) -> anyhow::Result<Vec<String>> {
     Ok(lines.filter(|l| !l.is_empty()).collect())
 }
 
-fn summary(r: &PrefetchReport) -> String {
+/// What was here before was verified when it came, and is read only if that is asked for.
+fn summary(r: &PrefetchReport, checked: bool) -> String {
     let size = bytes(r.nar_bytes);
-    let fetched = format!("{} fetched now, {}", r.fetched, bytes(r.fetched_bytes));
+    let fetched = bytes(r.fetched_bytes);
+    let fetched = match checked {
+        true => format!("{} fetched now, {fetched}", r.fetched),
+        false => format!("{} fetched and verified now, {fetched}", r.fetched),
+    };
     if r.complete {
-        format!("complete: {} paths, {size}, verified ({fetched})", r.paths)
+        let read = if checked {
+            ", all read and verified"
+        } else {
+            ""
+        };
+        format!("complete: {} paths, {size}{read} ({fetched})", r.paths)
     } else {
         let failed = r.failures.len();
         format!(

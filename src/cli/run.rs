@@ -84,20 +84,32 @@ fn run(
     output: &mut dyn Output,
 ) -> Result<Report, RunError> {
     let began = Instant::now();
+    let mut is_first = true;
     loop {
         let stream = match open_target(state, options)? {
             Target::Daemon(stream) => stream,
             Target::State(store) => {
-                return Ok(Engine::new(store, defaults, None).execute(request, output)?);
+                let can_be_repeated = is_first && request.can_be_repeated();
+                let engine = Engine::new(store.clone(), defaults.clone(), None);
+                match engine.execute(request.clone(), output) {
+                    // The next opening takes out what is damaged.
+                    Err(e) if can_be_repeated && e.comes_of_damage() && store.has_new_damage() => {}
+                    done => return Ok(done?),
+                }
+                is_first = false;
+                continue;
             }
         };
         match control::ask(state, stream, &request, output, None) {
             // The daemon just ended, and has not executed it.
-            Err(e) if e.is_unread() && began.elapsed() < OWNER_TIMEOUT => {
-                std::thread::sleep(PAUSE);
+            Err(e) if e.is_unread() && began.elapsed() < OWNER_TIMEOUT => {}
+            // It has handed over to the next one meanwhile.
+            Err(ControlError::Disconnected { .. }) if is_first && request.can_be_repeated() => {
+                is_first = false;
             }
             answer => return Ok(answer?),
         }
+        std::thread::sleep(PAUSE);
     }
 }
 

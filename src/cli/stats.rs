@@ -69,6 +69,12 @@ fn table(r: &StateReport) -> String {
             bytes(s.path_info_bytes)
         ),
     ];
+    if s.unreadable_paths > 0 {
+        lines.push(format!(
+            "{:>10}  paths cannot be read and are not counted: `narfs verify` names them",
+            s.unreadable_paths
+        ));
+    }
     if let Some(fuse) = &r.fuse {
         let each = fuse.requests.iter().map(|(name, n)| format!("{name} {n}"));
         let each: Vec<_> = each.collect();

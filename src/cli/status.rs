@@ -46,6 +46,12 @@ fn table(s: &StatusReport) -> Vec<String> {
         s.paths,
         bytes(s.stored_bytes)
     ));
+    if s.damaged_chunks + s.unreadable_paths > 0 {
+        lines.push(format!(
+            "damaged     {} chunks, {} path infos; `narfs verify --repair` fetches them again",
+            s.damaged_chunks, s.unreadable_paths
+        ));
+    }
     let at = s.mountpoints.iter();
     lines.extend(at.map(|at| format!("mounted at  {}", at.display())));
     let at = s.writable_profiles.iter();

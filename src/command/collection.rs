@@ -46,6 +46,10 @@ pub struct GcReport {
     /// to without saying so is not kept.
     #[serde(default)]
     pub unsigned: u64,
+    /// Paths that are kept, or may be, and whose path infos cannot be read: what they reference is not known,
+    /// so that nothing else is removed.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
     /// Stored bytes freed.
     pub freed_bytes: u64,
     /// Bytes returned to the file system.

@@ -9,6 +9,7 @@ mod debug;
 mod exposition;
 mod failure;
 mod figures;
+mod forget;
 mod keys;
 mod output;
 mod paths;
@@ -33,9 +34,10 @@ pub use debug::{
 };
 pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
+pub use forget::{ForgetReport, ForgetRequest};
 pub use keys::{ForgetKeyReport, ForgetKeyRequest};
 pub use output::{NoOutput, Output};
-pub use paths::{EntryReport, KindReport, PathReport, StateReport, VerifyReport};
+pub use paths::{EntryReport, KindReport, PathReport, RebuiltReport, StateReport, VerifyReport};
 pub use profiles::{
     ApplyRequest, DeclaredPackage, DeclaredProfile, DeclaredTarget, ElementReport,
     GenerationReport, ProfileAction, ProfileChangeReport, ProfileDiffReport, ProfileOutcome,
@@ -133,6 +135,8 @@ pub enum Request {
     Closure(ClosureRequest),
     /// Take back what a key alone has vouched for.
     ForgetKey(ForgetKeyRequest),
+    /// Forget paths that no source vouches for any more.
+    Forget(ForgetRequest),
     /// Mount at one more mount point.
     Mount(MountRequest),
     /// Hand over to a new daemon.
@@ -143,6 +147,24 @@ pub enum Request {
     Status,
     /// Report the metrics of the daemon.
     Figures,
+}
+
+impl Request {
+    /// Whether a request whose daemon has ended may be done once more: nothing of it is told or done twice.
+    pub fn can_be_repeated(&self) -> bool {
+        matches!(
+            self,
+            Self::Copy(_)
+                | Self::PathInfo { .. }
+                | Self::Stats { .. }
+                | Self::Verify { .. }
+                | Self::Prefetch(_)
+                | Self::Pins
+                | Self::Evict { .. }
+                | Self::Gc(_)
+                | Self::Roots
+        )
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,6 +197,7 @@ pub enum Report {
     ChannelUpdate(ChannelUpdateReport),
     Closures(Vec<ClosureReport>),
     ForgotKey(ForgetKeyReport),
+    Forgot(ForgetReport),
     Status(StatusReport),
     Figures(Box<FiguresReport>),
 }

@@ -1,6 +1,7 @@
 //! Reports on store paths and their contents.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,4 +94,22 @@ pub struct VerifyReport {
     /// Paths that were damaged and are repaired.
     pub repaired: Vec<String>,
     pub failures: Vec<Failure>,
+    /// What became of a database that could not be opened.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rebuilt: Option<RebuiltReport>,
+}
+
+/// A database that was made anew, since the one before could not be opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuiltReport {
+    /// Where what was left of the one before is.
+    pub moved: Option<PathBuf>,
+    /// The second copy that it was made of, if that was damaged, too.
+    pub damaged_copy: Option<PathBuf>,
+    /// Whether contents that could be read are still there.
+    pub has_contents: bool,
+    /// Number of paths that were fetched again, since they are pinned or were added on this machine.
+    pub fetched: u64,
+    /// Paths that were added on this machine and that no source has.
+    pub lost: Vec<String>,
 }

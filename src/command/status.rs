@@ -38,6 +38,12 @@ pub struct StatusReport {
     /// Registered paths.
     pub paths: u64,
     pub stored_bytes: u64,
+    /// Chunks that are known to be damaged, and are not replaced yet.
+    #[serde(default)]
+    pub damaged_chunks: u64,
+    /// Paths whose path infos this daemon could not read, and that are not registered anew yet.
+    #[serde(default)]
+    pub unreadable_paths: u64,
     /// Stored bytes above which contents are dropped.
     pub budget: Option<u64>,
     /// Paths whose contents this daemon has dropped.

@@ -1,8 +1,10 @@
 //! Execution of requests: those that need a daemon, and those of the engine.
 
+use super::ending::{EXIT_RESTART, leave};
 use super::error::DaemonError;
 use super::process::Daemon;
 use crate::command::{Output, Report, Request};
+use crate::engine::EngineError;
 
 impl Daemon {
     /// Executes a request.
@@ -20,7 +22,16 @@ impl Daemon {
             Request::Status => Ok(Report::Status(self.status()?)),
             Request::Figures => Ok(Report::Figures(Box::new(self.figures()))),
             request => {
+                let can_be_repeated = request.can_be_repeated();
                 let done = self.engine.execute(request, output);
+                if can_be_repeated
+                    && done.as_ref().is_err_and(EngineError::comes_of_damage)
+                    && self.store().has_new_damage()
+                    && self.supervisor.restarts()
+                {
+                    // The next daemon takes out what is damaged, and the client asks it again.
+                    leave(self.store(), EXIT_RESTART);
+                }
                 // Even a request that failed later may have switched a profile that a view follows.
                 self.complete_views();
                 let mut report = done?;

@@ -24,6 +24,8 @@ impl Daemon {
             uptime: self.started.elapsed().as_secs(),
             paths: store.paths().count()?,
             stored_bytes: store.upkeep().stored_bytes()?,
+            damaged_chunks: store.contents().damaged_chunks(),
+            unreadable_paths: store.paths().unreadable_count(),
             budget: engine.budget.budget(),
             evicted: engine.budget.evicted(),
             activity: activity.unwrap_or_default(),

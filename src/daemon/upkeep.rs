@@ -9,7 +9,6 @@ use super::process::Daemon;
 use crate::command::chain;
 use crate::fetch::{Activity, Fetcher};
 use crate::fs::FileSystem;
-use crate::store::Store;
 use crate::supervision::Supervisor;
 use crate::sync::every;
 
@@ -26,11 +25,11 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 /// use or was pinned may be evictable later.
 const BUDGET_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Interval of the check whether the database has stopped accepting writes.
+/// Interval of the check whether the state is better opened anew.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Starts the periodic work: saving access times, keeping the budget, keeping the memory within
-/// `memory` bytes, restarting after a database failure, showing fetches, and notifying the watchdog
+/// `memory` bytes, restarting for the sake of the database, showing fetches, and notifying the watchdog
 /// of a service manager.
 pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, Show)>) {
     let store = daemon.store();
@@ -54,24 +53,27 @@ pub(super) fn begin(daemon: &Arc<Daemon>, memory: usize, show: Option<(Fetcher, 
         bound.keep(&kept);
     });
     if daemon.supervisor.restarts() {
-        let store = store.clone();
+        let daemon = daemon.clone();
         every(CHECK_INTERVAL, "narfs-disk", move || {
-            restart_after_write_errors(&store)
+            restart_for_database(&daemon)
         });
     }
     let fs = FileSystem::new(store.clone(), None, Arc::default());
     notify_watchdog(fs, daemon.supervisor.clone());
 }
 
-/// Hands over to a new daemon if the database refuses writes but could accept them again: after a
-/// disk error, usually a full disk, RocksDB refuses all writes until it is reopened.
-fn restart_after_write_errors(store: &Store) {
-    if store.has_given_up_writing() && store.has_room() {
-        tracing::error!(
-            "the database refuses writes after a disk error; handing over to the next daemon"
-        );
-        leave(store, EXIT_RESTART);
-    }
+/// Hands over to a new daemon if the state is better opened anew: after a disk error, usually a full disk,
+/// RocksDB refuses all writes until then; and what is damaged is taken out then, for which no command has to
+/// be interrupted.
+fn restart_for_database(daemon: &Daemon) {
+    let store = daemon.store();
+    let why = match (store.is_to_be_reopened(), store.has_new_damage()) {
+        (true, _) => "the database refuses writes after a disk error",
+        (_, true) if daemon.engine.running_commands() == 0 => "the database is damaged",
+        _ => return,
+    };
+    tracing::error!("{why}; handing over to the next daemon");
+    leave(store, EXIT_RESTART);
 }
 
 /// Notifies the watchdog of a service manager, if it has one (sd_watchdog_enabled(3)), as long as

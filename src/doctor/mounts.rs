@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::finding::Finding;
+use super::state;
 use crate::command::{StatusReport, chain};
 use crate::control;
 use crate::fuse;
@@ -28,6 +29,7 @@ pub(super) fn daemon(state: &Path, status: Option<&StatusReport>) -> Vec<Finding
     let seen = format!("process {pid} answers; {at} mount point(s)");
     let mut findings = vec![Finding::ok(NAME, seen), keeper(status)];
     findings.extend(seen_by_others(status));
+    findings.extend(state::damage(0, status.unreadable_paths));
     findings
 }
 

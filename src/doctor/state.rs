@@ -45,7 +45,19 @@ pub(super) fn directory(examination: &Examination) -> Vec<Finding> {
     let seen = format!("{shown}, for paths in {}{format}", found.store_dir);
     let mut findings = vec![Finding::ok(NAME, seen)];
     findings.extend(permissions(dir, examination.fix));
+    findings.extend(damage(store::damaged_chunks(dir), 0));
     findings
+}
+
+/// What is known of the state to be damaged.
+pub(super) fn damage(chunks: u64, path_infos: u64) -> Option<Finding> {
+    let seen = match (chunks, path_infos) {
+        (0, 0) => return None,
+        (chunks, 0) => format!("{chunks} chunks of the database are damaged"),
+        (_, infos) => format!("{infos} path infos of the database are damaged"),
+    };
+    let advice = "`narfs verify --repair` names the paths, and fetches what is damaged again; check the disk";
+    Some(Finding::error("damage", seen).advise(advice))
 }
 
 fn permissions(dir: &Path, fix: bool) -> Option<Finding> {

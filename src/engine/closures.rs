@@ -139,7 +139,7 @@ impl Engine {
         };
         for (_, hash) in self.store.views().members(view)?.from(1) {
             report.paths += 1;
-            if let Some(info) = self.store.paths().info(hash)? {
+            if let Some(info) = self.store.paths().readable_info(hash)? {
                 report.size += info.registration.nar_size;
                 report.unsigned += u64::from(!info.registration.vouched);
                 report.missing += u64::from(!self.store.paths().has_contents(&info)?);

@@ -11,7 +11,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 
 use super::in_use::Unseen;
-use crate::command::{GcReport, GcRequest, OldGeneration, OldGenerations, Output, Report};
+use crate::command::{
+    GcReport, GcRequest, OldGeneration, OldGenerations, Output, Report, SourceRequest,
+};
 use crate::engine::error::EngineError;
 use crate::engine::profiles::change::now;
 use crate::engine::roots::{Root, links};
@@ -66,8 +68,9 @@ impl Engine {
         let (collected, unseen) = if request.dry_run {
             self.collectable(&report.generations, &mut lines)?
         } else {
-            self.collect(request.max_freed, &mut lines)?
+            self.collect_what_is_known(request.max_freed, &mut lines)?
         };
+        report.unreadable.clone_from(&collected.unreadable);
         report.unseen = unseen;
         let stop = AtomicBool::new(false);
         if !request.dry_run && collected.bytes > 0 {
@@ -169,6 +172,32 @@ impl Engine {
             lines.print(&format!("would delete '{}'", self.full(path)))?;
         }
         Ok((collected, unseen))
+    }
+
+    /// Removes what is not live. Where that is not known, since path infos cannot be read, the sources are
+    /// asked for them.
+    fn collect_what_is_known(
+        &self,
+        max_freed: Option<u64>,
+        lines: &mut Lines<'_>,
+    ) -> Result<(Collected, Vec<String>), EngineError> {
+        let (first, unseen) = self.collect(max_freed, lines)?;
+        if first.unreadable.is_empty() {
+            return Ok((first, unseen));
+        }
+        let lost = self.store.paths().unreadable()?.paths;
+        let sources = SourceRequest::default();
+        let asked = self.register_anew(&lost, &sources, false, &mut *lines.output);
+        let missing = self.unreadable_failures(&lost, &asked).len();
+        if missing == lost.len() {
+            return Ok((first, unseen));
+        }
+        let left = max_freed.map(|most| most.saturating_sub(first.bytes));
+        let (mut all, unseen) = self.collect(left, lines)?;
+        all.paths.splice(0..0, first.paths);
+        all.registered.splice(0..0, first.registered);
+        all.bytes += first.bytes;
+        Ok((all, unseen))
     }
 
     /// Removes what is not live. The collection does not wait for a slow reader of its lines; if

@@ -85,12 +85,13 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let mut infos = Vec::new();
         if request.recursive {
-            infos = self.store.paths().closure(named)?;
+            // What cannot be read has failed.
+            infos = self.store.paths().readable_closure(named)?;
         } else {
             alone.extend(named);
         }
         for hash in alone {
-            infos.extend(self.store.paths().info(hash)?);
+            infos.extend(self.store.paths().readable_info(hash)?);
         }
         let mut failed: HashSet<_> = report.failures.iter().map(|f| f.path.clone()).collect();
         for info in infos {
@@ -173,8 +174,11 @@ impl Engine {
     pub(super) fn pins(&self) -> Result<Report, EngineError> {
         let pins = self.store.roots().pins()?;
         let reports = pins.into_iter().map(|pin| {
-            let closure = self.store.paths().closure([pin.path.hash()])?;
-            let mut missing = 0;
+            let paths = self.store.paths();
+            let closure = paths.readable_closure([pin.path.hash()])?;
+            let unknown = paths.unknown_of(std::slice::from_ref(&pin.path))?;
+            let is_lost = |path: &&StorePath| paths.info(path.hash()).is_err();
+            let mut missing = unknown.iter().filter(is_lost).count() as u64;
             for info in &closure {
                 missing += u64::from(!self.store.paths().has_contents(info)?);
             }

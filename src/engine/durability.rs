@@ -7,6 +7,8 @@
 //! do. What a command has done when it returns survives a power loss. Channels and links of roots are
 //! files, which no write here loses.
 
+mod profiles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::AssertUnwindSafe;
@@ -21,10 +23,11 @@ use super::binary_cache::{Cache, Offer, Tree, nar, noise};
 use super::users::NOBODY;
 use crate::command::{
     ApplyRequest, ChannelCommand, ClosureRequest, CopyRequest, DeclaredPackage, DeclaredProfile,
-    DeclaredTarget, ForgetKeyRequest, GcRequest, NoOutput, OldGenerations, PrefetchRequest,
-    ProfileAction, ProfileRequest, Report, Request, SourceRequest, TraceCommand,
+    DeclaredTarget, ForgetKeyRequest, ForgetRequest, GcRequest, NoOutput, OldGenerations,
+    PrefetchRequest, ProfileAction, Report, Request, SourceRequest, TraceCommand,
 };
 use crate::store::{Loss, MemoryBackend, Store, StoreOptions};
+use profiles::{full, install, profile, set};
 
 macro_rules! samples {
     ($($sample:ident $name:literal,)*) => {
@@ -67,6 +70,7 @@ samples! {
     Define "closure define",
     DeleteView "closure delete",
     ForgetKey "key forget",
+    Forget "forget",
 }
 
 /// The sample of a command, unless it only reads or is for a daemon. A new command is not forgotten,
@@ -112,6 +116,7 @@ fn sample_of(request: &Request) -> Option<Sample> {
             ClosureRequest::List { .. } => return None,
         },
         Request::ForgetKey(_) => Sample::ForgetKey,
+        Request::Forget(_) => Sample::Forget,
         Request::PathInfo { .. }
         | Request::Ls { .. }
         | Request::Cat { .. }
@@ -261,24 +266,7 @@ impl Scene {
             },
             Sample::StopTrace => Request::Trace(TraceCommand::Stop("new".to_owned())),
             Sample::DeleteTrace => Request::Trace(TraceCommand::Delete("kept".to_owned())),
-            Sample::Apply => Request::Apply(ApplyRequest {
-                profiles: vec![
-                    DeclaredProfile {
-                        name: "x".to_owned(),
-                        target: DeclaredTarget::Path(full("late")),
-                    },
-                    DeclaredProfile {
-                        name: "new".to_owned(),
-                        target: DeclaredTarget::Packages(vec![DeclaredPackage {
-                            path: full("other"),
-                            priority: None,
-                        }]),
-                    },
-                ],
-                sources: SourceRequest::default(),
-                prefetch: false,
-                dry_run: false,
-            }),
+            Sample::Apply => apply(),
             Sample::AddChannel => self.add_channel("new"),
             Sample::UpdateChannels => Request::Channel(ChannelCommand::Update {
                 names: Vec::new(),
@@ -299,6 +287,10 @@ impl Scene {
             Sample::ForgetKey => Request::ForgetKey(ForgetKeyRequest {
                 key: self.cache.key.to_public().to_string(),
                 ..ForgetKeyRequest::default()
+            }),
+            Sample::Forget => Request::Forget(ForgetRequest {
+                paths: vec![full("garbage")],
+                ..ForgetRequest::default()
             }),
             _ => profile_request(sample),
         }
@@ -334,10 +326,6 @@ impl Scene {
     }
 }
 
-fn full(name: &str) -> String {
-    format!("/nix/store/{}", super::binary_cache::path(name).base_name())
-}
-
 /// The command of a sample that changes one profile.
 fn profile_request(sample: Sample) -> Request {
     match sample {
@@ -355,6 +343,27 @@ fn profile_request(sample: Sample) -> Request {
     }
 }
 
+fn apply() -> Request {
+    Request::Apply(ApplyRequest {
+        profiles: vec![
+            DeclaredProfile {
+                name: "x".to_owned(),
+                target: DeclaredTarget::Path(full("late")),
+            },
+            DeclaredProfile {
+                name: "new".to_owned(),
+                target: DeclaredTarget::Packages(vec![DeclaredPackage {
+                    path: full("other"),
+                    priority: None,
+                }]),
+            },
+        ],
+        sources: SourceRequest::default(),
+        prefetch: false,
+        dry_run: false,
+    })
+}
+
 /// Verifies all paths, or those that can be repaired.
 fn verify(sample: Sample, repair: Option<SourceRequest>) -> Request {
     let paths = match sample {
@@ -362,28 +371,6 @@ fn verify(sample: Sample, repair: Option<SourceRequest>) -> Request {
         _ => Vec::new(),
     };
     Request::Verify { paths, repair }
-}
-
-fn set(name: &str, prefetch: bool) -> Request {
-    let path = full(name);
-    profile("x", ProfileAction::Set { path, prefetch })
-}
-
-fn install(name: &str) -> ProfileAction {
-    ProfileAction::Install {
-        paths: vec![full(name)],
-        priority: None,
-        prefetch: false,
-    }
-}
-
-fn profile(name: &str, action: ProfileAction) -> Request {
-    Request::Profile(ProfileRequest {
-        profile: name.to_owned(),
-        action,
-        sources: SourceRequest::default(),
-        dry_run: false,
-    })
 }
 
 fn copy_files(from: &Path, to: &Path) {
@@ -412,6 +399,7 @@ fn execute(engine: &Engine, request: &Request) -> Result<Report, String> {
         Report::Prefetch(report) => &report.failures,
         Report::Verify(report) => &report.failures,
         Report::ChannelUpdate(report) => &report.failures,
+        Report::Forgot(report) => &report.failures,
         _ => return Ok(report),
     };
     match failures.first() {

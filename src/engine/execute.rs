@@ -43,6 +43,7 @@ impl Engine {
             Request::Channel(request) => self.channel(request),
             Request::Closure(request) => self.closures(&request, output),
             Request::ForgetKey(request) => self.forget_key(&request, output),
+            Request::Forget(request) => self.forget(&request),
             // Only a daemon can execute these.
             Request::Mount(_) | Request::Upgrade { .. } | Request::Status | Request::Figures => {
                 Err(EngineError::NoDaemon(self.store.dir().to_owned()))

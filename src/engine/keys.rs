@@ -126,7 +126,7 @@ impl Engine {
             })?;
         }
         for path in lost {
-            let there = self.store.paths().info(path.hash())?;
+            let there = self.store.paths().readable_info(path.hash())?;
             let full = self.full(&path);
             match there {
                 Some(there) if !there.registration.vouched => {

@@ -11,6 +11,7 @@ mod debug;
 mod durability;
 mod error;
 mod execute;
+mod forget;
 mod in_use;
 mod keys;
 mod location;
@@ -24,6 +25,7 @@ mod roots;
 mod state;
 mod supply;
 mod traces;
+mod unreadable;
 mod users;
 mod verify;
 

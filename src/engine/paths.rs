@@ -10,7 +10,7 @@ use crate::engine::location::{Located, LocationError};
 use crate::engine::state::Engine;
 use crate::fetch::{self, CopyFailure, Fetcher, Progress};
 use crate::nix::store_path::StorePath;
-use crate::store::{LoadedPath, PathInfo, Store};
+use crate::store::{LoadedPath, PathInfo, Store, StoreError};
 use crate::tree::{NodeIndex, NodeKind};
 
 impl Engine {
@@ -26,13 +26,13 @@ impl Engine {
         Ok(Report::Added(path.to_full(self.store.store_dir())))
     }
 
-    /// Path infos of the given paths, or of all.
+    /// Path infos of the given paths, or of all that can be read.
     pub(super) fn infos(&self, names: &[String]) -> Result<Vec<PathInfo>, EngineError> {
         if names.is_empty() {
             let all = self.store.paths().all()?;
             let infos = all
                 .iter()
-                .filter_map(|p| self.store.paths().info(p.hash()).transpose());
+                .filter_map(|p| self.store.paths().readable_info(p.hash()).transpose());
             return Ok(infos.collect::<Result<_, _>>()?);
         }
         let named = names.iter().map(|n| Ok(location::info(&self.store, n)?));
@@ -157,11 +157,21 @@ impl Engine {
         &self,
         find: impl Fn(&Store) -> Result<Located, LocationError>,
     ) -> Result<Located, EngineError> {
-        let found = find(&self.store)?;
-        match self.fetcher() {
-            Some(fetcher) if !found.path.is_complete() => {
-                let path = found.path.info().registration.path.clone();
-                let wanted = vec![(path.hash(), Some(path.clone()))];
+        let found = find(&self.store);
+        let wanting = match &found {
+            Ok(found) if !found.path.is_complete() => {
+                Some(found.path.info().registration.path.hash())
+            }
+            // Registered anew, and fetched.
+            Err(LocationError::Store(StoreError::PathInfo { hash, .. })) => Some(*hash),
+            _ => None,
+        };
+        match (
+            self.fetcher(),
+            wanting.and_then(|hash| self.store.paths().name(hash).ok()?),
+        ) {
+            (Some(fetcher), Some(path)) => {
+                let wanted = vec![(path.hash(), None)];
                 let progress = Progress::default();
                 let fetching = fetcher.prefetch(wanted, false, &progress);
                 match self.runtime()?.block_on(fetching)?.failures.pop() {
@@ -171,7 +181,7 @@ impl Engine {
                     None => Ok(find(&self.store)?),
                 }
             }
-            _ => Ok(found),
+            _ => Ok(found?),
         }
     }
 

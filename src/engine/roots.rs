@@ -177,8 +177,7 @@ impl Links {
         let before = self.roots.len();
         for part in target.split(|b| *b == b'/') {
             if let Ok(path) = StorePath::parse_base_name(part)
-                && let Some(there) = store.paths().info(path.hash())?
-                && there.registration.path == path
+                && is_registered(store, &path)?
             {
                 self.roots.push(Root {
                     path,
@@ -188,6 +187,14 @@ impl Links {
             }
         }
         Ok(self.roots.len() > before)
+    }
+}
+
+/// Whether a path is registered under this name, or may be.
+fn is_registered(store: &Store, path: &StorePath) -> Result<bool, StoreError> {
+    match store.paths().info(path.hash()) {
+        Err(e) if e.is_damage() => Ok(true),
+        there => Ok(there?.is_some_and(|there| there.registration.path == *path)),
     }
 }
 
@@ -279,9 +286,9 @@ impl Engine {
         let usage = self.users.scan(Use::Known)?;
         let mut roots = Vec::new();
         for (hash, user) in usage.paths {
-            if let Some(info) = self.store.paths().info(hash)? {
+            if let Some(path) = self.store.paths().name(hash)? {
                 roots.push(Root {
-                    path: info.registration.path,
+                    path,
                     kind: RootKind::Process,
                     from: match user {
                         User::Seen(file) => file.display().to_string(),

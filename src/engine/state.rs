@@ -59,7 +59,7 @@ impl Engine {
             let mut roots: Vec<_> = pins.iter().map(|p| p.path.hash()).collect();
             let generations = rooted.profiles().roots()?;
             roots.extend(generations.iter().map(StorePath::hash));
-            let closure = rooted.paths().closure(roots)?;
+            let closure = rooted.paths().readable_closure(roots)?;
             let hashes = closure.iter().map(|i| i.registration.path.hash());
             Ok(hashes.collect())
         };

@@ -91,7 +91,7 @@ impl Supply<'_> {
             return Err(ProfileError::Place(text.to_owned()).into());
         }
         self.protected.add(named.hash);
-        if let Some(there) = store.paths().info(named.hash)? {
+        if let Some(there) = store.paths().readable_info(named.hash)? {
             let there = there.registration.path;
             return match named.path {
                 Some(requested) if requested != there => Err(LocationError::OtherName {
@@ -151,7 +151,7 @@ impl Supply<'_> {
         self.keep(paths);
         let mut missing = Vec::new();
         for path in paths {
-            let info = self.engine.store.paths().info(path.hash())?;
+            let info = self.engine.store.paths().readable_info(path.hash())?;
             if info.is_none_or(|info| info.tree().is_none()) {
                 missing.push(path);
             }
@@ -227,7 +227,8 @@ impl Supply<'_> {
     /// Registers a path without its contents.
     pub(super) fn register(&self, path: &StorePath) -> Result<(), EngineError> {
         self.keep([path]);
-        if self.engine.store.paths().info(path.hash())?.is_some() {
+        let known = self.engine.store.paths().readable_info(path.hash())?;
+        if known.is_some() {
             return Ok(());
         }
         let fetcher = self.fetcher(path).map_err(ProfileError::from)?;
@@ -306,7 +307,7 @@ impl Supply<'_> {
             .engine
             .store
             .paths()
-            .closure(paths.iter().map(StorePath::hash))?;
+            .readable_closure(paths.iter().map(StorePath::hash))?;
         let doubted = |info| self.fetcher.as_ref().is_some_and(|f| f.doubts(info));
         if closure.iter().any(doubted) {
             return Ok(false);

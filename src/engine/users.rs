@@ -64,9 +64,12 @@ impl Users {
         let mut paths = Vec::new();
         for (inode, from) in found.inodes {
             let ordinal = mounted.and_then(|(_, numbers)| numbers.path(inode));
-            let path = ordinal
-                .map(|o| self.store.paths().with_ordinal(o))
-                .transpose()?;
+            let path = ordinal.map(|o| self.store.paths().with_ordinal(o));
+            let path = match path.transpose() {
+                // A collection takes nothing then.
+                Err(e) if e.is_damage() => None,
+                path => path?,
+            };
             if let Some(path) = path.flatten() {
                 paths.push((path.hash(), User::Seen(from)));
             }

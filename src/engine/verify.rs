@@ -1,12 +1,15 @@
 //! Verification: reads stored contents, checks digests and NAR hashes, and repairs damage from
 //! sources.
 
+use std::collections::HashSet;
+
 use crate::command::{Failure, Output, Report, SourceRequest, VerifyReport, chain};
 use crate::engine::error::EngineError;
 use crate::engine::state::Engine;
 use crate::fetch::{self, Snapshot};
 use crate::nix::hash::{NarHash, Sha256Writer};
-use crate::store::{LoadedPath, PathInfo, StoreError};
+use crate::nix::store_path::StorePathHash;
+use crate::store::{LoadedPath, Origin, PathInfo, StoreError};
 use crate::tree::DumpError;
 
 impl Engine {
@@ -17,21 +20,13 @@ impl Engine {
         output: &mut dyn Output,
     ) -> Result<Report, EngineError> {
         let mut report = VerifyReport::default();
-        let mut infos = Vec::new();
         if names.is_empty() {
-            // A record that cannot be read is a failure of its path only.
-            for path in self.store.paths().all()? {
-                match self.store.paths().info(path.hash()) {
-                    Ok(info) => infos.extend(info),
-                    Err(e) => report.failures.push(Failure {
-                        path: self.full(&path),
-                        error: chain(&e),
-                    }),
-                }
+            self.verify_second_copy(repair.is_some(), &mut report);
+            if repair.is_some() {
+                self.restore_small(&mut report)?;
             }
-        } else {
-            infos = self.infos(names)?;
         }
+        let (infos, mended) = self.verify_infos(names, repair.as_ref(), output, &mut report)?;
         let total = Snapshot {
             paths: infos.len() as u64,
             nar_bytes: infos.iter().map(|i| i.registration.nar_size).sum(),
@@ -58,6 +53,9 @@ impl Engine {
             }
             match found {
                 Ok(false) => report.dropped += 1,
+                Ok(true) if mended.contains(&info.registration.path.hash()) => {
+                    report.repaired.push(path);
+                }
                 Ok(true) => {
                     report.good += 1;
                     report.nar_bytes += info.registration.nar_size;
@@ -68,8 +66,105 @@ impl Engine {
         if repair.is_some() {
             // An earlier repair may have replaced chunks, and failed to make them durable.
             self.store.contents().flush()?;
+            if names.is_empty() && report.failures.is_empty() {
+                self.store.upkeep().set_mended();
+            }
         }
         Ok(Report::Verify(report))
+    }
+
+    /// The path infos that can be read, once those that cannot were fetched again, if that is wanted. Returns
+    /// the hashes of these as well.
+    fn verify_infos(
+        &self,
+        names: &[String],
+        repair: Option<&SourceRequest>,
+        output: &mut dyn Output,
+        report: &mut VerifyReport,
+    ) -> Result<(Vec<PathInfo>, HashSet<StorePathHash>), EngineError> {
+        let (infos, lost) = self.readable(names)?;
+        if lost.is_empty() {
+            return Ok((infos, HashSet::new()));
+        }
+        let asked = match repair {
+            Some(request) => self.register_anew(&lost.paths, request, true, output),
+            None => Ok(Vec::new()),
+        };
+        let failures = self.unreadable_failures(&lost.paths, &asked);
+        report.failures.extend(failures);
+        let unnamed = lost.unnamed.iter().map(|ordinal| Failure {
+            path: format!("path number {}", ordinal.0),
+            error:
+                "neither its path info nor its name can be read any more; `narfs verify --repair` \
+                    gives it up, and what looks it up by its name asks the sources"
+                    .to_owned(),
+        });
+        report.failures.extend(unnamed);
+        if repair.is_some() {
+            self.store.paths().give_up_unnamed(&lost.unnamed)?;
+        }
+        let mut mended = HashSet::new();
+        for path in &lost.paths {
+            match self.store.paths().readable_info(path.hash)? {
+                // With its contents it is read below.
+                Some(info) if info.tree().is_some() => drop(mended.insert(path.hash)),
+                Some(_) if !path.was_here => report.repaired.push(self.name_of(path)),
+                Some(_) | None => {}
+            }
+        }
+        match names {
+            [] => Ok((self.infos(&[])?, mended)),
+            _ => {
+                let mut infos = infos;
+                for hash in &mended {
+                    infos.extend(self.store.paths().info(*hash)?);
+                }
+                Ok((infos, mended))
+            }
+        }
+    }
+
+    /// Checks what is kept a second time, and makes it anew if it is damaged and to be repaired.
+    fn verify_second_copy(&self, repair: bool, report: &mut VerifyReport) {
+        let upkeep = self.store.upkeep();
+        let Some(error) = upkeep.check_second_copy() else {
+            return;
+        };
+        let path = self.store.dir().join("second-copy").display().to_string();
+        let renewed = match repair {
+            true => upkeep.renew_second_copy(),
+            false => Err(error),
+        };
+        match renewed {
+            Ok(()) => report.repaired.push(path),
+            Err(e) => report.failures.push(Failure {
+                path,
+                error: chain(&e),
+            }),
+        }
+    }
+
+    /// Restores what was added here, is lost, and is kept a second time.
+    fn restore_small(&self, report: &mut VerifyReport) -> Result<(), EngineError> {
+        let paths = self.store.paths();
+        for hash in paths.with_small_contents()? {
+            let Some(info) = paths.info(hash)? else {
+                continue;
+            };
+            if info.origin == Origin::Fetched || info.tree().is_some() {
+                continue;
+            }
+            let path = self.full(&info.registration.path);
+            match fetch::restore(&self.store, &info) {
+                Ok(true) => report.repaired.push(path),
+                Ok(false) => {}
+                Err(e) => report.failures.push(Failure {
+                    path,
+                    error: chain(&e),
+                }),
+            }
+        }
+        Ok(())
     }
 
     /// Whether a path was collected meanwhile.
@@ -110,13 +205,18 @@ impl Engine {
 
     /// Fetches a damaged path again; chunks found damaged are replaced.
     fn repair(&self, info: &PathInfo, request: &SourceRequest) -> Result<(), String> {
-        let trust = request.or(&self.network.defaults).trust();
-        let trust = trust.map_err(|e| chain(&e))?;
-        let runtime = self.runtime().map_err(|e| chain(&e))?;
         // If even the tree cannot be read, it is written again.
         if let Ok(Some(path)) = self.load(info) {
             self.store.contents().find_damage(path.contents());
         }
+        if info.origin == Origin::Added
+            && fetch::restore(&self.store, info).map_err(|e| chain(&e))?
+        {
+            return Ok(());
+        }
+        let trust = request.or(&self.network.defaults).trust();
+        let trust = trust.map_err(|e| chain(&e))?;
+        let runtime = self.runtime().map_err(|e| chain(&e))?;
         let mended = runtime.block_on(self.sources(request)).and_then(|sources| {
             let handle = runtime.handle();
             Ok(fetch::repair(&self.store, handle, &sources, &trust, info)?)
@@ -161,7 +261,7 @@ mod tests {
             },
             origin: info.origin,
             tree: crate::tree::Tree::parse(loaded.tree().bytes().to_vec()).unwrap(),
-            hold: store.contents().chunk_writer().unwrap().finish(),
+            hold: store.contents().chunk_writer().unwrap().finish().unwrap(),
         };
         store.paths().publish(&[publication]).unwrap();
         let engine = Engine::new(Arc::new(store), SourceRequest::default(), None);

@@ -62,6 +62,17 @@ pub enum FetchError {
         /// Optional sources that could not be asked.
         unreachable: Vec<String>,
     },
+    /// It is known to exist, though what is registered of it cannot be read.
+    #[error(
+        "{path} is in the state, but its path info is damaged, and it is in none of the sources: {sources}{}",
+        not_reached(unreachable)
+    )]
+    Lost {
+        path: String,
+        sources: String,
+        /// Optional sources that could not be asked.
+        unreachable: Vec<String>,
+    },
     /// It is known to exist, since the state has its path info.
     #[error("{path} cannot be fetched now{}", not_reached(unreachable))]
     OutOfReach {
@@ -173,7 +184,9 @@ impl FetchError {
     /// Whether an optional source is out of reach that may have it.
     pub fn is_out_of_reach(&self) -> bool {
         match self.cause() {
-            Self::Absent { unreachable, .. } => !unreachable.is_empty(),
+            Self::Absent { unreachable, .. } | Self::Lost { unreachable, .. } => {
+                !unreachable.is_empty()
+            }
             Self::OutOfReach { .. } => true,
             _ => false,
         }

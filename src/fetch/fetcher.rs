@@ -270,7 +270,7 @@ impl Inner {
         offer: Option<Arc<Offer>>,
     ) -> Result<(), FetchError> {
         let (path, store) = (need.path(), &self.to.store);
-        if let Some(there) = store.paths().info(path.hash())?
+        if let Some(there) = store.paths().readable_info(path.hash())?
             && self.is_met(need, &there)?
         {
             return Ok(());
@@ -279,7 +279,7 @@ impl Inner {
             return self.transfer(planned, flight).await;
         }
         let offer = self.offers.get(&path.into()).await;
-        let offer = offer.map_err(|error| match (need, error) {
+        let offer = offer.map_err(|error| match (need, self.unless_lost(path.hash(), error)) {
             // Programs see its directory: that there is nothing in it would be wrong.
             (Need::Contents(path), FetchError::Absent { unreachable, .. })
                 if !unreachable.is_empty() =>
@@ -355,17 +355,34 @@ impl Inner {
         asked: &Asked,
     ) -> Result<PathInfo, FetchError> {
         let store = &self.to.store;
-        if let Some(there) = store.paths().info(asked.hash)? {
+        if let Some(there) = store.paths().readable_info(asked.hash)? {
             let path = &there.registration.path;
             return match &asked.path {
                 Some(asked) if asked != path => Err(FetchError::OtherName(path.clone())),
                 _ => self.vouched(there).await,
             };
         }
-        let offer = self.offers.get(asked).await?;
+        let offer = self.offers.get(asked).await;
+        let offer = offer.map_err(|error| self.unless_lost(asked.hash, error))?;
         store.paths().register(&[(offer.registration(), None)])?;
         let there = store.paths().info(asked.hash)?;
         there.ok_or_else(|| self.offers.sources.nowhere(asked, Vec::new()))
+    }
+
+    /// That no source has a path, unless it is here and cannot be read: then it is not absent.
+    pub(super) fn unless_lost(&self, hash: StorePathHash, error: FetchError) -> FetchError {
+        match error {
+            FetchError::Absent {
+                path,
+                sources,
+                unreachable,
+            } if self.to.store.paths().info(hash).is_err() => FetchError::Lost {
+                path,
+                sources,
+                unreachable,
+            },
+            error => error,
+        }
     }
 
     /// Registers what a path refers to, and what these refer to, so that the next lookups find it.
@@ -374,7 +391,7 @@ impl Inner {
         let mut walk = Walk::new(&self.to.store, BACKGROUND, move |asked| {
             let inner = inner.clone();
             async move {
-                let is_known = inner.to.store.paths().info(asked.hash)?.is_some();
+                let is_known = inner.to.store.paths().readable_info(asked.hash)?.is_some();
                 if is_known || inner.offers.knows(asked.hash) {
                     return Ok(Vec::new());
                 }

@@ -52,6 +52,7 @@ mod receive;
 mod register;
 mod repair;
 mod requester;
+mod restore;
 mod source;
 mod sources;
 mod transfer;
@@ -72,6 +73,7 @@ pub use progress::{Progress, Snapshot};
 pub use receive::{AddError, ReceiveError, Received, add};
 pub use repair::repair;
 pub use requester::Requester;
+pub use restore::restore;
 pub use source::{AskedSource, CACHE_NIXOS_ORG, Trust, ask_source};
 pub use sources::Sources;
 

@@ -58,6 +58,14 @@ impl Fetcher {
         }
     }
 
+    /// Notes that paths were forgotten: the sources are asked for them anew.
+    pub fn forget(&self, paths: &[StorePath]) {
+        self.removed(paths);
+        for path in paths {
+            self.0.offers.forget(path.hash());
+        }
+    }
+
     /// Fetches ahead what a path refers to, once.
     fn follow(&self, path: &StorePath) {
         let hash = path.hash();

@@ -99,8 +99,8 @@ enum Seen {
 
 async fn look(inner: Arc<Inner>, asked: Asked) -> Result<Seen, FetchError> {
     let store = &inner.to.store;
-    let known = store.paths().info(asked.hash)?;
-    // A record that cannot be read is for `verify` to mend.
+    let known = store.paths().readable_info(asked.hash)?;
+    // What the database cannot say is for `verify`.
     if let Some(here) = known.filter(|info| store.paths().has_contents(info).unwrap_or(true)) {
         let path = &here.registration.path;
         return match &asked.path {
@@ -111,7 +111,8 @@ async fn look(inner: Arc<Inner>, asked: Asked) -> Result<Seen, FetchError> {
         };
     }
     let (sources, trust) = (&inner.offers.sources, &inner.offers.trust);
-    let offer = sources.find(&asked, store.store_dir(), trust).await?;
+    let offer = sources.find(&asked, store.store_dir(), trust).await;
+    let offer = offer.map_err(|error| inner.unless_lost(asked.hash, error))?;
     Ok(Seen::Offered(Box::new(offer)))
 }
 

@@ -130,13 +130,14 @@ pub(super) fn unpack(
     let unpacked = unpacker
         .within(&store.transfers().programs)
         .unpack(&mut hashing);
-    compare(unpacked, writer.finish(), hashing, expected)
+    let hold = writer.finish();
+    compare(unpacked, hold, hashing, expected)
 }
 
 /// Judges what was unpacked.
 fn compare<R>(
     unpacked: Result<Unpacked, UnpackError<StoreError>>,
-    hold: Hold,
+    hold: Result<Hold, StoreError>,
     hashing: Hashing<'_, R>,
     expected: Option<Expected>,
 ) -> Result<Received, ReceiveError> {
@@ -168,7 +169,7 @@ fn compare<R>(
     }
     Ok(Received {
         unpacked,
-        hold,
+        hold: hold.map_err(UnpackError::Sink)?,
         nar_hash,
         nar_size: length,
     })

@@ -156,7 +156,8 @@ impl Transfer {
     /// A path whose tree is here gets the contents of that tree, and no others.
     fn check_known(&self, offer: &Offer) -> Result<(), FetchError> {
         let info = &offer.info;
-        let known = self.errand.store.paths().info(info.store_path.hash())?;
+        let known = self.errand.store.paths();
+        let known = known.readable_info(info.store_path.hash())?;
         match known.filter(|known| known.tree().is_some()) {
             Some(known) if known.registration.nar_hash != info.nar_hash => {
                 Err(FetchError::OtherNar {

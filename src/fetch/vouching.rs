@@ -92,7 +92,8 @@ impl Inner {
     /// those of a source without signatures.
     pub(super) fn as_vouched(&self, offer: Arc<Offer>) -> Result<Arc<Offer>, FetchError> {
         let info = &offer.info;
-        let there = self.to.store.paths().info(info.store_path.hash())?;
+        let there = self.to.store.paths();
+        let there = there.readable_info(info.store_path.hash())?;
         let known = there.map(|there| there.registration).filter(|known| {
             let is_same = (&known.path, known.nar_hash, known.nar_size)
                 == (&info.store_path, info.nar_hash, info.nar_size);
@@ -149,7 +150,7 @@ impl Fetcher {
         let mut walk = Walk::new(&self.0.to.store, ASKING, move |asked| {
             let inner = inner.clone();
             async move {
-                match inner.to.store.paths().info(asked.hash)? {
+                match inner.to.store.paths().readable_info(asked.hash)? {
                     Some(there) => Ok(inner.ask_unless_answered(&there).await.map(drop)?),
                     None => Ok(()),
                 }

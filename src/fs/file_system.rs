@@ -8,6 +8,7 @@ use super::attributes::{
 };
 use super::errno::{FsError, NAME_MAX};
 use super::inode::{Inode, Place, Special};
+use super::read_ahead::ReadAhead;
 use super::trace::Recorder;
 use crate::fetch::Fetcher;
 use crate::nix::store_path::StorePath;
@@ -21,6 +22,7 @@ pub struct FileSystem {
     pub(super) fetcher: Option<Fetcher>,
     pub(super) recorder: Arc<Recorder>,
     pub(super) started: SystemTime,
+    pub(super) read_ahead: ReadAhead,
 }
 
 impl FileSystem {
@@ -32,6 +34,7 @@ impl FileSystem {
             fetcher,
             recorder,
             started: SystemTime::now(),
+            read_ahead: ReadAhead::default(),
         }
     }
 

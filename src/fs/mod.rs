@@ -14,6 +14,7 @@ mod numbers;
 mod on_demand;
 mod profiles;
 mod read;
+mod read_ahead;
 mod trace;
 mod views;
 mod writable;

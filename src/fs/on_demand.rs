@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::{FileSystem, FsError, Inode, Place, Special};
-use crate::fetch::{Need, Requester};
+use crate::fetch::{FetchError, Need, Requester};
 use crate::nix::store_path::StorePath;
 use crate::store::{Contents, PathOrdinal, RootKind, StoreError};
 
@@ -99,12 +99,31 @@ impl FileSystem {
         match (need, &self.fetcher) {
             (Ok(Some(need)), Some(fetcher)) => {
                 let fs = self.clone();
+                let inside = match &need {
+                    Need::Contents(path) => Some(path.clone()),
+                    Need::Root(_) => None,
+                };
                 fetcher.request(need, requester, move |met| {
-                    then(&fs, met.map_err(FsError::Fetch))
+                    then(&fs, met.map_err(|e| fs.unmet(e, inside)))
                 });
             }
             (Ok(_), _) => then(self, Ok(())),
             (Err(e), _) => then(self, Err(e)),
+        }
+    }
+
+    /// Why a need is not met. What was inside a path does not become absent when no source has it any more.
+    fn unmet(&self, error: Arc<FetchError>, inside: Option<StorePath>) -> FsError {
+        let was_here = |path: &StorePath| match self.store.paths().info(path.hash()) {
+            Ok(info) => info.is_some_and(|info| info.tree().is_some()),
+            Err(_) => true,
+        };
+        match inside.filter(was_here) {
+            Some(path) if error.is_absent() => {
+                let what = format!("no source has the contents of {path}, which cannot be read");
+                FsError::Store(StoreError::Damaged { what })
+            }
+            _ => FsError::Fetch(error),
         }
     }
 
@@ -155,7 +174,11 @@ impl FileSystem {
             return Ok(None);
         };
         // From here on a collection does not remove the path before the reply.
-        let there = self.store.paths().look_up(path.hash())?;
+        let there = match self.store.paths().look_up(path.hash()) {
+            // Registered anew, as if it were not known.
+            Err(e) if e.is_damage() => None,
+            there => there?,
+        };
         let Some(there) = there else {
             return Ok(Some(Need::Root(path)));
         };

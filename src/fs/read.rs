@@ -40,6 +40,9 @@ impl FileSystem {
                 let length = u64::from(length).min(size.saturating_sub(offset));
                 let mut out = Vec::with_capacity(length as usize);
                 if length > 0 {
+                    let from = start + offset;
+                    let part = (from, from + length);
+                    self.read_ahead.is_read(&self.store, ordinal, &path, part);
                     self.store.contents().serve(
                         path.contents(),
                         start + offset,

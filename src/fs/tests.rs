@@ -64,7 +64,7 @@ fn publish_nar(store: &Store, seed: u8, nar: &[u8]) {
         registration,
         origin: Origin::Fetched,
         tree,
-        hold: writer.finish(),
+        hold: writer.finish().unwrap(),
     };
     store.paths().publish(&[publication]).unwrap();
 }

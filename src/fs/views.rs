@@ -95,8 +95,8 @@ impl FileSystem {
     /// The ordinal of a path in a view. It is looked up each time: a path whose root turns out to
     /// be of another kind gets a new ordinal.
     pub(super) fn ordinal_of(&self, member: Member) -> Result<PathOrdinal, FsError> {
-        let info = self.store.paths().info(self.hash_of(member)?)?;
-        info.map(|info| info.ordinal).ok_or(FsError::Stale)
+        let ordinal = self.store.paths().ordinal(self.hash_of(member)?)?;
+        ordinal.ok_or(FsError::Stale)
     }
 
     fn member(&self, id: u32, hash: StorePathHash) -> Result<Option<Member>, FsError> {

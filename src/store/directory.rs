@@ -31,6 +31,10 @@ pub(super) const SPOOL: &str = "tmp";
 /// its log when the disk fills up; a database that cannot do that needs repair by hand.
 pub const RESERVE: u64 = 96 << 20;
 
+/// Free bytes below which nothing is written, neither to the log nor to files: after one write that
+/// finds no room RocksDB refuses all others until it is opened anew.
+pub(super) const LEAST_FREE: u64 = 16 << 20;
+
 /// The lock of a state, locked: a process that holds its descriptor, or a copy of it, owns the state.
 #[derive(Debug)]
 pub struct Ownership(File);

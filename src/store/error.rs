@@ -1,13 +1,13 @@
 //! What can go wrong with a state.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::records::BackendError;
 use crate::chunk::{ChunkDigest, RecordError};
-use crate::nix::store_path::StorePath;
+use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::tree::TreeError;
 
 /// Why the state could not be opened, read or written.
@@ -110,22 +110,39 @@ pub enum StoreError {
     },
     /// The database cannot be opened as it is.
     #[error(
-        "the database of the state {} is damaged, or a part of it is missing; if it is a copy, copy all \
-         of it again, while no narfs uses it; otherwise remove the state: what sources have is fetched \
-         again, but profiles, roots and what was added here are lost", dir.display()
+        "the database of the state {} is damaged, or a part of it is missing; {}", dir.display(),
+        remedy(*has_copy)
     )]
     Incomplete {
         /// The state directory.
         dir: PathBuf,
-        /// RocksDB's words.
+        /// Whether there is a second copy, of which it can be made anew.
+        has_copy: bool,
+        /// What could not be read.
         #[source]
-        source: BackendError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is kept a second time.
+    #[error(
+        "it is damaged, or is not what the database has; `narfs verify --repair` makes it anew from the \
+         database"
+    )]
+    SecondCopy,
     /// A record of the database cannot be understood.
     #[error("the database is damaged: {what}; `narfs verify` names the paths that suffer")]
     Damaged {
         /// Which record.
         what: String,
+    },
+    /// What is registered of a path cannot be read.
+    #[error(
+        "the path info of {path} in the database is damaged; `narfs verify --repair` fetches it again, \
+        and `narfs forget` gives up what no source has any more"
+    )]
+    PathInfo {
+        hash: StorePathHash,
+        /// The path, or its hash where its name is not known.
+        path: String,
     },
     /// A tree cannot be understood.
     #[error("the tree {digest} of the database is damaged")]
@@ -214,6 +231,29 @@ pub enum StoreError {
     Compress(#[source] io::Error),
 }
 
+/// Names what was done when the database failed.
+pub(super) fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |e| StoreError::Database {
+        what,
+        source: e.into(),
+    }
+}
+
+/// What is to be done about a database that cannot be opened.
+fn remedy(has_copy: bool) -> &'static str {
+    match has_copy {
+        true => {
+            "`narfs verify --repair` makes a new one: what no source has is restored from the second \
+                copy, and contents are fetched again (if the state is a copy itself, rather copy all of \
+                it again, while no narfs uses it)"
+        }
+        false => {
+            "if it is a copy, copy all of it again, while no narfs uses it; otherwise remove the state: what \
+                sources have is fetched again, but profiles, roots and what was added here are lost"
+        }
+    }
+}
+
 /// What is said of a database that is damaged.
 fn damage(source: &BackendError) -> &'static str {
     match source.is_corruption() {
@@ -225,12 +265,39 @@ fn damage(source: &BackendError) -> &'static str {
 }
 
 impl StoreError {
+    /// What damage means that keeps the state in `dir` from being opened; other errors are what they are.
+    pub(super) fn of_opening(self, dir: &Path, has_copy: bool) -> Self {
+        let is_known = matches!(self, Self::Incomplete { .. });
+        if is_known || !self.is_damage() {
+            return self;
+        }
+        Self::Incomplete {
+            dir: dir.to_owned(),
+            has_copy,
+            source: self.into(),
+        }
+    }
+
     /// Whether something of the state cannot be read, or is not what was written.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Database { source, .. } => source.is_corruption(),
-            Self::Damaged { .. } | Self::Tree { .. } | Self::Chunk { .. } => true,
+            Self::Damaged { .. }
+            | Self::PathInfo { .. }
+            | Self::Tree { .. }
+            | Self::Chunk { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether the cause of an error is that something of the database cannot be read, or that it refuses to
+    /// write for that reason.
+    pub fn comes_of_damage(error: &(dyn std::error::Error + 'static)) -> bool {
+        let mut causes = std::iter::successors(Some(error), |e| e.source());
+        causes.any(|cause| {
+            cause
+                .downcast_ref()
+                .is_some_and(BackendError::is_corruption)
+        })
     }
 }

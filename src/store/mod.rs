@@ -39,7 +39,9 @@ mod error;
 mod format;
 mod paths;
 mod profiles;
+mod rebuild;
 mod records;
+mod restore;
 mod roots;
 mod tables;
 mod temporary_roots;
@@ -56,7 +58,7 @@ pub use channels::{
 };
 pub use contents::{
     CacheCounts, ChunkWriter, Hold, Ingested, InspectedChunk, InspectedTree, PathContents,
-    ServedContents, StoredContents,
+    ServedContents, StoredContents, damaged_chunks,
 };
 pub use directory::{Inspected, Ownership, RESERVE, inspect};
 pub(crate) use directory::{make_directory, sync_names};
@@ -64,12 +66,13 @@ pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{
     Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration,
-    RootKind, ServedPath,
+    RootKind, ServedPath, Unreadable, UnreadablePath,
 };
 pub use profiles::{
     ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
     ProfileMember, ProfileRecord, ProfileTable, Profiles, ProfilesChanged,
 };
+pub use rebuild::{Rebuilt, rebuild};
 #[cfg(test)]
 pub(crate) use records::{Loss, MemoryBackend};
 pub use roots::{LinkedRoot, LinkedRoots, Pin, Roots};
@@ -88,6 +91,10 @@ use format::Needs;
 use records::Records;
 use tables::Tables;
 use temporary_roots::AllTemporaryRoots;
+
+/// Tables of the database that are taken out at most until a state is opened: each may have what an opening
+/// reads.
+const TABLES: usize = 100;
 
 /// How to open a state.
 #[derive(Clone, Debug)]
@@ -212,7 +219,7 @@ impl Store {
         options: &StoreOptions,
         records: MemoryBackend,
     ) -> Result<Self, StoreError> {
-        let records = |needs| Ok(Records::in_memory(dir, needs, records));
+        let records = |needs| Ok(Records::in_memory(dir, needs, records.clone()));
         Self::open_over(dir, options, None, records)
     }
 
@@ -220,12 +227,34 @@ impl Store {
         dir: &Path,
         options: &StoreOptions,
         ownership: Option<Ownership>,
-        records: impl FnOnce(Needs) -> Result<Records, StoreError>,
+        records: impl Fn(Needs) -> Result<Records, StoreError>,
     ) -> Result<Self, StoreError> {
         let wanted = options.store_dir.as_ref();
         let directory = Directory::open(dir, wanted, options.create, ownership)?;
+        let open = || records(directory.needs().clone());
+        let mut records = open()?;
+        for _ in 0..TABLES {
+            if restore::is_readable(&records) || !records.has_new_damage() {
+                break;
+            }
+            // What was met is taken out by another opening.
+            drop(records);
+            records = open()?;
+        }
+        let records = Arc::new(records);
+        let has_copy = records.has_second_copy();
+        let opened = Self::over(directory, options, records);
+        opened.map_err(|e| e.of_opening(dir, has_copy))
+    }
+
+    fn over(
+        directory: Directory,
+        options: &StoreOptions,
+        records: Arc<Records>,
+    ) -> Result<Self, StoreError> {
+        restore::restore(&records)?;
         let parts = Parts::of(options.memory);
-        let records = Arc::new(records(directory.needs().clone())?);
+        let dir = directory.path();
         let temporary_roots = AllTemporaryRoots::default();
         let observers = Arc::new(Observers::default());
         let contents = StoredContents::open(dir, records.clone(), parts.chunks, parts.trees)?;
@@ -326,13 +355,18 @@ impl Store {
     }
 
     /// Whether the database has met an error in the background, such as a full disk, after which it
-    /// refuses to write until it is opened anew.
-    pub fn has_given_up_writing(&self) -> bool {
-        self.records.refuses_writes()
+    /// refuses to write until it is opened anew, and could write again.
+    pub fn is_to_be_reopened(&self) -> bool {
+        self.records.refuses_writes() && self.has_room()
+    }
+
+    /// Whether the database has met damage that the next opening of the state takes out.
+    pub fn has_new_damage(&self) -> bool {
+        self.records.has_new_damage()
     }
 
     /// Whether more than [`RESERVE`] bytes are free on the disk of the state.
-    pub fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.directory.check_room(0).is_ok()
     }
 

@@ -8,11 +8,13 @@ mod evicted;
 mod formats;
 mod in_use;
 mod large;
+mod lost;
 mod profiles;
 mod races;
 mod removed;
 mod roots;
 mod space;
+mod unreadable;
 mod views;
 
 use std::collections::HashSet;
@@ -95,7 +97,7 @@ fn kept_nar(store: &Store, path: &StorePath, nar: &[u8]) -> Publication {
         },
         origin: Origin::Fetched,
         tree: unpacked.tree,
-        hold: writer.finish(),
+        hold: writer.finish().unwrap(),
     }
 }
 

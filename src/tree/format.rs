@@ -130,11 +130,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Decodes a tree and validates it completely.
-    ///
-    /// # Errors
-    /// The version is newer, or the bytes are not a canonical tree.
-    pub fn parse(bytes: Vec<u8>) -> Result<Self, TreeError> {
+    /// Decodes a tree, in which nodes and their order are right; where their parts lie may be any place.
+    pub(super) fn decode(bytes: Vec<u8>) -> Result<Self, TreeError> {
         let checked = Parser::new(&bytes)?.check()?;
         Ok(Self { bytes, ..checked })
     }
@@ -227,9 +224,21 @@ impl Tree {
         Some(target)
     }
 
+    /// Length of all link targets.
+    pub(super) fn targets_length(&self) -> u64 {
+        u64::from(u32_at(&self.bytes, 28))
+    }
+
     /// The chunks, in stream order.
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = ChunkEntry> + '_ {
         (0..self.ends.len()).map(|i| self.chunk(i))
+    }
+
+    /// The indexes of the chunks that have bytes of `from..to` of the stream.
+    pub fn chunks_in(&self, from: u64, to: u64) -> std::ops::Range<usize> {
+        let after = |n: usize| (n + 1).min(self.ends.len());
+        let last = self.ends.partition_point(|e| *e < to);
+        self.ends.partition_point(|e| *e <= from)..after(last)
     }
 
     fn chunk(&self, index: usize) -> ChunkEntry {
@@ -303,6 +312,16 @@ pub(super) fn chunk_of(raw: &[u8], end: u64) -> ChunkEntry {
         start: end - u64::from(length),
         length,
         digest: ChunkDigest(digest),
+    }
+}
+
+/// Whether a node has something in a field that is 0 for its kind.
+fn has_more(raw: &[u8]) -> bool {
+    let (target_length, b) = (u16::from_le_bytes([raw[6], raw[7]]), u64_at(raw, 16));
+    match raw[5] {
+        DIRECTORY => target_length != 0 || b > u64::from(u32::MAX),
+        LINK => b != 0,
+        _ => target_length != 0,
     }
 }
 
@@ -415,7 +434,7 @@ impl<'a> Parser<'a> {
         let malformed = |what| Err(TreeError::Malformed(what));
         let count = (self.nodes.len() / NODE) as u64;
         let mut directories = Vec::new();
-        let mut next = 1u64;
+        let (mut next, mut names) = (1u64, 0u64);
         for (index, raw) in (0u32..).zip(self.nodes.chunks_exact(NODE)) {
             if raw[5] > LINK {
                 return malformed("kind of a node");
@@ -423,6 +442,13 @@ impl<'a> Parser<'a> {
             let name = self.name(raw)?;
             if (index == 0) != name.is_empty() || !legal_name(name) {
                 return malformed("name of a node");
+            }
+            if u64::from(u32_at(raw, 0)) != names {
+                return malformed("order of the names");
+            }
+            names += name.len() as u64;
+            if has_more(raw) {
+                return malformed("a field that its kind of node does not have");
             }
             match kind_of(raw) {
                 NodeKind::Directory {
@@ -455,6 +481,9 @@ impl<'a> Parser<'a> {
         }
         if count == 0 || next != count {
             return malformed("nodes without a directory");
+        }
+        if names != self.names.len() as u64 {
+            return malformed("names that no node has");
         }
         Ok(directories)
     }

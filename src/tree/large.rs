@@ -264,6 +264,16 @@ impl LargeTree {
             .map(|(raw, end)| chunk_of(&raw, u64_at(&end, 0))))
     }
 
+    /// The indexes of the chunks that have bytes of `from..to` of the stream.
+    ///
+    /// # Errors
+    /// As [`LargeTree::kind`].
+    pub fn chunks_in(&self, from: u64, to: u64) -> Result<Range<usize>, TreeError> {
+        let first = self.partition_point(&self.ends, |entry| u64_at(entry, 0) <= from)?;
+        let last = self.partition_point(&self.ends, |entry| u64_at(entry, 0) < to)?;
+        Ok(first..(last + 1).min(self.ends.count))
+    }
+
     /// As [`Tree::read`](super::Tree::read).
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 mod access;
 mod builder;
+mod canonical;
 mod dump;
 mod format;
 mod large;

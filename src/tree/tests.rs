@@ -7,6 +7,7 @@ use std::convert::Infallible;
 
 use proptest::prelude::*;
 
+use super::builder::Place;
 use super::*;
 use crate::chunk::{ChunkDigest, HASH_LEN, MAXIMUM, PACK_BELOW};
 use crate::nix::nar::Writer;
@@ -331,6 +332,105 @@ fn a_small_nar_has_this_tree_and_no_other() {
     let link = tree.lookup(0, b"lib").unwrap();
     let target = format!("/nix/store/{}/lib", path(8, "library"));
     assert_eq!(tree.target(link, &table).unwrap(), target.as_bytes());
+}
+
+/// The encoding that the builder gives what a tree has.
+fn built_again(tree: &Tree) -> Vec<u8> {
+    fn add(tree: &Tree, index: NodeIndex, builder: &mut TreeBuilder) {
+        match tree.node(index).unwrap().kind {
+            NodeKind::Directory { first, count, .. } => {
+                builder.directory().unwrap();
+                for child in first..first + count {
+                    builder.entry(tree.node(child).unwrap().name).unwrap();
+                    add(tree, child, builder);
+                }
+                builder.end_directory().unwrap();
+            }
+            NodeKind::File {
+                executable,
+                offset,
+                size,
+            } => builder.file(executable, size, Place::Run(offset)).unwrap(),
+            NodeKind::Link { .. } => builder.link(&tree.target(index, &[]).unwrap()).unwrap(),
+        }
+    }
+    let mut builder = TreeBuilder::new();
+    add(tree, 0, &mut builder);
+    let chunks: Vec<_> = tree.chunks().map(|c| (c.length, c.digest)).collect();
+    let (contents, targets) = (tree.content_masks(), tree.target_masks());
+    let built = builder.finish(&chunks, 0, tree.references(), contents, targets);
+    built.unwrap().bytes().to_vec()
+}
+
+#[test]
+fn what_is_read_is_the_only_encoding_of_its_tree() {
+    let references = [path(1, "glibc"), path(2, "bash"), path(3, "own")];
+    let mut chunks = Memory::default();
+    let large = unpack(&nar(&package(&references)), &references, &mut chunks);
+    let two = [references[0].clone(), references[1].clone()];
+    let small = unpack(&small(&two), &two, &mut chunks);
+    for tree in [large.tree, small.tree] {
+        let bytes = tree.bytes();
+        assert_eq!(built_again(&tree), bytes);
+        let mut refused = 0;
+        for bit in 0..bytes.len() * 8 {
+            let mut forged = bytes.to_vec();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            match Tree::parse(forged.clone()) {
+                Ok(tree) => assert_eq!(built_again(&tree), forged, "bit {bit}"),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(
+            refused > bytes.len() * 2,
+            "{refused} of {}",
+            bytes.len() * 8
+        );
+    }
+}
+
+#[test]
+fn a_forged_tree_is_refused() {
+    let good = data_encoding::HEXLOWER.decode(SMALL.concat().as_bytes());
+    let good = good.unwrap();
+    let (node, names, targets) = (|n: usize| 40 + 24 * n, 220, 236);
+    for (at, bytes, why) in [
+        (names + 8, &b"bin"[..], "two of one name"),
+        (names + 15, b".", "a name that is the directory itself"),
+        (names + 15, b"/", "a slash in a name"),
+        (names + 15, b"\0", "a NUL in a name"),
+        (node(5), b"\x0e", "a name of another node"),
+        (node(5) + 5, b"\x04", "an unknown kind"),
+        (node(1) + 20, b"\x01", "more directories than can be"),
+        (node(2) + 6, b"\x01", "a target of a file"),
+        (node(2) + 8, b"\x01", "a place of an empty file"),
+        (node(3) + 16, b"\x01", "a size of a link"),
+        (node(3) + 8, b"\x01", "a part of a target"),
+        (node(4) + 8, b"\x00", "bytes of another file"),
+        (node(4) + 16, b"\x05", "bytes that no file has"),
+        (targets + 3, b"\0", "a NUL in a target"),
+    ] {
+        let mut forged = good.clone();
+        forged[at..at + bytes.len()].copy_from_slice(bytes);
+        assert_ne!(forged, good, "{why}");
+        assert!(Tree::parse(forged).is_err(), "{why}");
+    }
+}
+
+#[test]
+fn directories_lie_as_deep_in_each_other_as_a_nar_has_them() {
+    let build = |depth: usize| {
+        let mut builder = TreeBuilder::new();
+        builder.directory().unwrap();
+        for _ in 1..depth {
+            builder.entry(b"d").unwrap();
+            builder.directory().unwrap();
+        }
+        (0..depth).for_each(|_| builder.end_directory().unwrap());
+        builder.finish(&[], 0, 0, &[], &[]).is_ok()
+    };
+    let most = crate::nix::nar::MAX_DEPTH;
+    assert!(build(most) && !build(most + 1));
 }
 
 /// A program with a section of 100,000 bytes, and one too small for a cut point.

@@ -113,7 +113,7 @@ impl Golden {
     }
 
     /// Runs a command that may fetch from the cache.
-    fn fetching(&self, arguments: &[&str]) -> Ran {
+    pub fn fetching(&self, arguments: &[&str]) -> Ran {
         let mut command = self.state.command(arguments);
         command.arg("--from");
         command.arg(format!("file://{}", self.cache.display()));

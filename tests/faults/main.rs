@@ -30,6 +30,7 @@ mod golden;
 mod local_trees;
 #[path = "../support/lossy_disk.rs"]
 mod lossy_disk;
+mod lost_database;
 mod memory;
 #[path = "../support/namespaces.rs"]
 #[allow(dead_code, reason = "what other tests need")]

@@ -409,7 +409,8 @@ fn commands_take_from_a_second_source_what_the_first_is_slow_with() {
             assert_eq!(state.is_whole(), offers.len() as u64);
             for url in &urls {
                 assert_eq!(good.requests(url), 1, "{command}");
-                assert!(bad_is_first == (bad.requests(url) > 0), "{command}");
+                // On a busy machine the good one, too, may seem slow, so that the other is asked beside it.
+                assert!(!bad_is_first || bad.requests(url) > 0, "{command}");
             }
         }
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Dir, SeekFrom};
 use rustix::io::Errno;
 
-use crate::support::{Sandbox, World, read_everything, run, walk};
+use crate::support::{Sandbox, World, read_everything, run, wait_until, walk};
 
 const MIB: usize = 1 << 20;
 
@@ -46,6 +46,56 @@ fn big_tree(sandbox: &Sandbox) -> (PathBuf, PathBuf) {
     }
     let added = sandbox.store().join(sandbox.add(&tree));
     (tree, added)
+}
+
+/// The chunks that were read from the database so far.
+fn decoded(sandbox: &Sandbox) -> u64 {
+    let metrics = sandbox.narfs(&["metrics"]);
+    let line = metrics
+        .lines()
+        .find(|l| l.starts_with("narfs_cache_misses_total{cache=\"chunk\"}"));
+    let count = line.and_then(|l| l.split(' ').nth(1)).unwrap();
+    count.parse().unwrap()
+}
+
+#[test]
+fn what_follows_is_decoded_ahead_of_a_reader_in_order_and_nothing_twice() {
+    let sandbox = Sandbox::empty();
+    sandbox.mount();
+    let tree = sandbox.make_dir("big");
+    let content = noise(7, 16 * MIB);
+    fs::write(tree.join("noise"), &content).unwrap();
+    let name = sandbox.add(&tree);
+    let path = format!("/nix/store/{name}");
+    let chunks = sandbox.json(&["debug", "tree", &path])["chunks"].clone();
+    let chunks = chunks.as_array().unwrap().len() as u64;
+    let file = File::open(sandbox.store().join(&name).join("noise")).unwrap();
+
+    let before = decoded(&sandbox);
+    let mut jumped = vec![0; 4096];
+    for at in [3, 14, 1, 9, 6, 12] {
+        file.read_exact_at(&mut jumped, at << 20).unwrap();
+    }
+    // At most two chunks have a page.
+    let jumps = decoded(&sandbox) - before;
+    assert!((6..=12).contains(&jumps), "{jumps}");
+
+    let mut read = vec![0; MIB];
+    for (at, part) in read.chunks_mut(64 << 10).enumerate() {
+        file.read_exact_at(part, (at as u64) << 16).unwrap();
+    }
+    assert!(read == content[..MIB]);
+    // The kernel asks for 256 KiB ahead at most.
+    let within = content.len() as u64 / chunks;
+    let asked = (MIB as u64 + (256 << 10)) / within;
+    wait_until("it is ahead", || {
+        decoded(&sandbox) - before > jumps + asked + 2
+    });
+
+    let mut rest = vec![0; content.len() - MIB];
+    file.read_exact_at(&mut rest, MIB as u64).unwrap();
+    assert!(rest == content[MIB..]);
+    assert_eq!(decoded(&sandbox) - before, chunks);
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
 use crate::on_demand::{SHORT, key, plain};
-use crate::support::Sandbox;
+use crate::support::{Sandbox, run};
 
 /// The database files of the closed state with this extension.
 fn files(sandbox: &Sandbox, extension: &str) -> Vec<PathBuf> {
@@ -132,4 +133,92 @@ fn files_of_the_database_that_are_gone_or_cut_come_again_from_a_source() {
         assert_eq!(absent.unwrap_err().kind(), ErrorKind::NotFound);
         sandbox.unmount();
     }
+}
+
+/// Flips a bit in the first block of each table of path infos of the closed state.
+fn flip_path_infos(sandbox: &Sandbox) {
+    let mut flipped = 0;
+    for file in files(sandbox, "sst") {
+        let mut bytes = fs::read(&file).unwrap();
+        // So the properties of a table say whose it is.
+        if bytes.windows(9).any(|w| w == b"namepaths") {
+            bytes[40] ^= 1;
+            fs::write(&file, bytes).unwrap();
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0, "there is no table of path infos");
+}
+
+#[test]
+fn path_infos_that_cannot_be_read_come_again_from_a_source_under_their_numbers() {
+    let cache = Cache::new();
+    let data: Vec<_> = (0..60).map(|n| noise(n + 1, 2000)).collect();
+    let offers: Vec<_> = (0..)
+        .zip(&data)
+        .map(|(n, data)| offer(&format!("needle-{n}"), data))
+        .collect();
+    offers.iter().for_each(|offer| cache.put(offer));
+    let sandbox = Sandbox::empty();
+    let mut all = vec!["copy".to_owned(), "--all".to_owned()];
+    all.extend(cache.arguments());
+    sandbox.narfs(&all);
+    let data_of = |offer| data_of(&sandbox, offer);
+    let numbers = || -> Vec<_> {
+        let numbers = offers
+            .iter()
+            .map(|offer| fs::metadata(data_of(offer)).unwrap().ino());
+        numbers.collect()
+    };
+    sandbox.mount();
+    let before = numbers();
+    sandbox.unmount();
+    flip_path_infos(&sandbox);
+
+    // Without a source it is an error of these paths alone, and not that they are absent.
+    sandbox.mount();
+    let mut lost = Vec::new();
+    for (offer, data) in offers.iter().zip(&data) {
+        match fs::read(data_of(offer)) {
+            Ok(read) => assert!(read == *data),
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => lost.push(offer),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!((1..60).contains(&lost.len()), "{}", lost.len());
+    let log = fs::read_to_string(sandbox.state.join("narfs.log")).unwrap();
+    for offer in &lost {
+        let base = offer.path().base_name();
+        assert!(log.contains(&format!("the path info of {base}")), "{log}");
+    }
+    let ran = run(&mut sandbox.command(&["verify"]), b"");
+    assert_eq!(ran.code, Some(1));
+    let named = ran.stderr;
+    assert!(
+        lost.iter()
+            .all(|offer| named.contains(&offer.path().base_name())),
+        "{named}"
+    );
+    let status = sandbox.json(&["status"]);
+    assert_eq!(status["unreadable_paths"], lost.len());
+    assert_eq!(sandbox.json(&["stats"])["unreadable_paths"], lost.len());
+    sandbox.unmount();
+
+    // Half of them by their use, the others by a repair.
+    let server = plain(&cache);
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    for (offer, data) in offers.iter().zip(&data).take(30) {
+        assert!(fs::read(data_of(offer)).unwrap() == *data);
+    }
+    sandbox.narfs(&["verify", "--repair"]);
+    assert_eq!(numbers(), before);
+    sandbox.narfs(&["verify"]);
+    assert_eq!(sandbox.json(&["status"])["unreadable_paths"], 0);
+    sandbox.unmount();
+    sandbox.mount();
+    for (offer, data) in offers.iter().zip(&data) {
+        assert!(fs::read(data_of(offer)).unwrap() == *data);
+    }
+    assert_eq!(numbers(), before);
+    sandbox.unmount();
 }

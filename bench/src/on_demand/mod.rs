@@ -4,7 +4,6 @@
 //!
 //! Every byte is counted at the server, and the daemon's own count has to be the same.
 
-mod program;
 mod tables;
 
 use std::fs::{self, File};
@@ -15,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use self::program::Program;
 use crate::cache::BinaryCache;
 use crate::link::{self, Quality};
 use crate::measure;
 use crate::namespace::{self, NIX};
 use crate::narfs::{Activity, Narfs};
 use crate::nix::{Nix, store_dir};
+use crate::program::Program;
 use crate::report::Section;
 use crate::server::{Sent, Server, Transfer};
 use crate::work::Work;
@@ -169,6 +168,16 @@ pub fn run(
 }
 
 impl Bench<'_> {
+    fn find_program(&self) -> Result<Option<Program>> {
+        let state = self.work.fresh("on-demand/found")?;
+        self.private(|| {
+            let mounted = self.mount(&state, self.server.address, &[])?;
+            let found = Program::find(self.cache, &self.log());
+            mounted.end()?;
+            Ok(found)
+        })
+    }
+
     fn courses(&self) -> Result<Vec<Course>> {
         let contenders = || {
             let there = |way: &Way| !way.is_nix() || self.nix.is_some();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Contender, Course, Program, Sample, Way};
 use crate::nix;
-use crate::report::{Section, mb, median, spread, table};
+use crate::report::{Ratio, Section, Spread, mb, median, spread, table};
 use crate::server::Sent;
 
 const NAME: &str = "on-demand";
@@ -14,9 +14,9 @@ const BUSY: f64 = 1.5;
 
 pub(super) fn not_measured(reason: &str) -> Section {
     Section {
-        name: NAME,
         markdown: format!("### On demand\n\nNot measured: {reason}.\n"),
         data: json!({ "not_measured": reason }),
+        ..Section::new(NAME)
     }
 }
 
@@ -28,9 +28,15 @@ pub(super) fn section(
     dropped: bool,
 ) -> Section {
     Section {
-        name: NAME,
         markdown: markdown(courses, program, traced, rounds, dropped),
         data: data(courses, program, traced, dropped),
+        input: format!(
+            "{} store paths, {:.0} MB of NARs",
+            program.closure.len(),
+            mb(program.nar_bytes)
+        ),
+        ratios: courses.iter().flat_map(ratios).collect(),
+        ..Section::new(NAME)
     }
 }
 
@@ -43,6 +49,25 @@ impl Contender {
 #[expect(clippy::cast_precision_loss, reason = "few requests, few CPUs")]
 fn count(number: usize) -> f64 {
     number as f64
+}
+
+/// Seconds of each way to those of `nix copy`.
+fn ratios(course: &Course) -> Vec<Ratio> {
+    let seconds = |contender: &Contender| -> Vec<f64> {
+        contender.samples.iter().map(|s| s.seconds).collect()
+    };
+    let (nix, ways): (Vec<_>, Vec<_>) = course
+        .contenders
+        .iter()
+        .partition(|contender| contender.way.is_nix());
+    let copy = nix.iter().find(|c| c.way == Way::NixCopy);
+    let ratio = |ours: &Contender| {
+        Some(Ratio {
+            row: format!("{}, {}", course.name, ours.way.name()),
+            spread: Spread::of_ratios(&seconds(ours), &seconds(copy?))?,
+        })
+    };
+    ways.into_iter().filter_map(ratio).collect()
 }
 
 /// A row for each way, with ratios to `nix copy`.

@@ -13,9 +13,9 @@ const BUSY: f64 = 1.5;
 
 pub(super) fn not_measured(reason: &str) -> Section {
     Section {
-        name: NAME,
         markdown: format!("### Profiles\n\nNot measured: {reason}.\n"),
         data: json!({ "not_measured": reason }),
+        ..Section::new(NAME)
     }
 }
 
@@ -26,13 +26,13 @@ pub(super) fn section(
     dropped: bool,
 ) -> Section {
     Section {
-        name: NAME,
         markdown: format!(
             "{}{}",
             markdown(contenders, rounds, dropped),
             kept(contenders, optimised)
         ),
         data: data(contenders, optimised, dropped),
+        ..Section::new(NAME)
     }
 }
 

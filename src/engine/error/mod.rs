@@ -110,6 +110,11 @@ impl From<ChannelError> for EngineError {
 }
 
 impl EngineError {
+    /// Whether something of the database cannot be read, or it refuses to write for that reason.
+    pub fn comes_of_damage(&self) -> bool {
+        StoreError::comes_of_damage(self)
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSource(_) => ErrorKind::NoSource,

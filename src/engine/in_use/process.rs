@@ -84,6 +84,13 @@ pub(super) struct Inspector {
     pub(super) mounts: Mounts,
 }
 
+/// Whether these are the arguments of `narfs forget`, which does not use what it names; nor does `sudo` with
+/// the same arguments.
+fn forgets(arguments: &[u8]) -> bool {
+    let mut all = arguments.split(|b| *b == 0);
+    all.any(|argument| argument.ends_with(b"narfs")) && all.any(|argument| argument == b"forget")
+}
+
 impl Inspector {
     /// Inspects what needs no lock of the process's memory; never blocks.
     pub(super) fn inspect_unlocked(&mut self, process: &Path) -> Found {
@@ -118,8 +125,10 @@ impl Inspector {
         if let Ok(arguments) = fs::read(&file) {
             let key = mount_list_key(process);
             let prefixes = key.and_then(|key| self.mounts.seen.get(&key));
+            let is_forgotten = forgets(&arguments);
             for argument in arguments.split(|b| *b == 0) {
                 let names = prefixes.is_some_and(|all| is_path_below(argument, all));
+                let names = names && !is_forgotten;
                 if names {
                     found.read(&file, argument);
                 }
@@ -207,6 +216,24 @@ pub(super) fn find(text: &[u8], mut each: impl FnMut(StorePathHash)) {
             && let Ok(hash) = StorePathHash::parse(&part[..HASH])
         {
             each(hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_forgets_a_path_does_not_use_it() {
+        for (arguments, expected) in [
+            ("/usr/bin/narfs\0--state\0/s\0forget\0/nix/store/x\0", true),
+            ("sudo\0narfs\0forget\0/nix/store/x\0", true),
+            ("narfs\0cat\0/nix/store/x\0", false),
+            ("cat\0/nix/store/x/forget\0narfs\0", false),
+            ("", false),
+        ] {
+            assert_eq!(forgets(arguments.as_bytes()), expected, "{arguments}");
         }
     }
 }

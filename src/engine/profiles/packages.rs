@@ -124,7 +124,7 @@ impl Engine {
         let (tree, hold) = if keep {
             let mut writer = self.store.contents().chunk_writer()?;
             let tree = realise_profile(root, manifest, store_dir, &mut writer, &spool);
-            (tree, Some(writer.finish()))
+            (tree, Some(writer.finish()?))
         } else {
             let tree = realise_profile(root, manifest, store_dir, &mut DiscardChunks, &spool);
             (tree, None)

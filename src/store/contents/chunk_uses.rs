@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::writing::highest_named;
 use crate::store::error::StoreError;
 use crate::store::records::{Family, Records};
 
@@ -32,9 +33,17 @@ impl ChunkUses {
             let key = key.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?)));
             key.unwrap_or(0)
         };
+        let first = match records.first_key(Family::Chunks) {
+            Err(e) if e.is_damage() => 0,
+            first => number(first?),
+        };
+        let last = match records.last_key(Family::Chunks) {
+            Err(e) if e.is_damage() => highest_named(records)?,
+            last => number(last?),
+        };
         Ok(Self {
-            first: number(records.first_key(Family::Chunks)?),
-            end: number(records.last_key(Family::Chunks)?).saturating_add(COMING),
+            first,
+            end: last.saturating_add(COMING),
             parts: HashMap::new(),
         })
     }
@@ -42,6 +51,11 @@ impl ChunkUses {
     /// Memory used, in bytes.
     pub(in crate::store) fn weight(&self) -> usize {
         self.parts.len() * (PART * size_of::<u16>() + 32)
+    }
+
+    /// Has no chunk judged: each counts as used and kept.
+    pub(in crate::store) fn judge_none(&mut self) {
+        self.end = self.first;
     }
 
     /// Where the count of a chunk is; `None` if it is not judged.

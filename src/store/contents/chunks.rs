@@ -1,6 +1,9 @@
 //! Chunks in the database: written once, found by digest, read by number.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 
@@ -19,6 +22,9 @@ const CHECK_ROOM_EVERY: u64 = 16 << 20;
 /// Bytes of chunks of one publication that go to the log, and with the next flush to a file as well. Of
 /// more, to write them twice takes longer than the ten or so syncs of a flush.
 const LOGGED: u64 = 1 << 20;
+
+/// The number of chunks of one path that are compressed beside the rest of its work.
+const BESIDE: usize = 4;
 
 /// Why a chunk cannot be read, before it is known for which path.
 pub(super) enum ChunkFault {
@@ -50,8 +56,10 @@ impl StoredContents {
 
     /// The masked bytes of chunk `number`, checked against `digest`; kept in memory.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
-        self.chunk_cache
-            .get_or_insert_with(digest, || self.read_chunk(number, digest))
+        self.chunk_cache.get_or_insert_with(digest, || {
+            self.chunk_misses.fetch_add(1, Relaxed);
+            self.read_chunk(number, digest)
+        })
     }
 
     /// The same from the database in any case.
@@ -182,10 +190,21 @@ impl StoredContents {
         Ok(ChunkWriter {
             contents: self,
             encoder: Encoder::new().map_err(StoreError::Compress)?,
+            begun: false,
+            compressed: VecDeque::new(),
             unchecked: CHECK_ROOM_EVERY,
             hold: Hold::new(self.held.clone()),
         })
     }
+}
+
+/// A chunk that another thread compresses.
+#[derive(Debug)]
+struct Compressed {
+    digest: ChunkDigest,
+    /// Its bytes before that.
+    length: usize,
+    record: Receiver<std::io::Result<Vec<u8>>>,
 }
 
 /// Keeps the chunks of one path, and holds them: none of them is deleted before the path is
@@ -194,6 +213,10 @@ impl StoredContents {
 pub struct ChunkWriter<'c> {
     contents: &'c StoredContents,
     encoder: Encoder,
+    /// Whether a chunk was compressed already.
+    begun: bool,
+    /// Chunks that others compress, in their order.
+    compressed: VecDeque<Compressed>,
     /// Bytes written since the last look at the disk.
     unchecked: u64,
     hold: Hold,
@@ -201,8 +224,109 @@ pub struct ChunkWriter<'c> {
 
 impl ChunkWriter<'_> {
     /// What keeps the chunks from being deleted, for [`crate::store::Publication::hold`].
-    pub fn finish(self) -> Hold {
-        self.hold
+    ///
+    /// # Errors
+    /// Those of [`ChunkSink::put`], of chunks that were still compressed.
+    pub fn finish(mut self) -> Result<Hold, StoreError> {
+        while self.keep_next()? {}
+        Ok(self.hold)
+    }
+
+    /// Has another thread compress a chunk, if one is free.
+    fn compress_beside(&mut self, digest: ChunkDigest, chunk: &[u8]) -> bool {
+        let (sender, record) = sync_channel(1);
+        let bytes: Box<[u8]> = chunk.into();
+        let compress = move || {
+            thread_local! {
+                static ENCODER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
+            }
+            let record = ENCODER.with_borrow_mut(|slot| {
+                let encoder = match slot {
+                    Some(encoder) => encoder,
+                    None => slot.insert(Encoder::new()?),
+                };
+                encoder.encode(&bytes)
+            });
+            // Whoever gave it up does not want it.
+            let _ = sender.send(record);
+        };
+        let is_taken = self.contents.compressors.try_run(compress);
+        if is_taken {
+            self.compressed.push_back(Compressed {
+                digest,
+                length: chunk.len(),
+                record,
+            });
+        }
+        is_taken
+    }
+
+    /// Keeps the chunk that was given to another thread first; `false` if there is none.
+    fn keep_next(&mut self) -> Result<bool, StoreError> {
+        let Some(next) = self.compressed.pop_front() else {
+            return Ok(false);
+        };
+        let ended = || {
+            Err(std::io::Error::other(
+                "the thread that compresses has ended",
+            ))
+        };
+        let record = next.record.recv().unwrap_or_else(|_| ended());
+        let record = record.map_err(StoreError::Compress)?;
+        self.keep(next.digest, next.length, record)?;
+        Ok(true)
+    }
+
+    /// Writes the record of a chunk of `raw_length` bytes, unless another ingest has, and holds the chunk.
+    fn keep(
+        &mut self,
+        digest: ChunkDigest,
+        raw_length: usize,
+        record: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let contents = self.contents;
+        if self.unchecked >= CHECK_ROOM_EVERY {
+            contents.records.check_reserve()?;
+            self.unchecked = 0;
+        }
+        self.unchecked += record.len() as u64;
+        let _shared = read(&contents.deleting);
+        let mut writing = lock(&contents.writing);
+        // Another ingest may have written it while this one compressed. A damaged record is
+        // replaced where it is: trees know it by that number.
+        let found = contents.locate(&digest)?;
+        let number = match found {
+            None => writing.next_chunk,
+            Some(found) if contents.damaged.contains(&digest) => found.number,
+            Some(found) => {
+                self.hold.add(found.number);
+                contents.size.count_ingested(raw_length, true);
+                return Ok(());
+            }
+        };
+        let located = Located {
+            number,
+            raw_length: raw_length as u32,
+            stored_length: record.len() as u32,
+        };
+        let mut batch = Batch::default();
+        let length = record.len();
+        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
+        batch.put(Family::Digests, digest.0, located.encode());
+        contents
+            .records
+            .write(batch, Durability::Flush, "a chunk was written")?;
+        let before = found.map_or(0, |f| i64::from(f.stored_length));
+        contents.size.grow_chunks(length as i64 - before);
+        if found.is_none() {
+            contents.size.grow_unique(1, raw_length as i64);
+        }
+        contents.size.count_ingested(raw_length, false);
+        self.hold.add(number);
+        contents.damaged.remove(&digest);
+        writing.next_chunk = writing.next_chunk.max(number + 1);
+        writing.note(number, digest, length as u64);
+        Ok(())
     }
 
     /// Holds the chunk if it is there and can be read.
@@ -226,48 +350,15 @@ impl ChunkSink for ChunkWriter<'_> {
             contents.size.count_ingested(chunk.len(), true);
             return Ok(());
         }
-        if self.unchecked >= CHECK_ROOM_EVERY {
-            contents.records.check_reserve()?;
-            self.unchecked = 0;
-        }
-        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
-        self.unchecked += record.len() as u64;
-        let _shared = read(&contents.deleting);
-        let mut writing = lock(&contents.writing);
-        // Another ingest may have written it while this one compressed. A damaged record is
-        // replaced where it is: trees know it by that number.
-        let found = contents.locate(&digest)?;
-        let number = match found {
-            None => writing.next_chunk,
-            Some(found) if contents.damaged.contains(&digest) => found.number,
-            Some(found) => {
-                self.hold.add(found.number);
-                contents.size.count_ingested(chunk.len(), true);
-                return Ok(());
+        // Most paths have one chunk, for which nobody else needs to be asked.
+        if self.begun && self.compress_beside(digest, chunk) {
+            if self.compressed.len() > BESIDE {
+                self.keep_next()?;
             }
-        };
-        let located = Located {
-            number,
-            raw_length: chunk.len() as u32,
-            stored_length: record.len() as u32,
-        };
-        let mut batch = Batch::default();
-        let length = record.len();
-        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
-        batch.put(Family::Digests, digest.0, located.encode());
-        contents
-            .records
-            .write(batch, Durability::Flush, "a chunk was written")?;
-        let before = found.map_or(0, |f| i64::from(f.stored_length));
-        contents.size.grow_chunks(length as i64 - before);
-        if found.is_none() {
-            contents.size.grow_unique(1, chunk.len() as i64);
+            return Ok(());
         }
-        contents.size.count_ingested(chunk.len(), false);
-        self.hold.add(number);
-        contents.damaged.remove(&digest);
-        writing.next_chunk = writing.next_chunk.max(number + 1);
-        writing.note(number, digest, length as u64);
-        Ok(())
+        self.begun = true;
+        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
+        self.keep(digest, chunk.len(), record)
     }
 }

@@ -5,7 +5,7 @@
 //! Invariant: the file is advice. What it misses is found again by whoever reads it, and what it names
 //! wrongly is written once more than it must be.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::chunk::ChunkDigest;
+use crate::nix::store_path::StorePathHash;
 use crate::sync::lock;
 
 /// The name of the file in the state.
 const FILE: &str = "damaged-chunks";
+
+/// How many chunks of the state in `dir` its owner knows to be damaged.
+pub fn damaged_chunks(dir: &Path) -> u64 {
+    DamagedChunks::open(dir).count() as u64
+}
 
 /// The chunks of a state that cannot be read.
 pub(super) struct DamagedChunks {
@@ -24,6 +30,8 @@ pub(super) struct DamagedChunks {
     all: Mutex<HashSet<ChunkDigest>>,
     /// Their number, for readers: mostly there is none.
     count: AtomicUsize,
+    /// Those that were met when a path was read.
+    met: Mutex<HashMap<StorePathHash, HashSet<ChunkDigest>>>,
 }
 
 impl DamagedChunks {
@@ -51,7 +59,18 @@ impl DamagedChunks {
             file,
             count: AtomicUsize::new(found.len()),
             all: Mutex::new(found),
+            met: Mutex::default(),
         }
+    }
+
+    /// Notes that a chunk of a path cannot be read. Returns how many of the path these are, when that is to
+    /// be said: with the first, the tenth, the hundredth of them.
+    pub(super) fn meet(&self, path: StorePathHash, digest: ChunkDigest) -> Option<usize> {
+        let mut met = lock(&self.met);
+        let of_path = met.entry(path).or_default();
+        let is_new = of_path.insert(digest);
+        let count = of_path.len();
+        (is_new && 10_usize.pow(count.ilog10()) == count).then_some(count)
     }
 
     /// How many there are.
@@ -79,6 +98,7 @@ impl DamagedChunks {
         if all.remove(digest) {
             self.note(&format!("replaced {digest}\n"));
             if all.is_empty() {
+                lock(&self.met).clear();
                 // If it stays, it says that all of them were replaced.
                 let _ = fs::remove_file(&self.file);
             }
@@ -101,6 +121,20 @@ impl DamagedChunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_damage_of_a_path_is_said_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let damaged = DamagedChunks::open(dir.path());
+        let [one, other] = [1, 2].map(|seed| StorePathHash::from_bytes([seed; 20]));
+        let digest = |n: usize| ChunkDigest::of(&n.to_le_bytes());
+        let said: Vec<_> = (0..150)
+            .filter_map(|n| damaged.meet(one, digest(n)))
+            .collect();
+        assert_eq!(said, [1, 10, 100]);
+        assert_eq!(damaged.meet(one, digest(7)), None);
+        assert_eq!(damaged.meet(other, digest(7)), Some(1));
+    }
 
     #[test]
     fn the_next_owner_knows_what_was_not_replaced() {

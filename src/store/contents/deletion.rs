@@ -28,6 +28,7 @@ pub(in crate::store) struct Deletion<'c> {
     freed_unique: (u64, u64),
     /// Trees whose records it changes.
     trees: Vec<ChunkDigest>,
+    durability: Durability,
     _alone: RwLockWriteGuard<'c, ()>,
 }
 
@@ -41,6 +42,7 @@ impl StoredContents {
             freed_chunks: 0,
             freed_unique: (0, 0),
             trees: Vec::new(),
+            durability: Durability::Process,
             _alone: write(&self.deleting),
         }
     }
@@ -52,13 +54,21 @@ impl Deletion<'_> {
         &mut self.writes
     }
 
-    /// Deletes a record of a path info or a tree, whose bytes count as freed.
+    /// Has the deletion survive a power loss.
+    pub(in crate::store) fn set_durable(&mut self) {
+        self.durability = Durability::Power;
+    }
+
+    /// Deletes a record of a path info or a tree, whose bytes count as freed if it can be read.
     pub(in crate::store) fn record(
         &mut self,
         family: Family,
         key: &[u8],
     ) -> Result<(), StoreError> {
-        let record = self.contents.records.get(family, key)?;
+        let record = match self.contents.records.get(family, key) {
+            Err(e) if e.is_damage() => None,
+            record => record?,
+        };
         self.freed += record.map_or(0, |r| r.len() as u64);
         self.writes.delete(family, key);
         Ok(())
@@ -140,13 +150,13 @@ impl Deletion<'_> {
         self.record(Family::Trees, &digest.0)
     }
 
-    /// Writes the deletion, all of it or nothing. It survives this process, but not a power loss, after
-    /// which all may be there again. Returns the bytes of stored records that this freed.
+    /// Writes the deletion, all of it or nothing. It survives this process, but, unless it is durable, not a
+    /// power loss, after which all may be there again. Returns the bytes of stored records that this freed.
     pub(in crate::store) fn commit(mut self) -> Result<u64, StoreError> {
         let contents = self.contents;
         let next = lock(&contents.writing).next_chunk.to_le_bytes();
         self.writes.put(Family::Meta, NEXT_CHUNK, next);
-        let (writes, durability) = (self.writes, Durability::Process);
+        let (writes, durability) = (self.writes, self.durability);
         contents
             .records
             .write(writes, durability, "contents were dropped")?;

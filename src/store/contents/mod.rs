@@ -30,6 +30,7 @@ mod trees;
 mod writing;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -52,8 +53,9 @@ use super::directory::SPOOL;
 use super::error::StoreError;
 use super::records::{Records, Snapshot};
 use crate::chunk::ChunkDigest;
-use crate::sync::write;
+use crate::sync::{Workers, write};
 use damage::DamagedChunks;
+pub use damage::damaged_chunks;
 use holds::Held;
 use size::Size;
 use writing::Writing;
@@ -75,11 +77,17 @@ pub struct StoredContents {
     large: usize,
     /// The directory of temporary files.
     spool: PathBuf,
+    /// What was read because it was not in memory. The caches count a miss when they are asked, and again
+    /// when a place is reserved.
+    chunk_misses: AtomicU64,
+    tree_misses: AtomicU64,
     size: Size,
     held: Arc<Held>,
     flushing: Mutex<()>,
     deleting: RwLock<()>,
     writing: Mutex<Writing>,
+    /// Compress chunks of large paths.
+    compressors: Workers,
     damaged: DamagedChunks,
 }
 
@@ -141,13 +149,21 @@ impl StoredContents {
             tree_cache: cache::of_few_shards(tree_bytes, Weight),
             large: SMALL.max(tree_bytes / LARGE) as usize,
             spool: state.join(SPOOL),
+            chunk_misses: AtomicU64::default(),
+            tree_misses: AtomicU64::default(),
             size: Size::default(),
             held,
             flushing: Mutex::default(),
             deleting: RwLock::default(),
             writing,
+            compressors: Workers::new("compress", 0),
             damaged: DamagedChunks::open(state),
         })
+    }
+
+    /// The bytes of chunks that memory may hold.
+    pub fn chunk_capacity(&self) -> u64 {
+        self.chunk_cache.capacity()
     }
 
     /// Drops all chunks from memory. None is lost: they are in the database as well.
@@ -159,10 +175,10 @@ impl StoredContents {
     pub fn cache_counts(&self) -> CacheCounts {
         CacheCounts {
             chunk_hits: self.chunk_cache.hits(),
-            chunk_misses: self.chunk_cache.misses(),
+            chunk_misses: self.chunk_misses.load(Relaxed),
             chunk_bytes: self.chunk_cache.weight(),
             tree_hits: self.tree_cache.hits(),
-            tree_misses: self.tree_cache.misses(),
+            tree_misses: self.tree_misses.load(Relaxed),
             tree_bytes: self.tree_cache.weight(),
         }
     }

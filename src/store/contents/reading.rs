@@ -120,8 +120,18 @@ impl StoredContents {
             what,
             source,
         };
-        tracing::error!(path = %path.path, chunk = %entry.digest, "{error}");
+        if let Some(chunks) = self.damaged.meet(path.path.hash(), entry.digest) {
+            tracing::error!(path = %path.path, chunk = %entry.digest, chunks, "{error}");
+        }
         Err(error)
+    }
+
+    /// Has the chunk at `index` of a path in memory, if it can be read; a reader will hear if it cannot.
+    pub fn load_ahead(&self, path: ServedContents<'_>, index: usize) {
+        let number = path.tree.numbers().get(index);
+        if let (Some(number), Ok(Some(entry))) = (number, path.tree.chunk(index)) {
+            let _ = self.chunk(*number, &entry.digest);
+        }
     }
 
     /// Whether a chunk of a tree was found missing or damaged, and has not come again.
@@ -211,6 +221,18 @@ impl StoredContents {
             LargeFault::Tree(source) => large.failure(source),
             LargeFault::Store(error) => error,
         })
+    }
+
+    /// The NAR of a tree whose chunks are here, with this table; `None` if one cannot be read.
+    pub(in crate::store) fn nar(&self, tree: &Tree, table: &[[u8; HASH_LEN]]) -> Option<Vec<u8>> {
+        let fetch = |_, entry: &ChunkEntry| {
+            let located = self.locate(&entry.digest).ok().flatten();
+            let read = located.map(|at| self.chunk(at.number, &entry.digest));
+            read.and_then(Result::ok).ok_or(std::fmt::Error)
+        };
+        let mut nar = Vec::new();
+        let dumped = dump_nar(tree, 0, table, fetch, &mut nar);
+        dumped.ok().map(|()| nar)
     }
 
     /// Writes the NAR of what lies at `node` of `path` to `out`. Reads from disk even what is in memory,

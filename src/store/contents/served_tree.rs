@@ -1,12 +1,13 @@
 //! Trees as a mount asks them: in memory whole, or in a temporary file where that would be too much.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::stored_tree::StoredTree;
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::store::error::StoreError;
-use crate::tree::{LargeTree, NodeIndex, NodeKind, TreeError};
+use crate::tree::{ChunkEntry, LargeTree, NodeIndex, NodeKind, TreeError};
 
 /// A tree with the numbers of its chunks.
 #[derive(Clone, Debug)]
@@ -64,6 +65,14 @@ impl ServedTree {
         match self {
             Self::Whole(_) => false,
             Self::Large(stored) => stored.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Numbers of the chunks, in the order of the stream; none if the contents were dropped.
+    pub(super) fn numbers(&self) -> &[u64] {
+        match self {
+            Self::Whole(stored) => &stored.numbers,
+            Self::Large(stored) => &stored.numbers,
         }
     }
 
@@ -132,6 +141,26 @@ impl ServedTree {
         match self {
             Self::Whole(stored) => Ok(stored.tree.target(index, table)),
             Self::Large(stored) => stored.answer(stored.tree.target(index, table)),
+        }
+    }
+
+    /// A chunk, if it exists.
+    pub(super) fn chunk(&self, index: usize) -> Result<Option<ChunkEntry>, StoreError> {
+        match self {
+            Self::Whole(stored) => Ok(stored.tree.chunks().nth(index)),
+            Self::Large(stored) => stored.answer(stored.tree.chunk(index)),
+        }
+    }
+
+    /// The indexes of the chunks that have bytes of `from..to` of the stream.
+    pub(in crate::store) fn chunks_in(
+        &self,
+        from: u64,
+        to: u64,
+    ) -> Result<Range<usize>, StoreError> {
+        match self {
+            Self::Whole(stored) => Ok(stored.tree.chunks_in(from, to)),
+            Self::Large(stored) => stored.answer(stored.tree.chunks_in(from, to)),
         }
     }
 

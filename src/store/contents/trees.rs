@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::StoredContents;
 use super::served_tree::{ServedTree, StoredLargeTree};
@@ -80,6 +81,7 @@ impl StoredContents {
 
     /// A tree from the database, in memory or, if it is large, in a temporary file.
     fn load_tree(&self, digest: ChunkDigest) -> Result<ServedTree, StoreError> {
+        self.tree_misses.fetch_add(1, Relaxed);
         let record = self.tree_record(digest)?;
         let record = TreeRecord::parse(&record).ok_or_else(|| damaged(digest))?;
         if record.length >= self.large {

@@ -50,19 +50,31 @@ impl Writing {
             Ok(last) => last.and_then(|k| Some(u64::from_be_bytes(k.as_slice().try_into().ok()?))),
             Err(e) if e.is_damage() => {
                 tracing::error!("chunks of the state are damaged: {e}");
-                Some(highest_named(records) + MARGIN)
+                Some(highest_named(records)? + MARGIN)
             }
             Err(e) => return Err(e),
         };
-        let noted = records.get(Family::Meta, NEXT_CHUNK)?;
+        let noted = match records.get(Family::Meta, NEXT_CHUNK) {
+            Err(e) if e.is_damage() => {
+                tracing::error!("which chunk number is next cannot be read: {e}");
+                let last = last.unwrap_or(0).max(highest_named(records)?) + MARGIN;
+                return Ok(Self::new(last));
+            }
+            noted => noted?,
+        };
         let noted = noted.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?)));
-        Ok(Self {
-            next_chunk: last.map_or(0, |n| n + 1).max(noted.unwrap_or(0)),
+        let next = last.map_or(0, |n| n + 1).max(noted.unwrap_or(0));
+        Ok(Self::new(next))
+    }
+
+    fn new(next_chunk: u64) -> Self {
+        Self {
+            next_chunk,
             fresh: HashMap::new(),
             fresh_bytes: 0,
             moved: 0,
             written: 0,
-        })
+        }
     }
 
     /// Bytes of chunks that wait for a flush.
@@ -111,19 +123,16 @@ impl Writing {
 }
 
 /// The highest chunk number in the records that can be read and name one.
-fn highest_named(records: &Records) -> u64 {
+pub(super) fn highest_named(records: &Records) -> Result<u64, StoreError> {
     let mut highest = 0;
-    let scanned = records.scan(Family::Digests, &[], |_, record| {
+    records.scan_readable(Family::Digests, &[], |_, record| {
         highest = highest.max(Located::decode(record).map_or(0, |l| l.number));
         Ok(true)
-    });
-    let others = records.scan(Family::Trees, &[], |_, record| {
+    })?;
+    records.scan_readable(Family::Trees, &[], |_, record| {
         let numbers = TreeRecord::parse(record).map(|r| r.numbers().max());
         highest = highest.max(numbers.flatten().unwrap_or(0));
         Ok(true)
-    });
-    for e in scanned.err().into_iter().chain(others.err()) {
-        tracing::warn!("not all that names a chunk can be read: {e}");
-    }
-    highest
+    })?;
+    Ok(highest)
 }

@@ -12,7 +12,7 @@ use crate::store::error::StoreError;
 pub(in crate::store) struct Reach {
     /// All of it, what is only referred to included: the nearer, the earlier.
     pub(in crate::store) all: Vec<StorePathHash>,
-    /// What is referred to and not registered, in order.
+    /// What is referred to and not registered, or cannot be read, in order.
     pub(in crate::store) unknown: Vec<StorePath>,
 }
 
@@ -26,6 +26,25 @@ impl Paths {
         &self,
         roots: impl IntoIterator<Item = StorePathHash>,
     ) -> Result<Vec<PathInfo>, StoreError> {
+        self.closure_of(roots, |hash| self.info(hash))
+    }
+
+    /// The same without what cannot be read, and what is needed by that alone.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn readable_closure(
+        &self,
+        roots: impl IntoIterator<Item = StorePathHash>,
+    ) -> Result<Vec<PathInfo>, StoreError> {
+        self.closure_of(roots, |hash| self.readable_info(hash))
+    }
+
+    fn closure_of(
+        &self,
+        roots: impl IntoIterator<Item = StorePathHash>,
+        read: impl Fn(StorePathHash) -> Result<Option<PathInfo>, StoreError>,
+    ) -> Result<Vec<PathInfo>, StoreError> {
         let mut seen = HashSet::new();
         let mut queue = VecDeque::new();
         for root in roots {
@@ -35,7 +54,7 @@ impl Paths {
         }
         let mut closure = Vec::new();
         while let Some(hash) = queue.pop_front() {
-            let Some(info) = self.info(hash)? else {
+            let Some(info) = read(hash)? else {
                 continue;
             };
             for reference in info.sorted_references() {
@@ -48,7 +67,7 @@ impl Paths {
         Ok(closure)
     }
 
-    /// What is not registered of the closures of `roots`, these included, in order.
+    /// What is not registered of the closures of `roots`, these included, or cannot be read, in order.
     ///
     /// # Errors
     /// The database failed or a record is damaged.
@@ -69,7 +88,7 @@ impl Paths {
                 continue;
             }
             reach.all.push(path.hash());
-            match self.info(path.hash())? {
+            match self.readable_info(path.hash())? {
                 Some(info) => queue.extend(info.registration.references),
                 None => reach.unknown.push(path),
             }

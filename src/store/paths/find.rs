@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Paths;
 use super::loaded::{LoadedPath, PathRecord, ServedPath};
-use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path};
+use super::lost::Listed;
+use super::ordinals::{DIRECTORY_HERE, NOT_HERE, named_path, of_key};
 use super::path_info::{PathInfo, PathOrdinal};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::clock::milliseconds;
@@ -19,9 +20,48 @@ impl Paths {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn info(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
-        match self.records.get(Family::Paths, hash.as_bytes())? {
-            Some(record) => PathInfo::decode(hash, &record).map(Some),
-            None => Ok(None),
+        match self.read_info(hash) {
+            Ok(found) => Ok(found.map(|(info, _)| info)),
+            Err(e) if e.is_damage() => Err(self.unreadable_error(hash)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same for those who ask the sources for what is not registered: what cannot be read is asked for
+    /// as well.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn readable_info(&self, hash: StorePathHash) -> Result<Option<PathInfo>, StoreError> {
+        match self.info(hash) {
+            Err(e) if e.is_damage() => Ok(None),
+            info => info,
+        }
+    }
+
+    /// The path with a hash, also where its path info cannot be read; one without a name then, if nothing
+    /// has its name.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn name(&self, hash: StorePathHash) -> Result<Option<StorePath>, StoreError> {
+        match self.info(hash) {
+            Err(e) if e.is_damage() => {
+                let named = self.unreadable_path(hash)?.path;
+                Ok(named.or_else(|| StorePath::new(hash, "unknown").ok()))
+            }
+            info => Ok(info?.map(|info| info.registration.path)),
+        }
+    }
+
+    /// The ordinal of a path, also where its path info cannot be read.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn ordinal(&self, hash: StorePathHash) -> Result<Option<PathOrdinal>, StoreError> {
+        match self.info(hash) {
+            Err(e) if e.is_damage() => Ok(self.unreadable_path(hash)?.ordinal),
+            info => Ok(info?.map(|info| info.ordinal)),
         }
     }
 
@@ -30,12 +70,14 @@ impl Paths {
     /// # Errors
     /// The database failed or the record is damaged.
     pub fn with_ordinal(&self, ordinal: PathOrdinal) -> Result<Option<StorePath>, StoreError> {
-        match self
-            .records
-            .get(Family::Ordinals, &ordinal.0.to_be_bytes())?
-        {
-            Some(record) => named_path(ordinal, &record).map(|(_, path)| Some(path)),
-            None => Ok(None),
+        Ok(self.named(ordinal)?.map(|(_, path)| path))
+    }
+
+    /// What is here of the path with an ordinal, and its name.
+    fn named(&self, ordinal: PathOrdinal) -> Result<Option<(u8, StorePath)>, StoreError> {
+        match self.read_ordinal(ordinal) {
+            Err(e) if e.is_damage() && self.mend_ordinals(ordinal)? => self.read_ordinal(ordinal),
+            named => named,
         }
     }
 
@@ -52,20 +94,38 @@ impl Paths {
     ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
         let mut out = Vec::new();
         let from = ordinal.0.to_be_bytes();
-        self.records.scan(Family::Ordinals, &from, |key, value| {
+        let ordinals = Family::Ordinals;
+        let gaps = self.records.scan_readable(ordinals, &from, |key, value| {
             if out.len() == limit {
                 return Ok(false);
             }
-            let ordinal = key.try_into().map(u32::from_be_bytes);
-            let ordinal = PathOrdinal(ordinal.map_err(|_| StoreError::Damaged {
-                what: "the key of an ordinal".into(),
-            })?);
+            let ordinal = of_key(key)?;
             let (state, path) = named_path(ordinal, value)?;
             if state != NOT_HERE {
                 out.push((ordinal, path, state == DIRECTORY_HERE));
             }
             Ok(true)
         })?;
+        if gaps.is_empty() {
+            return Ok(out);
+        }
+        let mut added = 0;
+        for ordinal in self.passed_over(&gaps, ordinal)? {
+            if added == limit {
+                break;
+            }
+            match self.named(ordinal) {
+                Ok(Some((state, path))) if state != NOT_HERE => {
+                    out.push((ordinal, path, state == DIRECTORY_HERE));
+                    added += 1;
+                }
+                Ok(_) => {}
+                Err(e) if e.is_damage() => tracing::debug!("left out of a listing: {e}"),
+                Err(e) => return Err(e),
+            }
+        }
+        out.sort_by_key(|(ordinal, ..)| *ordinal);
+        out.truncate(limit);
         Ok(out)
     }
 
@@ -92,11 +152,15 @@ impl Paths {
             (self.records.snapshot(), self.local.grown())
         };
         let mut count = 0;
-        snapshot.scan(Family::Ordinals, &[], |_, value| {
+        let ordinals = Family::Ordinals;
+        let gaps = snapshot.scan_readable(ordinals, &[], |_, value| {
             count += i64::from(value.first().is_some_and(|state| *state != NOT_HERE));
             Ok(true)
         })?;
-        Ok(self.local.set_opened(count - grown))
+        match gaps.is_empty() {
+            true => Ok(self.local.set_opened(count - grown)),
+            false => Ok(self.all()?.len() as u64),
+        }
     }
 
     /// A path with its tree, ready to be read; `None` if there is no such path or its contents
@@ -181,23 +245,25 @@ impl Paths {
         Ok(path.tree.is_complete() && !self.contents.is_damaged(&path.tree)?)
     }
 
-    /// Paths that were registered, looked up or read at this time or later, in seconds since 1970.
+    /// Paths that were registered, looked up or read at this time or later, in seconds since 1970, and
+    /// those of which that cannot be read.
     ///
     /// # Errors
     /// The database failed or a record is damaged.
     pub fn newer_than(&self, since: u64) -> Result<HashSet<StorePathHash>, StoreError> {
         let age = milliseconds().saturating_sub(since * 1000);
         let mut newer = HashSet::new();
-        self.records.scan(Family::Paths, &[], |key, record| {
-            let info = PathInfo::scanned(key, record)?;
+        let (listed, nothing) = (Listed::Now(&self.records), &mut std::iter::empty());
+        let unreadable = self.scan_infos(&listed, nothing, &mut |info, _| {
             if info.registered >= since
                 || self.uses.last(info.ordinal) >= since * 1000
                 || self.lookups.is_newer(info.ordinal, age)
             {
                 newer.insert(info.registration.path.hash());
             }
-            Ok(true)
+            Ok(())
         })?;
+        newer.extend(unreadable.paths.iter().map(|lost| lost.hash));
         Ok(newer)
     }
 

@@ -1,5 +1,6 @@
 //! A path that is ready to be read.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::path_info::PathInfo;
@@ -151,6 +152,14 @@ impl ServedPath {
     /// See [`ServedPath`].
     pub fn target(&self, node: NodeIndex) -> Result<Option<Vec<u8>>, StoreError> {
         self.tree.target(node, &self.record.table)
+    }
+
+    /// The indexes of the chunks that have bytes of `from..to` of the stream.
+    ///
+    /// # Errors
+    /// See [`ServedPath`].
+    pub fn chunks_in(&self, from: u64, to: u64) -> Result<Range<usize>, StoreError> {
+        self.tree.chunks_in(from, to)
     }
 
     /// What [`StoredContents`](crate::store::StoredContents) reads.

@@ -16,12 +16,14 @@
 //! 3. The lock of lookups (`kernel_caches.rs`): shared by lookups, held alone while a path or its
 //!    contents are removed.
 //! 4. `next_ordinal`: held while path infos are written.
+//! 5. `unreadable`: what is known of path infos that cannot be read; held while it is found out.
 
 mod closure;
 mod find;
 mod kernel_caches;
 mod loaded;
 mod local;
+mod lost;
 mod merge;
 mod ordinals;
 mod path_info;
@@ -29,6 +31,9 @@ mod publish;
 mod removal;
 mod remove;
 mod revise;
+mod settle;
+mod small;
+mod unreadable;
 mod uses;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,10 +45,14 @@ pub(super) use closure::Reach;
 pub(super) use kernel_caches::Watch;
 pub use kernel_caches::{Cached, InUse, KernelCaches, Leaving};
 pub use loaded::{LoadedPath, ServedPath};
+pub(super) use lost::Listed;
+pub use lost::{Unreadable, UnreadablePath};
+pub(super) use ordinals::skip as skip_ordinals;
 pub use path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
+pub(super) use settle::settled;
 
 use super::cache;
 use super::changes::Observers;
@@ -56,6 +65,7 @@ use crate::sync::lock;
 use kernel_caches::Lookups;
 use loaded::PathRecord;
 use local::LocalCount;
+use lost::Known;
 use ordinals::Ordinals;
 use uses::Uses;
 
@@ -75,6 +85,8 @@ pub struct Paths {
     local: LocalCount,
     /// Whether a path got other references, so that closures are not what they were.
     corrected: AtomicBool,
+    /// What cannot be read.
+    unreadable: Mutex<Known>,
 }
 
 #[derive(Clone)]
@@ -115,6 +127,7 @@ impl Paths {
             next_ordinal,
             local: LocalCount::default(),
             corrected: AtomicBool::new(false),
+            unreadable: Mutex::default(),
         })
     }
 

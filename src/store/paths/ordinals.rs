@@ -20,6 +20,10 @@ const NAR: usize = 16;
 /// disk; a crash loses as many.
 const SET_APART: u32 = 64;
 
+/// Numbers that are passed over where it cannot be read which was the last one, or the records of those
+/// given last may be lost: more than are looked up before a system writes them to the disk by itself.
+const MARGIN: u32 = 1 << 16;
+
 /// The numbers that are given next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ordinals {
@@ -28,11 +32,24 @@ pub(super) struct Ordinals {
     end: u32,
 }
 
+/// Leaves out the numbers that may have been given before what says so was lost.
+pub(in crate::store) fn skip(records: &Records) -> Result<Batch, StoreError> {
+    let next = noted_end(records)?
+        .saturating_add(MARGIN)
+        .min(PathOrdinal::MAX + 1);
+    let mut writes = Batch::default();
+    writes.put(Family::Meta, NEXT, next.to_le_bytes());
+    Ok(writes)
+}
+
 impl Ordinals {
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
-        let next = match records.get(Family::Meta, NEXT)? {
-            None => 1,
-            Some(record) => Reader::whole(&record, || "next-ordinal".into(), Reader::u32)?,
+        let next = match noted_end(records) {
+            Err(e) if e.is_damage() => {
+                tracing::error!("which path number is next cannot be read: {e}");
+                highest_named(records)?.saturating_add(MARGIN)
+            }
+            noted => noted?,
         };
         Ok(Self { next, end: next })
     }
@@ -75,7 +92,11 @@ impl Ordinals {
         (hash, nar): (StorePathHash, &NarHash),
     ) -> Result<PathOrdinal, StoreError> {
         let key = key(hash);
-        let former = records.get(Family::Meta, &key)?;
+        let former = match records.get(Family::Meta, &key) {
+            // It gets a new one.
+            Err(e) if e.is_damage() => None,
+            former => former?,
+        };
         let mut former = former.as_deref().map(Reader::new);
         let Some((former, before)) = former.as_mut().and_then(|f| Some((f.u32()?, f.rest())))
         else {
@@ -88,6 +109,52 @@ impl Ordinals {
             self.give()
         }
     }
+}
+
+/// The end of the numbers that are set apart.
+fn noted_end(records: &Records) -> Result<u32, StoreError> {
+    match records.get(Family::Meta, NEXT)? {
+        None => Ok(1),
+        Some(record) => Reader::whole(&record, || "next-ordinal".into(), Reader::u32),
+    }
+}
+
+/// A number that is above all ordinals.
+pub(super) fn end(records: &Records) -> Result<u32, StoreError> {
+    match noted_end(records) {
+        Err(e) if e.is_damage() => Ok(highest_named(records)?.saturating_add(1)),
+        noted => noted,
+    }
+}
+
+/// The highest ordinal in the records that can be read.
+fn highest_named(records: &Records) -> Result<u32, StoreError> {
+    let mut highest = 0;
+    let mut note = |ordinal: u32| highest = ordinal.max(highest);
+    records.scan_readable(Family::Ordinals, &[], |key, _| {
+        note(of_key(key)?.0);
+        Ok(true)
+    })?;
+    records.scan_readable(Family::Paths, &[], |key, record| {
+        note(PathInfo::scanned(key, record)?.ordinal.0);
+        Ok(true)
+    })?;
+    records.scan_readable(Family::Meta, FORMER, |key, record| {
+        let is_former = key.starts_with(FORMER);
+        if is_former {
+            note(Reader::new(record).u32().unwrap_or(0));
+        }
+        Ok(is_former)
+    })?;
+    Ok(highest)
+}
+
+/// The ordinal of a key.
+pub(super) fn of_key(key: &[u8]) -> Result<PathOrdinal, StoreError> {
+    let ordinal = key.try_into().map(u32::from_be_bytes);
+    ordinal.map(PathOrdinal).map_err(|_| StoreError::Damaged {
+        what: "the key of an ordinal".into(),
+    })
 }
 
 fn key(hash: StorePathHash) -> Vec<u8> {

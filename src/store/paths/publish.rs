@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Paths;
+use super::lost::UnreadablePath;
 use super::ordinals::{self, Ordinals};
 use super::path_info::{Contents, Origin, PathInfo, PathOrdinal, Registration, RootKind};
 use super::removal::Removal;
+use super::small;
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::store::changes::Change;
@@ -70,7 +72,20 @@ impl Publishing {
         }
     }
 
-    fn give_ordinal(&mut self, paths: &Paths, r: &Registration) -> Result<PathOrdinal, StoreError> {
+    /// The ordinal of a path of which nothing is registered, or whose path info cannot be read: it stays
+    /// what it was then.
+    fn keep_ordinal(
+        &mut self,
+        paths: &Paths,
+        r: &Registration,
+        lost: Option<&UnreadablePath>,
+    ) -> Result<PathOrdinal, StoreError> {
+        if let Some(lost) = lost
+            && let Some(ordinal) = lost.ordinal
+        {
+            self.local -= i64::from(lost.was_here);
+            return Ok(ordinal);
+        }
         let path = (r.path.hash(), &r.nar_hash);
         self.ordinals
             .give_to(&paths.records, &mut self.writes.batch, path)
@@ -92,7 +107,11 @@ impl Paths {
     /// # Errors
     /// The database failed.
     pub fn changed(&self) -> Result<SystemTime, StoreError> {
-        let value = self.records.get(Family::Meta, CHANGED)?;
+        let value = match self.records.get(Family::Meta, CHANGED) {
+            // As if nothing had changed yet.
+            Err(e) if e.is_damage() => None,
+            value => value?,
+        };
         let time = value.and_then(|v| {
             let mut fields = Reader::new(&v);
             let time = Duration::new(fields.u64()?, fields.u32()?);
@@ -124,12 +143,19 @@ impl Paths {
             if self.add_local(&mut batch, p, *digest)? {
                 self.contents
                     .put_tree(&mut batch.writes, &p.tree, *digest)?;
+                if p.origin == Origin::Added {
+                    let said = (&p.registration, &p.tree);
+                    small::keep(&self.records, &self.contents, &mut batch.writes.batch, said)?;
+                }
             }
         }
         let is_new = !batch.changes.is_empty();
         if is_new {
             set_changed(&mut batch.writes.batch);
             batch.ordinals.set_apart(&mut batch.writes.batch);
+        }
+        if publications.iter().any(|p| p.origin == Origin::Added) {
+            batch.writes.batch.set_irreplaceable();
         }
         // After damage a chunk may have come again under a number that is held by another.
         let named = batch.writes.completed.iter();
@@ -202,6 +228,21 @@ impl Paths {
         Ok(())
     }
 
+    /// What is registered under a hash. What cannot be read is taken from memory, if it is there.
+    fn there(
+        &self,
+        hash: StorePathHash,
+    ) -> Result<(Option<PathInfo>, Option<UnreadablePath>), StoreError> {
+        match self.read_info(hash) {
+            Ok(found) => Ok((found.map(|(info, _)| info), None)),
+            Err(e) if e.is_damage() => {
+                let lost = self.unreadable_path(hash)?;
+                Ok((self.remembered(&lost), Some(lost)))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     fn add_absent(
         &self,
         batch: &mut Publishing,
@@ -212,17 +253,19 @@ impl Paths {
         if !batch.seen.insert(hash) {
             return Ok(());
         }
-        let (there, now) = (self.info(hash)?, batch.now.as_secs());
+        let ((there, lost), now) = (self.there(hash)?, batch.now.as_secs());
+        batch.corrects |= lost.is_some();
         let info = match &there {
             None => PathInfo {
                 registration: registration.clone(),
-                ordinal: batch.give_ordinal(self, registration)?,
+                ordinal: batch.keep_ordinal(self, registration, lost.as_ref())?,
                 registered: now,
                 origin: Origin::Fetched,
                 contents: Contents::Absent(root),
             },
             Some(there) => match there.registered_again(registration, root, now) {
                 Some(info) => info,
+                None if lost.is_some() => there.clone(),
                 None => return Ok(()),
             },
         };
@@ -256,8 +299,10 @@ impl Paths {
             origin: publication.origin,
             contents: Contents::Local(tree),
         };
-        let Some(there) = self.info(hash)? else {
-            info.ordinal = batch.give_ordinal(self, &info.registration)?;
+        let (there, lost) = self.there(hash)?;
+        batch.corrects |= lost.is_some();
+        let Some(there) = there else {
+            info.ordinal = batch.keep_ordinal(self, &info.registration, lost.as_ref())?;
             batch.used.push(info.ordinal);
             self.put_info(batch, &info, root, None);
             return Ok(true);
@@ -265,11 +310,14 @@ impl Paths {
         // What cannot be read is for `verify` to mend.
         let is_complete = self.has_contents(&there).unwrap_or(true);
         let Some(info) = there.published_again(&info, is_complete) else {
+            if lost.is_some() {
+                self.put_record(batch, &there, None);
+            }
             return Ok(false);
         };
         batch.used.push(info.ordinal);
         if let Some(kept) = info.tree().filter(|_| info.contents == there.contents) {
-            if info != there {
+            if info != there || lost.is_some() {
                 self.put_record(batch, &info, Some(&there));
                 batch.amended.push(info.ordinal);
             }
@@ -336,6 +384,7 @@ impl Paths {
         there: Option<&PathInfo>,
     ) {
         let hash = info.registration.path.hash();
+        lock(&self.unreadable).forget(hash);
         let record = info.encode();
         // Of a record of an older version the length is asked for, not told from the fields.
         let before = there.and_then(|_| {

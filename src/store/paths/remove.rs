@@ -2,10 +2,10 @@
 
 use std::sync::MutexGuard;
 
-use super::path_info::{PathInfo, PathOrdinal};
+use super::path_info::{Origin, PathInfo, PathOrdinal};
 use super::publish::set_changed;
 use super::removal::Removal;
-use super::{Paths, ordinals};
+use super::{Paths, ordinals, small};
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::contents::{ChunkUses, Deletion};
@@ -70,32 +70,51 @@ impl Paths {
     }
 
     /// Removes a path if it still has this ordinal and this tree, with what `more` adds to the deletion;
-    /// `None` if it has not. All goes or nothing; a power loss may bring it back. Returns the bytes that
-    /// this freed.
+    /// `None` if it has not. One whose path info cannot be read has no tree. All goes or nothing; a power
+    /// loss may bring it back, unless the deletion is durable. Returns the bytes that this freed.
     pub(in crate::store) fn remove(
         &self,
-        (hash, ordinal, tree): (StorePathHash, PathOrdinal, Option<ChunkDigest>),
+        (hash, ordinal, tree): (StorePathHash, Option<PathOrdinal>, Option<ChunkDigest>),
         more: impl FnOnce(&mut Deletion<'_>) -> Result<(), StoreError>,
     ) -> Result<Option<u64>, StoreError> {
         let _next = lock(&self.next_ordinal);
-        let there = self.info(hash)?;
-        let is_same = |info: &PathInfo| info.ordinal == ordinal && info.tree() == tree;
-        let Some(info) = there.filter(is_same) else {
-            return Ok(None);
+        let is_same = |info: &PathInfo| Some(info.ordinal) == ordinal && info.tree() == tree;
+        let (there, was_here) = match self.read_info(hash) {
+            Err(e) if e.is_damage() => {
+                let lost = self.unreadable_path(hash)?;
+                if lost.ordinal != ordinal || tree.is_some() {
+                    return Ok(None);
+                }
+                (None, lost.was_here)
+            }
+            there => match there?.filter(|(info, _)| is_same(info)) {
+                Some((info, _)) => (Some(info), tree.is_some()),
+                None => return Ok(None),
+            },
         };
         let mut deletion = self.contents.begin_deletion();
         deletion.record(Family::Paths, hash.as_bytes())?;
-        let key = ordinal.0.to_be_bytes();
         let writes = deletion.writes();
-        writes.delete(Family::Ordinals, key);
-        writes.delete(Family::Uses, key);
-        ordinals::keep(writes, &info);
+        if let Some(ordinal) = ordinal {
+            let key = ordinal.0.to_be_bytes();
+            writes.delete(Family::Ordinals, key);
+            writes.delete(Family::Uses, key);
+        }
+        if let Some(info) = &there {
+            ordinals::keep(writes, info);
+            if info.origin == Origin::Added {
+                small::remove(writes, &info.registration.path);
+            }
+        }
         set_changed(writes);
         more(&mut deletion)?;
         let freed = deletion.commit()?;
-        self.local.grow(-i64::from(tree.is_some()));
-        self.cache.remove(&ordinal);
-        self.uses.clear(ordinal);
+        self.local.grow(-i64::from(was_here));
+        if let Some(ordinal) = ordinal {
+            self.cache.remove(&ordinal);
+            self.uses.clear(ordinal);
+        }
+        lock(&self.unreadable).forget(hash);
         Ok(Some(freed))
     }
 }

@@ -24,27 +24,36 @@ impl Paths {
         let _publishing = lock(&self.publishing);
         let next = lock(&self.next_ordinal);
         let mut batch = Publishing::new(*next);
-        self.records.scan(Family::Paths, &[], |key, record| {
-            // What cannot be read vouches for nothing, and is for `verify` to mend.
-            let Ok(there) = PathInfo::scanned(key, record) else {
-                return Ok(true);
-            };
-            if let Some(registration) = judge(&there).filter(|_| !is_trial) {
-                let info = PathInfo {
-                    registration,
-                    ..there.clone()
+        self.records
+            .scan_readable(Family::Paths, &[], |key, record| {
+                // What cannot be read vouches for nothing, and is for `verify` to mend.
+                let Ok(there) = PathInfo::scanned(key, record) else {
+                    return Ok(true);
                 };
-                self.put_record(&mut batch, &info, Some(&there));
-                batch.amended.push(info.ordinal);
-            }
-            Ok(true)
-        })?;
+                if let Some(registration) = judge(&there).filter(|_| !is_trial) {
+                    let info = PathInfo {
+                        registration,
+                        ..there.clone()
+                    };
+                    self.put_record(&mut batch, &info, Some(&there));
+                    batch.amended.push(info.ordinal);
+                }
+                Ok(true)
+            })?;
         if batch.amended.is_empty() {
             return Ok(());
         }
+        // Nothing is to be trusted again when the database is lost.
+        batch.writes.batch.set_irreplaceable();
         let what = "path infos were revised";
         self.contents
             .write(&mut batch.writes, Durability::Power, what)?;
+        // Nor is it to be in older parts of the second copy, of which a later one may be damaged.
+        if let Err(e) = self.records.renew_second_copy() {
+            tracing::warn!(
+                "the second copy still has what was revised, before what it is now: {e}"
+            );
+        }
         self.corrected.fetch_or(batch.corrects, Ordering::SeqCst);
         for ordinal in batch.amended {
             self.cache.remove(&ordinal);

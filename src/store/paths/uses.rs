@@ -30,7 +30,7 @@ impl Uses {
 
     pub(super) fn open(records: &Records) -> Result<Self, StoreError> {
         let uses = Self::new();
-        records.scan(Family::Uses, &[], |key, value| {
+        records.scan_readable(Family::Uses, &[], |key, value| {
             let ordinal = key.try_into().map(u32::from_be_bytes);
             let millis = value.try_into().map(u64::from_le_bytes);
             // Only the order depends on it: a record that makes no sense is as good as none.

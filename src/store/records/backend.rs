@@ -15,6 +15,7 @@ use crate::store::format::{Feature, Format, Needs};
 pub(in crate::store) struct Batch {
     pub(super) writes: Vec<Write>,
     features: BTreeSet<Feature>,
+    is_irreplaceable: bool,
 }
 
 /// A write of a [`Batch`].
@@ -26,6 +27,14 @@ pub(super) enum Write {
 }
 
 impl Batch {
+    /// These writes.
+    pub(super) fn of(writes: Vec<Write>) -> Self {
+        Self {
+            writes,
+            ..Self::default()
+        }
+    }
+
     /// Writes a record; it replaces the one with the same key.
     pub(in crate::store) fn put(
         &mut self,
@@ -46,6 +55,7 @@ impl Batch {
     pub(in crate::store) fn append(&mut self, mut other: Self) {
         self.writes.append(&mut other.writes);
         self.features.append(&mut other.features);
+        self.is_irreplaceable |= other.is_irreplaceable;
     }
 
     pub(in crate::store) fn is_empty(&self) -> bool {
@@ -60,6 +70,31 @@ impl Batch {
     /// Says that a record needs a feature.
     pub(in crate::store) fn need(&mut self, feature: Feature) {
         self.features.insert(feature);
+    }
+
+    /// Says that no source could bring back what these writes are, in whatever families they are.
+    pub(in crate::store) fn set_irreplaceable(&mut self) {
+        self.is_irreplaceable = true;
+    }
+
+    /// Whether no source could bring back something of these writes.
+    pub(super) fn is_irreplaceable(&self) -> bool {
+        let is_of_state = |write: &Write| {
+            let (Write::Put(family, ..) | Write::Delete(family, _) | Write::Clear(family)) = write;
+            matches!(
+                family,
+                Family::Profiles | Family::Views | Family::Roots | Family::Traces
+            )
+        };
+        self.is_irreplaceable || self.writes.iter().any(is_of_state)
+    }
+
+    /// Keys of a family that these writes put.
+    pub(in crate::store) fn keys_put(&self, family: Family) -> impl Iterator<Item = &[u8]> {
+        self.writes.iter().filter_map(move |write| match write {
+            Write::Put(of, key, _) if *of == family => Some(&key[..]),
+            _ => None,
+        })
     }
 
     /// What a state needs for these writes. Any record may be one that format 1 does not know, such as a
@@ -123,6 +158,8 @@ impl AsRef<[u8]> for Record<'_> {
 pub struct BackendError {
     /// Whether it found other bytes than it wrote, or could not read a file.
     is_corruption: bool,
+    /// Whether it refuses every write for that, until it is opened anew.
+    is_refusal: bool,
     /// In the words of the backend.
     text: String,
 }
@@ -132,6 +169,7 @@ impl BackendError {
     pub(super) fn missing(text: &str) -> Self {
         Self {
             is_corruption: true,
+            is_refusal: false,
             text: text.to_owned(),
         }
     }
@@ -139,8 +177,23 @@ impl BackendError {
     pub(super) fn new(text: &str) -> Self {
         Self {
             is_corruption: false,
+            is_refusal: false,
             text: text.to_owned(),
         }
+    }
+
+    /// The same of a write that was refused because something is damaged.
+    pub(super) fn refusing(self) -> Self {
+        Self {
+            is_refusal: self.is_corruption,
+            ..self
+        }
+    }
+
+    /// Whether a write was refused because something is damaged: it is accepted once the database is opened
+    /// anew.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.is_refusal
     }
 
     /// Whether it found other bytes than it wrote, or missed a file.
@@ -149,11 +202,13 @@ impl BackendError {
     }
 }
 
-/// How RocksDB says that a file is not there, or that the disk does not give it back: ENOENT, EIO, EUCLEAN.
-const UNREADABLE: [&str; 3] = [
+/// How RocksDB says that a file is not there, or that the disk does not give it back: ENOENT, EIO, EUCLEAN,
+/// EISDIR.
+const UNREADABLE: [&str; 4] = [
     "No such file or directory",
     "Input/output error",
     "Structure needs cleaning",
+    "Is a directory",
 ];
 
 impl From<rocksdb::Error> for BackendError {
@@ -165,9 +220,41 @@ impl From<rocksdb::Error> for BackendError {
             && UNREADABLE.iter().any(|said| text.contains(said));
         Self {
             is_corruption: kind == rocksdb::ErrorKind::Corruption || is_missing,
+            is_refusal: false,
             text,
         }
     }
+}
+
+/// Keys of a family, of which some may be lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) family: Family,
+    pub(super) first: Vec<u8>,
+    pub(super) last: Vec<u8>,
+}
+
+impl Lost {
+    /// Whether the loss would be taken for a record that was never there. Contents that are not there are
+    /// damage anyway, and what is only a matter of speed or tidiness is done without.
+    pub(super) fn matters(&self) -> bool {
+        matches!(
+            self.family,
+            Family::Paths | Family::Ordinals | Family::Roots | Family::Profiles | Family::Views
+        )
+    }
+
+    pub(super) fn contains(&self, family: Family, key: &[u8]) -> bool {
+        family == self.family && *key >= *self.first && *key <= *self.last
+    }
+}
+
+/// The number of an opening of a database, and that of the last one before. Any program that opens it gives
+/// it another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) before: u64,
+    pub(super) now: u64,
 }
 
 /// Takes a record, and says whether it wants the next one.
@@ -182,6 +269,11 @@ pub(super) trait View {
         from: &[u8],
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError>;
+
+    /// The keys of a family of which some were lost with a table that was damaged.
+    fn lost(&self, _family: Family) -> Vec<Lost> {
+        Vec::new()
+    }
 }
 
 /// The first or the last.
@@ -202,6 +294,9 @@ pub(super) trait Backend: View + Send + Sync {
     /// Makes the families of a format that are not there. A family that is not there is empty.
     fn make_families(&self, format: Format) -> Result<(), BackendError>;
 
+    /// Empties families, whether they can be read or not.
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError>;
+
     /// Writes a batch; when this returns, it survives what `durability` says. The families of the records
     /// that it puts are there.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError>;
@@ -221,6 +316,10 @@ pub(super) trait Backend: View + Send + Sync {
     /// Whether it has met an error after which it refuses every write.
     fn refuses_writes(&self) -> bool;
 
+    /// Says that what was lost has come again, or is known to be lost.
+    fn set_mended(&self);
+    /// Whether it has met damage that the next one who opens it takes out.
+    fn has_new_damage(&self) -> bool;
     /// Bytes of the files of a family.
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError>;
 

@@ -74,8 +74,12 @@ impl BlobFile {
         Ok(magic == MAGIC)
     }
 
+    /// Deletes the file; an empty directory if somebody has put that in its place.
     pub(in crate::store) fn delete(&self) -> io::Result<()> {
-        fs::remove_file(&self.path)
+        fs::remove_file(&self.path).or_else(|e| match e.kind() {
+            io::ErrorKind::IsADirectory => fs::remove_dir(&self.path),
+            _ => Err(e),
+        })
     }
 
     /// The numbers of the chunks in it, as ranges, ascending and disjoint; `None` if it is still

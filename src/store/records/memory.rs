@@ -5,9 +5,12 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::backend::{
+    Backend, BackendError, Batch, Durability, End, Opening, Record, View, Visitor, Write,
+};
 use super::blob_files::BlobFile;
 use super::family::Family;
+use crate::nix::store_path::StorePath;
 use crate::store::format::Format;
 use crate::sync::lock;
 
@@ -20,6 +23,8 @@ pub(crate) enum Loss {
     Process,
     /// The power fails: so is what was written since the last batch of [`Durability::Power`].
     Power,
+    /// The disk fails: so is everything.
+    All,
 }
 
 /// Records in memory. A clone shares them, as two processes share a disk; only one may use it at a time.
@@ -40,13 +45,19 @@ struct Disk {
     writes: u64,
     /// The number of the write that fails, and that all later ones do.
     failing: Option<u64>,
+    /// Processes that have opened it.
+    openings: u64,
     /// Snapshots that live.
     snapshots: Arc<()>,
     /// Batches that survive a power loss, and flushes.
     syncs: (u64, u64),
     /// Records that were read, one after the other or by their keys.
     reads: Arc<AtomicU64>,
+    unreadable: Arc<Unreadable>,
 }
+
+/// Records that cannot be read; with `true` those that were replaced since: a listing ends there even so.
+type Unreadable = BTreeMap<(Family, Vec<u8>), bool>;
 
 impl MemoryBackend {
     /// Has the write of this number, counted from now on and from 0, fail, and each one after it. What
@@ -80,6 +91,29 @@ impl MemoryBackend {
         lock(&self.0).reads.load(Ordering::Relaxed)
     }
 
+    /// Has a record be unreadable, as in a block that has changed on the disk: until it is replaced for those
+    /// who know its key, and for good for listings.
+    pub(in crate::store) fn damage(&self, family: Family, key: &[u8]) {
+        let mut disk = lock(&self.0);
+        let unreadable = Arc::make_mut(&mut disk.unreadable);
+        unreadable.insert((family, key.to_vec()), false);
+    }
+
+    /// Counts an opening.
+    pub(super) fn opened(&self) -> Opening {
+        let mut disk = lock(&self.0);
+        disk.openings += 1;
+        Opening {
+            before: disk.openings - 1,
+            now: disk.openings,
+        }
+    }
+
+    /// The same of the path info of a path.
+    pub(crate) fn damage_path_info(&self, path: &StorePath) {
+        self.damage(Family::Paths, path.hash().as_bytes());
+    }
+
     /// How many writes and flushes were begun since the last call of [`MemoryBackend::fail_from`].
     pub(crate) fn writes(&self) -> u64 {
         lock(&self.0).writes
@@ -88,10 +122,17 @@ impl MemoryBackend {
     /// What the next process finds. Nothing fails any more.
     pub(crate) fn after(&self, loss: Loss) -> Self {
         let disk = lock(&self.0);
+        if loss == Loss::All {
+            return Self(Arc::new(Mutex::new(Disk {
+                openings: disk.openings,
+                ..Disk::default()
+            })));
+        }
         let mut seen = (*disk.flushed).clone();
         let kept = match loss {
             Loss::Process => disk.log.len(),
             Loss::Power => disk.synced,
+            Loss::All => 0,
         };
         let log = disk.log.iter().take(kept).cloned().collect::<Vec<_>>();
         log.iter().for_each(|batch| apply(&mut seen, batch));
@@ -100,6 +141,8 @@ impl MemoryBackend {
             flushed: disk.flushed.clone(),
             synced: log.len(),
             log,
+            unreadable: disk.unreadable.clone(),
+            openings: disk.openings,
             ..Disk::default()
         })))
     }
@@ -117,6 +160,25 @@ impl Disk {
     }
 }
 
+/// Notes that the records of a batch can be read.
+fn replace(unreadable: &mut Arc<Unreadable>, batch: &[Write]) {
+    if unreadable.is_empty() {
+        return;
+    }
+    let unreadable = Arc::make_mut(unreadable);
+    for write in batch {
+        if let Write::Put(family, key, _) | Write::Delete(family, key) = write
+            && let Some(replaced) = unreadable.get_mut(&(*family, key.clone()))
+        {
+            *replaced = true;
+        }
+    }
+}
+
+fn damaged() -> BackendError {
+    BackendError::missing("this record cannot be read")
+}
+
 fn apply(map: &mut Map, batch: &[Write]) {
     for write in batch {
         match write.clone() {
@@ -127,15 +189,25 @@ fn apply(map: &mut Map, batch: &[Write]) {
     }
 }
 
-fn scan(map: &Map, reads: &AtomicU64, family: Family, from: &[u8], visit: &mut Visitor<'_>) {
-    let from = Bound::Included((family, from.to_vec()));
-    let records = map.range((from, Bound::Unbounded));
-    for ((_, key), record) in records.take_while(|((of, _), _)| *of == family) {
+fn scan(
+    (map, unreadable, reads): (&Map, &Unreadable, &AtomicU64),
+    family: Family,
+    from: &[u8],
+    visit: &mut Visitor<'_>,
+) -> Result<(), BackendError> {
+    let from = (Bound::Included((family, from.to_vec())), Bound::Unbounded);
+    let end = unreadable.range(from.clone()).next();
+    let end = end.filter(|((of, _), _)| *of == family).map(|(at, _)| at);
+    for (at, record) in map.range(from).take_while(|((of, _), _)| *of == family) {
+        if end.is_some_and(|end| at >= end) {
+            break;
+        }
         reads.fetch_add(1, Ordering::Relaxed);
-        if !visit(key, record) {
-            return;
+        if !visit(&at.1, record) {
+            return Ok(());
         }
     }
+    end.map_or(Ok(()), |_| Err(damaged()))
 }
 
 impl View for MemoryBackend {
@@ -146,18 +218,22 @@ impl View for MemoryBackend {
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
         // The visitor may write.
-        let (seen, reads) = {
+        let (seen, unreadable, reads) = {
             let disk = lock(&self.0);
-            (disk.seen.clone(), disk.reads.clone())
+            (
+                disk.seen.clone(),
+                disk.unreadable.clone(),
+                disk.reads.clone(),
+            )
         };
-        scan(&seen, &reads, family, from, visit);
-        Ok(())
+        scan((&seen, &unreadable, &reads), family, from, visit)
     }
 }
 
 /// The records at one moment.
 struct MemorySnapshot {
     seen: Arc<Map>,
+    unreadable: Arc<Unreadable>,
     #[expect(dead_code, reason = "it counts")]
     counted: Arc<()>,
     reads: Arc<AtomicU64>,
@@ -170,17 +246,23 @@ impl View for MemorySnapshot {
         from: &[u8],
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
-        scan(&self.seen, &self.reads, family, from, visit);
-        Ok(())
+        scan(
+            (&self.seen, &self.unreadable, &self.reads),
+            family,
+            from,
+            visit,
+        )
     }
 }
 
 impl Backend for MemoryBackend {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
-        let disk = lock(&self.0);
+        let (disk, key) = (lock(&self.0), (family, key.to_vec()));
         disk.reads.fetch_add(1, Ordering::Relaxed);
-        let found = disk.seen.get(&(family, key.to_vec())).cloned();
-        Ok(found.map(Record::Owned))
+        if disk.unreadable.get(&key) == Some(&false) {
+            return Err(damaged());
+        }
+        Ok(disk.seen.get(&key).cloned().map(Record::Owned))
     }
 
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
@@ -197,10 +279,17 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError> {
+        let mut batch = Batch::default();
+        families.iter().for_each(|family| batch.clear(*family));
+        self.write(batch, Durability::Power)
+    }
+
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), BackendError> {
         let mut disk = lock(&self.0);
         disk.begin()?;
         apply(Arc::make_mut(&mut disk.seen), &batch.writes);
+        replace(&mut disk.unreadable, &batch.writes);
         if durability != Durability::Flush {
             disk.log.push(batch.writes);
         }
@@ -225,6 +314,7 @@ impl Backend for MemoryBackend {
         let disk = lock(&self.0);
         Box::new(MemorySnapshot {
             seen: disk.seen.clone(),
+            unreadable: disk.unreadable.clone(),
             counted: disk.snapshots.clone(),
             reads: disk.reads.clone(),
         })
@@ -236,6 +326,12 @@ impl Backend for MemoryBackend {
 
     fn unwritten(&self) -> u64 {
         0
+    }
+
+    fn set_mended(&self) {}
+
+    fn has_new_damage(&self) -> bool {
+        false
     }
 
     fn refuses_writes(&self) -> bool {

@@ -9,9 +9,14 @@ mod ballast;
 mod blob_files;
 mod codec;
 mod family;
+mod gaps;
+mod manifest;
 #[cfg(test)]
 mod memory;
+mod mending;
 mod rocks;
+mod second_copy;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -24,26 +29,29 @@ pub(super) use backend::{Batch, Durability, Record};
 pub(super) use blob_files::{BlobFile, OVERHEAD};
 pub(super) use codec::{Reader, Writer};
 pub(super) use family::Family;
+pub(super) use gaps::Gap;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
+pub(super) use second_copy::Missing;
 
-use super::directory::{self, RESERVE, check_room, free};
-use super::error::StoreError;
+use super::directory::{self, LEAST_FREE, RESERVE, check_room, free};
+use super::error::{StoreError, failed};
 use super::format::Needs;
 use crate::sync::lock;
 use backend::{Backend, End, View};
 use ballast::Ballast;
-use rocks::{OpenError, RocksDb};
+use rocks::RocksDb;
+use second_copy::{SecondCopy, scan_kept};
 
-/// Free bytes below which nothing is written, neither to the log nor to files: after one write that
-/// finds no room RocksDB refuses all others until it is opened anew.
-const LEAST_FREE: u64 = 16 << 20;
-/// The same for what gives space back.
+/// Free bytes below which nothing is written that gives space back; [`LEAST_FREE`] holds for the rest.
 const LEAST_TO_GIVE_BACK: u64 = 1 << 20;
+/// Writes of one batch of [`Restoring`].
+const PART: usize = 4096;
 
 /// The records of a state.
 pub(super) struct Records {
     backend: Box<dyn Backend>,
+    second_copy: SecondCopy,
     /// The state directory.
     state: PathBuf,
     /// What a reader of the state has to know. Held while that changes.
@@ -66,14 +74,6 @@ impl Drop for GivingBack<'_> {
 /// The records at one moment.
 pub(super) struct Snapshot<'r>(Box<dyn View + Send + Sync + 'r>);
 
-/// Names what was done when a backend failed.
-fn failed<E: Into<BackendError>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
-    move |e| StoreError::Database {
-        what,
-        source: e.into(),
-    }
-}
-
 impl Records {
     /// Opens or makes the database of the state in `state`, which has this format and features, with at
     /// most `memory` bytes for blocks and for what is not flushed yet, and at most `open_files` files.
@@ -88,35 +88,61 @@ impl Records {
         if free(state)? < LEAST_FREE {
             ballast.release();
         }
-        match RocksDb::open(&state.join("db"), needs.format, memory, open_files) {
-            Ok(rocks) => {
-                let records = Self::over(state, needs, Box::new(rocks));
-                records.keep_ballast();
-                Ok(records)
-            }
-            Err(OpenError::Database(source)) if source.is_corruption() => {
-                Err(StoreError::Incomplete {
-                    dir: state.to_owned(),
-                    source,
-                })
-            }
-            Err(OpenError::Database(e)) => Err(failed("it was opened")(e)),
-            Err(OpenError::Directory(source)) => Err(StoreError::Directory {
-                dir: state.to_owned(),
-                what: "what a killed process left behind in its database cannot be deleted",
-                source,
-            }),
+        let has_copy = second_copy::is_there(state);
+        let db = state.join("db");
+        let opened = match has_copy && !db.join("CURRENT").exists() {
+            // RocksDB would make a new one.
+            true => Err(BackendError::missing("its file CURRENT is missing").into()),
+            false => mending::open(&db, needs.format, memory, open_files),
+        };
+        let rocks = opened.map_err(|e| e.of_state(state, has_copy))?;
+        let is_unsettled = rocks.is_unsettled();
+        if is_unsettled && has_copy {
+            second_copy::forget_position(&rocks)?;
         }
+        let copy = SecondCopy::open(state, &rocks, rocks.opening());
+        if copy.missing() == Some(Missing::All) {
+            // All comes again from the copy.
+            rocks.set_mended();
+        } else if is_unsettled {
+            rocks.settle();
+        }
+        let records = Self::over(state, needs, Box::new(rocks), copy);
+        records.keep_ballast();
+        Ok(records)
+    }
+
+    /// Makes a new database in `dir` for the state in `state`, whose own is lost; it has all that is
+    /// [missing](Self::visit_missing) before it.
+    pub(super) fn in_place_of_lost(
+        state: &Path,
+        dir: &Path,
+        needs: Needs,
+        memory: usize,
+        open_files: i32,
+    ) -> Result<Self, StoreError> {
+        tables::forget(state);
+        let opened = RocksDb::open(dir, needs.format, memory, open_files);
+        let rocks = opened.map_err(|e| e.of_state(state, true))?;
+        let copy = SecondCopy::of_lost(state, rocks.opening())?;
+        Ok(Self::over(state, needs, Box::new(rocks), copy))
     }
 
     #[cfg(test)]
     pub(super) fn in_memory(state: &Path, needs: Needs, memory: MemoryBackend) -> Self {
-        Self::over(state, needs, Box::new(memory))
+        let copy = SecondCopy::open(state, &memory, memory.opened());
+        Self::over(state, needs, Box::new(memory), copy)
     }
 
-    fn over(state: &Path, needs: Needs, backend: Box<dyn Backend>) -> Self {
+    fn over(
+        state: &Path,
+        needs: Needs,
+        backend: Box<dyn Backend>,
+        second_copy: SecondCopy,
+    ) -> Self {
         Self {
             backend,
+            second_copy,
             state: state.to_owned(),
             needs: Mutex::new(needs),
             ballast: Ballast::of(state),
@@ -138,6 +164,17 @@ impl Records {
         visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         scan(&*self.backend, family, from, visit)
+    }
+
+    /// The same, going on behind what cannot be read, or is damaged in the eyes of `visit`. Returns what
+    /// was passed over.
+    pub(super) fn scan_readable(
+        &self,
+        family: Family,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<Vec<Gap>, StoreError> {
+        gaps::scan(&*self.backend, family, from, visit)
     }
 
     /// The first key of a family.
@@ -166,8 +203,78 @@ impl Records {
             self.check_room()?;
         }
         self.raise(&batch.needs())?;
+        if SecondCopy::keeps(&batch) {
+            return self
+                .second_copy
+                .write(&*self.backend, batch, durability, what);
+        }
         let written = self.backend.write(batch, durability);
         written.map_err(failed(what))
+    }
+
+    /// What the second copy has and the database has not; see [`second_copy`].
+    pub(super) fn missing(&self) -> Option<Missing> {
+        self.second_copy.missing()
+    }
+
+    /// Visits the batches that are missing, in their order. Returns whether all of them could be read.
+    pub(super) fn visit_missing(
+        &self,
+        visit: impl FnMut(Batch) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        self.second_copy.visit_missing(visit)
+    }
+
+    /// Has all be missing that the second copy has, and deletes last uses, whether these records can be read
+    /// or not; `false` if the copy is damaged.
+    pub(super) fn lose_kept(&self) -> Result<bool, StoreError> {
+        if !self.second_copy.lose_all() {
+            return Ok(false);
+        }
+        self.backend.set_mended();
+        let kept = Family::ALL
+            .into_iter()
+            .filter(|f| second_copy::keeps_of(*f));
+        let families: Vec<_> = kept.chain([Family::Uses]).collect();
+        let emptied = self.backend.empty_families(&families);
+        emptied.map(|()| true).map_err(failed("it was emptied"))
+    }
+
+    /// Whether there is a second copy.
+    pub(super) fn has_second_copy(&self) -> bool {
+        second_copy::is_there(&self.state)
+    }
+
+    /// Deletes all records of which there is a second copy.
+    pub(super) fn delete_kept(&self) -> Result<(), StoreError> {
+        let mut parts = Restoring::new(self);
+        scan_kept(&*self.backend, |family, key, _| {
+            let mut batch = Batch::default();
+            batch.delete(family, key);
+            parts.add(batch)
+        })?;
+        parts.end()
+    }
+
+    /// Keeps the second copy, which is damaged, under another name; `None` if that fails.
+    pub(super) fn keep_damaged_copy(&self, name: &Path) -> Option<PathBuf> {
+        let kept = std::fs::copy(second_copy::path(&self.state), name);
+        kept.ok().map(|_| name.to_owned())
+    }
+
+    /// Notes that nothing is missing any more.
+    pub(super) fn set_restored(&self) {
+        self.second_copy.set_restored(&*self.backend);
+    }
+
+    /// Reads the whole second copy, and says what is wrong with it.
+    pub(super) fn check_second_copy(&self) -> Option<StoreError> {
+        self.second_copy.check(&*self.backend)
+    }
+
+    /// Makes the second copy anew.
+    pub(super) fn renew_second_copy(&self) -> Result<(), StoreError> {
+        self.second_copy.renew(&*self.backend)
     }
 
     /// Has the state have a format with its families, and features. The format file comes first, so that
@@ -255,6 +362,16 @@ impl Records {
         self.backend.refuses_writes()
     }
 
+    /// Says that what was lost with damaged tables has come again, or is known to be lost.
+    pub(super) fn set_mended(&self) {
+        self.backend.set_mended();
+    }
+
+    /// Whether the database has met damage that the next opening takes out.
+    pub(super) fn has_new_damage(&self) -> bool {
+        self.backend.has_new_damage()
+    }
+
     /// Bytes of the files of a family.
     pub(super) fn file_bytes(&self, family: Family) -> Result<u64, StoreError> {
         let bytes = self.backend.file_bytes(family);
@@ -292,15 +409,48 @@ impl Records {
     }
 }
 
+/// What is written while something is missing: in several batches, and not to the second copy.
+pub(super) struct Restoring<'r> {
+    records: &'r Records,
+    batch: Batch,
+}
+
+impl<'r> Restoring<'r> {
+    pub(super) fn new(records: &'r Records) -> Self {
+        let batch = Batch::default();
+        Self { records, batch }
+    }
+
+    pub(super) fn add(&mut self, more: Batch) -> Result<(), StoreError> {
+        self.batch.append(more);
+        match self.batch.writes.len() {
+            0..PART => Ok(()),
+            _ => self.write(Durability::Process),
+        }
+    }
+
+    fn write(&mut self, durability: Durability) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut self.batch);
+        self.records.raise(&batch.needs())?;
+        let written = self.records.backend.write(batch, durability);
+        written.map_err(failed("records were restored"))
+    }
+
+    /// Has all of it survive a power loss.
+    pub(super) fn end(mut self) -> Result<(), StoreError> {
+        self.write(Durability::Power)
+    }
+}
+
 impl Snapshot<'_> {
-    /// Visits records, as [`Records::scan`] does, without filling the cache with them.
-    pub(super) fn scan(
+    /// Visits records, as [`Records::scan_readable`] does, without filling the cache with them.
+    pub(super) fn scan_readable(
         &self,
         family: Family,
         from: &[u8],
         visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
-        scan(&*self.0, family, from, visit)
+    ) -> Result<Vec<Gap>, StoreError> {
+        gaps::scan(&*self.0, family, from, visit)
     }
 }
 
@@ -311,11 +461,20 @@ fn scan<V: View + ?Sized>(
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
     let mut outcome = Ok(());
+    let mut is_at_end = true;
     let scanned = view.scan(family, from, &mut |key, record| {
-        visit(key, record).unwrap_or_else(|e| {
+        is_at_end = visit(key, record).unwrap_or_else(|e| {
             outcome = Err(e);
             false
-        })
+        });
+        is_at_end
     });
-    outcome.and(scanned.map_err(failed("records were listed")))
+    outcome.and(scanned.map_err(failed("records were listed")))?;
+    match view.lost(family).iter().find(|lost| *lost.last >= *from) {
+        Some(_) if is_at_end => {
+            let what = "some records were in a table that is damaged";
+            Err(failed("records were listed")(BackendError::missing(what)))
+        }
+        _ => Ok(()),
+    }
 }

@@ -8,14 +8,18 @@ use std::time::Duration;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, BoundColumnFamily, Cache, ColumnFamilyDescriptor,
     CompactOptions, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode, FlushOptions,
-    LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode, WaitForCompactOptions,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    LiveFile, LogLevel, MultiThreaded, Options, ReadOptions, SnapshotWithThreadMode,
+    WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
-use super::backend::{Backend, BackendError, Batch, Durability, End, Record, View, Visitor, Write};
+use super::backend::{
+    Backend, BackendError, Batch, Durability, End, Lost, Opening, Record, View, Visitor, Write,
+};
 use super::blob_files::{BlobFile, blob_files, total};
 use super::family::Family;
+use super::tables::{Damage, number};
 use crate::store::directory::make_directory;
+use crate::store::error::{StoreError, failed};
 use crate::store::format::Format;
 
 /// A database that gets families while it is used.
@@ -33,6 +37,9 @@ const LOG: u64 = 16 << 20;
 /// Time that a merge waits at most until files that it has emptied are deleted.
 const DELETION: Duration = Duration::from_secs(2);
 
+/// What RocksDB makes anew where it is missing, and does not open without being able to read or replace it.
+const MADE_ANEW: [&str; 2] = ["IDENTITY", "LOG"];
+
 /// The database.
 pub(super) struct RocksDb {
     db: DB,
@@ -41,6 +48,8 @@ pub(super) struct RocksDb {
     buffers: WriteBufferManager,
     /// Its directory.
     dir: PathBuf,
+    damage: Damage,
+    opening: Opening,
 }
 
 /// Why the database cannot be opened.
@@ -49,6 +58,26 @@ pub(super) enum OpenError {
     Database(BackendError),
     /// Its directory cannot be used.
     Directory(io::Error),
+}
+
+impl OpenError {
+    /// The same of a state, which has a second copy or not.
+    pub(super) fn of_state(self, state: &Path, has_copy: bool) -> StoreError {
+        let dir = state.to_owned();
+        match self {
+            Self::Database(source) if source.is_corruption() => StoreError::Incomplete {
+                dir,
+                has_copy,
+                source: source.into(),
+            },
+            Self::Database(e) => failed("it was opened")(e),
+            Self::Directory(source) => StoreError::Directory {
+                dir,
+                what: "what a killed process left behind in its database cannot be deleted",
+                source,
+            },
+        }
+    }
 }
 
 /// Whether there are files with records. Those come after the file `CURRENT`.
@@ -68,7 +97,8 @@ fn has_records(dir: &Path) -> io::Result<bool> {
 
 impl RocksDb {
     /// Opens or makes the database in `dir`, with the families of `format`, and at most `memory` bytes for
-    /// blocks and for what is not flushed yet.
+    /// blocks and for what is not flushed yet. While a table is known to be damaged, nothing is merged by
+    /// itself.
     pub(super) fn open(
         dir: &Path,
         format: Format,
@@ -88,8 +118,7 @@ impl RocksDb {
         let is_opened =
             |f: &Family| f.since() <= format || there.iter().any(|name| name == f.name());
         let families = Family::ALL.into_iter().filter(is_opened);
-        let families = families
-            .map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache, memory)));
+        let damage = Damage::of(dir);
         // RocksDB syncs what it writes there, but not the name of the directory.
         if !dir.join("CURRENT").exists() {
             make_directory(dir)?;
@@ -99,13 +128,29 @@ impl RocksDb {
                 return Err(OpenError::Database(missing));
             }
         }
+        for name in MADE_ANEW {
+            if dir.join(name).is_dir() {
+                std::fs::remove_dir(dir.join(name))?;
+            }
+        }
+        let merges = damage.tables().is_empty();
+        let families = families.map(|f| {
+            let mut of_family = family_options(f, &cache, memory);
+            of_family.set_disable_auto_compactions(!merges);
+            ColumnFamilyDescriptor::new(f.name(), of_family)
+        });
+        // Each opening begins a new manifest.
+        let before = newest_manifest(dir).map_err(OpenError::Directory)?;
         let db = DB::open_cf_descriptors(&options, dir, families).map_err(BackendError::from)?;
+        let now = newest_manifest(dir).map_err(OpenError::Directory)?;
         let database = Self {
             db,
             cache,
             memory,
             buffers,
             dir: dir.to_owned(),
+            damage,
+            opening: Opening { before, now },
         };
         database.delete_leftovers()?;
         Ok(database)
@@ -125,8 +170,11 @@ impl RocksDb {
         let (mut needed, mut left) = (Vec::new(), Vec::new());
         for file in files {
             // RocksDB deletes meanwhile what it knows that it needs no more.
-            let Some(is_finished) = if_there(file.is_finished())? else {
-                continue;
+            let is_finished = match file.is_finished() {
+                Ok(is_finished) => is_finished,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                // It is not one that RocksDB was still writing.
+                Err(_) => true,
             };
             // What was in use when this one was opened is older than its manifest.
             if file.number > newest || !is_finished {
@@ -145,7 +193,10 @@ impl RocksDb {
             return Ok(());
         }
         for file in &left {
-            if_there(file.delete())?;
+            match file.delete() {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
         }
         tracing::info!(
             bytes,
@@ -155,9 +206,69 @@ impl RocksDb {
         Ok(())
     }
 
+    /// Takes another manifest for that of the opening before, if there was one.
+    pub(super) fn follow(&mut self, before: Option<u64>) {
+        self.opening.before = before.unwrap_or(self.opening.before);
+    }
+
+    /// Whether records may be lost that were in tables which are damaged, and that nothing was asked for.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.damage.is_unsettled()
+    }
+
+    /// Notes that nothing brings these records back.
+    pub(super) fn settle(&self) {
+        self.damage.settle();
+    }
+
+    /// When it was opened.
+    pub(super) fn opening(&self) -> Opening {
+        self.opening
+    }
+
     /// A family; `None` if the format of the state does not have it, so that it is empty.
     fn family(&self, family: Family) -> Option<Arc<BoundColumnFamily<'_>>> {
         self.db.cf_handle(family.name())
+    }
+
+    /// An error of RocksDB. A table that it names is left alone from now on.
+    fn failed(&self, error: rocksdb::Error) -> BackendError {
+        let error = BackendError::from(error);
+        if error.is_corruption() && self.damage.note(&error) {
+            for family in Family::ALL {
+                if let Some(at) = self.family(family)
+                    && self.is_damaged(family)
+                    && let Err(e) = self
+                        .db
+                        .set_options_cf(&at, &[("disable_auto_compactions", "true")])
+                {
+                    tracing::warn!("what is damaged cannot be left alone: {e}");
+                }
+            }
+        }
+        error
+    }
+
+    /// The same of a write.
+    fn refused(&self, error: rocksdb::Error) -> BackendError {
+        let error = self.failed(error).refusing();
+        if error.is_refusal() {
+            self.damage.note_refusal(&error);
+        }
+        error
+    }
+
+    /// Whether a table of a family is known to be damaged.
+    fn is_damaged(&self, family: Family) -> bool {
+        let tables = self.damage.tables();
+        let is_of_family = |file: &LiveFile| {
+            file.column_family_name == family.name()
+                && number(&file.name).is_some_and(|number| tables.contains(&number))
+        };
+        !tables.is_empty() && {
+            let files = self.db.live_files();
+            files.is_ok_and(|files| files.iter().any(is_of_family))
+        }
     }
 
     /// A property of a family that is a number.
@@ -178,19 +289,31 @@ impl View for RocksDb {
         visit: &mut Visitor<'_>,
     ) -> Result<(), BackendError> {
         match self.family(family) {
-            Some(family) => walk(self.db.raw_iterator_cf(&family), from, visit),
+            Some(family) => {
+                let walked = walk(self.db.raw_iterator_cf(&family), from, visit);
+                walked.map_err(|e| self.failed(e))
+            }
             None => Ok(()),
         }
+    }
+
+    fn lost(&self, family: Family) -> Vec<Lost> {
+        self.damage.lost(family)
     }
 }
 
 impl Backend for RocksDb {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Record<'_>>, BackendError> {
-        let Some(family) = self.family(family) else {
+        let Some(at) = self.family(family) else {
             return Ok(None);
         };
-        let found = self.db.get_pinned_cf(&family, key)?;
-        Ok(found.map(Record::Pinned))
+        let found = self.db.get_pinned_cf(&at, key);
+        match found.map_err(|e| self.failed(e))? {
+            None if self.damage.is_lost(family, key) => Err(BackendError::missing(
+                "the record was in a table that is damaged, if it was there",
+            )),
+            found => Ok(found.map(Record::Pinned)),
+        }
     }
 
     fn end_key(&self, family: Family, end: End) -> Result<Option<Vec<u8>>, BackendError> {
@@ -203,7 +326,7 @@ impl Backend for RocksDb {
             End::Last => iterator.seek_to_last(),
         }
         let key = iterator.key().map(<[u8]>::to_vec);
-        iterator.status()?;
+        iterator.status().map_err(|e| self.failed(e))?;
         Ok(key)
     }
 
@@ -211,6 +334,17 @@ impl Backend for RocksDb {
         for family in Family::ALL {
             if family.since() <= format && self.family(family).is_none() {
                 let options = family_options(family, &self.cache, self.memory);
+                self.db.create_cf(family.name(), &options)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn empty_families(&self, families: &[Family]) -> Result<(), BackendError> {
+        for family in families {
+            if self.family(*family).is_some() {
+                self.db.drop_cf(family.name())?;
+                let options = family_options(*family, &self.cache, self.memory);
                 self.db.create_cf(family.name(), &options)?;
             }
         }
@@ -240,7 +374,8 @@ impl Backend for RocksDb {
             Durability::Process => {}
             Durability::Power => options.set_sync(true),
         }
-        Ok(self.db.write_opt(writes, &options)?)
+        let written = self.db.write_opt(writes, &options);
+        written.map_err(|e| self.refused(e))
     }
 
     fn flush(&self) -> Result<(), BackendError> {
@@ -248,7 +383,8 @@ impl Backend for RocksDb {
         options.set_wait(true);
         let families = Family::ALL.map(|f| self.family(f));
         let families: Vec<_> = families.iter().flatten().collect();
-        Ok(self.db.flush_cfs_opt(&families, &options)?)
+        let flushed = self.db.flush_cfs_opt(&families, &options);
+        flushed.map_err(|e| self.refused(e))
     }
 
     fn snapshot(&self) -> Box<dyn View + Send + Sync + '_> {
@@ -272,6 +408,14 @@ impl Backend for RocksDb {
         errors.ok().flatten().unwrap_or(0) > 0
     }
 
+    fn set_mended(&self) {
+        self.damage.set_mended();
+    }
+
+    fn has_new_damage(&self) -> bool {
+        self.damage.has_new_table()
+    }
+
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError> {
         let blobs = self.number_of(family, "rocksdb.live-blob-file-size")?;
         Ok(blobs + self.number_of(family, "rocksdb.live-sst-files-size")?)
@@ -285,6 +429,9 @@ impl Backend for RocksDb {
     }
 
     fn merge(&self, family: Family, all: bool) {
+        if self.is_damaged(family) {
+            return;
+        }
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         if all {
@@ -322,9 +469,16 @@ impl View for RocksSnapshot<'_> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         match self.database.family(family) {
-            Some(family) => walk(self.at.raw_iterator_cf_opt(&family, options), from, visit),
+            Some(family) => {
+                let walked = walk(self.at.raw_iterator_cf_opt(&family, options), from, visit);
+                walked.map_err(|e| self.database.failed(e))
+            }
             None => Ok(()),
         }
+    }
+
+    fn lost(&self, family: Family) -> Vec<Lost> {
+        self.database.damage.lost(family)
     }
 }
 
@@ -332,7 +486,7 @@ fn walk(
     mut iterator: DBRawIteratorWithThreadMode<'_, DB>,
     from: &[u8],
     visit: &mut Visitor<'_>,
-) -> Result<(), BackendError> {
+) -> Result<(), rocksdb::Error> {
     iterator.seek(from);
     while let Some((key, record)) = iterator.item() {
         if !visit(key, record) {
@@ -340,7 +494,7 @@ fn walk(
         }
         iterator.next();
     }
-    Ok(iterator.status()?)
+    iterator.status()
 }
 
 fn options(buffers: &WriteBufferManager, open_files: i32) -> Result<Options, rocksdb::Error> {
@@ -376,7 +530,7 @@ impl From<io::Error> for OpenError {
 }
 
 /// The number of the newest manifest in the directory of the database.
-fn newest_manifest(db: &Path) -> io::Result<u64> {
+pub(super) fn newest_manifest(db: &Path) -> io::Result<u64> {
     let mut newest = 0;
     for entry in std::fs::read_dir(db)? {
         let name = entry?.file_name();
@@ -409,12 +563,4 @@ fn family_options(family: Family, cache: &Cache, memory: usize) -> Options {
         options.set_target_file_size_base(FRAGMENT);
     }
     options
-}
-
-/// What came of a file; `None` if it was deleted meanwhile.
-fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
-    match done {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        done => done.map(Some),
-    }
 }

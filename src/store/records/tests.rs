@@ -1,5 +1,6 @@
 //! The contract of [`Records`], for each backend.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
@@ -127,7 +128,7 @@ fn a_scan_goes_from_a_key_on_until_it_is_ended() {
         assert!(matches!(failed, Err(StoreError::Damaged { .. })));
         assert_eq!(records.first_key(T).unwrap().as_deref(), Some(&b"a"[..]));
         assert_eq!(records.last_key(T).unwrap().as_deref(), Some(&b"c"[..]));
-        assert_eq!(records.last_key(M).unwrap(), None);
+        assert_eq!(records.last_key(Family::Uses).unwrap(), None);
     });
 }
 
@@ -146,11 +147,11 @@ fn a_snapshot_stays_as_it_is() {
             .unwrap();
         records.flush().unwrap();
         let mut seen = Vec::new();
-        let scanned = snapshot.scan(T, b"", |_, record| {
+        let scanned = snapshot.scan_readable(T, b"", |_, record| {
             seen.push(text(record));
             Ok(true)
         });
-        scanned.unwrap();
+        assert!(scanned.unwrap().is_empty());
         assert_eq!(seen, ["1"]);
         assert_eq!(get(records, T, "a").as_deref(), Some("2"));
         drop(snapshot);
@@ -202,7 +203,8 @@ fn a_family_that_the_format_lacks_is_empty_until_a_record_raises_the_format() {
         assert_eq!(get(&records, views, "a"), None);
         assert_eq!(records.last_key(views).unwrap(), None);
         let nothing = |_: &[u8], _: &[u8]| panic!("it is empty");
-        records.snapshot().scan(views, b"", nothing).unwrap();
+        let scanned = records.snapshot().scan_readable(views, b"", nothing);
+        assert!(scanned.unwrap().is_empty());
         assert_eq!(records.file_bytes(views).unwrap(), 0);
         assert_eq!(records.file_records(views).unwrap(), 0);
         records.merge(views, true).unwrap();
@@ -303,4 +305,110 @@ fn a_write_that_fails_writes_nothing_and_neither_does_one_after_it() {
     disk.fail_from(None);
     write("c").unwrap();
     assert_eq!(disk.writes(), 1);
+}
+
+/// A key like a hash.
+fn hashed(number: u32) -> Vec<u8> {
+    let digest = crate::chunk::ChunkDigest::of(&number.to_be_bytes());
+    digest.0[..20].to_vec()
+}
+
+/// Flips a bit of `content` in the table of the closed database that has it.
+fn flip(state: &Path, content: &[u8]) {
+    for entry in std::fs::read_dir(state.join("db")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let found = bytes.windows(content.len()).position(|w| w == content);
+        if let Some(at) = found.filter(|_| path.extension().is_some_and(|e| e == "sst")) {
+            bytes[at] ^= 1;
+            return std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    panic!("the content is in no table");
+}
+
+/// What of these keys a listing visits; all others have to be in a gap.
+fn visited(records: &Records, keys: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
+    let mut visited = BTreeSet::new();
+    let gaps = records.scan_readable(T, &[], |key, _| {
+        assert!(visited.insert(key.to_vec()), "{key:?} twice");
+        Ok(true)
+    });
+    let gaps = gaps.unwrap();
+    for key in keys.iter().filter(|key| !visited.contains(*key)) {
+        assert!(gaps.iter().any(|gap| gap.contains(key)), "{key:?} {gaps:?}");
+    }
+    visited
+}
+
+#[test]
+fn a_listing_goes_on_behind_blocks_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Records::open(dir.path(), Format::Third.into(), 32 << 20, 64).unwrap();
+    let records = open();
+    let keys: Vec<_> = (0..2000).map(hashed).collect();
+    let mut written = Batch::default();
+    for (number, key) in keys.iter().enumerate() {
+        written.put(T, &key[..], format!("{number:0100}"));
+    }
+    records.write(written, Durability::Power, "a test").unwrap();
+    records.flush().unwrap();
+    assert_eq!(visited(&records, &keys).len(), keys.len());
+    drop(records);
+    // Of the first key, of the last, and two more.
+    let mut sorted = keys.clone();
+    sorted.sort();
+    let damaged = [&sorted[0], &sorted[700], &sorted[1500], &sorted[1999]];
+    for key in damaged {
+        let number = keys.iter().position(|k| k == key).unwrap();
+        flip(dir.path(), format!("{number:0100}").as_bytes());
+    }
+    let records = open();
+    let readable = visited(&records, &keys);
+    // A block has some thirty of them.
+    assert!((1800..1990).contains(&readable.len()), "{}", readable.len());
+    let strict = records.scan(T, &[], |_, _| Ok(true)).unwrap_err();
+    assert!(strict.is_damage(), "{strict}");
+    for key in damaged {
+        assert!(!readable.contains(key));
+        assert!(records.get(T, key).err().unwrap().is_damage());
+        let mut again = Batch::default();
+        again.put(T, &key[..], "again");
+        records.write(again, Durability::Power, "a test").unwrap();
+        assert_eq!(&*records.get(T, key).unwrap().unwrap(), b"again");
+    }
+    // What ends a listing on purpose ends it.
+    let mut seen = 0;
+    let ended = records.scan_readable(T, &sorted[800], |_, _| {
+        seen += 1;
+        Ok(seen < 3)
+    });
+    assert!(ended.unwrap().is_empty() && seen == 3);
+}
+
+#[test]
+fn records_that_are_damaged_in_the_eyes_of_the_visitor_or_in_memory_are_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = MemoryBackend::default();
+    let records = Records::in_memory(dir.path(), Format::Third.into(), disk.clone());
+    let keys: Vec<_> = (0..20).map(hashed).collect();
+    let mut written = Batch::default();
+    keys.iter().for_each(|key| written.put(T, &key[..], "1"));
+    records.write(written, Durability::Power, "a test").unwrap();
+    disk.damage(T, &keys[3]);
+    let readable = visited(&records, &keys);
+    assert_eq!(readable.len(), 19);
+    assert!(records.get(T, &keys[3]).is_err());
+    let gaps = records.scan_readable(T, &[], |key, _| match key == keys[5] {
+        true => Err(StoreError::Damaged {
+            what: "a test".into(),
+        }),
+        false => Ok(true),
+    });
+    let gaps = gaps.unwrap();
+    let is_gap = |key: &Vec<u8>| gaps.iter().any(|gap| gap.contains(key));
+    let passed_over: Vec<_> = keys.iter().filter(|key| is_gap(key)).collect();
+    assert_eq!(passed_over, [&keys[3], &keys[5]]);
+    let failed = records.scan_readable(T, &[], |_, _| Err(StoreError::TooManyViews));
+    assert!(matches!(failed, Err(StoreError::TooManyViews)));
 }

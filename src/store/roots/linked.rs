@@ -65,6 +65,7 @@ pub(super) fn read(records: &Records) -> Result<LinkedRoots, StoreError> {
 pub(super) fn write(records: &Records, all: &LinkedRoots) -> Result<(), StoreError> {
     let mut writes = Batch::default();
     writes.put(Family::Meta, KEY, encode(all));
+    writes.set_irreplaceable();
     records.write(writes, Durability::Power, "roots were noted")
 }
 

@@ -4,7 +4,7 @@ use crate::store::contents::Located;
 use crate::store::error::StoreError;
 use crate::store::records::{Family, Snapshot};
 
-/// Lengths of all records.
+/// Lengths of all records that a listing can read.
 pub(in crate::store) struct Lengths {
     pub(in crate::store) chunks: u64,
     pub(in crate::store) unique_bytes: u64,
@@ -24,7 +24,7 @@ impl Lengths {
             tree_bytes: 0,
             path_info_bytes: 0,
         };
-        snapshot.scan(Family::Digests, &[], |_, value| {
+        snapshot.scan_readable(Family::Digests, &[], |_, value| {
             if let Some(located) = Located::decode(value) {
                 l.chunks += 1;
                 l.unique_bytes += u64::from(located.raw_length);
@@ -32,12 +32,12 @@ impl Lengths {
             }
             Ok(true)
         })?;
-        snapshot.scan(Family::Trees, &[], |_, value| {
+        snapshot.scan_readable(Family::Trees, &[], |_, value| {
             l.trees += 1;
             l.tree_bytes += value.len() as u64;
             Ok(true)
         })?;
-        snapshot.scan(Family::Paths, &[], |_, value| {
+        snapshot.scan_readable(Family::Paths, &[], |_, value| {
             l.path_info_bytes += value.len() as u64;
             Ok(true)
         })?;

@@ -2,13 +2,14 @@
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
+use super::Upkeep;
 use super::candidates::{Candidate, Candidates, LISTED, rank};
-use super::{Upkeep, unreferenced};
+use super::unreferenced::KnownTrees;
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::contents::TreeRecord;
 use crate::store::error::StoreError;
-use crate::store::paths::{Origin, PathInfo, RunningRemoval};
+use crate::store::paths::{Listed, Origin, PathInfo, RunningRemoval};
 use crate::store::records::Family;
 
 /// The first bytes of a digest, which tell it from the others.
@@ -25,17 +26,35 @@ impl Upkeep {
         used.max(info.registered * 1000)
     }
 
-    /// Visits all path infos whose trees are here.
+    /// Visits all path infos whose trees are here. Returns whether there may be others, which cannot be read.
     fn each_path(
+        &self,
         running: &RunningRemoval<'_>,
         mut visit: impl FnMut(ChunkDigest, PathInfo),
-    ) -> Result<(), StoreError> {
-        running.snapshot.scan(Family::Paths, &[], |key, record| {
-            let info = PathInfo::scanned(key, record)?;
+    ) -> Result<bool, StoreError> {
+        let (listed, nothing) = (Listed::Then(&running.snapshot), &mut std::iter::empty());
+        let unreadable = self.paths.scan_infos(&listed, nothing, &mut |info, _| {
             if let Some(tree) = info.tree() {
                 visit(tree, info);
             }
-            Ok(true)
+            Ok(())
+        })?;
+        Ok(!unreadable.is_empty())
+    }
+
+    /// The trees of all paths that can be read, with whether they are kept.
+    fn known_trees(
+        &self,
+        running: &RunningRemoval<'_>,
+        is_kept: impl Fn(&PathInfo) -> bool,
+    ) -> Result<KnownTrees, StoreError> {
+        let mut trees: HashMap<_, bool> = HashMap::new();
+        let and_others = self.each_path(running, |tree, info| {
+            *trees.entry(tree).or_default() |= is_kept(&info);
+        })?;
+        Ok(KnownTrees {
+            trees: trees.into_iter().collect(),
+            and_others,
         })
     }
 
@@ -47,18 +66,19 @@ impl Upkeep {
         keep: &HashSet<StorePathHash>,
         but: &HashSet<ChunkDigest>,
     ) -> Result<Candidates, StoreError> {
-        // In the order of the digests.
+        let is_kept = |info: &PathInfo| {
+            info.origin == Origin::Added || keep.contains(&info.registration.path.hash())
+        };
         let mut full = Vec::new();
-        let all_read = unreferenced::count_uses(running, |tree, record| {
+        let known = || self.known_trees(running, is_kept);
+        let all_read = self.count_uses(running, known, |tree, record| {
             if record.numbers().len() > 0 {
                 full.push(short(tree));
             }
         })?;
-        let is_kept = |info: &PathInfo| {
-            info.origin == Origin::Added || keep.contains(&info.registration.path.hash())
-        };
+        full.sort_unstable();
         let (mut kept, mut oldest, mut is_cut) = (HashSet::new(), BinaryHeap::new(), false);
-        Self::each_path(running, |tree, info| {
+        self.each_path(running, |tree, info| {
             if is_kept(&info) {
                 kept.insert(tree);
             } else if full.binary_search(&short(&tree)).is_ok() && !but.contains(&tree) {
@@ -78,7 +98,7 @@ impl Upkeep {
             .into_iter()
             .map(|(_, tree)| (tree, Candidate::new(tree)))
             .collect();
-        Self::each_path(running, |tree, info| {
+        self.each_path(running, |tree, info| {
             if let Some(candidate) = all.get_mut(&tree) {
                 candidate.kept |= is_kept(&info);
                 let age = self.age(&info);

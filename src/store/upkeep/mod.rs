@@ -36,6 +36,7 @@ pub use statistics::{PathStatistics, Statistics};
 
 use super::changes::Observers;
 use super::contents::{Growth, StoredContents};
+use super::error::StoreError;
 use super::paths::Paths;
 use super::records::Records;
 use super::temporary_roots::AllTemporaryRoots;
@@ -88,5 +89,24 @@ impl Upkeep {
             counting: Mutex::default(),
             opened: OnceLock::new(),
         }
+    }
+
+    /// Says that a verification of all paths has fetched again what was lost with damaged tables of the
+    /// database. A kill or a power loss now has it lost still.
+    pub fn set_mended(&self) {
+        self.records.set_mended();
+    }
+
+    /// Reads all of the second copy of what no source can bring back. Returns what is wrong with it.
+    pub fn check_second_copy(&self) -> Option<StoreError> {
+        self.records.check_second_copy()
+    }
+
+    /// Makes the second copy anew from the database. When it returns, it survives a power loss.
+    ///
+    /// # Errors
+    /// The database cannot be read, or the file cannot be written; it is as it was then.
+    pub fn renew_second_copy(&self) -> Result<(), StoreError> {
+        self.records.renew_second_copy()
     }
 }

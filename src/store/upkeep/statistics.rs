@@ -19,6 +19,9 @@ pub struct Statistics {
     pub dropped_paths: u64,
     /// Different trees.
     pub trees: u64,
+    /// Paths whose path infos or trees cannot be read, which are not counted.
+    #[serde(default)]
+    pub unreadable_paths: u64,
     /// Regular files of all paths.
     pub files: u64,
     /// Directories of all paths.
@@ -64,7 +67,7 @@ impl Upkeep {
     /// Counts the whole state. Reads every tree once.
     ///
     /// # Errors
-    /// The database failed or a record is damaged.
+    /// The database failed.
     pub fn statistics(&self) -> Result<Statistics, StoreError> {
         let lengths = Lengths::count(&self.records.snapshot())?;
         let mut s = Statistics {
@@ -78,8 +81,14 @@ impl Upkeep {
             ..Statistics::default()
         };
         for (ordinal, ..) in self.paths.list(PathOrdinal(0), usize::MAX)? {
-            let Some(path) = self.paths.load(ordinal)? else {
-                continue;
+            let path = match self.paths.load(ordinal) {
+                Ok(Some(path)) => path,
+                Ok(None) => continue,
+                Err(e) if e.is_damage() => {
+                    s.unreadable_paths += 1;
+                    continue;
+                }
+                Err(e) => return Err(e),
             };
             s.paths += 1;
             s.dropped_paths += u64::from(!path.is_complete());
@@ -99,13 +108,17 @@ impl Upkeep {
     /// Counts each of `paths`. Reads every tree of the state once.
     ///
     /// # Errors
-    /// The database failed or a record is damaged.
+    /// The database failed.
     pub fn path_statistics(&self, paths: &[LoadedPath]) -> Result<Vec<PathStatistics>, StoreError> {
         // For each chunk the tree that uses it, or `None` for several.
         let mut user: HashMap<u64, Option<ChunkDigest>> = HashMap::new();
         let mut sharing: HashMap<_, u64> = HashMap::new();
         for (ordinal, ..) in self.paths.list(PathOrdinal(0), usize::MAX)? {
-            let Some(path) = self.paths.load(ordinal)? else {
+            let path = match self.paths.load(ordinal) {
+                Err(e) if e.is_damage() => continue,
+                path => path?,
+            };
+            let Some(path) = path else {
                 continue;
             };
             let tree = path.tree_digest();

@@ -87,7 +87,8 @@ pub(super) fn survey(
             last: Vec::new(),
         });
     }
-    records.snapshot().scan(Family::Digests, &[], |_, value| {
+    let digests = Family::Digests;
+    records.snapshot().scan_readable(digests, &[], |_, value| {
         if let Some(chunk) = Located::decode(value)
             && let Some(file) = owners.of(chunk.number)
             && let Some(file) = surveyed.get_mut(file)

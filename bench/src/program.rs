@@ -3,14 +3,17 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Bench, LIMIT};
-use crate::cache::base_name;
+use crate::cache::{BinaryCache, base_name};
 use crate::measure;
 
 const SCRIPT: &str = "import json, ssl, sqlite3";
+
+/// It does not take that long, over a slow link either.
+const LIMIT: Duration = Duration::from_secs(600);
 
 pub struct Program {
     /// The store path that it is in.
@@ -40,39 +43,26 @@ impl Program {
             .env("PYTHONDONTWRITEBYTECODE", "1");
         measure::run_within(&mut command, log, LIMIT)
     }
-}
 
-impl Bench<'_> {
-    /// The python3 with the smallest closure that can do it.
-    pub(super) fn find_program(&self) -> Result<Option<Program>> {
-        let mut candidates: Vec<Program> = self
-            .cache
+    /// The python3 with the smallest closure that can do it, in the binary cache that is shown at /nix.
+    pub fn find(cache: &BinaryCache, log: &Path) -> Option<Self> {
+        let mut candidates: Vec<Self> = cache
             .paths
             .keys()
             .filter(|path| is_python(base_name(path)))
             .map(|path| {
-                let closure = self.cache.closure(path);
-                Program {
+                let closure = cache.closure(path);
+                Self {
                     path: path.clone(),
-                    nar_bytes: closure
-                        .iter()
-                        .map(|&path| self.cache.paths[path].nar_size)
-                        .sum(),
+                    nar_bytes: closure.iter().map(|&path| cache.paths[path].nar_size).sum(),
                     closure: closure.into_iter().map(str::to_owned).collect(),
                 }
             })
             .collect();
         candidates.sort_by_key(|program| program.nar_bytes);
-        let state = self.work.fresh("on-demand/found")?;
-        self.private(|| {
-            let mounted = self.mount(&state, self.server.address, &[])?;
-            let works = |program: &Program| {
-                Path::new(&program.file()).exists() && program.run(&self.log()).is_ok()
-            };
-            let found = candidates.into_iter().find(works);
-            mounted.end()?;
-            Ok(found)
-        })
+        candidates
+            .into_iter()
+            .find(|program| Path::new(&program.file()).exists() && program.run(log).is_ok())
     }
 }
 

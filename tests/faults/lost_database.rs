@@ -1,0 +1,355 @@
+//! Databases that cannot be opened any more, made anew of what is kept a second time and of the sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binary_cache::{Cache, Offer, Tree, nar, noise, path};
+use crate::golden::Golden;
+use crate::program::{Ran, State};
+
+fn full(name: &str) -> String {
+    format!("/nix/store/{}", path(name))
+}
+
+fn json(state: &State, arguments: &[&str]) -> Value {
+    let ran = state.run(&[arguments, &["--json"]].concat());
+    ran.succeeds();
+    serde_json::from_str(&ran.stdout()).unwrap()
+}
+
+/// Files of the database of a state whose names begin so.
+fn files(state: &State, prefix: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(state.dir().join("db")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = paths
+        .filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+        .filter(|p| extension.is_empty() || p.extension().is_some_and(|e| e == extension))
+        .collect();
+    files.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
+    files
+}
+
+/// A cache, and a state that has something of everything.
+struct Scene {
+    cache: Cache,
+    files: TempDir,
+    state: State,
+    /// Paths that were added: a small one and one that is not.
+    small: String,
+    large: String,
+}
+
+impl Scene {
+    fn set() -> Self {
+        let cache = Cache::new();
+        let package = |name: &str, seed| {
+            let program = noise(seed, 300_000);
+            let programs = Tree::Directory(vec![(name, Tree::Program(&program))]);
+            Offer::named(name, nar(&Tree::Directory(vec![("bin", programs)])))
+        };
+        let base = package("base", 1);
+        for offer in [
+            package("tool", 2).referring(&[base.path()]),
+            package("other", 3).referring(&[base.path()]),
+            base,
+        ] {
+            cache.put(&offer);
+        }
+        let files = tempfile::tempdir().unwrap();
+        for (name, length) in [("small", 1000), ("large", 2 << 20)] {
+            fs::write(files.path().join(name), noise(length as u64, length)).unwrap();
+        }
+        let state = State::new();
+        state
+            .copy(&cache, &[&full("tool"), &full("other")])
+            .succeeds();
+        let add = |name: &str| {
+            let ran = state.run(&["add", files.path().join(name).to_str().unwrap()]);
+            ran.succeeds().stdout().trim().to_owned()
+        };
+        let (small, large) = (add("small"), add("large"));
+        let link = files.path().join("link").display().to_string();
+        for arguments in [
+            &["profile", "-p", "x", "set", &full("tool")][..],
+            &["profile", "-p", "x", "set", &full("other")],
+            &["profile", "-p", "env", "install", &full("tool")],
+            &["profile", "-p", "env", "install", &full("other")],
+            &["pin", &full("base")],
+            &["closure", "view", &full("base"), "--profile", "x"],
+            &["add-root", &link, &full("tool")],
+            &["profile", "-p", "added", "set", &large],
+        ] {
+            state.run(arguments).succeeds();
+        }
+        Self {
+            cache,
+            files,
+            state,
+            small,
+            large,
+        }
+    }
+
+    /// The state once more.
+    fn again(&self, name: &str) -> State {
+        let at = self.files.path().join(name);
+        let mut cp = Command::new("cp");
+        cp.arg("-r").arg(self.state.dir()).arg(&at);
+        assert!(cp.status().unwrap().success());
+        State::at(at)
+    }
+
+    fn repair(&self, state: &State) -> Ran {
+        let mut arguments = vec!["verify".to_owned(), "--repair".to_owned()];
+        arguments.extend(self.cache.arguments());
+        state.run(&arguments)
+    }
+
+    /// What is shown of a state.
+    fn look(&self, state: &State) -> Vec<Value> {
+        let mut seen: Vec<_> = [
+            &["pins"][..],
+            &["profiles"],
+            &["profile", "-p", "x", "history"],
+            &["profile", "-p", "env", "history"],
+            &["profile", "-p", "env", "list"],
+            &["closures"],
+            &["roots"],
+            &[
+                "path-info",
+                "--closure",
+                &full("tool"),
+                &full("other"),
+                &self.large,
+            ],
+        ]
+        .iter()
+        .map(|arguments| json(state, arguments))
+        .collect();
+        for name in [full("base"), full("tool"), self.small.clone()] {
+            seen.push(json(state, &["debug", "path", &name])["ordinal"].clone());
+        }
+        seen.iter_mut().for_each(forget);
+        seen
+    }
+}
+
+/// Takes away what depends on which contents are here and since when, and what other processes use.
+fn forget(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for name in ["missing", "store", "registrationTime", "ca"] {
+                fields.remove(name);
+            }
+            fields.values_mut().for_each(forget);
+        }
+        Value::Array(items) => {
+            items.retain(|item| item["kind"] != "process");
+            items.iter_mut().for_each(forget);
+        }
+        _ => {}
+    }
+}
+
+type Damage = fn(&State);
+
+const DAMAGES: [(&str, Damage); 6] = [
+    ("without CURRENT", |state| {
+        fs::remove_file(state.dir().join("db/CURRENT")).unwrap();
+    }),
+    ("with another CURRENT", |state| {
+        fs::write(state.dir().join("db/CURRENT"), "nonsense").unwrap();
+    }),
+    ("without a manifest", |state| {
+        fs::remove_file(&files(state, "MANIFEST-", "")[0]).unwrap();
+    }),
+    ("with a manifest that is cut off", |state| {
+        let manifest = fs::File::options()
+            .write(true)
+            .open(&files(state, "MANIFEST-", "")[0]);
+        manifest.unwrap().set_len(100).unwrap();
+    }),
+    ("without its largest table", |state| {
+        fs::remove_file(&files(state, "", "sst")[0]).unwrap();
+    }),
+    ("without a database", |state| {
+        fs::remove_dir_all(state.dir().join("db")).unwrap();
+    }),
+];
+
+#[test]
+fn a_database_that_cannot_be_opened_is_made_anew_of_the_second_copy() {
+    let scene = Scene::set();
+    let before = scene.look(&scene.state);
+    for (what, damage) in DAMAGES {
+        let state = scene.again(what);
+        damage(&state);
+        for arguments in [&["stats"][..], &["pins"], &["verify"], &["gc"]] {
+            state.run(arguments).fails(&[
+                "is damaged, or a part of it is missing",
+                "verify --repair",
+                state.dir().to_str().unwrap(),
+            ]);
+        }
+        let ran = scene.repair(&state);
+        let said = ran.stderr();
+        assert!(
+            said.contains("was made anew from the second copy"),
+            "{what}: {said}"
+        );
+        let has_contents = said.contains("contents that can be read are still there");
+        let lines = said.lines();
+        let errors: Vec<_> = lines.filter(|l| l.starts_with("narfs: /nix")).collect();
+        // Nobody has what was added, but for what is small.
+        let is_lost = !has_contents || !errors.is_empty();
+        if is_lost {
+            assert_eq!(errors.len(), 1, "{what}: {said}");
+            assert!(errors[0].contains(&scene.large) && errors[0].contains("was added here"));
+        }
+        let code = ran.output.status.code();
+        assert_eq!(code, Some(i32::from(is_lost)), "{what}: {said}");
+        let aside = state.dir().join("damaged-db");
+        let is_aside = !has_contents && what != "without a database";
+        assert_eq!(aside.exists(), is_aside, "{what}");
+        assert_eq!(said.contains("damaged-db"), is_aside, "{what}: {said}");
+
+        assert_eq!(scene.look(&state), before, "{what}");
+        state.is_whole();
+        // What is pinned is here, and so are environments and what is small.
+        state.run(&["dump", &full("base")]).succeeds();
+        let small = fs::read(scene.files.path().join("small")).unwrap();
+        assert!(
+            state.run(&["cat", &scene.small]).output.stdout == small,
+            "{what}"
+        );
+        let history = json(&state, &["profile", "-p", "env", "history"]);
+        let target = history[1]["path"].as_str().unwrap();
+        state.run(&["ls", "-R", target]).succeeds();
+        if is_lost {
+            state.run(&["dump", &scene.large]).fails(&[&scene.large]);
+        }
+        state.run(&["profile", "-p", "x", "rollback"]).succeeds();
+        state.copy(&scene.cache, &[&full("other")]).succeeds();
+        state.run(&["dump", &full("other")]).succeeds();
+        // It is added again, and is what it was.
+        let large = scene.files.path().join("large");
+        let added = state.run(&["add", large.to_str().unwrap()]);
+        assert_eq!(added.stdout().trim(), scene.large);
+        scene.repair(&state).succeeds();
+    }
+}
+
+#[test]
+fn a_repair_that_is_ended_is_done_by_the_next_one() {
+    let scene = Scene::set();
+    let before = scene.look(&scene.state);
+    // Between the two renames there is no database, and what was made of the copy is beside it.
+    let state = scene.again("ended");
+    let db = state.dir().join("db");
+    fs::rename(&db, state.dir().join("damaged-db")).unwrap();
+    fs::create_dir(state.dir().join("db-new")).unwrap();
+    fs::write(state.dir().join("db-new/CURRENT"), "half").unwrap();
+    state.run(&["pins"]).fails(&["verify --repair"]);
+    assert!(!db.exists());
+    scene.repair(&state);
+    assert_eq!(scene.look(&state), before);
+    assert!(!state.dir().join("db-new").exists());
+}
+
+#[test]
+fn a_database_that_can_be_opened_is_left_alone() {
+    let scene = Scene::set();
+    let before = scene.look(&scene.state);
+    scene.repair(&scene.state).succeeds();
+    assert_eq!(scene.look(&scene.state), before);
+    assert!(!scene.state.dir().join("damaged-db").exists());
+}
+
+#[test]
+fn damage_of_the_second_copy_is_found_and_mended() {
+    let scene = Scene::set();
+    let copy = scene.state.dir().join("second-copy");
+    let good = fs::read(&copy).unwrap();
+    type Damage = fn(&Path, &[u8]);
+    let damages: [Damage; 4] = [
+        |copy, _| fs::remove_file(copy).unwrap(),
+        |copy, good| fs::write(copy, &good[..good.len() / 2]).unwrap(),
+        |copy, good| {
+            let mut flipped = good.to_vec();
+            flipped[good.len() / 3] ^= 4;
+            fs::write(copy, flipped).unwrap();
+        },
+        |copy, _| fs::write(copy, "").unwrap(),
+    ];
+    for damage in damages {
+        damage(&copy, &good);
+        // Nothing of the state is worse for it.
+        scene.state.run(&["pins"]).succeeds();
+        let ran = scene.state.run(&["verify"]);
+        if ran.output.status.code() != Some(0) {
+            assert!(ran.stderr().contains("second-copy"), "{}", ran.stderr());
+            assert!(ran.stderr().contains("verify --repair"), "{}", ran.stderr());
+        }
+        scene.repair(&scene.state).succeeds();
+        scene.state.is_whole();
+        // It is of use again.
+        let state = scene.again("lost");
+        fs::remove_dir_all(state.dir().join("db")).unwrap();
+        scene.repair(&state);
+        assert_eq!(scene.look(&state), scene.look(&scene.state));
+        fs::remove_dir_all(state.dir()).unwrap();
+    }
+}
+
+#[test]
+fn what_can_still_be_read_of_a_damaged_copy_is_restored() {
+    let scene = Scene::set();
+    let copy = scene.state.dir().join("second-copy");
+    let mut bytes = fs::read(&copy).unwrap();
+    let length = bytes.len();
+    bytes[20] ^= 1;
+    bytes[length - 5] ^= 1;
+    fs::write(&copy, &bytes).unwrap();
+    fs::remove_dir_all(scene.state.dir().join("db")).unwrap();
+    let ran = scene.repair(&scene.state);
+    assert!(
+        ran.stderr().contains("was damaged, too"),
+        "{}",
+        ran.stderr()
+    );
+    assert!(fs::read(scene.state.dir().join("damaged-second-copy")).unwrap() == bytes);
+    let profiles = json(&scene.state, &["profiles"]);
+    assert!(profiles.as_array().unwrap().len() >= 2, "{profiles}");
+}
+
+#[test]
+fn an_older_state_gets_its_second_copy_by_its_first_change() {
+    for format in [1, 2, 3] {
+        let golden = Golden::new(format);
+        let state = &golden.state;
+        let copy = state.dir().join("second-copy");
+        state.run(&["path-info"]).succeeds();
+        state.run(&["verify"]).succeeds();
+        assert!(!copy.exists(), "{format}");
+        let base = golden.path("base-1.0");
+        state.run(&["pin", &base]).succeeds();
+        assert!(copy.exists(), "{format}");
+        state.is_whole();
+        let look = || {
+            let seen = [&["pins"][..], &["profiles"], &["closures"]];
+            let mut seen = seen.map(|arguments| json(state, arguments));
+            seen.iter_mut().for_each(forget);
+            seen
+        };
+        let before = look();
+        fs::remove_dir_all(state.dir().join("db")).unwrap();
+        golden.fetching(&["verify", "--repair"]);
+        assert_eq!(look(), before, "{format}");
+        state.is_whole();
+        state.run(&["dump", &base]).succeeds();
+    }
+}
