@@ -124,7 +124,12 @@ fn cells(measured: &Measured, line: usize) -> Vec<String> {
         measured.lines[line].name(),
         seconds(NATIVE),
         seconds(NARFS),
-        asked.map_or(String::new(), |asked| format!("{:.0}", asked.middle)),
+        asked.map_or(String::new(), |asked| match asked {
+            Spread { low, high, .. } if low < high => {
+                format!("{:.0} ({low:.0}–{high:.0})", asked.middle)
+            }
+            _ => format!("{:.0}", asked.middle),
+        }),
     ];
     cells.extend(measured.others().map(|(contender, _)| {
         let ratio = measured.ratio(contender, line);
