@@ -181,7 +181,8 @@ impl Paths {
         let Some(record) = self.record(ordinal)? else {
             return Ok(None);
         };
-        let tree = self.contents.served(record.tree)?;
+        let tree = self.contents.served(record.tree);
+        let tree = tree.map_err(|e| record.named(e))?;
         record.check(tree.references())?;
         Ok(Some(ServedPath { record, tree }))
     }
@@ -211,7 +212,8 @@ impl Paths {
     }
 
     fn with_tree(&self, record: Arc<PathRecord>) -> Result<LoadedPath, StoreError> {
-        let stored = self.contents.tree(record.tree)?;
+        let stored = self.contents.tree(record.tree);
+        let stored = stored.map_err(|e| record.named(e))?;
         record.check(stored.tree.references())?;
         Ok(LoadedPath { record, stored })
     }

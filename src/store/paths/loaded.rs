@@ -35,6 +35,16 @@ impl PathRecord {
         }
     }
 
+    /// The error of a tree that cannot be read, with the path that suffers.
+    pub(super) fn named(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Damaged { what } => StoreError::Damaged {
+                what: format!("{what}, that of {}", self.info.registration.path),
+            },
+            other => other,
+        }
+    }
+
     /// Memory held, in bytes.
     pub(super) fn weight(&self) -> usize {
         let text = self.info.registration.references.len() * 64;
