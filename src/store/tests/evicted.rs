@@ -123,6 +123,51 @@ fn chunks_that_came_to_be_shared_between_two_evictions_stay() {
 }
 
 #[test]
+fn damage_is_gone_around_also_where_it_comes_between_two_evictions() {
+    let disk = MemoryBackend::default();
+    let (_dir, store) = open_in_memory(disk.clone());
+    arrive(&store, 0..20);
+    let tree = |n| {
+        let info = store.paths().info(numbered(n).hash()).unwrap().unwrap();
+        info.tree().unwrap()
+    };
+    let (of_tree, of_other) = (tree(3), tree(15));
+    assert_eq!(evict_some(&store, &disk, 500).0, [numbered(0)]);
+    // What was listed before is not asked again, but for its tree.
+    disk.damage(Family::Paths, numbered(2).hash().as_bytes());
+    disk.damage(Family::Trees, &of_tree.0);
+    store.paths.forget_all();
+    store.contents().forget_all();
+    let gone: Vec<_> = (0..4)
+        .flat_map(|_| evict_some(&store, &disk, 500).0)
+        .collect();
+    assert_eq!(gone, [1, 2, 4, 5].map(numbered));
+    // What is listed anew leaves out what cannot be read. Its chunks may be here only.
+    collect(&store, &(0..20).map(|n| numbered(n).hash()).collect(), None);
+    disk.damage(Family::Trees, &of_other.0);
+    store.contents().forget_all();
+    let before = store.upkeep().stored_bytes().unwrap();
+    evict(&store, 0, &HashSet::new()).unwrap();
+    assert_eq!(store.upkeep().stored_bytes().unwrap(), before);
+    assert_eq!(store.paths().count().unwrap(), 20);
+    // The path comes again, and the trees with it.
+    store
+        .paths()
+        .publish(&[kept(&store, &numbered(2), &noise(4, 1000))])
+        .unwrap();
+    for n in [3, 15] {
+        store
+            .paths()
+            .restore_tree(&kept(&store, &numbered(n), &noise(u64::from(n) * 2, 1000)).tree)
+            .unwrap();
+    }
+    assert_eq!(store.paths().count().unwrap(), 20);
+    let rest = evict(&store, 0, &HashSet::new()).unwrap().paths;
+    assert_eq!(rest.len(), 16);
+    assert_eq!(store.upkeep().statistics().unwrap().chunks, 0);
+}
+
+#[test]
 fn small_paths_go_after_all_others_and_then_in_their_order() {
     let disk = MemoryBackend::default();
     let (_dir, store) = open_in_memory(disk.clone());

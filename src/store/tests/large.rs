@@ -76,11 +76,23 @@ fn contents_of_a_large_tree_are_read_dropped_and_read_again() {
     assert!(store.paths().can_be_read(&early).unwrap());
     evict(&store, 0, &HashSet::new()).unwrap();
     store.contents().forget_all();
+    let misses = || store.contents().cache_counts().chunk_misses;
+    let before = misses();
+    // It is not decoded ahead, nor is that an error.
+    store.contents().load_ahead(early.contents(), 0);
     assert!(matches!(read(&early), Err(StoreError::Dropped { .. })));
     assert!(!store.paths().can_be_read(&serve(&store, ordinal)).unwrap());
     let again = kept_nar(&store, &path(1), &many());
     store.paths().publish(&[again]).unwrap();
-    assert_eq!(read(&serve(&store, ordinal)).unwrap(), b"hello");
+    store.contents().forget_all();
+    let now = serve(&store, ordinal);
+    for chunk in now.chunks_in(0, 5).unwrap() {
+        store.contents().load_ahead(now.contents(), chunk);
+    }
+    let loaded = misses();
+    assert_eq!(loaded, before + 3);
+    assert_eq!(read(&now).unwrap(), b"hello");
+    assert_eq!(misses(), loaded);
     assert_eq!(read(&early).unwrap(), b"hello");
 }
 

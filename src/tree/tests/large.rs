@@ -53,6 +53,12 @@ fn compare(unpacked: &Unpacked, chunks: &Memory) {
         });
         read.unwrap();
         assert!(here == there, "{from}..+{length}");
+        let to = from.saturating_add(length);
+        assert_eq!(
+            large.chunks_in(from, to).unwrap(),
+            tree.chunks_in(from, to),
+            "{from}..+{length}"
+        );
     }
 }
 
