@@ -187,6 +187,8 @@ impl Golden {
 
     /// `narfs debug` shows the records that another reader reads.
     fn has_these_records(&self, records: &serde_json::Map<String, Value>) {
+        // Paths share chunks, and a chunk says of which trees it is.
+        let mut seen = BTreeSet::new();
         for (path, read) in records {
             let shown = self.json(&["debug", "path", path]);
             for member in ["ordinal", "origin", "tree", "used"] {
@@ -209,7 +211,7 @@ impl Golden {
             }
             for chunk in tree["chunks"].as_array().unwrap() {
                 let name = chunk["digest"].as_str().unwrap();
-                if chunk["number"].is_null() {
+                if chunk["number"].is_null() || !seen.insert(name.to_owned()) {
                     continue;
                 }
                 let shown = self.json(&["debug", "chunk", name]);

@@ -244,7 +244,8 @@ fn a_database_that_cannot_be_opened_is_made_anew_of_the_second_copy() {
 fn a_table_that_is_gone_costs_nothing_that_is_kept_a_second_time() {
     let scene = Scene::set();
     let before = scene.look(&scene.state);
-    for at in 0..files(&scene.state, "", "sst").len() {
+    let tables = files(&scene.state, "", "sst").len();
+    for at in [0, tables / 2, tables - 1] {
         let state = scene.again(&format!("without table {at}"));
         fs::remove_file(&files(&state, "", "sst")[at]).unwrap();
         // It opens, and goes on.
