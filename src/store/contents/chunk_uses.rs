@@ -58,6 +58,10 @@ impl ChunkUses {
         self.end = self.first;
     }
 
+    pub(in crate::store) fn judges_none(&self) -> bool {
+        self.end == self.first
+    }
+
     /// Where the count of a chunk is; `None` if it is not judged.
     fn at(&self, number: u64) -> Option<(u64, usize)> {
         let judged = self.first..self.end;

@@ -3,13 +3,15 @@
 //! Counted once from a snapshot, and then kept up to date. Both happen under the lock of `next_ordinal`, so
 //! that every change is either in the snapshot or in what is added to it.
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::sync::lock;
 
 #[derive(Debug, Default)]
 pub(super) struct LocalCount {
     /// How many there were when the state was opened, once they are counted.
-    opened: OnceLock<i64>,
+    opened: Mutex<Option<i64>>,
     grown: AtomicI64,
 }
 
@@ -24,13 +26,18 @@ impl LocalCount {
 
     /// `None` if it was not counted yet how many there were.
     pub(super) fn count(&self) -> Option<u64> {
-        let opened = self.opened.get()?;
+        let opened = (*lock(&self.opened))?;
         Some((opened + self.grown()).max(0) as u64)
     }
 
     /// Says how many there were. Returns how many there are.
     pub(super) fn set_opened(&self, opened: i64) -> u64 {
-        let opened = self.opened.get_or_init(|| opened);
+        let opened = *lock(&self.opened).get_or_insert(opened);
         (opened + self.grown()).max(0) as u64
+    }
+
+    /// Has it be counted anew. A count that runs now is not kept: it meets what cannot be read.
+    pub(super) fn forget(&self) {
+        *lock(&self.opened) = None;
     }
 }

@@ -269,6 +269,8 @@ impl Paths {
         }
         let what = "records without a name were deleted";
         self.records.write(batch, Durability::Process, what)?;
+        // Whether they counted is not known.
+        self.local.forget();
         let mut known = lock(&self.unreadable);
         known.ordinals.retain(|ordinal| !unnamed.contains(ordinal));
         Ok(())

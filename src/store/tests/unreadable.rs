@@ -147,9 +147,11 @@ fn a_collection_keeps_what_a_path_may_need_that_cannot_be_read() {
 fn a_path_that_nothing_reaches_is_collected_though_it_cannot_be_read() {
     // What refers to it goes before it, and what it may refer to after it.
     let (_dir, disk, store) = state(&[(7, &[]), (8, &[7]), (9, &[8]), (1, &[])]);
+    assert_eq!(store.paths().count().unwrap(), 4);
     damage_info(&disk, 8);
     let collected = collect(&store, &live(&[1]), None);
     assert!(collected.unreadable.is_empty());
+    assert_eq!(store.paths().count().unwrap(), 1);
     assert_eq!(collected.paths, [path(9), path(7)]);
     assert_eq!(collected.registered, [path(8)]);
     assert_eq!(store.paths().info(path(8).hash()).unwrap(), None);
@@ -164,6 +166,7 @@ fn a_path_that_nothing_reaches_is_collected_though_it_cannot_be_read() {
 fn a_path_without_a_name_keeps_everything_until_it_is_given_up() {
     let (_dir, disk, store) = state(&[(1, &[]), (2, &[]), (3, &[])]);
     let number = ordinal(&store, 2);
+    assert_eq!(store.paths().count().unwrap(), 3);
     damage_info(&disk, 2);
     damage_ordinal(&disk, number);
     let found = store.paths().unreadable().unwrap();
@@ -174,6 +177,7 @@ fn a_path_without_a_name_keeps_everything_until_it_is_given_up() {
     assert_eq!(collected.unreadable, [format!("path number {}", number.0)]);
     assert!(collected.paths.is_empty());
     store.paths().give_up_unnamed(&found.unnamed).unwrap();
+    assert_eq!(store.paths().count().unwrap(), 2);
     assert!(store.paths().unreadable().unwrap().is_empty());
     assert_eq!(gone(&collect(&store, &live(&[1]), None)), live(&[3]));
     // Whoever looks for it by its name is not told that it is absent.
