@@ -38,7 +38,7 @@ impl Arguments {
             true => Some(self.sources.request(global)?),
             false => None,
         };
-        let rebuilt = match repair {
+        let mut rebuilt = match repair {
             Some(_) => rebuild(global)?,
             None => None,
         };
@@ -46,7 +46,18 @@ impl Arguments {
             paths: self.paths,
             repair: repair.clone(),
         };
-        let Report::Verify(mut report) = global.run(command, false)? else {
+        let report = match global.run(command.clone(), false) {
+            // The daemon that had the state open has ended, and nobody can open it again.
+            Err(e) if repair.is_some() && rebuilt.is_none() => {
+                rebuilt = rebuild(global)?;
+                if rebuilt.is_none() {
+                    return Err(e);
+                }
+                global.run(command, false)?
+            }
+            report => report?,
+        };
+        let Report::Verify(mut report) = report else {
             bail!("the daemon sent an unexpected report instead of a verification");
         };
         if let Some((rebuilt, sources)) = rebuilt.zip(repair) {
