@@ -57,7 +57,8 @@ endef
 # only, since cargo would take it for a reason to build all dependencies again. The first failure does not
 # hide the next one. Documentation has no tests.
 CARGO_TEST := cargo test $(CARGO_PROFILE) --workspace --no-fail-fast --config 'target."cfg(unix)".runner=["env","RUSTC_BOOTSTRAP=1"]'
-TIMES := -Zunstable-options --report-time
+# Most tests wait for daemons and disks most of the time, so that two for each core take half as long.
+TIMES := -Zunstable-options --report-time --test-threads=$$((2 * $$(nproc)))
 
 ##@ Daily
 build: ## the program: target/release/narfs (default)
