@@ -13,7 +13,9 @@ use super::flights::{Need, Outcome};
 use super::options::PrefetchPolicy;
 use super::progress::Progress;
 use super::requester::Requester;
+use super::restore::restore;
 use crate::nix::store_path::StorePath;
+use crate::store::{Origin, PathInfo};
 use crate::sync;
 
 /// Looks at a deadline until it is over …
@@ -23,15 +25,36 @@ const LOOK: Duration = Duration::from_millis(200);
 
 impl Fetcher {
     /// Has `ready` called when `need` is met or cannot be, at the latest after the deadline, or
-    /// when `requester` was killed. It is called where blocking is allowed.
+    /// when `requester` was killed. It is called where blocking is allowed. What was added here and cannot
+    /// be read is restored from what is kept of it a second time; only then are the sources asked.
     pub fn request(
         &self,
         need: Need,
         requester: Requester,
         ready: impl FnOnce(Outcome) + Send + 'static,
     ) {
+        self.0.misses.fetch_add(1, Ordering::Relaxed);
+        let Some(added) = self.0.added(&need) else {
+            return self.ask(need, requester, ready);
+        };
+        let fetcher = self.clone();
+        let restoring = self.0.to.runtime.spawn_blocking(move || {
+            match restore(&fetcher.0.to.store, &added) {
+                Ok(true) => return ready(Ok(())),
+                Ok(false) => {}
+                Err(e) => {
+                    let path = &added.registration.path;
+                    tracing::warn!("{path} cannot be restored from what is kept of it: {e}");
+                }
+            }
+            fetcher.ask(need, requester, ready);
+        });
+        drop(restoring);
+    }
+
+    /// The same from the sources alone.
+    fn ask(&self, need: Need, requester: Requester, ready: impl FnOnce(Outcome) + Send + 'static) {
         let inner = self.0.clone();
-        inner.misses.fetch_add(1, Ordering::Relaxed);
         let runtime = &self.0.to.runtime;
         if let Some(error) = inner.failed_lately(&need) {
             drop(runtime.spawn_blocking(move || ready(Err(error))));
@@ -87,6 +110,18 @@ impl Fetcher {
                 }
             }
         });
+    }
+}
+
+impl Inner {
+    /// What is registered of a path whose contents are needed and were added on this machine, so that
+    /// mostly no source has them.
+    fn added(&self, need: &Need) -> Option<PathInfo> {
+        let Need::Contents(path) = need else {
+            return None;
+        };
+        let info = self.to.store.paths().readable_info(path.hash()).ok()?;
+        info.filter(|info| info.origin == Origin::Added)
     }
 }
 

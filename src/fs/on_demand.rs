@@ -187,6 +187,10 @@ impl FileSystem {
         }
         fetcher.doubt(&there).map_err(FsError::Fetch)?;
         Ok(match there.contents {
+            // What the root is, its tree says, which may be damaged.
+            Contents::Local(_) if !self.has(there.ordinal, Part::Tree)? => {
+                Some(Need::Contents(path))
+            }
             Contents::Local(_) | Contents::Absent(Some(RootKind::Directory)) => {
                 fetcher.hit();
                 None

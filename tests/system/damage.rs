@@ -135,19 +135,20 @@ fn files_of_the_database_that_are_gone_or_cut_come_again_from_a_source() {
     }
 }
 
-/// Flips a bit in the first block of each table of path infos of the closed state.
-fn flip_path_infos(sandbox: &Sandbox) {
+/// Flips a bit in the first block of each table of a column family of the closed state.
+fn flip_tables(sandbox: &Sandbox, family: &str) {
+    let name = format!("name{family}");
     let mut flipped = 0;
     for file in files(sandbox, "sst") {
         let mut bytes = fs::read(&file).unwrap();
         // So the properties of a table say whose it is.
-        if bytes.windows(9).any(|w| w == b"namepaths") {
+        if bytes.windows(name.len()).any(|w| w == name.as_bytes()) {
             bytes[40] ^= 1;
             fs::write(&file, bytes).unwrap();
             flipped += 1;
         }
     }
-    assert!(flipped > 0, "there is no table of path infos");
+    assert!(flipped > 0, "there is no table of {family}");
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn path_infos_that_cannot_be_read_come_again_from_a_source_under_their_numbers()
     sandbox.mount();
     let before = numbers();
     sandbox.unmount();
-    flip_path_infos(&sandbox);
+    flip_tables(&sandbox, "paths");
 
     // Without a source it is an error of these paths alone, and not that they are absent.
     sandbox.mount();
@@ -220,5 +221,41 @@ fn path_infos_that_cannot_be_read_come_again_from_a_source_under_their_numbers()
         assert!(fs::read(data_of(offer)).unwrap() == *data);
     }
     assert_eq!(numbers(), before);
+    sandbox.unmount();
+}
+
+#[test]
+fn trees_that_cannot_be_read_come_again_by_the_first_lookup_of_their_roots() {
+    let cache = Cache::new();
+    let data: Vec<_> = (0..3).map(|n| noise(n + 1, 2000)).collect();
+    let numbered = (0..).zip(&data);
+    let offers: Vec<_> = numbered
+        .map(|(n, data)| offer(&format!("tree-{n}"), data))
+        .collect();
+    offers.iter().for_each(|offer| cache.put(offer));
+    let sandbox = Sandbox::empty();
+    for offer in &offers {
+        copy(&sandbox, &cache, offer);
+    }
+    let own = sandbox.make_dir("own");
+    fs::write(own.join("data"), noise(9, 2000)).unwrap();
+    let added = sandbox.add(&own);
+    flip_tables(&sandbox, "trees");
+
+    let server = plain(&cache);
+    sandbox.mount_from(&[&server.url], &key(&cache), SHORT);
+    for (offer, data) in offers.iter().zip(&data) {
+        let root = sandbox.store().join(offer.path().base_name());
+        assert!(fs::metadata(root).unwrap().is_dir());
+        assert!(fs::read(data_of(&sandbox, offer)).unwrap() == *data);
+    }
+    // What no source has is kept a second time, as long as it is small.
+    let asked = server.all_requests();
+    let base = added.trim().trim_start_matches("/nix/store/").to_owned();
+    let root = sandbox.store().join(&base);
+    assert!(fs::metadata(&root).unwrap().is_dir());
+    assert!(fs::read(root.join("data")).unwrap() == noise(9, 2000));
+    assert_eq!(server.all_requests(), asked);
+    assert_eq!(sandbox.json(&["verify"])["failures"], serde_json::json!([]));
     sandbox.unmount();
 }
