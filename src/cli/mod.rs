@@ -27,6 +27,7 @@ mod ls;
 mod manual;
 mod metrics;
 mod mount;
+mod nix_db;
 mod outcome;
 mod output;
 mod path_info;
@@ -105,6 +106,7 @@ enum Subcommands {
     Profiles(profiles::Arguments),
     Apply(apply::Arguments),
     Channel(channel::Arguments),
+    NixDb(nix_db::Arguments),
     Closure(closure::Arguments),
     Closures(closure::ListArguments),
     Cdi(cdi::Arguments),
@@ -252,6 +254,7 @@ fn execute(cli: Cli) -> anyhow::Result<Outcome> {
         Subcommands::Evict(a) => a.run(global),
         Subcommands::Gc(a) => a.run(global),
         Subcommands::Forget(a) => a.run(global),
+        Subcommands::NixDb(a) => a.run(global),
         Subcommands::Roots(a) => a.run(global),
         Subcommands::AddRoot(a) => a.run(global),
         Subcommands::Trace(a) => a.run(global),

@@ -11,6 +11,7 @@ mod failure;
 mod figures;
 mod forget;
 mod keys;
+mod nix_db;
 mod output;
 mod paths;
 mod profiles;
@@ -36,6 +37,7 @@ pub use failure::{ErrorKind, Failure, RequestError, chain};
 pub use figures::{FiguresReport, ProcessFigures};
 pub use forget::{ForgetReport, ForgetRequest};
 pub use keys::{ForgetKeyReport, ForgetKeyRequest};
+pub use nix_db::{NixDbReport, NixDbRequest};
 pub use output::{NoOutput, Output};
 pub use paths::{EntryReport, KindReport, PathReport, RebuiltReport, StateReport, VerifyReport};
 pub use profiles::{
@@ -137,6 +139,8 @@ pub enum Request {
     ForgetKey(ForgetKeyRequest),
     /// Forget paths that no source vouches for any more.
     Forget(ForgetRequest),
+    /// Write registrations for Nix's own database.
+    NixDb(NixDbRequest),
     /// Mount at one more mount point.
     Mount(MountRequest),
     /// Hand over to a new daemon.
@@ -198,6 +202,7 @@ pub enum Report {
     Closures(Vec<ClosureReport>),
     ForgotKey(ForgetKeyReport),
     Forgot(ForgetReport),
+    NixDb(NixDbReport),
     Status(StatusReport),
     Figures(Box<FiguresReport>),
 }

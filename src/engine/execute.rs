@@ -44,6 +44,7 @@ impl Engine {
             Request::Closure(request) => self.closures(&request, output),
             Request::ForgetKey(request) => self.forget_key(&request, output),
             Request::Forget(request) => self.forget(&request),
+            Request::NixDb(request) => self.nix_db(&request, output),
             // Only a daemon can execute these.
             Request::Mount(_) | Request::Upgrade { .. } | Request::Status | Request::Figures => {
                 Err(EngineError::NoDaemon(self.store.dir().to_owned()))

@@ -19,6 +19,7 @@ mod location;
 mod model;
 mod network;
 mod network_state;
+mod nix_db;
 mod paths;
 mod profiles;
 mod roots;

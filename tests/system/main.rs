@@ -50,6 +50,7 @@ mod moved;
 #[path = "../support/namespaces.rs"]
 mod namespaces;
 mod nix_conf;
+mod nix_db;
 mod nix_expressions;
 mod numbers;
 mod observed;

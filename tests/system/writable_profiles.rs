@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::binary_cache::Cache;
 use crate::on_demand::{SHORT, directory, key, plain};
 use crate::server::{Answer, Server};
-use crate::support::{Sandbox, World, database_dump, nix_store, run, succeed, wait_until};
+use crate::support::{Sandbox, World, database_dump, load, nix_store, run, succeed, wait_until};
 
 const OPTION: &str = "writable-profiles";
 
@@ -37,12 +37,9 @@ impl Writable {
         let writable = Self { sandbox, nix };
         writable.mount();
         writable.show_store();
-        let mut load = nix_store(&writable.nix);
         fs::create_dir_all(writable.nix.join("etc")).unwrap();
         fs::write(writable.nix.join("etc/nix.conf"), "build-users-group =\n").unwrap();
-        let dump = database_dump(&World::both());
-        let ran = run(load.arg("--load-db"), dump.as_bytes());
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        load(&writable.nix, &database_dump(&World::both()));
         writable
     }
 

@@ -86,6 +86,9 @@ pub enum EngineError {
     Channel(Box<ChannelError>),
     #[error(transparent)]
     Closure(#[from] ClosureError),
+    /// What is written so far is not closed.
+    #[error("paths were removed while their registrations were written; run the command again")]
+    RemovedMeanwhile,
     #[error("no daemon serves the state {}; `narfs mount` starts one", .0.display())]
     NoDaemon(PathBuf),
 }

@@ -7,7 +7,7 @@ mod seeded;
 mod walk;
 mod world;
 
-pub use nix::{database_dump, nix_store};
+pub use nix::{database_dump, load, nix_store};
 pub use process::{is_alive, run, succeed};
 pub use sandbox::{Sandbox, undisturbed};
 pub use seeded::{Chance, PATIENCE, seeds};

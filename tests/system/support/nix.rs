@@ -44,10 +44,23 @@ pub fn database_dump(worlds: &[&World]) -> String {
     dump
 }
 
+/// Has the database of a real Nix know paths, by their records.
+pub fn load(outside: &Path, dump: &str) {
+    let loaded = run(nix_store(outside).arg("--load-db"), dump.as_bytes());
+    assert_eq!(loaded.code, Some(0), "{}", loaded.stderr);
+}
+
 impl Sandbox {
     /// Shows what is mounted, with both worlds, to a real Nix as its store, and has its database
     /// know it. The directory for [`nix_store`].
     pub fn real_nix(&self) -> PathBuf {
+        let outside = self.nix_that_knows_nothing();
+        load(&outside, &database_dump(&World::both()));
+        outside
+    }
+
+    /// The same with an empty database.
+    pub fn nix_that_knows_nothing(&self) -> PathBuf {
         // Nix makes its own mount of the store writable, for which the store must be a mount point.
         self.make_dir("host/store");
         self.bind_to_nix(&self.dir().join("host"));
@@ -55,9 +68,6 @@ impl Sandbox {
         let outside = self.make_dir("nix-state");
         fs::create_dir(outside.join("etc")).unwrap();
         fs::write(outside.join("etc/nix.conf"), "build-users-group =\n").unwrap();
-        let dump = database_dump(&World::both());
-        let loaded = run(nix_store(&outside).arg("--load-db"), dump.as_bytes());
-        assert_eq!(loaded.code, Some(0), "{}", loaded.stderr);
         outside
     }
 }
