@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise};
 use crate::on_demand::{SHORT, key, plain};
-use crate::support::{Sandbox, run};
+use crate::support::{Sandbox, run, wait_until};
 
 /// The database files of the closed state with this extension.
 fn files(sandbox: &Sandbox, extension: &str) -> Vec<PathBuf> {
@@ -175,6 +175,8 @@ fn path_infos_that_cannot_be_read_come_again_from_a_source_under_their_numbers()
     let before = numbers();
     sandbox.unmount();
     flip_tables(&sandbox, "paths");
+    // It would give them back.
+    fs::remove_file(sandbox.state.join("second-copy")).unwrap();
 
     // Without a source it is an error of these paths alone, and not that they are absent.
     sandbox.mount();
@@ -192,8 +194,13 @@ fn path_infos_that_cannot_be_read_come_again_from_a_source_under_their_numbers()
         let base = offer.path().base_name();
         assert!(log.contains(&format!("the path info of {base}")), "{log}");
     }
+    // The next daemon takes the table out; what it had stays lost.
+    wait_until("the table is taken out", || {
+        let log = fs::read_to_string(sandbox.state.join("narfs.log")).unwrap();
+        log.contains("was taken out of the database")
+    });
     let ran = run(&mut sandbox.command(&["verify"]), b"");
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let named = ran.stderr;
     assert!(
         lost.iter()
