@@ -20,6 +20,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,7 +39,7 @@ use super::directory::{self, LEAST_FREE, RESERVE, check_room, free};
 use super::error::{StoreError, failed};
 use super::format::Needs;
 use crate::sync::lock;
-use backend::{Backend, End, View};
+use backend::{Backend, End, View, Write};
 use ballast::Ballast;
 use rocks::RocksDb;
 use second_copy::{SecondCopy, scan_kept};
@@ -223,6 +224,31 @@ impl Records {
         visit: impl FnMut(Batch) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
         self.second_copy.visit_missing(visit)
+    }
+
+    /// The records of a family that the second copy has and that are meant; `None` if it is not whole.
+    pub(super) fn copied(
+        &self,
+        family: Family,
+        is_meant: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
+        let mut found = HashMap::new();
+        let visited = self.second_copy.visit_all(|batch| {
+            for write in batch.writes {
+                match write {
+                    Write::Put(of, key, record) if of == family && is_meant(&key, &record) => {
+                        found.insert(key, record);
+                    }
+                    Write::Put(of, key, _) | Write::Delete(of, key) if of == family => {
+                        found.remove(&key);
+                    }
+                    Write::Clear(of) if of == family => found.clear(),
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        matches!(visited, Ok(true)).then_some(found)
     }
 
     /// Has all be missing that the second copy has, and deletes last uses, whether these records can be read
