@@ -35,7 +35,6 @@ mod prefetch;
 mod profile;
 mod profiles;
 mod progress;
-mod rebuild;
 mod roots;
 mod run;
 mod serve;

@@ -21,6 +21,7 @@ mod network;
 mod network_state;
 mod paths;
 mod profiles;
+mod rebuild;
 mod roots;
 mod state;
 mod supply;
@@ -40,4 +41,5 @@ mod reference_model;
 
 pub use closures::store_directory;
 pub use error::{ClosureError, EngineError};
+pub use rebuild::open_for;
 pub use state::Engine;
