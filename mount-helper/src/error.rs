@@ -72,6 +72,11 @@ pub enum MountError {
 }
 
 impl MountError {
+    /// Whether something is at the mount point that only the user can take away.
+    pub fn is_occupied(&self) -> bool {
+        matches!(self, Self::NixStore { .. } | Self::NotEmpty(_))
+    }
+
     /// A system call for a path that failed.
     pub fn call(what: &'static str, at: &Path, error: impl Into<io::Error>) -> Self {
         let (at, error) = (at.to_owned(), error.into());

@@ -36,7 +36,6 @@ mod prefetch;
 mod profile;
 mod profiles;
 mod progress;
-mod rebuild;
 mod roots;
 mod run;
 mod serve;

@@ -13,8 +13,8 @@ use super::progress::Terminal;
 use super::sources;
 use crate::command::{Output, Report, Request, SourceRequest};
 use crate::control::{self, ControlError};
-use crate::engine::{Engine, EngineError};
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::engine::{Engine, EngineError, open_for};
+use crate::store::{Rebuilt, Store, StoreError, StoreOptions};
 
 /// Timeout for a state whose owner is expected to release it soon; it begins anew with each owner.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,7 +51,8 @@ pub(super) enum RunError {
 /// Where a request is executed.
 enum Target {
     Daemon(UnixStream),
-    State(Arc<Store>),
+    /// What came of the database, if it had to be made anew.
+    State(Arc<Store>, Option<Rebuilt>),
 }
 
 impl Global {
@@ -84,13 +85,15 @@ fn run(
     output: &mut dyn Output,
 ) -> Result<Report, RunError> {
     let began = Instant::now();
-    let mut is_first = true;
+    let (mut is_first, mut rebuilt) = (true, None);
     loop {
-        let stream = match open_target(state, options)? {
+        let stream = match open_target(state, options, &request)? {
             Target::Daemon(stream) => stream,
-            Target::State(store) => {
+            Target::State(store, anew) => {
+                rebuilt = rebuilt.or(anew);
                 let can_be_repeated = is_first && request.can_be_repeated();
                 let engine = Engine::new(store.clone(), defaults.clone(), None);
+                let engine = engine.after(rebuilt.clone());
                 match engine.execute(request.clone(), output) {
                     // The next opening takes out what is damaged.
                     Err(e) if can_be_repeated && e.comes_of_damage() && store.has_new_damage() => {}
@@ -114,15 +117,19 @@ fn run(
 }
 
 /// Opens the state, or connects to the daemon that owns it.
-fn open_target(state: &Path, options: &StoreOptions) -> Result<Target, RunError> {
+fn open_target(
+    state: &Path,
+    options: &StoreOptions,
+    request: &Request,
+) -> Result<Target, RunError> {
     let began = Instant::now();
     let (mut last_owner, mut since) = (String::new(), began);
     loop {
         if let Ok(stream) = control::connect(state) {
             return Ok(Target::Daemon(stream));
         }
-        let error = match Store::open(state, options) {
-            Ok(store) => return Ok(Target::State(Arc::new(store))),
+        let error = match open_for(request, state, options) {
+            Ok((store, rebuilt)) => return Ok(Target::State(Arc::new(store), rebuilt)),
             Err(error) => error,
         };
         // Other commands take their turns.

@@ -6,7 +6,6 @@ use clap::Args;
 use super::global::Global;
 use super::outcome::Outcome;
 use super::output::{bytes, print_json, println, show_failures, warn_unsigned_paths};
-use super::rebuild::{fetch_again, rebuild};
 use super::sources::Sources;
 use crate::command::{Report, Request, VerifyReport};
 
@@ -14,9 +13,9 @@ use crate::command::{Report, Request, VerifyReport};
 ///
 /// Without PATH also the second copy of what no source can bring back (profiles, pins, closure views, path
 /// infos). With --repair, damaged contents are fetched again, a damaged second copy is made anew, and a
-/// database that cannot be opened is made anew from the second copy; what was left of it is moved to
-/// damaged-db in the state. Pinned paths are fetched then, all others when they are used, and paths that were
-/// added here and that no source has are named.
+/// database that cannot be opened is made anew from the second copy and from what can still be read of its
+/// files; what is left of it is moved to damaged-db in the state. Pinned paths whose contents are lost are
+/// fetched then, others when they are used, and paths that were added here and that no source has are named.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Fetch damaged contents again, and make a database anew that cannot be opened
@@ -38,33 +37,10 @@ impl Arguments {
             true => Some(self.sources.request(global)?),
             false => None,
         };
-        let mut rebuilt = match repair {
-            Some(_) => rebuild(global)?,
-            None => None,
-        };
-        let command = Request::Verify {
-            paths: self.paths,
-            repair: repair.clone(),
-        };
-        let report = match global.run(command.clone(), false) {
-            // The daemon that had the state open has ended, and nobody can open it again.
-            Err(e) if repair.is_some() && rebuilt.is_none() => {
-                rebuilt = rebuild(global)?;
-                if rebuilt.is_none() {
-                    return Err(e);
-                }
-                global.run(command, false)?
-            }
-            report => report?,
-        };
-        let Report::Verify(mut report) = report else {
+        let paths = self.paths;
+        let Report::Verify(report) = global.run(Request::Verify { paths, repair }, false)? else {
             bail!("the daemon sent an unexpected report instead of a verification");
         };
-        if let Some((rebuilt, sources)) = rebuilt.zip(repair) {
-            let (rebuilt, failures) = fetch_again(global, &sources, rebuilt)?;
-            report.rebuilt = Some(rebuilt);
-            report.failures.extend(failures);
-        }
         if self.json {
             print_json(&report)?;
         } else {

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// # Errors
 /// No daemon is listening, or the socket is not accessible.
 pub fn connect(state: &Path) -> io::Result<UnixStream> {
-    frame::through_descriptor(state, |socket| UnixStream::connect(socket))
+    frame::at_socket(state, |socket| UnixStream::connect(socket))
 }
 
 /// Asks the daemon of the state which superblock it serves.

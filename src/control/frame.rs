@@ -66,13 +66,25 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// Calls `f` with the path of a socket in `directory`, through a descriptor of the directory: the
-/// address of a socket is limited to 107 bytes, the path of a state directory is not.
-pub fn through_descriptor<T>(
-    state: &Path,
-    with: impl FnOnce(&Path) -> io::Result<T>,
-) -> io::Result<T> {
+/// Longest path that the address of a socket has room for, in bytes (unix(7)).
+const ADDRESS: usize = 107;
+
+/// Calls `with` with a path of the socket in the directory `state`: its own, or, if that is longer than the
+/// address of a socket may be, one through a descriptor of the directory. That is no path where /proc is of
+/// another PID namespace than this process.
+pub fn at_socket<T>(state: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let socket = state.join(SOCKET);
+    if socket.as_os_str().len() <= ADDRESS {
+        return with(&socket);
+    }
     let directory = std::fs::File::open(state)?;
+    if !Path::new("/proc/self").exists() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "its path is longer than the address of a socket may be, and /proc is not that of this process, \
+             through which narfs would reach it; mount that of its PID namespace, or use a shorter path",
+        ));
+    }
     with(Path::new(&format!(
         "/proc/self/fd/{}/{SOCKET}",
         directory.as_raw_fd()

@@ -11,6 +11,6 @@ pub use deadline::DeadlineStream;
 pub use error::ControlError;
 pub use frame::{
     DATA, ERROR, FAILURE, HAND_OVER, LIMIT, PROGRESS, REPORT, REQUEST, SOCKET, VERSION, Version,
-    receive_rest, send, through_descriptor,
+    at_socket, receive_rest, send,
 };
 pub use hand_over::{HandOver, HandedOver};

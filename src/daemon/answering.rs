@@ -59,7 +59,7 @@ fn bind(state: &Path) -> io::Result<UnixListener> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    control::through_descriptor(state, |socket| UnixListener::bind(socket))
+    control::at_socket(state, |socket| UnixListener::bind(socket))
 }
 
 /// Answers requests to `daemon`, each on its own thread, until the process ends.

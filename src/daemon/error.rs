@@ -118,17 +118,11 @@ pub enum ServeError {
 impl ServeError {
     /// Whether something is at the mount point that only the user can take away.
     pub fn is_occupied(&self) -> bool {
-        let mounting = match self {
-            Self::Session(SessionError::Mount(e))
-            | Self::Daemon(DaemonError::Mount(e) | DaemonError::Session(SessionError::Mount(e))) => {
-                e
-            }
-            _ => return false,
-        };
-        matches!(
-            mounting,
-            MountError::NixStore { .. } | MountError::NotEmpty(_)
-        )
+        match self {
+            Self::Session(e) | Self::Daemon(DaemonError::Session(e)) => e.is_occupied(),
+            Self::Daemon(DaemonError::Mount(e)) => e.is_occupied(),
+            _ => false,
+        }
     }
 }
 

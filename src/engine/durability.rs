@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use super::Engine;
-use super::binary_cache::{Cache, Offer, Tree, nar, noise};
+use super::binary_cache::{Cache, Offer};
 use super::users::NOBODY;
 use crate::command::{
     ApplyRequest, ChannelCommand, ClosureRequest, CopyRequest, DeclaredPackage, DeclaredProfile,
@@ -151,11 +151,7 @@ const TOGETHER: [&str; 2] = ["profiles", "views"];
 impl Scene {
     fn set() -> Self {
         let cache = Cache::new();
-        let package = |name: &str, seed| {
-            let program = noise(seed, 40_000);
-            let programs = Tree::Directory(vec![(name, Tree::Program(&program))]);
-            Offer::named(name, nar(&Tree::Directory(vec![("bin", programs)])))
-        };
+        let package = |name, seed| Offer::package(name, seed, 40_000);
         let base = package("base", 1);
         for offer in [
             package("tool", 2).referring(&[base.path()]),

@@ -22,6 +22,7 @@ mod network_state;
 mod nix_db;
 mod paths;
 mod profiles;
+mod rebuild;
 mod roots;
 mod state;
 mod supply;
@@ -41,4 +42,5 @@ mod reference_model;
 
 pub use closures::store_directory;
 pub use error::{ClosureError, EngineError};
+pub use rebuild::open_for;
 pub use state::Engine;

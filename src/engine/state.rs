@@ -13,7 +13,7 @@ use crate::fetch::{Budget, CopyFailure, Keep, Progress, Snapshot};
 use crate::fs::{FileSystem, Recorder};
 use crate::fuse::Serving;
 use crate::nix::store_path::StorePath;
-use crate::store::Store;
+use crate::store::{Rebuilt, Store};
 use crate::sync;
 
 /// Interval of progress reports.
@@ -29,6 +29,8 @@ pub struct Engine {
     /// The mounts of the state.
     pub(crate) serving: Arc<Serving>,
     running: Mutex<Vec<Arc<Progress>>>,
+    /// What came of the database where it had to be made anew, until that is reported.
+    pub(super) rebuilt: Mutex<Option<Rebuilt>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -78,6 +80,7 @@ impl Engine {
             recorder: Arc::default(),
             serving,
             running: Mutex::default(),
+            rebuilt: Mutex::default(),
         }
     }
 

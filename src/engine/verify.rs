@@ -63,7 +63,11 @@ impl Engine {
                 Err(error) => report.failures.push(Failure { path, error }),
             }
         }
-        if repair.is_some() {
+        if let Some(request) = &repair {
+            if let Some((rebuilt, failures)) = self.fetch_again(request, output)? {
+                report.rebuilt = Some(rebuilt);
+                report.failures.extend(failures);
+            }
             // An earlier repair may have replaced chunks, and failed to make them durable.
             self.store.contents().flush()?;
             if names.is_empty() && report.failures.is_empty() {

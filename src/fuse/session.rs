@@ -51,6 +51,13 @@ pub enum SessionError {
     Adopt(#[source] io::Error),
 }
 
+impl SessionError {
+    /// Whether something is at the mount point that only the user can take away.
+    pub fn is_occupied(&self) -> bool {
+        matches!(self, Self::Mount(e) if e.is_occupied())
+    }
+}
+
 impl Session {
     /// Mounts `fs`, which shows `store`, as `request` says, and serves it until it is unmounted. Returns
     /// once the mount answers.

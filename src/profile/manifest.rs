@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::environment::{DEFAULT_PRIORITY, Package};
+use super::nix_env::{self, NixEnvError};
 use crate::nix::store_path::{StoreDir, StorePath, StorePathError};
 
 /// The form of a manifest.
@@ -41,6 +42,9 @@ pub enum ManifestError {
     Malformed(#[from] serde_json::Error),
     #[error("the profile manifest has unsupported version {0}; narfs knows 1, 2 and 3")]
     Version(u64),
+    /// It is not one of `nix-env`.
+    #[error("the manifest of nix-env cannot be read")]
+    NixEnv(#[from] NixEnvError),
     /// An element is not a store path.
     #[error("the profile manifest names '{path}', which is not a store path")]
     StorePath {
@@ -71,6 +75,8 @@ pub struct Element {
     pub priority: Option<i64>,
     /// The flake that they came from.
     pub source: Option<ElementSource>,
+    /// What a newer Nix says of them.
+    pub others: BTreeMap<String, serde_json::Value>,
 }
 
 /// The flake that an element came from.
@@ -96,6 +102,7 @@ impl Element {
             active: true,
             priority: None,
             source: None,
+            others: BTreeMap::new(),
         }
     }
 
@@ -225,16 +232,32 @@ impl Manifest {
         Ok(Self { version, elements })
     }
 
+    /// Reads what `nix-env` has installed in a profile, the oldest first.
+    ///
+    /// # Errors
+    /// It is not what `nix-env` writes, or names something that is not a store path.
+    pub fn of_nix_env(store_dir: &StoreDir, bytes: &[u8]) -> Result<Self, ManifestError> {
+        let packages = nix_env::packages(store_dir, bytes)?.into_iter().rev();
+        let element = |(path, priority)| Element {
+            priority,
+            ..Element::new([path])
+        };
+        Ok(Self {
+            version: ManifestVersion::Two,
+            elements: packages.map(element).collect(),
+        })
+    }
+
     /// Writes it in its version. Version 3 names every element first.
     ///
     /// # Errors
     /// None that is known: strings, numbers and lists can always be written.
     pub fn to_json(&self, store_dir: &StoreDir) -> Result<Vec<u8>, ManifestError> {
-        let raw = |element: &Element| Raw::of(element, store_dir, self.version);
+        let raw = |element: &Element| Raw::of(element, store_dir, self.version).sorted();
         let version = self.version.number();
         Ok(match self.version {
             ManifestVersion::One | ManifestVersion::Two => {
-                let elements = self.elements.iter().map(raw).collect();
+                let elements = self.elements.iter().map(raw).collect::<Result<_, _>>()?;
                 serde_json::to_vec(&List { elements, version })?
             }
             ManifestVersion::Three => {
@@ -242,9 +265,9 @@ impl Manifest {
                 named.name_elements();
                 let elements = named.elements.iter().map(|element| {
                     let name = element.name.clone().unwrap_or_default();
-                    (name, raw(element))
+                    Ok((name, raw(element)?))
                 });
-                let elements = elements.collect();
+                let elements = elements.collect::<Result<_, serde_json::Error>>()?;
                 serde_json::to_vec(&Named { elements, version })?
             }
         })
@@ -305,14 +328,14 @@ struct Head {
 }
 
 #[derive(Deserialize, Serialize)]
-struct List {
-    elements: Vec<Raw>,
+struct List<E> {
+    elements: Vec<E>,
     version: u64,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Named {
-    elements: BTreeMap<String, Raw>,
+struct Named<E> {
+    elements: BTreeMap<String, E>,
     version: u64,
 }
 
@@ -336,6 +359,8 @@ struct Raw {
     uri: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
 }
 
 fn present<'de, D: serde::Deserializer<'de>>(
@@ -344,11 +369,16 @@ fn present<'de, D: serde::Deserializer<'de>>(
     serde_json::Value::deserialize(deserializer).map(Some)
 }
 
-fn in_list(list: List) -> Vec<(Option<String>, Raw)> {
+fn in_list(list: List<Raw>) -> Vec<(Option<String>, Raw)> {
     list.elements.into_iter().map(|raw| (None, raw)).collect()
 }
 
 impl Raw {
+    /// Its fields, in the order of their names.
+    fn sorted(&self) -> Result<BTreeMap<String, serde_json::Value>, serde_json::Error> {
+        serde_json::from_value(serde_json::to_value(self)?)
+    }
+
     fn of(element: &Element, store_dir: &StoreDir, version: ManifestVersion) -> Self {
         let paths = element.store_paths.iter().map(|p| p.to_full(store_dir));
         let mut raw = Self {
@@ -359,6 +389,7 @@ impl Raw {
                 ManifestVersion::Three => Some(element.priority.unwrap_or(DEFAULT_PRIORITY)),
             },
             store_paths: paths.collect(),
+            others: element.others.clone(),
             ..Self::default()
         };
         let Some(source) = &element.source else {
@@ -407,6 +438,7 @@ impl Raw {
             active: self.active.unwrap_or(true),
             priority: self.priority,
             source,
+            others: self.others,
         })
     }
 }
@@ -460,6 +492,25 @@ mod tests {
                 .replace("\\u007f", "\u{7f}"),
         ] {
             assert_eq!(write(&parse(&json)), json);
+        }
+    }
+
+    #[test]
+    fn what_a_newer_nix_says_stays_with_its_element() {
+        let json = format!(
+            r#"{{"elements":{{"hello-1":{{"active":true,"outputs":null,"priority":5,"storePaths":["{B}"]}},"#
+        ) + &format!(
+            r#""tool":{{"active":true,"note":{{"b":1,"a":[null]}},"priority":5,"storePaths":["{A}"]}}}},"version":3}}"#
+        );
+        let mut manifest = parse(&json);
+        manifest.elements.push(Element::new([path(B)]));
+        let written = write(&manifest);
+        for kept in [
+            r#""hello-1":{"#,
+            r#""note":{"b":1,"a":[null]},"priority""#,
+            r#""hello":{"#,
+        ] {
+            assert!(written.contains(kept), "{written}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! - [`ProfileName`]: what a profile may be called, and the links that show it
 //! - [`Generations`]: numbers, switches, rollbacks, deletions
 //! - [`LinkChange`]: changes that programs make by the links of a profile
-//! - [`Manifest`]: `manifest.json`, the packages of a profile
+//! - [`Manifest`]: `manifest.json`, the packages of a profile, or `manifest.nix` of `nix-env`
 //! - [`synthesize`]: packages, read through a [`PackageSource`] → [`Environment`]
 //! - [`StoredPackages`]: the packages of a state as a [`PackageSource`]
 //! - [`realise_profile`]: environment and manifest → [`ProfileTree`], a store path
@@ -22,6 +22,7 @@ mod generations;
 mod link_change;
 mod manifest;
 mod name;
+mod nix_env;
 mod publication;
 mod recorded;
 mod resolution;

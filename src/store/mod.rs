@@ -72,7 +72,7 @@ pub use profiles::{
     ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,
     ProfileMember, ProfileRecord, ProfileTable, Profiles, ProfilesChanged,
 };
-pub use rebuild::{Rebuilt, rebuild};
+pub use rebuild::{Rebuilt, open_repaired};
 #[cfg(test)]
 pub(crate) use records::{Loss, MemoryBackend};
 pub use roots::{LinkedRoot, LinkedRoots, Pin, Roots};

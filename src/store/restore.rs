@@ -41,6 +41,30 @@ pub(super) fn is_readable(records: &Records) -> bool {
     restore(records).is_ok() && families.into_iter().all(read)
 }
 
+/// Has the paths of a database that was made of the files of another one be what they are there, where there
+/// is no whole second copy.
+pub(super) fn resettled(records: &Records) -> Result<Restored, StoreError> {
+    let mut lost = Vec::new();
+    settle_all(records, &mut lost)?;
+    let is_whole = false;
+    Ok(Restored { lost, is_whole })
+}
+
+/// Has path infos say what is here, which some of them may have said wrongly.
+fn settle_all(records: &Records, lost: &mut Vec<StorePath>) -> Result<(), StoreError> {
+    let mut parts = Restoring::new(records);
+    records.scan(Family::Paths, &[], |key, record| {
+        let Some(settled) = settled(records, key, record)? else {
+            return Ok(true);
+        };
+        lost.extend(settled.lost);
+        parts.add(settled.writes).map(|()| true)
+    })?;
+    // Some may have been given that are not known.
+    parts.add(skip_ordinals(records)?)?;
+    parts.end()
+}
+
 /// The same as [`restore`], without noting it.
 pub(super) fn restored(records: &Records) -> Result<Restored, StoreError> {
     let is_all = records.missing() == Some(Missing::All);
@@ -55,23 +79,18 @@ pub(super) fn restored(records: &Records) -> Result<Restored, StoreError> {
         parts.add(batch)
     })?;
     parts.end()?;
-    let (mut parts, mut lost) = (Restoring::new(records), Vec::new());
-    let mut settle = |key: &[u8], record: &[u8]| {
-        let Some(settled) = settled(records, key, record)? else {
-            return Ok(true);
-        };
-        lost.extend(settled.lost);
-        parts.add(settled.writes).map(|()| true)
-    };
+    let mut lost = Vec::new();
     if is_all {
-        records.scan(Family::Paths, &[], settle)?;
-        // Some may have been given that the copy does not have.
-        parts.add(skip_ordinals(records)?)?;
-    } else {
-        for key in changed {
-            if let Some(record) = records.get(Family::Paths, &key)? {
-                settle(&key, &record)?;
-            }
+        settle_all(records, &mut lost)?;
+        return Ok(Restored { lost, is_whole });
+    }
+    let mut parts = Restoring::new(records);
+    for key in changed {
+        if let Some(record) = records.get(Family::Paths, &key)?
+            && let Some(settled) = settled(records, &key, &record)?
+        {
+            lost.extend(settled.lost);
+            parts.add(settled.writes)?;
         }
     }
     parts.end()?;

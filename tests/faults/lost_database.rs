@@ -1,8 +1,11 @@
 //! Databases that cannot be opened any more, made anew of what is kept a second time and of the sources.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -10,6 +13,7 @@ use tempfile::TempDir;
 use crate::binary_cache::{Cache, Offer, Tree, nar, noise, path};
 use crate::golden::Golden;
 use crate::program::{Ran, State};
+use crate::server::{Answer, Server};
 
 fn full(name: &str) -> String {
     format!("/nix/store/{}", path(name))
@@ -46,11 +50,7 @@ struct Scene {
 impl Scene {
     fn set() -> Self {
         let cache = Cache::new();
-        let package = |name: &str, seed| {
-            let program = noise(seed, 300_000);
-            let programs = Tree::Directory(vec![(name, Tree::Program(&program))]);
-            Offer::named(name, nar(&Tree::Directory(vec![("bin", programs)])))
-        };
+        let package = |name, seed| Offer::package(name, seed, 300_000);
         let base = package("base", 1);
         for offer in [
             package("tool", 2).referring(&[base.path()]),
@@ -104,8 +104,12 @@ impl Scene {
     }
 
     fn repair(&self, state: &State) -> Ran {
+        self.repair_from(&self.cache.url(), state)
+    }
+
+    fn repair_from(&self, url: &str, state: &State) -> Ran {
         let mut arguments = vec!["verify".to_owned(), "--repair".to_owned()];
-        arguments.extend(self.cache.arguments());
+        arguments.extend(self.cache.arguments_from(url));
         state.run(&arguments)
     }
 
@@ -192,25 +196,35 @@ fn a_database_that_cannot_be_opened_is_made_anew_of_the_second_copy() {
                 state.dir().to_str().unwrap(),
             ]);
         }
-        let ran = scene.repair(&state);
+        let server = Server::new(scene.cache.dir().to_owned(), |_, _| Answer::File);
+        let ran = scene.repair_from(&server.url, &state);
         let said = ran.stderr();
-        assert!(
-            said.contains("was made anew from the second copy"),
-            "{what}: {said}"
-        );
+        // Where only the name of the list of files is lost, there is nothing to restore.
+        let is_named = what.ends_with("CURRENT");
+        let is_copied = said.contains("was made anew from the second copy");
+        assert!(said.contains("was made anew"), "{what}: {said}");
+        assert_eq!(is_copied, !is_named, "{what}: {said}");
+        let is_lost = what == "without a database";
         let has_contents = said.contains("contents that can be read are still there");
+        assert_eq!(has_contents, !is_lost, "{what}: {said}");
         let lines = said.lines();
         let errors: Vec<_> = lines.filter(|l| l.starts_with("narfs: /nix")).collect();
         // Nobody has what was added, but for what is small.
-        let is_lost = !has_contents || !errors.is_empty();
-        if is_lost {
-            assert_eq!(errors.len(), 1, "{what}: {said}");
-            assert!(errors[0].contains(&scene.large) && errors[0].contains("was added here"));
+        assert_eq!(errors.len(), usize::from(is_lost), "{what}: {said}");
+        for error in errors {
+            assert!(error.contains(&scene.large) && error.contains("was added here"));
         }
         let code = ran.output.status.code();
         assert_eq!(code, Some(i32::from(is_lost)), "{what}: {said}");
+        // Nothing is fetched that is there.
+        assert_eq!(
+            server.log().is_empty(),
+            !is_lost,
+            "{what}: {:?}",
+            server.log()
+        );
         let aside = state.dir().join("damaged-db");
-        let is_aside = !has_contents && what != "without a database";
+        let is_aside = !is_lost && !is_named;
         assert_eq!(aside.exists(), is_aside, "{what}");
         assert_eq!(said.contains("damaged-db"), is_aside, "{what}: {said}");
 
@@ -223,6 +237,11 @@ fn a_database_that_cannot_be_opened_is_made_anew_of_the_second_copy() {
             state.run(&["cat", &scene.small]).output.stdout == small,
             "{what}"
         );
+        if !is_lost {
+            for path in [&full("tool"), &full("other"), &scene.large] {
+                state.run(&["dump", path]).succeeds();
+            }
+        }
         let history = json(&state, &["profile", "-p", "env", "history"]);
         let target = history[1]["path"].as_str().unwrap();
         state.run(&["ls", "-R", target]).succeeds();
@@ -237,6 +256,87 @@ fn a_database_that_cannot_be_opened_is_made_anew_of_the_second_copy() {
         let added = state.run(&["add", large.to_str().unwrap()]);
         assert_eq!(added.stdout().trim(), scene.large);
         scene.repair(&state).succeeds();
+    }
+}
+
+#[test]
+fn contents_that_can_be_read_outlive_the_list_of_files_and_the_second_copy() {
+    let cache = Cache::new();
+    let nar = nar(&Tree::Directory(vec![
+        ("a", Tree::File(b"small")),
+        ("b", Tree::File(&noise(7, 700_000))),
+    ]));
+    let offer = Offer::named("first", nar.clone());
+    cache.put(&offer);
+    let server = Server::new(cache.dir().to_owned(), |_, _| Answer::File);
+    for is_cut in [true, false] {
+        for has_copy in [true, false] {
+            // One command only, so that most of it is in the log alone.
+            let state = State::new();
+            state.copy(&cache, &[&full("first")]).succeeds();
+            let what = format!("cut: {is_cut}, copy: {has_copy}");
+            if !has_copy {
+                fs::remove_file(state.dir().join("second-copy")).unwrap();
+            }
+            let manifest = &files(&state, "MANIFEST-", "")[0];
+            match is_cut {
+                true => {
+                    let file = fs::File::options().write(true).open(manifest).unwrap();
+                    file.set_len(fs::metadata(manifest).unwrap().len() / 2)
+                        .unwrap();
+                }
+                false => {
+                    fs::remove_file(manifest).unwrap();
+                    fs::remove_file(state.dir().join("db/CURRENT")).unwrap();
+                }
+            }
+            // Nothing is taken for a database that has less.
+            state.run(&["path-info"]).fails(&["verify --repair"]);
+            let mut arguments = vec!["verify".to_owned(), "--repair".to_owned()];
+            arguments.extend(cache.arguments_from(&server.url));
+            state.run(&arguments).succeeds();
+            assert!(server.log().is_empty(), "{what}: {:?}", server.log());
+            state.has_exactly(&[offer.path()]);
+            state.gives_out(offer.path(), &nar);
+            assert_eq!(state.is_whole(), 1, "{what}");
+            // New contents get numbers of their own.
+            let more = Offer::named("more", crate::binary_cache::file(&noise(9, 500_000)));
+            cache.put(&more);
+            state.copy(&cache, &[&full("more")]).succeeds();
+            assert_eq!(state.is_whole(), 2, "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_is_lost_with_a_table_or_a_blob_file_is_fetched_and_the_rest_is_saved() {
+    let scene = Scene::set();
+    let before = scene.look(&scene.state);
+    for extension in ["sst", "blob"] {
+        let count = files(&scene.state, "", extension).len();
+        for at in 0..count.min(4) {
+            let state = scene.again(&format!("without {extension} {at}"));
+            fs::remove_file(&files(&state, "MANIFEST-", "")[0]).unwrap();
+            fs::remove_file(&files(&state, "", extension)[at]).unwrap();
+            let ran = scene.repair(&state);
+            let said = ran.stderr();
+            assert!(
+                said.contains("contents that can be read are still there"),
+                "{said}"
+            );
+            // What was added here may be lost, and is named then.
+            if ran.output.status.code() != Some(0) {
+                let is_named = |l: &str| l.starts_with("narfs: /nix") && l.contains(&scene.large);
+                assert!(said.lines().any(is_named), "{extension} {at}: {said}");
+            }
+            assert_eq!(scene.look(&state), before, "{extension} {at}");
+            state
+                .copy(&scene.cache, &[&full("tool"), &full("other")])
+                .succeeds();
+            for name in ["base", "tool", "other"] {
+                state.run(&["dump", &full(name)]).succeeds();
+            }
+        }
     }
 }
 
@@ -273,6 +373,38 @@ fn a_repair_that_is_ended_is_done_by_the_next_one() {
     scene.repair(&state);
     assert_eq!(scene.look(&state), before);
     assert!(!state.dir().join("db-new").exists());
+}
+
+#[test]
+fn a_repair_goes_on_where_the_daemon_ends_that_was_asked_for_it() {
+    let scene = Scene::set();
+    let before = scene.look(&scene.state);
+    for is_read in [true, false] {
+        let state = scene.again(&format!("read {is_read}"));
+        fs::remove_file(state.dir().join("db/CURRENT")).unwrap();
+        let lock = fs::File::options()
+            .write(true)
+            .open(state.dir().join("lock"));
+        let lock = lock.unwrap();
+        lock.lock().unwrap();
+        let socket = UnixListener::bind(state.dir().join("control.sock")).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut client, _) = socket.accept().unwrap();
+            // The version and the request, each behind its kind and its length.
+            for _ in 0..if is_read { 2 } else { 0 } {
+                let mut head = [0; 5];
+                client.read_exact(&mut head).unwrap();
+                let length = u32::from_le_bytes(head[1..].try_into().unwrap());
+                client.read_exact(&mut vec![0; length as usize]).unwrap();
+            }
+            drop((socket, lock));
+        });
+        let ran = scene.repair(&state);
+        daemon.join().unwrap();
+        ran.succeeds();
+        assert!(ran.stderr().contains("was made anew"), "{}", ran.stderr());
+        assert_eq!(scene.look(&state), before);
+    }
 }
 
 #[test]

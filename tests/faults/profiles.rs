@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::binary_cache::{Cache, Offer, Tree, nar, path};
+use crate::binary_cache::{Cache, Offer, Tree, file, nar, path};
 use crate::program::{Ran, State};
 
 struct Fixture {
@@ -246,4 +246,78 @@ fn a_file_with_a_mistake_changes_nothing_and_its_line_is_named() {
         .state
         .run(&["profile", "-p", "x", "list"])
         .fails(&["no profile 'x'"]);
+}
+
+#[test]
+fn a_profile_that_real_nix_has_made_is_listed_and_changed_with_what_it_has() {
+    let cache = Cache::new();
+    let [one, two] = [package("one-1.0", "one"), package("two-1.0", "two")];
+    let full = |offer: &Offer| format!("/nix/store/{}", offer.path());
+    let text = format!(
+        "[ {{ meta = {{ priority = 4; }}; name = \"one-1.0\"; outPath = \"{}\"; type = \"derivation\"; }} ]",
+        full(&one)
+    );
+    let manifest = Offer::named("env-manifest.nix", file(text.as_bytes())).referring(&[one.path()]);
+    let (bin, link) = (format!("{}/bin", full(&one)), full(&manifest));
+    let nix_env = Tree::Directory(vec![
+        ("bin", Tree::Link(&bin)),
+        ("manifest.nix", Tree::Link(&link)),
+    ]);
+    let nix_env = Offer::named("user-environment", nar(&nix_env));
+    let nix_env = nix_env.referring(&[one.path(), manifest.path()]);
+    let json = format!(
+        "{{\"elements\":{{\"mine\":{{\"active\":true,\"note\":\"new\",\"priority\":4,\"storePaths\":[\"{}\"]}}}},\
+         \"version\":3}}",
+        full(&one)
+    );
+    let nix_profile = Tree::Directory(vec![
+        ("bin", Tree::Link(&bin)),
+        ("manifest.json", Tree::File(json.as_bytes())),
+    ]);
+    let nix_profile = Offer::named("profile", nar(&nix_profile)).referring(&[one.path()]);
+    for offer in [&one, &two, &manifest, &nix_env, &nix_profile] {
+        cache.put(offer);
+    }
+    let state = State::new();
+    for (profile, made, name, kept) in [
+        ("env", &nix_env, "one", "\"priority\":4"),
+        (
+            "new",
+            &nix_profile,
+            "mine",
+            "\"mine\":{\"active\":true,\"note\":\"new\",\"priority\":4",
+        ),
+    ] {
+        let run = |arguments: &[&str]| {
+            let mut command = state.command(&[&["profile", "-p", profile], arguments].concat());
+            Ran::of(command.args(cache.arguments()))
+        };
+        let list = || run(&["list", "--json"]).succeeds().stdout();
+        run(&["set", &full(made)]).succeeds();
+        assert!(list().contains(&format!("\"{name}\":")), "{}", list());
+        run(&["install", &full(&two)]).succeeds();
+        let listed: serde_json::Value = serde_json::from_str(&list()).unwrap();
+        let path = listed["path"].as_str().unwrap();
+        assert_eq!(listed["elements"].as_object().unwrap().len(), 2, "{listed}");
+        let written = state
+            .run(&["cat", &format!("{path}/manifest.json")])
+            .stdout();
+        assert!(written.contains(kept), "{written}");
+        let bin = state.run(&["ls", &format!("{path}/bin")]).stdout();
+        assert!(bin.contains("one") && bin.contains("two"), "{bin}");
+        run(&["remove", name]).succeeds();
+        assert!(!list().contains("one-1.0") && list().contains("two-1.0"));
+    }
+    // One that is cut off is an error that names it, and changes nothing.
+    let cut = Offer::named(
+        "cut",
+        nar(&Tree::Directory(vec![("manifest.nix", Tree::File(b"[ {"))])),
+    );
+    cache.put(&cut);
+    let mut set = state.command(&["profile", "-p", "cut", "set", &full(&cut)]);
+    Ran::of(set.args(cache.arguments())).succeeds();
+    let mut install = state.command(&["profile", "-p", "cut", "install", &full(&two)]);
+    let ran = Ran::of(install.args(cache.arguments()));
+    assert_eq!(ran.output.status.code(), Some(1), "{}", ran.stderr());
+    assert!(ran.stderr().contains("manifest.nix"), "{}", ran.stderr());
 }

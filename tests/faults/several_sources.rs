@@ -180,3 +180,34 @@ fn a_server_without_nix_cache_info_is_used_for_the_narinfos_that_it_has() {
     copy(&offers[0].path().base_name()).succeeds().counts(2, 0);
     assert_eq!(state.is_whole(), 2);
 }
+
+#[test]
+fn a_copy_of_what_is_here_asks_no_source() {
+    let cache = Cache::new();
+    let [top, leaf] = closure(&cache);
+    let server = Server::new(cache.dir().to_owned(), |_, _| Answer::File);
+    let refusing = Refusing::new();
+    let state = State::new();
+    let copy = |from: &str, more: &[&str], path: &Offer| {
+        let mut arguments = vec!["copy".to_owned()];
+        arguments.extend(cache.arguments_from(from));
+        arguments.extend(more.iter().map(|m| (*m).to_owned()));
+        arguments.push(path.path().base_name());
+        state.run(&arguments)
+    };
+    copy(&server.url, &["--no-recursive"], &top).counts(1, 0);
+    // What it refers to is not here yet.
+    copy(&refusing.url, &[], &top).fails(&["cannot connect"]);
+    let ran = copy(&refusing.url, &["--no-recursive"], &top);
+    ran.succeeds().counts(0, 0);
+    copy(&server.url, &[], &top).counts(1, 0);
+    let asked = server.log().len();
+    for path in [&top, &leaf] {
+        for from in [&server.url, &refusing.url] {
+            let ran = copy(from, &[], path);
+            ran.succeeds().counts(0, 0);
+            assert!(ran.stdout().contains("were there"), "{}", ran.stdout());
+        }
+    }
+    assert_eq!(server.log().len(), asked);
+}

@@ -112,6 +112,13 @@ impl Offer {
         }
     }
 
+    /// A package of this name with a program of so many bytes of noise, which is called so as well.
+    pub fn package(name: &str, seed: u64, length: usize) -> Self {
+        let program = noise(seed, length);
+        let programs = Tree::Directory(vec![(name, Tree::Program(&program))]);
+        Self::named(name, nar(&Tree::Directory(vec![("bin", programs)])))
+    }
+
     /// A valid offer of a path with this name.
     pub fn named(name: &str, nar: Vec<u8>) -> Self {
         Self::new(&path(name), nar)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Sandbox, World, is_alive, succeed, wait_until};
+use crate::support::{Sandbox, World, is_alive, run, succeed, wait_until};
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
@@ -96,6 +96,41 @@ fn the_daemon_holds_no_descriptor_of_whoever_started_it() {
     let held = held.filter_map(|e| fs::read_link(e.ok()?.path()).ok());
     let held: Vec<_> = held.filter(|f| *f == lock).collect();
     assert!(held.is_empty(), "the daemon would keep it locked for ever");
+}
+
+#[test]
+fn commands_in_another_pid_namespace_reach_the_daemon() {
+    let mut sandbox = Sandbox::with_worlds();
+    let pid_namespace = |sandbox: &Sandbox, arguments: &[&str]| {
+        let command = sandbox.command(arguments);
+        let mut unshare = Command::new("unshare");
+        // /proc is still that of the namespace around.
+        unshare.args(["--pid", "--fork"]);
+        unshare.arg(command.get_program()).args(command.get_args());
+        unshare.env("NARFS_CONFIG", "/dev/null");
+        unshare.env("NARFS_STATE", &sandbox.state);
+        run(&mut unshare, b"")
+    };
+    sandbox.mount();
+    let served = format!("process {}", sandbox.pid());
+    for arguments in [&["status"][..], &["path-info"], &["pins"]] {
+        let ran = pid_namespace(&sandbox, arguments);
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+    }
+    let ran = pid_namespace(&sandbox, &["status"]);
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(said.contains(&served), "{said}");
+    sandbox.unmount();
+    // The address of a socket has no room for a path like this one.
+    let long = sandbox.make_dir(&"long/".repeat(30));
+    let from = std::mem::replace(&mut sandbox.state, long.join("state"));
+    fs::rename(from, &sandbox.state).unwrap();
+    sandbox.mount();
+    sandbox.narfs(&["status"]);
+    let ran = pid_namespace(&sandbox, &["status"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("PID namespace"), "{ran:?}");
+    sandbox.unmount();
 }
 
 #[test]

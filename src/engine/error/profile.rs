@@ -37,8 +37,8 @@ pub enum ProfileError {
     /// The current generation is not a user environment.
     #[error(
         "profile '{profile}' is incompatible with installing and removing packages: its version \
-         {number} is {target}, which has no manifest.json; use `narfs profile set` instead, or \
-         another profile"
+         {number} is {target}, which has no manifest.json and no manifest.nix; use `narfs profile set` \
+         instead, or another profile"
     )]
     NoManifest {
         profile: ProfileName,
@@ -46,10 +46,11 @@ pub enum ProfileError {
         target: StorePath,
     },
     /// The manifest cannot be parsed.
-    #[error("{path}/manifest.json")]
+    #[error("{path}/{file}")]
     Manifest {
         /// Target of the generation.
         path: StorePath,
+        file: &'static str,
         #[source]
         source: ManifestError,
     },

@@ -1,6 +1,7 @@
 //! User environments: the packages of a profile, and their changes.
 //!
-//! Invariant: manifests are written in version 2, which every Nix with `nix profile` reads.
+//! Invariant: manifests are written in version 2, which every Nix with `nix profile` reads, unless they are of
+//! version 3 already, whose elements have names that stay.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,8 @@ use crate::store::{Origin, Publication, Registration, StoreError};
 use crate::tree::ChunkSink;
 
 const MANIFEST: &[u8] = b"manifest.json";
+/// That of `nix-env`: mostly a link to a store path of its own.
+const NIX_ENV_MANIFEST: &[u8] = b"manifest.nix";
 
 /// A user environment that was built.
 pub(super) struct Built {
@@ -75,17 +78,37 @@ impl Engine {
             let source = SupplyError::NoSources(target.to_string());
             return Err(source.into());
         };
-        let Some(file) = package.tree().lookup(0, MANIFEST) else {
+        let store_dir = self.store.store_dir();
+        let unreadable = |file| {
+            let path = target.clone();
+            move |source| ProfileError::Manifest { path, file, source }
+        };
+        if let Some(file) = package.tree().lookup(0, MANIFEST) {
+            let json = packages.read(&package, file)?;
+            let manifest = Manifest::parse(store_dir, &json);
+            let mut manifest = manifest.map_err(unreadable("manifest.json"))?;
+            manifest.version = manifest.version.max(ManifestVersion::Two);
+            return Ok(Some(manifest));
+        }
+        let Some(file) = package.tree().lookup(0, NIX_ENV_MANIFEST) else {
             return Ok(None);
         };
-        let json = packages.read(&package, file)?;
-        let manifest = Manifest::parse(self.store.store_dir(), &json);
-        let mut manifest = manifest.map_err(|source| ProfileError::Manifest {
-            path: target.clone(),
-            source,
-        })?;
-        manifest.version = ManifestVersion::Two;
-        Ok(Some(manifest))
+        let text = match package.target(file) {
+            None => packages.read(&package, file)?,
+            Some(link) => {
+                let link = String::from_utf8_lossy(&link);
+                let Ok(path) = StorePath::parse_full(store_dir, &link) else {
+                    return Ok(None);
+                };
+                supply.keep([&path]);
+                let Some(linked) = packages.find(&path)? else {
+                    return Err(SupplyError::NoSources(path.to_string()).into());
+                };
+                packages.read(&linked, 0)?
+            }
+        };
+        let manifest = Manifest::of_nix_env(store_dir, &text);
+        Ok(Some(manifest.map_err(unreadable("manifest.nix"))?))
     }
 
     /// The manifest of the current generation, or an empty one if there is no generation.

@@ -10,7 +10,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
@@ -24,12 +24,21 @@ pub fn damaged_chunks(dir: &Path) -> u64 {
     DamagedChunks::open(dir).count() as u64
 }
 
+/// That a tree has no damaged chunk, as far as those go that were known when it was looked at.
+#[derive(Debug, Default)]
+pub(super) struct Soundness {
+    /// How many were known then.
+    added: AtomicU64,
+}
+
 /// The chunks of a state that cannot be read.
 pub(super) struct DamagedChunks {
     file: PathBuf,
     all: Mutex<HashSet<ChunkDigest>>,
     /// Their number, for readers: mostly there is none.
     count: AtomicUsize,
+    /// How many were added so far.
+    added: AtomicU64,
     /// Those that were met when a path was read.
     met: Mutex<HashMap<StorePathHash, HashSet<ChunkDigest>>>,
 }
@@ -58,6 +67,7 @@ impl DamagedChunks {
         Self {
             file,
             count: AtomicUsize::new(found.len()),
+            added: AtomicU64::new(found.len() as u64),
             all: Mutex::new(found),
             met: Mutex::default(),
         }
@@ -82,10 +92,29 @@ impl DamagedChunks {
         self.count() > 0 && lock(&self.all).contains(digest)
     }
 
+    /// Whether one is among the chunks of a tree, which `any` goes through: only if one was added since
+    /// the last time.
+    pub(super) fn is_among<E>(
+        &self,
+        soundness: &Soundness,
+        any: impl FnOnce(&dyn Fn(&ChunkDigest) -> bool) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let added = self.added.load(Ordering::Acquire);
+        if self.count() == 0 || soundness.added.load(Ordering::Relaxed) == added {
+            return Ok(false);
+        }
+        let is_damaged = any(&|digest| self.contains(digest))?;
+        if !is_damaged {
+            soundness.added.store(added, Ordering::Relaxed);
+        }
+        Ok(is_damaged)
+    }
+
     pub(super) fn add(&self, digest: ChunkDigest) {
         let mut all = lock(&self.all);
         if all.insert(digest) {
             self.note(&format!("damaged {digest}\n"));
+            self.added.fetch_add(1, Ordering::Release);
         }
         self.count.store(all.len(), Ordering::Relaxed);
     }
@@ -120,6 +149,8 @@ impl DamagedChunks {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -134,6 +165,37 @@ mod tests {
         assert_eq!(said, [1, 10, 100]);
         assert_eq!(damaged.meet(one, digest(7)), None);
         assert_eq!(damaged.meet(other, digest(7)), Some(1));
+    }
+
+    #[test]
+    fn a_tree_without_damage_is_looked_at_once_for_each_damaged_chunk() {
+        let dir = tempfile::tempdir().unwrap();
+        let damaged = DamagedChunks::open(dir.path());
+        let [own, other, late] = [1, 2, 3].map(|n| ChunkDigest::of(&[n]));
+        let (soundness, looks) = (Soundness::default(), Cell::new(0));
+        let is_among = || {
+            let any = |is_damaged: &dyn Fn(&ChunkDigest) -> bool| {
+                looks.set(looks.get() + 1);
+                Ok::<_, ()>(is_damaged(&own))
+            };
+            damaged.is_among(&soundness, any).unwrap()
+        };
+        assert!(!is_among());
+        for (seen, chunk) in (1..).zip([other, late]) {
+            damaged.add(chunk);
+            assert!((0..3).all(|_| !is_among()));
+            assert_eq!(looks.get(), seen);
+        }
+        damaged.add(own);
+        assert!(is_among() && is_among());
+        damaged.remove(&own);
+        assert!((0..3).all(|_| !is_among()));
+        assert_eq!(looks.get(), 5);
+        // As the next owner does, which knows them from the file.
+        let damaged = DamagedChunks::open(dir.path());
+        let soundness = Soundness::default();
+        let is_other = |is_damaged: &dyn Fn(&ChunkDigest) -> bool| Ok::<_, ()>(is_damaged(&other));
+        assert!(damaged.is_among(&soundness, is_other).unwrap());
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub use damage::damaged_chunks;
 use holds::Held;
 use size::Size;
 use writing::Writing;
+pub(super) use writing::note_next_chunk;
 
 /// Part of the cache of trees that a tree may take in memory, so that many fit.
 const LARGE: u64 = 16;

@@ -136,7 +136,8 @@ impl StoredContents {
 
     /// Whether a chunk of a tree was found missing or damaged, and has not come again.
     pub(in crate::store) fn is_damaged(&self, tree: &ServedTree) -> Result<bool, StoreError> {
-        Ok(self.damaged.count() > 0 && tree.any_chunk(|digest| self.damaged.contains(digest))?)
+        let any = |is_damaged: &dyn Fn(&ChunkDigest) -> bool| tree.any_chunk(is_damaged);
+        self.damaged.is_among(tree.soundness(), any)
     }
 
     /// Reads every chunk of a path, and has the next ingest in this process replace those that cannot be

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::damage::Soundness;
 use super::stored_tree::StoredTree;
 use crate::chunk::{ChunkDigest, HASH_LEN};
 use crate::store::error::StoreError;
@@ -25,6 +26,7 @@ pub(in crate::store) struct StoredLargeTree {
     pub(super) numbers: Vec<u64>,
     /// Whether its file could not be read, so that it has to be unpacked again.
     failed: AtomicBool,
+    soundness: Soundness,
 }
 
 impl StoredLargeTree {
@@ -34,6 +36,7 @@ impl StoredLargeTree {
             tree,
             numbers,
             failed: AtomicBool::new(false),
+            soundness: Soundness::default(),
         }
     }
 
@@ -57,6 +60,13 @@ impl ServedTree {
         match self {
             Self::Whole(stored) => stored.weight(),
             Self::Large(stored) => stored.tree.weight() + stored.numbers.len() * 8,
+        }
+    }
+
+    pub(super) fn soundness(&self) -> &Soundness {
+        match self {
+            Self::Whole(stored) => &stored.soundness,
+            Self::Large(stored) => &stored.soundness,
         }
     }
 

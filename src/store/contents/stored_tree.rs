@@ -4,6 +4,7 @@
 //! them it is *complete*, and each of the chunks is there; with none its contents were dropped,
 //! and everything but them can still be read. A tree without chunks is always complete.
 
+use super::damage::Soundness;
 use crate::store::records::{Reader, Writer};
 use crate::tree::Tree;
 
@@ -18,6 +19,7 @@ pub(in crate::store) struct StoredTree {
     pub(in crate::store) tree: Tree,
     /// In the order of the stream; none if the contents were dropped.
     pub(in crate::store) numbers: Vec<u64>,
+    pub(super) soundness: Soundness,
 }
 
 impl StoredTree {

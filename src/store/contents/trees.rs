@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::StoredContents;
+use super::damage::Soundness;
 use super::served_tree::{ServedTree, StoredLargeTree};
 use super::stored_tree::{StoredTree, TreeRecord, encode};
 use crate::chunk::ChunkDigest;
@@ -49,6 +50,7 @@ fn unpack(digest: ChunkDigest, record: &TreeRecord<'_>) -> Result<StoredTree, St
     Ok(StoredTree {
         numbers: numbers.collect(),
         tree,
+        soundness: Soundness::default(),
     })
 }
 

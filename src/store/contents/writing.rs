@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::stored_tree::{Located, TreeRecord};
 use crate::chunk::ChunkDigest;
 use crate::store::error::StoreError;
-use crate::store::records::{Family, Records};
+use crate::store::records::{Batch, Durability, Family, Records};
 
 /// The number after the last chunk that ever was, as far as chunks were deleted.
 pub(super) const NEXT_CHUNK: &[u8] = b"next-chunk";
@@ -120,6 +120,16 @@ impl Writing {
         self.fresh_bytes = self.fresh.values().map(|fresh| fresh.length).sum();
         self.moved -= flushing.moved;
     }
+}
+
+/// Notes which number the next new chunk gets, in a database that may lack chunks: none that a record names.
+pub(in crate::store) fn note_next_chunk(records: &Records) -> Result<(), StoreError> {
+    let last = records.last_key(Family::Chunks)?;
+    let last = last.and_then(|key| Some(u64::from_be_bytes(key.as_slice().try_into().ok()?)));
+    let next = last.unwrap_or(0).max(highest_named(records)?) + 1;
+    let mut batch = Batch::default();
+    batch.put(Family::Meta, NEXT_CHUNK, next.to_le_bytes());
+    records.write(batch, Durability::Power, "the next chunk number was noted")
 }
 
 /// The highest chunk number in the records that can be read and name one.

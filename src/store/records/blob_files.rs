@@ -33,6 +33,15 @@ pub(in crate::store) struct BlobFile {
     path: PathBuf,
 }
 
+/// How much is in a blob file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlobContents {
+    pub(super) number: u64,
+    pub(super) records: u64,
+    /// Bytes of the records with their headers.
+    pub(super) bytes: u64,
+}
+
 /// The blob files in the directory of the database, in the order of their numbers.
 pub(in crate::store) fn blob_files(db: &Path) -> io::Result<Vec<BlobFile>> {
     let mut files = Vec::new();
@@ -72,6 +81,22 @@ impl BlobFile {
         let mut magic = [0; 4];
         File::open(&self.path)?.read_exact_at(&mut magic, at)?;
         Ok(magic == MAGIC)
+    }
+
+    /// How much is in it; `None` if it was not written to its end.
+    pub(super) fn contents(&self) -> io::Result<Option<BlobContents>> {
+        if !self.is_finished()? {
+            return Ok(None);
+        }
+        let end = self.size - FOOTER;
+        let mut records = [0; 8];
+        let file = File::open(&self.path)?;
+        file.read_exact_at(&mut records, end + MAGIC.len() as u64)?;
+        Ok(Some(BlobContents {
+            number: self.number,
+            records: u64::from_le_bytes(records),
+            bytes: end - HEADER,
+        }))
     }
 
     /// Deletes the file; an empty directory if somebody has put that in its place.

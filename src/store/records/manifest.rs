@@ -7,11 +7,14 @@
 //! kind and bytes; an edit is a sequence of tagged fields. Invariant: what cannot be understood is an error,
 //! and nothing is written then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Error, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use super::blob_files::BlobContents;
+use super::rocks::newest_manifest;
+use crate::store::directory::sync_names;
 use crate::tree::{read_number, write_number};
 
 const BLOCK: usize = 32 << 10;
@@ -24,6 +27,7 @@ const LAST: u8 = 4;
 
 /// Tags of fields of an edit.
 const COMPARATOR: u64 = 1;
+const LOG_NUMBER: u64 = 2;
 const COMPACTED: u64 = 5;
 const DELETED_TABLE: u64 = 6;
 const NEW_TABLE: u64 = 103;
@@ -33,7 +37,7 @@ const DROPPED_FAMILY: u64 = 202;
 const NEW_BLOB_FILE: u64 = 400;
 const BLOB_GARBAGE: u64 = 401;
 /// Those that are a number that does not matter here.
-const NUMBERS: [u64; 7] = [2, 3, 4, 9, 10, 203, 300];
+const NUMBERS: [u64; 7] = [LOG_NUMBER, 3, 4, 9, 10, 203, 300];
 /// Fields that whoever does not know them passes over have this bit, and a length.
 const IGNORABLE: u64 = 1 << 13;
 /// What ends the further fields of a table, and those of a blob file.
@@ -56,12 +60,115 @@ pub(super) struct Table {
 
 /// The tables of the closed database in `dir`.
 pub(super) fn tables(dir: &Path) -> io::Result<Vec<Table>> {
-    let bytes = fs::read(current(dir)?)?;
-    let mut contents = Contents::default();
-    for edit in edits(&bytes)? {
-        contents.apply(&edit).ok_or_else(invalid)?;
-    }
+    tables_in(&current(dir)?)
+}
+
+/// The tables in a manifest.
+pub(super) fn tables_in(manifest: &Path) -> io::Result<Vec<Table>> {
+    let contents = Contents::of(manifest)?;
     Ok(contents.tables.into_values().collect())
+}
+
+/// The numbers and names of the families in a manifest.
+pub(super) fn families_in(manifest: &Path) -> io::Result<BTreeMap<u64, String>> {
+    Ok(Contents::of(manifest)?.families)
+}
+
+/// What can be read of a manifest.
+pub(super) struct Left {
+    pub(super) families: BTreeMap<u64, String>,
+    pub(super) tables: Vec<u64>,
+    pub(super) is_whole: bool,
+}
+
+/// What can be read of a manifest.
+pub(super) fn left_in(manifest: &Path) -> Left {
+    let mut contents = Contents::default();
+    let (edits, read) = readable_edits(&fs::read(manifest).unwrap_or_default());
+    let is_understood = edits.iter().all(|edit| contents.apply(edit).is_some());
+    Left {
+        families: contents.families,
+        tables: contents.tables.into_keys().collect(),
+        is_whole: is_understood && read.is_ok(),
+    }
+}
+
+/// Writes a manifest anew with these families, of which it has some, and with blob files of one of them. That
+/// one's tables come after the blob files: RocksDB looks for these when it reads of tables.
+pub(super) fn complete(
+    manifest: &Path,
+    families: &BTreeMap<u64, String>,
+    blobs: Option<&(u64, Vec<BlobContents>)>,
+) -> io::Result<()> {
+    let bytes = fs::read(manifest)?;
+    let mut known = Contents::default();
+    let mut out = Vec::new();
+    let mut added = Vec::new();
+    for edit in edits(&bytes)? {
+        let is_known = |known: &Contents, family| known.families.contains_key(&family);
+        known.apply(&edit).ok_or_else(invalid)?;
+        append(0, &mut out, &edit);
+        if let Some((family, files)) = blobs
+            && is_known(&known, *family)
+            && added.is_empty()
+        {
+            added = files.iter().map(|file| file.edit(*family)).collect();
+            added.iter().for_each(|edit| append(0, &mut out, edit));
+        }
+    }
+    for (family, name) in families {
+        if !known.families.contains_key(family) {
+            append(0, &mut out, &new_family(*family, name));
+        }
+    }
+    let draft = manifest.with_extension("new");
+    let mut file = File::create(&draft)?;
+    file.write_all(&out)?;
+    file.sync_all()?;
+    fs::rename(draft, manifest)
+}
+
+/// An edit that adds a family without tables.
+fn new_family(number: u64, name: &str) -> Vec<u8> {
+    let mut edit = Vec::new();
+    [LOG_NUMBER, 0, FAMILY, number, NEW_FAMILY, name.len() as u64]
+        .iter()
+        .for_each(|field| write_number(&mut edit, *field));
+    edit.extend_from_slice(name.as_bytes());
+    edit
+}
+
+impl BlobContents {
+    /// An edit that adds the file, none of which is garbage as far as is known. No checksum is kept of it.
+    fn edit(&self, family: u64) -> Vec<u8> {
+        let mut edit = Vec::new();
+        let (method, checksum) = (0, 0);
+        let file = [self.number, self.records, self.bytes, method, checksum];
+        let fields = [FAMILY, family, NEW_BLOB_FILE].into_iter().chain(file);
+        let fields = fields.chain([END_OF_BLOB_FILE]);
+        fields.for_each(|field| write_number(&mut edit, field));
+        edit
+    }
+}
+
+/// The newest manifest in `dir`, named or not.
+pub(super) fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let number = match newest_manifest(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => 0,
+        number => number?,
+    };
+    Ok((number > 0).then(|| dir.join(format!("MANIFEST-{number:06}"))))
+}
+
+/// Has a manifest be the one that is used.
+pub(super) fn set_current(dir: &Path, manifest: &Path) -> io::Result<()> {
+    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
+    let draft = dir.join("CURRENT.new");
+    let mut file = File::create(&draft)?;
+    writeln!(file, "{name}")?;
+    file.sync_all()?;
+    fs::rename(draft, dir.join("CURRENT"))?;
+    sync_names(dir)
 }
 
 /// Takes tables out of the closed database in `dir`, which has them.
@@ -88,7 +195,7 @@ pub(super) fn take_out(dir: &Path, tables: &[Table]) -> io::Result<()> {
 }
 
 /// The manifest that is used.
-fn current(dir: &Path) -> io::Result<PathBuf> {
+pub(super) fn current(dir: &Path) -> io::Result<PathBuf> {
     let current = fs::read_to_string(dir.join("CURRENT"))?;
     Ok(dir.join(current.trim_end()))
 }
@@ -100,11 +207,20 @@ fn invalid() -> Error {
 /// What a database has.
 #[derive(Default)]
 struct Contents {
-    families: HashMap<u64, String>,
+    families: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Table>,
 }
 
 impl Contents {
+    /// What a manifest says.
+    fn of(manifest: &Path) -> io::Result<Self> {
+        let mut contents = Self::default();
+        for edit in edits(&fs::read(manifest)?)? {
+            contents.apply(&edit).ok_or_else(invalid)?;
+        }
+        Ok(contents)
+    }
+
     fn apply(&mut self, mut edit: &[u8]) -> Option<()> {
         let edit = &mut edit;
         let (mut family, mut name, mut is_dropped) = (0, None, false);
@@ -189,7 +305,18 @@ fn pass_over(edit: &mut &[u8], end: u64) -> Option<()> {
 
 /// The edits of a manifest.
 fn edits(bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let (edits, is_whole) = readable_edits(bytes);
+    is_whole.map(|()| edits)
+}
+
+/// Those that come before what cannot be read.
+fn readable_edits(bytes: &[u8]) -> (Vec<Vec<u8>>, io::Result<()>) {
     let mut edits = Vec::new();
+    let is_whole = read_edits(bytes, &mut edits);
+    (edits, is_whole)
+}
+
+fn read_edits(bytes: &[u8], edits: &mut Vec<Vec<u8>>) -> io::Result<()> {
     let mut whole = Vec::new();
     for block in bytes.chunks(BLOCK) {
         let mut rest = block;
@@ -211,7 +338,7 @@ fn edits(bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
             rest = after;
         }
     }
-    Ok(edits)
+    Ok(())
 }
 
 fn text<'e>(edit: &mut &'e [u8]) -> Option<&'e [u8]> {
@@ -248,15 +375,28 @@ fn append(before: usize, out: &mut Vec<u8>, record: &[u8]) {
     }
 }
 
+/// What each byte makes of a CRC32C: an opening reads the whole manifest of the one before.
+const CRC: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            let polynomial = if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            crc = (crc >> 1) ^ polynomial;
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
 /// The masked CRC32C of a record.
 fn checksum(kind: u8, payload: &[u8]) -> [u8; 4] {
     let mut crc = !0u32;
     for byte in std::iter::once(&kind).chain(payload) {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            let polynomial = if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
-            crc = (crc >> 1) ^ polynomial;
-        }
+        crc = CRC[usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
     }
     (!crc)
         .rotate_right(15)

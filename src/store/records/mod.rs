@@ -15,11 +15,13 @@ mod manifest;
 mod memory;
 mod mending;
 mod rocks;
+mod salvage;
 mod second_copy;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,13 +34,14 @@ pub(super) use family::Family;
 pub(super) use gaps::Gap;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
+pub(super) use salvage::Taken;
 pub(super) use second_copy::Missing;
 
 use super::directory::{self, LEAST_FREE, RESERVE, check_room, free};
 use super::error::{StoreError, failed};
 use super::format::Needs;
 use crate::sync::lock;
-use backend::{Backend, End, View};
+use backend::{Backend, End, View, Write};
 use ballast::Ballast;
 use rocks::RocksDb;
 use second_copy::{SecondCopy, scan_kept};
@@ -90,9 +93,12 @@ impl Records {
         }
         let has_copy = second_copy::is_there(state);
         let db = state.join("db");
+        // RocksDB would make a new one, or go back to an older one.
         let opened = match has_copy && !db.join("CURRENT").exists() {
-            // RocksDB would make a new one.
             true => Err(BackendError::missing("its file CURRENT is missing").into()),
+            false if salvage::is_cut(&db, needs.format).unwrap_or(false) => {
+                Err(BackendError::missing("its list of files is cut off").into())
+            }
             false => mending::open(&db, needs.format, memory, open_files),
         };
         let rocks = opened.map_err(|e| e.of_state(state, has_copy))?;
@@ -112,20 +118,48 @@ impl Records {
         Ok(records)
     }
 
-    /// Makes a new database in `dir` for the state in `state`, whose own is lost; it has all that is
-    /// [missing](Self::visit_missing) before it.
+    /// Writes the file of the database anew that names its list of files, if that is all that is lost.
+    pub(super) fn name_list(state: &Path) -> bool {
+        let named = salvage::write_current(&state.join("db"));
+        named.unwrap_or_else(|e| {
+            tracing::warn!("its file CURRENT cannot be written: {e}");
+            false
+        })
+    }
+
+    /// Makes a new database in `dir` for the state in `state`, whose own cannot be opened: with what can be
+    /// read of the files of that one, which are the second of what is returned. All that the second copy has
+    /// is [missing](Self::visit_missing) before it.
     pub(super) fn in_place_of_lost(
         state: &Path,
         dir: &Path,
         needs: Needs,
         memory: usize,
         open_files: i32,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, Taken), StoreError> {
         tables::forget(state);
-        let opened = RocksDb::open(dir, needs.format, memory, open_files);
-        let rocks = opened.map_err(|e| e.of_state(state, true))?;
+        let format = needs.format;
+        let lost = state.join("db");
+        let saved = salvage::list_anew(&lost, dir, format, memory, open_files);
+        let (rocks, taken) = match saved {
+            Ok(Some((rocks, taken))) => {
+                salvage::merge_all(state, &rocks)?;
+                (rocks, taken)
+            }
+            Err(e) if e.is_for_want_of_room() => return Err(e.of_state(state, true)),
+            nothing => {
+                if let Err(e) = nothing {
+                    let e = e.of_state(state, true);
+                    tracing::warn!("nothing of the tables that are there can be saved: {e}");
+                    let _ = std::fs::remove_dir_all(dir);
+                }
+                let opened = RocksDb::open(dir, format, memory, open_files);
+                let rocks = opened.map_err(|e| e.of_state(state, true))?;
+                (rocks, Taken::default())
+            }
+        };
         let copy = SecondCopy::of_lost(state, rocks.opening())?;
-        Ok(Self::over(state, needs, Box::new(rocks), copy))
+        Ok((Self::over(state, needs, Box::new(rocks), copy), taken))
     }
 
     #[cfg(test)]
@@ -223,6 +257,31 @@ impl Records {
         visit: impl FnMut(Batch) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
         self.second_copy.visit_missing(visit)
+    }
+
+    /// The records of a family that the second copy has and that are meant; `None` if it is not whole.
+    pub(super) fn copied(
+        &self,
+        family: Family,
+        is_meant: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
+        let mut found = HashMap::new();
+        let visited = self.second_copy.visit_all(|batch| {
+            for write in batch.writes {
+                match write {
+                    Write::Put(of, key, record) if of == family && is_meant(&key, &record) => {
+                        found.insert(key, record);
+                    }
+                    Write::Put(of, key, _) | Write::Delete(of, key) if of == family => {
+                        found.remove(&key);
+                    }
+                    Write::Clear(of) if of == family => found.clear(),
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        matches!(visited, Ok(true)).then_some(found)
     }
 
     /// Has all be missing that the second copy has, and deletes last uses, whether these records can be read

@@ -61,6 +61,14 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
+    /// Whether it is that the disk is full.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        match self {
+            Self::Database(e) => e.to_string().contains("No space left on device"),
+            Self::Directory(e) => e.kind() == io::ErrorKind::StorageFull,
+        }
+    }
+
     /// The same of a state, which has a second copy or not.
     pub(super) fn of_state(self, state: &Path, has_copy: bool) -> StoreError {
         let dir = state.to_owned();
@@ -78,6 +86,14 @@ impl OpenError {
             },
         }
     }
+}
+
+/// Makes a list of the tables in the directory of a database that has none.
+pub(super) fn list_tables(dir: &Path) -> Result<(), OpenError> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_log_level(LogLevel::Warn);
+    Ok(DB::repair(&options, dir).map_err(BackendError::from)?)
 }
 
 /// Whether there are files with records. Those come after the file `CURRENT`.
@@ -271,6 +287,11 @@ impl RocksDb {
         }
     }
 
+    /// Bytes of the tables of a family.
+    pub(super) fn table_bytes(&self, family: Family) -> Result<u64, BackendError> {
+        self.number_of(family, "rocksdb.live-sst-files-size")
+    }
+
     /// A property of a family that is a number.
     fn number_of(&self, family: Family, name: &str) -> Result<u64, BackendError> {
         let Some(family) = self.family(family) else {
@@ -418,7 +439,7 @@ impl Backend for RocksDb {
 
     fn file_bytes(&self, family: Family) -> Result<u64, BackendError> {
         let blobs = self.number_of(family, "rocksdb.live-blob-file-size")?;
-        Ok(blobs + self.number_of(family, "rocksdb.live-sst-files-size")?)
+        Ok(blobs + self.table_bytes(family)?)
     }
 
     fn file_records(&self, family: Family) -> Result<u64, BackendError> {

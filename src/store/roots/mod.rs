@@ -95,6 +95,10 @@ impl Roots {
                 batch.put(Family::Roots, key(&pin.path), pin.encode());
             }
         }
+        // A write would be synced.
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.records
             .write(batch, Durability::Power, "a pin was written")
     }
@@ -114,6 +118,9 @@ impl Roots {
                 batch.delete(Family::Roots, key(path));
                 pinned.push(path.clone());
             }
+        }
+        if batch.is_empty() {
+            return Ok(pinned);
         }
         self.records
             .write(batch, Durability::Power, "a pin was taken away")?;

@@ -236,6 +236,35 @@ fn chunks_of_a_tree_that_cannot_be_read_stay_unless_they_can_be_fetched_again() 
 }
 
 #[test]
+fn contents_stay_that_an_added_path_shares_whose_path_info_cannot_be_read() {
+    for (origin, has_copy, stays) in [
+        (Origin::Added, true, true),
+        (Origin::Fetched, true, false),
+        // Nothing says what it was.
+        (Origin::Fetched, false, true),
+    ] {
+        let disk = MemoryBackend::default();
+        let (dir, store) = open_in_memory(disk.clone());
+        let contents = noise(1, 3000);
+        let mut own = kept(&store, &path(1), &contents);
+        own.origin = origin;
+        store.paths().publish(&[own]).unwrap();
+        publish(&store, &path(2), &contents);
+        publish(&store, &path(3), &noise(3, 3000));
+        damage_info(&disk, 1);
+        store.paths.forget_all();
+        if !has_copy {
+            std::fs::write(dir.path().join("second-copy"), "").unwrap();
+        }
+        evict(&store, 0, &HashSet::new()).unwrap();
+        store.contents.forget_all();
+        let what = format!("{origin:?}, {has_copy}");
+        assert_eq!(dump(&store, &path(2)).is_ok(), stays, "{what}");
+        assert_eq!(dump(&store, &path(3)).is_ok(), !has_copy, "{what}");
+    }
+}
+
+#[test]
 fn a_state_opens_though_it_cannot_be_read_what_is_next() {
     let (_dir, disk, store) = state(&[(1, &[]), (2, &[])]);
     let before = ordinal(&store, 2);

@@ -9,7 +9,7 @@ use crate::chunk::ChunkDigest;
 use crate::nix::store_path::StorePathHash;
 use crate::store::contents::TreeRecord;
 use crate::store::error::StoreError;
-use crate::store::paths::{Listed, Origin, PathInfo, Removal, RunningRemoval};
+use crate::store::paths::{Listed, Origin, PathInfo, Removal, RunningRemoval, Unreadable};
 use crate::store::records::Family;
 
 /// The first bytes of a digest, which tell it from the others.
@@ -26,20 +26,19 @@ impl Upkeep {
         used.max(info.registered * 1000)
     }
 
-    /// Visits all path infos whose trees are here. Returns whether there may be others, which cannot be read.
+    /// Visits all path infos whose trees are here. Returns those that cannot be read.
     fn each_path(
         &self,
         running: &RunningRemoval<'_>,
         mut visit: impl FnMut(ChunkDigest, PathInfo),
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Unreadable, StoreError> {
         let (listed, nothing) = (Listed::Then(&running.snapshot), &mut std::iter::empty());
-        let unreadable = self.paths.scan_infos(&listed, nothing, &mut |info, _| {
+        self.paths.scan_infos(&listed, nothing, &mut |info, _| {
             if let Some(tree) = info.tree() {
                 visit(tree, info);
             }
             Ok(())
-        })?;
-        Ok(!unreadable.is_empty())
+        })
     }
 
     /// The trees of all paths that can be read, with whether they are kept.
@@ -49,13 +48,41 @@ impl Upkeep {
         is_kept: impl Fn(&PathInfo) -> bool,
     ) -> Result<KnownTrees, StoreError> {
         let mut trees: HashMap<_, bool> = HashMap::new();
-        let and_others = self.each_path(running, |tree, info| {
+        let unreadable = self.each_path(running, |tree, info| {
             *trees.entry(tree).or_default() |= is_kept(&info);
         })?;
         Ok(KnownTrees {
             trees: trees.into_iter().collect(),
-            and_others,
+            and_others: !unreadable.is_empty(),
         })
+    }
+
+    /// The trees of paths that are kept and whose path infos cannot be read, as the second copy has them;
+    /// `None` if that cannot say it.
+    fn unreadable_trees(
+        &self,
+        unreadable: &Unreadable,
+        is_kept: impl Fn(&PathInfo) -> bool,
+    ) -> Option<Vec<ChunkDigest>> {
+        if unreadable.is_empty() {
+            return Some(Vec::new());
+        }
+        let hashes: HashSet<_> = unreadable.paths.iter().map(|path| path.hash).collect();
+        let is_meant = |info: &PathInfo| {
+            hashes.contains(&info.registration.path.hash())
+                || unreadable.unnamed.contains(&info.ordinal)
+        };
+        let read = |key: &[u8], record: &[u8]| PathInfo::scanned(key, record).ok();
+        let copied = self.records.copied(Family::Paths, |key, record| {
+            read(key, record).is_some_and(|info| is_meant(&info))
+        })?;
+        let infos = copied.iter().filter_map(|(key, record)| read(key, record));
+        Some(
+            infos
+                .filter(is_kept)
+                .filter_map(|info| info.tree())
+                .collect(),
+        )
     }
 
     /// Counts the uses of all chunks, and lists the oldest of the trees that have some and may be dropped:
@@ -83,7 +110,7 @@ impl Upkeep {
         }
         full.sort_unstable();
         let (mut kept, mut oldest, mut is_cut) = (HashSet::new(), BinaryHeap::new(), false);
-        self.each_path(running, |tree, info| {
+        let unreadable = self.each_path(running, |tree, info| {
             if is_kept(&info) {
                 kept.insert(tree);
             } else if full.binary_search(&short(&tree)).is_ok() && !but.contains(&tree) {
@@ -95,6 +122,14 @@ impl Upkeep {
                 }
             }
         })?;
+        // What was added here would be lost with a tree that a path has which can be fetched again.
+        let Some(unread) = self.unreadable_trees(&unreadable, is_kept) else {
+            tracing::warn!(
+                "nothing is dropped, since path infos cannot be read, whose contents may be here only"
+            );
+            return Ok(Candidates::new([], false, all_read));
+        };
+        kept.extend(unread);
         for tree in &kept {
             self.keep_chunks(running, tree)?;
         }
@@ -110,7 +145,7 @@ impl Upkeep {
                 candidate.add(info, age);
             }
         })?;
-        all.retain(|_, candidate| !candidate.kept);
+        all.retain(|tree, candidate| !candidate.kept && !kept.contains(tree));
         // Where other paths of the same trees are younger, there may be older ones that were left out.
         if all.values().any(|candidate| candidate.rank <= last) {
             all.retain(|_, candidate| candidate.rank <= last);

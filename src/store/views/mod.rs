@@ -23,6 +23,7 @@ pub use table::{View, ViewRecord, ViewTable};
 
 use super::error::StoreError;
 use super::paths::Reach;
+use super::profiles::ProfileTable;
 use super::tables::{Tables, now};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use edit::reach_of;
@@ -125,6 +126,14 @@ impl Views {
         if before.is_some() && new_volume {
             return Ok(before);
         }
+        changing.note_roots(roots.iter());
+        if let Some(view) = &before
+            && view.record.roots == roots
+            && view.record.profiles == profiles
+            && matches!(self.shows_all(view, &changing.profiles), Ok(true))
+        {
+            return Ok(None);
+        }
         let mut edit = changing.edit_views();
         let now = now();
         let record = ViewRecord {
@@ -139,11 +148,16 @@ impl Views {
             profiles: profiles.to_vec(),
             is_volume: before.as_ref().map_or(new_volume, |v| v.record.is_volume),
         };
-        changing.note_roots(roots.iter());
         let (before, profiles) = (before.as_deref(), &changing.profiles);
         edit.show(name.as_str(), record, before, profiles)?;
         changing.commit(None, Some(edit.finish()?))?;
         Ok(None)
+    }
+
+    /// Whether a view shows its closures, and nothing of them is unknown.
+    fn shows_all(&self, view: &View, profiles: &ProfileTable) -> Result<bool, StoreError> {
+        let Reach { all, unknown } = reach_of(&self.0.paths, &view.record, profiles)?;
+        Ok(unknown.is_empty() && is_all(self.members(view)?.as_ref(), &all))
     }
 
     /// Removes a view; `false` if there is none of this name.

@@ -138,7 +138,10 @@ impl CopyFile {
         if let Some(whole) = Self::open(state)? {
             return Ok(Some(whole));
         }
-        let file = File::open(path(state))?;
+        let file = match File::open(path(state)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
         let length = file.metadata()?.len();
         Ok((length > HEADER).then_some(Self {
             file,

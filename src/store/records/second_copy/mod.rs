@@ -452,6 +452,20 @@ impl SecondCopy {
         visited.map_err(|e| self.error(e))
     }
 
+    /// Visits all that the file has, in its order. Returns whether there is a file, and all of it could be
+    /// read.
+    pub(super) fn visit_all(
+        &self,
+        mut visit: impl FnMut(Batch) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let kept = lock(&self.kept);
+        let Some(file) = &kept.file else {
+            return Ok(false);
+        };
+        let visited = file.visit_all(|writes| visit(Batch::of(writes)).map_err(CopyError::Store));
+        visited.map_err(|e| self.error(e))
+    }
+
     /// Notes that the database lacks nothing any more.
     pub(super) fn set_restored(&self, backend: &dyn Backend) {
         let mut kept = lock(&self.kept);
