@@ -352,7 +352,7 @@ impl Inner {
         let received = race::fetch(errand, Offer::clone(&offer)).await;
         let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
         self.fetched.fetch_add(sent, Ordering::Relaxed);
-        self.publisher.publish(received?, &flight.urgency).await
+        self.publisher.publish(received?, flight).await
     }
 
     /// What the state knows of a path; where it knows nothing, or only the word of a source where
