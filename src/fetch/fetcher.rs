@@ -91,7 +91,7 @@ impl Fetcher {
     /// A fetcher for programs. No source is asked before something is needed.
     pub fn new(to: Destination, options: &FetchOptions) -> Self {
         let sources = Sources::new(options);
-        let priorities = Priorities::for_programs(sources.urls().count());
+        let priorities = Priorities::for_programs(sources.urls().count(), options.prefetch);
         Self::with(to, sources, options, priorities)
     }
 

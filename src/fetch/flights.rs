@@ -162,12 +162,16 @@ impl Flights {
 mod tests {
     use super::*;
     use crate::fetch::attempt::Attempt;
+    use crate::fetch::options::PrefetchPolicy;
 
     #[test]
     fn what_comes_out_of_a_decoder_is_progress_and_so_is_what_comes_nearer_to_ones_turn() {
         let path = format!("{}-name", "0".repeat(32));
         let path = StorePath::parse_base_name(path.as_bytes()).unwrap();
-        let (flights, priorities) = (Flights::default(), Priorities::for_programs(1));
+        let (flights, priorities) = (
+            Flights::default(),
+            Priorities::for_programs(1, PrefetchPolicy::None),
+        );
         let need = Need::Contents(path);
         let (waiting, _landing) = flights.join(&need, &priorities, &Arc::default());
         let flight = &waiting.0;

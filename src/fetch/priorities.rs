@@ -3,7 +3,7 @@
 //! Invariants: what is urgent never waits for a place that something less urgent has, nor for one that
 //! belongs to another source; a transfer that is too slow has no place that others wait for; what is
 //! fetched ahead is not asked for, and stands still but for moments, while a program waits for something
-//! else that goes on, and for a moment after that; of what could still come of it then, there is little on
+//! else that goes on, and, of a guess, for a moment after that; of what could still come of it then, there is little on
 //! a line that is not known to be fast; and it becomes urgent as soon as a program waits for it too.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::options::PrefetchPolicy;
 use crate::sync;
 
 /// NARs that are fetched at once for programs from a source.
@@ -32,8 +33,9 @@ const SOURCES: usize = 2;
 const SLOW: usize = 2;
 /// Longest pause of a transfer ahead. Servers close idle connections, typically after a minute.
 const STAND_STILL: Duration = Duration::from_secs(2);
-/// Time without a program that waits, after which what is ahead goes on: a program that starts asks for one
-/// path after the other, and what is let through in between holds up the next one.
+/// Time without a program that waits, after which what is ahead goes on where it is a guess: a program that
+/// starts asks for one path after the other, and of a closure it is mostly not the next one that is let
+/// through in between. What a command or a trace names may be.
 const QUIET: Duration = Duration::from_millis(200);
 /// Bytes of a transfer that come within [`FAST_TIME`] from a source that is fast: 80 Mbit/s, with which all
 /// that can be on its way ahead is here in a tenth of a second.
@@ -68,15 +70,6 @@ struct Pauses {
     longest: Duration,
     /// After the last program has got what it waited for.
     quiet: Duration,
-}
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self {
-            longest: STAND_STILL,
-            quiet: QUIET,
-        }
-    }
 }
 
 /// What programs wait for.
@@ -115,14 +108,23 @@ struct Places {
 }
 
 impl Priorities {
-    /// Places for programs at each of so many sources, and for what is fetched ahead of them.
-    pub(super) fn for_programs(sources: usize) -> Arc<Self> {
-        Self::new(AHEAD, LARGE_AHEAD, sources, Pauses::default())
+    /// Places for programs at each of so many sources, and for what is fetched ahead of them by a `policy`.
+    pub(super) fn for_programs(sources: usize, policy: PrefetchPolicy) -> Arc<Self> {
+        let quiet = match policy {
+            PrefetchPolicy::Closure => QUIET,
+            PrefetchPolicy::None => Duration::ZERO,
+        };
+        let longest = STAND_STILL;
+        Self::new(AHEAD, LARGE_AHEAD, sources, Pauses { longest, quiet })
     }
 
     /// So many places for the `jobs` of a copy, at each of `sources` sources.
     pub(super) fn for_copy(jobs: usize, sources: usize) -> Arc<Self> {
-        Self::new(jobs, jobs, sources, Pauses::default())
+        let pauses = Pauses {
+            longest: STAND_STILL,
+            quiet: Duration::ZERO,
+        };
+        Self::new(jobs, jobs, sources, pauses)
     }
 
     fn new(ahead: usize, large: usize, sources: usize, pauses: Pauses) -> Arc<Self> {
@@ -440,7 +442,7 @@ mod tests {
     #[test]
     fn what_is_urgent_does_not_wait_for_what_is_fetched_ahead() {
         block_on(async {
-            let priorities = Priorities::for_programs(1);
+            let priorities = Priorities::for_programs(1, PrefetchPolicy::None);
             let ahead: Vec<_> = (0..AHEAD).map(|_| Urgency::new(&priorities)).collect();
             let mut held = Vec::new();
             for one in &ahead {
@@ -574,7 +576,7 @@ mod tests {
     #[test]
     fn only_two_large_nars_are_fetched_ahead_until_a_source_has_proved_fast() {
         block_on(async {
-            let priorities = Priorities::for_programs(1);
+            let priorities = Priorities::for_programs(1, PrefetchPolicy::None);
             let all: Vec<_> = (0..=AHEAD).map(|_| Urgency::new(&priorities)).collect();
             let moment = Duration::from_millis(20);
             let enter = async |urgency: &Urgency, bytes| {
@@ -621,7 +623,7 @@ mod tests {
     fn no_source_takes_the_places_of_another_however_many_there_are() {
         for sources in [1, 2, 3, 8, 100] {
             block_on(async {
-                let priorities = Priorities::for_programs(sources);
+                let priorities = Priorities::for_programs(sources, PrefetchPolicy::None);
                 let urgency = Urgency::new(&priorities);
                 urgency.raise();
                 let mut all = Vec::new();
@@ -646,7 +648,7 @@ mod tests {
     #[test]
     fn what_is_slow_leaves_its_place_within_bounds() {
         block_on(async {
-            let priorities = Priorities::for_programs(1);
+            let priorities = Priorities::for_programs(1, PrefetchPolicy::None);
             let urgency = Urgency::new(&priorities);
             urgency.raise();
             let mut all = Vec::new();

@@ -276,6 +276,7 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::super::flights::{Flights, Need};
+    use super::super::options::PrefetchPolicy;
     use super::super::priorities::Priorities;
     use super::super::{attempt::Attempt, receive};
     use super::*;
@@ -323,7 +324,10 @@ mod tests {
         };
         let store = Arc::new(Store::open(dir.path(), &options).unwrap());
         let publisher = Arc::new(Publisher::new(store.clone()));
-        let (flights, priorities) = (Flights::default(), Priorities::for_programs(1));
+        let (flights, priorities) = (
+            Flights::default(),
+            Priorities::for_programs(1, PrefetchPolicy::None),
+        );
         let publication = received(&store, "urgent");
         let path = publication.registration.path.clone();
         let info = || store.paths().info(path.hash()).unwrap().unwrap();
@@ -361,7 +365,10 @@ mod tests {
         };
         let store = Arc::new(Store::open(dir.path(), &options).unwrap());
         let publisher = Publisher::new(store.clone());
-        let (flights, priorities) = (Flights::default(), Priorities::for_programs(1));
+        let (flights, priorities) = (
+            Flights::default(),
+            Priorities::for_programs(1, PrefetchPolicy::None),
+        );
         let publication = received(&store, "ahead");
         let need = Need::Contents(publication.registration.path.clone());
         let (waiting, _landing) = flights.join(&need, &priorities, &Arc::default());
