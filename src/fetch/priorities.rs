@@ -3,8 +3,9 @@
 //! Invariants: what is urgent never waits for a place that something less urgent has, nor for one that
 //! belongs to another source; a transfer that is too slow has no place that others wait for; what is
 //! fetched ahead is not asked for, and stands still but for moments, while a program waits for something
-//! else that goes on, and, of a guess, for a moment after that; of what could still come of it then, there is little on
-//! a line that is not known to be fast; and it becomes urgent as soon as a program waits for it too.
+//! else that goes on, and, of a guess, for a moment after that; of what could still come of it then, there
+//! is little on a line that is not known to be fast; and it becomes urgent as soon as a program waits for
+//! it too.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -1,10 +1,9 @@
 //! Publishing in groups: one flush of the database for many paths that arrive together.
 //!
-//! Invariants: a path that a program waits for is shown to it before it is published, as far as that
-//! changes nothing that was seen; a path that a program waits for, or after which nothing more is arriving, is published at
-//! once, with all that is ready. A path of a closure that is copied waits for its references, unless a
-//! program waits for it, and fails with them; paths that wait for each other fail once nothing else is
-//! coming.
+//! Invariants: a path that a program waits for is shown to it before it is published, as far as that changes
+//! nothing that was seen; such a path, and one after which nothing more is arriving, is published at once,
+//! with all that is ready. A path of a closure that is copied waits for its references, unless a program
+//! waits for it, and fails with them; paths that wait for each other fail once nothing else is coming.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};

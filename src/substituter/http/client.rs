@@ -22,8 +22,8 @@ pub(super) const CERTIFICATE: &str = "its certificate is not trusted (set NIX_SS
     SSL_CERT_FILE for a private authority)";
 
 /// Makes the client for the server at `base`. It follows no redirection: that decides which credentials go
-/// where. How long to wait for what is up to whoever asks. Of a file at most a `window` is sent over HTTP/2 that
-/// nobody has read.
+/// where. How long to wait for what is up to whoever asks. Of a file at most a `window` is sent over HTTP/2
+/// that nobody has read.
 pub(super) fn client(base: &Url, stall: Duration, window: Option<u32>) -> Result<Client, String> {
     // A second source finds the provider installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -37,8 +37,8 @@ const FIRST_BYTE: Duration = Duration::from_secs(300);
 /// That wait at most, as a multiple of the time without a byte: whoever shortens one shortens both.
 const FIRST_BYTE_STALLS: u32 = 20;
 
-/// Bytes of a file that is fetched ahead which may be on their way over HTTP/2, if nobody reads it: 40 Mbit/s at
-/// a round trip of 50 ms. Over HTTP/1 it is what the kernel gives a connection.
+/// Bytes of a file that is fetched ahead which may be on their way over HTTP/2, if nobody reads it: 40 Mbit/s
+/// at a round trip of 50 ms. Over HTTP/1 it is what the kernel gives a connection.
 const WINDOW_AHEAD: u32 = 256 << 10;
 
 /// A server, and what is needed to ask it; shared with running transfers.
