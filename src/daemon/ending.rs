@@ -16,6 +16,8 @@ use crate::sync;
 /// the end of the mount.
 pub(super) const EXIT_RESTART: i32 = 75;
 
+/// Longest wait for paths that programs read already to be published: a disk that takes longer is in trouble.
+pub(super) const PUBLICATION: Duration = Duration::from_secs(10);
 /// Time for programs to close what was just unmounted.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -77,12 +79,18 @@ pub(super) fn end_on_signal(daemon: &Arc<Daemon>) -> io::Result<()> {
     sync::spawn("narfs-signals", wait).map(drop)
 }
 
-/// Exits at once, without running destructors under running threads. Requests in flight are
-/// answered by the next daemon, if there is one. Whatever was published is durable.
-pub(super) fn leave(store: &Store, status: i32) -> ! {
+/// Has the next daemon find what programs have read, and when.
+pub(super) fn settle(store: &Store) {
+    store.paths().await_shown(PUBLICATION);
     if let Err(e) = store.paths().save_uses() {
         tracing::warn!("cannot save access times: {e}");
     }
+}
+
+/// Exits at once, without running destructors under running threads. Requests in flight are
+/// answered by the next daemon, if there is one. Whatever was published is durable.
+pub(super) fn leave(store: &Store, status: i32) -> ! {
+    settle(store);
     // SAFETY: `_exit` does not return and runs no code of this process.
     unsafe { libc::_exit(status) }
 }

@@ -1,6 +1,6 @@
 //! Execution of requests: those that need a daemon, and those of the engine.
 
-use super::ending::{EXIT_RESTART, leave};
+use super::ending::{EXIT_RESTART, PUBLICATION, leave};
 use super::error::DaemonError;
 use super::process::Daemon;
 use crate::command::{Output, Report, Request};
@@ -16,6 +16,8 @@ impl Daemon {
         request: Request,
         output: &mut dyn Output,
     ) -> Result<Report, DaemonError> {
+        // What a program has read is here for commands, too.
+        self.store().paths().await_shown(PUBLICATION);
         match request {
             Request::Mount(request) => self.mount(&request),
             Request::Upgrade { program } => Err(self.upgrade(program.as_deref()).into()),

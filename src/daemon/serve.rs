@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::answering;
-use super::ending::{EXIT_RESTART, end_on_signal, leave};
+use super::ending::{EXIT_RESTART, end_on_signal, leave, settle};
 use super::error::{ServeError, setup};
 use super::http;
 use super::process::Daemon;
@@ -54,9 +54,7 @@ pub fn serve(
             let ended = ended.map_err(ServeError::Broken);
             supervisor.stopping();
             daemon.release_kept();
-            if let Err(e) = daemon.store().paths().save_uses() {
-                tracing::warn!("cannot save access times: {e}");
-            }
+            settle(daemon.store());
             ended
         }
         // It was unmounted while no daemon was running.

@@ -21,7 +21,7 @@ use super::flights::{Flight, Flights, Landing, Need, Outcome, Waiting};
 use super::offers::Offers;
 use super::options::{Deadlines, FetchOptions, PrefetchPolicy};
 use super::outcomes::Outcomes;
-use super::priorities::{AHEAD, Priorities};
+use super::priorities::Priorities;
 use super::publish::Publisher;
 use super::race;
 use super::rate_limit::RateLimit;
@@ -90,7 +90,9 @@ impl std::fmt::Debug for Fetcher {
 impl Fetcher {
     /// A fetcher for programs. No source is asked before something is needed.
     pub fn new(to: Destination, options: &FetchOptions) -> Self {
-        Self::with(to, Sources::new(options), options, AHEAD)
+        let sources = Sources::new(options);
+        let priorities = Priorities::for_programs(sources.urls().count(), options.prefetch);
+        Self::with(to, sources, options, priorities)
     }
 
     /// A fetcher for one copy, from sources that have answered; `jobs` NARs are transferred at once.
@@ -102,12 +104,17 @@ impl Fetcher {
             deadlines: Deadlines::default(),
             prefetch: PrefetchPolicy::None,
         };
-        Self::with(to, sources, &options, jobs.max(1)).quiet()
+        let priorities = Priorities::for_copy(jobs.max(1), sources.urls().count());
+        Self::with(to, sources, &options, priorities).quiet()
     }
 
-    fn with(to: Destination, sources: Sources, options: &FetchOptions, ahead: usize) -> Self {
+    fn with(
+        to: Destination,
+        sources: Sources,
+        options: &FetchOptions,
+        priorities: Arc<Priorities>,
+    ) -> Self {
         let (trust, store_dir) = (options.trust.clone(), to.store.store_dir().clone());
-        let priorities = Priorities::new(ahead, sources.urls().count());
         let offers = Offers::new(sources, trust, store_dir, options.deadlines.absent);
         Self(Arc::new(Inner {
             publisher: Arc::new(Publisher::new(to.store.clone())),
@@ -345,7 +352,7 @@ impl Inner {
         let received = race::fetch(errand, Offer::clone(&offer)).await;
         let sent = flight.progress.fetched_bytes.load(Ordering::Relaxed);
         self.fetched.fetch_add(sent, Ordering::Relaxed);
-        self.publisher.publish(received?, &flight.urgency).await
+        self.publisher.publish(received?, flight).await
     }
 
     /// What the state knows of a path; where it knows nothing, or only the word of a source where

@@ -46,6 +46,8 @@ pub(super) struct Flight {
     pub(super) urgency: Arc<Urgency>,
     pub(super) since: Instant,
     waiting: AtomicU64,
+    /// Whether programs can read the path already.
+    shown: watch::Sender<bool>,
     landed: watch::Receiver<Option<Outcome>>,
 }
 
@@ -55,6 +57,19 @@ impl Flight {
     pub(super) fn arrived(&self) -> u64 {
         let own = self.progress.advanced.load(Ordering::Relaxed);
         own.wrapping_add(self.urgency.arrived_before())
+    }
+
+    /// Says that programs can read the path, while it is still to be published.
+    pub(super) fn show(&self) {
+        self.shown.send_replace(true);
+    }
+
+    /// Returns when programs can read the path before it is published; never if it comes otherwise.
+    pub(super) async fn shown(&self) {
+        let mut shown = self.shown.subscribe();
+        if shown.wait_for(|shown| *shown).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// How many wait for it.
@@ -129,6 +144,7 @@ impl Flights {
             urgency: Urgency::new(priorities),
             since: Instant::now(),
             waiting: AtomicU64::new(0),
+            shown: watch::channel(false).0,
             landed,
         });
         all.insert(need.clone(), flight.clone());
@@ -146,12 +162,16 @@ impl Flights {
 mod tests {
     use super::*;
     use crate::fetch::attempt::Attempt;
+    use crate::fetch::options::PrefetchPolicy;
 
     #[test]
     fn what_comes_out_of_a_decoder_is_progress_and_so_is_what_comes_nearer_to_ones_turn() {
         let path = format!("{}-name", "0".repeat(32));
         let path = StorePath::parse_base_name(path.as_bytes()).unwrap();
-        let (flights, priorities) = (Flights::default(), Priorities::new(1, 1));
+        let (flights, priorities) = (
+            Flights::default(),
+            Priorities::for_programs(1, PrefetchPolicy::None),
+        );
         let need = Need::Contents(path);
         let (waiting, _landing) = flights.join(&need, &priorities, &Arc::default());
         let flight = &waiting.0;

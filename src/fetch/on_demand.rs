@@ -64,9 +64,11 @@ impl Fetcher {
         if let (Need::Contents(path), PrefetchPolicy::Closure) = (&need, inner.prefetch) {
             self.follow(path);
         }
+        let flight = waiting.0.clone();
         runtime.spawn(async move {
             let outcome = tokio::select! {
                 outcome = inner.met(waiting, &need, true, None) => outcome,
+                () = flight.shown() => Ok(()),
                 error = give_up(&inner, &need, requester) => Err(error),
             };
             drop(tokio::task::spawn_blocking(move || ready(outcome)));

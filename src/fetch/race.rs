@@ -128,10 +128,11 @@ impl Race {
             pace: Pace::default(),
             has_ended: false,
         });
+        let bytes = offer.info.file_size.unwrap_or(offer.info.nar_size);
         let work = async move {
             let mut ended = attempt.ended();
             let place = tokio::select! {
-                place = errand.urgency.enter(offer.source.url()) => Some(Arc::new(place)),
+                place = errand.urgency.enter(offer.source.url(), bytes) => Some(Arc::new(place)),
                 _ = ended.wait_for(|ended| *ended) => None,
             };
             let result = match &place {

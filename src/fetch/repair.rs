@@ -35,7 +35,7 @@ pub fn repair(
         sources: sources.clone(),
         trust: trust.clone(),
         progress: Arc::default(),
-        urgency: Urgency::new(&Priorities::new(1, sources.urls().count())),
+        urgency: Urgency::new(&Priorities::for_copy(1, sources.urls().count())),
         among: None,
     };
     let publication = runtime.block_on(race::fetch(errand, offer))?;

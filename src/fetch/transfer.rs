@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -11,7 +12,7 @@ use super::budget::Budget;
 use super::decode::Decoder;
 use super::error::FetchError;
 use super::offers::Offers;
-use super::priorities::{Place, Urgency};
+use super::priorities::{FAST_STEP, Place, Urgency};
 use super::progress::Progress;
 use super::publish::Publisher;
 use super::receive::{Expected, ReceiveError, Received, unpack};
@@ -60,14 +61,29 @@ impl Errand {
 struct Counting {
     inner: Stream,
     at: u64,
+    /// When it went on after its last pause, or the last step that was measured; and where.
+    step: (Instant, u64),
     errand: Arc<Errand>,
     attempt: Arc<Attempt>,
     place: Arc<Place>,
 }
 
+impl Counting {
+    fn measure(&mut self) {
+        let (since, from) = self.step;
+        if self.at - from >= FAST_STEP {
+            self.place.note_step(since.elapsed());
+            self.step = (Instant::now(), self.at);
+        }
+    }
+}
+
 impl Read for Counting {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.errand.urgency.give_way(&self.place);
+        if self.errand.urgency.give_way(&self.place) {
+            // What came meanwhile says nothing of the source.
+            self.step = (Instant::now(), self.at);
+        }
         let inner = &mut self.inner;
         let read = self.attempt.waiting(|| inner.read(out));
         // Where it was ended, the stream may have ended early.
@@ -75,6 +91,7 @@ impl Read for Counting {
         let n = read?;
         let last = self.at;
         self.at += n as u64;
+        self.measure();
         if self.errand.urgency.is_raised() {
             self.place.note_arrived(n as u64);
         }
@@ -182,6 +199,7 @@ impl Transfer {
         let stream = Counting {
             inner: stream,
             at: 0,
+            step: (Instant::now(), 0),
             errand: self.errand.clone(),
             attempt: self.attempt.clone(),
             place: self.place.clone(),
@@ -201,6 +219,16 @@ impl Transfer {
             content,
             &self.attempt,
         )
+    }
+
+    /// Asks for nothing while it is in the way: there is no connection to be kept yet.
+    fn stand_back(&self) -> Result<(), FetchError> {
+        while self.errand.urgency.is_in_the_way() {
+            self.errand.urgency.give_way(&self.place);
+            let wanted = self.attempt.check_wanted();
+            wanted.map_err(|_| FetchError::Stopped)?;
+        }
+        Ok(())
     }
 
     /// Fetches from the first of the files that hold the NAR; from the next one where that fails.
@@ -250,11 +278,10 @@ impl Transfer {
         let verifier = |ca| ContentVerifier::new(ca, &own, is_vouched_for);
         let mut retries = Retries::default();
         let received = loop {
-            self.errand.urgency.give_way(&self.place);
-            let nar = offer
-                .source
-                .substituter
-                .nar_until(url, self.attempt.ended());
+            self.stand_back()?;
+            let is_ahead = !self.errand.urgency.is_raised();
+            let (substituter, ended) = (&offer.source.substituter, self.attempt.ended());
+            let nar = substituter.nar_until(url, ended, is_ahead);
             let stream = self.attempt.waiting(|| self.unless_ended(nar));
             let stream = stream??.ok_or_else(|| fail(ReceiveError::Gone))?;
             let content = address.filter(|ca| !info.is_proven(ca));

@@ -66,7 +66,7 @@ pub use error::StoreError;
 pub use paths::{Cached, InUse, KernelCaches, Leaving};
 pub use paths::{
     Contents, LoadedPath, Origin, PathInfo, PathOrdinal, Paths, Publication, Registration,
-    RootKind, ServedPath, Unreadable, UnreadablePath,
+    RootKind, ServedPath, Shown, Unreadable, UnreadablePath,
 };
 pub use profiles::{
     ChangedDirectory, ChangedIn, ChangedProfile, GenerationRecord, ProfileChange, ProfileDirectory,

@@ -13,6 +13,7 @@ mod profiles;
 mod races;
 mod removed;
 mod roots;
+mod shown;
 mod space;
 mod unreadable;
 mod views;

@@ -72,9 +72,16 @@ pub trait Substituter: Send + Sync {
     /// stream must be read on a thread that may block.
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>>;
 
-    /// The same, as a stream that ends early once `ended` is true, if reading it may wait for a server.
-    fn nar_until(&self, url: &str, ended: watch::Receiver<bool>) -> Answer<'_, Option<Stream>> {
-        drop(ended);
+    /// The same, as a stream that ends early once `ended` is true, if reading it may wait for a server. What
+    /// is fetched `is_ahead` of its need shares no connection with what is needed: where it is not read for
+    /// a while, nothing else waits for it.
+    fn nar_until(
+        &self,
+        url: &str,
+        ended: watch::Receiver<bool>,
+        is_ahead: bool,
+    ) -> Answer<'_, Option<Stream>> {
+        drop((ended, is_ahead));
         self.nar(url)
     }
 

@@ -128,6 +128,51 @@ fn a_mount_that_prefetches_closures_has_them_once_something_looks_inside() {
 }
 
 #[test]
+fn of_large_nars_two_are_fetched_ahead_at_once_and_a_program_waits_for_none_of_them() {
+    const BYTES: usize = 200_000;
+    let cache = Cache::new();
+    let offers = chain(&cache, 6, BYTES);
+    offers
+        .iter()
+        .for_each(|o| cache.put_listing(o, "directory"));
+    let (last, first) = (offers.last().unwrap(), &offers[0]);
+    let (read_at_once, gate) = (url(last), Arc::new(Gate::default()));
+    let held = gate.clone();
+    let server = Server::new(cache.dir().to_owned(), move |path, _| {
+        if path.starts_with("/nar/") && path != read_at_once {
+            held.wait();
+        }
+        Answer::File
+    });
+    let sandbox = Sandbox::empty();
+    let options = format!("prefetch=closure,{PATIENT}");
+    sandbox.mount_from(&[&server.url], &key(&cache), &options);
+    assert!(fs::read(file(&sandbox, last)).unwrap() == noise(6, BYTES));
+    // Two are asked for, and the other three wait for a place.
+    wait_until("all are known", || sandbox.json(&["status"])["queued"] == 3);
+    wait_until("two are asked for", || nars(&server).len() == 3);
+    // The end of the chain is found last.
+    let asked = nars(&server);
+    assert!(!asked.contains(&url(first)), "{asked:?}");
+    let reader = std::thread::spawn({
+        let place = file(&sandbox, first);
+        move || fs::read(place).unwrap()
+    });
+    wait_until("it is asked for at once", || {
+        nars(&server).contains(&url(first))
+    });
+    assert_eq!(nars(&server).len(), 4);
+    gate.open();
+    assert!(reader.join().unwrap() == noise(1, BYTES));
+    wait_until("the closure is here", || {
+        sandbox.listing().len() == offers.len()
+    });
+    for (path, times) in server.all_requests() {
+        assert_eq!(times, 1, "{path}");
+    }
+}
+
+#[test]
 fn what_a_program_waits_for_comes_before_what_is_fetched_ahead() {
     let cache = Cache::new();
     let ahead: Vec<_> = (0..40)

@@ -5,6 +5,9 @@ use std::io::{ErrorKind, Read};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::binary_cache::{Cache, Offer, noise};
+use crate::on_demand::{PATIENT, directory, key, plain};
+use crate::server::Refusing;
 use crate::support::{Sandbox, World, run, succeed};
 
 fn listing(sandbox: &Sandbox) -> Vec<String> {
@@ -36,6 +39,38 @@ fn a_copied_path_appears_in_lookups_and_listings_before_the_command_returns() {
         for name in names {
             fs::symlink_metadata(sandbox.store().join(name)).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_a_program_has_read_is_there_for_commands_and_after_an_unmount() {
+    let cache = Cache::new();
+    // More than goes to the log of the database.
+    let offers = (1..=6).map(|n| directory(&format!("read-{n}"), &noise(n, 2 << 20)));
+    let offers: Vec<_> = offers.collect();
+    for offer in &offers {
+        cache.put(offer);
+        cache.put_listing(offer, "directory");
+    }
+    let server = plain(&cache);
+    let sandbox = Sandbox::empty();
+    let place = |offer: &Offer| sandbox.store().join(offer.path().base_name()).join("file");
+    for (n, offer) in (1..).zip(&offers) {
+        let name = offer.path().base_name();
+        sandbox.mount_from(&[&server.url], &key(&cache), PATIENT);
+        assert!(fs::read(place(offer)).unwrap() == noise(n, 2 << 20));
+        match n % 3 {
+            0 => assert!(listing(&sandbox).contains(&name)),
+            1 => assert_eq!(sandbox.json(&["verify", &name])["good"], 1),
+            _ => {}
+        }
+        sandbox.unmount();
+        assert!(sandbox.narfs(&["ls", &name]).contains("file"));
+    }
+    let refusing = Refusing::new();
+    sandbox.mount_from(&[&refusing.url], &key(&cache), PATIENT);
+    for (n, offer) in (1..).zip(&offers) {
+        assert!(fs::read(place(offer)).unwrap() == noise(n, 2 << 20));
     }
 }
 

@@ -187,15 +187,7 @@ impl StoredContents {
             return Ok(());
         }
         let there = self.read_tree(digest).ok();
-        let mut numbers = Vec::with_capacity(tree.chunks().len());
-        for chunk in tree.chunks() {
-            let located = self
-                .locate(&chunk.digest)?
-                .ok_or_else(|| StoreError::Damaged {
-                    what: format!("chunk {} was not kept", chunk.digest),
-                })?;
-            numbers.push(located.number);
-        }
+        let numbers = self.numbers(tree)?;
         // A chunk whose digest record was damaged came again under another number.
         if there.is_some_and(|t| t.is_complete() && t.numbers == numbers) {
             return Ok(());
@@ -209,6 +201,32 @@ impl StoredContents {
         writes.batch.put(family, digest.0, record);
         writes.completed.push((digest, numbers));
         Ok(())
+    }
+
+    /// A tree whose chunks are kept and which is not written yet, as a mount asks it; `None` if it is large.
+    pub(in crate::store) fn arrived(&self, tree: &Tree) -> Result<Option<ServedTree>, StoreError> {
+        if tree.bytes().len() >= self.large {
+            return Ok(None);
+        }
+        let numbers = self.numbers(tree)?;
+        let digest = tree.digest();
+        let tree = Tree::parse(tree.bytes().to_vec());
+        let tree = tree.map_err(|source| StoreError::Tree { digest, source })?;
+        Ok(Some(ServedTree::Whole(Arc::new(StoredTree {
+            tree,
+            numbers,
+        }))))
+    }
+
+    /// The numbers of the chunks of a tree that was just unpacked.
+    fn numbers(&self, tree: &Tree) -> Result<Vec<u64>, StoreError> {
+        let number = |digest: ChunkDigest| match self.locate(&digest)? {
+            Some(located) => Ok(located.number),
+            None => Err(StoreError::Damaged {
+                what: format!("chunk {digest} was not kept"),
+            }),
+        };
+        tree.chunks().map(|chunk| number(chunk.digest)).collect()
     }
 
     /// Writes trees and path infos, all or nothing, which survive what `durability` says when this

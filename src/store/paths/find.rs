@@ -173,13 +173,13 @@ impl Paths {
         record.map(|record| self.with_tree(record)).transpose()
     }
 
-    /// The same for a mount.
+    /// The same for a mount, which sees what is shown as well.
     ///
     /// # Errors
     /// As [`Paths::load`].
     pub fn serve(&self, ordinal: PathOrdinal) -> Result<Option<ServedPath>, StoreError> {
         let Some(record) = self.record(ordinal)? else {
-            return Ok(None);
+            return Ok(self.shown(ordinal));
         };
         let tree = self.contents.served(record.tree);
         let tree = tree.map_err(|e| record.named(e))?;
@@ -306,7 +306,7 @@ impl Paths {
         limit: usize,
     ) -> Result<Vec<(PathOrdinal, StorePath, bool)>, StoreError> {
         let lookup = self.lookups.begin();
-        let found = self.list(ordinal, limit)?;
+        let found = self.list_with_shown(ordinal, limit)?;
         for (ordinal, ..) in &found {
             lookup.found(*ordinal);
         }

@@ -32,6 +32,7 @@ mod removal;
 mod remove;
 mod revise;
 mod settle;
+mod shown;
 mod small;
 mod unreadable;
 mod uses;
@@ -53,6 +54,7 @@ pub use publish::Publication;
 pub(super) use removal::Removal;
 pub(super) use remove::RunningRemoval;
 pub(super) use settle::settled;
+pub use shown::Shown;
 
 use super::cache;
 use super::changes::Observers;
@@ -67,6 +69,7 @@ use loaded::PathRecord;
 use local::LocalCount;
 use lost::Known;
 use ordinals::Ordinals;
+use shown::AllShown;
 use uses::Uses;
 
 /// The paths of a state. Methods that say nothing of a crash write nothing to the database.
@@ -77,6 +80,7 @@ pub struct Paths {
     observers: Arc<Observers>,
     /// What was read of paths. A path is taken out after its path info was written.
     cache: Cache<PathOrdinal, Arc<PathRecord>, Weight>,
+    shown: Arc<AllShown>,
     uses: Uses,
     lookups: Lookups,
     publishing: Mutex<Option<Removal>>,
@@ -121,6 +125,7 @@ impl Paths {
             temporary_roots,
             observers,
             cache: cache::of_few_shards(cache_bytes, Weight),
+            shown: Arc::default(),
             uses,
             lookups: Lookups::default(),
             publishing: Mutex::default(),

@@ -427,7 +427,7 @@ impl Paths {
     }
 }
 
-fn root_kind(tree: &Tree) -> Option<RootKind> {
+pub(super) fn root_kind(tree: &Tree) -> Option<RootKind> {
     Some(match tree.node(0)?.kind {
         NodeKind::Directory { .. } => RootKind::Directory,
         NodeKind::File { .. } => RootKind::File,

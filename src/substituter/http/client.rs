@@ -22,8 +22,9 @@ pub(super) const CERTIFICATE: &str = "its certificate is not trusted (set NIX_SS
     SSL_CERT_FILE for a private authority)";
 
 /// Makes the client for the server at `base`. It follows no redirection: that decides which credentials go
-/// where. How long to wait for what is up to whoever asks.
-pub(super) fn client(base: &Url, stall: Duration) -> Result<Client, String> {
+/// where. How long to wait for what is up to whoever asks. Of a file at most a `window` is sent over HTTP/2
+/// that nobody has read.
+pub(super) fn client(base: &Url, stall: Duration, window: Option<u32>) -> Result<Client, String> {
     // A second source finds the provider installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
@@ -34,6 +35,7 @@ pub(super) fn client(base: &Url, stall: Duration) -> Result<Client, String> {
             .tcp_keepalive(GONE / (PROBES + 2) * 2)
             .tcp_keepalive_interval(GONE / (PROBES + 2))
             .tcp_keepalive_retries(PROBES)
+            .http2_initial_stream_window_size(window)
             .redirect(Policy::none())
             .referer(false)
     };

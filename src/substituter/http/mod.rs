@@ -28,10 +28,12 @@ use crate::substituter::source::{
 use crate::substituter::traffic::Traffic;
 use download::Download;
 use requests::{Server, header};
+use target::Target;
 
-/// Number of buffers between the network and the reader of a body. At some 16 KiB each, a slow
-/// reader throttles the server after half a megabyte.
-const QUEUE_LENGTH: usize = 32;
+/// Number of buffers between the network and the reader of a body, of some 16 KiB each: a reader that stands
+/// still throttles the server soon, beside what the kernel holds of a connection.
+const QUEUE_LENGTH: usize = 4;
+
 pub(super) struct HttpCache(Arc<Server>);
 
 impl HttpCache {
@@ -41,20 +43,20 @@ impl HttpCache {
 
     /// The file that a URL names, of which a server is not expected to take its time.
     pub(super) async fn file(&self, url: &str) -> Result<Option<Stream>, SourceError> {
-        self.stream(url, self.0.stall, None).await
+        self.stream(self.0.target(url), self.0.stall, None).await
     }
 
-    /// The file that a reference names, whose first byte may take so long.
+    /// A file, whose first byte may take so long.
     async fn stream(
         &self,
-        reference: &str,
+        target: Result<Target, SourceError>,
         patience: Duration,
         ended: Option<watch::Receiver<bool>>,
     ) -> Result<Option<Stream>, SourceError> {
         let server = &self.0;
         let request = server.traffic.request();
         let response = async {
-            let target = server.target(reference)?;
+            let target = target?;
             let response = server.ask(&target, patience, |r| std::future::ready(Ok(r)));
             let response = response.await?;
             Ok(response.map(|r| (target, r)))
@@ -116,13 +118,21 @@ impl Substituter for HttpCache {
     }
 
     fn nar(&self, url: &str) -> Answer<'_, Option<Stream>> {
-        let url = url.to_owned();
-        Box::pin(async move { self.stream(&url, self.0.first_byte(), None).await })
+        let target = self.0.target(url);
+        Box::pin(async move { self.stream(target, self.0.first_byte(), None).await })
     }
 
-    fn nar_until(&self, url: &str, ended: watch::Receiver<bool>) -> Answer<'_, Option<Stream>> {
-        let url = url.to_owned();
-        Box::pin(async move { self.stream(&url, self.0.first_byte(), Some(ended)).await })
+    fn nar_until(
+        &self,
+        url: &str,
+        ended: watch::Receiver<bool>,
+        is_ahead: bool,
+    ) -> Answer<'_, Option<Stream>> {
+        let target = self.0.target(url);
+        Box::pin(async move {
+            let target = target.map(|target| target.ahead(is_ahead));
+            self.stream(target, self.0.first_byte(), Some(ended)).await
+        })
     }
 
     fn list(&self) -> Answer<'_, Vec<StorePathHash>> {

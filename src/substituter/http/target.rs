@@ -22,6 +22,8 @@ pub(super) struct Target {
     pub(super) sent: Sent,
     /// Whether netrc may be asked for the host of a redirection.
     is_of_source: bool,
+    /// Whether it is fetched before anybody needs it.
+    pub(super) is_ahead: bool,
 }
 
 impl Target {
@@ -75,7 +77,7 @@ impl Target {
         }
         let is_downgrade = self.url.scheme() == "https" && url.scheme() == "http";
         let is_of_source = self.is_of_source && !is_downgrade;
-        let target = Self::plain(url, is_of_source);
+        let target = Self::plain(url, is_of_source).ahead(self.is_ahead);
         match is_of_source {
             true => Ok(target.authorized(credentials, false)),
             false => Ok(target),
@@ -90,7 +92,13 @@ impl Target {
             authorization: None,
             sent: if is_named { Sent::OfUrl } else { Sent::Nothing },
             is_of_source,
+            is_ahead: false,
         }
+    }
+
+    /// The same, fetched ahead or not.
+    pub(super) fn ahead(self, is_ahead: bool) -> Self {
+        Self { is_ahead, ..self }
     }
 
     /// With what netrc has for the host, unless the URL has a password.
