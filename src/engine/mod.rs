@@ -27,6 +27,7 @@ mod supply;
 mod traces;
 mod unreadable;
 mod users;
+mod valid_paths;
 mod verify;
 
 #[cfg(test)]
@@ -41,3 +42,5 @@ mod reference_model;
 pub use closures::store_directory;
 pub use error::{ClosureError, EngineError};
 pub use state::Engine;
+pub use supply::{Supply, Wanted};
+pub use valid_paths::ValidPaths;
