@@ -33,7 +33,7 @@ mod verify;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../../tests/support/binary_cache.rs"]
-mod binary_cache;
+pub(crate) mod binary_cache;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../../tests/support/reference_model.rs"]

@@ -12,10 +12,6 @@ mod session;
 pub use accept::serve;
 
 #[cfg(test)]
-#[allow(dead_code)]
-#[path = "../../tests/support/binary_cache.rs"]
-mod binary_cache;
-#[cfg(test)]
 mod tests;
 #[cfg(test)]
 #[allow(dead_code)]

@@ -200,10 +200,11 @@ impl<'s> Session<'s> {
             Operation::Refused(refused) => self.refuse(version, refused),
             operation => {
                 let answered = answers.answer(operation, &mut UntilGone(self.stream));
-                Ok(match answered {
-                    Ok(answer) => self.send(answer.as_bytes())?,
-                    Err(e) => self.send_error(version, &chain(&e))?,
-                })
+                let sent = match answered {
+                    Ok(answer) => self.send(answer.as_bytes()),
+                    Err(e) => self.send_error(version, &chain(&e)),
+                };
+                Ok(sent?)
             }
         }
     }

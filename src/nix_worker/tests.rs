@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::accept::serve_one;
-use super::binary_cache::{Cache, Offer, Tree, nar, path};
 use super::session::Client;
 use super::worker_client::{Request, WorkerClient};
 use crate::command::SourceRequest;
 use crate::control::Places;
 use crate::engine::Engine;
+use crate::engine::binary_cache::{Cache, Offer, Tree, nar, path};
 use crate::fetch;
 use crate::nix::hash::{Hash, NarHash};
 use crate::nix::narinfo::NarInfo;
@@ -93,6 +93,18 @@ impl State {
         full(&fetch::add(&self.engine.store, &file, name).unwrap())
     }
 
+    /// A derivation, with an output that is there, one that is not, and one whose path is not known: the
+    /// paths of the first two, that of the derivation, and what is there.
+    fn derivation(&self) -> (String, String, String, NarInfo) {
+        let out = self.put("out", b"out");
+        let (built, unbuilt) = (full(&out.store_path), full(&path("unbuilt")));
+        let outputs = [("out", &*built), ("doc", &unbuilt), ("floating", "")];
+        let each = outputs.map(|(name, path)| format!("(\"{name}\",\"{path}\",\"\",\"\")"));
+        let text = format!("Derive([{}],[],[],\"x\",\"/bin/sh\",[],[])", each.join(","));
+        let drv = full(&self.put("x.drv", text.as_bytes()).store_path);
+        (built, unbuilt, drv, out)
+    }
+
     fn is_local(&self, path: &StorePath) -> bool {
         let paths = self.engine.store.paths();
         let info = paths.info(path.hash()).unwrap();
@@ -150,6 +162,22 @@ fn what_a_source_or_the_state_has_is_valid_for_each_version() {
             (false, None)
         );
 
+        // None of that has brought contents.
+        assert!(!state.is_local(&a.store_path) && !state.is_local(&b.store_path));
+    }
+}
+
+#[test]
+fn what_is_known_of_paths_is_told_each_version() {
+    for minor in VERSIONS {
+        let state = State::new();
+        let b = state.put("b", b"b");
+        let mut a = Offer::named("a", nar(&Tree::Program(b"a"))).referring(&[&b.store_path]);
+        a.info.deriver = Some(path("a.drv"));
+        let a = state.put_offer(a);
+        let (a_full, absent) = (full(&a.store_path), full(&path("absent")));
+        let mut client = state.client(minor);
+        assert_eq!(client.valid(&[&a_full, &full(&b.store_path)]).len(), 2);
         client.of(29, &a.store_path.hash().to_string());
         assert_eq!(client.string(), a_full);
         client.of(29, &path("absent").hash().to_string());
@@ -166,7 +194,7 @@ fn what_a_source_or_the_state_has_is_valid_for_each_version() {
         );
         assert_eq!([client.number(), client.number()], [0, a.nar_size]);
         client.ask(23, Request::default()).unwrap();
-        assert_eq!(client.strings().len(), 3);
+        assert_eq!(client.strings().len(), 2);
         client.of(6, &full(&b.store_path));
         assert_eq!(client.strings(), [&*a_full]);
         client.of(33, &a_full);
@@ -220,23 +248,11 @@ fn contents_come_when_they_are_asked_for() {
     assert!(client.is_valid(&full(&d.store_path)));
 }
 
-/// The text of a derivation with these outputs.
-fn derivation(outputs: &[(&str, &str)]) -> String {
-    let each = outputs
-        .iter()
-        .map(|(name, path)| format!("(\"{name}\",\"{path}\",\"\",\"\")"));
-    let outputs = each.collect::<Vec<_>>().join(",");
-    format!("Derive([{outputs}],[],[],\"x86_64-linux\",\"/bin/sh\",[],[])")
-}
-
 #[test]
-fn what_was_built_is_an_outcome_and_what_was_not_names_the_overlay() {
+fn what_was_built_is_an_outcome() {
     for minor in [29, 34, 37, 38] {
         let state = State::new();
-        let out = state.put("out", b"out");
-        let (built, unbuilt) = (full(&out.store_path), full(&path("unbuilt")));
-        let text = derivation(&[("out", &built), ("doc", &unbuilt), ("floating", "")]);
-        let drv = full(&state.put("x.drv", text.as_bytes()).store_path);
+        let (built, unbuilt, drv, out) = state.derivation();
         let mut client = state.client(minor);
         client.of(41, &drv);
         let mut outputs = (0..client.number()).map(|_| (client.string(), client.string()));
@@ -270,7 +286,15 @@ fn what_was_built_is_an_outcome_and_what_was_not_names_the_overlay() {
             (built.clone(), Vec::new())
         );
         assert!(state.is_local(&out.store_path));
+    }
+}
 
+#[test]
+fn what_was_not_built_names_the_overlay() {
+    for minor in [29, 34, 37, 38] {
+        let state = State::new();
+        let (built, unbuilt, drv, _) = state.derivation();
+        let mut client = state.client(minor);
         let wholly = [format!("{drv}!*")];
         let said = client
             .ask(46, Request::default().strings(&wholly).number(0))
@@ -288,7 +312,7 @@ fn what_was_built_is_an_outcome_and_what_was_not_names_the_overlay() {
         client
             .ask(
                 40,
-                Request::default().strings(&[&targets[0], &wholly[0], &absent]),
+                Request::default().strings(&[&format!("{drv}!out"), &wholly[0], &absent]),
             )
             .unwrap();
         assert_eq!(client.strings(), [&*drv]);

@@ -2,8 +2,9 @@
 //! and go.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::server::{Answer, Server};
 use crate::support::{Ran, Sandbox, World, is_alive, run, sha256, succeed, wait_until};
+use crate::volumes::with_descriptor;
 use crate::worker_client::{Request, WorkerClient};
 
 /// The versions of Nix 2.8 and 2.34.
@@ -296,4 +298,35 @@ fn a_client_that_stops_in_the_middle_holds_up_nobody() {
     }
     assert!(stopped.iter_mut().all(WorkerClient::is_ended));
     assert!(client.is_valid(&hello));
+}
+
+#[test]
+fn a_socket_of_the_service_manager_is_answered_and_stays() {
+    let sandbox = Sandbox::with_worlds();
+    let socket = sandbox.dir().join("handed.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let start = |descriptor| with_descriptor(&sandbox, "nix", descriptor);
+    let mut daemon = start(listener.as_raw_fd()).spawn().unwrap();
+    let mut client = WorkerClient::connect(&socket, 38);
+    assert!(client.is_valid(&hello()));
+    let status = sandbox.json(&["status"]);
+    assert_eq!(status["nix_socket"], socket.to_str().unwrap());
+    sandbox.unmount();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert!(socket.exists() && client.is_ended());
+    // What is no listening unix socket is refused, and so is a place that something else has.
+    let file = fs::File::open(&sandbox.state).unwrap();
+    let ran = run(&mut start(file.as_raw_fd()), b"");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("worker for Nix"), "{}", ran.stderr);
+    let at = sandbox.at.to_str().unwrap();
+    let taken = [
+        "mount",
+        at,
+        "--offline",
+        "--nix-socket",
+        socket.to_str().unwrap(),
+    ];
+    let said = sandbox.complaint(&taken);
+    assert!(said.contains("another process listens"), "{said}");
 }
