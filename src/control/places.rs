@@ -1,8 +1,8 @@
 //! The places of clients at a socket.
 //!
-//! Invariant: the number of clients is bounded, in total and for each user. Where all places are taken, a new
-//! client gets that of one which is waited for, of the user that has most, so that a user with a range of uids
-//! has no more than others.
+//! Invariant: the number of clients is bounded, in total and for each user. Where all places are taken, a
+//! new client gets that of one which is waited for, of the user that has most, so that a user with a range of
+//! uids has no more than others.
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;

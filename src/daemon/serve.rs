@@ -127,9 +127,9 @@ fn start(
     if let Some(http) = http {
         daemon.serve_http(http)?;
     }
-    // Only from here on is the reported mount status right.
-    answering::accept(daemon.clone(), listener).map_err(setup(listen))?;
     serve_sockets(&daemon, plugin, nix_worker)?;
+    // Only from here on is the reported status right.
+    answering::accept(daemon.clone(), listener).map_err(setup(listen))?;
     if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
         if let Some(own) = own {
             let _ = fuse::unmount(&own.mountpoint, true);

@@ -109,17 +109,17 @@ mod tests {
     fn outputs_are_read_with_and_without_their_paths() {
         let path = format!("/nix/store/{}-x", "1".repeat(32));
         let known = StorePath::parse_full(&StoreDir::default(), &path).unwrap();
+        let rest = "[],[],\"x\",\"y\",[],[])";
         let text = format!(
-            "Derive([(\"dev\",\"\",\"r:sha256\",\"\"),(\"out\",\"{path}\",\"\",\"\")],[],[],\"x\",\"y\",[],[])"
+            "Derive([(\"dev\",\"\",\"r:sha256\",\"\"),(\"out\",\"{path}\",\"\",\"\")],{rest}"
         );
         let expected = vec![
             ("dev".to_owned(), None),
             ("out".to_owned(), Some(known.clone())),
         ];
         assert_eq!(read(&text), Ok(expected));
-        let text = format!(
-            "DrvWithVersion(\"xp-dyn-drv\",[(\"a\\\"\\n\",\"{path}\",\"\",\"\")],[],[],\"x\",\"y\",[],[])"
-        );
+        let text =
+            format!("DrvWithVersion(\"xp-dyn-drv\",[(\"a\\\"\\n\",\"{path}\",\"\",\"\")],{rest}");
         assert_eq!(read(&text), Ok(vec![("a\"\n".to_owned(), Some(known))]));
     }
 

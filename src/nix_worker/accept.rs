@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::session::{Client, Session};
+use super::client::Client;
+use super::session::Session;
 use crate::command::chain;
 use crate::control::{Place, Places};
 use crate::engine::Engine;

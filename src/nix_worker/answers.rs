@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::client::Client;
 use super::error::AnswerError;
-use super::session::Client;
 use crate::command::{Output, SourceRequest};
 use crate::engine::{Engine, Supply, Wanted};
 use crate::nix::derivation;

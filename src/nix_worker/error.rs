@@ -25,7 +25,7 @@ pub enum AnswerError {
     #[error("path '{0}' is not valid: {1}")]
     Distrusted(String, String),
     #[error(
-        "narfs builds nothing, and neither its state nor any of its sources has '{what}'; {OVERLAY}"
+        "nothing is built here, and neither the state of narfs nor any of its sources has '{what}'; {OVERLAY}"
     )]
     NotBuilt { what: String },
     #[error("derivation '{derivation}' has no output '{output}'")]
@@ -57,7 +57,7 @@ pub enum AnswerError {
         "a connection keeps at most {0} paths from collection; connect anew, or pin them with `narfs pin`"
     )]
     TooManyRoots(usize),
-    #[error("narfs has too many clients of Nix at the moment; try again")]
+    #[error("there are too many clients of Nix at the moment; try again")]
     TooManyClients,
 }
 

@@ -6,6 +6,7 @@
 
 mod accept;
 mod answers;
+mod client;
 mod error;
 mod session;
 

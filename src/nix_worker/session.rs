@@ -2,12 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::answers::Answers;
+use super::client::Client;
 use super::error::{AnswerError, SessionError};
 use crate::command::{Output, chain};
 use crate::control::Place;
@@ -17,7 +17,6 @@ use crate::nix::store_path::StorePath;
 use crate::nix::worker_protocol::{
     Greeting, Operation, Payload, Reader, Refused, Version, Writer, greet,
 };
-use crate::sync::Pace;
 
 /// Time for the greeting of a client.
 const GREETING: Duration = Duration::from_secs(10);
@@ -27,25 +26,6 @@ const REQUEST: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(300);
 /// Bytes of contents that are sent at once.
 const PIECE: usize = 256 << 10;
-
-/// Who is at the other end.
-pub(super) struct Client {
-    /// Root, or the user that the daemon runs as.
-    pub(super) is_trusted: bool,
-    /// Whether there is a place for it.
-    pub(super) is_admitted: bool,
-    /// The pace of costly answers, if it is not trusted.
-    pub(super) costly: Arc<Pace>,
-}
-
-impl Client {
-    /// Waits for the turn of an answer that takes a look at all paths or processes.
-    pub(super) fn wait_for_turn(&self) {
-        if !self.is_trusted {
-            std::thread::sleep(self.costly.turn());
-        }
-    }
-}
 
 /// What a client sends, until a deadline if there is one.
 struct Incoming<'s> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::accept::serve_one;
-use super::session::Client;
+use super::client::Client;
 use super::worker_client::{Request, WorkerClient};
 use crate::command::SourceRequest;
 use crate::control::Places;
@@ -336,7 +336,7 @@ fn what_was_not_built_names_the_overlay() {
         client.ask(36, bring(&built)).unwrap();
         assert_eq!(client.outcome().len(), 1);
         let said = client.ask(36, bring(&unbuilt)).unwrap_err();
-        assert!(said.contains("narfs builds nothing"), "{said}");
+        assert!(said.contains("nothing is built here"), "{said}");
         let said = client.complaint(41, &built);
         assert!(said.contains("is not a derivation"), "{said}");
     }

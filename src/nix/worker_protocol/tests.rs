@@ -1,3 +1,5 @@
+//! Greetings, requests and answers, made by hand and recorded from real clients.
+
 use super::*;
 use crate::nix::store_path::{StoreDir, StorePath};
 
