@@ -8,6 +8,7 @@
 //! | [`cli`] | one file per command; turns flags into requests, and reports into text |
 //! | [`daemon`] | the daemon process: mounts, the server of the control socket, HTTP, volumes, its end |
 //! | [`doctor`] | diagnosis of problems, from outside the daemon |
+//! | [`nix_worker`] | the worker for Nix: its protocol at a socket, over the engine |
 //! | [`engine`] | execution of requests on a state, with or without a daemon |
 //! | [`control`] | the control socket: frames, versions, the client |
 //! | [`supervision`] | start and restart of daemons, and what outlives a daemon |
@@ -45,6 +46,7 @@ pub mod fuse;
 pub mod http;
 pub mod measure;
 pub mod nix;
+pub mod nix_worker;
 pub mod profile;
 pub mod store;
 pub mod substituter;

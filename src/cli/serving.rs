@@ -139,5 +139,6 @@ pub(super) fn request(
         },
         listen: settings.listen.value.clone(),
         volume_plugin: settings.volume_plugin.value.clone(),
+        nix_socket: settings.nix_socket.value.clone(),
     })
 }

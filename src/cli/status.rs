@@ -61,6 +61,9 @@ fn table(s: &StatusReport) -> Vec<String> {
     if let Some(socket) = &s.volume_plugin {
         lines.push(format!("volumes     {}", socket.display()));
     }
+    if let Some(socket) = &s.nix_socket {
+        lines.push(format!("Nix         {}", socket.display()));
+    }
     if let Some(mistake) = &s.configuration {
         lines.push(format!(
             "configuration  invalid, the previous one is still used: {mistake}"

@@ -30,6 +30,9 @@ pub struct StatusReport {
     /// Socket of the volume plugin for container engines.
     #[serde(default)]
     pub volume_plugin: Option<PathBuf>,
+    /// Socket of the worker for Nix.
+    #[serde(default)]
+    pub nix_socket: Option<PathBuf>,
     /// Error of the last reload of the configuration; the daemon still runs with the previous one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub configuration: Option<String>,

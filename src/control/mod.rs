@@ -1,10 +1,12 @@
-//! The control socket: its frames, its client and the hand-over of mounts.
+//! The control socket: its frames, its client and the hand-over of mounts; and what bounds the clients of
+//! any socket.
 
 mod client;
 mod deadline;
 mod error;
 mod frame;
 mod hand_over;
+mod places;
 
 pub use client::{ask, connect, figures, is_owned, owner, status, wait_until_unmounted};
 pub use deadline::DeadlineStream;
@@ -14,3 +16,4 @@ pub use frame::{
     at_socket, receive_rest, send,
 };
 pub use hand_over::{HandOver, HandedOver};
+pub use places::{Place, Places};

@@ -33,7 +33,7 @@ impl Daemon {
         for name in [LOCK, CONTROL, HTTP, REQUEST] {
             self.supervisor.forget(name);
         }
-        self.end_plugin();
+        self.end_sockets();
     }
 }
 
@@ -73,7 +73,7 @@ pub(super) fn end_on_signal(daemon: &Arc<Daemon>) -> io::Result<()> {
             // Programs that keep the mount busy must not block the exit.
             std::thread::sleep(GRACE);
         }
-        daemon.end_plugin();
+        daemon.end_sockets();
         leave(daemon.store(), 0);
     };
     sync::spawn("narfs-signals", wait).map(drop)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::http::HttpError;
-use super::volumes::socket::SocketError;
+use super::unix_socket::SocketError;
 use crate::command::{ErrorKind, RequestError, chain};
 use crate::engine::EngineError;
 use crate::fuse::{MountError, SessionError};
@@ -103,7 +103,7 @@ pub enum ServeError {
     #[error(transparent)]
     Http(#[from] HttpError),
     #[error(transparent)]
-    Plugin(#[from] SocketError),
+    UnixSocket(#[from] SocketError),
     /// Setup of the control socket, the signals or the log.
     #[error("cannot {what}")]
     Setup {

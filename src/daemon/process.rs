@@ -1,12 +1,11 @@
 //! The daemon process and its resources besides the engine.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::completion::Completion;
-use super::volumes::socket::PluginSocket;
+use super::unix_socket::UnixSocket;
 use crate::engine::Engine;
 use crate::fs::WritableProfiles;
 use crate::fuse::{ProfilesSession, Session};
@@ -28,7 +27,9 @@ pub struct Daemon {
     /// Address of the HTTP server.
     pub(super) listens: OnceLock<http::Address>,
     /// Socket of the volume plugin.
-    pub(super) plugin: Mutex<Option<PluginSocket>>,
+    pub(super) plugin: Mutex<Option<UnixSocket>>,
+    /// Socket of the worker for Nix.
+    pub(super) nix_worker: Mutex<Option<UnixSocket>>,
     /// Why the configuration could not be applied.
     pub(super) config_error: Option<String>,
     pub(super) started: Instant,
@@ -51,6 +52,7 @@ impl Daemon {
             completion: Arc::default(),
             listens: OnceLock::new(),
             plugin: Mutex::default(),
+            nix_worker: Mutex::default(),
             config_error,
             started: Instant::now(),
         };
@@ -61,10 +63,13 @@ impl Daemon {
         &self.engine.store
     }
 
-    pub(super) fn plugin_socket(&self) -> Option<PathBuf> {
-        crate::sync::lock(&self.plugin)
-            .as_ref()
-            .map(PluginSocket::path)
+    /// Removes the sockets that a daemon has created, as there will be no next one.
+    pub(super) fn end_sockets(&self) {
+        for socket in [&self.plugin, &self.nix_worker] {
+            if let Some(socket) = crate::sync::lock(socket).take() {
+                socket.end(&self.supervisor);
+            }
+        }
     }
 
     /// Starts the completion of closure views, if any is incomplete.

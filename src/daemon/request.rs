@@ -35,6 +35,8 @@ pub struct ServeRequest {
     pub listen: Option<Address>,
     /// Socket of the volume plugin, besides those from a service manager.
     pub volume_plugin: Option<PathBuf>,
+    /// Socket of the worker for Nix, besides those from a service manager.
+    pub nix_socket: Option<PathBuf>,
 }
 
 /// Who makes the mounts.

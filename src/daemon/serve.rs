@@ -1,7 +1,7 @@
 //! The life of a daemon: open the state, mount, listen, serve until unmounted.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use super::http;
 use super::process::Daemon;
 use super::request::{Mounting, ServeRequest};
 use super::startup::Startup;
+use super::unix_socket::{NIX_WORKER, UnixSocket, VOLUME_PLUGIN};
 use super::upkeep::{self, Show};
-use super::volumes::socket::PluginSocket;
 use crate::command::chain;
 use crate::control;
 use crate::engine::{ClosureError, Engine, EngineError};
@@ -80,8 +80,10 @@ fn start(
     let (supervisor, state) = (startup.supervisor.clone(), &*request.state);
     let connection = match connection(&supervisor)? {
         Connection::Unmounted if supervisor.is_keeper() => {
-            // The socket of the volume plugin is removed as well.
-            PluginSocket::find(&supervisor, None, true)?;
+            // The sockets that a daemon has created are removed as well.
+            for purpose in [VOLUME_PLUGIN, NIX_WORKER] {
+                UnixSocket::find(purpose, &supervisor, None, true)?;
+            }
             return Ok(None);
         }
         Connection::Mounted(agreement, device) => Some((agreement, device)),
@@ -105,8 +107,11 @@ fn start(
         }
         http => http?,
     };
-    let wanted = request.volume_plugin.as_deref();
-    let plugin = PluginSocket::find(&supervisor, wanted, is_takeover)?;
+    let find = |purpose, wanted: &Option<PathBuf>| {
+        UnixSocket::find(purpose, &supervisor, wanted.as_deref(), is_takeover)
+    };
+    let plugin = find(VOLUME_PLUGIN, &request.volume_plugin)?;
+    let nix_worker = find(NIX_WORKER, &request.nix_socket)?;
     let (daemon, sessions) = Daemon::new(engine, supervisor.clone(), startup.config_error.clone());
     end_on_signal(&daemon).map_err(setup("wait for signals"))?;
     daemon.take_profile_links(Arc::new(daemon.engine.file_system()));
@@ -120,12 +125,9 @@ fn start(
     if let Some(http) = http {
         daemon.serve_http(http)?;
     }
-    // Only from here on is the reported mount status right.
+    serve_sockets(&daemon, plugin, nix_worker)?;
+    // Only from here on is the reported status right.
     answering::accept(daemon.clone(), listener).map_err(setup(listen))?;
-    if let Some(plugin) = plugin {
-        let answering = daemon.serve_plugin(plugin);
-        answering.map_err(setup("answer container engines"))?;
-    }
     if let Err(e) = supervisor.ready(&state.join("narfs.log")) {
         if let Some(own) = own {
             let _ = fuse::unmount(&own.mountpoint, true);
@@ -137,6 +139,22 @@ fn start(
     watch_keeper_process(&daemon).map_err(setup("watch the keeper"))?;
     upkeep::begin(&daemon, request.memory, fetcher.zip(show));
     Ok(Some((daemon, sessions)))
+}
+
+fn serve_sockets(
+    daemon: &Daemon,
+    plugin: Option<UnixSocket>,
+    nix_worker: Option<UnixSocket>,
+) -> Result<(), ServeError> {
+    if let Some(plugin) = plugin {
+        let answering = daemon.serve_plugin(plugin);
+        answering.map_err(setup("answer container engines"))?;
+    }
+    if let Some(socket) = nix_worker {
+        let answering = daemon.serve_nix(socket);
+        answering.map_err(setup("answer clients of Nix"))?;
+    }
+    Ok(())
 }
 
 /// Starts a new keeper if the keeper is killed.

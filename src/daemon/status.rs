@@ -1,9 +1,18 @@
 //! The status of a daemon.
 
+use std::path::PathBuf;
+use std::sync::Mutex;
+
 use super::error::DaemonError;
 use super::process::Daemon;
+use super::unix_socket::UnixSocket;
 use crate::command::StatusReport;
 use crate::fetch::Fetcher;
+use crate::sync;
+
+fn path_of(socket: &Mutex<Option<UnixSocket>>) -> Option<PathBuf> {
+    sync::lock(socket).as_ref().map(UnixSocket::path)
+}
 
 impl Daemon {
     pub(super) fn status(&self) -> Result<StatusReport, DaemonError> {
@@ -19,7 +28,8 @@ impl Daemon {
             supervisor: self.supervisor.name(),
             writable_profiles: self.writable_mountpoints()?,
             listen: self.listens.get().cloned(),
-            volume_plugin: self.plugin_socket(),
+            volume_plugin: path_of(&self.plugin),
+            nix_socket: path_of(&self.nix_worker),
             configuration: self.config_error.clone(),
             uptime: self.started.elapsed().as_secs(),
             paths: store.paths().count()?,

@@ -35,7 +35,7 @@ impl Engine {
             Request::Pins => self.pins(),
             Request::Evict { to } => self.evict(to),
             Request::Gc(request) => self.gc(&request, output),
-            Request::Roots => self.roots(),
+            Request::Roots => Ok(Report::Roots(self.roots()?)),
             Request::AddRoot { link, path } => self.add_root(&link, &path),
             Request::Trace(request) => self.trace(request),
             Request::Profile(request) => self.profile(&request, output),

@@ -29,12 +29,13 @@ mod supply;
 mod traces;
 mod unreadable;
 mod users;
+mod valid_paths;
 mod verify;
 
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../../tests/support/binary_cache.rs"]
-mod binary_cache;
+pub(crate) mod binary_cache;
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "../../tests/support/reference_model.rs"]
@@ -44,3 +45,5 @@ pub use closures::store_directory;
 pub use error::{ClosureError, EngineError};
 pub use rebuild::open_for;
 pub use state::Engine;
+pub use supply::{Supply, Wanted};
+pub use valid_paths::ValidPaths;

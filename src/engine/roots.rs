@@ -230,6 +230,15 @@ fn make(store: &Store, link: &Path, path: &str) -> Result<(), RootsError> {
         move |source| RootsError::Make { at, source }
     };
     replace_link(link, Path::new(path)).map_err(failed(link))?;
+    register(store, link)
+}
+
+/// Registers a link as a root, wherever it points to.
+pub(super) fn register(store: &Store, link: &Path) -> Result<(), RootsError> {
+    let failed = |at: &Path| {
+        let at = at.to_owned();
+        move |source| RootsError::Make { at, source }
+    };
     let auto = store.dir().join(DIRECTORY).join(AUTO);
     make_directory(&auto).map_err(failed(&auto))?;
     let name = Hash::of(HashAlgo::Sha1, link.as_os_str().as_bytes());
@@ -304,7 +313,11 @@ impl Engine {
         Ok((roots, usage.unseen))
     }
 
-    pub(super) fn roots(&self) -> Result<Report, EngineError> {
+    /// What a collection keeps, and why.
+    ///
+    /// # Errors
+    /// A root cannot be looked at, or the database failed.
+    pub fn roots(&self) -> Result<Vec<RootReport>, EngineError> {
         let mut roots = self.recorded_roots(|_, _| false)?;
         roots.extend(links(&self.store)?.roots);
         roots.extend(self.roots_in_use()?.0);
@@ -313,7 +326,7 @@ impl Engine {
             kind: root.kind,
             from: root.from,
         });
-        Ok(Report::Roots(reports.collect()))
+        Ok(reports.collect())
     }
 
     pub(super) fn add_root(&self, link: &Path, text: &str) -> Result<Report, EngineError> {

@@ -19,16 +19,17 @@ use crate::store::{StoreError, TemporaryRoots};
 
 /// Supplies missing paths for one command.
 pub struct Supply<'e> {
-    engine: &'e Engine,
+    pub(super) engine: &'e Engine,
     /// `None` without sources.
-    fetcher: Option<Fetcher>,
+    pub(super) fetcher: Option<Fetcher>,
     /// Whether this is the daemon's fetcher, which counts its own bytes.
     uses_own_fetcher: bool,
     /// Protection from collection.
-    protected: TemporaryRoots,
+    pub(super) protected: TemporaryRoots,
 }
 
-type Wanted = Vec<(StorePathHash, Option<StorePath>)>;
+/// Paths by their hashes, with their names where these are known.
+pub type Wanted = Vec<(StorePathHash, Option<StorePath>)>;
 
 fn wanted<'p>(paths: impl IntoIterator<Item = &'p StorePath>) -> Wanted {
     let wanted = paths.into_iter().map(|p| (p.hash(), Some(p.clone())));
@@ -156,8 +157,18 @@ impl Supply<'_> {
                 missing.push(path);
             }
         }
-        match missing.first() {
-            Some(first) => self.prefetch(first, wanted(missing.iter().copied()), false, output),
+        self.fetch_missing(missing, output)
+    }
+
+    /// Fetches the contents of paths that are not local.
+    pub(super) fn fetch_missing<'p>(
+        &self,
+        missing: impl IntoIterator<Item = &'p StorePath>,
+        output: &mut dyn Output,
+    ) -> Result<(), EngineError> {
+        let wanted = wanted(missing);
+        match wanted.first().and_then(|(_, path)| path.clone()) {
+            Some(first) => self.prefetch(&first, wanted, false, output),
             None => Ok(()),
         }
     }

@@ -192,6 +192,16 @@ impl FetchError {
         }
     }
 
+    /// Whether its hash is that of another path.
+    pub fn is_other_name(&self) -> bool {
+        matches!(self.cause(), Self::OtherName(_))
+    }
+
+    /// Whether a source has it, and is not believed.
+    pub fn is_distrusted(&self) -> bool {
+        matches!(self.cause(), Self::Untrusted { .. } | Self::NarInfo { .. })
+    }
+
     /// Whether sources vouch for other contents than those that are here.
     pub(super) fn is_contradiction(&self) -> bool {
         matches!(self.cause(), Self::Contradiction { .. })

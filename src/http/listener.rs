@@ -188,6 +188,14 @@ impl Listener {
         })
     }
 
+    /// The socket itself, if it is a unix socket.
+    pub fn into_unix(self) -> Option<UnixListener> {
+        match self.0 {
+            Socket::Unix(listener) => Some(listener),
+            Socket::Tcp(_) => None,
+        }
+    }
+
     /// Registers the socket with the runtime of this thread.
     pub(super) fn into_incoming(self) -> io::Result<Incoming> {
         Ok(match self.0 {

@@ -13,10 +13,13 @@
 //! - [`listing`]: the unsigned `.ls` listing of a NAR
 //! - [`cache_info`]: the `nix-cache-info` file
 //! - [`nix_conf`]: the syntax of `nix.conf`
+//! - [`derivation`]: the outputs of a `.drv` file
+//! - [`worker_protocol`]: what clients of nix-daemon and the daemon say to each other
 //! - [`narinfo`]: the signed metadata of a store path, and whether to trust it
 
 pub mod cache_info;
 pub mod compression;
+pub mod derivation;
 pub mod hash;
 pub mod listing;
 pub mod nar;
@@ -25,3 +28,4 @@ pub mod nix32;
 pub mod nix_conf;
 pub mod signature;
 pub mod store_path;
+pub mod worker_protocol;

@@ -27,6 +27,11 @@ impl TemporaryHashes {
         news.map(std::mem::take).unwrap_or_default()
     }
 
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.counts.len()
+    }
+
     fn note(&mut self, hash: StorePathHash) {
         if let Some(news) = &mut self.news {
             news.insert(hash);
@@ -82,6 +87,11 @@ impl TemporaryRoots {
             *all.counts.entry(hash).or_default() += 1;
             all.note(hash);
         }
+    }
+
+    /// How many paths are kept.
+    pub fn count(&self) -> usize {
+        lock(&self.own).len()
     }
 }
 

@@ -17,6 +17,10 @@ pub const HTTP: &str = "http";
 pub const PLUGIN_SOCKET: &str = "plugin-socket";
 /// The volume plugin socket, created by a service manager.
 pub const PLUGIN: &str = "plugin";
+/// The worker socket for Nix, created by a daemon.
+pub const NIX_SOCKET: &str = "nix-socket";
+/// The worker socket for Nix, created by a service manager.
+pub const NIX: &str = "nix";
 /// The [`RestartRecord`](super::RestartRecord).
 pub const REQUEST: &str = "request";
 /// Present while the next daemon should read the configuration again.

@@ -177,6 +177,8 @@ in
     };
 
     volumePlugin.enable = lib.mkEnableOption "closure views as volumes of podman and docker";
+
+    nixSocket.enable = lib.mkEnableOption "the worker socket, at which Nix uses the narfs store";
   };
 
   config = lib.mkIf cfg.enable {
@@ -378,6 +380,25 @@ in
         FileDescriptorName = "plugin";
         Service = daemon;
         SocketMode = "0600";
+        DirectoryMode = "0755";
+      };
+    };
+
+    systemd.sockets.narfs-nix = lib.mkIf cfg.nixSocket.enable {
+      description = "narfs, a store for Nix";
+      documentation = [
+        "man:narfs(1)"
+        "https://github.com/narfs/narfs"
+      ];
+      wantedBy = [
+        "sockets.target"
+        daemon
+      ];
+      socketConfig = {
+        ListenStream = "/run/narfs/nix.sock";
+        FileDescriptorName = "nix";
+        Service = daemon;
+        SocketMode = "0666";
         DirectoryMode = "0755";
       };
     };

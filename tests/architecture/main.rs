@@ -17,6 +17,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["daemon", "doctor"],
+    &["nix_worker"],
     &["engine", "control", "supervision"],
     &["command"],
     &["http"],

@@ -21,6 +21,7 @@ const TARGETS: &[Target] = &[
     ("narinfo", targets::narinfo::run),
     ("store_path_and_hash", targets::store_path_and_hash::run),
     ("tree", targets::tree::run),
+    ("worker_protocol", targets::worker_protocol::run),
 ];
 
 /// Changes that are tried of each seed.

@@ -7,7 +7,7 @@ set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 old=$1 new=$2
 world=/world cache=file:///world/cache
-units="narfs.service narfs-daemon.service narfs-gc.timer narfs-http.socket narfs-plugin.socket"
+units="narfs.service narfs-daemon.service narfs-gc.timer narfs-http.socket narfs-plugin.socket narfs-nix.socket"
 
 fail() { echo "  wrong: $*" >&2; cat /tmp/dpkg.log >&2; exit 1; }
 # await WHAT COMMAND...: waits until a command succeeds.

@@ -52,6 +52,7 @@ mod namespaces;
 mod nix_conf;
 mod nix_db;
 mod nix_expressions;
+mod nix_worker;
 mod numbers;
 mod observed;
 mod on_demand;
@@ -88,6 +89,9 @@ mod vouching;
 #[path = "../support/waiting.rs"]
 mod waiting;
 mod watching;
+#[path = "../support/worker_client.rs"]
+#[allow(dead_code, reason = "what other tests need")]
+mod worker_client;
 mod writable_profiles;
 #[path = "../support/write_points.rs"]
 mod write_points;

@@ -13,8 +13,8 @@ use crate::support::{Sandbox, run};
 type Directives = BTreeMap<String, Vec<String>>;
 
 /// Settings of services.narfs with every unit that goes with a mount.
-const ALL: &str =
-    "{ enable = true; gc.enable = true; http.enable = true; volumePlugin.enable = true; }";
+const ALL: &str = "{ enable = true; gc.enable = true; http.enable = true; volumePlugin.enable = true; \
+     nixSocket.enable = true; }";
 
 /// The value of an expression, or what Nix complains about.
 fn evaluate(expression: &str) -> Result<Value, String> {

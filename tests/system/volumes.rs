@@ -511,39 +511,41 @@ fn the_configuration_names_the_socket_and_where_nothing_is_mounted_that_is_said(
     signal(sandbox.pid(), Signal::KILL);
 }
 
+/// The program as a service manager starts it that hands a descriptor over under this name: it mounts, and
+/// stays in the foreground.
+pub fn with_descriptor(sandbox: &Sandbox, name: &str, descriptor: i32) -> Command {
+    let at = sandbox.at.to_str().unwrap();
+    let narfs = sandbox.command(&["mount", at, "--offline", "--foreground"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]);
+    command.arg(narfs.get_program()).args(narfs.get_args());
+    for (name, value) in narfs.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            if descriptor == 3 {
+                libc::fcntl(3, libc::F_SETFD, 0);
+            } else {
+                libc::dup2(descriptor, 3);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
 #[test]
 fn a_socket_that_a_service_manager_hands_over_is_the_managers() {
     let sandbox = Sandbox::with_worlds();
     let client = Client(sandbox.dir().join("handed.sock"));
     let listener = UnixListener::bind(&client.0).unwrap();
-    let start = |descriptor: i32| {
-        let at = sandbox.at.to_str().unwrap();
-        let narfs = sandbox.command(&["mount", at, "--offline", "--foreground"]);
-        let mut command = Command::new("sh");
-        command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]);
-        command.arg(narfs.get_program()).args(narfs.get_args());
-        for (name, value) in narfs.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command
-            .env("LISTEN_FDS", "1")
-            .env("LISTEN_FDNAMES", "plugin");
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                if descriptor == 3 {
-                    libc::fcntl(3, libc::F_SETFD, 0);
-                } else {
-                    libc::dup2(descriptor, 3);
-                }
-                Ok(())
-            });
-        }
-        command
-    };
+    let start = |descriptor| with_descriptor(&sandbox, "plugin", descriptor);
     let mut daemon = start(listener.as_raw_fd()).spawn().unwrap();
     // It waits at the socket for as long as that takes.
     client.create(

@@ -278,6 +278,14 @@ settings! {
     text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"), value::absolute_or_none,
     |path| Shown::or_none(path.as_ref());
 
+    /// Unix socket at which Nix uses the state as a store: unix://SOCKET, and the lower store of a
+    /// local-overlay store. Everybody who can connect sees what every user sees in the mount. none for no
+    /// socket; not needed with the unit narfs-nix.socket.
+    Top nix_socket: Option<PathBuf> = None;
+    "nix-socket", valued("SOCKET").flag(SERVING, "nix-socket");
+    text(value::path_or_none, "write /DIRECTORY/FILE or none, in quotes"), value::absolute_or_none,
+    |path| Shown::or_none(path.as_ref());
+
     /// Seconds that a lookup of a store path waits for the sources.
     Mount lookup_timeout: Duration = Deadlines::default().lookup;
     "lookup-timeout", valued("SECONDS");

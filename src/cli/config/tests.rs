@@ -46,7 +46,7 @@ fn full() -> String {
         "state = \"/s\"\nstore-dir = \"/gnu/store\"\nmemory = 64\nlog-format = \"json\"\n\
          from = [\"file:///a\", \"https://b\"]\ntrusted-public-keys = [\"{KEY}\"]\n\
          require-sigs = false\nnetrc-file = \"/n\"\nfrom-nix-conf = \"/nix.conf\"\njobs = 3\n\
-         listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\n[mount]\n\
+         listen = \"127.0.0.1:9464\"\nvolume-plugin = \"/v\"\nnix-socket = \"/x\"\n[mount]\n\
          lookup-timeout = 1\ncontents-timeout = 2\nabsent-ttl = 3\nhead-start = 4\nprefetch = \"closure\"\n\
          budget = \"20G\"\nwritable-profiles = true\nfile-handles = true\n"
     )
@@ -68,14 +68,15 @@ fn every_option_is_read_with_its_line() {
         jobs: in_file(3, 10),
         listen: in_file(Some("127.0.0.1:9464".parse().unwrap()), 11),
         volume_plugin: in_file(Some("/v".into()), 12),
-        lookup_timeout: in_file(seconds(1), 14),
-        contents_timeout: in_file(seconds(2), 15),
-        absent_ttl: in_file(seconds(3), 16),
-        head_start: in_file(Duration::from_millis(4), 17),
-        prefetch: in_file(PrefetchPolicy::Closure, 18),
-        budget: in_file(Some(Size(20 << 30)), 19),
-        writable_profiles: in_file(true, 20),
-        file_handles: in_file(true, 21),
+        nix_socket: in_file(Some("/x".into()), 13),
+        lookup_timeout: in_file(seconds(1), 15),
+        contents_timeout: in_file(seconds(2), 16),
+        absent_ttl: in_file(seconds(3), 17),
+        head_start: in_file(Duration::from_millis(4), 18),
+        prefetch: in_file(PrefetchPolicy::Closure, 19),
+        budget: in_file(Some(Size(20 << 30)), 20),
+        writable_profiles: in_file(true, 21),
+        file_handles: in_file(true, 22),
     };
     assert_eq!(choices(&full()), expected);
 }
@@ -101,10 +102,8 @@ fn values_may_be_written_in_more_than_one_way() {
     let socket = "unix:/run/narfs.sock";
     let listen = choices(&format!("listen = {socket:?}")).listen;
     assert_eq!(listen, in_file(socket.parse().ok(), 1));
-    assert_eq!(
-        choices("volume-plugin = \"none\"").volume_plugin,
-        in_file(None, 1)
-    );
+    let plugin = choices("volume-plugin = \"none\"").volume_plugin;
+    assert_eq!(plugin, in_file(None, 1));
     for (text, from) in [("true", FromNixConf::Usual), ("false", FromNixConf::No)] {
         let file = choices(&format!("from-nix-conf = {text}"));
         assert_eq!(file.from_nix_conf, in_file(from, 1));
@@ -306,6 +305,7 @@ fn flags() -> Choices {
         jobs: Some(Setting::flag(9)),
         listen: Some(Setting::flag("[::1]:9999".parse().ok())),
         volume_plugin: Some(Setting::flag(Some("/f/v.sock".into()))),
+        nix_socket: Some(Setting::flag(Some("/f/n.sock".into()))),
         ..Choices::default()
     };
     for option in [

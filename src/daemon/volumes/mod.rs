@@ -6,7 +6,6 @@
 //! volume is never removed; and every request is answered with a status and JSON.
 
 mod options;
-pub(super) mod socket;
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -21,14 +20,15 @@ use thiserror::Error;
 
 use super::completion::Completion;
 use super::process::Daemon;
+use super::unix_socket::UnixSocket;
 use crate::command::{NoOutput, SourceRequest, chain};
 use crate::engine::{ClosureError, Engine, EngineError, store_directory};
 use crate::fuse::MountError;
+use crate::http;
 use crate::nix::store_path::StorePath;
 use crate::store::{StoreError, View, ViewName, ViewNameError};
 use crate::sync;
 use options::{Definition, OptionError};
-use socket::PluginSocket;
 
 #[derive(Debug, Error)]
 enum VolumeError {
@@ -323,22 +323,16 @@ impl Daemon {
     ///
     /// # Errors
     /// No threads are available.
-    pub(super) fn serve_plugin(&self, mut socket: PluginSocket) -> io::Result<()> {
+    pub(super) fn serve_plugin(&self, mut socket: UnixSocket) -> io::Result<()> {
         let volumes = Volumes::new(self.engine.clone(), self.completion.clone());
         let answer = move |endpoint: &str, body: &[u8]| {
             let answer = volumes.answer(endpoint, body);
             (answer.status, answer.body.to_string())
         };
-        socket.serve(answer, &self.supervisor)?;
+        let serve = |listener| http::serve(listener, http::calls(answer)).map(drop);
+        socket.serve(&self.supervisor, serve)?;
         *sync::lock(&self.plugin) = Some(socket);
         Ok(())
-    }
-
-    /// Removes the plugin socket, as there will be no next daemon.
-    pub(super) fn end_plugin(&self) {
-        if let Some(socket) = sync::lock(&self.plugin).take() {
-            socket.end(&self.supervisor);
-        }
     }
 }
 

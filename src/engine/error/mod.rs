@@ -68,6 +68,13 @@ pub enum EngineError {
     /// An argument is missing.
     #[error("{0}")]
     Usage(&'static str),
+    /// The file is read as a whole.
+    #[error("{path} has {size} bytes, and at most {limit} are read of a file of its kind")]
+    TooLarge {
+        path: StorePath,
+        size: u64,
+        limit: u64,
+    },
     /// The contents were dropped and cannot be fetched at the moment.
     #[error("the contents of {path} were dropped to save space, and could not be fetched again")]
     Contents {

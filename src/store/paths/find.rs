@@ -138,6 +138,22 @@ impl Paths {
         Ok(listed.into_iter().map(|(_, path, _)| path).collect())
     }
 
+    /// Visits all registered paths that can be read, also those of which nothing is here.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn each_registered(&self, mut visit: impl FnMut(PathInfo)) -> Result<(), StoreError> {
+        let listed = Listed::Now(&self.records);
+        let unreadable = self.scan_infos(&listed, &mut std::iter::empty(), &mut |info, _| {
+            visit(info);
+            Ok(())
+        })?;
+        if !unreadable.is_empty() {
+            tracing::debug!("left out of a listing: {} paths", unreadable.paths.len());
+        }
+        Ok(())
+    }
+
     /// How many paths there are whose trees are here. Costs a scan when first asked for, and nothing after
     /// that.
     ///

@@ -78,6 +78,12 @@ impl Roots {
         self.temporary.begin()
     }
 
+    /// How many paths have temporary roots.
+    #[cfg(test)]
+    pub(crate) fn temporary_count(&self) -> usize {
+        self.temporary.lock().count()
+    }
+
     /// Pins paths, all together, which need not be known yet. A path that is pinned already stays pinned
     /// since when it was. Survives a power loss when it returns.
     ///

@@ -8,3 +8,4 @@ pub mod nar_read;
 pub mod narinfo;
 pub mod store_path_and_hash;
 pub mod tree;
+pub mod worker_protocol;

@@ -8,7 +8,7 @@ mod walk;
 mod world;
 
 pub use nix::{database_dump, load, nix_store};
-pub use process::{is_alive, run, succeed};
+pub use process::{Ran, is_alive, run, succeed};
 pub use sandbox::{Sandbox, undisturbed};
 pub use seeded::{Chance, PATIENCE, seeds};
 pub use walk::{Seen, read_anew, read_everything, walk};

@@ -20,8 +20,9 @@ use crate::namespaces::{own_descriptors, own_mounts};
 use crate::waiting::wait_until;
 
 /// Programs that the tests call.
-const PROGRAMS: [&str; 16] = [
+const PROGRAMS: [&str; 17] = [
     "cc",
+    "nix",
     "nix-store",
     "nix-hash",
     "patchelf",

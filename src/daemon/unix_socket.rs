@@ -1,4 +1,4 @@
-//! The socket of the volume plugin.
+//! A unix socket with a path that a daemon listens at, besides the control socket.
 //!
 //! Invariant: a file at its path that is not a socket, or a socket at which another process
 //! listens, is left alone. A socket created by a daemon outlives it for the next one and is removed
@@ -14,41 +14,82 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
 use crate::command::chain;
-use crate::http::{self, Address, Listener};
+use crate::http::{Address, Listener};
 use crate::supervision::Supervisor;
-use crate::supervision::kept::{PLUGIN, PLUGIN_SOCKET};
+use crate::supervision::kept::{NIX, NIX_SOCKET, PLUGIN, PLUGIN_SOCKET};
+
+/// What a socket is for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Purpose {
+    /// Who listens.
+    server: &'static str,
+    clients: &'static str,
+    flag: &'static str,
+    /// Name of a descriptor from a service manager.
+    handed: &'static str,
+    /// Name of the descriptor of a socket that a daemon has created.
+    kept: &'static str,
+    /// Mode of a socket that a daemon creates.
+    mode: u32,
+}
+
+/// The volume plugin. Whoever can create containers has the rights of root.
+pub(super) const VOLUME_PLUGIN: &Purpose = &Purpose {
+    server: "the volume plugin",
+    clients: "container engines",
+    flag: "--volume-plugin",
+    handed: PLUGIN,
+    kept: PLUGIN_SOCKET,
+    mode: 0o600,
+};
+
+/// The worker socket. A client sees and does what every user can do in the mount; what only root may do
+/// depends on its credentials.
+pub(super) const NIX_WORKER: &Purpose = &Purpose {
+    server: "the worker for Nix",
+    clients: "Nix",
+    flag: "--nix-socket",
+    handed: NIX,
+    kept: NIX_SOCKET,
+    mode: 0o666,
+};
 
 #[derive(Debug, Error)]
 pub enum SocketError {
     #[error(
-        "{} is not a socket, so the volume plugin cannot listen there; remove it, or give \
-         another path with --volume-plugin",
-        .0.display()
+        "{} is not a socket, so {} cannot listen there; remove it, or give another path with {}",
+        .1.display(), .0.server, .0.flag
     )]
-    NotASocket(PathBuf),
+    NotASocket(&'static Purpose, PathBuf),
     /// Another process uses the socket.
     #[error(
-        "another process listens at {}; end it, or give another path with --volume-plugin (none: do \
-         without)",
-        .0.display()
+        "another process listens at {}; end it, or give another path with {} (none: do without)",
+        .1.display(), .0.flag
     )]
-    Taken(PathBuf),
-    #[error("cannot listen for container engines at {}", path.display())]
+    Taken(&'static Purpose, PathBuf),
+    #[error("cannot listen for {} at {}", purpose.clients, path.display())]
     Listen {
+        purpose: &'static Purpose,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
     /// The descriptor is not a listening unix socket.
     #[error(
-        "the descriptor {PLUGIN:?} from the service manager is not usable for the volume plugin; it must be \
-         a listening unix socket (ListenStream=/PATH)"
+        "the descriptor {:?} from the service manager is not usable for {}; it must be a listening unix \
+         socket (ListenStream=/PATH)",
+        purpose.handed, purpose.server
     )]
-    Handed(#[source] io::Error),
+    Handed {
+        purpose: &'static Purpose,
+        #[source]
+        source: io::Error,
+    },
 }
 
 #[derive(Debug)]
-pub(in crate::daemon) struct PluginSocket {
+pub(super) struct UnixSocket {
+    purpose: &'static Purpose,
     path: PathBuf,
     listener: Option<Listener>,
     /// Created by a daemon, not by a service manager.
@@ -57,19 +98,20 @@ pub(in crate::daemon) struct PluginSocket {
     is_new: bool,
 }
 
-impl PluginSocket {
+impl UnixSocket {
     /// The socket from the service manager, or the one at `wanted`, where the previous daemon may
     /// have left it.
     ///
     /// # Errors
     /// The socket cannot be created. Only a warning if a mount is `at_stake` that would end with
     /// this daemon.
-    pub(in crate::daemon) fn find(
+    pub(super) fn find(
+        purpose: &'static Purpose,
         supervisor: &Supervisor,
         wanted: Option<&Path>,
         at_stake: bool,
     ) -> Result<Option<Self>, SocketError> {
-        let found = Self::take_or_make(supervisor, wanted);
+        let found = Self::take_or_make(purpose, supervisor, wanted);
         found.or_else(|e| match at_stake {
             true => {
                 tracing::error!("{}", chain(&e));
@@ -80,14 +122,18 @@ impl PluginSocket {
     }
 
     fn take_or_make(
+        purpose: &'static Purpose,
         supervisor: &Supervisor,
         wanted: Option<&Path>,
     ) -> Result<Option<Self>, SocketError> {
         let before = supervisor
-            .take(PLUGIN_SOCKET)
+            .take(purpose.kept)
             .and_then(|(_, kept)| at_path(kept).ok());
-        let handed = supervisor.take(PLUGIN).map(|(_, handed)| at_path(handed));
-        let handed = handed.transpose().map_err(SocketError::Handed)?;
+        let handed = supervisor
+            .take(purpose.handed)
+            .map(|(_, handed)| at_path(handed));
+        let handed = handed.transpose();
+        let handed = handed.map_err(|source| SocketError::Handed { purpose, source })?;
         let wanted = match &handed {
             Some((path, _)) => {
                 if let Some(other) = wanted.filter(|w| w != path) {
@@ -101,25 +147,32 @@ impl PluginSocket {
         if let Some((path, listener)) = before {
             let is_wanted = wanted.as_ref() == Some(&path);
             if is_wanted && handed.is_none() && is_socket(&path) {
-                return Ok(Some(Self::new(path, listener, true, false)));
+                return Ok(Some(Self::new(purpose, path, listener, true, false)));
             }
-            supervisor.forget(PLUGIN_SOCKET);
+            supervisor.forget(purpose.kept);
             if !is_wanted {
                 remove(&path);
             }
         }
         if let Some((path, listener)) = handed {
-            return Ok(Some(Self::new(path, listener, false, false)));
+            return Ok(Some(Self::new(purpose, path, listener, false, false)));
         }
         let Some(path) = wanted else {
             return Ok(None);
         };
-        let listener = bind(&path)?.into();
-        Ok(Some(Self::new(path, listener, true, true)))
+        let listener = bind(purpose, &path)?.into();
+        Ok(Some(Self::new(purpose, path, listener, true, true)))
     }
 
-    fn new(path: PathBuf, listener: Listener, is_ours: bool, is_new: bool) -> Self {
+    fn new(
+        purpose: &'static Purpose,
+        path: PathBuf,
+        listener: Listener,
+        is_ours: bool,
+        is_new: bool,
+    ) -> Self {
         Self {
+            purpose,
             path,
             listener: Some(listener),
             is_ours,
@@ -127,41 +180,40 @@ impl PluginSocket {
         }
     }
 
-    /// Starts to answer engines, and has the socket kept for the next daemon.
+    /// Has `serve` answer clients until the process ends, and the socket kept for the next daemon.
     ///
     /// # Errors
-    /// No threads are available.
-    pub(in crate::daemon) fn serve(
+    /// Those of `serve`.
+    pub(super) fn serve(
         &mut self,
-        answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static,
         supervisor: &Supervisor,
+        serve: impl FnOnce(Listener) -> io::Result<()>,
     ) -> io::Result<()> {
         let Some(listener) = self.listener.take() else {
             return Ok(());
         };
         if self.is_ours {
-            supervisor.keep(PLUGIN_SOCKET, listener.as_fd());
+            supervisor.keep(self.purpose.kept, listener.as_fd());
         }
-        // It runs until the process ends.
-        http::serve(listener, http::calls(answer))?;
+        serve(listener)?;
         self.is_new = false;
         Ok(())
     }
 
-    pub(in crate::daemon) fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.path.clone()
     }
 
     /// Removes the socket, as there will be no next daemon.
-    pub(in crate::daemon) fn end(mut self, supervisor: &Supervisor) {
+    pub(super) fn end(mut self, supervisor: &Supervisor) {
         if self.is_ours {
-            supervisor.forget(PLUGIN_SOCKET);
+            supervisor.forget(self.purpose.kept);
             self.is_new = true;
         }
     }
 }
 
-impl Drop for PluginSocket {
+impl Drop for UnixSocket {
     fn drop(&mut self) {
         if self.is_new {
             remove(&self.path);
@@ -191,8 +243,9 @@ fn remove(path: &Path) {
     }
 }
 
-fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+fn bind(purpose: &'static Purpose, path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Listen {
+        purpose,
         path: path.to_owned(),
         source,
     };
@@ -200,10 +253,10 @@ fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed(e)),
         Ok(there) if !there.file_type().is_socket() => {
-            return Err(SocketError::NotASocket(path.to_owned()));
+            return Err(SocketError::NotASocket(purpose, path.to_owned()));
         }
         Ok(_) if is_listened_at(path).map_err(failed)? => {
-            return Err(SocketError::Taken(path.to_owned()));
+            return Err(SocketError::Taken(purpose, path.to_owned()));
         }
         // No process listens there any more.
         Ok(_) => std::fs::remove_file(path).map_err(failed)?,
@@ -212,8 +265,7 @@ fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         std::fs::create_dir_all(directory).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // Whoever can create containers has the rights of root.
-    let mode = std::fs::Permissions::from_mode(0o600);
+    let mode = std::fs::Permissions::from_mode(purpose.mode);
     std::fs::set_permissions(path, mode).map_err(failed)?;
     Ok(listener)
 }
@@ -240,29 +292,32 @@ mod tests {
     fn a_socket_that_was_left_is_replaced_and_what_is_not_ours_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/narfs.sock");
-        let first = bind(&path).unwrap();
+        let first = bind(VOLUME_PLUGIN, &path).unwrap();
         let mode = path.symlink_metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let taken = bind(&path).unwrap_err();
-        assert!(matches!(taken, SocketError::Taken(_)), "{taken}");
+        let taken = bind(VOLUME_PLUGIN, &path).unwrap_err();
+        assert!(matches!(taken, SocketError::Taken(..)), "{taken}");
         // Also when the process is too busy to accept.
         let queue: Vec<_> = std::iter::from_fn(|| is_busy_after_one_more(&path)).collect();
-        let taken = bind(&path).unwrap_err();
-        assert!(matches!(taken, SocketError::Taken(_)), "{taken}");
+        let taken = bind(VOLUME_PLUGIN, &path).unwrap_err();
+        assert!(matches!(taken, SocketError::Taken(..)), "{taken}");
         drop((first, queue));
-        drop(bind(&path).unwrap());
+        drop(bind(VOLUME_PLUGIN, &path).unwrap());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
-        let said = bind(&path).unwrap_err().to_string();
+        let said = bind(VOLUME_PLUGIN, &path).unwrap_err().to_string();
         assert!(
             said.contains("is not a socket") && said.contains("narfs.sock"),
             "{said}"
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-        let said = bind(&path.join("x")).unwrap_err();
+        let said = bind(VOLUME_PLUGIN, &path.join("x")).unwrap_err();
         assert!(matches!(said, SocketError::Listen { .. }), "{said}");
         let long = dir.path().join("x".repeat(120));
-        assert!(matches!(bind(&long), Err(SocketError::Listen { .. })));
+        assert!(matches!(
+            bind(VOLUME_PLUGIN, &long),
+            Err(SocketError::Listen { .. })
+        ));
     }
 
     /// Opens one more connection that waits to be accepted; `None` when the queue is full.
