@@ -7,13 +7,16 @@
 mod chunker;
 mod digest;
 mod elf;
+mod error;
+mod frames;
 mod mask;
 mod record;
 #[cfg(test)]
 mod tests;
 
 pub use chunker::{AVERAGE, Chunker, MAXIMUM, PACK_BELOW};
-pub use digest::ChunkDigest;
+pub use digest::{ChunkDigest, ChunkHash};
 pub use elf::section_cuts;
+pub use error::RecordError;
 pub use mask::{HASH_LEN, Masker, Occurrence, ReferenceTable, unmask};
-pub use record::{ChunkRecord, Encoder, RecordError};
+pub use record::{ChunkRecord, Encoder};

@@ -204,12 +204,42 @@ fn a_program_with_references_is_cut_at_its_sections_into_these_chunks() {
 fn records_on_disk_are_read() {
     let raw = b"\0\0\0\0\x05\0\0\0hello";
     let record = ChunkRecord::parse(raw).unwrap();
-    assert_eq!(record.decode().unwrap(), b"hello");
+    let hello = ChunkHash::of(b"hello");
+    assert_eq!(record.decode(&hello.digest).unwrap(), b"hello");
     let zstd = b"\x01\0\0\0\xe8\x03\0\0\
         \x28\xb5\x2f\xfd\0\0\x4d\0\0\x10\x78\x78\x01\0\xe3\x2b\x80\x05";
     let record = ChunkRecord::parse(zstd).unwrap();
-    assert_eq!(record.decode().unwrap(), [b'x'; 1000]);
+    let digest = ChunkDigest::of(&[b'x'; 1000]);
+    assert_eq!(record.decode(&digest).unwrap(), [b'x'; 1000]);
     // What incompressible bytes become is no matter of zstd's.
     let mut encoder = Encoder::new().unwrap();
-    assert_eq!(encoder.encode(b"hello").unwrap(), raw);
+    assert_eq!(encoder.encode(&hello, b"hello").unwrap(), raw);
+}
+
+/// One record with two frames of zstd, as an earlier version may have written it: a block that repeats a
+/// byte for each part, which has 65,536 bytes or, at the end, 5.
+#[test]
+fn records_in_frames_on_disk_are_read() {
+    let frame = |blocks: &[&[u8]]| [&b"\x28\xb5\x2f\xfd\0\x30"[..], &blocks.concat()].concat();
+    let chunk = [vec![b'a'; 65_536], vec![b'b'; 65_536], vec![b'c'; 5]].concat();
+    let first = frame(&[b"\x02\0\x08a", b"\x03\0\x08b"]);
+    let second = b"ccccc";
+    let mut record = b"\x02\0\0\0\x05\0\x02\0\x02\x0e\0\0\0\x05\0\0\0".to_vec();
+    for value in [
+        "b1e63595da20632c9aa43ac9da56281ebd35927c90d7e2f5b29cb99c6bd57240",
+        "ce650a4a1a0532c7f24c9b595a79bc8771fd4ae63827aa1a5e1a4f1e59348ea7",
+        "d7e56f8f798ee9bf917371a6ce6cb814a74cbb0ca3d60942ed7dcd0bf69cd126",
+    ] {
+        record.extend_from_slice(&data_encoding::HEXLOWER.decode(value.as_bytes()).unwrap());
+    }
+    record.extend_from_slice(&first);
+    record.extend_from_slice(second);
+    let digest = ChunkDigest::of(&chunk);
+    let parsed = ChunkRecord::parse(&record).unwrap();
+    assert_eq!((parsed.codec(), parsed.length()), ("zstd frames", 131_077));
+    assert_eq!(parsed.frame_length(), Some(131_072));
+    assert!(parsed.decode(&digest).unwrap() == chunk);
+    assert!(parsed.decode_frame(0, 9, &digest).unwrap() == chunk[..65_536]);
+    assert!(parsed.decode_frame(0, 65_537, &digest).unwrap() == chunk[..131_072]);
+    assert_eq!(parsed.decode_frame(1, 1, &digest).unwrap(), second);
 }

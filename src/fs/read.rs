@@ -42,13 +42,9 @@ impl FileSystem {
                 if length > 0 {
                     let from = start + offset;
                     let part = (from, from + length);
-                    self.read_ahead.is_read(&self.store, ordinal, &path, part);
-                    self.store.contents().serve(
-                        path.contents(),
-                        start + offset,
-                        length,
-                        &mut out,
-                    )?;
+                    let reads_on = self.read_ahead.is_read(&self.store, ordinal, &path, part);
+                    let contents = self.store.contents();
+                    contents.serve(path.contents(), (from, length), reads_on, &mut out)?;
                 }
                 Ok(out)
             }

@@ -55,18 +55,19 @@ struct Reader {
 }
 
 impl ReadAhead {
-    /// `from..to` of the stream of a path of `store` is read now.
+    /// `from..to` of the stream of a path of `store` is read now. Whether it is by somebody who reads in
+    /// order, and so will want what follows, too.
     pub(super) fn is_read(
         &self,
         store: &Arc<Store>,
         ordinal: PathOrdinal,
         path: &ServedPath,
         (from, to): (u64, u64),
-    ) {
+    ) -> bool {
         let farthest = FARTHEST.min(store.contents().chunk_capacity() / SHARE);
-        let ahead = note(&mut lock(&self.readers), ordinal, (from, to), farthest);
+        let (is_in_order, ahead) = note(&mut lock(&self.readers), ordinal, (from, to), farthest);
         let Some((from, to)) = ahead else {
-            return;
+            return is_in_order;
         };
         // Whoever reads it hears what is wrong with it.
         for chunk in path.chunks_in(from, to).unwrap_or_default() {
@@ -74,19 +75,20 @@ impl ReadAhead {
             let decode = move || store.contents().load_ahead(path.contents(), chunk);
             // What has no place is decoded when it is read.
             if !self.workers.try_run(decode) {
-                return;
+                break;
             }
         }
+        is_in_order
     }
 }
 
-/// Notes what is read, and returns what is to be decoded ahead of it.
+/// Notes what is read, and returns whether that is in order, and what is to be decoded ahead of it.
 fn note(
     readers: &mut Vec<Reader>,
     path: PathOrdinal,
     (from, to): (u64, u64),
     farthest: u64,
-) -> Option<(u64, u64)> {
+) -> (bool, Option<(u64, u64)>) {
     let follows = |r: &Reader| r.path == path && from.abs_diff(r.end) <= STEP;
     let Some(at) = readers.iter().position(follows) else {
         if readers.len() >= READERS {
@@ -98,7 +100,7 @@ fn note(
             run: to - from,
             decoded: to,
         });
-        return None;
+        return (false, None);
     };
     let mut reader = readers.remove(at);
     reader.run += to - from;
@@ -106,13 +108,14 @@ fn note(
     reader.decoded = reader.decoded.max(reader.end);
     let window = reader.run.min(farthest);
     // In steps of half the window, so that not every read takes a chunk of its own.
-    let ahead = (reader.run >= BEGINS_AFTER && reader.end + window / 2 >= reader.decoded)
+    let is_in_order = reader.run >= BEGINS_AFTER;
+    let ahead = (is_in_order && reader.end + window / 2 >= reader.decoded)
         .then_some((reader.decoded, reader.end + window));
     if let Some((_, to)) = ahead {
         reader.decoded = to;
     }
     readers.push(reader);
-    ahead
+    (is_in_order, ahead)
 }
 
 #[cfg(test)]
@@ -126,7 +129,7 @@ mod tests {
     fn ahead_of(parts: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
         let mut readers = Vec::new();
         let each = parts.into_iter();
-        each.filter_map(|part| note(&mut readers, PATH, part, FARTHEST))
+        each.filter_map(|part| note(&mut readers, PATH, part, FARTHEST).1)
             .collect()
     }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use super::{Directory, Entry, Package, PackageSource};
-use crate::chunk::{ChunkDigest, HASH_LEN};
+use crate::chunk::{ChunkDigest, ChunkHash, HASH_LEN};
 use crate::nix::nar::Writer;
 use crate::nix::store_path::{StoreDir, StorePath, StorePathHash};
 use crate::tree::{ChunkSink, NodeIndex, NodeKind, Tree, Unpacker};
@@ -18,8 +18,8 @@ pub(super) struct Chunks(pub(super) HashMap<ChunkDigest, Vec<u8>>);
 impl ChunkSink for Chunks {
     type Error = Infallible;
 
-    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Infallible> {
-        self.0.insert(digest, chunk.to_vec());
+    fn put(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(), Infallible> {
+        self.0.insert(hash.digest, chunk.to_vec());
         Ok(())
     }
 }
@@ -223,7 +223,7 @@ impl PackageSource for Memory {
             offset,
             size,
             table,
-            |_, entry| Ok::<_, Infallible>(&self.chunks.0[&entry.digest]),
+            |_, entry, _| Ok::<_, Infallible>((0, &self.chunks.0[&entry.digest])),
             |bytes| {
                 contents.extend_from_slice(bytes);
                 Ok(())

@@ -11,15 +11,18 @@ const MAGIC: &str = "narfs-state ";
 pub(super) enum Feature {
     /// Path infos that say themselves whether the path is vouched for.
     Vouched,
+    /// Chunks in frames.
+    Frames,
 }
 
 impl Feature {
-    const ALL: [Self; 1] = [Self::Vouched];
+    const ALL: [Self; 2] = [Self::Vouched, Self::Frames];
 
     /// As the format file names it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Vouched => "vouched",
+            Self::Frames => "frames",
         }
     }
 

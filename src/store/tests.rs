@@ -9,6 +9,7 @@ mod formats;
 mod in_use;
 mod large;
 mod lost;
+mod parts;
 mod profiles;
 mod races;
 mod removed;
@@ -28,7 +29,7 @@ use tempfile::TempDir;
 use super::contents::{Located, TreeRecord};
 use super::records::{Batch, Durability, Family};
 use super::*;
-use crate::chunk::{ChunkDigest, ChunkRecord};
+use crate::chunk::{ChunkDigest, ChunkHash, ChunkRecord};
 use crate::nix::hash::NarHash;
 use crate::nix::nar::Writer;
 use crate::nix::store_path::{StorePath, StorePathHash};
@@ -211,9 +212,11 @@ fn assert_sound(store: &Store) {
         let record = store.records.get(Family::Chunks, &number.to_be_bytes())?;
         let record = record.unwrap_or_else(|| panic!("chunk {number} is gone, its digest is not"));
         assert_eq!(record.len(), stored_length as usize, "chunk {number}");
-        let chunk = ChunkRecord::parse(&record).unwrap().decode().unwrap();
+        let digest = ChunkDigest(digest.try_into().unwrap());
+        let chunk = ChunkRecord::parse(&record).unwrap().decode(&digest);
+        let chunk = chunk.unwrap();
         assert_eq!(chunk.len(), raw_length as usize, "chunk {number}");
-        assert_eq!(ChunkDigest::of(&chunk).0, digest, "chunk {number}");
+        assert_eq!(ChunkDigest::of(&chunk), digest, "chunk {number}");
         Ok(true)
     };
     store.records.scan(Family::Digests, &[], each).unwrap();
@@ -382,7 +385,7 @@ fn a_chunk_that_two_threads_bring_is_written_once() {
             scope.spawn(|| {
                 let mut writer = store.contents().chunk_writer().unwrap();
                 for chunk in &chunks {
-                    writer.put(ChunkDigest::of(chunk), chunk).unwrap();
+                    writer.put(ChunkHash::of(chunk), chunk).unwrap();
                 }
             });
         }

@@ -22,23 +22,22 @@ pub(super) fn search<N: AsRef<[u8]>, E>(
     Ok(None)
 }
 
-/// Passes a range of a stream to `emit`, with the hashes of `table` restored where `masks` says. `next`
-/// supplies one chunk after the other, each with its offset in the stream, from the one on in which the range
-/// begins.
+/// Passes a range of a stream to `emit`, with the hashes of `table` restored where `masks` says. `piece_at`
+/// supplies bytes of the stream, with the offset of the first of them, that have the one at its argument.
 pub(super) fn emit_range<C: AsRef<[u8]>, E>(
     range: Range<u64>,
     masks: &[Occurrence],
     table: &[[u8; HASH_LEN]],
-    mut next: impl FnMut() -> Result<(u64, C), E>,
+    mut piece_at: impl FnMut(u64) -> Result<(u64, C), E>,
     mut emit: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut at = range.start;
     let mut patched = Vec::new();
     while at < range.end {
-        let (start, chunk) = next()?;
-        let chunk = chunk.as_ref();
-        let to = (range.end - start).min(chunk.len() as u64) as usize;
-        let part = &chunk[(at - start) as usize..to];
+        let (start, piece) = piece_at(at)?;
+        let piece = piece.as_ref();
+        let to = (range.end - start).min(piece.len() as u64) as usize;
+        let part = &piece[(at - start) as usize..to];
         let end = at + part.len() as u64;
         if is_masked(masks, at..end) {
             patched.clear();

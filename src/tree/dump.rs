@@ -52,7 +52,10 @@ pub fn dump_nar<W: Write, C: AsRef<[u8]>, E: std::error::Error + Send + Sync + '
                     offset,
                     size,
                     table,
-                    |n, entry| fetch(n, entry).map_err(DumpError::Chunk),
+                    |n, entry, _| match fetch(n, entry) {
+                        Ok(chunk) => Ok((0, chunk)),
+                        Err(e) => Err(DumpError::Chunk(e)),
+                    },
                     |bytes| writer.contents(bytes).map_err(DumpError::Write),
                 )?;
             }

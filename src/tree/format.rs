@@ -112,6 +112,19 @@ pub struct ChunkEntry {
     pub digest: ChunkDigest,
 }
 
+impl ChunkEntry {
+    /// Where it ends in the stream.
+    pub(super) fn end(&self) -> u64 {
+        self.start + u64::from(self.length)
+    }
+
+    /// What of a range of the stream that begins in the chunk is in it, by offsets in the chunk.
+    pub(super) fn wanted(&self, range: Range<u64>) -> Range<usize> {
+        let end = range.end.min(self.end());
+        (range.start - self.start) as usize..(end - self.start) as usize
+    }
+}
+
 /// The metadata of a store path.
 #[derive(Debug)]
 pub struct Tree {
@@ -258,7 +271,8 @@ impl Tree {
     }
 
     /// Passes the bytes `offset..offset + length` of the stream to `emit`, with hashes restored.
-    /// `fetch` supplies the masked bytes of a chunk by its index in [`Tree::chunks`]. A range
+    /// `fetch` supplies masked bytes of a chunk, by its index in [`Tree::chunks`]: with the offset of
+    /// the first of them in the chunk, and from the first of the range of it that is wanted on. A range
     /// beyond the stream is cut off.
     ///
     /// # Errors
@@ -268,18 +282,20 @@ impl Tree {
         offset: u64,
         length: u64,
         table: &[[u8; HASH_LEN]],
-        mut fetch: impl FnMut(usize, &ChunkEntry) -> Result<C, E>,
+        mut fetch: impl FnMut(usize, &ChunkEntry, Range<usize>) -> Result<(usize, C), E>,
         emit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let end = offset.saturating_add(length).min(self.stream_length());
         let mut index = self.ends.partition_point(|e| *e <= offset);
-        let next = || {
+        let piece_at = |at| {
+            if self.ends[index] <= at {
+                index += 1;
+            }
             let entry = self.chunk(index);
-            let chunk = fetch(index, &entry)?;
-            index += 1;
-            Ok((entry.start, chunk))
+            let (begin, piece) = fetch(index, &entry, entry.wanted(at..end))?;
+            Ok((entry.start + begin as u64, piece))
         };
-        emit_range(offset..end, &self.content_masks, table, next, emit)
+        emit_range(offset..end, &self.content_masks, table, piece_at, emit)
     }
 }
 

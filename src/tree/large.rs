@@ -283,7 +283,7 @@ impl LargeTree {
         offset: u64,
         length: u64,
         table: &[[u8; HASH_LEN]],
-        mut fetch: impl FnMut(usize, &ChunkEntry) -> Result<C, E>,
+        mut fetch: impl FnMut(usize, &ChunkEntry, Range<usize>) -> Result<(usize, C), E>,
         emit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let last = self.ends.count.checked_sub(1);
@@ -293,14 +293,23 @@ impl LargeTree {
         let ends_before = |entry: &[u8]| u64_at(entry, 0) <= offset;
         let mut index = self.partition_point(&self.ends, ends_before)?;
         let masks = self.masks(&self.content_masks, offset..end)?;
-        let next = || {
-            let entry = self.chunk(index)?;
-            let entry = entry.ok_or(TreeError::Malformed("cut short"))?;
-            let chunk = fetch(index, &entry)?;
-            index += 1;
-            Ok((entry.start, chunk))
+        let mut entry = None;
+        let piece_at = |at| {
+            // A chunk may come in several pieces.
+            let entry = match entry.filter(|entry: &ChunkEntry| at < entry.end()) {
+                Some(entry) => entry,
+                None => {
+                    index += usize::from(entry.is_some());
+                    let next = self
+                        .chunk(index)?
+                        .ok_or(TreeError::Malformed("cut short"))?;
+                    *entry.insert(next)
+                }
+            };
+            let (begin, piece) = fetch(index, &entry, entry.wanted(at..end))?;
+            Ok((entry.start + begin as u64, piece))
         };
-        emit_range(offset..end, &masks, table, next, emit)
+        emit_range(offset..end, &masks, table, piece_at, emit)
     }
 
     /// How many pieces were read from the temporary file.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::builder::Place;
 use super::*;
-use crate::chunk::{ChunkDigest, HASH_LEN, MAXIMUM, PACK_BELOW};
+use crate::chunk::{ChunkDigest, ChunkHash, HASH_LEN, MAXIMUM, PACK_BELOW};
 use crate::nix::nar::Writer;
 use crate::nix::store_path::{StorePath, StorePathHash};
 
@@ -19,9 +19,9 @@ struct Memory(HashMap<ChunkDigest, Vec<u8>>);
 impl ChunkSink for Memory {
     type Error = Infallible;
 
-    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Infallible> {
+    fn put(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(), Infallible> {
         assert!(!chunk.is_empty() && chunk.len() <= MAXIMUM);
-        self.0.insert(digest, chunk.to_vec());
+        self.0.insert(hash.digest, chunk.to_vec());
         Ok(())
     }
 }

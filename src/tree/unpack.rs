@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::builder::{BuildError, Place, TreeBuilder};
 use super::format::Tree;
 use crate::chunk::{
-    ChunkDigest, Chunker, Masker, Occurrence, PACK_BELOW, ReferenceTable, section_cuts,
+    ChunkDigest, ChunkHash, Chunker, Masker, Occurrence, PACK_BELOW, ReferenceTable, section_cuts,
 };
 use crate::measure::Allowance;
 use crate::nix::nar::{Event, NarError, Reader};
@@ -39,7 +39,7 @@ pub trait ChunkSink {
     ///
     /// # Errors
     /// The chunk cannot be stored.
-    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Self::Error>;
+    fn put(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(), Self::Error>;
 }
 
 #[derive(Debug, Error)]
@@ -83,8 +83,9 @@ impl Part {
         sink: &'a mut S,
     ) -> impl FnMut(&[u8]) -> Result<(), S::Error> + 'a {
         move |chunk| {
-            let digest = ChunkDigest::of(chunk);
-            sink.put(digest, chunk)?;
+            let hash = ChunkHash::of(chunk);
+            let digest = hash.digest;
+            sink.put(hash, chunk)?;
             chunks.push((chunk.len() as u32, digest));
             Ok(())
         }

@@ -86,11 +86,15 @@ fn assert_says(today: &Value, then: &Value, of: &str) {
 
 impl Golden {
     pub fn new(format: u32) -> Self {
+        Self::named(&format!("format-{format}"), format)
+    }
+
+    fn named(name: &str, format: u32) -> Self {
         let one = ONE_AT_A_TIME.lock();
         let dir = tempfile::tempdir().unwrap();
-        unpack(&format!("format-{format}.tar.zst"), dir.path());
+        unpack(&format!("{name}.tar.zst"), dir.path());
         unpack("cache.tar.zst", dir.path());
-        let said = fs::read_to_string(golden(&format!("format-{format}.json"))).unwrap();
+        let said = fs::read_to_string(golden(&format!("{name}.json"))).unwrap();
         // Where links are, which have come with the state.
         let said = said.replace("DIRECTORY", dir.path().to_str().unwrap());
         let state = State::at(dir.path().join("state"));
@@ -228,6 +232,18 @@ impl Golden {
             let ran = self.state.run(&["debug", record, &none]);
             ran.fails(&[&format!("there is no {record} {none}")]);
         }
+    }
+
+    /// How the chunks of a path are stored.
+    fn codecs(&self, path: &str) -> BTreeSet<String> {
+        let tree = self.json(&["debug", "tree", path]);
+        let chunks = tree["chunks"].as_array().unwrap().iter();
+        let digests = chunks.map(|chunk| chunk["digest"].as_str().unwrap());
+        let codec = |digest| self.json(&["debug", "chunk", digest])["codec"].clone();
+        let codecs = digests.map(codec);
+        codecs
+            .map(|codec| codec.as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// What has been done so far leaves the way back to the program that wrote the state.
@@ -473,12 +489,21 @@ fn a_state_of_format_2_is_read_and_used() {
     golden.has_profiles_pins_traces_and_channels();
     assert_eq!(golden.json(&["closures"]), Value::Array(Vec::new()));
     golden.is_still_of_format(2);
+    let switch = ["profile", "-p", "system", "switch", "2"];
+    golden.state.run(&switch).succeeds();
+    // No closure view was made, and no large chunk came.
+    golden.is_still_of_format(2);
+    let note = golden.path("note-1.0");
+    golden.fetching(&["closure", "early", &note]).succeeds();
+    golden.is_still_of_format(3);
+    let delete = ["closure", "early", "--delete"];
+    golden.state.run(&delete).succeeds();
     golden.goes_on_with_traces_and_profiles();
     golden.is_filled_again();
-    // No closure view was made.
-    golden.is_still_of_format(2);
     golden.takes_more();
-    golden.is_still_of_format(3);
+    let written = fs::read_to_string(golden.state.dir().join("format")).unwrap();
+    let listed = "narfs-state 4\nstore-dir /nix/store\nfeature frames\n";
+    assert_eq!(written, listed);
     golden.is_collected(&["added-1.0", "extra-1.0", "spare-1.0"]);
     golden.has_lost_no_root();
 }
@@ -502,5 +527,15 @@ fn a_state_of_format_4_is_read_and_used() {
         each.collect::<Vec<_>>()
     };
     assert_eq!(unsigned(), [(true, false), (true, true), (true, true)]);
+    golden.with_views_is_read_and_used();
+}
+
+#[test]
+fn a_state_with_chunks_in_frames_is_read_and_used() {
+    let golden = Golden::named("format-4-frames", 4);
+    let written = fs::read_to_string(golden.state.dir().join("format")).unwrap();
+    assert!(written.contains("\nfeature frames\n"), "{written}");
+    let base = golden.path("base-1.0");
+    assert!(golden.codecs(&base).contains("zstd frames"));
     golden.with_views_is_read_and_used();
 }

@@ -74,6 +74,25 @@ def blake3(data):
     return struct.pack("<8I", *compress(chaining, block, 0, flags | ROOT))
 
 
+def chaining_value(data, offset):
+    """That of a subtree which begins at an offset."""
+    return struct.pack("<8I", *compress(*last_of_tree(data, offset // 1024)))
+
+
+def merged(values):
+    """The digest of what consists of subtrees with these chaining values, two or more."""
+    def node(values, flags):
+        if len(values) == 1:
+            return values[0]
+        left = 1
+        while left * 2 < len(values):
+            left *= 2
+        block = node(values[:left], PARENT) + node(values[left:], PARENT)
+        return struct.pack("<8I", *compress(IV, block, 0, flags))
+
+    return node(values, PARENT | ROOT)
+
+
 # ---- Fields ----
 
 
@@ -134,6 +153,9 @@ class Fields:
         version = self.u8()
         expect(version in known, f"version {version} of a record")
         return version
+
+
+PART = 65536
 
 
 def nix32(digest):
@@ -244,7 +266,9 @@ class State:
             first, second, *features = file.read().splitlines()
         self.format = int(first.removeprefix("narfs-state "))
         expect(self.format in (1, 2, 3, 4), f"format {self.format}")
-        expect(features in ([], ["feature vouched"][: self.format // 4]), f"features {features}")
+        known = ["feature vouched", "feature frames"] if self.format == 4 else []
+        expect(set(features) <= set(known), f"features {features}")
+        self.has_frames = "feature frames" in features
         self.store_dir = second.removeprefix("store-dir ")
         self.chunks = dict(self.family("chunks"))
         self.digests = dict(self.family("digests"))
@@ -270,9 +294,13 @@ class State:
         record = self.chunks[struct.pack(">Q", number)]
         fields = Fields(record)
         codec, filter, depth, parameters = (fields.u8() for _ in range(4))
-        expect(codec in (0, 1) and not (filter or depth or parameters), "a chunk of another kind")
+        known = (0, 1, 2) if self.has_frames else (0, 1)
+        expect(codec in known and not (filter or depth or parameters), "a chunk of another kind")
         expect(fields.u32() == length, "a chunk of another length")
-        data = fields.to_end() if codec == 0 else unzstd(fields.to_end(), length)
+        if codec == 2:
+            data = self.frames(fields, length, digest)
+        else:
+            data = fields.to_end() if codec == 0 else unzstd(fields.to_end(), length)
         expect(len(data) == length, "a raw chunk of another length")
         if digest not in self.verified:
             expect(blake3(data) == digest, "a chunk of another digest")
@@ -280,6 +308,25 @@ class State:
             expect(self.digests[digest] == where, "a digest leads elsewhere")
             self.verified.add(digest)
         return data
+
+    def frames(self, fields, length, digest):
+        """The bytes of a chunk in frames, each of which verifies alone."""
+        size, parts = fields.u8() * PART, range(0, length, PART)
+        expect(length > PART and size > 0, "a chunk that needs no frames")
+        lengths = [fields.u32() for _ in range(0, length, size)]
+        values = [fields.take(32) for _ in parts]
+        expect(merged(values) == digest, "chaining values of another digest")
+        out = b""
+        for stored, begin in zip(lengths, range(0, length, size)):
+            frame, of_chunk = fields.take(stored), min(size, length - begin)
+            frame = frame if stored == of_chunk else unzstd(frame, of_chunk)
+            if digest not in self.verified:
+                for at in range(0, of_chunk, PART):
+                    value = chaining_value(frame[at : at + PART], begin + at)
+                    expect(value == values[(begin + at) // PART], "a part of another chaining value")
+            out += frame
+        fields.end()
+        return out
 
     def tree(self, digest):
         """A tree with the numbers of its chunks, `None` if they were dropped."""

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use narfs::chunk::{ChunkDigest, HASH_LEN};
+use narfs::chunk::{ChunkHash, HASH_LEN};
 use narfs::nix::hash::NarHash;
 use narfs::nix::nar::dump_path;
 use narfs::nix::store_path::{StoreDir, StorePath, StorePathHash};
@@ -153,8 +153,8 @@ struct Chunks(BTreeMap<[u8; 32], Vec<u8>>);
 impl ChunkSink for Chunks {
     type Error = Infallible;
 
-    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Infallible> {
-        self.0.insert(digest.0, chunk.to_vec());
+    fn put(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(), Infallible> {
+        self.0.insert(hash.digest.0, chunk.to_vec());
         Ok(())
     }
 }
@@ -200,7 +200,7 @@ impl PackageSource for OnDisk<'_> {
             panic!("not a file");
         };
         let mut contents = Vec::new();
-        let fetch = |_, entry: &narfs::tree::ChunkEntry| Ok(&chunks.0[&entry.digest.0]);
+        let fetch = |_, entry: &narfs::tree::ChunkEntry, _| Ok((0, &chunks.0[&entry.digest.0]));
         tree.read(offset, size, table, fetch, |bytes| {
             contents.extend_from_slice(bytes);
             Ok::<(), Infallible>(())

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::chunk::ChunkDigest;
+use crate::chunk::ChunkHash;
 use crate::command::{ElementReport, Output, ProfileChangeReport, ProfileReport, Report};
 use crate::engine::error::{EngineError, ProfileError, SupplyError};
 use crate::engine::location;
@@ -40,7 +40,7 @@ struct DiscardChunks;
 impl ChunkSink for DiscardChunks {
     type Error = StoreError;
 
-    fn put(&mut self, _: ChunkDigest, _: &[u8]) -> Result<(), StoreError> {
+    fn put(&mut self, _: ChunkHash, _: &[u8]) -> Result<(), StoreError> {
         Ok(())
     }
 }

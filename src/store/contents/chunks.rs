@@ -2,18 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::Bytes;
 
 use super::StoredContents;
+use super::decoded::{Decoded, Frames};
 use super::holds::Hold;
 use super::stored_tree::Located;
 use super::writing::NEXT_CHUNK;
-use crate::chunk::{ChunkDigest, ChunkRecord, Encoder, RecordError};
+use crate::chunk::{ChunkDigest, ChunkHash, ChunkRecord, Encoder, RecordError};
 use crate::store::error::StoreError;
-use crate::store::records::{Batch, Durability, Family};
+use crate::store::format::Feature;
+use crate::store::records::{Batch, Durability, Family, Record};
 use crate::sync::{lock, read};
 use crate::tree::ChunkSink;
 
@@ -56,31 +59,72 @@ impl StoredContents {
 
     /// The masked bytes of chunk `number`, checked against `digest`; kept in memory.
     pub(super) fn chunk(&self, number: u64, digest: &ChunkDigest) -> Result<Bytes, ChunkFault> {
-        self.chunk_cache.get_or_insert_with(digest, || {
+        let read = || {
             self.chunk_misses.fetch_add(1, Relaxed);
-            self.read_chunk(number, digest)
-        })
+            self.read_chunk(number, digest).map(Decoded::Whole)
+        };
+        loop {
+            if let Decoded::Whole(bytes) = self.chunk_cache.get_or_insert_with(digest, read)? {
+                return Ok(bytes);
+            }
+            // Parts of it are there, which are of no use then.
+            let is_in_part = |there: &Decoded| matches!(there, Decoded::Frames(_));
+            self.chunk_cache.remove_if(digest, is_in_part);
+        }
     }
 
-    /// The same from the database in any case.
+    /// What memory has of chunk `number` once these bytes of it are there, checked against `digest`.
+    pub(super) fn chunk_in_part(
+        &self,
+        number: u64,
+        digest: &ChunkDigest,
+        wanted: &Range<usize>,
+    ) -> Result<Decoded, ChunkFault> {
+        let there = self.chunk_cache.get(digest);
+        let frames = match there {
+            Some(there) if there.has(wanted) => return Ok(there),
+            Some(Decoded::Frames(frames)) => Some(frames),
+            _ => None,
+        };
+        self.chunk_misses.fetch_add(1, Relaxed);
+        let record = self.chunk_record(number)?;
+        let damaged = |e| ChunkFault::Damaged(Some(e));
+        let record = ChunkRecord::parse(&record).map_err(damaged)?;
+        let decoded = match record.frame_length() {
+            None => Decoded::Whole(record.decode(digest).map_err(damaged)?.into()),
+            Some(frame_length) => {
+                let there = frames.filter(|there| there.frame_length() == frame_length);
+                let mut frames = there.map_or_else(
+                    || Frames::new(record.length(), frame_length),
+                    |there| (*there).clone(),
+                );
+                frames.add(&record, digest, wanted).map_err(damaged)?;
+                Decoded::Frames(frames.into())
+            }
+        };
+        self.chunk_cache.insert(*digest, decoded.clone());
+        Ok(decoded)
+    }
+
+    /// The bytes of chunk `number` from the database in any case.
     pub(super) fn read_chunk(
         &self,
         number: u64,
         digest: &ChunkDigest,
     ) -> Result<Bytes, ChunkFault> {
-        let record = match self.records.get(Family::Chunks, &number.to_be_bytes()) {
-            Ok(record) => record.ok_or(ChunkFault::Missing)?,
-            // RocksDB has checksums of its own, and mostly sees it first.
-            Err(e) if e.is_damage() => return Err(ChunkFault::Damaged(None)),
-            Err(e) => return Err(ChunkFault::Database(e)),
-        };
-        let bytes = ChunkRecord::parse(&record)
-            .and_then(|r| r.decode())
-            .map_err(|e| ChunkFault::Damaged(Some(e)))?;
-        if ChunkDigest::of(&bytes) != *digest {
-            return Err(ChunkFault::Damaged(None));
-        }
+        let record = self.chunk_record(number)?;
+        let bytes = ChunkRecord::parse(&record).and_then(|r| r.decode(digest));
+        let bytes = bytes.map_err(|e| ChunkFault::Damaged(Some(e)))?;
         Ok(bytes.into())
+    }
+
+    fn chunk_record(&self, number: u64) -> Result<Record<'_>, ChunkFault> {
+        match self.records.get(Family::Chunks, &number.to_be_bytes()) {
+            Ok(record) => record.ok_or(ChunkFault::Missing),
+            // RocksDB has checksums of its own, and mostly sees it first.
+            Err(e) if e.is_damage() => Err(ChunkFault::Damaged(None)),
+            Err(e) => Err(ChunkFault::Database(e)),
+        }
     }
 
     /// Bytes of chunks that wait for the flush that a publication makes, and that a kill would lose.
@@ -146,7 +190,7 @@ impl StoredContents {
             let record = self.records.get(Family::Chunks, &chunk)?;
             let located = self.records.get(Family::Digests, &digest)?;
             if let Some((record, located)) = record.zip(located) {
-                batch.put(Family::Chunks, chunk, &*record);
+                put_chunk(&mut batch, *number, &*record);
                 batch.put(Family::Digests, digest, &*located);
             }
         }
@@ -173,7 +217,7 @@ impl StoredContents {
         };
         let bytes = record.len() as u64;
         let mut batch = Batch::default();
-        batch.put(Family::Chunks, key, &*record);
+        put_chunk(&mut batch, number, &*record);
         drop(record);
         self.records
             .write(batch, Durability::Flush, "a chunk was written")?;
@@ -196,6 +240,15 @@ impl StoredContents {
             hold: Hold::new(self.held.clone()),
         })
     }
+}
+
+/// Writes the record of a chunk.
+fn put_chunk(batch: &mut Batch, number: u64, record: impl Into<Vec<u8>>) {
+    let record = record.into();
+    if ChunkRecord::has_frames(&record) {
+        batch.need(Feature::Frames);
+    }
+    batch.put(Family::Chunks, number.to_be_bytes(), record);
 }
 
 /// A chunk that another thread compresses.
@@ -233,9 +286,10 @@ impl ChunkWriter<'_> {
     }
 
     /// Has another thread compress a chunk, if one is free.
-    fn compress_beside(&mut self, digest: ChunkDigest, chunk: &[u8]) -> bool {
+    fn compress_beside(&mut self, hash: &ChunkHash, chunk: &[u8]) -> bool {
         let (sender, record) = sync_channel(1);
-        let bytes: Box<[u8]> = chunk.into();
+        let (bytes, digest): (Box<[u8]>, _) = (chunk.into(), hash.digest);
+        let hash = hash.clone();
         let compress = move || {
             thread_local! {
                 static ENCODER: RefCell<Option<Encoder>> = const { RefCell::new(None) };
@@ -245,7 +299,7 @@ impl ChunkWriter<'_> {
                     Some(encoder) => encoder,
                     None => slot.insert(Encoder::new()?),
                 };
-                encoder.encode(&bytes)
+                encoder.encode(&hash, &bytes)
             });
             // Whoever gave it up does not want it.
             let _ = sender.send(record);
@@ -311,7 +365,7 @@ impl ChunkWriter<'_> {
         };
         let mut batch = Batch::default();
         let length = record.len();
-        batch.put(Family::Chunks, located.number.to_be_bytes(), record);
+        put_chunk(&mut batch, number, record);
         batch.put(Family::Digests, digest.0, located.encode());
         contents
             .records
@@ -344,21 +398,25 @@ impl ChunkWriter<'_> {
 impl ChunkSink for ChunkWriter<'_> {
     type Error = StoreError;
 
-    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), StoreError> {
+    fn put(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(), StoreError> {
         let contents = self.contents;
-        if self.reuse(&digest)? {
+        if self.reuse(&hash.digest)? {
             contents.size.count_ingested(chunk.len(), true);
             return Ok(());
         }
         // Most paths have one chunk, for which nobody else needs to be asked.
-        if self.begun && self.compress_beside(digest, chunk) {
+        if self.begun && self.compress_beside(&hash, chunk) {
             if self.compressed.len() > BESIDE {
                 self.keep_next()?;
             }
             return Ok(());
         }
         self.begun = true;
-        let record = self.encoder.encode(chunk).map_err(StoreError::Compress)?;
-        self.keep(digest, chunk.len(), record)
+        let record = self.encoder.encode(&hash, chunk);
+        self.keep(
+            hash.digest,
+            chunk.len(),
+            record.map_err(StoreError::Compress)?,
+        )
     }
 }

@@ -19,6 +19,7 @@
 mod chunk_uses;
 mod chunks;
 mod damage;
+mod decoded;
 mod deletion;
 mod holds;
 mod inspection;
@@ -33,7 +34,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
-use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 pub(super) use chunk_uses::ChunkUses;
@@ -56,6 +56,7 @@ use crate::chunk::ChunkDigest;
 use crate::sync::{Workers, write};
 use damage::DamagedChunks;
 pub use damage::damaged_chunks;
+use decoded::Decoded;
 use holds::Held;
 use size::Size;
 use writing::Writing;
@@ -70,9 +71,9 @@ const SMALL: u64 = 1 << 20;
 /// The contents of the paths of a state. Methods that say nothing of a crash write nothing.
 pub struct StoredContents {
     records: Arc<Records>,
-    /// Masked chunks, decompressed and checked. They are named by their digests, and so are right
-    /// whether they are on disk or not.
-    chunk_cache: Cache<ChunkDigest, Bytes, Weight>,
+    /// Masked chunks, or parts of them, decompressed and checked. They are named by their digests, and so
+    /// are right whether they are on disk or not.
+    chunk_cache: Cache<ChunkDigest, Decoded, Weight>,
     tree_cache: Cache<ChunkDigest, ServedTree, Weight>,
     /// Length of encoding from which on a tree is unpacked into a temporary file, in bytes.
     large: usize,
@@ -95,9 +96,9 @@ pub struct StoredContents {
 #[derive(Clone)]
 struct Weight;
 
-impl quick_cache::Weighter<ChunkDigest, Bytes> for Weight {
-    fn weight(&self, _: &ChunkDigest, chunk: &Bytes) -> u64 {
-        chunk.len() as u64 + 96
+impl quick_cache::Weighter<ChunkDigest, Decoded> for Weight {
+    fn weight(&self, _: &ChunkDigest, chunk: &Decoded) -> u64 {
+        chunk.weight() + 96
     }
 }
 

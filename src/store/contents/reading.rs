@@ -7,11 +7,13 @@
 //! dropped, or the chunk has another number now, or, if nothing changed, the chunk is lost.
 
 use std::io::Write;
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::StoredContents;
 use super::chunks::ChunkFault;
+use super::decoded::Decoded;
 use super::served_tree::ServedTree;
 use super::stored_tree::StoredTree;
 use crate::chunk::{ChunkDigest, HASH_LEN};
@@ -83,16 +85,56 @@ impl StoredContents {
         entry: &ChunkEntry,
         fresh: bool,
     ) -> Result<Bytes, StoreError> {
+        let read = |number| match fresh {
+            true => self.read_chunk(number, &entry.digest),
+            false => self.chunk(number, &entry.digest),
+        };
+        self.found(path, index, entry, read, Bytes::len)
+    }
+
+    /// Masked bytes of a chunk of a path for who wants those in the range only: some that have the first of
+    /// it, with the offset of the first of them. `last` is what memory had of the chunk before.
+    fn piece_of(
+        &self,
+        path: Owner<'_>,
+        index: usize,
+        entry: &ChunkEntry,
+        wanted: &Range<usize>,
+        last: &mut Option<(usize, Decoded)>,
+    ) -> Result<(usize, Bytes), StoreError> {
+        if wanted.len() == entry.length as usize {
+            return Ok((0, self.chunk_of(path, index, entry, false)?));
+        }
+        let there = last
+            .take()
+            .filter(|(of, there)| *of == index && there.has(wanted));
+        let decoded = match there {
+            Some((_, decoded)) => decoded,
+            None => {
+                let read = |number| self.chunk_in_part(number, &entry.digest, wanted);
+                self.found(path, index, entry, read, Decoded::length)?
+            }
+        };
+        let piece = decoded.piece(wanted.start);
+        *last = Some((index, decoded));
+        Ok(piece)
+    }
+
+    /// What `read` gives of a chunk of a path under the number that it has now; the length of that chunk is
+    /// that of the entry.
+    fn found<T>(
+        &self,
+        path: Owner<'_>,
+        index: usize,
+        entry: &ChunkEntry,
+        read: impl Fn(u64) -> Result<T, ChunkFault>,
+        length: impl Fn(&T) -> usize,
+    ) -> Result<T, StoreError> {
         let mut number = path.numbers.get(index).copied();
         let fault = loop {
-            let read = match number {
-                Some(number) if fresh => self.read_chunk(number, &entry.digest),
-                Some(number) => self.chunk(number, &entry.digest),
-                None => Err(ChunkFault::Missing),
-            };
-            match read {
+            match number.map_or(Err(ChunkFault::Missing), &read) {
                 // The digest fixes the length, so that a tree cannot be read beyond a chunk.
-                Ok(bytes) if bytes.len() == entry.length as usize => return Ok(bytes),
+                Ok(found) if length(&found) == entry.length as usize => return Ok(found),
                 Ok(_) => break ChunkFault::Damaged(None),
                 Err(ChunkFault::Missing) => {}
                 Err(fault) => break fault,
@@ -166,7 +208,7 @@ impl StoredContents {
             offset,
             length,
             path.table,
-            |index, entry| self.chunk_of(path.owner(), index, entry, false),
+            |index, entry, _| Ok((0, self.chunk_of(path.owner(), index, entry, false)?)),
             |bytes| {
                 out.extend_from_slice(bytes);
                 Ok(())
@@ -174,49 +216,43 @@ impl StoredContents {
         )
     }
 
-    /// As [`StoredContents::read`], for a mount.
+    /// As [`StoredContents::read`], for a mount. Unless the reader `reads_on`, no more of a chunk is decoded
+    /// than it takes.
     ///
     /// # Errors
     /// As there, or the temporary file of the tree cannot be read.
     pub fn serve(
         &self,
         path: ServedContents<'_>,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
+        reads_on: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        let ServedContents {
-            path,
-            digest,
-            tree,
-            table,
-        } = path;
-        let large = match tree {
-            ServedTree::Whole(stored) => {
-                let whole = PathContents {
-                    path,
-                    digest,
-                    stored,
-                    table,
-                };
-                return self.read(whole, offset, length, out);
-            }
-            ServedTree::Large(large) => large,
-        };
-        let numbers = &large.numbers;
         let owner = Owner {
-            path,
-            digest,
-            numbers,
+            path: path.path,
+            digest: path.digest,
+            numbers: path.tree.numbers(),
         };
-        let fetch = |index: usize, entry: &ChunkEntry| {
-            let read = self.chunk_of(owner, index, entry, false);
-            read.map_err(LargeFault::Store)
+        let mut last = None;
+        let mut fetch = |index: usize, entry: &ChunkEntry, wanted: Range<usize>| match reads_on {
+            true => Ok((0, self.chunk_of(owner, index, entry, false)?)),
+            false => self.piece_of(owner, index, entry, &wanted, &mut last),
         };
-        let emit = |bytes: &[u8]| {
+        let mut emit = |bytes: &[u8]| {
             out.extend_from_slice(bytes);
             Ok(())
         };
+        let table = path.table;
+        let large = match path.tree {
+            ServedTree::Whole(stored) => {
+                return stored.tree.read(offset, length, table, fetch, emit);
+            }
+            ServedTree::Large(large) => large,
+        };
+        let fetch = |index: usize, entry: &ChunkEntry, wanted: Range<usize>| {
+            fetch(index, entry, wanted).map_err(LargeFault::Store)
+        };
+        let emit = |bytes: &[u8]| emit(bytes).map_err(LargeFault::Store);
         let read = large.tree.read(offset, length, table, fetch, emit);
         read.map_err(|fault| match fault {
             LargeFault::Tree(source) => large.failure(source),

@@ -215,6 +215,7 @@ impl StoredContents {
         Ok(Some(ServedTree::Whole(Arc::new(StoredTree {
             tree,
             numbers,
+            soundness: Soundness::default(),
         }))))
     }
 

@@ -68,7 +68,7 @@ fn contents_of_a_large_tree_are_read_dropped_and_read_again() {
         let mut out = Vec::new();
         let read = store
             .contents()
-            .serve(path.contents(), offset, size, &mut out);
+            .serve(path.contents(), (offset, size), false, &mut out);
         read.map(|()| out)
     };
     let early = serve(&store, ordinal);

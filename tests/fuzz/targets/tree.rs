@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 
-use crate::chunk::ChunkDigest;
+use crate::chunk::{ChunkDigest, ChunkHash};
 use crate::nix::store_path::{StorePath, StorePathHash};
 use crate::tree::{ChunkEntry, ChunkSink, Tree, Unpacker, dump_nar, nar_size};
 
@@ -14,8 +14,8 @@ struct Memory(HashMap<ChunkDigest, Vec<u8>>);
 impl ChunkSink for Memory {
     type Error = Infallible;
 
-    fn put(&mut self, digest: ChunkDigest, chunk: &[u8]) -> Result<(), Infallible> {
-        self.0.insert(digest, chunk.to_vec());
+    fn put(&mut self, hash: ChunkHash, chunk: &[u8]) -> Result<(), Infallible> {
+        self.0.insert(hash.digest, chunk.to_vec());
         Ok(())
     }
 }
