@@ -11,7 +11,7 @@
 #
 # These are format-N.tar.zst and format-N.json here. They were made by the programs that were built
 # from acc9224 (format 1), 321c778 (format 2), a17a984 (format 3) and 90b18e9 (format 4), and
-# format-4-frames, which has chunks in frames as well, from a0549e8. The paths are
+# format-4-frames, which has chunks in frames as well, from 529f90a. The paths are
 # those of cache.tar.zst, of which cache.py says how it is made.
 set -euo pipefail
 
