@@ -345,10 +345,6 @@ impl Urgency {
         let priorities = &self.priorities;
         let places = priorities.places(source);
         let _queued = Queued::new(self, &places);
-        let urgent = async {
-            self.raised().await;
-            Ok((places.urgent.clone().acquire_owned().await?, None))
-        };
         let ahead = async {
             let large = match bytes > SMALL {
                 true => Some(places.large.clone().acquire_owned().await?),
@@ -358,7 +354,10 @@ impl Urgency {
         };
         let entered = tokio::select! {
             biased;
-            permits = urgent => permits,
+            () = self.raised() => {
+                let urgent = places.urgent.clone().acquire_owned();
+                urgent.await.map(|urgent| (urgent, None))
+            }
             permits = ahead => permits,
         };
         match entered {

@@ -13,6 +13,7 @@ use super::loaded::{PathRecord, ServedPath};
 use super::path_info::{Contents, PathInfo, PathOrdinal, RootKind};
 use super::publish::{Publication, root_kind};
 use crate::nix::store_path::StorePath;
+use crate::store::changes::Change;
 use crate::store::error::StoreError;
 use crate::sync::lock;
 
@@ -71,6 +72,8 @@ impl Paths {
         record.check(tree.references())?;
         let path = ServedPath { record, tree };
         lock(&self.shown.paths).insert(ordinal, path);
+        // Listings that the kernel keeps lack it.
+        self.observers.tell(&Change::Paths);
         let all = self.shown.clone();
         Ok(Some(Shown { all, ordinal }))
     }
