@@ -71,6 +71,7 @@ mod read_only;
 #[allow(dead_code, reason = "what other tests need")]
 mod reference_model;
 mod remounting;
+mod request_budgets;
 mod restarts;
 mod saved_states;
 #[path = "../support/server.rs"]

@@ -147,7 +147,7 @@ impl StoredContents {
         let chunks = chunk_bytes as usize / crate::chunk::AVERAGE;
         Ok(Self {
             records,
-            chunk_cache: Cache::with_weighter(chunks, chunk_bytes, Weight),
+            chunk_cache: cache::filled_ahead(chunks, chunk_bytes, Weight),
             tree_cache: cache::of_few_shards(tree_bytes, Weight),
             large: SMALL.max(tree_bytes / LARGE) as usize,
             spool: state.join(SPOOL),

@@ -1,6 +1,7 @@
 //! What publications and questions cost: waits for the disk, and records that are read.
 
 use super::*;
+use crate::chunk::AVERAGE;
 
 /// Publishes a path with contents of its own. Returns how many batches were synced, and flushes made.
 fn costs(store: &Store, disk: &MemoryBackend, n: u8, length: usize) -> (u64, u64) {
@@ -79,6 +80,41 @@ fn a_damaged_chunk_that_comes_again_survives_a_power_loss() {
     drop(store);
     let (_dir, store) = open_in_memory(disk.after(Loss::Power));
     assert!(dump(&store, &path(1)).is_ok());
+}
+
+/// Asks twice for each chunk of a path in order, with an eighth of what memory holds decoded ahead. Returns
+/// how many there are.
+fn read_in_order(store: &Store, ordinal: u32, length: u64) -> u64 {
+    let path = store.paths().serve(PathOrdinal(ordinal)).unwrap().unwrap();
+    let chunks = path.chunks_in(0, length).unwrap();
+    let load = |chunk| store.contents().load_ahead(path.contents(), chunk);
+    let ahead = store.contents().chunk_capacity() as usize / 8 / AVERAGE;
+    let mut loaded = 0;
+    for chunk in chunks.clone() {
+        let end = chunks.end.min(chunk + ahead);
+        (loaded..end).for_each(load);
+        loaded = end;
+        load(chunk);
+        load(chunk);
+    }
+    chunks.len() as u64
+}
+
+#[test]
+fn what_is_decoded_ahead_is_in_memory_until_it_is_read() {
+    let (_dir, store) = store();
+    let length = 3 * store.contents().chunk_capacity();
+    for n in 1..=2 {
+        publish(&store, &path(n), &noise(u64::from(n) * 2, length as usize));
+    }
+    store.contents().forget_chunks();
+    // For the second, memory is full of the first.
+    let chunks = read_in_order(&store, 1, length) + read_in_order(&store, 2, length);
+    let read = store.contents().cache_counts().chunk_misses;
+    assert!(
+        read >= chunks && read <= chunks + chunks / 20,
+        "{read} of {chunks}"
+    );
 }
 
 #[test]
