@@ -500,8 +500,8 @@ mod tests {
         let json = format!(
             r#"{{"elements":{{"hello-1":{{"active":true,"outputs":null,"priority":5,"storePaths":["{B}"]}},"#
         ) + &format!(
-            r#""tool":{{"active":true,"note":{{"b":1,"a":[null]}},"priority":5,"storePaths":["{A}"]}}}},"version":3}}"#
-        );
+            r#""tool":{{"active":true,"note":{{"b":1,"a":[null]}},"priority":5,"#
+        ) + &format!(r#""storePaths":["{A}"]}}}},"version":3}}"#);
         let mut manifest = parse(&json);
         manifest.elements.push(Element::new([path(B)]));
         let written = write(&manifest);

@@ -44,9 +44,9 @@ fn numbered(dir: &Path, extension: &str) -> io::Result<BTreeMap<u64, PathBuf>> {
     Ok(files)
 }
 
-/// Whether the manifest of the database in `dir` is cut off in a way that no power loss does: RocksDB syncs what
-/// begins it, with all families, before it uses it, and deletes a table only once a later one is in it. RocksDB
-/// would open the database as it was some time, and delete all tables that have come since.
+/// Whether the manifest of the database in `dir` is cut off in a way that no power loss does: RocksDB syncs
+/// what begins it, with all families, before it uses it, and deletes a table only once a later one is in it.
+/// RocksDB would open the database as it was some time, and delete all tables that have come since.
 pub(super) fn is_cut(dir: &Path, format: Format) -> io::Result<bool> {
     let Ok(listed) = manifest::current(dir) else {
         return Ok(false);
