@@ -63,8 +63,8 @@ fn tell(rebuilt: &Rebuilt) {
     );
     if let Some(copy) = &rebuilt.damaged_copy {
         tracing::warn!(
-            "the second copy was damaged, too, so that some of what it had is lost: look at `narfs profiles`, \
-             `narfs pins` and `narfs closures`; it is in {}",
+            "the second copy was damaged, too, so that some of what it had is lost: look at \
+             `narfs profiles`, `narfs pins` and `narfs closures`; it is in {}",
             copy.display()
         );
     }

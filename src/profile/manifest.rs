@@ -497,11 +497,13 @@ mod tests {
 
     #[test]
     fn what_a_newer_nix_says_stays_with_its_element() {
-        let json = format!(
-            r#"{{"elements":{{"hello-1":{{"active":true,"outputs":null,"priority":5,"storePaths":["{B}"]}},"#
-        ) + &format!(
-            r#""tool":{{"active":true,"note":{{"b":1,"a":[null]}},"priority":5,"storePaths":["{A}"]}}}},"version":3}}"#
-        );
+        let [hello, tool] = [
+            format!(r#""outputs":null,"priority":5,"storePaths":["{B}"]"#),
+            format!(r#""note":{{"b":1,"a":[null]}},"priority":5,"storePaths":["{A}"]"#),
+        ];
+        let elements =
+            format!(r#"{{"hello-1":{{"active":true,{hello}}},"tool":{{"active":true,{tool}}}}}"#);
+        let json = format!(r#"{{"elements":{elements},"version":3}}"#);
         let mut manifest = parse(&json);
         manifest.elements.push(Element::new([path(B)]));
         let written = write(&manifest);

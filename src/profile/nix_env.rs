@@ -53,8 +53,8 @@ impl Value {
     }
 }
 
-/// The packages in a `manifest.nix`, the newest first, as `nix profile` takes them over; and the priorities that
-/// they have there.
+/// The packages in a `manifest.nix`, the newest first, as `nix profile` takes them over; and the priorities
+/// that they have there.
 pub(super) fn packages(
     store_dir: &StoreDir,
     bytes: &[u8],
@@ -211,8 +211,9 @@ mod tests {
         let text = format!(
             "[ {{ meta = {{ available = true; description = \"says \\\"hi\\\"; outPath = \\${{x}}\"; \
              licenses = [ {{ free = true; url = null; }} {{ }} ]; n = [ (-1) 2.5 ]; priority = \"7\"; }}; \
-             name = \"hello-2.10\"; out = {{ outPath = \"{B}\"; }}; outPath = \"{A}\"; outputs = [ \"out\" ]; \
-             \"quoted name\" = 1; type = \"derivation\"; }} {{ outPath = \"{B}\"; meta = {{ priority = -3; }}; }} ]\n"
+             name = \"hello-2.10\"; out = {{ outPath = \"{B}\"; }}; outPath = \"{A}\"; \
+             outputs = [ \"out\" ]; \"quoted name\" = 1; type = \"derivation\"; }} \
+             {{ outPath = \"{B}\"; meta = {{ priority = -3; }}; }} ]\n"
         );
         let expected = [(A.to_owned(), Some(7)), (B.to_owned(), Some(-3))];
         assert_eq!(parsed(&text), Ok(expected.to_vec()));

@@ -244,13 +244,14 @@ fn remedy(has_copy: bool) -> &'static str {
     match has_copy {
         true => {
             "`narfs verify --repair` makes a new one: what no source has is restored from the second \
-                copy, contents that can still be read stay, and others are fetched again (if the state is a copy itself, rather copy all of \
-                it again, while no narfs uses it)"
+                copy, contents that can still be read stay, and others are fetched again (if the \
+                state is a copy itself, rather copy all of it again, while no narfs uses it)"
         }
         false => {
-            "if it is a copy, copy all of it again, while no narfs uses it; otherwise `narfs verify --repair` \
-                saves what can still be read, and where that fails, remove the state: what sources have is \
-                fetched again, but profiles, roots and what was added here are lost"
+            "if it is a copy, copy all of it again, while no narfs uses it; otherwise \
+                `narfs verify --repair` saves what can still be read, and where that fails, remove \
+                the state: what sources have is fetched again, but profiles, roots and what was \
+                added here are lost"
         }
     }
 }

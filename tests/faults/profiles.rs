@@ -266,8 +266,8 @@ fn a_profile_that_real_nix_has_made_is_listed_and_changed_with_what_it_has() {
     let nix_env = Offer::named("user-environment", nar(&nix_env));
     let nix_env = nix_env.referring(&[one.path(), manifest.path()]);
     let json = format!(
-        "{{\"elements\":{{\"mine\":{{\"active\":true,\"note\":\"new\",\"priority\":4,\"storePaths\":[\"{}\"]}}}},\
-         \"version\":3}}",
+        "{{\"elements\":{{\"mine\":{{\"active\":true,\"note\":\"new\",\"priority\":4,\
+         \"storePaths\":[\"{}\"]}}}},\"version\":3}}",
         full(&one)
     );
     let nix_profile = Tree::Directory(vec![

@@ -104,8 +104,9 @@ fn commands_in_another_pid_namespace_reach_the_daemon() {
     let pid_namespace = |sandbox: &Sandbox, arguments: &[&str]| {
         let command = sandbox.command(arguments);
         let mut unshare = Command::new("unshare");
-        // /proc is still that of the namespace around.
-        unshare.args(["--pid", "--fork"]);
+        // As for who enters the mounts of a container only: /proc does not know this process.
+        let entered = "unshare --pid --fork mount -t proc proc /proc && exec \"$@\"";
+        unshare.args(["--mount", "sh", "-c", entered, "sh"]);
         unshare.arg(command.get_program()).args(command.get_args());
         unshare.env("NARFS_CONFIG", "/dev/null");
         unshare.env("NARFS_STATE", &sandbox.state);

@@ -1,7 +1,7 @@
 //! User environments: the packages of a profile, and their changes.
 //!
-//! Invariant: manifests are written in version 2, which every Nix with `nix profile` reads, unless they are of
-//! version 3 already, whose elements have names that stay.
+//! Invariant: manifests are written in version 2, which every Nix with `nix profile` reads, unless they are
+//! of version 3 already, whose elements have names that stay.
 
 use std::collections::BTreeSet;
 

@@ -34,7 +34,6 @@ pub(super) use family::Family;
 pub(super) use gaps::Gap;
 #[cfg(test)]
 pub(crate) use memory::{Loss, MemoryBackend};
-pub(super) use salvage::Taken;
 pub(super) use second_copy::Missing;
 
 use super::directory::{self, LEAST_FREE, RESERVE, check_room, free};
@@ -44,6 +43,7 @@ use crate::sync::lock;
 use backend::{Backend, End, View, Write};
 use ballast::Ballast;
 use rocks::RocksDb;
+use salvage::Taken;
 use second_copy::{SecondCopy, scan_kept};
 
 /// Free bytes below which nothing is written that gives space back; [`LEAST_FREE`] holds for the rest.

@@ -21,6 +21,9 @@ use crate::store::directory::{LEAST_FREE, check_room, sync_names};
 use crate::store::error::StoreError;
 use crate::store::format::Format;
 
+/// Tables of a flush whose records are not in the log: of chunks and of their digests.
+const UNLOGGED: usize = 2;
+
 /// Where RocksDB's repair puts what it cannot read.
 const UNREADABLE: &str = "lost";
 
@@ -44,8 +47,9 @@ fn numbered(dir: &Path, extension: &str) -> io::Result<BTreeMap<u64, PathBuf>> {
     Ok(files)
 }
 
-/// Whether the manifest of the database in `dir` is cut off in a way that no power loss does: RocksDB syncs what
-/// begins it, with all families, before it uses it, and deletes a table only once a later one is in it. RocksDB
+/// Whether the manifest of the database in `dir` is cut off in a way that no power loss does. RocksDB syncs
+/// what begins it, with all families, before it uses it; deletes a table only once a later one is in it; and
+/// what it flushes is in the log until the tables are in it, but for chunks and digests ([`UNLOGGED`]). It
 /// would open the database as it was some time, and delete all tables that have come since.
 pub(super) fn is_cut(dir: &Path, format: Format) -> io::Result<bool> {
     let Ok(listed) = manifest::current(dir) else {
@@ -56,13 +60,17 @@ pub(super) fn is_cut(dir: &Path, format: Format) -> io::Result<bool> {
         return Ok(false);
     }
     let there = numbered(dir, "sst")?;
-    let has_others = there.keys().any(|number| !left.tables.contains(number));
+    let others = there.keys().filter(|number| !left.tables.contains(number));
+    let others = others.count();
+    let is_empty = |log: &PathBuf| fs::metadata(log).is_ok_and(|log| log.len() == 0);
+    let lacks_log = others > UNLOGGED && numbered(dir, "log")?.values().all(is_empty);
     let lacks_table = left.tables.iter().any(|number| !there.contains_key(number));
     let is_named = |family: &Family| left.families.values().any(|name| name == family.name());
     let mut families = Family::ALL
         .into_iter()
         .filter(|family| family.since() <= format);
-    Ok(has_others && (lacks_table || !families.all(|family| is_named(&family))))
+    let lacks_family = !families.all(|family| is_named(&family));
+    Ok(others > 0 && (lacks_table || lacks_log || lacks_family))
 }
 
 /// Writes the file `CURRENT` of the database in `dir` again, if the newest manifest is whole and has all
