@@ -296,7 +296,9 @@ fn a_client_that_stops_in_the_middle_holds_up_nobody() {
             .unwrap();
         std::io::Read::read_to_end(&mut &stream, &mut Vec::new()).unwrap();
     }
-    assert!(stopped.iter_mut().all(WorkerClient::is_ended));
+    for client in &mut stopped {
+        assert!(client.finish().is_err() && client.is_ended());
+    }
     assert!(client.is_valid(&hello));
 }
 
