@@ -444,7 +444,7 @@ mod tests {
         let [one, other] = [1, 2].map(|seed| text(MAXIMUM, seed));
         let (record, digest) = encode(&one);
         let (other_record, other_digest) = encode(&other);
-        let parse = |record| Frames::parse(MAXIMUM, &<[u8]>::split_at(record, TABLE).1).unwrap();
+        let parse = |record| Frames::parse(MAXIMUM, <[u8]>::split_at(record, TABLE).1).unwrap();
         let (frames, others) = (parse(&record[..]), parse(&other_record[..]));
         let [a, b] = frames.frames[..] else {
             panic!("{}", frames.frames.len());
