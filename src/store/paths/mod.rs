@@ -32,6 +32,7 @@ mod removal;
 mod remove;
 mod revise;
 mod settle;
+mod show;
 mod shown;
 mod small;
 mod unreadable;
