@@ -10,7 +10,16 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ),
     (
         "Look",
-        &["path-info", "ls", "cat", "dump", "stats", "roots", "debug"],
+        &[
+            "path-info",
+            "ls",
+            "cat",
+            "dump",
+            "stats",
+            "roots",
+            "nix-db",
+            "debug",
+        ],
     ),
     (
         "Fetch and keep",
