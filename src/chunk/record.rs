@@ -12,7 +12,7 @@
 //! …              payload
 //! ```
 //!
-//! A chunk of more than one part is written in [frames](super::frames), a shorter one as one frame of zstd,
+//! A chunk of more than one part is written in [frames], a shorter one as one frame of zstd,
 //! or raw if it gains nothing; earlier versions wrote all chunks like that. There is no filter and no base.
 //! A reader that meets another value returns an error rather than wrong bytes. Invariant: a record can be
 //! replaced by another encoding of the same chunk at any time; its name is the digest of the uncompressed
