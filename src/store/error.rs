@@ -152,6 +152,16 @@ pub enum StoreError {
         #[source]
         source: TreeError,
     },
+    /// The tree of a path cannot be read.
+    #[error(
+        "the tree of {path} cannot be read; `narfs verify --repair` fetches it again, as its next use does \
+        where a source has it"
+    )]
+    PathTree {
+        path: StorePath,
+        #[source]
+        source: Box<StoreError>,
+    },
     /// A tree that is too large for memory.
     #[error(
         "tree {digest}, which is too large for the memory, cannot be read from its temporary file in the \
@@ -286,6 +296,7 @@ impl StoreError {
             Self::Database { source, .. } => source.is_corruption(),
             Self::Damaged { .. }
             | Self::PathInfo { .. }
+            | Self::PathTree { .. }
             | Self::Tree { .. }
             | Self::Chunk { .. } => true,
             _ => false,

@@ -41,6 +41,10 @@ impl PathRecord {
             StoreError::Damaged { what } => StoreError::Damaged {
                 what: format!("{what}, that of {}", self.info.registration.path),
             },
+            error if error.is_damage() => StoreError::PathTree {
+                path: self.info.registration.path.clone(),
+                source: Box::new(error),
+            },
             other => other,
         }
     }
