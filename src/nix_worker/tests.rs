@@ -87,6 +87,14 @@ impl State {
         offer.info
     }
 
+    /// A path with a deriver, and the one that it refers to.
+    fn put_pair(&self) -> (NarInfo, NarInfo) {
+        let b = self.put("b", b"b");
+        let mut a = Offer::named("a", nar(&Tree::Program(b"a"))).referring(&[&b.store_path]);
+        a.info.deriver = Some(path("a.drv"));
+        (self.put_offer(a), b)
+    }
+
     fn add(&self, name: &str) -> String {
         let file = self.dir.path().join(name);
         std::fs::write(&file, name).unwrap();
@@ -116,10 +124,7 @@ impl State {
 fn what_a_source_or_the_state_has_is_valid_for_each_version() {
     for minor in VERSIONS {
         let state = State::new();
-        let b = state.put("b", b"b");
-        let mut a = Offer::named("a", nar(&Tree::Program(b"a"))).referring(&[&b.store_path]);
-        a.info.deriver = Some(path("a.drv"));
-        let a = state.put_offer(a);
+        let (a, b) = state.put_pair();
         let local = state.add("local");
         let mut client = state.client(minor);
         let shown = (minor >= 33).then(|| concat!("narfs ", env!("CARGO_PKG_VERSION")).to_owned());
@@ -171,10 +176,7 @@ fn what_a_source_or_the_state_has_is_valid_for_each_version() {
 fn what_is_known_of_paths_is_told_each_version() {
     for minor in VERSIONS {
         let state = State::new();
-        let b = state.put("b", b"b");
-        let mut a = Offer::named("a", nar(&Tree::Program(b"a"))).referring(&[&b.store_path]);
-        a.info.deriver = Some(path("a.drv"));
-        let a = state.put_offer(a);
+        let (a, b) = state.put_pair();
         let (a_full, absent) = (full(&a.store_path), full(&path("absent")));
         let mut client = state.client(minor);
         assert_eq!(client.valid(&[&a_full, &full(&b.store_path)]).len(), 2);
